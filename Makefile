@@ -1,0 +1,45 @@
+# make demo    the page at http://127.0.0.1:7860       (MODEL=folder PORT=7860 BACKEND=pytorch|onnx|int8)
+# make test    every test that needs no extra system package
+# make check   style and types
+# make figures measure the demo model again and write the tables that README and model card show
+#              (DATA=folder with <task>/validation.csv)
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+MODEL  ?= assets/models/demo
+PORT   ?= 7860
+BACKEND ?= int8
+
+.PHONY: demo test check figures clean
+
+demo: $(VENV)/app
+	TRIPTYCH_MODEL="$(MODEL)" TRIPTYCH_BACKEND="$(BACKEND)" PORT="$(PORT)" $(BIN)/python app.py
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+figures: $(VENV)/dev
+	$(BIN)/python -m inference measure --model "$(MODEL)" --data "$(DATA)" --out "$(MODEL)/figures.json"
+	$(BIN)/python -m training.card "$(MODEL)"
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# torch goes first and by its exact version: any looser spelling pulls gigabytes of CUDA libraries.
+$(VENV)/app: requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) found. Install Python 3.11 or newer."; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the libraries (about two minutes, once) …"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/dev: $(VENV)/app requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,202 @@
+"""The command line: predict, build, info, measure.
+
+    python -m inference predict --task sentiment "what a lovely film"
+
+Exit code 0 on success and 2 on an error, which goes to stderr. With --json, stdout is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from inference.artifacts import ASSETS, Artifact, Progress, default_cache, find, model_sizes, obtain
+from inference.backends import BACKENDS, TITLES
+from inference.bundle import Bundle
+from inference.classifier import Prediction
+from inference.errors import InferenceError, InputError
+
+DEMO_MODEL = ASSETS / "models" / "demo"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except InferenceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `… | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser("python -m inference", description=(__doc__ or "").split("\n\n")[0])
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
+        p = commands.add_parser(name, help=help, description=help)
+        p.set_defaults(run=run)
+        p.add_argument(
+            "--model",
+            default=os.environ.get("TRIPTYCH_MODEL") or DEMO_MODEL,
+            type=Path,
+            help="the model folder (default: $TRIPTYCH_MODEL, else the demo model)",
+        )
+        p.add_argument("--cache", type=Path, default=default_cache(), help="folder of built models (%(default)s)")
+        p.add_argument("--json", action="store_true", help="one JSON document on stdout and nothing else")
+        return p
+
+    p = command("predict", predict, "Label and confidence of each text.")
+    p.add_argument("texts", nargs="+", metavar="TEXT", help="a text; - reads one text per line from stdin")
+    p.add_argument("--backend", default="pytorch", choices=BACKENDS)
+    p.add_argument("--task", help="all tasks if left out")
+    p.add_argument("--threshold", type=float, help="uncertain below this confidence (default: the model's own)")
+    p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    command("build", build, "Build the ONNX and INT8 files if they are not there yet, and check them.")
+    command("info", info, "What a model is: tasks, labels, sizes, hashes, parity.")
+    p = command("measure", measure, "Accuracy, agreement, latency and size of the three backends.")
+    p.add_argument(
+        "--data",
+        type=Path,
+        help="folder with one folder per task, each with a validation.csv; the showcase if left out",
+    )
+    p.add_argument("--out", type=Path, help="also write the figures to this JSON file")
+    p.add_argument("--rounds", type=int, default=20, help="rounds of the latency measurement (default %(default)s)")
+    return top
+
+
+def predict(args: argparse.Namespace) -> None:
+    from inference.loading import load
+
+    texts = [line for text in args.texts for line in (_stdin_lines() if text == "-" else [text])]
+    classifier = load(args.model, args.backend, threads=args.threads, cache=args.cache, progress=_progress(args.json))
+    answer = classifier.classify(texts, [args.task] if args.task else None, args.threshold).predictions
+    if args.json:
+        rows = [
+            {"text": text, "predictions": {task: found[i].to_dict() for task, found in answer.items()}}
+            for i, text in enumerate(texts)
+        ]
+        _print_json({"model": classifier.bundle.name, "backend": args.backend, "results": rows})
+        return
+    for i, text in enumerate(texts):
+        if len(texts) > 1:
+            print(text)
+        for task, found in answer.items():
+            print(("  " if len(texts) > 1 else "") + _line(task, found[i]))
+
+
+def build(args: argparse.Namespace) -> None:
+    bundle = Bundle.read(args.model)
+    artifact = obtain(bundle, args.cache, _progress(args.json))
+    if args.json:
+        _print_json({"folder": str(artifact.folder), **artifact.manifest})
+        return
+    print(f"{bundle.name}: built in {artifact.manifest['build_seconds']} s on {artifact.manifest['built']}")
+    print(f"  folder  {artifact.folder}")
+    _print_parity(artifact)
+
+
+def info(args: argparse.Namespace) -> None:
+    bundle = Bundle.read(args.model)
+    bundle.verify()
+    artifact = find(bundle, args.cache)
+    sizes = model_sizes(bundle, artifact)
+    if args.json:
+        _print_json(
+            {
+                "name": bundle.name,
+                "tasks": {
+                    name: {
+                        "labels": task.labels,
+                        "problem_type": task.problem_type,
+                        "threshold": task.threshold,
+                        "out_of_scope": task.out_of_scope,
+                    }
+                    for name, task in bundle.tasks.items()
+                },
+                "max_tokens": bundle.max_tokens,
+                "pooling": bundle.pooling,
+                "base": {
+                    "hub_id": bundle.base.hub_id,
+                    "revision": bundle.base.revision,
+                    "files": dict(bundle.base.files),
+                },
+                "files": dict(bundle.files),
+                "size_bytes": sizes,
+                "artifact": artifact.manifest if artifact else None,
+            }
+        )
+        return
+    print(f"{bundle.name}  ({bundle.folder})")
+    print(
+        f"  base    {bundle.base.hub_id} at {bundle.base.revision[:12]}, {bundle.pooling} pooling, "
+        f"{bundle.max_tokens} tokens at most"
+    )
+    for name, task in bundle.tasks.items():
+        labels = ", ".join(task.labels[:7]) + (f", … {len(task.labels)} in all" if len(task.labels) > 7 else "")
+        print(f"  task    {name}: {labels}; uncertain below {task.threshold:.3f}")
+    for file, digest in bundle.files.items():
+        print(f"  sha256  {digest[:16]}…  {file}")
+    for backend, size in sizes.items():
+        print(f"  size    {TITLES[backend]}: {size / 1e6:.1f} MB")
+    if artifact is None:
+        print("  ONNX and INT8 are not built yet. Build them: python -m inference build")
+    else:
+        _print_parity(artifact)
+
+
+def measure(args: argparse.Namespace) -> None:
+    from inference.measure import measure as run
+    from inference.measure import summary
+
+    if args.rounds < 1:
+        raise InputError(f"--rounds {args.rounds} must be at least 1.")
+    figures = run(args.model, args.data, args.cache, args.rounds, _progress(args.json))
+    text = json.dumps(figures, indent=1, ensure_ascii=False)
+    if args.out:
+        args.out.write_text(text + "\n", encoding="utf-8")
+    print(text if args.json else summary(figures))
+
+
+def _line(task: str, p: Prediction) -> str:
+    notes = [note for note, said in (("uncertain", p.uncertain), ("cut at the token limit", p.truncated)) if said]
+    return f"{task:<12} {p.label:<24} {p.confidence:.4f}" + (f"  ({', '.join(notes)})" if notes else "")
+
+
+def _print_parity(artifact: Artifact) -> None:
+    parity = artifact.parity
+    for name, found in parity["backends"].items():
+        print(
+            f"  parity  {TITLES[name]}: same label as PyTorch on {found['label_agreement']:.2%} of "
+            f"{parity['texts']} texts per task, largest |Δprobability| {found['max_abs_dp']:.1e}, "
+            f"labels that differ alone and in a batch: {found['batch_flips']}"
+        )
+
+
+def _stdin_lines() -> list[str]:
+    return sys.stdin.buffer.read().decode("utf-8", errors="replace").splitlines()
+
+
+def _progress(quiet: bool) -> Progress | None:
+    if quiet:
+        return None
+
+    def show(step: str, share: float) -> None:
+        print(f"[{share:4.0%}] {step}", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""The seam between runtimes: a backend turns a padded batch of token ids into logits, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Backend name -> what it is called in front of people.
+TITLES = {"pytorch": "PyTorch", "onnx": "ONNX", "int8": "INT8"}
+BACKENDS = tuple(TITLES)
+
+
+class Backend(Protocol):
+    """One loaded model on one runtime. Thread-safe: several threads may ask at once."""
+
+    name: str
+    device: str
+    threads: int
+    tokenizer_file: Path
+
+    def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        """Logits (batch, labels) of every task, from one pass of the encoder.
+
+        Args:
+            input_ids: (batch, tokens), padded on the right.
+            attention_mask: same shape, 1 for a token and 0 for padding.
+        """
+        ...

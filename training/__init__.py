@@ -1,0 +1,1 @@
+"""Fine-tune one LoRA adapter and one head per task, and write them as a bundle."""

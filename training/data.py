@@ -1,0 +1,113 @@
+"""Labelled rows for training: reading, splitting and batching."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference.errors import InputError
+from inference.evaluate import read_rows
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Texts and their label ids, row by row."""
+
+    texts: list[str]
+    label_ids: list[int]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One task's rows: `fit` is trained on, `tuning` chooses settings and thresholds."""
+
+    labels: tuple[str, ...]
+    fit: Rows
+    tuning: Rows
+
+
+def read_task(folder: Path, tuning_share: float, seed: int) -> TaskData:
+    """`folder/train.csv`, split by label into a part to fit and a part to tune on.
+
+    Raises:
+        InputError: fewer than two labels, or a label with a single row.
+    """
+    rows = read_rows(folder / "train.csv")
+    by_label: dict[str, list[str]] = {}
+    for text, label in zip(rows.texts, rows.labels, strict=True):
+        by_label.setdefault(label, []).append(text)
+    if len(by_label) < 2:
+        raise InputError(f"{folder / 'train.csv'} has {len(by_label)} label(s): {sorted(by_label)}. Two are needed.")
+    labels = tuple(sorted(by_label))
+    shuffler = random.Random(seed)
+    fit, tuning = Rows([], []), Rows([], [])
+    for label_id, label in enumerate(labels):
+        texts = by_label[label]
+        if len(texts) < 2:
+            raise InputError(f"{folder / 'train.csv'}: label {label!r} has one row; two are the least.")
+        shuffler.shuffle(texts)
+        held_out = max(1, round(len(texts) * tuning_share))
+        for part, chosen in ((tuning, texts[:held_out]), (fit, texts[held_out:])):
+            part.texts.extend(chosen)
+            part.label_ids.extend([label_id] * len(chosen))
+    return TaskData(labels, fit, tuning)
+
+
+def add_background(tasks: dict[str, TaskData], task: str, label: str, count: int, seed: int) -> None:
+    """Add `count` texts of the other tasks to `task` as examples of `label`, its out-of-scope class.
+
+    Outlier exposure (Hendrycks et al. 2019): a classifier that has seen texts from elsewhere under
+    "none of these" stops forcing them into a class. Only `fit` grows; `tuning` keeps the task's own rows.
+    """
+    if task not in tasks or label not in tasks[task].labels:
+        raise InputError(f"The out-of-scope label {task}={label} is not in the data.")
+    others = [text for name, data in tasks.items() if name != task for text in data.fit.texts]
+    if count > len(others):
+        raise InputError(f"{count} background texts are asked for; the other tasks have {len(others)}.")
+    rows = tasks[task].fit
+    rows.texts.extend(random.Random(seed).sample(others, count))
+    rows.label_ids.extend([tasks[task].labels.index(label)] * count)
+
+
+def class_weights(rows: Rows, labels: Sequence[str], power: float) -> list[float]:
+    """One loss weight per label, proportional to frequency ** -power, with mean 1 over the rows."""
+    counts = Counter(rows.label_ids)
+    raw = [counts[i] ** -power for i in range(len(labels))]
+    mean = sum(raw[i] * counts[i] for i in range(len(labels))) / len(rows)
+    return [value / mean for value in raw]
+
+
+def plan_batches(
+    lengths: dict[str, list[int]], epochs: dict[str, float], batch_size: int, seed: int
+) -> list[tuple[str, list[int]]]:
+    """The whole run as (task, row numbers) per step: a function of its arguments alone.
+
+    A batch holds one task and rows of similar length. Tasks are spread evenly over the run, so that
+    none is learnt first and forgotten. The run can be resumed at any step because nothing is drawn later.
+    """
+    shuffler = random.Random(seed)
+    placed: list[tuple[float, str, list[int]]] = []
+    for task, sizes in lengths.items():
+        batches: list[list[int]] = []
+        remaining = epochs[task]
+        while remaining > 0:
+            order = list(range(len(sizes)))
+            shuffler.shuffle(order)
+            order = order[: round(len(order) * min(1.0, remaining))]
+            remaining -= 1
+            window = batch_size * 50  # sorted inside a window: little padding, still a new mix each epoch
+            epoch: list[list[int]] = []
+            for start in range(0, len(order), window):
+                rows = sorted(order[start : start + window], key=lambda row: sizes[row])
+                epoch.extend(rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
+            shuffler.shuffle(epoch)
+            batches.extend(epoch)
+        placed.extend(((i + shuffler.random()) / len(batches), task, rows) for i, rows in enumerate(batches))
+    placed.sort(key=lambda item: item[0])
+    return [(task, rows) for _, task, rows in placed]

@@ -1,0 +1,111 @@
+"""A trained network as a bundle, with the thresholds that the tuning rows ask for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from inference import load
+from inference.bundle import ADAPTER_FILES, FORMAT, HEADS_FILE, Base, sha256
+from inference.evaluate import metrics
+from inference.network import Network
+from training.data import TaskData
+from training.loop import Settings
+
+COVERAGE = 0.95
+THRESHOLD_RULE = (
+    "the highest threshold at which 95 % of the tuning rows that are in scope still get an answer "
+    "(neither below it nor labelled out of scope)"
+)
+
+
+def write_bundle(
+    network: Network,
+    out: Path,
+    *,
+    name: str,
+    tasks: Mapping[str, TaskData],
+    out_of_scope: Mapping[str, str],
+    base: Base,
+    settings: Settings,
+    notes: Mapping[str, Any],
+    base_folder: Path | None = None,
+) -> None:
+    """Write adapter, heads and `bundle.json` to `out`, then choose each task's threshold on what was written.
+
+    Adapter weights are stored in float16, which halves the file; everything measured afterwards is
+    measured on the stored weights. `notes` (licence, sources, data digests) goes into bundle.json as it is.
+    """
+    encoder = network.encoder
+    assert isinstance(encoder, PeftModel)
+    adapter = out / "adapter"
+    adapter.mkdir(parents=True, exist_ok=True)
+    config = encoder.peft_config["default"]
+    config.base_model_name_or_path = base.hub_id  # not the folder it was read from: that one is nobody else's
+    config.revision = base.revision
+    config.inference_mode = True
+    config.save_pretrained(str(adapter))
+    config_file = out / ADAPTER_FILES[0]
+    # PEFT writes sets in whatever order; sorted, the same run gives the same bytes.
+    fields = json.loads(config_file.read_text())
+    fields["target_modules"] = sorted(fields["target_modules"])
+    config_file.write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
+    weights = {k: v.detach().to(torch.float16).contiguous() for k, v in get_peft_model_state_dict(encoder).items()}
+    save_file(weights, out / ADAPTER_FILES[1], metadata={"format": "pt"})
+    save_file({k: v.detach().contiguous() for k, v in network.heads.state_dict().items()}, out / HEADS_FILE)
+
+    described: dict[str, Any] = {
+        "format": FORMAT,
+        "name": name,
+        "tasks": {
+            task: {
+                "labels": data.labels,
+                "problem_type": "single_label_classification",
+                "threshold": 0.0,
+                "threshold_rule": THRESHOLD_RULE,
+                **({"out_of_scope": out_of_scope[task]} if task in out_of_scope else {}),
+            }
+            for task, data in tasks.items()
+        },
+        "pooling": network.pooling,
+        "max_tokens": settings.max_tokens,
+        "base": asdict(base),
+        "files": {file: sha256(out / file) for file in (*ADAPTER_FILES, HEADS_FILE)},
+        "training": asdict(settings),
+        **notes,
+    }
+    _write(out, described)
+    classifier = load(out, base=base_folder)
+    for task, data in tasks.items():
+        predictions = classifier.predict(data.tuning.texts, task)
+        truth = [data.labels[i] for i in data.tuning.label_ids]
+        outside = out_of_scope.get(task)
+        answers = [
+            0.0 if p.label == outside else p.confidence
+            for p, label in zip(predictions, truth, strict=True)
+            if label != outside
+        ]
+        entry = described["tasks"][task]
+        # Rounded down to three digits: a threshold that a person can read and that covers no less.
+        entry["threshold"] = float(np.floor(np.quantile(answers, 1 - COVERAGE) * 1000) / 1000)
+        entry["tuning"] = {"rows": len(truth)}
+    _write(out, described)
+    classifier = load(out, base=base_folder)
+    for task, data in tasks.items():
+        truth = [data.labels[i] for i in data.tuning.label_ids]
+        found = metrics(classifier.predict(data.tuning.texts, task), truth, classifier.tasks[task])
+        described["tasks"][task]["tuning"] = {k: round(v, 4) for k, v in found.items() if v is not None}
+    _write(out, described)
+
+
+def _write(out: Path, described: Mapping[str, Any]) -> None:
+    (out / "bundle.json").write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -26,7 +26,7 @@ check: $(VENV)/dev
 
 figures: $(VENV)/dev
 	$(BIN)/python -m inference measure --model "$(MODEL)" --data "$(DATA)" --out "$(MODEL)/figures.json"
-	$(BIN)/python -m training.card "$(MODEL)"
+	$(BIN)/python -m training.card "$(MODEL)" --readme README.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -60,7 +60,7 @@ def load_encoder(folder: Path) -> Any:
     logging.set_verbosity_error()  # the base's unused pooler is no news to the caller
     logging.disable_progress_bar()
     try:
-        return AutoModel.from_pretrained(
+        encoder = AutoModel.from_pretrained(
             folder,
             attn_implementation="eager",
             dtype=torch.float32,
@@ -71,6 +71,9 @@ def load_encoder(folder: Path) -> Any:
     finally:
         logging.set_verbosity(verbosity)
         logging.enable_progress_bar()
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None  # `Network` pools by itself; an adapter on this one would be dead weight
+    return encoder
 
 
 def load_network(bundle: Bundle, base: Path | None = None) -> Network:

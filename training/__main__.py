@@ -9,6 +9,7 @@ that is reported on and never fitted. Run it again after an interruption and it 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -45,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tuning-share", default="0.1", help="share of train.csv held out to tune on; also task=share,…")
     p.add_argument("--out-of-scope", default="", metavar="TASK=LABEL", help='the label that means "none of the others"')
     p.add_argument("--background", type=int, default=0, metavar="N", help="texts of other tasks to add to that label")
+    p.add_argument("--min-words", default="0", help="leave out shorter rows when fitting; also task=words,…")
+    p.add_argument("--start", type=Path, metavar="MODEL", help="go on from this model's adapter and heads")
     p.add_argument("--rank", type=int, default=64, help="LoRA rank (default %(default)s)")
     p.add_argument("--batch-size", type=int, default=64)
     p.add_argument("--learning-rate", type=float, default=4e-4)
@@ -63,9 +66,9 @@ def run(args: argparse.Namespace) -> None:
 
     from inference import load
     from inference.artifacts import available_cores
-    from inference.bundle import Base, check_digest, locate_base, sha256
+    from inference.bundle import Base, Bundle, check_digest, locate_base, sha256
     from inference.evaluate import evaluate, read_rows
-    from training.data import add_background, read_task
+    from training.data import add_background, at_least, read_task
     from training.loop import Settings, new_network, train
     from training.save import write_bundle
 
@@ -75,6 +78,8 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.data} holds no task: one folder per task is wanted, each with a train.csv.")
     shares = _per_task(args.tuning_share, names)
     tasks = {name: read_task(args.data / name, shares[name], args.seed) for name in names}
+    words = _per_task(args.min_words, names)
+    tasks = {name: at_least(data, words[name]) for name, data in tasks.items()}
     outside = dict([args.out_of_scope.split("=", 1)]) if "=" in args.out_of_scope else {}
     for task, label in outside.items():
         add_background(tasks, task, label, args.background, args.seed)
@@ -91,7 +96,8 @@ def run(args: argparse.Namespace) -> None:
         precision=args.precision,
     )
     started = time.time()
-    network = new_network(folder, tasks, settings)
+    start = Bundle.read(args.start) if args.start else None
+    network = new_network(folder, tasks, settings, start)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     train(network, tokenizer, tasks, settings, args.out / ".checkpoint")
     notes: dict[str, Any] = {
@@ -106,6 +112,8 @@ def run(args: argparse.Namespace) -> None:
             for name, d in tasks.items()
         },
         "background": args.background,
+        "min_words": words,
+        "started_from": json.loads((args.start / "bundle.json").read_text())["training"] if args.start else None,
     }
     write_bundle(
         network,

@@ -8,15 +8,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
 from tqdm import tqdm
 
+from inference.bundle import Bundle
 from inference.classifier import pad
+from inference.errors import InputError
 from inference.network import Network, load_encoder
 from training.data import TaskData, class_weights, plan_batches
+
+CHECKPOINT_STEPS = 500
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,30 @@ class Settings:
     target_modules: list[str] = field(default_factory=lambda: ["query", "key", "value", "dense"])
 
 
-def new_network(base: Path, tasks: dict[str, TaskData], settings: Settings) -> Network:
-    """The base encoder with a fresh LoRA adapter, and a fresh head for each task."""
+def new_network(base: Path, tasks: dict[str, TaskData], settings: Settings, start: Bundle | None = None) -> Network:
+    """The base encoder with a LoRA adapter and a head for each task: fresh, or those of `start`.
+
+    Raises:
+        InputError: `start` has other tasks or labels, or an adapter of another rank.
+    """
     torch.manual_seed(settings.seed)
     encoder = load_encoder(base)
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None  # unused here; an adapter on it would be dead weight
+    hidden_size = encoder.config.hidden_size
+    sizes = {name: len(data.labels) for name, data in tasks.items()}
+    if start is not None:
+        start.verify()
+        adapted = PeftModel.from_pretrained(
+            encoder, str(start.adapter_folder), is_trainable=True, local_files_only=True
+        )
+        if adapted.peft_config["default"].r != settings.rank or {n: t.labels for n, t in start.tasks.items()} != {
+            name: data.labels for name, data in tasks.items()
+        }:
+            raise InputError(
+                f"{start.folder} has other tasks, labels or another rank than this run; it cannot be its start."
+            )
+        network = Network(adapted, hidden_size, sizes, start.pooling)
+        network.heads.load_state_dict(load_file(start.heads_file))
+        return network
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=2 * settings.rank,
@@ -52,10 +74,7 @@ def new_network(base: Path, tasks: dict[str, TaskData], settings: Settings) -> N
         target_modules=settings.target_modules,
         task_type="FEATURE_EXTRACTION",
     )
-    hidden_size = encoder.config.hidden_size
-    return Network(
-        get_peft_model(encoder, config), hidden_size, {name: len(data.labels) for name, data in tasks.items()}
-    )
+    return Network(get_peft_model(encoder, config), hidden_size, sizes)
 
 
 def train(
@@ -67,7 +86,7 @@ def train(
         network: fresh from `new_network` with the same settings.
         tokenizer: without padding; truncation is set here.
         tasks: their `fit` rows are used and nothing else.
-        checkpoint: a folder for the state of the run, replaced every 500 steps.
+        checkpoint: a folder for the state of the run, replaced every `CHECKPOINT_STEPS` steps.
     """
     tokenizer.no_padding()
     tokenizer.enable_truncation(settings.max_tokens)
@@ -119,7 +138,7 @@ def train(
             bar.update()
             if step % 20 == 0:
                 bar.set_postfix({name: f"{running[name]:.3f}" for name in order}, refresh=False)
-            if (step + 1) % 500 == 0:
+            if (step + 1) % CHECKPOINT_STEPS == 0:
                 _save(checkpoint, step + 1, settings, trainable, optimizer)
     network.eval()
 

@@ -59,7 +59,10 @@ def write_bundle(
     fields = json.loads(config_file.read_text())
     fields["target_modules"] = sorted(fields["target_modules"])
     config_file.write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
-    weights = {k: v.detach().to(torch.float16).contiguous() for k, v in get_peft_model_state_dict(encoder).items()}
+    weights = {
+        k: v.detach().to(torch.float16).contiguous()
+        for k, v in get_peft_model_state_dict(encoder, save_embedding_layers=False).items()
+    }
     save_file(weights, out / ADAPTER_FILES[1], metadata={"format": "pt"})
     save_file({k: v.detach().contiguous() for k, v in network.heads.state_dict().items()}, out / HEADS_FILE)
 
@@ -96,7 +99,7 @@ def write_bundle(
         ]
         entry = described["tasks"][task]
         # Rounded down to three digits: a threshold that a person can read and that covers no less.
-        entry["threshold"] = float(np.floor(np.quantile(answers, 1 - COVERAGE) * 1000) / 1000)
+        entry["threshold"] = float(np.floor(np.quantile(answers, 1 - COVERAGE, method="lower") * 1000) / 1000)
         entry["tuning"] = {"rows": len(truth)}
     _write(out, described)
     classifier = load(out, base=base_folder)

@@ -1,0 +1,132 @@
+"""Three rings of tests: fakes.py (no torch), a tiny random model through every real step, and the demo model."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported: no test may reach the network
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / "assets" / "models" / "demo"
+TINY_TASKS = {"mood": ["down", "up"], "topic": ["food", "other", "travel"]}
+
+
+def tiny_base(folder: Path) -> dict[str, str]:
+    """A random two-layer BERT with a letter-by-letter vocabulary in `folder`; returns its digests."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import BertConfig, BertModel
+
+    from inference.bundle import sha256
+
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{x}" for x in letters)]
+    tokenizer = Tokenizer(WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer()
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    return {name: sha256(folder / name) for name in ("config.json", "model.safetensors", "tokenizer.json")}
+
+
+def tiny_data() -> dict[str, object]:
+    """Rows whose label a tiny model can learn: one keyword decides."""
+    from training.data import Rows, TaskData
+
+    draw = random.Random(1)
+    keywords = {"down": "bad", "up": "fine", "food": "soup", "other": "lamp", "travel": "bus"}
+    data = {}
+    for task, labels in TINY_TASKS.items():
+        rows = {part: Rows([], []) for part in ("fit", "tuning")}
+        for part, count in (("fit", 96), ("tuning", 24)):
+            for i in range(count):
+                filler = " ".join(draw.choice(["it", "was", "a", "so"]) for _ in range(draw.randint(0, 4)))
+                rows[part].texts.append(f"{filler} {keywords[labels[i % len(labels)]]}".strip())
+                rows[part].label_ids.append(i % len(labels))
+        data[task] = TaskData(tuple(labels), rows["fit"], rows["tuning"])
+    return data
+
+
+class Tiny:
+    """A tiny bundle, its base and a cache folder of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "tiny"
+        self.base = root / "base"
+        self.cache = root / "cache"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A bundle trained for a few steps on a random base: every real step, in seconds."""
+    from tokenizers import Tokenizer
+
+    from inference.bundle import Base
+    from training.loop import Settings, new_network, train
+    from training.save import write_bundle
+
+    made = Tiny(tmp_path_factory.mktemp("tiny"))
+    digests = tiny_base(made.base)
+    data = tiny_data()
+    settings = Settings(
+        epochs=dict.fromkeys(data, 8.0), rank=4, batch_size=16, learning_rate=1e-2, max_tokens=16, precision="fp32"
+    )
+    network = new_network(made.base, data, settings)
+    train(network, Tokenizer.from_file(str(made.base / "tokenizer.json")), data, settings, made.folder / ".checkpoint")
+    write_bundle(
+        network,
+        made.folder,
+        name="tiny",
+        tasks=data,
+        out_of_scope={"topic": "other"},
+        base=Base("nobody/tiny-base", "0" * 40, digests),
+        settings=settings,
+        notes={"licence": "cc0-1.0", "datasets": [], "data": {}, "background": 0},
+        base_folder=made.base,
+    )
+    return made
+
+
+@pytest.fixture(scope="session")
+def demo() -> Path:
+    """The demo model's folder; the test is skipped where its base model is not to be had."""
+    from inference.bundle import Bundle
+    from inference.errors import InferenceError
+
+    try:
+        Bundle.read(DEMO).base_folder()
+    except InferenceError as error:
+        pytest.skip(f"the demo model's base is not here: {error}")
+    return DEMO
+
+
+@pytest.fixture(scope="session")
+def demo_cache(demo: Path) -> Path:
+    """The cache with the demo model's artefacts in it, built now if need be."""
+    from inference.artifacts import default_cache, obtain
+    from inference.bundle import Bundle
+
+    obtain(Bundle.read(demo), default_cache())
+    return default_cache()

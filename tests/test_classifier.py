@@ -1,0 +1,159 @@
+"""What the shared layer does with text and logits, on a backend that can be worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import fakes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference.bundle import Task
+from inference.classifier import MAX_CHARS, probabilities
+from inference.errors import InferenceError, InputError
+
+
+def test_a_string_gives_one_prediction_and_a_list_gives_a_list() -> None:
+    c = fakes.classifier()
+    assert c.predict("good", "sentiment").label == "positive"
+    assert [p.label for p in c.predict(["good", "bad"], "sentiment")] == ["positive", "negative"]
+
+
+def test_confidence_and_scores_are_the_softmax_of_the_logits() -> None:
+    p = fakes.classifier().predict("good", "sentiment")  # logits 0 and 2
+    expected = math.exp(2) / (math.exp(2) + 1)
+    assert p.confidence == pytest.approx(expected)
+    assert p.scores == pytest.approx({"negative": 1 - expected, "positive": expected})
+
+
+def test_multi_label_scores_are_sigmoids_and_need_not_sum_to_one() -> None:
+    tasks = {"emotion": Task(("joy", "sadness", "neutral"), "multi_label_classification", 0.5)}
+    p = fakes.classifier(tasks=tasks).predict("glad sad", "emotion")  # logits 3, 3, 0
+    assert p.scores == pytest.approx({"joy": 1 / (1 + math.exp(-3)), "sadness": 1 / (1 + math.exp(-3)), "neutral": 0.5})
+
+
+def test_all_tasks_come_from_one_pass() -> None:
+    backend = fakes.FakeBackend()
+    answers = fakes.classifier(backend).predict_all_tasks(["glad good", "sad bad"])
+    assert len(backend.shapes) == 1
+    assert [p.label for p in answers["emotion"]] == ["joy", "sadness"]
+    assert [p.label for p in answers["sentiment"]] == ["positive", "negative"]
+
+
+def test_answers_keep_the_order_of_the_texts_whatever_their_length() -> None:
+    texts = ["book cancel book good", "bad", "good book", "bad cancel book"]
+    labels = [p.label for p in fakes.classifier(batch_size=2).predict(texts, "sentiment")]
+    assert labels == ["positive", "negative", "positive", "negative"]
+
+
+@given(st.lists(st.lists(st.sampled_from(["good", "bad", "book"]), min_size=1, max_size=6), min_size=1, max_size=20))
+def test_batching_never_changes_an_answer(rows: list[list[str]]) -> None:
+    texts = [" ".join(row) for row in rows]
+    one_by_one = [fakes.classifier().predict(text, "sentiment") for text in texts]
+    assert fakes.classifier(batch_size=3, token_budget=20).predict(texts, "sentiment") == one_by_one
+
+
+@given(st.lists(st.integers(min_value=1, max_value=6), min_size=1, max_size=30), st.integers(1, 5), st.integers(8, 40))
+def test_no_batch_exceeds_its_size_or_its_tokens(lengths: list[int], batch_size: int, token_budget: int) -> None:
+    backend = fakes.FakeBackend()
+    c = fakes.classifier(backend, batch_size=batch_size, token_budget=token_budget)
+    c.predict([" ".join(["book"] * n) for n in lengths], "sentiment")
+    assert sum(rows for rows, _ in backend.shapes) == len(lengths)
+    assert all(rows <= batch_size and (rows == 1 or rows * width <= token_budget) for rows, width in backend.shapes)
+
+
+def test_a_text_longer_than_the_model_reads_is_cut_and_flagged() -> None:
+    short, long = fakes.classifier().predict(["good " * 6, "good " * 7], "sentiment")  # 8 tokens with [CLS], [SEP]
+    assert not short.truncated
+    assert long.truncated
+    assert long.scores == short.scores
+
+
+def test_uncertain_means_below_the_models_threshold_or_the_one_given() -> None:
+    c = fakes.classifier()  # threshold 0.6; "good" has 0.88, an unknown word 0.5
+    assert [p.uncertain for p in c.predict(["good", "book"], "sentiment")] == [False, True]
+    assert [p.uncertain for p in c.predict(["good", "book"], "sentiment", threshold=0.9)] == [True, True]
+    assert [p.uncertain for p in c.predict(["good", "book"], "sentiment", threshold=0.0)] == [False, False]
+
+
+def test_a_prediction_becomes_plain_json() -> None:
+    p = fakes.classifier().predict("good", "sentiment")
+    assert json.loads(json.dumps(p.to_dict())) == {
+        "label": "positive",
+        "confidence": p.confidence,
+        "scores": dict(p.scores),
+        "uncertain": False,
+        "truncated": False,
+    }
+
+
+def test_timing_splits_the_whole_call() -> None:
+    timing = fakes.classifier().classify("good").timing
+    assert min(timing.tokenize_ms, timing.forward_ms, timing.rest_ms) > 0
+    assert timing.total_ms == pytest.approx(timing.tokenize_ms + timing.forward_ms + timing.rest_ms)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([], "texts is empty"),
+        ("", "The text is empty"),
+        ("  \n", "The text is empty"),
+        (["good", ""], r"texts\[1\] is empty"),
+        (["good", 3], r"texts\[1\] must be a string, not int"),
+        (None, "must be a string or a list of strings, not NoneType"),
+        (b"good", "not bytes"),
+        ("x" * (MAX_CHARS + 1), "20,001 characters; 20,000 are the most"),
+        (["good", "a\ud800b"], r"texts\[1\] holds a lone surrogate \(U\+D800 at position 1\)"),
+    ],
+)
+def test_a_bad_text_is_refused_with_its_place_and_a_remedy(texts: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        fakes.classifier().predict(texts, "sentiment")  # type: ignore[call-overload]
+
+
+def test_an_error_never_echoes_the_text() -> None:
+    with pytest.raises(InputError) as caught:
+        fakes.classifier().predict(["secret words \udfff"], "sentiment")
+    assert "secret" not in str(caught.value)
+
+
+def test_an_unknown_task_names_the_ones_there_are() -> None:
+    with pytest.raises(InputError, match="Unknown task 'mood'. This model has: sentiment, emotion"):
+        fakes.classifier().predict("good", "mood")
+
+
+def test_a_task_may_be_left_out_only_where_there_is_one() -> None:
+    one = {"sentiment": fakes.TASKS["sentiment"]}
+    assert fakes.classifier(tasks=one).predict("good").label == "positive"
+    with pytest.raises(InputError, match="has 2 tasks; name one: sentiment, emotion"):
+        fakes.classifier().predict("good")
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+def test_a_threshold_that_is_no_probability_is_refused(threshold: float) -> None:
+    with pytest.raises(InputError, match="is not a probability"):
+        fakes.classifier().predict("good", "sentiment", threshold=threshold)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_an_error_and_never_an_answer(value: float) -> None:
+    class Broken(fakes.FakeBackend):
+        def logits(self, input_ids, attention_mask):  # type: ignore[no-untyped-def]
+            found = super().logits(input_ids, attention_mask)
+            found["sentiment"][-1, 0] = value
+            return found
+
+    with pytest.raises(InferenceError, match=r"NaN or infinity for texts\[1\], task 'sentiment'"):
+        fakes.classifier(Broken()).predict_all_tasks(["bad", "good good good"])
+
+
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+def test_probabilities_of_huge_logits_neither_overflow_nor_warn(problem_type: str) -> None:
+    found = probabilities(np.array([[1e4, -1e4, 0.0]], np.float32), problem_type)
+    assert np.isfinite(found).all()
+    assert found[0, 0] == pytest.approx(1)
+    assert found[0, 1] == pytest.approx(0)

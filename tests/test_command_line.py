@@ -1,0 +1,106 @@
+"""`python -m inference`: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Tiny
+
+from inference.__main__ import main
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(demo: Path, demo_cache: Path) -> Run:
+    """The command in a process of its own, on the demo model."""
+
+    def call(*arguments: str, stdin: str | bytes = "") -> subprocess.CompletedProcess[str]:
+        data = stdin if isinstance(stdin, bytes) else stdin.encode()
+        done = subprocess.run(
+            [sys.executable, "-m", "inference", *arguments], input=data, capture_output=True, cwd=ROOT, check=False
+        )
+        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return call
+
+
+def test_a_text_is_answered_for_one_task_or_for_all(run: Run) -> None:
+    done = run("predict", "--backend", "int8", "--task", "sentiment", "what a lovely film")
+    assert done.returncode == 0
+    assert done.stdout.split()[:2] == ["sentiment", "positive"]
+    done = run("predict", "--backend", "int8", "what a lovely film")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["emotion", "intent", "sentiment"]
+
+
+def test_json_is_one_document_and_nothing_else(run: Run) -> None:
+    done = run("predict", "--backend", "int8", "--json", "--threshold", "1", "lovely", "it was dreadful 😡")
+    document = json.loads(done.stdout)
+    assert done.stderr == ""
+    assert [row["text"] for row in document["results"]] == ["lovely", "it was dreadful 😡"]
+    answer = document["results"][1]["predictions"]["sentiment"]
+    assert answer["label"] == "negative"
+    assert answer["uncertain"] is True
+    assert sum(answer["scores"].values()) == pytest.approx(1)
+
+
+def test_a_dash_reads_one_text_per_line(run: Run) -> None:
+    done = run("predict", "--backend", "int8", "--json", "-", stdin="lovely\nawful\n")
+    assert [row["text"] for row in json.loads(done.stdout)["results"]] == ["lovely", "awful"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message"),
+    [
+        (["predict", "--model", "no/such", "x"], "", "error: No model folder no/such"),
+        (["predict", "--backend", "int8", "--task", "mood", "x"], "", "error: Unknown task 'mood'"),
+        (["predict", "--backend", "int8", ""], "", "error: The text is empty"),
+        (["predict", "--backend", "int8", "-"], "good\n\n", "error: texts[1] is empty"),
+        (["predict", "--backend", "int8", "-"], "", "error: texts is empty"),
+        (["predict", "--backend", "int8", "--threshold", "2", "x"], "", "error: threshold=2.0"),
+        (["predict", "--backend", "tflite", "x"], "", "invalid choice: 'tflite'"),
+        (["info", "--model", "no/such"], "", "error: No model folder no/such"),
+    ],
+)
+def test_an_error_is_one_line_on_stderr_with_exit_code_2(
+    run: Run, arguments: list[str], stdin: str, message: str
+) -> None:
+    done = run(*arguments, stdin=stdin)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_bytes_that_are_no_utf8_are_read_with_replacement(run: Run) -> None:
+    done = run("predict", "--backend", "int8", "--json", "-", stdin=b"caf\xe9 was lovely\n")
+    assert json.loads(done.stdout)["results"][0]["text"] == "caf\ufffd was lovely"
+
+
+def test_info_tells_tasks_sizes_hashes_and_parity(run: Run) -> None:
+    done = run("info", "--json")
+    told = json.loads(done.stdout)
+    assert set(told["tasks"]) == {"sentiment", "emotion", "intent"}
+    assert len(told["tasks"]["intent"]["labels"]) == 151
+    assert set(told["size_bytes"]) == {"pytorch", "onnx", "int8"}
+    assert told["artifact"]["parity"]["backends"]["onnx"]["label_agreement"] == 1
+    people = run("info").stdout
+    assert "task    intent" in people
+    assert "parity  INT8" in people
+
+
+def test_build_says_where_it_put_the_files_and_builds_once(run: Run) -> None:
+    told = json.loads(run("build", "--json").stdout)
+    again = run("build")
+    assert told["folder"] in again.stdout
+    assert "quantising" not in again.stderr
+
+
+def test_info_works_before_anything_was_built(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--model", str(tiny.folder), "--cache", str(tmp_path)]) == 0
+    assert "not built yet" in capsys.readouterr().out

@@ -1,0 +1,101 @@
+"""The arrows of the design, walked: who may import whom, and where the heavy libraries live."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from conftest import ROOT
+
+# Lower layers know nothing of higher ones. A module may import those left of it or beside it.
+LAYERS = [
+    {"errors"},
+    {"bundle", "backends"},
+    {"network", "torch_backend", "onnx_backend", "classifier"},
+    {"evaluate", "parity", "export", "quantize"},
+    {"artifacts"},
+    {"loading"},
+    {"measure"},
+    {"__main__"},
+]
+HOMES = {
+    "torch": {"network", "torch_backend", "export"},
+    "transformers": {"network"},
+    "peft": {"network"},
+    "onnx": {"quantize"},
+    "onnxruntime": {"onnx_backend", "export", "quantize"},
+    "sklearn": {"evaluate"},
+    "gradio": set(),
+    "streamlit": set(),
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of all modules that a file imports anywhere, type-checking blocks left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def modules() -> dict[str, Path]:
+    return {path.stem: path for path in (ROOT / "inference").glob("*.py") if path.stem != "__init__"}
+
+
+def test_every_module_has_its_layer() -> None:
+    assert set(modules()) == set.union(*LAYERS)
+
+
+def test_no_arrow_points_upwards() -> None:
+    level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+    wrong = [
+        (name, other)
+        for name, path in modules().items()
+        for other in level
+        if f"inference.{other}" in imports(path) and level[other] > level[name]
+    ]
+    assert wrong == []
+
+
+def test_heavy_libraries_stay_at_home() -> None:
+    wrong = [
+        (name, library)
+        for name, path in modules().items()
+        for library, homes in HOMES.items()
+        if any(found.partition(".")[0] == library for found in imports(path)) and name not in homes
+    ]
+    assert wrong == []
+
+
+def test_no_file_is_longer_than_400_lines() -> None:
+    long = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for folder in ("inference", "training", "tests", "dashboard", ".")
+        for path in (ROOT / folder).glob("*.py")
+    }
+    assert {name: lines for name, lines in long.items() if lines > 400} == {}
+
+
+def test_nothing_dangerous_is_called() -> None:
+    names = {"eval", "exec", "__import__"}
+    calls = [
+        (path.name, node.func.id)
+        for folder in ("inference", "training", ".")
+        for path in (ROOT / folder).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
+    ]
+    assert calls == []
+    sources = [p for folder in ("inference", "training", ".") for p in (ROOT / folder).glob("*.py")]
+    for path in sources:
+        text = path.read_text(encoding="utf-8")
+        assert "trust_remote_code=True" not in text, path
+        assert not {"pickle", "torch.load"} & imports(path), path

@@ -1,0 +1,161 @@
+"""Training: what is split, planned, resumed and written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import Tiny, tiny_base, tiny_data
+
+from inference import load
+from inference.errors import InputError
+from training.__main__ import main
+from training.data import Rows, add_background, class_weights, plan_batches, read_task
+
+
+def write_task(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "train.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    return folder
+
+
+def test_the_split_keeps_every_row_once_and_every_label_in_both_parts(tmp_path: Path) -> None:
+    rows = [(f"text {i}", "ab"[i % 2]) for i in range(40)]
+    data = read_task(write_task(tmp_path / "t", rows), tuning_share=0.2, seed=1)
+    assert data.labels == ("a", "b")
+    assert sorted(data.fit.texts + data.tuning.texts) == sorted(text for text, _ in rows)
+    assert set(data.fit.label_ids) == set(data.tuning.label_ids) == {0, 1}
+    assert len(data.tuning) == 8
+
+
+def test_the_split_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "t", [(f"text {i}", "ab"[i % 2]) for i in range(40)])
+    assert read_task(folder, 0.2, seed=1) == read_task(folder, 0.2, seed=1)
+    assert read_task(folder, 0.2, seed=1) != read_task(folder, 0.2, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text\nhello\n", "lacks the column"),
+        ("text,label\nhello,a\nbye,a\n", "has 1 label"),
+        ("text,label\nhello,a\nbye,a\nhi,b\n", "label 'b' has one row"),
+        ("text,label\n ,a\n", "line 2: the text is empty"),
+        ("text,label\n", "has no row with a label"),
+    ],
+)
+def test_rows_that_cannot_be_trained_on_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "train.csv").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_task(tmp_path, 0.1, 1)
+
+
+def test_background_texts_come_from_other_tasks_and_are_only_fitted() -> None:
+    tasks = tiny_data()
+    before = len(tasks["topic"].fit)
+    add_background(tasks, "topic", "other", 10, seed=1)
+    rows = tasks["topic"].fit
+    assert len(rows) == before + 10
+    assert set(rows.texts[before:]) <= set(tasks["mood"].fit.texts)
+    assert set(rows.label_ids[before:]) == {1}
+    with pytest.raises(InputError, match="topic=nothing is not in the data"):
+        add_background(tasks, "topic", "nothing", 10, seed=1)
+    with pytest.raises(InputError, match="the other tasks have 96"):
+        add_background(tasks, "topic", "other", 1000, seed=1)
+
+
+def test_class_weights_favour_rare_labels_and_average_to_one() -> None:
+    rows = Rows([""] * 5, [0, 0, 0, 0, 1])
+    weights = class_weights(rows, ["a", "b"], power=0.5)
+    assert weights[1] == pytest.approx(2 * weights[0])  # four times as rare
+    assert sum(weights[i] for i in rows.label_ids) == pytest.approx(5)
+
+
+def test_a_plan_shows_every_row_once_an_epoch_and_mixes_the_tasks() -> None:
+    plan = plan_batches({"a": [3] * 40, "b": [5] * 20}, {"a": 2, "b": 4}, batch_size=8, seed=1)
+    shown = [row for task, rows in plan if task == "a" for row in rows]
+    assert sorted(shown) == sorted(list(range(40)) * 2)
+    half = [task for task, _ in plan[: len(plan) // 2]]
+    assert abs(half.count("a") - 5) <= 1
+    assert plan == plan_batches({"a": [3] * 40, "b": [5] * 20}, {"a": 2, "b": 4}, batch_size=8, seed=1)
+
+
+def test_half_an_epoch_is_half_the_rows() -> None:
+    plan = plan_batches({"a": [3] * 40}, {"a": 0.5}, batch_size=8, seed=1)
+    assert len({row for _, rows in plan for row in rows}) == 20
+
+
+def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from tokenizers import Tokenizer
+
+    from training import loop
+
+    tiny_base(tmp_path / "base")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "base" / "tokenizer.json"))
+    data = tiny_data()
+    settings = loop.Settings(epochs=dict.fromkeys(data, 1.0), rank=4, batch_size=16, max_tokens=16, precision="fp32")
+    monkeypatch.setattr(loop, "CHECKPOINT_STEPS", 5)
+
+    def run(checkpoint: str, stop_after: int | None = None) -> loop.Network:
+        network = loop.new_network(tmp_path / "base", data, settings)
+        if stop_after is not None:
+            save = loop._save
+
+            def save_and_stop(*arguments: object) -> None:
+                save(*arguments)  # type: ignore[arg-type]
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(loop, "_save", save_and_stop)
+            with pytest.raises(KeyboardInterrupt):
+                loop.train(network, tokenizer, data, settings, tmp_path / checkpoint)
+            monkeypatch.setattr(loop, "_save", save)
+            return network
+        loop.train(network, tokenizer, data, settings, tmp_path / checkpoint)
+        return network
+
+    whole = run("whole").state_dict()
+    run("cut", stop_after=5)
+    resumed = run("cut").state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    # a checkpoint of other settings is not taken for this run's
+    other = replace(settings, seed=99)
+    network = loop.new_network(tmp_path / "base", data, other)
+    loop.train(network, tokenizer, data, other, tmp_path / "cut")
+    assert any(not torch.equal(whole[name], value) for name, value in network.state_dict().items())
+
+
+def test_the_bundle_says_how_its_thresholds_were_chosen_and_they_hold(tiny: Tiny) -> None:
+    described = json.loads((tiny.folder / "bundle.json").read_text())
+    data = tiny_data()
+    classifier = load(tiny.folder, base=tiny.base)
+    for task, entry in described["tasks"].items():
+        assert "95 % of the tuning rows" in entry["threshold_rule"]
+        rows = data[task].tuning
+        outside = entry.get("out_of_scope")
+        answers = [
+            not p.uncertain and p.label != outside
+            for p, i in zip(classifier.predict(rows.texts, task), rows.label_ids, strict=True)
+            if entry["labels"][i] != outside
+        ]
+        assert sum(answers) / len(answers) >= 0.95
+
+
+def test_the_adapter_loads_with_plain_peft(tiny: Tiny) -> None:
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(str(tiny.folder / "adapter"))
+    assert config.base_model_name_or_path == "nobody/tiny-base"
+    assert config.peft_type == "LORA"
+
+
+def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "holds no task" in capsys.readouterr().err
+    write_task(tmp_path / "mood", [("fine", "up"), ("good", "up"), ("bad", "down"), ("sad", "down")])
+    assert main(["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--epochs", "x=1"]) == 2
+    assert "must name each task once: mood" in capsys.readouterr().err
+    assert main(["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--epochs", "many"]) == 2
+    assert "neither a number nor" in capsys.readouterr().err

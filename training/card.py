@@ -1,0 +1,157 @@
+"""The model card, and the table in the project's README, from recorded figures.
+
+python -m training.card assets/models/demo --readme README.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from inference.backends import TITLES
+from inference.errors import InferenceError, InputError
+from inference.measure import summary
+
+MARKS = ("<!-- figures: written by training/card.py -->", "<!-- end of figures -->")
+# What the card says of a public data set: task, Hub id -> name, authors, licence.
+SOURCES = {
+    "stanfordnlp/sst2": "SST-2 as in GLUE (Socher et al. 2013)",
+    "google-research-datasets/go_emotions": "GoEmotions (Demszky et al. 2020, Apache-2.0), single-label rows, "
+    "mapped to the Ekman groups",
+    "clinc/clinc_oos": "CLINC150 (Larson et al. 2019, CC BY 3.0)",
+}
+
+
+def write_card(model: Path) -> None:
+    """Write `README.md` of a model folder from its `bundle.json` and, if it was measured, `figures.json`."""
+    described = json.loads((model / "bundle.json").read_text(encoding="utf-8"))
+    figures = _figures(model)
+    (model / "README.md").write_text(_front_matter(described, figures) + _body(described, figures), encoding="utf-8")
+
+
+def update_readme(readme: Path, model: Path) -> None:
+    """Replace what stands between the marks in `readme` by the table of the model's figures.
+
+    Raises:
+        InputError: the model has no figures, or the file has no marks.
+    """
+    figures = _figures(model)
+    text = readme.read_text(encoding="utf-8")
+    if figures is None or not all(mark in text for mark in MARKS):
+        raise InputError(f"{model} has no figures.json, or {readme} lacks the marks {MARKS[0]} and {MARKS[1]}.")
+    between = f"{MARKS[0]}\n{summary(figures)}\n{MARKS[1]}"
+    pattern = re.compile(f"{re.escape(MARKS[0])}.*?{re.escape(MARKS[1])}", re.DOTALL)
+    readme.write_text(pattern.sub(lambda _: between, text), encoding="utf-8")
+
+
+def _figures(model: Path) -> dict[str, Any] | None:
+    path = model / "figures.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _front_matter(described: dict[str, Any], figures: dict[str, Any] | None) -> str:
+    """The YAML block that the Hub reads. JSON strings are YAML strings, so quoting is JSON's."""
+    lines = [
+        "---",
+        "language: en",
+        f"license: {json.dumps(described['licence'])}",
+        "library_name: peft",
+        f"base_model: {json.dumps(described['base']['hub_id'])}",
+        "pipeline_tag: text-classification",
+        "tags: [text-classification, lora, onnx, int8, multi-task]",
+    ]
+    if described["datasets"]:
+        lines.append("datasets: " + json.dumps(described["datasets"]))
+    if figures:
+        lines += ["metrics: [accuracy, f1]", "model-index:", f"- name: {json.dumps(described['name'])}", "  results:"]
+        for task, found in figures["quality"]["pytorch"].items():
+            lines += [
+                "  - task: {type: text-classification, name: " + json.dumps(task) + "}",
+                "    dataset: {name: " + json.dumps(f"{task} {figures['data']}") + ", type: " + json.dumps(task) + "}",
+                "    metrics:",
+                f"    - {{type: accuracy, value: {found['accuracy']:.4f}}}",
+                f"    - {{type: f1, name: macro-F1, value: {found['macro_f1']:.4f}}}",
+            ]
+    return "\n".join([*lines, "---", ""])
+
+
+def _body(described: dict[str, Any], figures: dict[str, Any] | None) -> str:
+    settings = described["training"]
+    parts = [
+        f"# {described['name']}",
+        f"One LoRA adapter (rank {settings['rank']}) on `{described['base']['hub_id']}` and one linear head per task. "
+        f"Texts are cut at {described['max_tokens']} tokens. The base is not in this folder; it is pinned by revision "
+        f"`{described['base']['revision'][:12]}` and by the SHA-256 of each file.",
+        "## Tasks",
+        "\n".join(
+            f"- **{name}**: {len(task['labels'])} labels ({', '.join(task['labels'][:8])}"
+            + (", …" if len(task["labels"]) > 8 else "")
+            + f"). Uncertain below {task['threshold']:.3f}: {task['threshold_rule']}."
+            for name, task in described["tasks"].items()
+        ),
+        "## Training",
+        "\n".join(
+            f"- {name}: {settings['epochs'][name]:g} epochs over {data['rows']:,} rows; {data['tuning_rows']:,} rows "
+            "of the training file held out to choose the threshold. The validation file was not fitted."
+            for name, data in described["data"].items()
+        ),
+    ]
+    if described["background"]:
+        parts.append(
+            f"{described['background']:,} of the rows for the out-of-scope label are texts of the other tasks "
+            "(outlier exposure, Hendrycks et al. 2019)."
+        )
+    parts.append(
+        f"Batches of {settings['batch_size']} rows of one task, AdamW, learning rate {settings['learning_rate']:g} "
+        f"(heads {settings['head_learning_rate']:g}) with {settings['warmup_share']:.0%} warm-up and linear decay, "
+        f"label smoothing {settings['label_smoothing']:g}, class weights proportional to frequency to the power of "
+        f"-{settings['class_weight_power']:g}, {settings['precision']}, seed {settings['seed']}. "
+        "The adapter is stored in float16."
+    )
+    if described["datasets"]:
+        parts += [
+            "Data:",
+            "\n".join(f"- `{name}`: {SOURCES.get(name, 'see the Hub')}" for name in described["datasets"]),
+        ]
+    if figures:
+        parts += [
+            "## Figures",
+            summary(figures),
+            f"PyTorch and ONNX are FP32. Latency is the forward pass alone, on {figures['machine']['cores']} threads, "
+            "backends in turns, one process each; read the ratios. Coverage and out-of-scope recall are at the "
+            "thresholds above; a row in scope counts as covered if it is neither uncertain nor called out of scope.",
+        ]
+    parts += [
+        "## Limits",
+        "English only. Sentiment was learnt from film reviews, emotion from online comments (on whose labels the "
+        "annotators disagree), intents from requests to an assistant: elsewhere expect less. A confidence is not a "
+        "promise; it is what the thresholds were chosen on. Not for decisions about people.",
+        "## Use",
+        "```python\nfrom inference import load\n\n"
+        f'load("assets/models/{described["name"]}", backend="int8").predict_all_tasks("what a lovely film")\n```',
+        f"Backends: {', '.join(TITLES.values())}. Files: `adapter/` (PEFT), `heads.safetensors`, `bundle.json`.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> int:
+    p = argparse.ArgumentParser("python -m training.card", description=(__doc__ or "").split("\n\n")[0])
+    p.add_argument("model", type=Path)
+    p.add_argument("--readme", type=Path, help="also renew the table between the marks in this file")
+    args = p.parse_args()
+    try:
+        write_card(args.model)
+        if args.readme:
+            update_readme(args.readme, args.model)
+    except (InferenceError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

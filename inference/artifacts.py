@@ -2,9 +2,9 @@
 
 An artefact is a folder `<content>-<tools>` in the cache. `<content>` hashes what the model is (weights,
 adapter, config, tokenizer, labels) and the recipe (the source of the export); `<tools>` hashes the
-versions of the libraries that did the work. Where those libraries are installed both must match. Where
-they are not (ONNX Runtime alone), the newest folder with the right content is taken: it could not be
-rebuilt there anyway.
+versions of the libraries that did the work, and whether the processor wants 7-bit weights. Where those
+libraries are installed both must match. Where they are not (ONNX Runtime alone), the newest folder with
+the right content is taken: it could not be rebuilt there anyway.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inference import cpu
 from inference.bundle import Bundle, check_digest, locate_base, sha256
 from inference.errors import BundleError, ExportError, InferenceError, MissingDependencyError
 
@@ -116,6 +117,11 @@ def tool_versions() -> dict[str, str]:
     return found
 
 
+def _build_key() -> str:
+    # A processor without VNNI gets weights of 7 bits: another file, though the libraries are the same.
+    return _digest({**tool_versions(), "reduce_range": cpu.saturates()})
+
+
 def can_build() -> bool:
     """Whether every library that a build needs is installed."""
     return len(tool_versions()) == len(TOOLS)
@@ -125,13 +131,15 @@ def find(bundle: Bundle, cache: Path) -> Artifact | None:
     """The artefact of this bundle if it was built here, else None. Its files are checked when read."""
     content = content_key(bundle)
     if can_build():
-        candidates = [cache / f"{content}-{_digest(tool_versions())}"]
+        candidates = [cache / f"{content}-{_build_key()}"]
     else:
         candidates = sorted(cache.glob(f"{content}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
     for folder in candidates:
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            if set(manifest["files"]) == {*FILES.values(), TOKENIZER}:
+            if set(manifest["files"]) != {*FILES.values(), TOKENIZER}:
+                continue
+            if manifest["reduce_range"] or not cpu.saturates():  # else INT8 would clip on this processor
                 return Artifact(folder, manifest)
         except (OSError, ValueError, KeyError, TypeError):
             continue  # no manifest that can be read: not an artefact
@@ -154,15 +162,15 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
     if not can_build():
         missing = ", ".join(sorted(set(TOOLS) - set(tool_versions())))
         raise MissingDependencyError(
-            f"No ONNX or INT8 model was built for {bundle.folder} (looked in {cache}), and building one needs "
-            f"{missing}. "
+            f"No ONNX or INT8 model was built for {bundle.folder} and this processor (looked in {cache}), and "
+            f"building one needs {missing}. "
             f"Build it where requirements.txt is installed (python -m inference build --model {bundle.folder}) and "
             "copy that folder here."
         )
     from filelock import FileLock
 
     cache.mkdir(parents=True, exist_ok=True)
-    target = cache / f"{content_key(bundle)}-{_digest(tool_versions())}"
+    target = cache / f"{content_key(bundle)}-{_build_key()}"
     with FileLock(f"{target}.lock"):
         found = find(bundle, cache)
         if found is not None and _intact(found):
@@ -204,7 +212,7 @@ def _build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) 
     from inference.torch_backend import TorchBackend
 
     started = time.perf_counter()
-    threads = available_cores()
+    threads = cpu.cores()
     progress("loading the model in PyTorch", 0.0)
     network = load_network(bundle, base)
     tokenizer_file = folder / TOKENIZER
@@ -219,7 +227,7 @@ def _build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) 
     progress("quantising to INT8", 0.3)
     texts = CALIBRATION.read_text(encoding="utf-8").splitlines()
     feeds = [pad([ids]) for ids in reference.tokenize(texts).ids]
-    quantized = quantize(folder / FILES["onnx"], folder / FILES["int8"], feeds)
+    quantized = quantize(folder / FILES["onnx"], folder / FILES["int8"], feeds, reduce_range=cpu.saturates())
     progress("comparing the three on the showcase", 0.6)
     built = [
         classifier(OnnxBackend(name, (folder / file).read_bytes(), tokenizer_file, threads=threads))
@@ -237,6 +245,7 @@ def _build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) 
         "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "build_seconds": round(time.perf_counter() - started, 1),
         "tools": tool_versions(),
+        "reduce_range": cpu.saturates(),
         "fused": fused,
         "quantized": quantized,
         "parity": found,
@@ -269,11 +278,6 @@ def showcase_texts() -> list[str]:
     """The texts of the showcase, in file order."""
     with SHOWCASE.open(encoding="utf-8", newline="") as file:
         return [row["text"] for row in csv.DictReader(file)]
-
-
-def available_cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _sync(path: Path) -> None:

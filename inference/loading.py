@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from inference.artifacts import Progress, available_cores, default_cache, obtain
+from inference import cpu
+from inference.artifacts import Progress, default_cache, obtain
 from inference.backends import BACKENDS, Backend
 from inference.bundle import Bundle
 from inference.classifier import Classifier
@@ -58,7 +59,7 @@ def load(
     bundle = Bundle.read(model)
     base = Path(base) if base is not None else None
     opened = _open(
-        bundle, backend, device, threads or available_cores(), base, Path(cache) if cache else default_cache(), progress
+        bundle, backend, device, threads or cpu.cores(), base, Path(cache) if cache else default_cache(), progress
     )
     texts, tokens = BATCHING[kind]
     return Classifier(

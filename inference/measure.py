@@ -19,8 +19,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from inference import parity
-from inference.artifacts import SHOWCASE, Progress, available_cores, model_sizes, obtain, tool_versions
+from inference import cpu, parity
+from inference.artifacts import SHOWCASE, Progress, model_sizes, obtain, tool_versions
 from inference.backends import BACKENDS, TITLES
 from inference.bundle import Bundle
 from inference.errors import InferenceError
@@ -65,7 +65,7 @@ def measure(
         "model": bundle.name,
         "data": "showcase" if data is None else "validation",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": machine(),
+        "machine": {"cpu": cpu.model(), "cores": cpu.cores(), "flags": cpu.int8_flags(), "system": platform.system()},
         "versions": {"python": platform.python_version(), **tool_versions()},
         "files": {"bundle": dict(bundle.files), **{k: v["sha256"] for k, v in artifact.manifest["files"].items()}},
         "size_bytes": model_sizes(bundle, artifact),
@@ -226,26 +226,6 @@ def cold_start(model: Path, backend: str, cache: Path, runs: int = 5) -> float:
             raise InferenceError(f"The first answer of backend {backend!r} failed: {done.stderr.strip()[-500:]}")
         seconds.append(float(done.stdout))
     return round(statistics.median(seconds), 3)
-
-
-def machine() -> dict[str, Any]:
-    """CPU model, cores this process may use, and the flags that decide how fast INT8 is."""
-    name, flags = platform.processor() or platform.machine(), ""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                name = value.strip()
-            elif key.strip() in ("flags", "Features"):
-                flags = value
-                break
-    known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp")
-    return {
-        "cpu": name,
-        "cores": available_cores(),
-        "flags": [f for f in known if f in flags.split()],
-        "system": platform.system(),
-    }
 
 
 def summary(figures: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 # Lower layers know nothing of higher ones. A module may import those left of it or beside it.
 LAYERS = [
-    {"errors"},
+    {"errors", "cpu"},
     {"bundle", "backends"},
     {"network", "torch_backend", "onnx_backend", "classifier"},
     {"evaluate", "parity", "export", "quantize"},

@@ -64,15 +64,14 @@ def run(args: argparse.Namespace) -> None:
     import torch
     from tokenizers import Tokenizer
 
-    from inference import load
-    from inference.artifacts import available_cores
+    from inference import cpu, load
     from inference.bundle import Base, Bundle, check_digest, locate_base, sha256
     from inference.evaluate import evaluate, read_rows
     from training.data import add_background, at_least, read_task
     from training.loop import Settings, new_network, train
     from training.save import write_bundle
 
-    torch.set_num_threads(args.threads or available_cores())
+    torch.set_num_threads(args.threads or cpu.cores())
     names = args.tasks.split(",") if args.tasks else sorted(p.parent.name for p in args.data.glob("*/train.csv"))
     if not names:
         raise InputError(f"{args.data} holds no task: one folder per task is wanted, each with a train.csv.")

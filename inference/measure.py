@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from inference import cpu, parity
-from inference.artifacts import SHOWCASE, Progress, model_sizes, obtain, tool_versions
+from inference.artifacts import FILES, SHOWCASE, Progress, model_sizes, obtain, tool_versions
 from inference.backends import BACKENDS, TITLES
 from inference.bundle import Bundle
 from inference.errors import InferenceError
@@ -70,7 +70,7 @@ def measure(
         "files": {"bundle": dict(bundle.files), **{k: v["sha256"] for k, v in artifact.manifest["files"].items()}},
         "size_bytes": model_sizes(bundle, artifact),
         "quality": {name: found["metrics"] for name, found in answers.items()},
-        "agreement": {name: _agreement(answers["pytorch"], answers[name]) for name in ("onnx", "int8")},
+        "agreement": {name: _agreement(answers["pytorch"], answers[name]) for name in FILES},
         "batch_flips": {name: answers[name]["batch_flips"] for name in BACKENDS},
         "latency_ms": timed,
         "cold_start_s": cold,
@@ -248,26 +248,22 @@ def summary(figures: dict[str, Any]) -> str:
             [
                 f"{task}: same label as PyTorch",
                 "",
-                *(f"{figures['agreement'][n][task]['label_agreement']:.2%}" for n in ("onnx", "int8")),
+                *(f"{figures['agreement'][n][task]['label_agreement']:.2%}" for n in FILES),
             ]
         )
     lines.append(
         [
-            "largest |Δprobability| to PyTorch",
+            "largest difference in a probability to PyTorch",
             "",
-            *(f"{figures['agreement'][n]['all']['max_abs_dp']:.1e}" for n in ("onnx", "int8")),
+            *(f"{figures['agreement'][n]['all']['max_abs_dp']:.1e}" for n in FILES),
         ]
     )
     lines.append(["labels that differ alone and in a batch", *(str(figures["batch_flips"][n]) for n in BACKENDS)])
     for title, found in figures["latency_ms"].items():
         lines.append([f"{title}, median ms", *(f"{found['backends'][n]['median_ms']:.2f}" for n in BACKENDS)])
-        lines.append(
-            [
-                "… times faster than PyTorch",
-                "1.0",
-                *(f"{found['speedup'][f'{n} over pytorch']:.1f}" for n in ("onnx", "int8")),
-            ]
-        )
+        gains = found["speedup"]
+        lines.append(["… as a multiple of PyTorch's speed", "1", *(f"{gains[f'{n} over pytorch']:.1f}" for n in FILES)])
+        lines.append(["… as a multiple of ONNX's speed", "", "1", f"{gains['int8 over onnx']:.1f}"])
     sizes = figures["size_bytes"]
     lines.append(["model file, MB", *(f"{sizes[n] / 1e6:.1f}" if n in sizes else "" for n in BACKENDS)])
     lines.append(["import, load and first answer, s", *(f"{figures['cold_start_s'][n]:.2f}" for n in BACKENDS)])

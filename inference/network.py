@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +78,14 @@ def load_encoder(folder: Path) -> Any:
     return encoder
 
 
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """PEFT asks transformers for a property by its old name, and each time the user would be told."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
+
+
 def load_network(bundle: Bundle, base: Path | None = None) -> Network:
     """The bundle's network with its adapter merged, in float32 and evaluation mode, on the CPU.
 
@@ -89,9 +99,11 @@ def load_network(bundle: Bundle, base: Path | None = None) -> Network:
     encoder = load_encoder(bundle.base_folder(base))
     hidden_size = encoder.config.hidden_size
     try:
-        adapted = PeftModel.from_pretrained(encoder, str(bundle.adapter_folder), local_files_only=True)
+        with quiet_peft():
+            adapted = PeftModel.from_pretrained(encoder, str(bundle.adapter_folder), local_files_only=True)
+            merged = adapted.merge_and_unload()
         network = Network(
-            adapted.merge_and_unload(),
+            merged,
             hidden_size,
             {name: len(task.labels) for name, task in bundle.tasks.items()},
             bundle.pooling,

@@ -96,7 +96,9 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path: Path, m
     tiny_base(tmp_path / "base")
     tokenizer = Tokenizer.from_file(str(tmp_path / "base" / "tokenizer.json"))
     data = tiny_data()
-    settings = loop.Settings(epochs=dict.fromkeys(data, 1.0), rank=4, batch_size=16, max_tokens=16, precision="fp32")
+    settings = loop.Settings(
+        epochs=dict.fromkeys(data, 1.0), rank=4, batch_size=16, max_tokens=16, precision="fp32", ema_decay=0.9
+    )
     monkeypatch.setattr(loop, "CHECKPOINT_STEPS", 5)
 
     def run(checkpoint: str, stop_after: int | None = None) -> loop.Network:
@@ -132,7 +134,7 @@ def test_the_bundle_says_how_its_thresholds_were_chosen_and_they_hold(tiny: Tiny
     data = tiny_data()
     classifier = load(tiny.folder, base=tiny.base)
     for task, entry in described["tasks"].items():
-        assert "95 % of the tuning rows" in entry["threshold_rule"]
+        assert "97 % of the tuning rows" in entry["threshold_rule"]
         rows = data[task].tuning
         outside = entry.get("out_of_scope")
         answers = [
@@ -140,7 +142,7 @@ def test_the_bundle_says_how_its_thresholds_were_chosen_and_they_hold(tiny: Tiny
             for p, i in zip(classifier.predict(rows.texts, task), rows.label_ids, strict=True)
             if entry["labels"][i] != outside
         ]
-        assert sum(answers) / len(answers) >= 0.95
+        assert sum(answers) / len(answers) >= 0.97
 
 
 def test_the_adapter_loads_with_plain_peft(tiny: Tiny) -> None:

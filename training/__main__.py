@@ -51,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--rank", type=int, default=64, help="LoRA rank (default %(default)s)")
     p.add_argument("--batch-size", type=int, default=64)
     p.add_argument("--learning-rate", type=float, default=4e-4)
+    p.add_argument("--final-share", type=float, default=0.0, help="of the learning rate, left at the end (%(default)s)")
+    p.add_argument("--ema-decay", type=float, default=0.0, help="end with a moving average of the weights, 0.998 say")
     p.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     p.add_argument("--seed", type=int, default=13)
     p.add_argument("--threads", type=int, help="CPU threads; all cores if left out")
@@ -92,6 +94,9 @@ def run(args: argparse.Namespace) -> None:
         rank=args.rank,
         batch_size=args.batch_size,
         learning_rate=args.learning_rate,
+        head_learning_rate=5 * args.learning_rate,  # heads start from nothing
+        final_share=args.final_share,
+        ema_decay=args.ema_decay,
         precision=args.precision,
     )
     started = time.time()

@@ -21,9 +21,9 @@ from inference.network import Network
 from training.data import TaskData
 from training.loop import Settings
 
-COVERAGE = 0.95
+COVERAGE = 0.97
 THRESHOLD_RULE = (
-    "the highest threshold at which 95 % of the tuning rows that are in scope still get an answer "
+    "the highest threshold at which 97 % of the tuning rows that are in scope still get an answer "
     "(neither below it nor labelled out of scope)"
 )
 

@@ -1,0 +1,391 @@
+"""The Gradio page: a text in, the answers of PyTorch, ONNX and INT8 out. Widgets to `Classifier` and back.
+
+Run it: python app.py
+
+Environment: TRIPTYCH_MODEL (a model folder; assets/models/demo), TRIPTYCH_BACKEND (pytorch, onnx or int8: the
+runtime chosen at first; int8), PORT (7860), GRADIO_SERVER_NAME (127.0.0.1; 0.0.0.0 to be seen from outside).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from inference import Answer, Classifier, InferenceError, InputError, load
+from inference.artifacts import default_cache, model_sizes, obtain, showcase_texts
+from inference.backends import BACKENDS, TITLES
+from inference.bundle import Bundle
+from ui import look, render
+
+ROOT = Path(__file__).resolve().parent
+DEMO_MODEL = ROOT / "assets" / "models" / "demo"
+MANY = 8  # a task with more labels than this shows its best five; the rest are in the tables
+# The showcase rows offered as examples: what each one tries, and how its text begins. The hard ones come last.
+EXAMPLES = {
+    "A happy request": "finally going to see my sister",
+    "A frightened request": "my account got blocked",
+    "A plain command": "set a timer for 12 minutes",
+    "A film review": "A warm, wise and very funny",
+    "A surprise": "Wait, the delivery came",
+    "Disgust": "there was a cockroach IN",
+    "Irony": "Oh wonderful, another update",
+    "Sad but praised": "A heartbreaking, beautiful novel",
+    "Typing errors": "teh screen brok",
+    "Two languages": "Ich hab selten",
+}
+# For `demo.launch` and `gr.mount_gradio_app` alike: the page is the same on its own and under another server.
+LAUNCH: dict[str, Any] = {
+    "theme": look.THEME,
+    "css": look.CSS,
+    "head": '<meta name="description" content="One text classifier on three runtimes, side by side">',
+    "footer_links": ["api", "settings"],
+    "run_history": False,  # on by default, it keeps what people typed
+    "enable_monitoring": False,  # on by default, and open to everybody
+    "ssr_mode": False,
+    "mcp_server": False,
+    "show_error": False,
+    "allowed_paths": [],
+    "max_file_size": "1kb",  # the page takes no files, but Gradio's upload route is always there
+}
+
+
+class Models:
+    """The classifiers of one model by backend, each opened once, when it is first asked for. Thread-safe.
+
+    Args:
+        open_one: makes the classifier of a backend.
+        sizes: bytes on disk per backend, as far as known.
+        parity: as `inference.parity.report` gives it.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        open_one: Callable[[str], Classifier],
+        sizes: Mapping[str, int] | None = None,
+        parity: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.sizes = sizes or {}
+        self.parity = parity
+        self._open_one = open_one
+        self._opened: dict[str, Classifier] = {}
+        # One lock each: INT8 answers while PyTorch is still being opened.
+        self._locks = {name: threading.Lock() for name in BACKENDS}
+
+    @classmethod
+    def of_folder(
+        cls, folder: str | Path, cache: Path | None = None, progress: Callable[[str, float], None] | None = None
+    ) -> Models:
+        """Those of a model folder. Its ONNX and INT8 files are built first if they are missing.
+
+        Raises:
+            InferenceError: the folder is no model, or the files could not be built.
+        """
+        cache = cache or default_cache()
+        bundle = Bundle.read(folder)
+        artifact = obtain(bundle, cache, progress)
+        sizes = model_sizes(bundle, artifact)
+        return cls(bundle, lambda name: load(folder, name, cache=cache), sizes, artifact.parity)
+
+    def get(self, backend: str) -> Classifier:
+        """The classifier on this backend, ready and warm.
+
+        Raises:
+            InferenceError: there is no such backend, or it cannot be opened.
+        """
+        if backend not in BACKENDS:
+            raise InputError(f"Unknown backend {backend!r}. Known: {', '.join(BACKENDS)}.")
+        with self._locks[backend]:
+            if backend not in self._opened:
+                classifier = self._open_one(backend)
+                classifier.classify("warm up")  # a runtime's first pass is slower than any other
+                self._opened[backend] = classifier
+            return self._opened[backend]
+
+    def answer(self, text: str, backend: str, threshold: float | None) -> Answer:
+        """One text's answer for every task on one backend. A threshold of None means the model's own.
+
+        Raises:
+            InferenceError: the text, the backend or the threshold is none that can be answered.
+        """
+        if not isinstance(text, str):  # a list is fine for a classifier, but one text is what this page answers
+            raise InputError(f"text must be a string, not {type(text).__name__}.")
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float | None):
+            raise InputError(f"threshold={threshold!r} is no number. Give 0 to 1, or null for the model's own.")
+        return self.get(backend).classify(text, threshold=threshold)
+
+    def compare(self, text: str, threshold: float | None) -> dict[str, Answer | InferenceError]:
+        """Per backend its answer, or why it has none. One after the other: at once they would fight over the cores.
+
+        Raises:
+            InputError: the text or the threshold is none that any backend could answer.
+        """
+        found: dict[str, Answer | InferenceError] = {}
+        for backend in BACKENDS:
+            try:
+                found[backend] = self.answer(text, backend, threshold)
+            except InputError:
+                raise
+            except InferenceError as error:  # say, PyTorch is not installed: the others still answer
+                found[backend] = error
+        return found
+
+
+def build(models: Models, backend: str = "int8") -> gr.Blocks:
+    """The page over these models, with `backend` chosen at first. Its public endpoints: /predict and /compare."""
+    tasks = models.bundle.tasks
+    inference = {"concurrency_limit": 1, "concurrency_id": "inference"}  # one forward pass at a time, whoever asks
+    private: dict[str, Any] = {**inference, "api_visibility": "private"}
+    # After every event Gradio sums up its last 10,000 with pandas, for a monitoring page that is off here.
+    os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
+
+    with gr.Blocks(title="Triptych", analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
+        gr.HTML(render.HEADER + render.strip(models.bundle, models.sizes))
+        with gr.Row(elem_id="ask"):
+            text = gr.Textbox(
+                label="Text",
+                placeholder="Type or paste a text. Enter classifies it, Shift+Enter starts a new line.",
+                lines=1,
+                max_lines=8,
+                autofocus=True,
+                scale=6,
+                min_width=280,
+                elem_id="text",
+            )
+            classify = gr.Button("Classify", variant="primary", scale=1, min_width=140, elem_id="classify")
+        texts = example_texts()
+        examples = gr.Dataset(
+            label="Examples",
+            components=[text],
+            samples=[[example] for example in texts.values()],
+            sample_labels=list(texts),
+            layout="gallery",
+            elem_id="examples",
+        )
+        with gr.Row(elem_id="settings"):
+            runtime = gr.Radio(
+                [(TITLES[name], name) for name in BACKENDS],
+                value=backend,
+                label="Runtime of the answer",
+                elem_id="runtime",
+                min_width=280,
+            )
+            with gr.Column(min_width=280, elem_id="thresholds"):
+                own = gr.Checkbox(
+                    True,
+                    label="Use the model's own thresholds",
+                    elem_id="own",
+                    info="An answer below its threshold is called Uncertain: "
+                    + ", ".join(f"{name} {task.threshold:.3g}" for name, task in tasks.items()),
+                )
+                threshold = gr.Slider(
+                    0,
+                    1,
+                    0.5,
+                    step=0.01,
+                    label="Or move this one, for every task",
+                    elem_id="threshold",
+                )
+        message = gr.HTML(render.INVITATION, elem_id="message")
+        view = gr.State("answer")  # the tab that is open: Enter fills this one
+        with gr.Tabs():
+            with gr.Tab("Answer", id="answer") as answer_tab:
+                verdicts, labels, tables = {}, {}, {}
+                with gr.Column(visible=False) as panels:
+                    with gr.Row():
+                        for name, task in tasks.items():
+                            with gr.Column(min_width=280, elem_classes="panel"):
+                                verdicts[name] = gr.HTML()
+                                labels[name] = gr.Label(
+                                    label=f"{name}: most likely labels",
+                                    show_heading=False,
+                                    num_top_classes=5 if len(task.labels) > MANY else len(task.labels),
+                                )
+                    spent = gr.HTML(elem_id="timing")
+                    with gr.Accordion("Every score", open=False), gr.Row():
+                        for name, task in tasks.items():
+                            tables[name] = gr.Dataframe(
+                                headers=["label", "probability"],
+                                datatype=["str", "number"],
+                                interactive=False,
+                                label=f"{name}: all {len(task.labels)} labels",
+                                column_widths=["62%", "38%"],
+                                max_height=320,
+                                min_width=280,
+                            )
+            with gr.Tab("Side by side", id="compare") as compare_tab:
+                table = gr.HTML(elem_id="side-by-side")
+        with gr.Accordion("About this model: sizes and how far the three runtimes agree", open=False):
+            gr.HTML(render.about(models.bundle, models.sizes, models.parity))
+
+        shown = [message, panels, *verdicts.values(), *labels.values(), *tables.values(), spent, table]
+        keep = [gr.skip()] * len(shown)
+
+        def run(given: str, at: str, chosen: str, use_own: bool, limit: float) -> list[Any]:
+            """The open tab filled for this text, in the order of `shown`; or the message why not."""
+            applied = None if use_own else limit
+            try:
+                if at == "compare":
+                    found = models.compare(given, applied)
+                    return ["", *keep[1:-1], render.side_by_side(models.bundle, found)]
+                answer = models.answer(given, chosen, applied)
+            except InferenceError as error:
+                return [render.message(error), gr.update(visible=False), *keep[2:-1], ""]
+            first = {name: predictions[0] for name, predictions in answer.predictions.items()}
+            limits = {name: task.threshold if applied is None else applied for name, task in tasks.items()}
+            cut = any(prediction.truncated for prediction in first.values())
+            return [
+                "",
+                gr.update(visible=True),
+                *(render.verdict(name, tasks[name], first[name], limits[name]) for name in verdicts),
+                *(dict(first[name].scores) for name in labels),
+                *(by_score(first[name].scores) for name in tables),
+                render.timing(chosen, answer.timing, cut, models.bundle.max_tokens),
+                gr.skip(),
+            ]
+
+        def run_again(given: str, *settings: Any) -> list[Any]:
+            """`run` where a setting changed: without a text there is nothing to do and nothing to complain about."""
+            return run(given, *settings) if (given or "").strip() else keep
+
+        def move(given: str, at: str, chosen: str, limit: float) -> list[Any]:
+            return [False, *run_again(given, at, chosen, False, limit)]
+
+        def pick(sample: list[str], *settings: Any) -> list[Any]:
+            return [sample[0], *run(sample[0], *settings)]
+
+        settings = [view, runtime, own, threshold]
+        asked = gr.on([text.submit, classify.click], run, [text, *settings], shown, **private)
+        gr.on([runtime.input, own.input], run_again, [text, *settings], shown, **private)
+        # A drag sends many values: the last one must win, the ones between may be lost.
+        threshold.input(move, [text, view, runtime, threshold], [own, *shown], trigger_mode="always_last", **private)
+        picked = examples.click(pick, [examples, *settings], [text, *shown], **private)
+        for event in (asked, picked):
+            event.then(None, js=look.SHOW_ANSWER)
+        for tab in (answer_tab, compare_tab):
+            inputs = [text, gr.State(tab.id), runtime, own, threshold]
+            tab.select(lambda given, at, *rest: [at, *run_again(given, at, *rest)], inputs, [view, *shown], **private)
+
+        default = backend
+
+        def predict(text: str, backend: str = default, threshold: float | None = None) -> dict[str, Any]:
+            """Label, confidence, every score and whether it is uncertain, per task, and the timing of the call.
+
+            Args:
+                text: what to classify.
+                backend: "pytorch", "onnx" or "int8".
+                threshold: confidence below which an answer is uncertain; null for the model's own per task.
+            """
+            try:
+                return as_json(models.answer(text, backend, threshold))
+            except InferenceError as error:
+                raise gr.Error(str(error), print_exception=False) from error
+
+        def compare(text: str, threshold: float | None = None) -> dict[str, Any]:
+            """What /predict gives, per backend; {"error": …} for one that cannot answer.
+
+            Args:
+                text: what to classify.
+                threshold: confidence below which an answer is uncertain; null for the model's own per task.
+            """
+            try:
+                return {name: as_json(found) for name, found in models.compare(text, threshold).items()}
+            except InferenceError as error:
+                raise gr.Error(str(error), print_exception=False) from error
+
+        gr.api(predict, api_name="predict", **inference)
+        gr.api(compare, api_name="compare", **inference)
+
+    # Closed: without it, requests can skip the queue and its limit.
+    return demo.queue(max_size=64, api_open=False)
+
+
+def as_json(found: Answer | InferenceError) -> dict[str, Any]:
+    """One backend's answer to one text in plain types: per task its prediction, and `timing` in milliseconds."""
+    if not isinstance(found, Answer):
+        return {"error": str(found)}
+    predictions = {task: one.to_dict() for task, (one,) in found.predictions.items()}
+    return predictions | {"timing": asdict(found.timing) | {"total_ms": found.timing.total_ms}}
+
+
+def by_score(scores: Mapping[str, float]) -> list[list[Any]]:
+    """Rows of label and probability to six digits, the most likely first."""
+    return [[label, round(score, 6)] for label, score in sorted(scores.items(), key=lambda pair: -pair[1])]
+
+
+def example_texts() -> dict[str, str]:
+    """The texts of the showcase that `EXAMPLES` points to, by what they try."""
+    texts = showcase_texts()
+    return {trait: text for trait, start in EXAMPLES.items() for text in texts if text.startswith(start)}
+
+
+def show_progress(step: str, share: float) -> None:
+    """A progress bar on the terminal, one line that is written over; in a log, one line a step."""
+    over = "\r\033[K" if sys.stderr.isatty() else ""
+    end = "\n" if not over or share >= 1 else ""
+    print(f"{over}[{'#' * round(share * 20):<20}] {share:4.0%} {step}", end=end, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Serve the page until it is told to stop. Exit code 2 and one line where it cannot start."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # both end it alike, also as a background job or in a container
+        signal.signal(number, signal.default_int_handler)
+    stopping = threading.Event()
+    demo = others = None
+    try:
+        backend = os.environ.get("TRIPTYCH_BACKEND") or "int8"
+        port = os.environ.get("PORT") or "7860"
+        if not port.isdecimal() or not 0 < int(port) < 65536:
+            raise InputError(f"PORT={port!r} is no port number. Give one from 1 to 65535.")
+        models = Models.of_folder(os.environ.get("TRIPTYCH_MODEL") or DEMO_MODEL, progress=show_progress)
+        models.get(backend)
+        demo = build(models, backend)
+        _, url, _ = demo.launch(
+            **LAUNCH,
+            server_name=os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1",
+            server_port=int(port),
+            share=False,
+            strict_cors=True,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+        print(f"Triptych serves {models.bundle.name} at {url.rstrip('/')}", flush=True)
+        others = threading.Thread(target=_open_others, args=(models, stopping))
+        others.start()
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print("Triptych stops.", flush=True)
+        return 0
+    except (InferenceError, OSError) as error:
+        print(f"Triptych cannot start: {error}", file=sys.stderr)
+        return 2
+    finally:
+        stopping.set()
+        if demo is not None:
+            demo.close(verbose=False)
+        if others is not None:
+            others.join()  # seconds at most; an interpreter that ends under a model being loaded prints its traceback
+    return 0
+
+
+def _open_others(models: Models, stopping: threading.Event) -> None:
+    for name in BACKENDS:
+        if stopping.is_set():
+            return
+        try:
+            models.get(name)
+        except InferenceError as error:  # the page says so too, to whoever asks for this runtime
+            print(f"Triptych goes on without {TITLES[name]}: {error}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,399 @@
+"""The page without a browser: its endpoints through gradio_client, its HTML, and how it starts and stops."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import fakes
+import gradio as gr
+import numpy as np
+import pytest
+from conftest import ROOT
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from numpy.typing import NDArray
+
+import app
+from inference import Answer, Classifier, InputError, MissingDependencyError
+from inference.backends import BACKENDS
+from inference.bundle import Task
+from ui import render
+
+SCRIPT, IMAGE = "<script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>"
+HOSTILE = {"sentiment": Task((SCRIPT, IMAGE), fakes.SINGLE, 0.6)}
+PARITY = {
+    "texts": 388,
+    "reference": "pytorch",
+    "backends": {
+        "int8": {
+            "tasks": {"sentiment": {"label_agreement": 1.0, "max_abs_dp": 0.034}},
+            "label_agreement": 0.9996,
+            "max_abs_dp": 0.034,
+            "batch_flips": 1,
+            "batch_max_abs_dp": 0.01,
+        }
+    },
+}
+
+
+class Shifted(fakes.FakeBackend):
+    """A fake whose last label of every task gets `extra` added to its logit: another runtime's arithmetic."""
+
+    def __init__(self, name: str, extra: float, tasks: Mapping[str, Task] = fakes.TASKS) -> None:
+        super().__init__(name, tasks)
+        self.extra = extra
+
+    def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        found = super().logits(input_ids, attention_mask)
+        for values in found.values():
+            values[:, -1] += self.extra
+        return found
+
+
+def models(int8: float = 0.0, tasks: Mapping[str, Task] = fakes.TASKS) -> app.Models:
+    """Three fakes of which INT8 adds `int8` to the last logit."""
+
+    def open_one(name: str) -> Classifier:
+        return fakes.classifier(Shifted(name, int8 if name == "int8" else 0.0, tasks), tasks)
+
+    return app.Models(fakes.bundle(tasks), open_one, {"pytorch": 96_000_000, "int8": 24_000_000}, PARITY)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def served(given: app.Models) -> Iterator[str]:
+    """The address of the page over these models, for as long as the block lasts."""
+    demo = app.build(given)
+    _, url, _ = demo.launch(
+        **app.LAUNCH, server_name="127.0.0.1", server_port=free_port(), quiet=True, prevent_thread_lock=True
+    )
+    try:
+        yield url.rstrip("/")
+    finally:
+        demo.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with served(models(int8=2.0)) as url:
+        client = Client(url, verbose=False, analytics_enabled=False)
+        yield client
+        client.close()
+
+
+def side_by_side(given: app.Models, text: str, threshold: float | None = None) -> str:
+    return render.side_by_side(given.bundle, given.compare(text, threshold))
+
+
+# --- The endpoints
+
+
+def test_predict_answers_every_task_and_says_where_the_time_went(client: Client) -> None:
+    found = client.predict("good glad", "pytorch", api_name="/predict")
+    assert list(found) == ["sentiment", "emotion", "timing"]
+    assert found["sentiment"] == {
+        "label": "positive",
+        "confidence": pytest.approx(1 / (1 + np.exp(-2))),
+        "scores": {"negative": pytest.approx(1 / (1 + np.exp(2))), "positive": pytest.approx(1 / (1 + np.exp(-2)))},
+        "uncertain": False,
+        "truncated": False,
+    }
+    assert set(found["timing"]) == {"tokenize_ms", "forward_ms", "rest_ms", "total_ms"}
+
+
+def test_predict_asks_the_backend_it_is_given_and_int8_if_none(client: Client) -> None:
+    assert client.predict("bad", "pytorch", api_name="/predict")["sentiment"]["confidence"] > 0.8
+    assert client.predict("bad", "int8", api_name="/predict")["sentiment"]["confidence"] == pytest.approx(0.5)
+    assert client.predict("bad", api_name="/predict")["sentiment"]["confidence"] == pytest.approx(0.5)
+
+
+def test_a_threshold_replaces_the_models_own(client: Client) -> None:
+    own = client.predict("good", "onnx", api_name="/predict")
+    high = client.predict("good", "onnx", 0.99, api_name="/predict")
+    none = client.predict("good", "onnx", 0, api_name="/predict")
+    assert [found["sentiment"]["uncertain"] for found in (own, high, none)] == [False, True, False]
+    assert [found["emotion"]["uncertain"] for found in (own, high, none)] == [True, True, False]
+
+
+def test_compare_answers_on_all_three_backends(client: Client) -> None:
+    found = client.predict("good", api_name="/compare")
+    assert list(found) == list(BACKENDS)
+    assert found["pytorch"]["sentiment"] == found["onnx"]["sentiment"]
+    assert found["pytorch"]["emotion"]["label"] == "joy"
+    assert found["int8"]["emotion"]["label"] == "neutral"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("  ",), "The text is empty"),
+        (("good", "gpu"), "Unknown backend 'gpu'. Known: pytorch, onnx, int8."),
+        (("good", "int8", 1.5), "threshold=1.5 is not a probability"),
+        (("good", "int8", "high"), "threshold='high' is no number"),
+        (("good", "int8", True), "threshold=True is no number"),
+        ((["good", "bad"],), "text must be a string, not list"),
+        ((None,), "text must be a string, not NoneType"),
+        (("a" * 20_001,), "20,001 characters"),
+    ],
+)
+def test_what_cannot_be_answered_reaches_the_client_as_the_errors_message(
+    client: Client, arguments: tuple[object, ...], said: str
+) -> None:
+    with pytest.raises(AppError) as raised:
+        client.predict(*arguments, api_name="/predict")
+    assert said in str(raised.value)
+    assert "Traceback" not in str(raised.value)
+
+
+def test_compare_refuses_an_empty_text_once_and_not_three_times(client: Client) -> None:
+    with pytest.raises(AppError, match="^The text is empty"):
+        client.predict("", api_name="/compare")
+
+
+def test_a_backend_that_cannot_be_opened_leaves_the_others_alone() -> None:
+    def open_one(name: str) -> Classifier:
+        if name == "pytorch":
+            raise MissingDependencyError("PyTorch is <not> installed.")
+        return fakes.classifier(fakes.FakeBackend(name))
+
+    given = app.Models(fakes.bundle(), open_one)
+    found = given.compare("good", None)
+    assert app.as_json(found["pytorch"]) == {"error": "PyTorch is <not> installed."}
+    assert isinstance(found["int8"], Answer)
+    html = render.side_by_side(given.bundle, found)
+    assert "nothing to compare" in html
+    assert "PyTorch is &lt;not&gt; installed." in html
+
+
+def test_predict_and_compare_are_public_and_nothing_else_is(client: Client) -> None:
+    known = client.view_api(return_format="dict", print_info=False)
+    assert set(known["named_endpoints"]) == {"/predict", "/compare"}
+    assert not known["unnamed_endpoints"]
+    visible = {one["api_name"]: one["api_visibility"] for one in client.config["dependencies"]}
+    assert {name for name, how in visible.items() if how != "private"} == {"predict", "compare"}
+
+
+def test_nothing_skips_the_queue(client: Client) -> None:
+    connection = http.client.HTTPConnection(client.src.split("//")[1].rstrip("/"))
+    body = json.dumps({"data": ["good", "int8", None]})
+    connection.request("POST", "/gradio_api/run/predict", body, {"Content-Type": "application/json"})
+    assert connection.getresponse().status >= 400
+    connection.close()
+
+
+def test_the_page_sends_nothing_home_and_keeps_nothing(client: Client) -> None:
+    assert client.config["analytics_enabled"] is False
+    assert client.config["run_history"] is False
+
+
+def test_one_forward_pass_runs_at_a_time() -> None:
+    demo = app.build(models())
+    asking = [fn for fn in demo.fns.values() if fn.fn is not None]
+    assert {(fn.concurrency_id, fn.concurrency_limit) for fn in asking} == {("inference", 1)}
+    assert all(fn.queue for fn in asking)
+
+
+# --- The models
+
+
+def test_a_backend_is_opened_once_however_many_ask_at_the_same_time() -> None:
+    opened: list[str] = []
+
+    def open_one(name: str) -> Classifier:
+        opened.append(name)
+        return fakes.classifier(fakes.FakeBackend(name))
+
+    given = app.Models(fakes.bundle(), open_one)
+    threads = [threading.Thread(target=given.get, args=("onnx",)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert opened == ["onnx"]
+
+
+def test_importing_the_page_imports_no_runtime() -> None:
+    code = "import sys, app; print([name for name in ('torch', 'transformers', 'onnxruntime') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_there_are_examples_and_each_is_a_row_of_the_showcase() -> None:
+    found = app.example_texts()
+    assert list(found) == list(app.EXAMPLES)
+    assert all(text.startswith(app.EXAMPLES[trait]) for trait, text in found.items())
+
+
+# --- The HTML
+
+
+def test_equal_answers_are_called_equal() -> None:
+    html = side_by_side(models(), "good glad")
+    assert "give the same label for every task" in html
+    assert "no digit differs" in html
+    assert "≠" not in html
+
+
+def test_a_small_difference_is_given_in_figures_and_no_label_is_called_different() -> None:
+    html = side_by_side(models(int8=0.1), "good glad")
+    assert "give the same label for every task" in html
+    assert "largest difference in confidence" in html
+    assert "≠" not in html
+
+
+def test_another_label_is_marked_in_words_and_by_a_sign() -> None:
+    html = side_by_side(models(int8=2.0), "good")
+    assert "INT8 gives another label for emotion: <b>neutral</b> instead of <b>joy</b>." in html
+    assert '<span aria-hidden="true">≠</span> PyTorch: joy' in html
+    assert html.count("changed") == 1
+
+
+def test_an_answer_that_is_uncertain_on_one_runtime_only_is_marked() -> None:
+    html = side_by_side(models(int8=-1.7), "good")
+    assert "INT8 calls sentiment Uncertain where PyTorch does not." in html
+
+
+def test_a_text_that_was_cut_says_so() -> None:
+    assert "Only the first 8 tokens were read" in side_by_side(models(), "good " * 20)
+    assert "tokens were read" not in side_by_side(models(), "good")
+
+
+def test_hostile_labels_and_texts_are_escaped_wherever_html_is_made() -> None:
+    given = models(int8=5.0, tasks=HOSTILE)
+    answer = given.answer("bad", "int8", None)
+    pages = [
+        side_by_side(given, "bad"),
+        render.verdict("sentiment", HOSTILE["sentiment"], answer.predictions["sentiment"][0], 0.6),
+        render.message(InputError(f"Unknown: {SCRIPT}")),
+        render.about(given.bundle, given.sizes, PARITY),
+    ]
+    for html in pages:
+        assert "<script" not in html
+        assert "<img" not in html
+    assert "&lt;img src=x onerror=window.hacked=1&gt;" in pages[0]
+
+
+def test_uncertain_is_a_word_beside_the_best_guess() -> None:
+    given = models()
+    task = given.bundle.tasks["sentiment"]
+    for threshold, said in ((0.6, False), (0.99, True)):
+        prediction = given.answer("good", "int8", threshold).predictions["sentiment"][0]
+        html = render.verdict("sentiment", task, prediction, threshold)
+        assert ("Uncertain" in html) is said
+        assert "positive" in html
+        assert "0.8808" in html
+
+
+def test_the_page_says_which_model_it_shows_its_sizes_and_its_parity() -> None:
+    given = models()
+    assert "Model <b>fake</b>" in render.strip(given.bundle, given.sizes)
+    assert "96.0 MB" in render.strip(given.bundle, given.sizes)
+    html = render.about(given.bundle, given.sizes, given.parity)
+    assert "on 388 texts, same label: sentiment 100 %; all tasks together 99.9 %" in html  # 0.9996 is not all of them
+    assert "largest difference in any probability is 0.034" in html
+    assert "1 label changed" in html
+    assert "was not measured" in render.about(given.bundle, given.sizes, None)
+
+
+def test_a_difference_is_never_rounded_to_a_false_zero() -> None:
+    assert [render.delta_text(d) for d in (0, 3e-7, -0.0041, 0.5)] == ["Δ 0", "Δ < 0.0001", "Δ −0.0041", "Δ +0.5000"]
+
+
+# --- Starting and stopping
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Runs `app.main` with these environment variables; the signal handlers it sets are put back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(**variables: str) -> int:
+        for name in ("TRIPTYCH_MODEL", "TRIPTYCH_BACKEND", "PORT", "GRADIO_SERVER_NAME"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return app.main()
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_broken_model_ends_in_one_line_and_exit_code_2(
+    start: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(TRIPTYCH_MODEL="nowhere/at/all") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("Triptych cannot start: No model folder nowhere/at/all.")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("port", ["http", "70000", "0.5"])
+def test_a_port_that_is_none_ends_in_one_line_and_exit_code_2(
+    start: Callable[..., int], capsys: pytest.CaptureFixture[str], port: str
+) -> None:
+    assert start(PORT=port) == 2
+    said = capsys.readouterr().err
+    assert f"PORT={port!r}" in said
+    assert said.count("\n") == 1
+
+
+def test_a_port_in_use_ends_in_one_line_and_exit_code_2(
+    start: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.Models, "of_folder", lambda *_, **__: models())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert start(PORT=port) == 2
+    said = capsys.readouterr().err
+    assert port in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to send")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_page_says_where_it_is_once_it_answers_and_ends_cleanly_when_told_to(number: signal.Signals) -> None:
+    port = free_port()
+    code = (
+        "import sys; sys.path[:0] = ['.', 'tests']; import app, test_app;"
+        "app.Models.of_folder = lambda *_, **__: test_app.models(); sys.exit(app.main())"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == f"Triptych serves fake at http://127.0.0.1:{port}\n"
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("GET", "/")
+    assert connection.getresponse().status == 200
+    connection.close()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "Triptych stops.\n", "")
+
+
+def test_the_page_can_be_mounted_in_another_server_with_the_same_settings() -> None:
+    from fastapi import FastAPI
+
+    gr.mount_gradio_app(FastAPI(), app.build(models()), path="/", **app.LAUNCH)

@@ -1,0 +1,189 @@
+"""INT8 conversion, on a random two-layer BERT that is built, exported and converted here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from transformers import BertConfig, BertModel
+
+from inference.errors import ExportError
+from inference.export import export_onnx
+from inference.network import Network
+from inference.quantize import quantize
+
+HIDDEN, WORDS = 32, 200
+Feed = dict[str, NDArray[np.int64]]
+
+
+def texts(count: int, seed: int) -> list[Feed]:
+    """One text per feed, 3 to 12 tokens, no padding."""
+    random = np.random.default_rng(seed)
+    ids = [random.integers(1, WORDS, (1, random.integers(3, 13))) for _ in range(count)]
+    return [{"input_ids": row, "attention_mask": np.ones_like(row)} for row in ids]
+
+
+def padded(feeds: list[Feed]) -> Feed:
+    batch = {name: np.zeros((len(feeds), 16), np.int64) for name in ("input_ids", "attention_mask")}
+    for row, feed in enumerate(feeds):
+        for name, values in feed.items():
+            batch[name][row, : values.shape[1]] = values
+    return batch
+
+
+def answers(model: Path, feed: Feed) -> NDArray[np.float32]:
+    """The logits of both heads side by side, (batch, 5)."""
+    return answer_each(model, [feed])[0]
+
+
+def answer_each(model: Path, feeds: list[Feed]) -> list[NDArray[np.float32]]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return [np.concatenate(session.run(None, feed), axis=1) for feed in feeds]
+
+
+def constants(model: Path) -> dict[str, NDArray[np.generic]]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(model).graph.initializer}
+
+
+def integer_weights(model: Path) -> list[NDArray[np.generic]]:
+    nodes = [n for n in onnx.load(model).graph.node if n.op_type in ("QAttention", "MatMulIntegerToFloat")]
+    values = constants(model)
+    return [values[node.input[1]] for node in nodes]
+
+
+@pytest.fixture(scope="module")
+def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exported graph, with one GELU channel that the first token drives far above all others."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=WORDS,
+        hidden_size=HIDDEN,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        attn_implementation="eager",
+    )
+    network = Network(BertModel(config, add_pooling_layer=False), HIDDEN, {"mood": 3, "topic": 2}).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():  # BERT's own initialisation is too flat for rounding to matter
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+        network.encoder.encoder.layer[0].intermediate.dense.bias[5] = 60.0
+    path = tmp_path_factory.mktemp("tiny") / "model.onnx"
+    export_onnx(network, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def int8(fp32: Path) -> Path:
+    path = fp32.parent / "model.int8.onnx"
+    counts = quantize(fp32, path, texts(40, seed=1), reduce_range=False)
+    assert counts == {"QAttention": 2, "MatMulIntegerToFloat": 6, "Gather": 1}
+    return path
+
+
+@pytest.fixture(scope="module")
+def unfused(fp32: Path) -> Path:
+    """A graph of plain MatMul and Add: two layers with a residual, then a head."""
+    random = np.random.default_rng(3)
+    shapes = {"words": (WORDS, HIDDEN), "up": (HIDDEN, 64), "down": (64, HIDDEN), "head": (HIDDEN, 5)}
+    tensors = {name: (random.standard_normal(shape) / 6).astype(np.float32) for name, shape in shapes.items()}
+    tensors |= {
+        "up_bias": np.ones(64, np.float32),
+        "one": np.ones(HIDDEN, np.float32),
+        "zero": np.zeros(HIDDEN, np.float32),
+    }
+    nodes = [
+        helper.make_node("Gather", ["words", "input_ids"], ["x"]),
+        helper.make_node("MatMul", ["x", "up"], ["u"]),
+        helper.make_node("Add", ["u", "up_bias"], ["b"]),
+        helper.make_node("Relu", ["b"], ["r"]),
+        helper.make_node("MatMul", ["r", "down"], ["d"]),
+        helper.make_node("Add", ["d", "x"], ["s"]),
+        helper.make_node("LayerNormalization", ["s", "one", "zero"], ["n"]),
+        helper.make_node("ReduceMean", ["n"], ["p"], axes=[1], keepdims=0),
+        helper.make_node("MatMul", ["p", "head"], ["logits_mood"]),
+    ]
+    ids = helper.make_tensor_value_info("input_ids", onnx.TensorProto.INT64, ["batch", "tokens"])
+    logits = helper.make_tensor_value_info("logits_mood", onnx.TensorProto.FLOAT, ["batch", 5])
+    initializers = [numpy_helper.from_array(values, name) for name, values in tensors.items()]
+    graph = helper.make_graph(nodes, "plain", [ids], [logits], initializers)
+    path = fp32.parent / "plain.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_int8_answers_are_close_to_fp32_answers(fp32: Path, int8: Path) -> None:
+    batch = padded(texts(50, seed=2))
+    expected, got = answers(fp32, batch), answers(int8, batch)
+    assert np.abs(got - expected).max() < 0.1 * expected.std()
+
+
+def test_a_text_gets_the_same_answer_alone_and_in_a_padded_batch(int8: Path) -> None:
+    feeds = texts(32, seed=4)
+    alone = np.concatenate(answer_each(int8, feeds))
+    np.testing.assert_allclose(answers(int8, padded(feeds)), alone, atol=1e-5)
+
+
+def test_converting_twice_gives_the_same_bytes(fp32: Path, int8: Path, tmp_path: Path) -> None:
+    quantize(fp32, tmp_path / "again.onnx", texts(40, seed=1), reduce_range=False)
+    assert (tmp_path / "again.onnx").read_bytes() == int8.read_bytes()
+
+
+def test_word_embeddings_are_stored_in_eight_bits_and_nowhere_in_float(int8: Path) -> None:
+    tables = [values for values in constants(int8).values() if values.shape == (WORDS, HIDDEN)]
+    assert [table.dtype for table in tables] == [np.int8]
+
+
+def test_heads_stay_float(int8: Path) -> None:
+    graph = onnx.load(int8).graph
+    values = constants(int8)
+    heads = [node for node in graph.node if node.output[0] in ("logits_mood", "logits_topic")]
+    assert [node.op_type for node in heads] == ["Gemm", "Gemm"]
+    assert {values[node.input[1]].dtype for node in heads} == {np.dtype(np.float32)}
+
+
+def test_a_channel_far_above_all_others_is_computed_in_float(int8: Path) -> None:
+    channels = [values for name, values in constants(int8).items() if name.endswith("/channels")]
+    assert any(5 in values for values in channels)
+
+
+def test_all_weights_use_eight_bits_unless_the_range_is_reduced(fp32: Path, int8: Path, tmp_path: Path) -> None:
+    quantize(fp32, tmp_path / "seven.onnx", texts(40, seed=1), reduce_range=True)
+    assert [np.abs(weight).max() for weight in integer_weights(int8)] == [127] * 8
+    assert [np.abs(weight).max() for weight in integer_weights(tmp_path / "seven.onnx")] == [63] * 8
+
+
+def test_a_graph_without_fused_operators_is_converted_too(unfused: Path, tmp_path: Path) -> None:
+    feeds = [{"input_ids": feed["input_ids"]} for feed in texts(40, seed=1)]
+    counts = quantize(unfused, tmp_path / "int8.onnx", feeds, reduce_range=False)
+    assert counts == {"MatMulIntegerToFloat": 2, "Gather": 1}
+    expected = np.concatenate(answer_each(unfused, feeds))
+    got = np.concatenate(answer_each(tmp_path / "int8.onnx", feeds))
+    assert np.abs(got - expected).max() < 0.1 * expected.std()
+
+
+def test_a_graph_with_nothing_but_a_head_is_refused(tmp_path: Path) -> None:
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 4])
+    logits = helper.make_tensor_value_info("logits_mood", onnx.TensorProto.FLOAT, ["batch", 2])
+    weight = numpy_helper.from_array(np.ones((4, 2), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["logits_mood"])], "head", [x], [logits], [weight]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "head.onnx")
+    with pytest.raises(ExportError, match="nothing to quantise"):
+        quantize(tmp_path / "head.onnx", tmp_path / "int8.onnx", texts(1, seed=1), reduce_range=False)
+    assert not (tmp_path / "int8.onnx").exists()
+
+
+def test_conversion_without_calibration_texts_is_refused(fp32: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="calibration"):
+        quantize(fp32, tmp_path / "int8.onnx", [], reduce_range=False)

@@ -23,7 +23,8 @@ from inference import Answer, Classifier, InferenceError, InputError, load
 from inference.artifacts import default_cache, model_sizes, obtain, showcase_texts
 from inference.backends import BACKENDS, TITLES
 from inference.bundle import Bundle
-from ui import look, render
+from ui import render
+from ui.launch import LAUNCH, SHOW_ANSWER
 
 ROOT = Path(__file__).resolve().parent
 DEMO_MODEL = ROOT / "assets" / "models" / "demo"
@@ -40,20 +41,6 @@ EXAMPLES = {
     "Sad but praised": "A heartbreaking, beautiful novel",
     "Typing errors": "teh screen brok",
     "Two languages": "Ich hab selten",
-}
-# For `demo.launch` and `gr.mount_gradio_app` alike: the page is the same on its own and under another server.
-LAUNCH: dict[str, Any] = {
-    "theme": look.THEME,
-    "css": look.CSS,
-    "head": '<meta name="description" content="One text classifier on three runtimes, side by side">',
-    "footer_links": ["api", "settings"],
-    "run_history": False,  # on by default, it keeps what people typed
-    "enable_monitoring": False,  # on by default, and open to everybody
-    "ssr_mode": False,
-    "mcp_server": False,
-    "show_error": False,
-    "allowed_paths": [],
-    "max_file_size": "1kb",  # the page takes no files, but Gradio's upload route is always there
 }
 
 
@@ -196,6 +183,8 @@ def build(models: Models, backend: str = "int8") -> gr.Blocks:
                     elem_id="threshold",
                 )
         message = gr.HTML(render.INVITATION, elem_id="message")
+        # Where a wait is shown: on every output, as Gradio would have it, the page flickers with each answer.
+        private |= {"show_progress": "full", "show_progress_on": message}
         view = gr.State("answer")  # the tab that is open: Enter fills this one
         with gr.Tabs():
             with gr.Tab("Answer", id="answer") as answer_tab:
@@ -270,7 +259,7 @@ def build(models: Models, backend: str = "int8") -> gr.Blocks:
         threshold.input(move, [text, view, runtime, threshold], [own, *shown], trigger_mode="always_last", **private)
         picked = examples.click(pick, [examples, *settings], [text, *shown], **private)
         for event in (asked, picked):
-            event.then(None, js=look.SHOW_ANSWER)
+            event.then(None, js=SHOW_ANSWER)
         for tab in (answer_tab, compare_tab):
             inputs = [text, gr.State(tab.id), runtime, own, threshold]
             tab.select(lambda given, at, *rest: [at, *run_again(given, at, *rest)], inputs, [view, *shown], **private)
@@ -310,11 +299,11 @@ def build(models: Models, backend: str = "int8") -> gr.Blocks:
 
 
 def as_json(found: Answer | InferenceError) -> dict[str, Any]:
-    """One backend's answer to one text in plain types: per task its prediction, and `timing` in milliseconds."""
+    """One backend's answer to one text in plain types: `predictions` per task, and `timing` in milliseconds."""
     if not isinstance(found, Answer):
         return {"error": str(found)}
     predictions = {task: one.to_dict() for task, (one,) in found.predictions.items()}
-    return predictions | {"timing": asdict(found.timing) | {"total_ms": found.timing.total_ms}}
+    return {"predictions": predictions, "timing": asdict(found.timing) | {"total_ms": found.timing.total_ms}}
 
 
 def by_score(scores: Mapping[str, float]) -> list[list[Any]]:

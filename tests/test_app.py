@@ -1,9 +1,8 @@
-"""The page without a browser: its endpoints through gradio_client, its HTML, and how it starts and stops."""
+"""The page without a browser: its endpoints through gradio_client, its models, and how it starts and stops."""
 
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import signal
 import socket
@@ -23,7 +22,7 @@ from gradio_client.exceptions import AppError
 from numpy.typing import NDArray
 
 import app
-from inference import Answer, Classifier, InputError, MissingDependencyError
+from inference import Answer, Classifier, MissingDependencyError
 from inference.backends import BACKENDS
 from inference.bundle import Task
 from ui import render
@@ -95,17 +94,14 @@ def client() -> Iterator[Client]:
         client.close()
 
 
-def side_by_side(given: app.Models, text: str, threshold: float | None = None) -> str:
-    return render.side_by_side(given.bundle, given.compare(text, threshold))
-
-
 # --- The endpoints
 
 
 def test_predict_answers_every_task_and_says_where_the_time_went(client: Client) -> None:
     found = client.predict("good glad", "pytorch", api_name="/predict")
-    assert list(found) == ["sentiment", "emotion", "timing"]
-    assert found["sentiment"] == {
+    assert list(found) == ["predictions", "timing"]
+    assert list(found["predictions"]) == ["sentiment", "emotion"]
+    assert found["predictions"]["sentiment"] == {
         "label": "positive",
         "confidence": pytest.approx(1 / (1 + np.exp(-2))),
         "scores": {"negative": pytest.approx(1 / (1 + np.exp(2))), "positive": pytest.approx(1 / (1 + np.exp(-2)))},
@@ -116,25 +112,27 @@ def test_predict_answers_every_task_and_says_where_the_time_went(client: Client)
 
 
 def test_predict_asks_the_backend_it_is_given_and_int8_if_none(client: Client) -> None:
-    assert client.predict("bad", "pytorch", api_name="/predict")["sentiment"]["confidence"] > 0.8
-    assert client.predict("bad", "int8", api_name="/predict")["sentiment"]["confidence"] == pytest.approx(0.5)
-    assert client.predict("bad", api_name="/predict")["sentiment"]["confidence"] == pytest.approx(0.5)
+    assert client.predict("bad", "pytorch", api_name="/predict")["predictions"]["sentiment"]["confidence"] > 0.8
+    assert client.predict("bad", "int8", api_name="/predict")["predictions"]["sentiment"][
+        "confidence"
+    ] == pytest.approx(0.5)
+    assert client.predict("bad", api_name="/predict")["predictions"]["sentiment"]["confidence"] == pytest.approx(0.5)
 
 
 def test_a_threshold_replaces_the_models_own(client: Client) -> None:
     own = client.predict("good", "onnx", api_name="/predict")
     high = client.predict("good", "onnx", 0.99, api_name="/predict")
     none = client.predict("good", "onnx", 0, api_name="/predict")
-    assert [found["sentiment"]["uncertain"] for found in (own, high, none)] == [False, True, False]
-    assert [found["emotion"]["uncertain"] for found in (own, high, none)] == [True, True, False]
+    assert [found["predictions"]["sentiment"]["uncertain"] for found in (own, high, none)] == [False, True, False]
+    assert [found["predictions"]["emotion"]["uncertain"] for found in (own, high, none)] == [True, True, False]
 
 
 def test_compare_answers_on_all_three_backends(client: Client) -> None:
     found = client.predict("good", api_name="/compare")
     assert list(found) == list(BACKENDS)
-    assert found["pytorch"]["sentiment"] == found["onnx"]["sentiment"]
-    assert found["pytorch"]["emotion"]["label"] == "joy"
-    assert found["int8"]["emotion"]["label"] == "neutral"
+    assert found["pytorch"]["predictions"]["sentiment"] == found["onnx"]["predictions"]["sentiment"]
+    assert found["pytorch"]["predictions"]["emotion"]["label"] == "joy"
+    assert found["int8"]["predictions"]["emotion"]["label"] == "neutral"
 
 
 @pytest.mark.parametrize(
@@ -187,11 +185,23 @@ def test_predict_and_compare_are_public_and_nothing_else_is(client: Client) -> N
     assert {name for name, how in visible.items() if how != "private"} == {"predict", "compare"}
 
 
-def test_nothing_skips_the_queue(client: Client) -> None:
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("run/predict", '{"data": ["good", "int8", null]}', 404),  # it would skip the queue
+        ("call/nothing", '{"data": []}', 404),
+        ("queue/join", '{"data": [], "fn_index": 999, "session_hash": "a"}', 404),
+        ("call/predict", "\xff", 400),
+        ("call/predict", '{"data": NaN}', 422),
+        ("queue/join", '{"data": "\\ud800"}', 422),
+    ],
+)
+def test_a_request_that_is_none_is_refused_and_breaks_nothing(
+    client: Client, path: str, body: str, status: int
+) -> None:
     connection = http.client.HTTPConnection(client.src.split("//")[1].rstrip("/"))
-    body = json.dumps({"data": ["good", "int8", None]})
-    connection.request("POST", "/gradio_api/run/predict", body, {"Content-Type": "application/json"})
-    assert connection.getresponse().status >= 400
+    connection.request("POST", f"/gradio_api/{path}", body.encode("latin-1"), {"Content-Type": "application/json"})
+    assert connection.getresponse().status == status
     connection.close()
 
 
@@ -236,81 +246,6 @@ def test_there_are_examples_and_each_is_a_row_of_the_showcase() -> None:
     found = app.example_texts()
     assert list(found) == list(app.EXAMPLES)
     assert all(text.startswith(app.EXAMPLES[trait]) for trait, text in found.items())
-
-
-# --- The HTML
-
-
-def test_equal_answers_are_called_equal() -> None:
-    html = side_by_side(models(), "good glad")
-    assert "give the same label for every task" in html
-    assert "no digit differs" in html
-    assert "≠" not in html
-
-
-def test_a_small_difference_is_given_in_figures_and_no_label_is_called_different() -> None:
-    html = side_by_side(models(int8=0.1), "good glad")
-    assert "give the same label for every task" in html
-    assert "largest difference in confidence" in html
-    assert "≠" not in html
-
-
-def test_another_label_is_marked_in_words_and_by_a_sign() -> None:
-    html = side_by_side(models(int8=2.0), "good")
-    assert "INT8 gives another label for emotion: <b>neutral</b> instead of <b>joy</b>." in html
-    assert '<span aria-hidden="true">≠</span> PyTorch: joy' in html
-    assert html.count("changed") == 1
-
-
-def test_an_answer_that_is_uncertain_on_one_runtime_only_is_marked() -> None:
-    html = side_by_side(models(int8=-1.7), "good")
-    assert "INT8 calls sentiment Uncertain where PyTorch does not." in html
-
-
-def test_a_text_that_was_cut_says_so() -> None:
-    assert "Only the first 8 tokens were read" in side_by_side(models(), "good " * 20)
-    assert "tokens were read" not in side_by_side(models(), "good")
-
-
-def test_hostile_labels_and_texts_are_escaped_wherever_html_is_made() -> None:
-    given = models(int8=5.0, tasks=HOSTILE)
-    answer = given.answer("bad", "int8", None)
-    pages = [
-        side_by_side(given, "bad"),
-        render.verdict("sentiment", HOSTILE["sentiment"], answer.predictions["sentiment"][0], 0.6),
-        render.message(InputError(f"Unknown: {SCRIPT}")),
-        render.about(given.bundle, given.sizes, PARITY),
-    ]
-    for html in pages:
-        assert "<script" not in html
-        assert "<img" not in html
-    assert "&lt;img src=x onerror=window.hacked=1&gt;" in pages[0]
-
-
-def test_uncertain_is_a_word_beside_the_best_guess() -> None:
-    given = models()
-    task = given.bundle.tasks["sentiment"]
-    for threshold, said in ((0.6, False), (0.99, True)):
-        prediction = given.answer("good", "int8", threshold).predictions["sentiment"][0]
-        html = render.verdict("sentiment", task, prediction, threshold)
-        assert ("Uncertain" in html) is said
-        assert "positive" in html
-        assert "0.8808" in html
-
-
-def test_the_page_says_which_model_it_shows_its_sizes_and_its_parity() -> None:
-    given = models()
-    assert "Model <b>fake</b>" in render.strip(given.bundle, given.sizes)
-    assert "96.0 MB" in render.strip(given.bundle, given.sizes)
-    html = render.about(given.bundle, given.sizes, given.parity)
-    assert "on 388 texts, same label: sentiment 100 %; all tasks together 99.9 %" in html  # 0.9996 is not all of them
-    assert "largest difference in any probability is 0.034" in html
-    assert "1 label changed" in html
-    assert "was not measured" in render.about(given.bundle, given.sizes, None)
-
-
-def test_a_difference_is_never_rounded_to_a_false_zero() -> None:
-    assert [render.delta_text(d) for d in (0, 3e-7, -0.0041, 0.5)] == ["Δ 0", "Δ < 0.0001", "Δ −0.0041", "Δ +0.5000"]
 
 
 # --- Starting and stopping

@@ -9,7 +9,6 @@ that is reported on and never fitted. Run it again after an interruption and it 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -46,13 +45,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tuning-share", default="0.1", help="share of train.csv held out to tune on; also task=share,…")
     p.add_argument("--out-of-scope", default="", metavar="TASK=LABEL", help='the label that means "none of the others"')
     p.add_argument("--background", type=int, default=0, metavar="N", help="texts of other tasks to add to that label")
-    p.add_argument("--min-words", default="0", help="leave out shorter rows when fitting; also task=words,…")
-    p.add_argument("--start", type=Path, metavar="MODEL", help="go on from this model's adapter and heads")
     p.add_argument("--rank", type=int, default=64, help="LoRA rank (default %(default)s)")
     p.add_argument("--batch-size", type=int, default=64)
     p.add_argument("--learning-rate", type=float, default=4e-4)
-    p.add_argument("--final-share", type=float, default=0.0, help="of the learning rate, left at the end (%(default)s)")
-    p.add_argument("--ema-decay", type=float, default=0.0, help="end with a moving average of the weights, 0.998 say")
     p.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     p.add_argument("--seed", type=int, default=13)
     p.add_argument("--threads", type=int, help="CPU threads; all cores if left out")
@@ -67,9 +62,9 @@ def run(args: argparse.Namespace) -> None:
     from tokenizers import Tokenizer
 
     from inference import cpu, load
-    from inference.bundle import Base, Bundle, check_digest, locate_base, sha256
+    from inference.bundle import Base, check_digest, locate_base, sha256
     from inference.evaluate import evaluate, read_rows
-    from training.data import add_background, at_least, read_task
+    from training.data import add_background, read_task
     from training.loop import Settings, new_network, train
     from training.save import write_bundle
 
@@ -79,8 +74,6 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.data} holds no task: one folder per task is wanted, each with a train.csv.")
     shares = _per_task(args.tuning_share, names)
     tasks = {name: read_task(args.data / name, shares[name], args.seed) for name in names}
-    words = _per_task(args.min_words, names)
-    tasks = {name: at_least(data, words[name]) for name, data in tasks.items()}
     outside = dict([args.out_of_scope.split("=", 1)]) if "=" in args.out_of_scope else {}
     for task, label in outside.items():
         add_background(tasks, task, label, args.background, args.seed)
@@ -94,14 +87,10 @@ def run(args: argparse.Namespace) -> None:
         rank=args.rank,
         batch_size=args.batch_size,
         learning_rate=args.learning_rate,
-        head_learning_rate=5 * args.learning_rate,  # heads start from nothing
-        final_share=args.final_share,
-        ema_decay=args.ema_decay,
         precision=args.precision,
     )
     started = time.time()
-    start = Bundle.read(args.start) if args.start else None
-    network = new_network(folder, tasks, settings, start)
+    network = new_network(folder, tasks, settings)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     train(network, tokenizer, tasks, settings, args.out / ".checkpoint")
     notes: dict[str, Any] = {
@@ -116,8 +105,6 @@ def run(args: argparse.Namespace) -> None:
             for name, d in tasks.items()
         },
         "background": args.background,
-        "min_words": words,
-        "started_from": json.loads((args.start / "bundle.json").read_text())["training"] if args.start else None,
     }
     write_bundle(
         network,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from inference.errors import InputError
@@ -73,15 +73,6 @@ def add_background(tasks: dict[str, TaskData], task: str, label: str, count: int
     rows = tasks[task].fit
     rows.texts.extend(random.Random(seed).sample(others, count))
     rows.label_ids.extend([tasks[task].labels.index(label)] * count)
-
-
-def at_least(data: TaskData, words: float) -> TaskData:
-    """The task without the rows to fit that have fewer words. `tuning` stays as it is."""
-    kept = [i for i, text in enumerate(data.fit.texts) if len(text.split()) >= words]
-    rows = Rows([data.fit.texts[i] for i in kept], [data.fit.label_ids[i] for i in kept])
-    if set(rows.label_ids) != set(data.fit.label_ids):
-        raise InputError(f"With at least {words:g} words a label has no row left to fit.")
-    return replace(data, fit=rows)
 
 
 def class_weights(rows: Rows, labels: Sequence[str], power: float) -> list[float]:

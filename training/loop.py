@@ -8,15 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from inference.bundle import Bundle
 from inference.classifier import pad
-from inference.errors import InputError
 from inference.network import Network, load_encoder, quiet_peft
 from training.data import TaskData, class_weights, plan_batches
 
@@ -34,8 +32,6 @@ class Settings:
     learning_rate: float = 4e-4
     head_learning_rate: float = 2e-3
     warmup_share: float = 0.05
-    final_share: float = 0.0  # of the learning rate, at the end of its linear decay; 1 keeps it constant
-    ema_decay: float = 0.0  # of the moving average of weights that the run ends with; 0 ends with the last weights
     weight_decay: float = 0.01
     label_smoothing: float = 0.05
     lora_dropout: float = 0.0
@@ -45,31 +41,11 @@ class Settings:
     target_modules: list[str] = field(default_factory=lambda: ["query", "key", "value", "dense"])
 
 
-def new_network(base: Path, tasks: dict[str, TaskData], settings: Settings, start: Bundle | None = None) -> Network:
-    """The base encoder with a LoRA adapter and a head for each task: fresh, or those of `start`.
-
-    Raises:
-        InputError: `start` has other tasks or labels, or an adapter of another rank.
-    """
+def new_network(base: Path, tasks: dict[str, TaskData], settings: Settings) -> Network:
+    """The base encoder with a fresh LoRA adapter, and a fresh head for each task."""
     torch.manual_seed(settings.seed)
     encoder = load_encoder(base)
     hidden_size = encoder.config.hidden_size
-    sizes = {name: len(data.labels) for name, data in tasks.items()}
-    if start is not None:
-        start.verify()
-        with quiet_peft():
-            adapted = PeftModel.from_pretrained(
-                encoder, str(start.adapter_folder), is_trainable=True, local_files_only=True
-            )
-        if adapted.peft_config["default"].r != settings.rank or {n: t.labels for n, t in start.tasks.items()} != {
-            name: data.labels for name, data in tasks.items()
-        }:
-            raise InputError(
-                f"{start.folder} has other tasks, labels or another rank than this run; it cannot be its start."
-            )
-        network = Network(adapted, hidden_size, sizes, start.pooling)
-        network.heads.load_state_dict(load_file(start.heads_file))
-        return network
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=2 * settings.rank,
@@ -78,7 +54,8 @@ def new_network(base: Path, tasks: dict[str, TaskData], settings: Settings, star
         task_type="FEATURE_EXTRACTION",
     )
     with quiet_peft():
-        return Network(get_peft_model(encoder, config), hidden_size, sizes)
+        adapted = get_peft_model(encoder, config)
+    return Network(adapted, hidden_size, {name: len(data.labels) for name, data in tasks.items()})
 
 
 def train(
@@ -116,8 +93,7 @@ def train(
     )
     peaks = [group["lr"] for group in optimizer.param_groups]
     trainable = adapter + heads
-    average = [p.detach().clone() for p in trainable] if settings.ema_decay else []
-    start = _resume(checkpoint, settings, trainable, average, optimizer)
+    start = _resume(checkpoint, settings, trainable, optimizer)
     warmup = max(1, round(settings.warmup_share * len(plan)))
     order = list(network.heads)
     network.train()
@@ -126,8 +102,7 @@ def train(
         for step in range(start, len(plan)):
             task, rows = plan[step]
             torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout as in an uninterrupted run
-            left = min(1.0, (len(plan) - step) / max(1, len(plan) - warmup))
-            scale = min((step + 1) / warmup, settings.final_share + (1 - settings.final_share) * left)
+            scale = min((step + 1) / warmup, (len(plan) - step) / max(1, len(plan) - warmup))
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * scale
             feed = {name: torch.from_numpy(array) for name, array in pad([ids[task][row] for row in rows]).items()}
@@ -140,40 +115,22 @@ def train(
             nn.utils.clip_grad_norm_(trainable, 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            if average:
-                _follow(average, trainable, min(settings.ema_decay, (1 + step) / (10 + step)))
             running[task] += 0.02 * (loss.item() - running[task]) if running[task] else loss.item()
             bar.update()
             if step % 20 == 0:
                 bar.set_postfix({name: f"{running[name]:.3f}" for name in order}, refresh=False)
             if (step + 1) % CHECKPOINT_STEPS == 0:
-                _save(checkpoint, step + 1, settings, trainable, average, optimizer)
-    with torch.no_grad():
-        for p, mean in zip(trainable, average, strict=False):
-            p.copy_(mean)
+                _save(checkpoint, step + 1, settings, trainable, optimizer)
     network.eval()
 
 
-@torch.no_grad()
-def _follow(average: list[Tensor], values: list[nn.Parameter], decay: float) -> None:
-    """Move each average a step towards its value. A short memory at first: the start is soon forgotten."""
-    for mean, value in zip(average, values, strict=True):
-        mean.lerp_(value, 1 - decay)
-
-
 def _save(
-    checkpoint: Path,
-    step: int,
-    settings: Settings,
-    trainable: list[nn.Parameter],
-    average: list[Tensor],
-    optimizer: torch.optim.Optimizer,
+    checkpoint: Path, step: int, settings: Settings, trainable: list[nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> None:
     fresh = checkpoint.with_name(checkpoint.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     state = {f"{i}.value": p.detach() for i, p in enumerate(trainable)}
-    state.update({f"{i}.average": mean for i, mean in enumerate(average)})
     for i, p in enumerate(trainable):
         moments = optimizer.state.get(p, {})  # a task that has not come up yet has none
         state.update({f"{i}.{key}": moments[key] for key in ("exp_avg", "exp_avg_sq", "step") if key in moments})
@@ -184,11 +141,7 @@ def _save(
 
 
 def _resume(
-    checkpoint: Path,
-    settings: Settings,
-    trainable: list[nn.Parameter],
-    average: list[Tensor],
-    optimizer: torch.optim.Optimizer,
+    checkpoint: Path, settings: Settings, trainable: list[nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> int:
     """The step to go on from: 0 without a checkpoint, or with one of other settings."""
     if not (checkpoint / "run.json").is_file():
@@ -200,8 +153,6 @@ def _resume(
     with torch.no_grad():
         for i, p in enumerate(trainable):
             p.copy_(state[f"{i}.value"])
-            if average:
-                average[i].copy_(state[f"{i}.average"])
             moments = {key: state[f"{i}.{key}"] for key in ("exp_avg", "exp_avg_sq", "step") if f"{i}.{key}" in state}
             if moments:
                 optimizer.state[p] = moments

@@ -1,0 +1,85 @@
+"""The HTML of the page: what it says of answers that differ, and that nothing from outside gets into it unescaped."""
+
+from __future__ import annotations
+
+from test_app import HOSTILE, PARITY, SCRIPT, models
+
+import app
+from inference import InputError
+from ui import render
+
+
+def side_by_side(given: app.Models, text: str, threshold: float | None = None) -> str:
+    return render.side_by_side(given.bundle, given.compare(text, threshold))
+
+
+def test_equal_answers_are_called_equal() -> None:
+    html = side_by_side(models(), "good glad")
+    assert "give the same label for every task" in html
+    assert "no digit differs" in html
+    assert "≠" not in html
+
+
+def test_a_small_difference_is_given_in_figures_and_no_label_is_called_different() -> None:
+    html = side_by_side(models(int8=0.1), "good glad")
+    assert "give the same label for every task" in html
+    assert "largest difference in confidence" in html
+    assert "≠" not in html
+
+
+def test_another_label_is_marked_in_words_and_by_a_sign() -> None:
+    html = side_by_side(models(int8=2.0), "good")
+    assert "INT8 gives another label for emotion: <b>neutral</b> instead of <b>joy</b>." in html
+    assert '<span aria-hidden="true">≠</span> PyTorch: joy' in html
+    assert html.count("changed") == 1
+
+
+def test_an_answer_that_is_uncertain_on_one_runtime_only_is_marked() -> None:
+    html = side_by_side(models(int8=-1.7), "good")
+    assert "INT8 calls sentiment Uncertain where PyTorch does not." in html
+
+
+def test_a_text_that_was_cut_says_so() -> None:
+    assert "Only the first 8 tokens were read" in side_by_side(models(), "good " * 20)
+    assert "tokens were read" not in side_by_side(models(), "good")
+
+
+def test_hostile_labels_and_texts_are_escaped_wherever_html_is_made() -> None:
+    given = models(int8=5.0, tasks=HOSTILE)
+    answer = given.answer("bad", "int8", None)
+    pages = [
+        side_by_side(given, "bad"),
+        render.verdict("sentiment", HOSTILE["sentiment"], answer.predictions["sentiment"][0], 0.6),
+        render.message(InputError(f"Unknown: {SCRIPT}")),
+        render.about(given.bundle, given.sizes, PARITY),
+    ]
+    for html in pages:
+        assert "<script" not in html
+        assert "<img" not in html
+    assert "&lt;img src=x onerror=window.hacked=1&gt;" in pages[0]
+
+
+def test_uncertain_is_a_word_beside_the_best_guess() -> None:
+    given = models()
+    task = given.bundle.tasks["sentiment"]
+    for threshold, said in ((0.6, False), (0.99, True)):
+        prediction = given.answer("good", "int8", threshold).predictions["sentiment"][0]
+        html = render.verdict("sentiment", task, prediction, threshold)
+        assert ("Uncertain" in html) is said
+        assert "positive" in html
+        assert "0.8808" in html
+
+
+def test_the_page_says_which_model_it_shows_its_sizes_and_its_parity() -> None:
+    given = models()
+    assert "Model <b>fake</b>" in render.strip(given.bundle, given.sizes)
+    assert "96.0 MB" in render.strip(given.bundle, given.sizes)
+    html = render.about(given.bundle, given.sizes, given.parity)
+    assert "on 388 texts, same label: sentiment 100 %; all tasks together 99.9 %" in html  # 0.9996 is not all of them
+    assert "largest difference in any probability is 0.034" in html
+    assert "1 label changed" in html
+    assert "was not measured" in render.about(given.bundle, given.sizes, None)
+
+
+def test_a_difference_is_never_rounded_to_a_false_zero() -> None:
+    assert [render.delta_text(d) for d in (0, 3e-7, -0.0041, 0.5)] == ["Δ 0", "Δ < 0.0001", "Δ −0.0041", "Δ +0.5000"]

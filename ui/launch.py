@@ -1,0 +1,72 @@
+"""How the page is served: its look, what is switched off, and how malformed requests are refused.
+
+Nothing in it makes a browser fetch anything from another machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from gradio.route_utils import FnIndexInferError
+
+# Greys only: colour is left to the three runtimes. Fonts are the reader's own.
+THEME = gr.themes.Default(
+    primary_hue="slate",
+    secondary_hue="slate",
+    neutral_hue="slate",
+    font=("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"),
+    font_mono=("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"),
+).set(
+    button_primary_background_fill="*neutral_800",
+    button_primary_background_fill_hover="*neutral_700",
+    button_primary_background_fill_dark="*neutral_200",
+    button_primary_background_fill_hover_dark="*neutral_100",
+    button_primary_text_color_dark="*neutral_900",
+    body_text_color_subdued="*neutral_600",  # the theme's own grey is hard to read on white
+    stat_background_fill="*neutral_500",
+    stat_background_fill_dark="*neutral_400",
+)
+
+# On a phone the answer is below the screen's edge, and Gradio's own scroll_to_output leaves it there.
+SHOW_ANSWER = """() => {
+  const top = document.getElementById("message").getBoundingClientRect().top;
+  if (top > window.innerHeight - 160) window.scrollBy(0, top - 16);
+}"""
+
+
+async def _no_such_endpoint(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": "No such endpoint. There are /predict and /compare."}, 404)
+
+
+async def _malformed(request: Request, error: Exception) -> JSONResponse:
+    # FastAPI's own answer repeats the input, and fails with 500 where that is NaN or half a character.
+    return JSONResponse({"detail": "The request is not the JSON that this address takes. See ?view=api."}, 422)
+
+
+# For `demo.launch` and `gr.mount_gradio_app` alike: the page is the same on its own and under another server.
+LAUNCH: dict[str, Any] = {
+    "theme": THEME,
+    "css": (Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
+    "head": '<meta name="description" content="One text classifier on three runtimes, side by side">',
+    "footer_links": ["api", "settings"],
+    "run_history": False,  # on by default, it keeps what people typed
+    "enable_monitoring": False,  # on by default, and open to everybody
+    "ssr_mode": False,
+    "mcp_server": False,
+    "show_error": False,
+    "allowed_paths": [],
+    "max_file_size": "1kb",  # the page takes no files, but Gradio's upload route is always there
+    "app_kwargs": {
+        # Gradio leaves these to become a 500: an unknown name, an unknown fn_index, and a body that is none of its own.
+        "exception_handlers": {
+            FnIndexInferError: _no_such_endpoint,
+            KeyError: _no_such_endpoint,
+            RequestValidationError: _malformed,
+        },
+    },
+}

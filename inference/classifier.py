@@ -144,12 +144,19 @@ class Classifier:
             InputError: as in `predict`.
         """
         started = time.perf_counter()
+        if isinstance(tasks, str):
+            raise InputError(f"tasks must be a list of names; for one: [{tasks!r}].")
         names = list(self.tasks) if tasks is None else list(tasks)
         for name in names:
             if name not in self.tasks:
                 raise InputError(f"Unknown task {name!r}. This model has: {', '.join(self.tasks)}.")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise InputError(f"threshold={threshold} is not a probability between 0 and 1.")
+        if threshold is not None:
+            try:
+                threshold = float(threshold)  # a NumPy number too, and the answers stay plain types
+            except (TypeError, ValueError):
+                raise InputError(f"threshold must be a number, not {type(threshold).__name__}.") from None
+            if not 0 <= threshold <= 1:
+                raise InputError(f"threshold={threshold} is not a probability between 0 and 1.")
         checked = check_texts(texts)
         before_tokens = time.perf_counter()
         tokens = self.tokenize(checked)
@@ -206,7 +213,7 @@ class Classifier:
         if bad.size:
             raise InferenceError(
                 f"The {self.backend.name} model gave NaN or infinity for texts[{bad[0]}], task {task!r}. "
-                "Its weights are damaged or overflow; rebuild: python -m inference build"
+                "Its weights are damaged or overflow: restore the model folder."
             )
         scores = probabilities(logits, self.tasks[task].problem_type)
         best = scores.argmax(axis=1)

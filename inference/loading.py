@@ -54,6 +54,8 @@ def load(
     kind = device.partition(":")[0]
     if kind not in BATCHING:
         raise InputError(f"Unknown device {device!r}. Known: {', '.join(BATCHING)}.")
+    if kind != "cpu" and backend != "pytorch":
+        raise InputError(f"device={device!r} is not served by backend {backend!r}: it runs on device='cpu'.")
     if threads is not None and threads < 1:
         raise InputError(f"threads={threads} must be at least 1.")
     bundle = Bundle.read(model)
@@ -63,7 +65,11 @@ def load(
     )
     texts, tokens = BATCHING[kind]
     return Classifier(
-        bundle, opened, Tokenizer.from_file(str(opened.tokenizer_file)), batch_size or texts, token_budget or tokens
+        bundle,
+        opened,
+        Tokenizer.from_file(str(opened.tokenizer_file)),
+        texts if batch_size is None else batch_size,
+        tokens if token_budget is None else token_budget,
     )
 
 
@@ -79,10 +85,10 @@ def _open(
             network = load_network(bundle, base)
             return TorchBackend(network, bundle.base_folder(base) / "tokenizer.json", device, threads)
         from inference.onnx_backend import OnnxBackend
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise MissingDependencyError(
-            f"Backend {backend!r} needs the library {error.name!r}, which is not installed. "
+            f"Backend {backend!r} needs the library {error.name!r}, which is not installed or broken ({error}). "
             f"Install it: pip install -r {'requirements.txt' if backend == 'pytorch' else 'requirements-onnx.txt'}"
         ) from error
     artifact = obtain(bundle, cache, progress, base)
-    return OnnxBackend(backend, artifact.read(backend), artifact.tokenizer_file(), device, threads)
+    return OnnxBackend(backend, artifact.read(backend), artifact.tokenizer_file(), threads)

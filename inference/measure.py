@@ -37,13 +37,19 @@ BLOCK_SECONDS = 0.4  # of one backend before it is the next one's turn
 
 
 def measure(
-    model: Path, data: Path | None, cache: Path, rounds: int = 20, progress: Progress | None = None
+    model: Path,
+    data: Path | None,
+    cache: Path,
+    rounds: int = 20,
+    threads: int = 2,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Every figure as plain JSON types.
 
     Args:
         data: folder with `<task>/validation.csv`; the showcase is used if left out.
         rounds: blocks per backend and shape in the latency measurement.
+        threads: CPU threads of every backend, the same for all three.
 
     Raises:
         InferenceError: the model does not load, or the rows do not fit it.
@@ -55,7 +61,7 @@ def measure(
     say("cold start", 0.0)
     cold = {name: cold_start(model, name, cache) for name in BACKENDS}
     say("latency", 0.1)
-    timed = latency(model, cache, rounds)
+    timed = latency(model, cache, rounds, threads)
     answers: dict[str, Any] = {}
     for i, name in enumerate(BACKENDS):
         say(f"accuracy of {TITLES[name]} on {sum(map(len, rows.values()))} rows", 0.4 + 0.2 * i)
@@ -65,6 +71,7 @@ def measure(
         "model": bundle.name,
         "data": "showcase" if data is None else "validation",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "threads": threads,
         "machine": {"cpu": cpu.model(), "cores": cpu.cores(), "flags": cpu.int8_flags(), "system": platform.system()},
         "versions": {"python": platform.python_version(), **tool_versions()},
         "files": {"bundle": dict(bundle.files), **{k: v["sha256"] for k, v in artifact.manifest["files"].items()}},
@@ -87,10 +94,12 @@ def _answers(classifier: Any, rows: dict[str, LabelledRows]) -> dict[str, Any]:
     for task, labelled in rows.items():
         batched = classifier.predict(labelled.texts, task)
         alone = [classifier.predict(text, task).label for text in labelled.texts]
+        mixed = parity.score_matrix_mixed(classifier, labelled.texts)[task].argmax(1)
         found["metrics"][task] = metrics(batched, labelled.labels, classifier.tasks[task])
         found["labels"][task] = [p.label for p in batched]
         found["top"][task] = parity.score_rows(batched)
-        found["batch_flips"] += sum(a != b for a, b in zip(alone, found["labels"][task], strict=True))
+        names = classifier.tasks[task].labels
+        found["batch_flips"] += sum(label != names[i] for label, i in zip(alone, mixed, strict=True))
     return found
 
 
@@ -106,18 +115,20 @@ def _agreement(reference: dict[str, Any], other: dict[str, Any]) -> dict[str, An
     return result
 
 
-def latency(model: Path, cache: Path, rounds: int) -> dict[str, dict[str, Any]]:
+def latency(model: Path, cache: Path, rounds: int, threads: int) -> dict[str, dict[str, Any]]:
     """Per shape and backend the median and spread of one forward pass, and the speed-up against PyTorch and ONNX.
 
     `median_ms` is over all calls; `speedup` is the median over rounds of the ratio of two backends' block medians.
     """
     with contextlib.ExitStack() as stack:
-        workers = {name: stack.enter_context(_worker(model, name, cache)) for name in BACKENDS}
+        workers = {name: stack.enter_context(_worker(model, name, cache, threads)) for name in BACKENDS}
         result: dict[str, dict[str, Any]] = {}
         for title, shape in SHAPES.items():
             blocks: dict[str, list[list[float]]] = {name: [] for name in BACKENDS}
             for number in range(rounds):
-                for name in BACKENDS if number % 2 == 0 else reversed(BACKENDS):
+                turn = number // 2 % len(BACKENDS)  # rotated too: nobody always follows the same one
+                order = BACKENDS[turn:] + BACKENDS[:turn]
+                for name in order if number % 2 == 0 else reversed(order):
                     blocks[name].append(_ask(workers[name], shape))
             medians = {name: [statistics.median(block) for block in blocks[name]] for name in BACKENDS}
             result[title] = {
@@ -143,17 +154,19 @@ def _spread(samples_ms: Sequence[float]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _worker(model: Path, backend: str, cache: Path) -> Iterator[Connection]:
+def _worker(model: Path, backend: str, cache: Path, threads: int) -> Iterator[Connection]:
     """A process with one backend loaded, asleep until it is asked for a block."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve_blocks, args=(theirs, model, backend, cache), daemon=True)
+    process = context.Process(target=_serve_blocks, args=(theirs, model, backend, cache, threads), daemon=True)
     process.start()
     theirs.close()
     try:
         if not ours.poll(120) or ours.recv() != "ready":
             raise InferenceError(f"The measuring process of backend {backend!r} did not start.")
         yield ours
+    except EOFError:
+        raise InferenceError(f"The measuring process of backend {backend!r} ended before its time.") from None
     finally:
         ours.close()  # the worker ends when nobody can ask any more
         process.join(10)
@@ -161,8 +174,8 @@ def _worker(model: Path, backend: str, cache: Path) -> Iterator[Connection]:
             process.kill()
 
 
-def _serve_blocks(connection: Connection, model: Path, backend: str, cache: Path) -> None:
-    classifier = load(model, backend, cache=cache)
+def _serve_blocks(connection: Connection, model: Path, backend: str, cache: Path, threads: int) -> None:
+    classifier = load(model, backend, cache=cache, threads=threads)
     connection.send("ready")
     with contextlib.suppress(EOFError):
         while True:
@@ -200,7 +213,10 @@ import sys, time
 started = time.perf_counter()
 blocked = sys.argv[4].split(",") if sys.argv[4] else []
 sys.modules.update(dict.fromkeys(blocked))  # None: importing it fails, as where it is not installed
-from inference import load
+from inference import artifacts, load
+if blocked:
+    versions = artifacts.tool_versions()
+    artifacts.tool_versions = lambda: {name: v for name, v in versions.items() if name not in blocked}
 classifier = load(sys.argv[1], sys.argv[2], cache=sys.argv[3])
 classifier.predict_all_tasks("how long does the first answer take?")
 print(time.perf_counter() - started)
@@ -212,11 +228,11 @@ def cold_start(model: Path, backend: str, cache: Path, runs: int = 5) -> float:
 
     ONNX and INT8 are measured as they are deployed, with torch, transformers and peft not importable.
     """
-    blocked = "" if backend == "pytorch" else "torch,transformers,peft"
+    blocked = "" if backend == "pytorch" else "torch,transformers,peft,onnx,safetensors,filelock"
     seconds = []
     for _ in range(runs):
         done = subprocess.run(
-            [sys.executable, "-c", _COLD, str(model), backend, str(cache), blocked],
+            [sys.executable, "-c", _COLD, str(model.resolve()), backend, str(cache.resolve()), blocked],
             capture_output=True,
             text=True,
             cwd=Path(__file__).parents[1],
@@ -271,6 +287,7 @@ def summary(figures: dict[str, Any]) -> str:
     where = figures["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in figures["versions"].items())
     return "\n".join("| " + " | ".join(line) + " |" for line in table) + (
-        f"\n\nMeasured on the {figures['data']} rows on {figures['date']}: {where['cpu']}, {where['cores']} cores "
+        f"\n\nMeasured on the {figures['data']} rows on {figures['date']}: {where['cpu']}, "
+        f"{figures['threads']} threads of {where['cores']} cores "
         f"({', '.join(where['flags'])}), {where['system']}; {versions}."
     )

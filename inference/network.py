@@ -28,7 +28,12 @@ class Network(nn.Module):
             raise BundleError(f"Unknown pooling {pooling!r}. Known: mean, cls.")
         self.encoder = encoder
         self.pooling = pooling
-        self.heads = nn.ModuleDict({task: nn.Linear(hidden_size, size) for task, size in task_sizes.items()})
+        try:
+            self.heads = nn.ModuleDict({task: nn.Linear(hidden_size, size) for task, size in task_sizes.items()})
+        except KeyError as error:  # "type", "values", …
+            raise BundleError(
+                f"A task cannot be called what PyTorch calls a part of its own: {error}. Rename it."
+            ) from None
 
     def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Sentence vectors, float32 (batch, hidden)."""
@@ -93,13 +98,19 @@ def load_network(bundle: Bundle, base: Path | None = None) -> Network:
         BundleError: a file is missing or differs from its digest, or tensors do not fit the network.
     """
     from peft import PeftModel
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     bundle.verify()
     encoder = load_encoder(bundle.base_folder(base))
     hidden_size = encoder.config.hidden_size
+    positions = getattr(encoder.config, "max_position_embeddings", bundle.max_tokens)
+    if bundle.max_tokens > positions:
+        raise BundleError(f"{bundle.folder} reads {bundle.max_tokens} tokens; its base has positions for {positions}.")
     try:
         with quiet_peft():
+            # PEFT would only warn, and answer with the bare base.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
             adapted = PeftModel.from_pretrained(encoder, str(bundle.adapter_folder), local_files_only=True)
             merged = adapted.merge_and_unload()
         network = Network(
@@ -109,7 +120,7 @@ def load_network(bundle: Bundle, base: Path | None = None) -> Network:
             bundle.pooling,
         )
         network.heads.load_state_dict(load_file(bundle.heads_file))
-    except (RuntimeError, KeyError, ValueError) as error:
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, UserWarning, SafetensorError) as error:
         raise BundleError(
             f"The weights in {bundle.folder} do not fit the network that bundle.json describes: {error}"
         ) from error

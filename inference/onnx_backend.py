@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from inference.errors import BundleError, InputError
+from inference.errors import BundleError
 
 OUTPUT_PREFIX = "logits_"  # the graph's output for a task is called logits_<task>
 
@@ -22,11 +22,10 @@ class OnnxBackend:
             that asks for external data finds no folder to read it from.
     """
 
-    def __init__(self, name: str, model: bytes, tokenizer_file: Path, device: str = "cpu", threads: int = 1) -> None:
-        if device != "cpu":
-            raise InputError(f"device={device!r} is not served by backend {name!r}: it runs on device='cpu'.")
+    device = "cpu"
+
+    def __init__(self, name: str, model: bytes, tokenizer_file: Path, threads: int = 1) -> None:
         self.name = name
-        self.device = device
         self.threads = threads
         self.tokenizer_file = tokenizer_file
         options = onnxruntime.SessionOptions()

@@ -77,6 +77,10 @@ def test_a_bundle_json_that_makes_no_sense_is_refused(copy: Path, content: bytes
         ({"max_tokens": 10**9}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
         ({"files": {}}, "lacks the digest"),
+        ({"base": {"hub_id": "a/b", "revision": "0" * 40, "files": {}}}, "base.files. lacks the digest of config.json"),
+        ({"base": {"hub_id": "a/b", "revision": "main", "files": {}}}, "base.revision 'main'"),
+        ({"base": {"hub_id": "../x", "revision": "0" * 40, "files": {}}}, "lacks the digest"),
+        ({"base": {"hub_id": 5, "revision": "0" * 40, "files": {}}}, "base.hub_id 5"),
         ({"files": {"../../etc/passwd": "0" * 64}}, "leaves the folder"),
         ({"files": {"/etc/passwd": "0" * 64}}, "leaves the folder"),
         ({"files": {"adapter/x": "short"}}, "not a SHA-256"),
@@ -158,3 +162,24 @@ def test_an_unknown_backend_or_device_is_refused(tiny: Tiny) -> None:
         load(tiny.folder, threads=0)
     with pytest.raises(InputError, match="no CUDA GPU here"):
         load(tiny.folder, base=tiny.base, device="cuda")
+
+
+def test_an_adapter_that_lacks_weights_is_refused_and_not_answered_without(copy: Path, tiny: Tiny) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from inference.bundle import sha256
+
+    name = "adapter/adapter_model.safetensors"
+    weights = load_file(copy / name)
+    weights.pop(sorted(weights)[0])
+    save_file(weights, copy / name)
+    files = json.loads((copy / "bundle.json").read_text())["files"]
+    change(copy, files={**files, name: sha256(copy / name)})
+    with pytest.raises(BundleError, match="do not fit the network"):
+        load(copy, base=tiny.base)
+
+
+def test_more_tokens_than_the_base_has_positions_are_refused(copy: Path, tiny: Tiny) -> None:
+    change(copy, max_tokens=65)
+    with pytest.raises(BundleError, match="reads 65 tokens; its base has positions for 64"):
+        load(copy, base=tiny.base)

@@ -157,3 +157,15 @@ def test_probabilities_of_huge_logits_neither_overflow_nor_warn(problem_type: st
     assert np.isfinite(found).all()
     assert found[0, 0] == pytest.approx(1)
     assert found[0, 1] == pytest.approx(0)
+
+
+def test_a_numpy_threshold_leaves_plain_types() -> None:
+    p = fakes.classifier().predict("good", "sentiment", threshold=np.float32(0.9))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(p.to_dict()))["uncertain"] is True
+    with pytest.raises(InputError, match="threshold must be a number, not str"):
+        fakes.classifier().predict("good", "sentiment", threshold="high")  # type: ignore[arg-type]
+
+
+def test_tasks_are_a_list_and_not_one_name() -> None:
+    with pytest.raises(InputError, match=r"tasks must be a list of names; for one: \['sentiment'\]"):
+        fakes.classifier().classify("good", "sentiment")

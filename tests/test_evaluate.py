@@ -47,7 +47,7 @@ def test_out_of_scope_rows_are_caught_by_their_label_or_by_doubt() -> None:
 
 
 def test_a_label_that_the_model_does_not_know_is_named() -> None:
-    with pytest.raises(InputError, match="do not know|does not know: c"):
+    with pytest.raises(InputError, match="does not know: c"):
         metrics([said("a")], ["c"], TASK)
 
 
@@ -116,6 +116,7 @@ def test_the_table_has_a_column_per_backend_in_every_line() -> None:
         {
             "data": "validation",
             "date": "2026-01-01",
+            "threads": 2,
             "machine": {"cpu": "X", "cores": 2, "flags": ["avx2"], "system": "Linux"},
             "versions": {"torch": "2"},
             "quality": dict.fromkeys(backends, quality),

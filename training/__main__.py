@@ -9,6 +9,8 @@ that is reported on and never fitted. Run it again after an interruption and it 
 from __future__ import annotations
 
 import argparse
+import math
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -62,8 +64,9 @@ def run(args: argparse.Namespace) -> None:
     from tokenizers import Tokenizer
 
     from inference import cpu, load
-    from inference.bundle import Base, check_digest, locate_base, sha256
+    from inference.bundle import Base, check_digest, check_name, locate_base, sha256
     from inference.evaluate import evaluate, read_rows
+    from training.card import write_card
     from training.data import add_background, read_task
     from training.loop import Settings, new_network, train
     from training.save import write_bundle
@@ -74,7 +77,15 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.data} holds no task: one folder per task is wanted, each with a train.csv.")
     shares = _per_task(args.tuning_share, names)
     tasks = {name: read_task(args.data / name, shares[name], args.seed) for name in names}
-    outside = dict([args.out_of_scope.split("=", 1)]) if "=" in args.out_of_scope else {}
+    try:
+        for name in names:
+            check_name(name, "task")
+        check_name(args.out.resolve().name, "--out")
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if args.out_of_scope and "=" not in args.out_of_scope:
+        raise InputError(f"--out-of-scope {args.out_of_scope} must be TASK=LABEL.")
+    outside = dict([args.out_of_scope.split("=", 1)]) if args.out_of_scope else {}
     for task, label in outside.items():
         add_background(tasks, task, label, args.background, args.seed)
     base = Base(HUB_ID, REVISION, BASE_FILES)
@@ -117,6 +128,8 @@ def run(args: argparse.Namespace) -> None:
         notes=notes,
         base_folder=folder,
     )
+    shutil.rmtree(args.out / ".checkpoint", ignore_errors=True)  # the run is over; another is to start afresh
+    write_card(args.out)
     print(f"Wrote {args.out} after {(time.time() - started) / 60:.0f} minutes.")
     classifier = load(args.out, base=args.base)
     for name in names:
@@ -128,11 +141,15 @@ def run(args: argparse.Namespace) -> None:
 def _per_task(value: str, names: list[str]) -> dict[str, float]:
     """ "3" or "a=3,b=5" as a number for each task."""
     try:
-        if "=" not in value:
-            return dict.fromkeys(names, float(value))
-        given = {key: float(number) for key, _, number in (part.partition("=") for part in value.split(","))}
+        given = (
+            dict.fromkeys(names, float(value))
+            if "=" not in value
+            else {key: float(number) for key, _, number in (part.partition("=") for part in value.split(","))}
+        )
     except ValueError:
         raise InputError(f"{value!r} is neither a number nor task=number,…") from None
+    if not all(math.isfinite(number) and number >= 0 for number in given.values()):
+        raise InputError(f"{value!r} holds a number that is none to count with.")
     if set(given) != set(names):
         raise InputError(f"{value!r} must name each task once: {', '.join(names)}.")
     return given

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -93,7 +95,9 @@ def train(
     )
     peaks = [group["lr"] for group in optimizer.param_groups]
     trainable = adapter + heads
-    start = _resume(checkpoint, settings, trainable, optimizer)
+    fitted = {name: [data.labels, data.fit.texts, data.fit.label_ids] for name, data in tasks.items()}
+    run = {"settings": asdict(settings), "data": hashlib.sha256(json.dumps(fitted).encode()).hexdigest()}
+    start = _resume(checkpoint, run, trainable, optimizer)
     warmup = max(1, round(settings.warmup_share * len(plan)))
     order = list(network.heads)
     network.train()
@@ -120,12 +124,12 @@ def train(
             if step % 20 == 0:
                 bar.set_postfix({name: f"{running[name]:.3f}" for name in order}, refresh=False)
             if (step + 1) % CHECKPOINT_STEPS == 0:
-                _save(checkpoint, step + 1, settings, trainable, optimizer)
+                _save(checkpoint, step + 1, run, trainable, optimizer)
     network.eval()
 
 
 def _save(
-    checkpoint: Path, step: int, settings: Settings, trainable: list[nn.Parameter], optimizer: torch.optim.Optimizer
+    checkpoint: Path, step: int, run: dict[str, Any], trainable: list[nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> None:
     fresh = checkpoint.with_name(checkpoint.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -135,19 +139,19 @@ def _save(
         moments = optimizer.state.get(p, {})  # a task that has not come up yet has none
         state.update({f"{i}.{key}": moments[key] for key in ("exp_avg", "exp_avg_sq", "step") if key in moments})
     save_file(state, fresh / "state.safetensors")
-    (fresh / "run.json").write_text(json.dumps({"step": step, "settings": asdict(settings)}))
+    (fresh / "run.json").write_text(json.dumps({"step": step, **run}))
     shutil.rmtree(checkpoint, ignore_errors=True)
     fresh.replace(checkpoint)
 
 
 def _resume(
-    checkpoint: Path, settings: Settings, trainable: list[nn.Parameter], optimizer: torch.optim.Optimizer
+    checkpoint: Path, run: dict[str, Any], trainable: list[nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> int:
-    """The step to go on from: 0 without a checkpoint, or with one of other settings."""
+    """The step to go on from: 0 without a checkpoint, or with one of other settings or other rows."""
     if not (checkpoint / "run.json").is_file():
         return 0
-    run = json.loads((checkpoint / "run.json").read_text())
-    if run["settings"] != asdict(settings):
+    saved = json.loads((checkpoint / "run.json").read_text())
+    if {**saved, "step": 0} != {**run, "step": 0}:
         return 0
     state = load_file(checkpoint / "state.safetensors")
     with torch.no_grad():
@@ -156,4 +160,4 @@ def _resume(
             moments = {key: state[f"{i}.{key}"] for key in ("exp_avg", "exp_avg_sq", "step") if f"{i}.{key}" in state}
             if moments:
                 optimizer.state[p] = moments
-    return int(run["step"])
+    return int(saved["step"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -256,7 +257,7 @@ def build(models: Models, backend: str = "int8") -> gr.Blocks:
         asked = gr.on([text.submit, classify.click], run, [text, *settings], shown, **private)
         gr.on([runtime.input, own.input], run_again, [text, *settings], shown, **private)
         # A drag sends many values: the last one must win, the ones between may be lost.
-        threshold.input(move, [text, view, runtime, threshold], [own, *shown], trigger_mode="always_last", **private)
+        threshold.change(move, [text, view, runtime, threshold], [own, *shown], trigger_mode="always_last", **private)
         picked = examples.click(pick, [examples, *settings], [text, *shown], **private)
         for event in (asked, picked):
             event.then(None, js=SHOW_ANSWER)
@@ -335,12 +336,16 @@ def main() -> int:
         port = os.environ.get("PORT") or "7860"
         if not port.isdecimal() or not 0 < int(port) < 65536:
             raise InputError(f"PORT={port!r} is no port number. Give one from 1 to 65535.")
+        host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+        if backend not in BACKENDS:
+            raise InputError(f"Unknown backend {backend!r}. Known: {', '.join(BACKENDS)}.")
+        _check_free(host, int(port))
         models = Models.of_folder(os.environ.get("TRIPTYCH_MODEL") or DEMO_MODEL, progress=show_progress)
         models.get(backend)
         demo = build(models, backend)
         _, url, _ = demo.launch(
             **LAUNCH,
-            server_name=os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1",
+            server_name=host,
             server_port=int(port),
             share=False,
             strict_cors=True,
@@ -364,6 +369,18 @@ def main() -> int:
         if others is not None:
             others.join()  # seconds at most; an interpreter that ends under a model being loaded prints its traceback
     return 0
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise InputError where somebody else listens on the port: now, and not after the model is loaded."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(
+                f"Port {port} on {host} cannot be had ({error.strerror}). Give another: PORT={port + 1}"
+            ) from None
 
 
 def _open_others(models: Models, stopping: threading.Event) -> None:

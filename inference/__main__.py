@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # `… | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return 130
     except OSError as error:  # a folder that cannot be written, a disk that is full
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -58,8 +60,10 @@ def parser() -> argparse.ArgumentParser:
         return p
 
     p = command("predict", predict, "Label and confidence of each text.")
-    p.add_argument("texts", nargs="+", metavar="TEXT", help="a text; - reads one text per line from stdin")
-    p.add_argument("--backend", default="pytorch", choices=BACKENDS)
+    p.add_argument(
+        "texts", nargs="+", metavar="TEXT", help="a text; - reads one text per line from stdin, blank lines left out"
+    )
+    p.add_argument("--backend", default="pytorch", choices=BACKENDS, help="the runtime (default: %(default)s)")
     p.add_argument("--task", help="all tasks if left out")
     p.add_argument("--threshold", type=float, help="uncertain below this confidence (default: the model's own)")
     p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
@@ -189,9 +193,7 @@ def _print_parity(artifact: Artifact) -> None:
 
 def _stdin_lines() -> list[str]:
     lines = sys.stdin.buffer.read().decode("utf-8-sig", errors="replace").split("\n")
-    if lines[-1] == "":
-        lines.pop()  # the end of the last line, no line of its own
-    return [line.removesuffix("\r") for line in lines]
+    return [line.removesuffix("\r") for line in lines if line.strip()]
 
 
 def _progress(quiet: bool) -> Progress | None:

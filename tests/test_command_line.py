@@ -50,7 +50,7 @@ def test_json_is_one_document_and_nothing_else(run: Run) -> None:
 
 
 def test_a_dash_reads_one_text_per_line(run: Run) -> None:
-    done = run("predict", "--backend", "int8", "--json", "-", stdin="lovely\nawful\n")
+    done = run("predict", "--backend", "int8", "--json", "-", stdin="lovely\n\nawful\n\n")
     assert [row["text"] for row in json.loads(done.stdout)["results"]] == ["lovely", "awful"]
 
 
@@ -60,7 +60,7 @@ def test_a_dash_reads_one_text_per_line(run: Run) -> None:
         (["predict", "--model", "no/such", "x"], "", "error: No model folder no/such"),
         (["predict", "--backend", "int8", "--task", "mood", "x"], "", "error: Unknown task 'mood'"),
         (["predict", "--backend", "int8", ""], "", "error: The text is empty"),
-        (["predict", "--backend", "int8", "-"], "good\n\n", "error: texts[1] is empty"),
+        (["predict", "--backend", "int8", "good", " "], "", "error: texts[1] is empty"),
         (["predict", "--backend", "int8", "-"], "", "error: texts is empty"),
         (["predict", "--backend", "int8", "--threshold", "2", "x"], "", "error: threshold=2.0"),
         (["predict", "--backend", "tflite", "x"], "", "invalid choice: 'tflite'"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
-import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -129,7 +130,11 @@ def test_make_demo_answers_and_ends_when_told(demo: Path, demo_cache: Path, tmp_
     log = tmp_path / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
-            [shutil.which("make") or "make", "demo", f"PORT={port}", "BACKEND=int8"], cwd=ROOT, stdout=file, stderr=file
+            ["make", "demo", f"PORT={port}", "BACKEND=int8"],
+            cwd=ROOT,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,  # a group of its own, to be interrupted as Ctrl-C does
         )
     try:
         end = time.monotonic() + 120
@@ -140,5 +145,8 @@ def test_make_demo_answers_and_ends_when_told(demo: Path, demo_cache: Path, tmp_
         answer = client.predict("what a lovely film", "int8", None, api_name="/predict")
         assert answer["predictions"]["sentiment"]["label"] == "positive"
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGINT)
         process.wait(30)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    assert "Triptych stops." in log.read_text()

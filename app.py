@@ -21,14 +21,12 @@ from typing import Any
 import gradio as gr
 
 from inference import Answer, Classifier, InferenceError, InputError, load
-from inference.artifacts import default_cache, model_sizes, obtain, showcase_texts
-from inference.backends import BACKENDS, TITLES
+from inference.artifacts import DEMO_MODEL, default_cache, model_sizes, obtain, showcase_texts
+from inference.backends import BACKENDS, TITLES, check_backend
 from inference.bundle import Bundle
 from ui import render
 from ui.launch import LAUNCH, SHOW_ANSWER
 
-ROOT = Path(__file__).resolve().parent
-DEMO_MODEL = ROOT / "assets" / "models" / "demo"
 MANY = 8  # a task with more labels than this shows its best five; the rest are in the tables
 # The showcase rows offered as examples: what each one tries, and how its text begins. The hard ones come last.
 EXAMPLES = {
@@ -90,8 +88,7 @@ class Models:
         Raises:
             InferenceError: there is no such backend, or it cannot be opened.
         """
-        if backend not in BACKENDS:
-            raise InputError(f"Unknown backend {backend!r}. Known: {', '.join(BACKENDS)}.")
+        check_backend(backend)
         with self._locks[backend]:
             if backend not in self._opened:
                 classifier = self._open_one(backend)
@@ -337,8 +334,7 @@ def main() -> int:
         if not port.isdecimal() or not 0 < int(port) < 65536:
             raise InputError(f"PORT={port!r} is no port number. Give one from 1 to 65535.")
         host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-        if backend not in BACKENDS:
-            raise InputError(f"Unknown backend {backend!r}. Known: {', '.join(BACKENDS)}.")
+        check_backend(backend)
         _check_free(host, int(port))
         models = Models.of_folder(os.environ.get("TRIPTYCH_MODEL") or DEMO_MODEL, progress=show_progress)
         models.get(backend)

@@ -15,13 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.artifacts import ASSETS, Artifact, Progress, default_cache, find, model_sizes, obtain
+from inference.artifacts import DEMO_MODEL, Artifact, Progress, default_cache, find, model_sizes, obtain
 from inference.backends import BACKENDS, TITLES
 from inference.bundle import Bundle
 from inference.classifier import Prediction
 from inference.errors import InferenceError, InputError
-
-DEMO_MODEL = ASSETS / "models" / "demo"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,6 +27,7 @@ from inference.bundle import Bundle, check_digest, locate_base, sha256
 from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
+DEMO_MODEL = ASSETS / "models" / "demo"
 SHOWCASE = ASSETS / "showcase.csv"  # texts of the parity check
 CALIBRATION = ASSETS / "calibration.txt"  # texts that set the INT8 ranges; none of them is in the showcase
 FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
@@ -232,7 +233,7 @@ def _build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) 
     progress("loading the model in PyTorch", 0.0)
     network = load_network(bundle, base)
     tokenizer_file = folder / TOKENIZER
-    shutil.copyfile(bundle.base_folder(base) / TOKENIZER, tokenizer_file)
+    shutil.copyfile(locate_base(bundle.base, base) / TOKENIZER, tokenizer_file)
 
     def classifier(backend: Any) -> Classifier:
         return Classifier(bundle, backend, Tokenizer.from_file(str(tokenizer_file)))

@@ -8,9 +8,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.errors import InputError
+
 # Backend name -> what it is called in front of people.
 TITLES = {"pytorch": "PyTorch", "onnx": "ONNX", "int8": "INT8"}
 BACKENDS = tuple(TITLES)
+
+
+def check_backend(name: str) -> None:
+    """Raise InputError unless this is a backend's name."""
+    if name not in BACKENDS:
+        raise InputError(f"Unknown backend {name!r}. Known: {', '.join(BACKENDS)}.")
 
 
 class Backend(Protocol):

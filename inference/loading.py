@@ -7,9 +7,9 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from inference import cpu
-from inference.artifacts import Progress, default_cache, obtain
-from inference.backends import BACKENDS, Backend
-from inference.bundle import Bundle
+from inference.artifacts import TOKENIZER, Progress, default_cache, obtain
+from inference.backends import Backend, check_backend
+from inference.bundle import Bundle, locate_base
 from inference.classifier import Classifier
 from inference.errors import InputError, MissingDependencyError
 
@@ -49,8 +49,7 @@ def load(
         ExportError: the build failed, or its result does not agree with PyTorch.
         MissingDependencyError: naming the library and how to install it.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"Unknown backend {backend!r}. Known: {', '.join(BACKENDS)}.")
+    check_backend(backend)
     kind = device.partition(":")[0]
     if kind not in BATCHING:
         raise InputError(f"Unknown device {device!r}. Known: {', '.join(BATCHING)}.")
@@ -83,7 +82,7 @@ def _open(
             from inference.torch_backend import TorchBackend
 
             network = load_network(bundle, base)
-            return TorchBackend(network, bundle.base_folder(base) / "tokenizer.json", device, threads)
+            return TorchBackend(network, locate_base(bundle.base, base) / TOKENIZER, device, threads)
         from inference.onnx_backend import OnnxBackend
     except ImportError as error:
         raise MissingDependencyError(

@@ -1,20 +1,24 @@
-# make demo    the page at http://127.0.0.1:7860       (MODEL=folder PORT=7860 BACKEND=pytorch|onnx|int8)
-# make test    every test that needs no extra system package
-# make check   style and types
-# make figures measure the demo model again and write the tables that README and model card show
-#              (DATA=folder with <task>/validation.csv)
+# make demo       page and dashboard at http://127.0.0.1:7860   (MODEL=folder PORT=7860 BACKEND=pytorch|onnx|int8)
+# make dashboard  the dashboard alone at http://127.0.0.1:8501  (MODEL=folder PORT=8501)
+# make test       every test that needs no extra system package
+# make check      style and types
+# make figures    measure the demo model again and write the tables that README and model card show
+#                 (DATA=folder with <task>/validation.csv)
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 MODEL  ?= assets/models/demo
-PORT   ?= 7860
 BACKEND ?= int8
 
-.PHONY: demo test check figures clean
+.PHONY: demo dashboard test check figures clean
 
 demo: $(VENV)/app
-	TRIPTYCH_MODEL="$(MODEL)" TRIPTYCH_BACKEND="$(BACKEND)" PORT="$(PORT)" $(BIN)/python app.py
+	TRIPTYCH_MODEL="$(MODEL)" TRIPTYCH_BACKEND="$(BACKEND)" PORT="$(or $(PORT),7860)" $(BIN)/python serve.py
+
+dashboard: $(VENV)/app
+	TRIPTYCH_MODEL="$(MODEL)" $(BIN)/python -m streamlit run dashboard/main.py \
+	  --server.address 127.0.0.1 --server.port "$(or $(PORT),8501)"
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest

@@ -1,31 +1,26 @@
-"""The Gradio page: a text in, the answers of PyTorch, ONNX and INT8 out. Widgets to `Classifier` and back.
+"""The Gradio page: a text in, the answers of PyTorch, ONNX and INT8 out. Widgets to `Models` and back.
 
-Run it: python app.py
-
-Environment: TRIPTYCH_MODEL (a model folder; assets/models/demo), TRIPTYCH_BACKEND (pytorch, onnx or int8: the
-runtime chosen at first; int8), PORT (7860), GRADIO_SERVER_NAME (127.0.0.1; 0.0.0.0 to be seen from outside).
+Run it: python app.py. With the dashboard beside it: python serve.py. What the environment sets: `ui/start.py`.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from inference import Answer, Classifier, InferenceError, InputError, load
-from inference.artifacts import DEMO_MODEL, default_cache, model_sizes, obtain, showcase_texts
-from inference.backends import BACKENDS, TITLES, check_backend
-from inference.bundle import Bundle
+from inference import Answer, InferenceError
+from inference.artifacts import showcase_texts
+from inference.backends import BACKENDS, TITLES
+from inference.models import Models
 from ui import render
 from ui.launch import LAUNCH, SHOW_ANSWER
+from ui.start import Settings, run
 
 MANY = 8  # a task with more labels than this shows its best five; the rest are in the tables
 # The showcase rows offered as examples: what each one tries, and how its text begins. The hard ones come last.
@@ -43,90 +38,13 @@ EXAMPLES = {
 }
 
 
-class Models:
-    """The classifiers of one model by backend, each opened once, when it is first asked for. Thread-safe.
+def build(models: Models, backend: str = "int8", dashboard: str | None = None) -> gr.Blocks:
+    """The page over these models. Its public endpoints: /predict and /compare.
 
     Args:
-        open_one: makes the classifier of a backend.
-        sizes: bytes on disk per backend, as far as known.
-        parity: as `inference.parity.report` gives it.
+        backend: the runtime chosen at first.
+        dashboard: where the dashboard is; no link is shown to one that is not served.
     """
-
-    def __init__(
-        self,
-        bundle: Bundle,
-        open_one: Callable[[str], Classifier],
-        sizes: Mapping[str, int] | None = None,
-        parity: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.bundle = bundle
-        self.sizes = sizes or {}
-        self.parity = parity
-        self._open_one = open_one
-        self._opened: dict[str, Classifier] = {}
-        # One lock each: INT8 answers while PyTorch is still being opened.
-        self._locks = {name: threading.Lock() for name in BACKENDS}
-
-    @classmethod
-    def of_folder(
-        cls, folder: str | Path, cache: Path | None = None, progress: Callable[[str, float], None] | None = None
-    ) -> Models:
-        """Those of a model folder. Its ONNX and INT8 files are built first if they are missing.
-
-        Raises:
-            InferenceError: the folder is no model, or the files could not be built.
-        """
-        cache = cache or default_cache()
-        bundle = Bundle.read(folder)
-        artifact = obtain(bundle, cache, progress)
-        sizes = model_sizes(bundle, artifact)
-        return cls(bundle, lambda name: load(folder, name, cache=cache), sizes, artifact.parity)
-
-    def get(self, backend: str) -> Classifier:
-        """The classifier on this backend, ready and warm.
-
-        Raises:
-            InferenceError: there is no such backend, or it cannot be opened.
-        """
-        check_backend(backend)
-        with self._locks[backend]:
-            if backend not in self._opened:
-                classifier = self._open_one(backend)
-                classifier.classify("warm up")  # a runtime's first pass is slower than any other
-                self._opened[backend] = classifier
-            return self._opened[backend]
-
-    def answer(self, text: str, backend: str, threshold: float | None) -> Answer:
-        """One text's answer for every task on one backend. A threshold of None means the model's own.
-
-        Raises:
-            InferenceError: the text, the backend or the threshold is none that can be answered.
-        """
-        if not isinstance(text, str):  # a list is fine for a classifier, but one text is what this page answers
-            raise InputError(f"text must be a string, not {type(text).__name__}.")
-        if isinstance(threshold, bool) or not isinstance(threshold, int | float | None):
-            raise InputError(f"threshold={threshold!r} is no number. Give 0 to 1, or null for the model's own.")
-        return self.get(backend).classify(text, threshold=threshold)
-
-    def compare(self, text: str, threshold: float | None) -> dict[str, Answer | InferenceError]:
-        """Per backend its answer, or why it has none. One after the other: at once they would fight over the cores.
-
-        Raises:
-            InputError: the text or the threshold is none that any backend could answer.
-        """
-        found: dict[str, Answer | InferenceError] = {}
-        for backend in BACKENDS:
-            try:
-                found[backend] = self.answer(text, backend, threshold)
-            except InputError:
-                raise
-            except InferenceError as error:  # say, PyTorch is not installed: the others still answer
-                found[backend] = error
-        return found
-
-
-def build(models: Models, backend: str = "int8") -> gr.Blocks:
-    """The page over these models, with `backend` chosen at first. Its public endpoints: /predict and /compare."""
     tasks = models.bundle.tasks
     inference = {"concurrency_limit": 1, "concurrency_id": "inference"}  # one forward pass at a time, whoever asks
     private: dict[str, Any] = {**inference, "api_visibility": "private"}
@@ -134,7 +52,7 @@ def build(models: Models, backend: str = "int8") -> gr.Blocks:
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
 
     with gr.Blocks(title="Triptych", analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
-        gr.HTML(render.HEADER + render.strip(models.bundle, models.sizes))
+        gr.HTML(render.header(dashboard) + render.strip(models.bundle, models.sizes))
         with gr.Row(elem_id="ask"):
             text = gr.Textbox(
                 label="Text",
@@ -315,79 +233,24 @@ def example_texts() -> dict[str, str]:
     return {trait: text for trait, start in EXAMPLES.items() for text in texts if text.startswith(start)}
 
 
-def show_progress(step: str, share: float) -> None:
-    """A progress bar on the terminal, one line that is written over; in a log, one line a step."""
-    over = "\r\033[K" if sys.stderr.isatty() else ""
-    end = "\n" if not over or share >= 1 else ""
-    print(f"{over}[{'#' * round(share * 20):<20}] {share:4.0%} {step}", end=end, file=sys.stderr, flush=True)
-
-
-def main() -> int:
-    """Serve the page until it is told to stop. Exit code 2 and one line where it cannot start."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # both end it alike, also as a background job or in a container
-        signal.signal(number, signal.default_int_handler)
-    stopping = threading.Event()
-    demo = others = None
+def serve(settings: Settings, models: Models, ready: Callable[[], None]) -> None:
+    """The page alone, under Gradio's own server, until it is interrupted."""
+    demo = build(models, settings.backend)
     try:
-        backend = os.environ.get("TRIPTYCH_BACKEND") or "int8"
-        port = os.environ.get("PORT") or "7860"
-        if not port.isdecimal() or not 0 < int(port) < 65536:
-            raise InputError(f"PORT={port!r} is no port number. Give one from 1 to 65535.")
-        host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-        check_backend(backend)
-        _check_free(host, int(port))
-        models = Models.of_folder(os.environ.get("TRIPTYCH_MODEL") or DEMO_MODEL, progress=show_progress)
-        models.get(backend)
-        demo = build(models, backend)
-        _, url, _ = demo.launch(
+        demo.launch(
             **LAUNCH,
-            server_name=host,
-            server_port=int(port),
+            server_name=settings.host,
+            server_port=settings.port,
             share=False,
             strict_cors=True,
             quiet=True,
             prevent_thread_lock=True,
         )
-        print(f"Triptych serves {models.bundle.name} at {url.rstrip('/')}", flush=True)
-        others = threading.Thread(target=_open_others, args=(models, stopping))
-        others.start()
+        ready()
         threading.Event().wait()
-    except KeyboardInterrupt:
-        print("Triptych stops.", flush=True)
-        return 0
-    except (InferenceError, OSError) as error:
-        print(f"Triptych cannot start: {error}", file=sys.stderr)
-        return 2
     finally:
-        stopping.set()
-        if demo is not None:
-            demo.close(verbose=False)
-        if others is not None:
-            others.join()  # seconds at most; an interpreter that ends under a model being loaded prints its traceback
-    return 0
-
-
-def _check_free(host: str, port: int) -> None:
-    """Raise InputError where somebody else listens on the port: now, and not after the model is loaded."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise InputError(
-                f"Port {port} on {host} cannot be had ({error.strerror}). Give another: PORT={port + 1}"
-            ) from None
-
-
-def _open_others(models: Models, stopping: threading.Event) -> None:
-    for name in BACKENDS:
-        if stopping.is_set():
-            return
-        try:
-            models.get(name)
-        except InferenceError as error:  # the page says so too, to whoever asks for this runtime
-            print(f"Triptych goes on without {TITLES[name]}: {error}", file=sys.stderr, flush=True)
+        demo.close(verbose=False)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(serve))

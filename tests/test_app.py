@@ -25,7 +25,8 @@ import app
 from inference import Answer, Classifier, MissingDependencyError
 from inference.backends import BACKENDS
 from inference.bundle import Task
-from ui import render
+from inference.models import Models
+from ui import render, start
 
 SCRIPT, IMAGE = "<script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>"
 HOSTILE = {"sentiment": Task((SCRIPT, IMAGE), fakes.SINGLE, 0.6)}
@@ -58,13 +59,13 @@ class Shifted(fakes.FakeBackend):
         return found
 
 
-def models(int8: float = 0.0, tasks: Mapping[str, Task] = fakes.TASKS) -> app.Models:
+def models(int8: float = 0.0, tasks: Mapping[str, Task] = fakes.TASKS) -> Models:
     """Three fakes of which INT8 adds `int8` to the last logit."""
 
     def open_one(name: str) -> Classifier:
         return fakes.classifier(Shifted(name, int8 if name == "int8" else 0.0, tasks), tasks)
 
-    return app.Models(fakes.bundle(tasks), open_one, {"pytorch": 96_000_000, "int8": 24_000_000}, PARITY)
+    return Models(fakes.bundle(tasks), open_one, {"pytorch": 96_000_000, "int8": 24_000_000}, PARITY)
 
 
 def free_port() -> int:
@@ -74,7 +75,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(given: app.Models) -> Iterator[str]:
+def served(given: Models) -> Iterator[str]:
     """The address of the page over these models, for as long as the block lasts."""
     demo = app.build(given)
     _, url, _ = demo.launch(
@@ -168,7 +169,7 @@ def test_a_backend_that_cannot_be_opened_leaves_the_others_alone() -> None:
             raise MissingDependencyError("PyTorch is <not> installed.")
         return fakes.classifier(fakes.FakeBackend(name))
 
-    given = app.Models(fakes.bundle(), open_one)
+    given = Models(fakes.bundle(), open_one)
     found = given.compare("good", None)
     assert app.as_json(found["pytorch"]) == {"error": "PyTorch is <not> installed."}
     assert isinstance(found["int8"], Answer)
@@ -227,7 +228,7 @@ def test_a_backend_is_opened_once_however_many_ask_at_the_same_time() -> None:
         opened.append(name)
         return fakes.classifier(fakes.FakeBackend(name))
 
-    given = app.Models(fakes.bundle(), open_one)
+    given = Models(fakes.bundle(), open_one)
     threads = [threading.Thread(target=given.get, args=("onnx",)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -252,26 +253,26 @@ def test_there_are_examples_and_each_is_a_row_of_the_showcase() -> None:
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
-    """Runs `app.main` with these environment variables; the signal handlers it sets are put back."""
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Runs the page with these environment variables; the signal handlers it sets are put back."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def run(**variables: str) -> int:
+    def run_with(**variables: str) -> int:
         for name in ("TRIPTYCH_MODEL", "TRIPTYCH_BACKEND", "PORT", "GRADIO_SERVER_NAME"):
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        return app.main()
+        return start.run(app.serve)
 
-    yield run
+    yield run_with
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 def test_a_broken_model_ends_in_one_line_and_exit_code_2(
-    start: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert start(TRIPTYCH_MODEL="nowhere/at/all") == 2
+    assert run(TRIPTYCH_MODEL="nowhere/at/all") == 2
     said = capsys.readouterr().err
     assert said.startswith("Triptych cannot start: No model folder nowhere/at/all.")
     assert said.count("\n") == 1
@@ -279,23 +280,23 @@ def test_a_broken_model_ends_in_one_line_and_exit_code_2(
 
 @pytest.mark.parametrize("port", ["http", "70000", "0.5"])
 def test_a_port_that_is_none_ends_in_one_line_and_exit_code_2(
-    start: Callable[..., int], capsys: pytest.CaptureFixture[str], port: str
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], port: str
 ) -> None:
-    assert start(PORT=port) == 2
+    assert run(PORT=port) == 2
     said = capsys.readouterr().err
     assert f"PORT={port!r}" in said
     assert said.count("\n") == 1
 
 
 def test_a_port_in_use_ends_in_one_line_and_exit_code_2(
-    start: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.Models, "of_folder", lambda *_, **__: models())
+    monkeypatch.setattr(Models, "of_folder", lambda *_, **__: models())
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        assert start(PORT=port) == 2
+        assert run(PORT=port) == 2
     said = capsys.readouterr().err
     assert port in said
     assert said.count("\n") == 1
@@ -306,8 +307,8 @@ def test_a_port_in_use_ends_in_one_line_and_exit_code_2(
 def test_the_page_says_where_it_is_once_it_answers_and_ends_cleanly_when_told_to(number: signal.Signals) -> None:
     port = free_port()
     code = (
-        "import sys; sys.path[:0] = ['.', 'tests']; import app, test_app;"
-        "app.Models.of_folder = lambda *_, **__: test_app.models(); sys.exit(app.main())"
+        "import sys; sys.path[:0] = ['.', 'tests']; import app, test_app; from ui import start;"
+        "start.Models.of_folder = lambda *_, **__: test_app.models(); sys.exit(start.run(app.serve))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,8 @@ def test_make_demo_answers_and_ends_when_told(demo: Path, demo_cache: Path, tmp_
         client = Client(f"http://127.0.0.1:{port}", verbose=False)
         answer = client.predict("what a lovely film", "int8", None, api_name="/predict")
         assert answer["predictions"]["sentiment"]["label"] == "positive"
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/dashboard/", timeout=30) as dashboard:
+            assert dashboard.status == 200
     finally:
         os.killpg(process.pid, signal.SIGINT)
         process.wait(30)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from test_app import HOSTILE, PARITY, SCRIPT, models
 
-import app
 from inference import InputError
+from inference.models import Models
 from ui import render
 
 
-def side_by_side(given: app.Models, text: str, threshold: float | None = None) -> str:
+def side_by_side(given: Models, text: str, threshold: float | None = None) -> str:
     return render.side_by_side(given.bundle, given.compare(text, threshold))
+
+
+def test_the_header_links_to_a_dashboard_only_where_there_is_one() -> None:
+    assert "<a " not in render.header()
+    assert '<a href="dashboard/">' in render.header("dashboard/")
 
 
 def test_equal_answers_are_called_equal() -> None:

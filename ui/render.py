@@ -16,10 +16,17 @@ MARKS = {"pytorch": "●", "onnx": "▲", "int8": "■"}
 REFERENCE = "pytorch"  # what the two others are compared with
 NOTABLE = 0.01  # a confidence that moved by this much is worth a mark
 
-HEADER = """<header class="top"><h1>Triptych</h1>
-<p>One fine-tuned text classifier on three runtimes: PyTorch, ONNX and INT8, side by side.</p></header>"""
 INVITATION = '<p class="invitation">Type a text and press Enter, or pick an example.</p>'
 UNCERTAIN = '<span class="badge uncertain"><span aria-hidden="true">?</span> Uncertain</span>'
+
+
+def header(dashboard: str | None = None) -> str:
+    """The page's name and what it is; with the dashboard's address, a link to it."""
+    link = f'<a href="{escape(dashboard or "")}">Compare the runtimes <span aria-hidden="true">→</span></a>'
+    return (
+        '<header class="top"><div><h1>Triptych</h1><p>One fine-tuned text classifier on three runtimes: PyTorch, ONNX '
+        f"and INT8, side by side.</p></div>{link if dashboard else ''}</header>"
+    )
 
 
 def message(error: InferenceError) -> str:

@@ -1,0 +1,97 @@
+"""`Models`: the three classifiers of one model, shared by everybody who asks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from inference.artifacts import default_cache, model_sizes, obtain
+from inference.backends import BACKENDS, check_backend
+from inference.bundle import Bundle
+from inference.classifier import Answer, Classifier
+from inference.errors import InferenceError, InputError
+from inference.loading import load
+
+
+class Models:
+    """The classifiers of one model by backend, each opened once, when it is first asked for. Thread-safe.
+
+    Args:
+        open_one: makes the classifier of a backend.
+        sizes: bytes on disk per backend, as far as known.
+        parity: as `inference.parity.report` gives it.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        open_one: Callable[[str], Classifier],
+        sizes: Mapping[str, int] | None = None,
+        parity: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.sizes = sizes or {}
+        self.parity = parity
+        self._open_one = open_one
+        self._opened: dict[str, Classifier] = {}
+        # One lock each: INT8 answers while PyTorch is still being opened.
+        self._locks = {name: threading.Lock() for name in BACKENDS}
+
+    @classmethod
+    def of_folder(
+        cls, folder: str | Path, cache: Path | None = None, progress: Callable[[str, float], None] | None = None
+    ) -> Models:
+        """Those of a model folder. Its ONNX and INT8 files are built first if they are missing.
+
+        Raises:
+            InferenceError: the folder is no model, or the files could not be built.
+        """
+        cache = cache or default_cache()
+        bundle = Bundle.read(folder)
+        artifact = obtain(bundle, cache, progress)
+        sizes = model_sizes(bundle, artifact)
+        return cls(bundle, lambda name: load(folder, name, cache=cache), sizes, artifact.parity)
+
+    def get(self, backend: str) -> Classifier:
+        """The classifier on this backend, ready and warm.
+
+        Raises:
+            InferenceError: there is no such backend, or it cannot be opened.
+        """
+        check_backend(backend)
+        with self._locks[backend]:
+            if backend not in self._opened:
+                classifier = self._open_one(backend)
+                classifier.classify("warm up")  # a runtime's first pass is slower than any other
+                self._opened[backend] = classifier
+            return self._opened[backend]
+
+    def answer(self, text: str, backend: str, threshold: float | None) -> Answer:
+        """One text's answer for every task on one backend. A threshold of None means the model's own.
+
+        Raises:
+            InferenceError: the text, the backend or the threshold is none that can be answered.
+        """
+        if not isinstance(text, str):  # a list is fine for a classifier, but one text is what this page answers
+            raise InputError(f"text must be a string, not {type(text).__name__}.")
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float | None):
+            raise InputError(f"threshold={threshold!r} is no number. Give 0 to 1, or null for the model's own.")
+        return self.get(backend).classify(text, threshold=threshold)
+
+    def compare(self, text: str, threshold: float | None) -> dict[str, Answer | InferenceError]:
+        """Per backend its answer, or why it has none. One after the other: at once they would fight over the cores.
+
+        Raises:
+            InputError: the text or the threshold is none that any backend could answer.
+        """
+        found: dict[str, Answer | InferenceError] = {}
+        for backend in BACKENDS:
+            try:
+                found[backend] = self.answer(text, backend, threshold)
+            except InputError:
+                raise
+            except InferenceError as error:  # say, PyTorch is not installed: the others still answer
+                found[backend] = error
+        return found

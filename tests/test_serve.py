@@ -1,0 +1,250 @@
+"""Page and dashboard on one port: both are there, no answer holds up another, and a signal cuts none off."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import fakes
+import numpy as np
+import pytest
+from conftest import ROOT
+from numpy.typing import NDArray
+from test_app import free_port
+
+from inference import Classifier
+from inference.models import Models
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to send")
+SLOW = fakes.WORDS.index("book")  # a text with this word is answered once the file `gate` is there
+PATIENCE_S = 60  # a busy machine is no broken server
+
+
+class Slow(fakes.FakeBackend):
+    """A fake that says when it was given a slow text, and answers it when it may."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        super().__init__(name)
+        self.folder = folder
+
+    def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        if SLOW in input_ids:
+            (self.folder / "asked").touch()
+            while not (self.folder / "gate").exists():
+                time.sleep(0.02)
+        return super().logits(input_ids, attention_mask)
+
+
+def models(folder: str) -> Models:
+    def open_one(name: str) -> Classifier:
+        return fakes.classifier(Slow(name, Path(folder)))
+
+    return Models(fakes.bundle(), open_one)
+
+
+class Started:
+    """serve.py over fakes in a process of its own, and what a test asks of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        code = (
+            "import sys; sys.path[:0] = ['.', 'tests']; import serve, test_serve; from ui import start;"
+            f"start.Models.of_folder = lambda *_, **__: test_serve.models({str(folder)!r});"
+            "sys.exit(start.run(serve.serve))"
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=os.environ | {"PORT": str(self.port), "GRADIO_SERVER_NAME": "127.0.0.1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout
+        self.said = [self.process.stdout.readline() for _ in range(2)]
+
+    def ask(self, path: str, method: str = "GET", body: str | None = None, **headers: str) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        connection.request(method, path, body, {"Content-Type": "application/json"} | headers)
+        return connection.getresponse()
+
+    def status(self, *arguments: str, **headers: str) -> int:
+        with self.ask(*arguments, **headers) as response:
+            return response.status
+
+    def classify(self, text: str) -> http.client.HTTPResponse:
+        """The answer of /predict, which is there as soon as it can be read."""
+        with self.ask("/gradio_api/call/predict", "POST", json.dumps({"data": [text, "int8", None]})) as queued:
+            event = json.load(queued)["event_id"]
+        return self.ask(f"/gradio_api/call/predict/{event}")
+
+    def classify_slowly(self) -> http.client.HTTPResponse:
+        """The same for a text that is being classified right now, until `let_go`."""
+        answer = self.classify("book")
+        self.wait_until((self.folder / "asked").exists)
+        return answer
+
+    def let_go(self) -> None:
+        (self.folder / "gate").touch()
+
+    def listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S).close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
+    @staticmethod
+    def wait_until(true: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not true():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
+@contextmanager
+def started(folder: Path) -> Iterator[Started]:
+    server = Started(folder)
+    try:
+        yield server
+    finally:
+        server.let_go()
+        server.process.kill()
+        server.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
+    with started(tmp_path_factory.mktemp("serve")) as server:
+        yield server
+
+
+def test_it_says_where_page_and_dashboard_are_once_they_answer(server: Started) -> None:
+    assert server.said == [
+        f"Triptych serves fake at {server.url}\n",
+        f"The dashboard is at {server.url}/dashboard/\n",
+    ]
+    assert server.status("/") == 200
+    assert server.status("/dashboard/") == 200
+    assert server.status("/dashboard/_stcore/health") == 200
+
+
+def test_the_dashboard_without_its_slash_leads_to_the_dashboard(server: Started) -> None:
+    with server.ask("/dashboard?receipt=demo") as response:
+        assert (response.status, response.headers["Location"]) == (307, "dashboard/?receipt=demo")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("call/nothing", '{"data": []}', 404),
+        ("call/predict", '{"data": NaN}', 422),
+        ("run/predict", '{"data": []}', 404),
+    ],
+)
+def test_the_page_refuses_what_it_refuses_on_its_own(server: Started, path: str, body: str, status: int) -> None:
+    assert server.status(f"/gradio_api/{path}", "POST", body) == status
+
+
+def test_the_page_is_as_closed_as_on_its_own(server: Started) -> None:
+    assert server.status("/monitoring") == 403
+    with server.ask("/config") as response:
+        config = json.load(response)
+    assert (config["run_history"], config["analytics_enabled"], config["show_error"]) == (False, False, False)
+    for origin in ("null", "http://elsewhere.example"):
+        with server.ask("/config", Origin=origin) as response:
+            assert "Access-Control-Allow-Origin" not in response.headers
+
+
+def test_a_websocket_from_elsewhere_is_refused(server: Started) -> None:
+    handshake = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }
+    stream = "/dashboard/_stcore/stream"
+    assert server.status(stream, **handshake, Origin=server.url) == 101
+    assert server.status(stream, **handshake, Origin="http://elsewhere.example") == 403
+
+
+def test_others_are_answered_while_a_text_is_classified(server: Started) -> None:
+    answer = server.classify_slowly()
+    assert server.status("/") == 200
+    assert server.status("/dashboard/") == 200
+    server.let_go()
+    assert b"event: complete" in answer.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_is_being_answered_is_answered_before_it_ends(tmp_path: Path, number: signal.Signals) -> None:
+    with started(tmp_path) as server:
+        page = server.ask("/gradio_api/heartbeat/open")  # as every open page holds one
+        answer = server.classify_slowly()
+        server.process.send_signal(number)
+        server.wait_until(lambda: not server.listens())
+        assert server.process.poll() is None
+        server.let_go()
+        said = answer.read().decode()
+        assert "event: complete" in said
+        assert '"label":"negative"' in said.replace(" ", "")
+        page.close()
+        out, err = server.process.communicate(timeout=PATIENCE_S)
+        assert (server.process.returncode, out, err) == (0, "Triptych stops.\n", "")
+
+
+def test_a_port_in_use_ends_in_one_line_and_exit_code_2() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "serve.py"],
+            cwd=ROOT,
+            env=os.environ | {"PORT": port, "GRADIO_SERVER_NAME": "127.0.0.1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"Triptych cannot start: Port {port} on 127.0.0.1 cannot be had")
+    assert done.stderr.count("\n") == 1
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+def test_the_page_leads_to_a_dashboard_that_comes_alive(server: Started) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: requirements-dev.txt")
+    with sync_api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE_S * 1000)
+        streams: list[str] = []
+        outside: list[str] = []
+        page.on("websocket", lambda stream: streams.append(stream.url))
+        page.on("request", lambda request: None if server.url in request.url else outside.append(request.url))
+        page.goto(server.url)
+        page.get_by_role("textbox", name="Text").fill("good")
+        page.get_by_role("textbox", name="Text").press("Enter")
+        page.locator(".verdict").first.wait_for()
+        page.get_by_role("link", name="Compare the runtimes").click()
+        page.get_by_role("heading", name="Triptych").first.wait_for()  # drawn only with what comes over the stream
+        assert page.url.startswith(f"{server.url}/dashboard/")
+        assert streams == [f"ws://127.0.0.1:{server.port}/dashboard/_stcore/stream"]
+        assert [url for url in outside if not url.startswith(("data:", "blob:"))] == []
+        browser.close()

@@ -1,0 +1,128 @@
+"""How a page starts and stops: what the environment asks for, a port, the models, and one line where that fails.
+
+Environment: TRIPTYCH_MODEL (a model folder; assets/models/demo), TRIPTYCH_BACKEND (pytorch, onnx or int8: the
+runtime chosen at first; int8), PORT (7860), GRADIO_SERVER_NAME (127.0.0.1; 0.0.0.0 to be seen from outside).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference import InferenceError, InputError
+from inference.artifacts import DEMO_MODEL
+from inference.backends import BACKENDS, TITLES, check_backend
+from inference.models import Models
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is to be served, and where."""
+
+    model: Path
+    backend: str
+    host: str
+    port: int
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> Settings:
+        """Those that these environment variables ask for; an empty one counts as none.
+
+        Raises:
+            InputError: a backend or a port that is none.
+        """
+        port = environment.get("PORT") or "7860"
+        if not port.isdecimal() or not 0 < int(port) < 65536:
+            raise InputError(f"PORT={port!r} is no port number. Give one from 1 to 65535.")
+        backend = environment.get("TRIPTYCH_BACKEND") or "int8"
+        check_backend(backend)
+        return cls(
+            model=Path(environment.get("TRIPTYCH_MODEL") or DEMO_MODEL),
+            backend=backend,
+            host=environment.get("GRADIO_SERVER_NAME") or "127.0.0.1",
+            port=int(port),
+        )
+
+    @property
+    def url(self) -> str:
+        """Where a browser on this machine finds the page, without a slash at the end."""
+        host = "localhost" if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    def bind(self) -> socket.socket:
+        """The port, held and not yet listened on.
+
+        Raises:
+            InputError: somebody else has it, or it is not ours to have.
+        """
+        held = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a port just freed is refused for a minute
+        try:
+            held.bind((self.host, self.port))
+        except OSError as error:
+            held.close()
+            raise InputError(
+                f"Port {self.port} on {self.host} cannot be had ({error.strerror}). Give another: PORT={self.port + 1}"
+            ) from None
+        return held
+
+
+def run(serve: Callable[[Settings, Models, Callable[[], None]], None]) -> int:
+    """Open the models the environment names and serve them until told to stop; returns the exit code.
+
+    It is 0 after SIGINT or SIGTERM, and 2, with one line on stderr, where nothing can be served.
+
+    Args:
+        serve: serves the models and returns, or is interrupted, when told to stop. It calls its third argument once
+            requests are answered: the address is printed then, and the other runtimes are opened meanwhile.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):  # both end it alike, also as a background job or in a container
+        signal.signal(number, signal.default_int_handler)
+    stopping = threading.Event()
+    others: list[threading.Thread] = []
+    try:
+        settings = Settings.read(os.environ)
+        settings.bind().close()  # said now, and not after the model is loaded
+        models = Models.of_folder(settings.model, progress=show_progress)
+        models.get(settings.backend)
+
+        def ready() -> None:
+            print(f"Triptych serves {models.bundle.name} at {settings.url}", flush=True)
+            others.append(threading.Thread(target=_open_others, args=(models, stopping)))
+            others[0].start()
+
+        serve(settings, models, ready)
+    except KeyboardInterrupt:
+        print("Triptych stops.", flush=True)
+        return 0
+    except (InferenceError, OSError) as error:
+        print(f"Triptych cannot start: {error}", file=sys.stderr)
+        return 2
+    finally:
+        stopping.set()
+        for thread in others:
+            thread.join()  # seconds at most; an interpreter that ends under a model being loaded prints its traceback
+    return 0
+
+
+def show_progress(step: str, share: float) -> None:
+    """A progress bar on the terminal, one line that is written over; in a log, one line a step."""
+    over = "\r\033[K" if sys.stderr.isatty() else ""
+    end = "\n" if not over or share >= 1 else ""
+    print(f"{over}[{'#' * round(share * 20):<20}] {share:4.0%} {step}", end=end, file=sys.stderr, flush=True)
+
+
+def _open_others(models: Models, stopping: threading.Event) -> None:
+    for name in BACKENDS:
+        if stopping.is_set():
+            return
+        try:
+            models.get(name)
+        except InferenceError as error:  # the page says so too, to whoever asks for this runtime
+            print(f"Triptych goes on without {TITLES[name]}: {error}", file=sys.stderr, flush=True)

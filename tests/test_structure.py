@@ -16,7 +16,7 @@ LAYERS = [
     {"artifacts"},
     {"loading"},
     {"models"},
-    {"measure"},
+    {"measure", "space"},
     {"__main__"},
 ]
 HOMES = {

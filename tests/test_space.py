@@ -1,0 +1,343 @@
+"""A Space: exactly the files it needs, what the Hub would refuse is found before it does, and it starts from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DEMO, ROOT
+
+from inference import InferenceError, InputError, space
+from inference.errors import BundleError
+
+MODEL = "assets/models/demo"
+
+
+@pytest.fixture
+def staged(tmp_path: Path) -> Path:
+    space.stage(tmp_path / "space")
+    return tmp_path / "space"
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def own_model(folder: Path, extra: bytes = b"") -> Path:
+    """A model of another name, with a file of its own that its digests cover."""
+    shutil.copytree(DEMO, folder, ignore=shutil.ignore_patterns("figures.json", "README.md"))
+    described = json.loads((folder / "bundle.json").read_text())
+    (folder / "extra.bin").write_bytes(extra)
+    described |= {"name": "mine", "licence": None, "datasets": []}
+    described["files"]["extra.bin"] = hashlib.sha256(extra).hexdigest()
+    (folder / "bundle.json").write_text(json.dumps(described))
+    return folder
+
+
+# --- What is staged
+
+
+def test_a_gradio_space_gets_what_the_page_needs_and_nothing_else(tmp_path: Path) -> None:
+    listed = space.stage(tmp_path / "space", "gradio")
+    assert {*listed, space.STAGED} == files(tmp_path / "space")
+    folders = {name.partition("/")[0] for name in listed}
+    assert folders == {"app.py", "ui", "inference", "assets", "README.md", "requirements.txt", "LICENSE"}
+    assert {name for name in listed if name.startswith("assets/")} == {
+        "assets/calibration.txt",
+        "assets/showcase.csv",
+        *(f"{MODEL}/{name}" for name in files(DEMO)),
+    }
+    assert {Path(name).suffix for name in listed if name.startswith(("ui/", "inference/"))} == {".py", ".css"}
+
+
+def test_a_docker_space_gets_the_dashboard_and_its_recipe_too(tmp_path: Path) -> None:
+    page = set(space.stage(tmp_path / "gradio", "gradio"))
+    more = set(space.stage(tmp_path / "docker", "docker")) - page
+    assert {"serve.py", "dashboard/main.py", "dashboard/.streamlit/config.toml", "Dockerfile", ".dockerignore"} <= more
+    assert all(name.startswith(("dashboard/", "assets/receipts/")) for name in more if "/" in name)
+
+
+def test_the_libraries_are_those_of_the_project_and_torch_is_the_one_for_cpus(staged: Path) -> None:
+    first, rest = (staged / "requirements.txt").read_text().split("\n", 1)
+    assert first == "--extra-index-url https://download.pytorch.org/whl/cpu"
+    assert rest == (ROOT / "requirements.txt").read_text()
+
+
+def test_staging_again_replaces_what_was_staged(tmp_path: Path) -> None:
+    space.stage(tmp_path, "docker")
+    (tmp_path / "ui/__pycache__").mkdir()
+    (tmp_path / "ui/__pycache__/x.pyc").touch()  # it was started from there
+    listed = space.stage(tmp_path, "gradio")
+    assert files(tmp_path) == {*listed, space.STAGED}
+
+
+def test_a_folder_with_anything_else_in_it_is_left_alone(staged: Path, tmp_path: Path) -> None:
+    (staged / "notes.txt").write_text("mine")
+    before = files(staged)
+    with pytest.raises(InputError, match="holds notes.txt, which no staging put there"):
+        space.stage(staged)
+    assert files(staged) == before
+    with pytest.raises(InputError, match="holds "):
+        space.stage(ROOT / "ui")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        space.stage(tmp_path / "file")
+    with pytest.raises(InputError, match="Unknown kind 'static'. Known: gradio, docker."):
+        space.stage(tmp_path / "new", "static")
+
+
+def test_a_link_out_of_the_models_folder_is_refused(tmp_path: Path) -> None:
+    model = own_model(tmp_path / "mine")
+    (model / "heads.safetensors").rename(tmp_path / "elsewhere")
+    (model / "heads.safetensors").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match=r"heads.safetensors is a link out of the model's folder"):
+        space.stage(tmp_path / "space", model=model)
+    assert not (tmp_path / "space").exists()
+
+
+def test_a_file_of_more_than_10_mb_goes_through_lfs(tmp_path: Path) -> None:
+    space.stage(tmp_path / "space", model=own_model(tmp_path / "mine", extra=bytes(10_000_001)))
+    attributes = tmp_path / "space/.gitattributes"
+    assert attributes.read_text() == f'"{MODEL}/extra.bin" filter=lfs diff=lfs merge=lfs -text\n'
+    assert space._too_large(tmp_path / "space") == []
+    attributes.write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n")  # as the Hub's own file has it
+    assert space._too_large(tmp_path / "space") == []
+    attributes.write_text("*.onnx filter=lfs diff=lfs merge=lfs -text\n")
+    with pytest.raises(InputError, match=r"extra.bin has 10 MB and no line `filter=lfs` in .gitattributes"):
+        space.check(tmp_path / "space")
+
+
+# --- The front matter
+
+
+@pytest.mark.parametrize("folder", ["project", "gradio", "docker"])
+def test_the_front_matter_is_valid(tmp_path: Path, folder: str) -> None:
+    if folder == "project":  # the repository itself can be pushed to a Gradio Space
+        assert space._wrong_in_card(ROOT) == []
+        return
+    space.stage(tmp_path, folder)
+    assert space._wrong_in_card(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("emoji: 🖼️\n", "", "`emoji` is missing"),
+        ("sdk: gradio", "sdk: streamlit", "`sdk` is 'streamlit', not one of gradio, docker"),
+        ("sdk_version: 6.31.0", "sdk_version: 5.0.0", "`sdk_version` is '5.0.0', not what requirements.txt pins"),
+        ("python_version: '3.11'", "python_version: 3.11", "`python_version` is 3.11, not a version in quotes"),
+        ("app_file: app.py", "app_file: main.py", "`app_file` is 'main.py', which is not there"),
+        ("colorTo: green", "colorTo: teal", "`colorTo` is 'teal', not one of red"),
+        ("short_description: ", "short_description: at great length, ", "longer than 60 characters"),
+        ("- stanfordnlp/sst2", "- sst2 of Stanford", "`datasets` is"),
+        ("title: Triptych", "title: [", "no front matter that can be read"),
+        ("---\n", "", "`title` is missing"),
+    ],
+)
+def test_what_the_hub_would_refuse_is_said_before_anything_is_started(
+    staged: Path, old: str, new: str, said: str
+) -> None:
+    card = staged / "README.md"
+    text = card.read_text()
+    assert old in text
+    card.write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=re.escape(said)):
+        space.check(staged)
+
+
+# --- It starts
+
+
+def test_a_space_that_lacks_a_file_is_found_by_starting_it(staged: Path) -> None:
+    (staged / "ui/start.py").unlink()
+    with pytest.raises(InputError, match=r"app.py does not start in .*No module named 'ui.start'"):
+        space.check(staged)
+
+
+def test_a_gradio_space_with_a_model_of_ones_own_serves_that_model(
+    tmp_path: Path, demo: Path, demo_cache: Path
+) -> None:
+    folder = tmp_path / "space"
+    space.stage(folder, "gradio", own_model(tmp_path / "mine"))
+    data = space._front_matter(folder)
+    assert (data["title"], data["models"]) == ("mine", ["sentence-transformers/all-MiniLM-L6-v2"])
+    assert not {"license", "datasets"} & set(data)  # those are the demo model's
+    code = "from ui.start import Settings, Models; print(Models.of_folder(Settings.read({}).model).bundle.name)"
+    said = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    assert said.stdout == "mine\n"
+
+
+@pytest.mark.parametrize("kind", space.KINDS)
+def test_what_was_staged_starts_from_its_folder_alone(tmp_path: Path, demo: Path, demo_cache: Path, kind: str) -> None:
+    space.stage(tmp_path, kind)
+    space.check(tmp_path)
+    assert "__pycache__" not in {path.name for path in tmp_path.rglob("*")}
+
+
+def test_the_dockerfile_fits_what_was_staged(tmp_path: Path, demo: Path, demo_cache: Path) -> None:
+    listed = space.stage(tmp_path, "docker")
+    text = re.sub(r"\\\n", " ", (tmp_path / "Dockerfile").read_text())
+    steps = [line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#")]
+    last = dict(steps)
+    variables = dict(re.findall(r"(\w+)=(\S+)", last["ENV"]))
+    assert last["FROM"] == "python:3.11-slim"
+    assert last["USER"] == "1000"
+    assert "--uid 1000" in text
+    assert (variables["PORT"], last["EXPOSE"], space._front_matter(tmp_path)["app_port"]) == ("7860", "7860", 7860)
+    assert variables["GRADIO_SERVER_NAME"] == "0.0.0.0"
+    assert variables["XDG_CACHE_HOME"].startswith(variables["HOME"])
+    assert json.loads(last["CMD"]) == ["python", "serve.py"]  # as a list: no shell stands between it and SIGTERM
+    assert json.loads(last["HEALTHCHECK"].partition("CMD ")[2])[:2] == ["python", "-c"]
+    for _, copied in (step for step in steps if step[0] == "COPY"):
+        owner, *sources, _to = copied.split()
+        assert owner == "--chown=1000:1000"
+        assert all((tmp_path / source).exists() for source in sources)
+    # What the image is built with works in the folder. (Here the files are in the cache; making them takes a minute.)
+    assert steps[-4] == ["RUN", "python -m inference build"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-m", "inference", "build"],
+        cwd=tmp_path,
+        env=environment | {"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path) == {*listed, space.STAGED}
+
+
+# --- Uploading
+
+
+class Hub(ThreadingHTTPServer):
+    """As much of the Hub as an upload needs. It holds one old file, and remembers what it was asked and sent."""
+
+    def __init__(self, status: int = 200) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.status = status
+        self.asked: list[str] = []
+        self.sdk = ""
+        self.tokens: set[str | None] = set()
+        self.commit: list[dict[str, Any]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path = self.path.partition("?")[0]
+        self.server.asked.append(f"{self.command} {path}")
+        self.server.tokens.add(self.headers.get("Authorization"))
+        answer: Any = {}
+        if path == "/api/repos/create":
+            self.server.sdk = json.loads(body)["sdk"]
+            answer = {"url": f"{self.server.url}/spaces/me/demo"}
+        elif "/tree/" in path:
+            answer = [{"type": "file", "path": "old.py", "size": 3, "oid": "0" * 40}]
+        elif "/preupload/" in path:
+            answer = {
+                "files": [
+                    {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for one in json.loads(body)["files"]
+                ]
+            }
+        elif "/commit/" in path:
+            self.server.commit = [json.loads(line) for line in body.splitlines()]
+            answer = {"commitUrl": f"{self.server.url}/spaces/me/demo/commit/{'0' * 40}", "commitOid": "0" * 40}
+        data = json.dumps(answer).encode()
+        self.send_response(self.server.status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_POST = do_GET
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def uploaded(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
+    """What `upload` does in a process of its own: the address of the Hub is read when its library is imported."""
+    code = f"from inference import space; print(space.upload({str(folder)!r}, 'me/demo', 'hf_secret'))"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder.parent / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_an_upload_makes_the_space_hold_what_was_staged_and_nothing_else(tmp_path: Path, hub: Hub) -> None:
+    listed = space.stage(tmp_path / "space", "docker")
+    done = uploaded(tmp_path / "space", hub.url)
+    assert done.stdout == f"{hub.url}/spaces/me/demo\n", done.stderr
+    assert hub.asked[0] == "POST /api/repos/create"
+    assert hub.sdk == "docker"
+    assert hub.asked[-2:] == ["POST /api/spaces/me/demo/preupload/main", "POST /api/spaces/me/demo/commit/main"]
+    sent = {
+        line["key"]: {one["value"].get("path") for one in hub.commit if one["key"] == line["key"]}
+        for line in hub.commit
+    }
+    assert sent["file"] == set(listed)
+    assert sent["deletedFile"] == {"old.py"}
+    assert hub.tokens == {"Bearer hf_secret"}
+    assert "hf_secret" not in done.stdout + done.stderr
+
+
+def test_a_refused_upload_says_so_and_keeps_the_token_to_itself(staged: Path, hub: Hub) -> None:
+    hub.status = 401
+    done = uploaded(staged, hub.url)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("inference.errors.InferenceError: The Hub refused me/demo")
+    assert "hf_secret" not in done.stdout + done.stderr
+
+
+def test_a_hub_that_is_not_there_is_an_error_with_a_remedy(staged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InferenceError, match="could not be uploaded .*try again"):  # the tests are offline
+        space.upload(staged, "me/demo", "hf_secret")
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "token", "said"),
+    [("demo", "hf_secret", "no Space. Give OWNER/NAME"), ("me/demo", "hf_secret\nx", "characters that no token has")],
+)
+def test_an_id_or_a_token_that_is_none_is_refused_before_the_hub_is_asked(
+    staged: Path, repo_id: str, token: str, said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as raised:
+        space.upload(staged, repo_id, token)
+    assert "hf_secret" not in str(raised.value)
+
+
+def test_what_was_not_staged_is_not_uploaded() -> None:
+    with pytest.raises(InputError, match="was not staged"):
+        space.upload(ROOT, "me/demo", "hf_secret")

@@ -43,7 +43,8 @@ FILES: dict[str, tuple[str, ...]] = {
         "LICENSE",
     ),
 }
-FILES["docker"] = (*FILES["gradio"], "serve.py", "dashboard/**/*.py", "dashboard/.streamlit/config.toml")
+FILES["docker"] = (*FILES["gradio"], "serve.py", "dashboard/**/*.py")
+SETTINGS = "dashboard/.streamlit/config.toml"
 RECEIPTS = "assets/receipts/**/*.json"  # of the demo model: they say nothing about another
 STAGED = ".staged.json"  # names the files of a staging, so that the next may replace them; it is not uploaded
 CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu"  # PyPI's torch brings CUDA, which a Space lacks
@@ -75,18 +76,22 @@ def stage(out: str | Path, kind: str = "gradio", model: str | Path = DEMO_MODEL)
         "README.md": _card(bundle, kind),
         "requirements.txt": f"{CPU_TORCH}\n{(ROOT / 'requirements.txt').read_text(encoding='utf-8')}",
     }
+    if kind == "docker":  # the Hub shows a Space in a frame on its own site: else no upload to the dashboard would work
+        settings = (ROOT / SETTINGS).read_text(encoding="utf-8")
+        written[SETTINGS] = settings.replace("[server]\n", '[server]\nxsrfCookieSameSite = "none" # needs HTTPS\n')
     large = sorted(name for name, path in sources.items() if path.stat().st_size > LFS_BYTES)
     if large:
         lines = [f"{json.dumps(name)} filter=lfs diff=lfs merge=lfs -text" for name in large]
         written[".gitattributes"] = "\n".join(lines) + "\n"
 
     _make_room(out)
-    for name, path in sources.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, out / name)
-    for name, text in written.items():
-        (out / name).write_text(text, encoding="utf-8")
     files = sorted([*sources, *written])
+    for name in files:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        if name in written:
+            (out / name).write_text(written[name], encoding="utf-8")
+        else:
+            shutil.copyfile(sources[name], out / name)
     (out / STAGED).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
     return files
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -65,6 +66,9 @@ def test_a_docker_space_gets_the_dashboard_and_its_recipe_too(tmp_path: Path) ->
     page = set(space.stage(tmp_path / "gradio", "gradio"))
     more = set(space.stage(tmp_path / "docker", "docker")) - page
     assert {"serve.py", "dashboard/main.py", "dashboard/.streamlit/config.toml", "Dockerfile", ".dockerignore"} <= more
+    settings = tomllib.loads((tmp_path / "docker" / space.SETTINGS).read_text())
+    assert settings["server"].pop("xsrfCookieSameSite") == "none"  # a Space is shown in a frame on another site
+    assert settings == tomllib.loads((ROOT / space.SETTINGS).read_text())
     assert all(name.startswith(("dashboard/", "assets/receipts/")) for name in more if "/" in name)
 
 

@@ -160,6 +160,10 @@ def test_the_page_refuses_what_it_refuses_on_its_own(server: Started, path: str,
 
 def test_the_page_is_as_closed_as_on_its_own(server: Started) -> None:
     assert server.status("/monitoring") == 403
+    assert server.status("/gradio_api/file=app.py") == 403
+    upload = '--a\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' + "a" * 3000 + "\r\n--a--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=a"}
+    assert server.status("/gradio_api/upload", "POST", upload, **kind) == 413
     with server.ask("/config") as response:
         config = json.load(response)
     assert (config["run_history"], config["analytics_enabled"], config["show_error"]) == (False, False, False)
@@ -178,6 +182,26 @@ def test_a_websocket_from_elsewhere_is_refused(server: Started) -> None:
     stream = "/dashboard/_stcore/stream"
     assert server.status(stream, **handshake, Origin=server.url) == 101
     assert server.status(stream, **handshake, Origin="http://elsewhere.example") == 403
+
+
+def test_the_dashboards_settings_are_found_beside_it_from_wherever_it_is_started(tmp_path: Path) -> None:
+    names = ["client.showErrorDetails", "server.maxUploadSize", "browser.gatherUsageStats", "server.enableCORS"]
+    names += ["theme.chartCategoricalColors"]
+    code = (
+        "import json, sys, streamlit as st; from streamlit import config; st.App(sys.argv[1]);"
+        "print(json.dumps([config.get_option(name) for name in sys.argv[2:]]))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "dashboard/main.py"), *names],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *found, colours = json.loads(said.stdout)
+    assert found == ["none", 5, False, True]
+    assert colours[:3] == ["#0072B2", "#D55E00", "#009E73"]
+    assert len(set(colours)) == 10  # with fewer, Streamlit 1.67 breaks the colours of Plotly
 
 
 def test_others_are_answered_while_a_text_is_classified(server: Started) -> None:

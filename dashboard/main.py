@@ -1,6 +1,35 @@
-"""The dashboard: which of the three runtimes to ship, from recorded receipts."""
+"""The dashboard: which of the three runtimes to ship, from receipts of measurements.
 
-import streamlit as st
+Run it: python -m streamlit run dashboard/main.py
+"""
 
-st.set_page_config(page_title="Triptych: compare", layout="wide")
-st.title("Triptych")
+import os
+import sys
+from pathlib import Path
+
+# `streamlit run` puts this file's folder first on the path, not the project's: without this, `import inference` fails.
+ROOT = str(Path(__file__).resolve().parents[1])
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
+
+import streamlit as st  # noqa: E402
+
+from dashboard import state  # noqa: E402
+
+st.set_page_config(page_title="Triptych: compare", page_icon="⚖️", layout="wide")
+page = st.navigation(
+    [
+        st.Page("pages/overview.py", title="Overview", default=True),
+        st.Page("pages/latency.py", title="Latency"),
+        st.Page("pages/size.py", title="Size & memory"),
+        st.Page("pages/accuracy.py", title="Accuracy"),
+        st.Page("pages/disagreements.py", title="Disagreements"),
+        st.Page("pages/your_data.py", title="Your data"),
+        st.Page("pages/method.py", title="Method"),
+    ],
+    position="top",
+)
+if address := os.environ.get("TRIPTYCH_PAGE_URL"):
+    st.sidebar.markdown(f"[← Try the classifier]({address})")
+state.choose()
+page.run()

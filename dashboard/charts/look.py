@@ -1,0 +1,95 @@
+"""What every chart has in common: colours, a second cue beside each, transparent backgrounds, words beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from inference.backends import TITLES
+
+# Okabe–Ito, at least 3:1 on white and on Streamlit's dark background. The same on every page of Triptych.
+COLORS = {"pytorch": "#0072B2", "onnx": "#D55E00", "int8": "#009E73"}
+# Colour alone says nothing to one person in twelve: each backend has a shape, a line and a hatching of its own too.
+SYMBOLS = {"pytorch": "circle", "onnx": "triangle-up", "int8": "square"}
+MARKS = {"pytorch": "●", "onnx": "▲", "int8": "■"}
+DASHES = {"pytorch": "solid", "onnx": "dash", "int8": "dot"}
+PATTERNS = {"pytorch": "", "onnx": "/", "int8": "."}
+GREY = "#808080"  # 3.9:1 on white, 4.6:1 on the dark background: for lines that belong to no backend
+FAINT = "rgba(128,128,128,0.25)"
+
+Cell = str | float | int | None
+Rows = list[dict[str, Cell]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture and all that makes it more than one.
+
+    Attributes:
+        takeaway: one true sentence, worked out from the same numbers; the chart's title. Plain text.
+        alt: what there is to see, for those who do not see it. Plain text.
+        table: the numbers behind it, a mapping per line; units are in the column names.
+        note: what is missing from it and why, or how to read it; "" if nothing is. Plain text.
+    """
+
+    figure: go.Figure
+    takeaway: str
+    alt: str
+    table: Rows
+    note: str = ""
+
+
+def label(text: str) -> str:
+    """Text from outside as plotly may show it: plotly reads a subset of HTML in every label."""
+    return escape(text, quote=False)
+
+
+def named(backend: str) -> str:
+    """The backend's shape and name, as axes and legends show it."""
+    return f"{MARKS[backend]} {TITLES[backend]}"
+
+
+def bar_style(backend: str) -> dict[str, Any]:
+    """Keyword `marker` of a bar: the backend's colour and hatching."""
+    return {
+        "color": COLORS[backend],
+        "pattern": {"shape": PATTERNS[backend], "fgcolor": "rgba(255,255,255,0.55)", "size": 6, "solidity": 0.25},
+        "line": {"width": 0},
+    }
+
+
+def whiskers(estimates: list[Mapping[str, float] | None], scale: float = 1.0) -> dict[str, Any]:
+    """Keyword `error_x` or `error_y`: from each estimate's value to the ends of its interval; none where it is None."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [(one["high"] - one["value"]) * scale if one else 0 for one in estimates],
+        "arrayminus": [(one["value"] - one["low"]) * scale if one else 0 for one in estimates],
+        "color": GREY,
+        "thickness": 1.6,
+        "width": 5,
+    }
+
+
+def finish(figure: go.Figure, *, height: int = 360, x: str = "", y: str = "", legend: bool = False) -> go.Figure:
+    """The common layout; returns the same figure. `x` and `y` are axis titles with units."""
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 16, "t": 40 if legend else 12, "b": 8},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        showlegend=legend,
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "title": {"text": ""}},
+        barmode="group",
+        bargap=0.3,
+        bargroupgap=0.08,
+        hoverlabel={"namelength": -1},
+        dragmode=False,
+    )
+    figure.update_xaxes(title_text=x, automargin=True, gridcolor=FAINT, zerolinecolor=FAINT)
+    figure.update_yaxes(title_text=y, automargin=True, gridcolor=FAINT, zerolinecolor=FAINT)
+    return figure

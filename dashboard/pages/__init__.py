@@ -1,0 +1,1 @@
+"""One file per page, run by main.py's navigation."""

@@ -1,0 +1,8 @@
+"""Disagreements."""
+
+import streamlit as st
+
+from dashboard.state import current
+
+choice = current()
+st.title("Disagreements")

@@ -1,0 +1,8 @@
+"""Latency."""
+
+import streamlit as st
+
+from dashboard.state import current
+
+choice = current()
+st.title("Latency")

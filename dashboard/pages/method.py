@@ -1,0 +1,8 @@
+"""Method."""
+
+import streamlit as st
+
+from dashboard.state import current
+
+choice = current()
+st.title("Method")

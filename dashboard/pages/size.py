@@ -1,0 +1,8 @@
+"""Size & memory."""
+
+import streamlit as st
+
+from dashboard.state import current
+
+choice = current()
+st.title("Size & memory")

@@ -1,0 +1,8 @@
+"""Your data."""
+
+import streamlit as st
+
+from dashboard.state import current
+
+choice = current()
+st.title("Your data")

@@ -1,0 +1,102 @@
+"""What the reader has chosen. The choices are widgets of the sidebar and live in the page's address.
+
+`choose` draws them, in main.py alone: widgets of the entry file keep their place in the address on every page.
+Pages read `current()`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from dashboard import receipts
+from dashboard.parts import plain
+from inference.compare.receipt import Receipt
+from inference.compare.verdict import Limits
+
+CHOICE, OWN, WANTED = "_choice", "_own_receipts", "_wanted_receipt"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What every page shows.
+
+    Attributes:
+        name: of the receipt, as the list shows it; it may hold anything that a file name can.
+        task: one of those that the receipt has labels for.
+        limits: what a backend must keep to be shipped.
+    """
+
+    name: str
+    receipt: Receipt
+    task: str
+    limits: Limits
+
+
+def current() -> Choice:
+    """The choice of this run. Ends the run with a message where there is no receipt to choose."""
+    found: Choice | None = st.session_state.get(CHOICE)
+    if found is None:
+        st.info("There is no receipt to show. Make one: `python -m inference compare --out assets/receipts/mine.json`")
+        st.stop()
+    return found
+
+
+def show(name: str, receipt: Receipt) -> None:
+    """Put a receipt that was made in this session on the list and choose it from the next run on.
+
+    It lives in the session and goes with it; nothing is written to disk. Call `st.rerun()` or `st.switch_page` after.
+    """
+    st.session_state.setdefault(OWN, {})[name] = receipt
+    st.session_state[WANTED] = name
+
+
+def own() -> dict[str, Receipt]:
+    """The receipts that were made in this session, by name."""
+    found: dict[str, Receipt] = st.session_state.setdefault(OWN, {})
+    return found
+
+
+def choose() -> None:
+    """Draw the choices and keep what was chosen for `current`."""
+    st.session_state[CHOICE] = None
+    shelf = receipts.shelf()
+    names = [*own(), *(name for name in shelf.files if name not in own())]
+    for file, message in shelf.broken.items():
+        st.warning(f"**{plain(file)}** is not shown. {plain(message)}")
+    if not names:
+        return
+    if (wanted := st.session_state.pop(WANTED, None)) in names:
+        st.session_state["receipt"] = wanted
+    with st.sidebar:
+        name = st.selectbox("Receipt", names, key="receipt", bind="query-params")
+        receipt = own()[name] if name in own() else receipts.load(shelf.files[name])
+        tasks = list(receipt["data"]["labels"])
+        task = st.selectbox("Task", tasks, key="task", bind="query-params")
+        limits = _limits()
+    st.session_state[CHOICE] = Choice(name, receipt, task, limits)
+
+
+def _limits() -> Limits:
+    st.markdown("**Ship only what keeps these**")
+    drop = st.slider(
+        "Accuracy may fall by, pp",
+        0.1,
+        3.0,
+        0.5,
+        0.1,
+        key="max_drop",
+        bind="query-params",
+        help="Against the reference, on the same rows. To ship, the whole interval of the fall must be below this.",
+    )
+    p95 = _limit("p95 at most, ms", "max_p95", 0.1, 1.0)
+    size = _limit("Model at most, MB", "max_mb", 0.1, 5.0)
+    flips = _limit("Changed labels at most", "max_flips", 0, 1)
+    speedup = _limit("Speed-up at least, ×", "min_speedup", 0.1, 0.5)
+    return Limits(drop / 100, p95, size, None if flips is None else int(flips), speedup)
+
+
+def _limit(label: str, key: str, least: float, step: float) -> float | None:
+    """A limit that may be left empty."""
+    return st.number_input(label, least, None, None, step, key=key, bind="query-params", placeholder="any")

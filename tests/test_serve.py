@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -247,28 +246,25 @@ def test_a_port_in_use_ends_in_one_line_and_exit_code_2() -> None:
     assert done.stderr.count("\n") == 1
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+def test_the_page_leads_to_a_dashboard_that_comes_alive_and_leads_back(server: Started) -> None:
+    pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: requirements-dev.txt")
+    from test_browser import CHROMIUM, Visit, sync_api
 
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
-def test_the_page_leads_to_a_dashboard_that_comes_alive(server: Started) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: requirements-dev.txt")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        page = browser.new_page()
-        page.set_default_timeout(PATIENCE_S * 1000)
+        visit = Visit(browser, server.url)
         streams: list[str] = []
-        outside: list[str] = []
-        page.on("websocket", lambda stream: streams.append(stream.url))
-        page.on("request", lambda request: None if server.url in request.url else outside.append(request.url))
-        page.goto(server.url)
-        page.get_by_role("textbox", name="Text").fill("good")
-        page.get_by_role("textbox", name="Text").press("Enter")
-        page.locator(".verdict").first.wait_for()
-        page.get_by_role("link", name="Compare the runtimes").click()
-        page.get_by_role("heading", name="Triptych").first.wait_for()  # drawn only with what comes over the stream
-        assert page.url.startswith(f"{server.url}/dashboard/")
+        visit.page.on("websocket", lambda stream: streams.append(stream.url))
+        visit.ask("good")
+        visit.page.locator(".verdict").first.wait_for()
+        visit.page.get_by_role("link", name="Compare the runtimes").click()
+        back = visit.page.get_by_role("link", name="Try the classifier")  # drawn with what comes over the stream
+        back.wait_for()
+        assert visit.page.url.startswith(f"{server.url}/dashboard/")
+        assert back.evaluate("link => link.href") == f"{server.url}/"
         assert streams == [f"ws://127.0.0.1:{server.port}/dashboard/_stcore/stream"]
-        assert [url for url in outside if not url.startswith(("data:", "blob:"))] == []
+        assert visit.outside == []
         browser.close()

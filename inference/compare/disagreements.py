@@ -83,7 +83,7 @@ def attach_texts(receipt: Mapping[str, Any], name: str, content: bytes, text_col
     if digest != data["sha256"]:
         raise InputError(
             f"{name} is not the file of this receipt: its SHA-256 begins with {digest[:12]}, that of {data['name']} "
-            f"with {data['sha256'][:12]}. A file that was opened and saved again differs already; give the very same one."
+            f"with {data['sha256'][:12]}. A file that was opened and saved again differs already; bring the same one."
         )
     columns = read_table(name, content)
     if text_column not in columns:

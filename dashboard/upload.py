@@ -1,0 +1,131 @@
+"""An uploaded table: refused if reading it would exhaust the memory, and a guess at which column is which."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inference.bundle import Task
+from inference.errors import InputError
+from inference.tables import FORMATS, read_table
+
+MOST_MB = 5  # of the uploader; .streamlit/config.toml says the same to the server
+MOST_COLUMNS = 500
+MOST_UNPACKED = 200_000_000  # bytes of a Parquet file in memory: 5 MB of it can hold very much more
+TEXT_NAMES = (
+    "text",
+    "texts",
+    "sentence",
+    "utterance",
+    "message",
+    "review",
+    "comment",
+    "content",
+    "body",
+    "query",
+    "input",
+)
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "gold", "y")
+TYPES = [ending[1:] for ending in FORMATS]
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Which columns are meant. A label column of None: those that are named like tasks hold the labels."""
+
+    text_column: str
+    label_column: str | None
+    task: str | None
+
+
+def read_upload(name: str, content: bytes) -> dict[str, list[Any]]:
+    """The columns of an uploaded file.
+
+    Raises:
+        InputError: it is larger than it looks, or it cannot be read.
+    """
+    ending = Path(name).suffix.lower()
+    if ending == ".csv":
+        columns = content.partition(b"\n")[0].count(b",") + 1
+    elif ending == ".jsonl":
+        columns = _names_in_jsonl(content)
+    else:
+        columns = _columns_in_parquet(name, content) if ending == ".parquet" else 0
+    if columns > MOST_COLUMNS:
+        raise InputError(f"{name} has more than {MOST_COLUMNS} columns. Keep the text and the label.")
+    found = read_table(name, content)
+    if not found or not next(iter(found.values())):
+        raise InputError(f"{name} has no rows. It wants a header and a labelled text in every row.")
+    return found
+
+
+def _names_in_jsonl(content: bytes) -> int:
+    names: set[str] = set()
+    for line in content.split(b"\n"):
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            continue  # read_table says what is wrong
+        if isinstance(found, dict):
+            names.update(found)
+        if len(names) > MOST_COLUMNS:
+            break
+    return len(names)
+
+
+def _columns_in_parquet(name: str, content: bytes) -> int:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    size = 0
+    try:
+        with ParquetFile(io.BytesIO(content)) as file:
+            columns = len(file.schema_arrow)
+            for batch in file.iter_batches(64) if columns <= MOST_COLUMNS else ():
+                size += batch.nbytes
+                if size > MOST_UNPACKED:
+                    raise InputError(
+                        f"{name} unpacks to more than {MOST_UNPACKED / 1e6:.0f} MB. Use the command line: "
+                        f"python -m inference compare --data {name}"
+                    )
+            return columns
+    except (pyarrow.ArrowException, OSError):
+        return 0  # read_table says what is wrong
+
+
+def guess(columns: Mapping[str, Sequence[Any]], tasks: Mapping[str, Task]) -> Guess:
+    """The columns by their names; where those say nothing, the longest cells are the text, and labels those of a "
+    "task."""
+    text = guess_text(columns)
+    others = [name for name in columns if name != text]
+    if any(name in tasks for name in others):
+        return Guess(text, None, None)
+    fits = {name: _fitting_task(columns[name], tasks) for name in others}
+    label = _named(others, LABEL_NAMES) or next((name for name in others if fits[name]), others[0] if others else text)
+    return Guess(text, label, fits.get(label) or (next(iter(tasks)) if tasks else None))
+
+
+def guess_text(columns: Mapping[str, Sequence[Any]]) -> str:
+    """The column that holds the texts, most likely."""
+    return _named(list(columns), TEXT_NAMES) or max(columns, key=lambda name: _length(columns[name]))
+
+
+def _named(columns: Sequence[str], wanted: Sequence[str]) -> str | None:
+    lower = {name.strip().lower(): name for name in reversed(columns)}
+    return next((lower[name] for name in wanted if name in lower), None)
+
+
+def _length(cells: Sequence[Any]) -> float:
+    texts = [cell for cell in cells[:200] if isinstance(cell, str)]
+    return sum(map(len, texts)) / len(texts) if texts else 0.0
+
+
+def _fitting_task(cells: Sequence[Any], tasks: Mapping[str, Task]) -> str | None:
+    """The task with the fewest labels among those that have every label seen in this column."""
+    seen = {str(cell).strip() for cell in cells[:2_000]} - {"", "None"}
+    fitting = [name for name, task in tasks.items() if seen and seen <= set(task.labels)]
+    return min(fitting, key=lambda name: len(tasks[name].labels), default=None)

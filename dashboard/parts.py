@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from html import escape
+from typing import Any, Literal
 
+import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.charts.look import Chart
+from dashboard.charts.look import COLORS, Chart, named
+from dashboard.charts.words import many, mb, ms, percent, points
+from inference import cpu
+from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, Verdict
 
+Receipt = Mapping[str, Any]
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$^=&\"'])")
+# A word, a shape and a colour: whoever misses one has the others. The colours are readable on both backgrounds.
+INKS = {"light": "#31333F", "dark": "#FAFAFA"}  # Streamlit's own text colours
+DECISIONS = {SHIP: ("✔", "#009E73"), NO: ("✘", "#D5480B"), INCONCLUSIVE: ("?", "#B97A00")}
 
 
 def plain(text: str) -> str:
@@ -20,19 +29,130 @@ def plain(text: str) -> str:
     return re.sub(r":(?=\S)", ":\u200b", escaped)
 
 
+def page(title: str, receipt: Receipt, about: str = "") -> None:
+    """The page's heading, the warning if the receipt is from another processor, and where its numbers are from."""
+    st.header(title, anchor=False)
+    if about:
+        st.markdown(plain(about))
+    cpu_banner(receipt)
+    provenance(receipt)
+
+
 def chart(one: Chart, key: str) -> None:
     """The takeaway, the picture with its alt text, the note, and the table behind it."""
-    st.markdown(f"##### {plain(one.takeaway)}")
-    st.plotly_chart(one.figure, width="stretch", key=key, alt=one.alt, config={"displayModeBar": False})
+    st.markdown(f"###### {plain(one.takeaway)}")
+    st.plotly_chart(_themed(one.figure), width="stretch", key=key, alt=one.alt, config={"displayModeBar": False})
     if one.note:
         st.caption(plain(one.note))
     with st.expander("Table"):
         st.dataframe(one.table, hide_index=True, width="stretch")
 
 
-def provenance(receipt: Mapping[str, Any]) -> None:
+def _themed(figure: go.Figure) -> go.Figure:
+    """A copy with words in the theme's own ink: the grey that Streamlit gives to axes is hard to read."""
+    ink = INKS.get(st.context.theme.type or "")
+    if ink is None:
+        return figure
+    copy = go.Figure(figure)
+    copy.update_layout(font={"color": ink}, legend={"font": {"color": ink}})
+    for update in (copy.update_xaxes, copy.update_yaxes):
+        update(tickfont={"color": ink}, title_font={"color": ink})
+    return copy
+
+
+def verdict(found: Verdict) -> None:
+    """What a manager can quote, and below it each backend's decision with its reasons."""
+    decisions = "".join(
+        f'<span style="white-space:nowrap"><span style="color:{COLORS[name]}">{escape(named(name))}</span> '
+        f'<b style="border:1.5px solid {DECISIONS[one.decision][1]};border-radius:1rem;padding:.1rem .6rem">'
+        f'<span aria-hidden="true">{DECISIONS[one.decision][0]}</span> {one.decision}</b></span>'
+        for name, one in found.backends.items()
+    )
+    st.html(
+        '<div role="status" style="border-left:4px solid #808080;background:rgba(128,128,128,.1);padding:1rem 1.2rem">'
+        '<p style="font-size:1.2rem;line-height:1.5;margin:0 0 .8rem;overflow-wrap:anywhere">'
+        f"{escape(found.sentence)}</p>"
+        f'<div style="display:flex;flex-wrap:wrap;gap:.7rem 1.6rem">{decisions}</div></div>'
+    )
+    why, where = st.columns(2)
+    with why.expander("Why"):
+        for name, one in found.backends.items():
+            reasons = "".join(f"\n- {DECISIONS[r.decision][0]} {plain(r.text)}" for r in one.reasons)
+            st.markdown(f"**{named(name)}: {one.decision}**{reasons}")
+    with where.expander("Which for what"):
+        for situation, pick in found.recommended.items():
+            st.markdown(f"**{situation}**: {named(pick.backend) if pick.backend else 'none'}. {plain(pick.why)}")
+    if found.caveats:
+        st.caption("  \n".join(f"⚠ {plain(caveat)}" for caveat in found.caveats))
+
+
+def kpis(receipt: Receipt, task: str) -> None:
+    """A card per backend: median, tail, accuracy, size, each against the reference."""
+    names, reference = receipt["settings"]["backends"], receipt["settings"]["reference"]
+    for column, name in zip(st.columns(len(names)), names, strict=True):
+        with column.container(border=True):
+            st.markdown(f"**{named(name)}**" + (" · the reference" if name == reference else ""))
+            with st.container(horizontal=True, gap="medium"):
+                for what in ("p50", "p95", "accuracy", "model"):
+                    value, change, color = _kpi(receipt, task, name, what)
+                    st.metric(what, value, change, delta_color=color, width="content")
+
+
+def _kpi(
+    receipt: Receipt, task: str, name: str, what: str
+) -> tuple[str, str | None, Literal["normal", "inverse", "off"]]:
+    """A figure in words, its change against the reference if it has one, and whether more of it is better."""
+    figures, reference = receipt["results"], receipt["settings"]["reference"]
+    if what == "accuracy":
+        value = percent(figures["accuracy"][task][name]["accuracy"]["value"])
+        if name == reference:
+            return value, None, "off"
+        change = figures["paired"][task][name]["delta_accuracy"]
+        settled = change["low"] > 0 or change["high"] < 0
+        return value, points(change["value"]).replace("−", "-"), "normal" if settled else "off"
+    if what == "model":
+        size, whole = (figures["size"][one]["model_bytes"] for one in (name, reference))
+        return mb(size), None if name == reference else f"{(size / whole - 1) * 100:+.0f} %", "inverse"
+    found, base = (figures["latency"][one].get(f"{what}_ms") for one in (name, reference))
+    if found is None:
+        return "too few", None, "off"
+    if name == reference or base is None:
+        return ms(found["value"]), None, "off"
+    settled = found["high"] < base["low"] or found["low"] > base["high"]
+    return ms(found["value"]), f"{(found['value'] / base['value'] - 1) * 100:+.0f} %", "inverse" if settled else "off"
+
+
+def provenance(receipt: Receipt) -> None:
     """One line: where, when and on what the numbers were taken."""
+    settings, data, machine = receipt["settings"], receipt["data"], receipt["machine"]
+    tokens = sorted(data["tokens"])
+    calls = receipt["results"]["latency"][settings["reference"]]["calls"]
+    warm = min(one["calls"] for launch in receipt["latency"]["warm_up"] for one in launch.values())
+    told = [
+        f"{data['name']}, {many(len(tokens), 'row')}",
+        f"{tokens[0]}–{tokens[-1]} tokens, median {tokens[len(tokens) // 2]}",
+        f"{machine['cpu']}, {many(settings['threads'], 'thread')}",
+        "one text at a time",
+        f"{calls:,} timed texts per backend after {warm:,} or more to warm up",
+        many(settings["launches"], "start"),
+        *(["quick run"] if settings["quick"] else []),
+        receipt["created"].replace("T", " ").removesuffix("Z") + " UTC",
+        *(f"{name} {receipt['versions'][name]}" for name in ("torch", "onnxruntime") if name in receipt["versions"]),
+    ]
+    st.caption(" · ".join(plain(str(one)) for one in told))
 
 
-def cpu_banner(receipt: Mapping[str, Any]) -> None:
+def cpu_banner(receipt: Receipt) -> None:
     """A warning, and the way to measure here, where the receipt comes from another processor than this one."""
+    machine = receipt["machine"]
+    if (machine["cpu"], machine["flags"]) == (cpu.model(), cpu.int8_flags()):
+        return
+    text, button = st.columns([4, 1], vertical_alignment="center")
+    lacking = [flag for flag in machine["flags"] if flag not in cpu.int8_flags()]
+    text.warning(
+        f"Measured on another processor ({plain(machine['cpu'])}; this is {plain(cpu.model())})."
+        + (f" This one lacks {plain(', '.join(lacking))}." if lacking else "")
+        + " Times will differ here, and INT8 answers may."
+    )
+    if button.button("Measure here", key="measure_here", width="stretch"):
+        st.switch_page("pages/your_data.py")

@@ -58,24 +58,38 @@ def own() -> dict[str, Receipt]:
     return found
 
 
+def names() -> list[str]:
+    """Every receipt there is to choose, those of this session first."""
+    return [*own(), *(name for name in receipts.shelf().files if name not in own())]
+
+
+def receipt(name: str) -> Receipt:
+    """One of `names`.
+
+    Raises:
+        InputError: its file has gone or was damaged in the meantime.
+    """
+    return own()[name] if name in own() else receipts.load(receipts.shelf().files[name])
+
+
 def choose() -> None:
     """Draw the choices and keep what was chosen for `current`."""
     st.session_state[CHOICE] = None
     shelf = receipts.shelf()
-    names = [*own(), *(name for name in shelf.files if name not in own())]
+    offered = names()
     for file, message in shelf.broken.items():
         st.warning(f"**{plain(file)}** is not shown. {plain(message)}")
-    if not names:
+    if not offered:
         return
-    if (wanted := st.session_state.pop(WANTED, None)) in names:
+    if (wanted := st.session_state.pop(WANTED, None)) in offered:
         st.session_state["receipt"] = wanted
     with st.sidebar:
-        name = st.selectbox("Receipt", names, key="receipt", bind="query-params")
-        receipt = own()[name] if name in own() else receipts.load(shelf.files[name])
-        tasks = list(receipt["data"]["labels"])
+        name = st.selectbox("Receipt", offered, key="receipt", bind="query-params")
+        found = receipt(name)
+        tasks = list(found["data"]["labels"])
         task = st.selectbox("Task", tasks, key="task", bind="query-params")
         limits = _limits()
-    st.session_state[CHOICE] = Choice(name, receipt, task, limits)
+    st.session_state[CHOICE] = Choice(name, found, task, limits)
 
 
 def _limits() -> Limits:

@@ -49,7 +49,7 @@ def label(text: str) -> str:
 
 
 def named(backend: str) -> str:
-    """The backend's shape and name, as axes and legends show it."""
+    """The backend's shape and name, as axes and labels show it; a legend has the shape already."""
     return f"{MARKS[backend]} {TITLES[backend]}"
 
 
@@ -57,7 +57,13 @@ def bar_style(backend: str) -> dict[str, Any]:
     """Keyword `marker` of a bar: the backend's colour and hatching."""
     return {
         "color": COLORS[backend],
-        "pattern": {"shape": PATTERNS[backend], "fgcolor": "rgba(255,255,255,0.55)", "size": 6, "solidity": 0.25},
+        "pattern": {
+            "shape": PATTERNS[backend],
+            "fillmode": "overlay",
+            "fgcolor": "rgba(255,255,255,0.6)",
+            "size": 7,
+            "solidity": 0.25,
+        },
         "line": {"width": 0},
     }
 

@@ -1,8 +1,33 @@
-"""Accuracy."""
+"""How often each backend is right, and whether the difference matters."""
 
 import streamlit as st
 
+from dashboard import parts
+from dashboard.charts import accuracy, labels
 from dashboard.state import current
 
 choice = current()
-st.title("Accuracy")
+receipt, task = choice.receipt, choice.task
+backends = receipt["settings"]["backends"]
+parts.page("Accuracy", receipt, f"Task: {task}")
+parts.chart(accuracy.scores(receipt, task), "accuracy")
+paired = accuracy.differences(receipt, task, choice.limits.max_drop)
+if paired is not None:
+    parts.chart(paired, "differences")
+parts.chart(accuracy.scores(receipt, task, "macro_f1"), "macro_f1")
+parts.chart(labels.per_class(receipt, task), "per_class")
+for column, name in zip(st.columns(len(backends)), backends, strict=True):
+    with column:
+        parts.chart(labels.confusion(receipt, task, name), f"confusion_{name}")
+left, right = st.columns(2, gap="large")
+with left:
+    parts.chart(accuracy.reliability(receipt, task), "reliability")
+with right:
+    slot = st.container()  # the slider is below the chart that it moves, and its value is needed first
+    own = round(receipt["model"]["tasks"][task]["threshold"], 2)
+    threshold = st.slider(
+        "Answer only from this confidence on", 0.0, 1.0, own, 0.01, key="threshold", bind="query-params",
+        help=f"The model's own threshold for this task is {own:.2f}.",
+    )  # fmt: skip
+    with slot:
+        parts.chart(accuracy.coverage(receipt, task, threshold), "coverage")

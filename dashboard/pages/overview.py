@@ -1,8 +1,43 @@
-"""Overview."""
+"""What to ship, and on what grounds."""
 
 import streamlit as st
 
-from dashboard.state import current
+from dashboard import parts, state
+from dashboard.charts import overview
+from inference.compare.diff import diff
+from inference.compare.verdict import judge
 
-choice = current()
-st.title("Overview")
+choice = state.current()
+receipt, task = choice.receipt, choice.task
+parts.page("Overview", receipt)
+parts.verdict(judge(receipt, choice.limits))
+parts.kpis(receipt, task)
+parts.chart(overview.pareto(receipt, task), "pareto")
+left, right = st.columns(2, gap="large")
+with left:
+    parts.chart(overview.speedup(receipt), "speedup")
+with right:
+    slot = st.container()  # the price is below the chart that it moves, and is needed first
+    price = st.number_input(
+        "Price of the machine, $ an hour", 0.001, None, 0.10, 0.01, format="%.3f", key="price", bind="query-params"
+    )
+    with slot:
+        parts.chart(overview.cost(receipt, price), "cost")
+
+st.subheader("Against another receipt", anchor=False)
+others = [name for name in state.names() if name != choice.name]
+other = st.selectbox("The other receipt", others, None, key="other", bind="query-params", placeholder="none")
+if other is not None:
+    changes, notes = diff(receipt, state.receipt(other))
+    for note in notes:
+        st.warning(parts.plain(note))
+    beyond = sum(change.verdict == "changed" for change in changes)
+    st.markdown(f"{beyond} of {len(changes)} figures differ beyond noise.")
+    st.dataframe(
+        [
+            {"figure": one.what, "this receipt": one.before, "the other": one.after, "so it is": one.verdict}
+            for one in changes
+        ],
+        hide_index=True,
+        width="stretch",
+    )

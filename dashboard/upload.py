@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from starlette.formparsers import MultiPartParser
+
 from inference.bundle import Task
 from inference.errors import InputError
 from inference.tables import FORMATS, read_table
@@ -31,6 +33,8 @@ TEXT_NAMES = (
 )
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "gold", "y")
 TYPES = [ending[1:] for ending in FORMATS]
+# By default what is larger than 1 MB takes its way in through a temporary file; the page promises that nothing does.
+MultiPartParser.spool_max_size = (MOST_MB + 1) * 2**20
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from dashboard import parts
 from dashboard.charts.words import digits, many, percent, points
 from dashboard.parts import plain
 from dashboard.spreadsheet import as_csv
@@ -25,7 +26,7 @@ COLUMNS = ("row", "kind", "true", "reference", "reference_confidence", "backend"
 def page() -> None:
     choice = current()
     receipt = with_texts(choice.receipt)
-    st.title("Disagreements")
+    parts.page("Disagreements", receipt, f"Task: {choice.task}")
     reference = receipt["settings"]["reference"]
     others = [name for name in receipt["settings"]["backends"] if name != reference]
     if not others:

@@ -2,15 +2,15 @@
 
 import streamlit as st
 
+from dashboard import parts
 from dashboard.method import method
 from dashboard.parts import plain
 from dashboard.state import current
 
 choice = current()
-st.title("Method")
-st.markdown(f"How the numbers of **{plain(choice.name)}** came about, and what they do not say.")
+parts.page("Method", choice.receipt, "How each number came about, and what it does not say.")
 for section in method(choice.receipt, choice.limits):
-    st.subheader(section.heading)
+    st.subheader(section.heading, anchor=False)
     for paragraph in section.paragraphs:
         st.markdown(plain(paragraph))
     if section.facts:

@@ -1,8 +1,206 @@
-"""Your data."""
+"""Your data: measure the backends here, on a file of one's own or on the showcase, and get the verdict."""
+
+import json
+import time
+from pathlib import Path
 
 import streamlit as st
 
-from dashboard.state import current
+from dashboard import measuring, parts
+from dashboard.charts.words import joined, many
+from dashboard.measuring import Measurement
+from dashboard.parts import plain
+from dashboard.state import CHOICE, own, show
+from dashboard.texts import keep_texts
+from dashboard.upload import MOST_MB, TYPES, guess, read_upload
+from inference.artifacts import SHOWCASE
+from inference.bundle import Bundle
+from inference.compare.rows import LabelledData, parse_data, read_data
+from inference.compare.run import QUICK_ROWS
+from inference.compare.verdict import Limits, judge
+from inference.errors import InferenceError
 
-choice = current()
-st.title("Your data")
+MOST_ROWS = 20_000
+JOB, RESULT, TEXTS = "_measurement", "_measured", "_measured_texts"
+FILE, SHOWN = "A file of yours", "The showcase"
+PLANS = {"quick": "Quick: about a minute", "full": "Full: about five minutes, with the luck of a start in the intervals"}
+
+
+def page() -> None:
+    st.header("Your data", anchor=False)
+    st.markdown(
+        "Measure PyTorch, ONNX and INT8 on this machine with labelled texts of your own, and get the verdict for them."
+    )
+    job: Measurement | None = st.session_state.get(JOB)
+    if job is not None and not job.done:
+        progress(job)
+        return
+    if job is not None:
+        del st.session_state[JOB]
+        collect(job)
+    result()
+    form()
+
+
+@st.fragment(run_every=1.0)
+def progress(job: Measurement) -> None:
+    """How far it is, drawn again every second; the page is run again when it is over."""
+    if job.done:
+        st.rerun()
+    st.progress(job.share, bar_text(job))
+    if job.cancelled:
+        st.caption("Cancelling: what is being timed right now is finished first. This takes some seconds.")
+    else:
+        st.caption(
+            f"{plain(job.name)}: it goes on while you look at other pages, and its result is here when you come back."
+        )
+        if st.button("Cancel"):
+            job.cancel()
+            st.rerun(scope="fragment")
+
+
+def bar_text(job: Measurement) -> str:
+    left = job.left_s
+    told = "" if left is None else f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left"
+    return plain(f"{job.share:.0%} · {job.step}{told}")
+
+
+def collect(job: Measurement) -> None:
+    """Put the receipt of a comparison that is over on the list; run the page again so that everything shows it."""
+    texts: dict[int, str] | None = st.session_state.pop(TEXTS, None)
+    if job.receipt is None:
+        if job.error:
+            st.error(plain(job.error))
+        elif job.cancelled:
+            st.info("The measurement was cancelled. Nothing of it is kept.")
+        return
+    name = f"{Path(job.name).stem} here, {time.strftime('%H:%M:%S', time.gmtime())} UTC"
+    if texts is not None:
+        keep_texts(job.receipt, [texts[row] for row in job.receipt["data"]["row_numbers"]])
+    show(name, job.receipt)
+    st.session_state[RESULT] = name
+    st.rerun()
+
+
+def result() -> None:
+    """The verdict on what was measured last in this session, and the ways on from there."""
+    name = st.session_state.get(RESULT)
+    if name is None:
+        return
+    receipt, choice = own()[name], st.session_state.get(CHOICE)
+    st.subheader("The verdict", anchor=False)
+    parts.verdict(judge(receipt, choice.limits if choice else Limits()))
+    parts.provenance(receipt)
+    st.markdown(f"Every page shows this receipt now, until you choose another. It is on the list as **{plain(name)}**.")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.page_link("pages/overview.py", label="Overview")
+        st.page_link("pages/accuracy.py", label="Accuracy")
+        st.page_link("pages/disagreements.py", label="Disagreements")
+        st.download_button(
+            "Download the receipt",
+            lambda: json.dumps(receipt, separators=(",", ":"), ensure_ascii=False, allow_nan=False) + "\n",
+            f"{Path(receipt['data']['name']).stem}-receipt.json",
+            "application/json",
+        )
+    if receipt["data"]["texts"] is None:
+        st.caption("The receipt holds labels, lengths, row numbers and the file's hash, and no texts.")
+    st.divider()
+    st.subheader("Measure again", anchor=False)
+
+
+def form() -> None:
+    """What to measure, and how thoroughly."""
+    try:
+        bundle = Bundle.read(measuring.model())
+        source = st.segmented_control("Measure on", [FILE, SHOWN], default=FILE, required=True, key="measure_on")
+        chosen = from_file(bundle) if source == FILE else from_showcase(bundle)
+        if chosen is None:
+            return
+        name, data = chosen
+        plan = st.radio("How thorough", list(PLANS), format_func=PLANS.__getitem__, key="plan")
+        if plan == "quick" and len(data) > QUICK_ROWS:
+            st.caption(f"Quick takes {QUICK_ROWS:,} of the rows, drawn at random with seed 0.")
+        if (other := measuring.running()) is not None:
+            wait_for(other)
+            return
+        if st.button("Measure", type="primary"):
+            st.session_state[TEXTS] = None if source == SHOWN else dict(zip(data.row_numbers, data.texts, strict=True))
+            st.session_state[JOB] = measuring.start(name, None if source == SHOWN else data, plan == "quick")
+            st.rerun()
+    except InferenceError as error:
+        st.error(plain(str(error)))
+
+
+@st.fragment(run_every=2.0)
+def wait_for(other: Measurement) -> None:
+    """Another session's comparison: how far it is, and the form again when it is over."""
+    if other.done:
+        st.rerun()
+    left = other.left_s
+    st.info(
+        "Somebody else is measuring on this server. Two at once would disturb each other, so yours has to wait"
+        + ("." if left is None else f", about {left:.0f} s.")
+    )
+    st.progress(other.share)
+
+
+def from_showcase(bundle: Bundle) -> tuple[str, LabelledData]:
+    data = read_data(SHOWCASE, bundle.tasks)
+    st.caption(f"{many(len(data), 'short text')} that come with Triptych, with labels for {joined(list(data.labels))}.")
+    return SHOWCASE.name, data
+
+
+def from_file(bundle: Bundle) -> tuple[str, LabelledData] | None:
+    """The labelled rows of the uploaded file; None while there is none, or while it cannot be measured."""
+    file = st.file_uploader(
+        "A table with a column of texts and one of labels", TYPES, max_upload_size=MOST_MB, key="file"
+    )
+    st.caption(
+        f"CSV, JSONL or Parquet, {MOST_MB} MB at most. It stays in the memory of this server for your session. The "
+        "measuring processes, on the same machine, get the texts through a pipe. Nothing is written to disk or sent "
+        "anywhere else."
+    )
+    with st.expander("Labels that this model knows"):
+        for known, spec in bundle.tasks.items():
+            st.markdown(f"**{plain(known)}**: {plain(', '.join(spec.labels))}")
+    if file is None:
+        return None
+    name, content = file.name, file.getvalue()
+    columns = read_upload(name, content)
+    names, meant = list(columns), guess(columns, bundle.tasks)
+    text, label, of = st.columns(3)
+    text_column = text.selectbox("Texts are in", names, names.index(meant.text_column), key=f"text_{file.file_id}")
+    tasks = [task for task in bundle.tasks if task in names and task != text_column]
+    if tasks:
+        every = f"all: {', '.join(tasks)}"
+        options = [every, *tasks] if len(tasks) > 1 else tasks
+        task = label.selectbox("Labels of", options, key=f"task_{file.file_id}")
+        data = parse_data(name, content, bundle.tasks, None if task == every else task, text_column)
+    else:
+        others = [one for one in names if one != text_column] or names
+        index = others.index(meant.label_column) if meant.label_column in others else 0
+        label_column = label.selectbox("Labels are in", others, index, key=f"label_{file.file_id}")
+        known = list(bundle.tasks)
+        task = of.selectbox(
+            "They are of the task", known, known.index(meant.task or known[0]), key=f"of_{file.file_id}"
+        )
+        data = parse_data(name, content, bundle.tasks, task, text_column, label_column)
+    described(data, bundle)
+    if len(data) > MOST_ROWS:
+        st.caption(f"{len(data):,} rows are more than this page measures: {MOST_ROWS:,} of them, drawn with seed 0.")
+        data = data.sample(MOST_ROWS, 0)
+    return name, data
+
+
+def described(data: LabelledData, bundle: Bundle) -> None:
+    """What was read, so that a wrong column is seen before minutes are spent on it."""
+    for task, ids in data.labels.items():
+        labels = bundle.tasks[task].labels
+        counts = sorted(((ids.count(i), labels[i]) for i in set(ids) - {-1}), reverse=True)
+        told = ", ".join(f"{label} {count:,}" for count, label in counts[:8]) + (", …" if len(counts) > 8 else "")
+        st.caption(plain(f"{many(sum(count for count, _ in counts), 'row')} labelled for {task}: {told}."))
+    for note in data.notes:
+        st.caption(f"⚠ {plain(note[:1].upper() + note[1:])}.")
+
+
+page()

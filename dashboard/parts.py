@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard.charts.look import COLORS, Chart, named
-from dashboard.charts.words import many, mb, ms, percent, points
+from dashboard.charts.words import joined, many, mb, ms, percent, points
 from inference import cpu
-from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, Verdict
+from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, Limits, Verdict
 
 Receipt = Mapping[str, Any]
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$^=&\"'])")
@@ -55,13 +55,28 @@ def _themed(figure: go.Figure) -> go.Figure:
         return figure
     copy = go.Figure(figure)
     copy.update_layout(font={"color": ink}, legend={"font": {"color": ink}})
+    copy.update_traces(textfont={"color": ink}, selector={"type": "heatmap"})
     for update in (copy.update_xaxes, copy.update_yaxes):
         update(tickfont={"color": ink}, title_font={"color": ink})
     return copy
 
 
-def verdict(found: Verdict) -> None:
-    """What a manager can quote, and below it each backend's decision with its reasons."""
+def asked(limits: Limits) -> str:
+    """Limits in words."""
+    told = [f"accuracy falls by at most {limits.max_drop * 100:g} pp"]
+    if limits.max_p95_ms is not None:
+        told.append(f"p95 is at most {limits.max_p95_ms:g} ms")
+    if limits.max_size_mb is not None:
+        told.append(f"the model has at most {limits.max_size_mb:g} MB")
+    if limits.max_flips is not None:
+        told.append(f"at most {many(limits.max_flips, 'label')} changed")
+    if limits.min_speedup is not None:
+        told.append(f"it is at least {limits.min_speedup:g} times as fast")
+    return joined(told)
+
+
+def verdict(found: Verdict, limits: Limits | None = None) -> None:
+    """What a manager can quote, and below it each backend's decision with its reasons; the limits it is judged by."""
     decisions = "".join(
         f'<span style="white-space:nowrap"><span style="color:{COLORS[name]}">{escape(named(name))}</span> '
         f'<b style="border:1.5px solid {DECISIONS[one.decision][1]};border-radius:1rem;padding:.1rem .6rem">'
@@ -74,6 +89,8 @@ def verdict(found: Verdict) -> None:
         f"{escape(found.sentence)}</p>"
         f'<div style="display:flex;flex-wrap:wrap;gap:.7rem 1.6rem">{decisions}</div></div>'
     )
+    if limits is not None:
+        st.caption(f"To ship, a backend must keep these limits: {asked(limits)}. Change them in the sidebar.")
     why, where = st.columns(2)
     with why.expander("Why"):
         for name, one in found.backends.items():
@@ -90,12 +107,13 @@ def kpis(receipt: Receipt, task: str) -> None:
     """A card per backend: median, tail, accuracy, size, each against the reference."""
     names, reference = receipt["settings"]["backends"], receipt["settings"]["reference"]
     for column, name in zip(st.columns(len(names)), names, strict=True):
-        with column.container(border=True):
+        with column.container(border=True, height="stretch"):
             st.markdown(f"**{named(name)}**" + (" · the reference" if name == reference else ""))
-            with st.container(horizontal=True, gap="medium"):
+            with st.container(horizontal=True, gap="small"):
                 for what in ("p50", "p95", "accuracy", "model"):
                     value, change, color = _kpi(receipt, task, name, what)
-                    st.metric(what, value, change, delta_color=color, width="content")
+                    arrow: Literal["auto", "off"] = "off" if color == "off" else "auto"
+                    st.metric(what, value, change, delta_color=color, delta_arrow=arrow, width=104)
 
 
 def _kpi(

@@ -66,13 +66,15 @@ def load(path: Path) -> Receipt:
         stat = path.stat()
     except OSError:
         return read_receipt(path)  # which says it better
-    found = _read(str(path), stat.st_mtime_ns, stat.st_size)
+    found: Receipt | str = _read(str(path), stat.st_mtime_ns, stat.st_size)
     if isinstance(found, str):
         raise InputError(found)
     return found
 
 
-@st.cache_resource(max_entries=KEPT, show_spinner="Reading the receipt …")
+@st.cache_resource(  # type: ignore[untyped-decorator,unused-ignore]
+    max_entries=KEPT, show_spinner="Reading the receipt …"
+)
 def _read(path: str, changed_ns: int, size_bytes: int) -> Receipt | str:
     """The receipt, or what is wrong with it: that too is worth finding out only once."""
     try:

@@ -40,6 +40,7 @@ def current() -> Choice:
     if found is None:
         st.info("There is no receipt to show. Make one: `python -m inference compare --out assets/receipts/mine.json`")
         st.stop()
+    assert found is not None  # stopped above
     return found
 
 
@@ -113,4 +114,7 @@ def _limits() -> Limits:
 
 def _limit(label: str, key: str, least: float, step: float) -> float | None:
     """A limit that may be left empty."""
-    return st.number_input(label, least, None, None, step, key=key, bind="query-params", placeholder="any")
+    value: float | None = st.number_input(
+        label, least, None, None, step, key=key, bind="query-params", placeholder="any"
+    )
+    return value

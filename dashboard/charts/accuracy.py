@@ -23,7 +23,7 @@ def scores(receipt: Receipt, task: str, score: str = "accuracy") -> Chart:
     off = [name for name, one in found.items() if not one["low"] <= one["value"] <= one["high"]]
     lines = {named(name): (name, one) for name, one in found.items()}
     figure = dots(
-        lines, x=f"{SCORES[score]} (the axis does not start at 0)", say=percent, bare=[named(name) for name in off]
+        lines, x=f"{SCORES[score]} (zoomed axis)", say=percent, bare=[named(name) for name in off], least=0.02
     )
     figure.update_xaxes(tickformat=".1%")
     table: Rows = [
@@ -102,7 +102,8 @@ def differences(receipt: Receipt, task: str, max_drop: float) -> Chart | None:
             said.append(f"{TITLES[name]} gives the same label on every row")
         else:
             said.append(
-                f"{TITLES[name]} breaks {one['broken']:,} of {one['rows']:,} answers and fixes {one['fixed']:,}: "
+                f"{TITLES[name]} changes {one['flips']:,} of {one['rows']:,} labels ({one['broken']:,} broken, "
+                f"{one['fixed']:,} fixed): "
                 + ("no worse than the limit" if change["low"] > -max_drop else "below the limit"
                    if change["high"] < -max_drop else "whether that keeps the limit is not settled")
             )  # fmt: skip

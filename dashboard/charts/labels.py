@@ -12,6 +12,8 @@ from dashboard.charts.words import many, points
 from inference.backends import TITLES
 
 Receipt = Mapping[str, Any]
+MOST = 10  # labels in a confusion matrix: three of them side by side leave no room for more
+FEW = 3  # labels whose names fit below a matrix
 
 
 def per_class(receipt: Receipt, task: str, most: int = 12) -> Chart:
@@ -20,7 +22,8 @@ def per_class(receipt: Receipt, task: str, most: int = 12) -> Chart:
     by_label = {name: {one["label"]: one for one in scores["per_class"]} for name, scores in found.items()}
 
     def moved(one: str) -> float:
-        return max(abs(by_label[name][one]["f1"] - by_label[reference][one]["f1"]) for name in by_label)
+        changes = [abs(float(by_label[name][one]["f1"] - by_label[reference][one]["f1"])) for name in by_label]
+        return max(changes)
 
     labels = list(by_label[reference])
     shown = sorted(labels, key=lambda one: (-moved(one), by_label[reference][one]["f1"]))[:most]
@@ -84,7 +87,7 @@ def per_class(receipt: Receipt, task: str, most: int = 12) -> Chart:
     return Chart(figure, takeaway, alt, table, note)
 
 
-def confused_labels(receipt: Receipt, task: str, most: int = 12) -> list[int]:
+def confused_labels(receipt: Receipt, task: str, most: int = MOST) -> list[int]:
     """Positions of the labels that confusion matrices show: all if they are few, else those most often in a mistake."""
     found = receipt["results"]["accuracy"][task]
     present = {
@@ -101,7 +104,7 @@ def confused_labels(receipt: Receipt, task: str, most: int = 12) -> list[int]:
     return sorted(sorted(present, key=lambda position: (-mistakes[position], position))[:most])
 
 
-def confusion(receipt: Receipt, task: str, name: str, most: int = 12) -> Chart:
+def confusion(receipt: Receipt, task: str, name: str, most: int = MOST) -> Chart:
     """One backend's confusion matrix: rows in a cell, shaded by their share of the right label's rows."""
     labels = receipt["model"]["tasks"][task]["labels"]
     counts = {(right, given): rows for right, given, rows in receipt["results"]["accuracy"][task][name]["confusion"]}
@@ -114,7 +117,10 @@ def confusion(receipt: Receipt, task: str, name: str, most: int = 12) -> Chart:
     ]
     # Numbers and not names as places: two labels may be cut to the same words.
     places = list(range(len(shown)))
-    words = [label(labels[one] if len(labels[one]) <= 16 else labels[one][:15] + "…") for one in shown]
+    words = [label(labels[one] if len(labels[one]) <= 13 else labels[one][:12] + "…") for one in shown]
+    numbered = len(shown) > FEW  # names below would stand on their heads and take the room of the cells
+    below = [str(place + 1) for place in places] if numbered else words
+    beside = [f"{word} {number}" for word, number in zip(words, below, strict=True)] if numbered else words
     figure = go.Figure(
         go.Heatmap(
             x=places,
@@ -122,7 +128,7 @@ def confusion(receipt: Receipt, task: str, name: str, most: int = 12) -> Chart:
             z=shares,
             zmin=0,
             zmax=1,
-            colorscale=[[0, _clear(name, 0)], [1, _clear(name, 0.75)]],
+            colorscale=[[0, _clear(name, 0)], [1, _clear(name, 0.65)]],
             showscale=False,
             text=[[f"{count:,}" if count else "" for count in line] for line in cells],
             texttemplate="%{text}",
@@ -134,26 +140,26 @@ def confusion(receipt: Receipt, task: str, name: str, most: int = 12) -> Chart:
             ygap=1,
         )
     )
-    finish(figure, height=150 + 30 * len(shown), x="label given", y="right label")
-    axis = {"tickvals": places, "ticktext": words, "showgrid": False, "zeroline": False}
-    figure.update_xaxes(**axis, tickangle=-60 if len(shown) > 3 else 0)
-    figure.update_yaxes(**axis, autorange="reversed")
+    finish(figure, height=110 + 28 * len(shown), x="label given")
+    common = {"tickvals": places, "showgrid": False, "zeroline": False}
+    figure.update_xaxes(**common, ticktext=below, tickangle=0)
+    figure.update_yaxes(**common, ticktext=beside, autorange="reversed", tickfont={"size": 10})
     table: Rows = [
         {"right label": labels[right], "label given": labels[given], "rows": rows}
         for (right, given), rows in sorted(counts.items(), key=lambda pair: (pair[0][0] == pair[0][1], -pair[1]))
     ]
     wrong = {cell: rows for cell, rows in counts.items() if cell[0] != cell[1]}
+    missed, asked = sum(wrong.values()), sum(counts.values())
+    takeaway = f"{TITLES[name]} is wrong on {many(missed, 'row')} of {asked:,}."
+    note = "Lines: the right label. "
     if wrong:
         (right, given), rows = max(wrong.items(), key=lambda pair: pair[1])
-        takeaway = (
-            f"{TITLES[name]} is wrong on {many(sum(wrong.values()), 'row')}, most often {labels[right]} taken for "
-            f"{labels[given]} ({rows:,})."
-        )
-    else:
-        takeaway = f"{TITLES[name]} is right on every row."
+        note += f"Most often: {labels[right]} taken for {labels[given]} ({many(rows, 'row')})."
     present = {position for cell in counts for position in cell}
-    note = f"Shown: the {len(shown)} labels most often in a mistake." if len(present | set(shown)) > len(shown) else ""
-    return Chart(figure, takeaway, f"Confusion matrix of {len(shown)} labels. {takeaway}", table, note)
+    if len(present) > len(shown):
+        note += f" Shown: the {len(shown)} labels most often in a mistake, of {len(present)}."
+    alt = f"Confusion matrix of {many(len(shown), 'label')}. {takeaway} {note}".strip()
+    return Chart(figure, takeaway, alt, table, note.strip())
 
 
 def _clear(name: str, opacity: float) -> str:

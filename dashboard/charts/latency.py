@@ -99,7 +99,7 @@ def distribution(receipt: Receipt) -> Chart:
                 [0, 10, 25, 50, 75, 90, 100], np.percentile(times_ms, [0, 10, 25, 50, 75, 90, 100]), strict=True
             )
         ]
-    finish(figure, height=380, x="ms per text (logarithmic)", y="share of texts answered", legend=True)
+    finish(figure, height=380, x="ms per text (log scale)", y="share of texts answered", legend=True)
     low, high = min(one[0] for one in samples.values()), max(one[-1] for one in samples.values())
     ticks = [m * 10.0**p for p in range(-3, 6) for m in (1, 2, 5)]
     ticks = [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1]
@@ -329,7 +329,7 @@ def shapes(receipt: Receipt) -> Chart | None:
     finish(
         figure,
         height=80 + 26 * len(found),
-        x="median ms of a forward pass (logarithmic)",
+        x="median ms of a forward pass (log scale)",
         y="texts × tokens",
         legend=True,
     )

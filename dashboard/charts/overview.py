@@ -43,6 +43,7 @@ def pareto(receipt: Receipt, task: str) -> Chart:
     p50: dict[str, Estimate] = {name: one["p50_ms"] for name, one in figures["latency"].items()}
     right: dict[str, Estimate] = {name: figures["accuracy"][task][name]["accuracy"] for name in p50}
     size = {name: figures["size"][name]["model_bytes"] for name in p50}
+    slowest = max(p50, key=lambda name: p50[name]["value"])
     figure = go.Figure()
     if len(best) > 1:
         figure.add_scatter(
@@ -71,17 +72,18 @@ def pareto(receipt: Receipt, task: str) -> Chart:
             y=right[name]["value"],
             text=f"<b>{named(name)}</b><br>{mb(size[name])}",
             showarrow=False,
-            xanchor="left",
-            align="left",
+            # Beside the marker, on the side where there is room.
+            xanchor="right" if name == slowest else "left",
+            align="right" if name == slowest else "left",
             yanchor="bottom",
-            xshift=across / 2 - 2,
+            xshift=(2 - across / 2) if name == slowest else (across / 2 - 2),
             yshift=across / 2 - 4,
         )
-    finish(figure, height=420, x="median time of one text, ms (logarithmic; left is faster)", y="accuracy")
+    finish(figure, height=420, x="median ms per text (log scale)", y="accuracy")
     low, high = min(one["low"] for one in p50.values()), max(one["high"] for one in p50.values())
-    ticks = [tick for tick in _ticks() if low / 1.4 <= tick <= high * 1.8]
+    ticks = [tick for tick in _ticks() if low / 1.4 <= tick <= high * 1.4]
     figure.update_xaxes(
-        type="log", range=[log10(low / 1.4), log10(high * 1.8)], tickvals=ticks, ticktext=[digits(t, 1) for t in ticks]
+        type="log", range=[log10(low / 1.4), log10(high * 1.4)], tickvals=ticks, ticktext=[digits(t, 1) for t in ticks]
     )
     bottom, top = min(one["low"] for one in right.values()), max(one["high"] for one in right.values())
     pad = 0.15 * (top - bottom)

@@ -147,6 +147,7 @@ def dots(
     say: Say,
     scale: float = 1.0,
     bare: Sequence[str] = (),
+    least: float = 0.0,
 ) -> go.Figure:
     """A dot with its interval per line, on an axis that shows only where the dots are.
 
@@ -154,6 +155,7 @@ def dots(
         values: per line of the chart its backend and the estimate.
         scale: of the axis against the estimate; `say` gets the estimate as it is.
         bare: lines whose interval is not drawn.
+        least: how much the axis spans at least, so that a small difference does not look large for want of others.
     """
     figure = go.Figure()
     for line, (name, one) in values.items():
@@ -170,6 +172,9 @@ def dots(
         )
     finish(figure, height=80 + 58 * len(values), x=x)
     figure.update_yaxes(range=[len(values) - 0.5, -0.75])
+    ends = [one[end] for line, (_, one) in values.items() for end in (("value",) if line in bare else ("low", "high"))]
+    middle, reach = (min(ends) + max(ends)) / 2, max(least, (max(ends) - min(ends)) * 1.12) / 2
+    figure.update_xaxes(range=[(middle - reach) * scale, (middle + reach) * scale])
     return figure
 
 

@@ -10,11 +10,14 @@ choice = current()
 receipt, task = choice.receipt, choice.task
 backends = receipt["settings"]["backends"]
 parts.page("Accuracy", receipt, f"Task: {task}")
-parts.chart(accuracy.scores(receipt, task), "accuracy")
+left, right = st.columns(2, gap="large")
+with left:
+    parts.chart(accuracy.scores(receipt, task), "accuracy")
+with right:
+    parts.chart(accuracy.scores(receipt, task, "macro_f1"), "macro_f1")
 paired = accuracy.differences(receipt, task, choice.limits.max_drop)
 if paired is not None:
     parts.chart(paired, "differences")
-parts.chart(accuracy.scores(receipt, task, "macro_f1"), "macro_f1")
 parts.chart(labels.per_class(receipt, task), "per_class")
 for column, name in zip(st.columns(len(backends)), backends, strict=True):
     with column:

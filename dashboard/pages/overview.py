@@ -10,7 +10,7 @@ from inference.compare.verdict import judge
 choice = state.current()
 receipt, task = choice.receipt, choice.task
 parts.page("Overview", receipt)
-parts.verdict(judge(receipt, choice.limits))
+parts.verdict(judge(receipt, choice.limits), choice.limits)
 parts.kpis(receipt, task)
 parts.chart(overview.pareto(receipt, task), "pareto")
 left, right = st.columns(2, gap="large")

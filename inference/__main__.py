@@ -1,8 +1,9 @@
-"""The command line: predict, build, info, measure.
+"""The command line: predict, build, info; compare, verdict, receipt, report; space.
 
     python -m inference predict --task sentiment "what a lovely film"
 
-Exit code 0 on success and 2 on an error, which goes to stderr. With --json, stdout is one JSON document.
+Exit code 0 on success and 2 on an error, which goes to stderr; `verdict` gives 0, 1 or 3, and
+`receipt diff` 1 where something changed. With --json, stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from inference import space
 from inference.artifacts import DEMO_MODEL, Artifact, Progress, default_cache, find, model_sizes, obtain
 from inference.backends import BACKENDS, TITLES
 from inference.bundle import Bundle
 from inference.classifier import Prediction
-from inference.errors import InferenceError, InputError
+from inference.compare.commands import add as add_compare
+from inference.errors import InferenceError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
-        args.cache = args.cache or default_cache()
-        args.run(args)
+        if "cache" in args:
+            args.cache = args.cache or default_cache()
+        return args.run(args) or 0
     except InferenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -67,15 +71,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     command("build", build, "Build the ONNX and INT8 files if they are not there yet, and check them.")
     command("info", info, "What a model is: tasks, labels, sizes, hashes, parity.")
-    p = command("measure", measure, "Accuracy, agreement, latency and size of the three backends.")
-    p.add_argument(
-        "--data",
-        type=Path,
-        help="folder with one folder per task, each with a validation.csv; the showcase if left out",
-    )
-    p.add_argument("--out", type=Path, help="also write the figures to this JSON file")
-    p.add_argument("--threads", type=int, default=2, help="CPU threads of each backend (default %(default)s)")
-    p.add_argument("--rounds", type=int, default=20, help="rounds of the latency measurement (default %(default)s)")
+    add_compare(commands, command)
+    p = command("space", space.run, "Stage a Hugging Face Space, start it from its folder, and upload it if told to.")
+    p.add_argument("--out", type=Path, required=True, help="a new or empty folder, or an earlier staging")
+    p.add_argument("--kind", choices=space.KINDS, default="gradio", help="(default: %(default)s)")
+    p.add_argument("--to", metavar="OWNER/NAME", help="upload to this Space")
+    p.add_argument("--token", help="of an account that may write there (default: $HF_TOKEN)")
     return top
 
 
@@ -157,21 +158,6 @@ def info(args: argparse.Namespace) -> None:
         print(f"  ONNX and INT8 are not built yet. Build them: python -m inference build --model {bundle.folder}")
     else:
         _print_parity(artifact)
-
-
-def measure(args: argparse.Namespace) -> None:
-    from inference.measure import measure as run
-    from inference.measure import summary
-
-    if args.rounds < 1 or args.threads < 1:
-        raise InputError(f"--rounds {args.rounds} and --threads {args.threads} must be at least 1.")
-    if args.out and not args.out.parent.is_dir():  # said now and not after ten minutes
-        raise InputError(f"--out {args.out}: there is no folder {args.out.parent}.")
-    figures = run(args.model, args.data, args.cache, args.rounds, args.threads, _progress(args.json))
-    text = json.dumps(figures, indent=1, ensure_ascii=False)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
-    print(text if args.json else summary(figures))
 
 
 def _line(task: str, p: Prediction) -> str:

@@ -85,7 +85,7 @@ class Classifier:
         self.backend = backend
         self.batch_size = batch_size
         self.token_budget = token_budget
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
 
     @property
     def tasks(self) -> Mapping[str, Task]:
@@ -173,7 +173,7 @@ class Classifier:
         Raises:
             InputError: a text of which the tokenizer reads nothing (only control characters, say).
         """
-        encodings = self._tokenizer.encode_batch_fast(texts)
+        encodings = self.tokenizer.encode_batch_fast(texts)
         for index, encoding in enumerate(encodings):
             if all(encoding.special_tokens_mask):
                 raise InputError(f"{_where(index, texts)} has nothing to classify: no readable character in it.")
@@ -185,7 +185,7 @@ class Classifier:
         """Logits (texts, labels) of each task in the order of `ids`, and the seconds spent in the backend."""
         logits = {task: np.empty((len(ids), len(self.tasks[task].labels)), np.float32) for task in tasks}
         seconds = 0.0
-        for rows in self._batches([len(row) for row in ids]):
+        for rows in self.batches([len(row) for row in ids]):
             feed = pad([ids[row] for row in rows])
             started = time.perf_counter()
             outputs = self.backend.logits(**feed)
@@ -194,7 +194,7 @@ class Classifier:
                 logits[task][rows] = outputs[task]
         return logits, seconds
 
-    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+    def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Row numbers in batches of similar length, shortest first."""
         batch: list[int] = []
         for row in sorted(range(len(lengths)), key=lengths.__getitem__):

@@ -87,12 +87,6 @@ def test_a_line_is_a_text_whatever_else_is_in_it(run: Run) -> None:
     assert [row["text"] for row in json.loads(done.stdout)["results"]] == ["one\u2028still one", "two"]
 
 
-def test_figures_for_a_folder_that_is_not_there_are_refused_at_once(run: Run) -> None:
-    done = run("measure", "--out", "no/such/figures.json")
-    assert done.returncode == 2
-    assert "there is no folder no/such" in done.stderr
-
-
 def test_a_cache_that_cannot_be_a_folder_is_one_line(run: Run) -> None:
     done = run("build", "--cache", "README.md/cache")
     assert done.returncode == 2

@@ -11,21 +11,28 @@ from conftest import ROOT
 LAYERS = [
     {"errors", "cpu"},
     {"bundle", "backends"},
-    {"network", "torch_backend", "onnx_backend", "classifier"},
+    {"network", "torch_backend", "onnx_backend", "classifier", "tables"},
     {"evaluate", "parity", "export", "quantize"},
     {"artifacts"},
     {"loading"},
     {"models"},
-    {"measure", "space"},
+    {"compare.stats", "compare.rows", "compare.receipt", "compare.footprint", "compare.worker"},
+    {"compare.benchmark"},
+    {"compare.results"},
+    {"compare.disagreements", "compare.diff", "compare.summary", "compare.verdict"},
+    {"compare.run"},
+    {"compare.commands", "space"},
     {"__main__"},
 ]
 HOMES = {
     "torch": {"network", "torch_backend", "export"},
     "transformers": {"network"},
     "peft": {"network"},
-    "onnx": {"quantize"},
+    "onnx": {"quantize", "compare.footprint"},
     "onnxruntime": {"onnx_backend", "export", "quantize"},
-    "sklearn": {"evaluate"},
+    "sklearn": {"evaluate", "compare.results"},
+    "scipy": {"compare.stats", "compare.diff"},
+    "jsonschema": {"compare.receipt"},
     "gradio": set(),
     "streamlit": set(),
 }
@@ -48,7 +55,13 @@ def imports(path: Path) -> set[str]:
 
 
 def modules() -> dict[str, Path]:
-    return {path.stem: path for path in (ROOT / "inference").glob("*.py") if path.stem != "__init__"}
+    """Name under `inference` -> file: "classifier", "compare.rows"."""
+    folder = ROOT / "inference"
+    return {
+        ".".join(path.relative_to(folder).with_suffix("").parts): path
+        for path in folder.rglob("*.py")
+        if path.stem != "__init__"
+    }
 
 
 def sources() -> list[Path]:

@@ -42,7 +42,7 @@ def test_the_split_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
         ("text\nhello\n", "lacks the column"),
         ("text,label\nhello,a\nbye,a\n", "has 1 label"),
         ("text,label\nhello,a\nbye,a\nhi,b\n", "label 'b' has one row"),
-        ("text,label\n ,a\n", "line 2: the text is empty"),
+        ("text,label\n ,a\n", "row 1: the text is empty"),
         ("text,label\n", "has no row with a label"),
     ],
 )

@@ -1,6 +1,6 @@
 """The model card, and the table in the project's README, from recorded figures.
 
-python -m training.card assets/models/demo --readme README.md
+python -m training.card assets/models/demo assets/receipts/*.json --readme README.md
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from inference.backends import TITLES
+from inference.compare.receipt import Receipt, read_receipt
+from inference.compare.summary import summary
 from inference.errors import InferenceError, InputError
-from inference.measure import summary
 
 MARKS = ("<!-- figures: written by training/card.py -->", "<!-- end of figures -->")
 # What the card says of a public data set: task, Hub id -> name, authors, licence.
@@ -26,34 +28,34 @@ SOURCES = {
 }
 
 
-def write_card(model: Path) -> None:
-    """Write `README.md` of a model folder from its `bundle.json` and, if it was measured, `figures.json`."""
-    described = json.loads((model / "bundle.json").read_text(encoding="utf-8"))
-    figures = _figures(model)
-    (model / "README.md").write_text(_front_matter(described, figures) + _body(described, figures), encoding="utf-8")
-
-
-def update_readme(readme: Path, model: Path) -> None:
-    """Replace what stands between the marks in `readme` by the table of the model's figures.
+def write_card(model: Path, receipts: Sequence[Receipt] = ()) -> None:
+    """Write `README.md` of a model folder from its `bundle.json` and the receipts of it.
 
     Raises:
-        InputError: the model has no figures, or the file has no marks.
+        InputError: a receipt is of another model.
     """
-    figures = _figures(model)
+    described = json.loads((model / "bundle.json").read_text(encoding="utf-8"))
+    for receipt in receipts:
+        if receipt["model"]["files"] != described["files"]:
+            raise InputError(f"The receipt on {receipt['data']['name']} is not of the model in {model}: measure again.")
+    (model / "README.md").write_text(_front_matter(described, receipts) + _body(described, receipts), encoding="utf-8")
+
+
+def update_readme(readme: Path, receipts: Sequence[Receipt]) -> None:
+    """Replace what stands between the marks in `readme` by the table of the receipts.
+
+    Raises:
+        InputError: there is no receipt, or the file has no marks.
+    """
     text = readme.read_text(encoding="utf-8")
-    if figures is None or not all(mark in text for mark in MARKS):
-        raise InputError(f"{model} has no figures.json, or {readme} lacks the marks {MARKS[0]} and {MARKS[1]}.")
-    between = f"{MARKS[0]}\n{summary(figures)}\n{MARKS[1]}"
+    if not receipts or not all(mark in text for mark in MARKS):
+        raise InputError(f"No receipt was named, or {readme} lacks the marks {MARKS[0]} and {MARKS[1]}.")
+    between = f"{MARKS[0]}\n{summary(receipts)}\n{MARKS[1]}"
     pattern = re.compile(f"{re.escape(MARKS[0])}.*?{re.escape(MARKS[1])}", re.DOTALL)
     readme.write_text(pattern.sub(lambda _: between, text), encoding="utf-8")
 
 
-def _figures(model: Path) -> dict[str, Any] | None:
-    path = model / "figures.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _front_matter(described: dict[str, Any], figures: dict[str, Any] | None) -> str:
+def _front_matter(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
     """The YAML block that the Hub reads. JSON strings are YAML strings, so quoting is JSON's."""
     lines = [
         "---",
@@ -66,20 +68,23 @@ def _front_matter(described: dict[str, Any], figures: dict[str, Any] | None) -> 
     ]
     if described["datasets"]:
         lines.append("datasets: " + json.dumps(described["datasets"]))
-    if figures:
+    if receipts:
         lines += ["metrics: [accuracy, f1]", "model-index:", f"- name: {json.dumps(described['name'])}", "  results:"]
-        for task, found in figures["quality"]["pytorch"].items():
-            lines += [
-                "  - task: {type: text-classification, name: " + json.dumps(task) + "}",
-                "    dataset: {name: " + json.dumps(f"{task} {figures['data']}") + ", type: " + json.dumps(task) + "}",
-                "    metrics:",
-                f"    - {{type: accuracy, value: {found['accuracy']:.4f}}}",
-                f"    - {{type: f1, name: macro-F1, value: {found['macro_f1']:.4f}}}",
-            ]
+        for receipt in receipts:
+            for task, scores in receipt["results"]["accuracy"].items():
+                found = scores[receipt["settings"]["reference"]]
+                name = json.dumps(f"{task}, {receipt['data']['name']}")
+                lines += [
+                    "  - task: {type: text-classification, name: " + json.dumps(task) + "}",
+                    "    dataset: {name: " + name + ", type: " + json.dumps(task) + "}",
+                    "    metrics:",
+                    f"    - {{type: accuracy, value: {found['accuracy']['value']:.4f}}}",
+                    f"    - {{type: f1, name: macro-F1, value: {found['macro_f1']['value']:.4f}}}",
+                ]
     return "\n".join([*lines, "---", ""])
 
 
-def _body(described: dict[str, Any], figures: dict[str, Any] | None) -> str:
+def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
     settings = described["training"]
     parts = [
         f"# {described['name']}",
@@ -121,13 +126,13 @@ def _body(described: dict[str, Any], figures: dict[str, Any] | None) -> str:
             "Data:",
             "\n".join(f"- `{name}`: {SOURCES.get(name, 'see the Hub')}" for name in described["datasets"]),
         ]
-    if figures:
+    if receipts:
         parts += [
             "## Figures",
-            summary(figures),
-            f"PyTorch and ONNX are FP32. Latency is the forward pass alone, on {figures['threads']} threads, "
-            "backends in turns, one process each; read the ratios. Coverage and out-of-scope recall are at the "
-            "thresholds above; a row in scope counts as covered if it is neither uncertain nor called out of scope.",
+            summary(receipts),
+            "PyTorch and ONNX are FP32. Backends take turns, one process each; read the ratios. Brackets are 95 % "
+            "intervals. Coverage and out-of-scope recall are at the thresholds above; a row in scope counts as covered "
+            "if it is neither uncertain nor called out of scope.",
         ]
     parts += [
         "## Limits",
@@ -145,12 +150,14 @@ def _body(described: dict[str, Any], figures: dict[str, Any] | None) -> str:
 def main() -> int:
     p = argparse.ArgumentParser("python -m training.card", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("model", type=Path)
+    p.add_argument("receipts", type=Path, nargs="*", metavar="RECEIPT", help="of this model")
     p.add_argument("--readme", type=Path, help="also renew the table between the marks in this file")
     args = p.parse_args()
     try:
-        write_card(args.model)
+        receipts = [read_receipt(path) for path in args.receipts]
+        write_card(args.model, receipts)
         if args.readme:
-            update_readme(args.readme, args.model)
+            update_readme(args.readme, receipts)
     except (InferenceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from inference import load
 from inference.bundle import ADAPTER_FILES, FORMAT, HEADS_FILE, Base, sha256
-from inference.evaluate import metrics
+from inference.evaluate import LabelledRows, evaluate
 from inference.network import Network
 from training.data import TaskData
 from training.loop import Settings
@@ -105,7 +105,7 @@ def write_bundle(
     classifier = load(out, base=base_folder)
     for task, data in tasks.items():
         truth = [data.labels[i] for i in data.tuning.label_ids]
-        found = metrics(classifier.predict(data.tuning.texts, task), truth, classifier.tasks[task])
+        found = evaluate(classifier, task, LabelledRows(data.tuning.texts, truth))
         described["tasks"][task]["tuning"] = {k: round(v, 4) for k, v in found.items() if v is not None}
     _write(out, described)
 

@@ -1,0 +1,259 @@
+"""Time the backends against each other: a process each, in turns, raw samples kept.
+
+Order is ABBA: the backends in one round, in the next the same backwards, the first of them another one every
+two rounds. Drift of the machine then falls on all alike. One backend, the reference, has a second process, the
+control, that takes its turns like any other: what differs between those two is noise, and no gain below it counts.
+Everything is done in several launches, each with new processes, because a process keeps the luck of its start.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.errors import InferenceError
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTROL = "control"
+BATCH_SIZES = (1, 4, 8, 16, 32)
+LENGTHS = ((1, 16), (17, 32), (33, 64), (65, None))  # tokens, special ones included; from, to
+SHAPES = tuple((texts, tokens) for tokens in (16, 32, 128) for texts in BATCH_SIZES)
+STEAL_LIMIT = 0.1  # of all processor time: a round in which the host took more than this is measured again
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    `launches` process starts of each backend, in each `rounds` rounds of `texts` texts answered one by one and
+    `sweeps` rounds of the batch sizes over `sweep_texts` texts; `shape_rounds` rounds of the fixed shapes;
+    `alone_rows` rows answered alone and in a mixed batch; `best_threads`: other thread counts are tried too.
+    """
+
+    launches: int
+    rounds: int
+    texts: int
+    sweeps: int
+    sweep_texts: int
+    shape_rounds: int
+    alone_rows: int
+    best_threads: bool
+
+
+FULL = Plan(4, 6, 32, 2, 64, 4, 400, True)
+QUICK = Plan(1, 8, 24, 2, 64, 0, 100, False)
+
+
+class Process:
+    """A worker process: `ask` it, and it answers."""
+
+    def __init__(self, backend: str, model: Path, cache: Path, threads: int, base: Path | None = None) -> None:
+        self.backend = backend
+        self.tokens: dict[str, list[int]] = {}  # of the texts it holds, as `Worker.read` tells
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        command = [
+            sys.executable,
+            "-m",
+            "inference.compare.worker",
+            backend,
+            str(model.resolve()),
+            str(cache.resolve()),
+        ]
+        self._process = subprocess.Popen(
+            [*command, str(threads), str(time.time_ns()), *([str(base.resolve())] if base else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            encoding="utf-8",
+            cwd=ROOT,
+        )
+        try:
+            self.ready = self._reply()
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, order: str, **details: Any) -> Any:
+        """The reply to an order, a method of `worker.Worker` by name.
+
+        Raises:
+            InferenceError: the worker refused it, or is gone.
+        """
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # then it has left its reason, or none
+            self._process.stdin.write(json.dumps({"order": order, **details}) + "\n")
+            self._process.stdin.flush()
+        return self._reply()
+
+    def _reply(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            self._log.seek(0)
+            last = (self._log.read().strip().splitlines() or ["it left no message"])[-1]
+            raise InferenceError(
+                f"The measuring process of backend {self.backend!r} ended ({self._process.returncode}): {last}. "
+                "If it was killed, memory may have run out."
+            )
+        reply = json.loads(line)
+        if isinstance(reply, dict) and "error" in reply:
+            raise InferenceError(reply["error"])
+        return reply
+
+    def close(self) -> None:
+        """End the process: it leaves by itself when nobody can ask any more."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+
+@contextlib.contextmanager
+def launch(
+    backends: Sequence[str],
+    model: Path,
+    cache: Path,
+    threads: int,
+    texts: Sequence[str],
+    control: str | None = None,
+    base: Path | None = None,
+) -> Iterator[dict[str, Process]]:
+    """A running process per backend, by name, each holding these texts; with `control`, a second one of that backend.
+
+    Raises:
+        InferenceError: one does not start, or cannot read a text.
+    """
+    with contextlib.ExitStack() as stack:
+        found: dict[str, Process] = {}
+        arms = {name: name for name in backends} | ({CONTROL: control} if control else {})
+        for arm, backend in arms.items():  # one after the other: a start is timed too
+            found[arm] = stack.enter_context(contextlib.closing(Process(backend, model, cache, threads, base)))
+        for process in found.values():
+            process.tokens = process.ask("read", texts=list(texts))
+        yield found
+
+
+def turns(arms: Sequence[str], number: int) -> list[str]:
+    """Who goes when in round `number`: ABBA, and every two rounds another one goes first."""
+    first = number // 2 % len(arms)
+    order = [*arms[first:], *arms[:first]]
+    return order if number % 2 == 0 else order[::-1]
+
+
+def warm_up(pool: Mapping[str, Process], lengths: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Every process answers texts of each length until it gets no faster: how many calls, and whether it settled."""
+    found = {}
+    for arm, process in pool.items():
+        done = [process.ask("warm", rows=rows[:6]) for rows in by_length(lengths).values() if rows]
+        found[arm] = {"calls": sum(one["calls"] for one in done), "plateau": all(one["plateau"] for one in done)}
+    return found
+
+
+def by_length(lengths: Sequence[int]) -> dict[str, list[int]]:
+    """Positions of the texts in each band of `LENGTHS`, by what it is called."""
+    return {
+        length_name(low, high): [i for i, n in enumerate(lengths) if low <= n and (high is None or n <= high)]
+        for low, high in LENGTHS
+    }
+
+
+def length_name(low: int, high: int | None) -> str:
+    return f"{low}–{high} tokens" if high else f"{low} tokens and more"
+
+
+def latency_rounds(
+    pool: Mapping[str, Process], rows: Sequence[Sequence[int]], number: int, tick: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """Blocks of one launch: every round is the same texts for every process. `number` is the launch's.
+
+    A round in which the host took more than `STEAL_LIMIT` of the processor is kept, marked, and measured once more.
+    """
+    blocks: list[dict[str, Any]] = []
+    todo = list(enumerate(rows))
+    while todo:
+        index, texts = todo.pop(0)
+        before = steal()
+        taken = []
+        for arm in turns(list(pool), index):
+            found = pool[arm].ask("latency", rows=texts, again=2)
+            taken.append({"launch": number, "round": index, "arm": arm, **found})
+        stolen = steal(before)
+        again = any(block["round"] == index for block in blocks)
+        disturbed = stolen > STEAL_LIMIT and not again
+        blocks += [block | {"steal": round(stolen, 4), "disturbed": disturbed} for block in taken]
+        if disturbed:
+            todo.append((index, texts))
+        else:
+            tick()
+    return blocks
+
+
+def sweep_rounds(
+    pool: Mapping[str, Process], rows: Sequence[int], rounds: int, number: int, tick: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """One call with all these rows per process and batch size, in turns."""
+    found = []
+    for index in range(rounds):
+        for size in BATCH_SIZES:
+            for arm in turns([arm for arm in pool if arm != CONTROL], index):
+                reply = pool[arm].ask("throughput", rows=list(rows), batch_size=size)
+                found.append({"launch": number, "round": index, "arm": arm, "batch_size": size, **reply})
+        tick()
+    return found
+
+
+def shape_rounds(
+    pool: Mapping[str, Process], rounds: int, most_tokens: int, tick: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """Forward passes over exact shapes, in turns; more calls of the small ones, none longer than the model reads."""
+    found = []
+    for index in range(rounds):
+        for texts, tokens in (shape for shape in SHAPES if shape[1] <= most_tokens):
+            calls = max(1, min(12, 1024 // (texts * tokens)))
+            for arm in turns([arm for arm in pool if arm != CONTROL], index):
+                reply = pool[arm].ask("shape", texts=texts, tokens=tokens, calls=calls)
+                found.append({"round": index, "arm": arm, "texts": texts, "tokens": tokens, **reply})
+        tick()
+    return found
+
+
+def scores(reply: Mapping[str, str], tasks: Mapping[str, int]) -> dict[str, NDArray[np.float32]]:
+    """What `Worker.answer` sent, as (rows, labels) per task. `tasks` gives how many labels each has."""
+    return {
+        task: np.frombuffer(base64.b64decode(reply[task]), "<f4").reshape(-1, labels) for task, labels in tasks.items()
+    }
+
+
+def steal(since: tuple[float, float] | None = None) -> Any:
+    """Processor seconds that the host gave to others, and all of them; or the share of it since such a reading.
+
+    0.0 where the system does not tell (only Linux does).
+    """
+    import psutil
+
+    times = psutil.cpu_times()
+    now = (float(getattr(times, "steal", 0.0)), float(sum(times)))
+    if since is None:
+        return now
+    spent = now[1] - since[1]
+    return (now[0] - since[0]) / spent if spent > 0 else 0.0

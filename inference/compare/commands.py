@@ -1,0 +1,222 @@
+"""The commands of a comparison: compare, verdict, receipt, report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from inference.artifacts import Progress
+from inference.backends import BACKENDS
+from inference.bundle import Bundle
+from inference.errors import InputError
+
+
+def add(commands: Any, with_model: Any) -> None:
+    """Add them to the parser. `with_model` makes a command that has --model, --cache and --json."""
+    p = with_model("compare", compare, "Measure the backends on labelled rows and write a receipt.")
+    p.add_argument("--data", help="a .csv, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH (the showcase)")
+    p.add_argument("--task", help="whose labels the label column holds, where the model has several tasks")
+    p.add_argument("--text-column", default="text", help="(default: %(default)s)")
+    p.add_argument("--label-column", default="label", help="(default: %(default)s; or a column named like the task)")
+    p.add_argument("--backends", default=",".join(BACKENDS), help="comma-separated (default: %(default)s)")
+    p.add_argument("--threads", type=int, help="CPU threads of each backend (default: all cores)")
+    p.add_argument("--quick", action="store_true", help="under a minute: fewer samples, at most 1,000 rows")
+    p.add_argument("--rows", type=int, help="draw so many of the rows")
+    p.add_argument("--seed", type=int, default=0, help="of every draw (default: %(default)s)")
+    p.add_argument(
+        "--keep-texts", action="store_true", help="put the texts in the receipt, for whoever gets it to read"
+    )
+    p.add_argument("--price-per-hour", type=float, help="of a machine like this: prints the cost per million")
+    p.add_argument("--out", type=Path, default=Path("receipt.json"), help="(default: %(default)s)")
+
+    def plain(name: str, run: Any, help: str, parent: Any = commands) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = parent.add_parser(name, help=help, description=help)
+        made.set_defaults(run=run)
+        return made
+
+    p = plain("verdict", verdict, "SHIP, NO or INCONCLUSIVE for each backend of a receipt; exit code 0, 1 or 3.")
+    p.add_argument("receipt", type=Path)
+    add_limits(p)
+    p.add_argument("--backend", choices=BACKENDS, help="whose verdict is the exit code (default: the worst of all)")
+    p.add_argument("--json", action="store_true", help="one JSON document on stdout and nothing else")
+
+    receipt = commands.add_parser("receipt", help="Look at receipts.", description="Look at receipts.")
+    kinds = receipt.add_subparsers(required=True, metavar="COMMAND")
+    p = plain("show", show, "The figures of one or more receipts of the same model as a table.", kinds)
+    p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
+    p.add_argument("--price-per-hour", type=float, help="adds the cost per million predictions")
+    p = plain("diff", diff, "What changed between two receipts beyond noise; exit code 1 if anything did.", kinds)
+    p.add_argument("before", type=Path)
+    p.add_argument("after", type=Path)
+
+    p = plain("report", report, "One HTML file with verdict, charts, disagreements and method, to hand over.")
+    p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
+    p.add_argument("--out", type=Path, default=Path("report.html"), help="(default: %(default)s)")
+    add_limits(p)
+
+
+def add_limits(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--max-drop",
+        type=percentage_points,
+        default="0.5pp",
+        metavar="PP",
+        help="largest fall in accuracy, in percentage points (default: %(default)s)",
+    )
+    p.add_argument("--max-p95-ms", type=float, metavar="MS", help="95 %% of texts must be answered within")
+    p.add_argument("--max-size-mb", type=float, metavar="MB", help="files of the model at most")
+    p.add_argument(
+        "--max-flips", type=int, metavar="ROWS", help="answers with another label than the reference's at most"
+    )
+    p.add_argument("--min-speedup", type=float, metavar="TIMES", help="times as fast as the reference at least")
+
+
+def percentage_points(text: str) -> float:
+    """ "0.5pp" or "0.5" as the share 0.005."""
+    number = float(text.strip().removesuffix("pp"))
+    if not 0 <= number <= 100:
+        raise ValueError(text)
+    return number / 100
+
+
+def limits_of(args: argparse.Namespace) -> Any:
+    from inference.compare.verdict import Limits
+
+    return Limits(args.max_drop, args.max_p95_ms, args.max_size_mb, args.max_flips, args.min_speedup)
+
+
+def compare(args: argparse.Namespace) -> None:
+    from inference.compare.receipt import write_receipt
+    from inference.compare.rows import read_data
+    from inference.compare.run import compare as run
+    from inference.compare.summary import summary
+    from inference.compare.verdict import judge
+
+    if not args.out.parent.is_dir():  # said now and not after minutes
+        raise InputError(f"--out {args.out}: there is no folder {args.out.parent}.")
+    if args.rows is not None and args.rows < 1:
+        raise InputError(f"--rows {args.rows} must be at least 1.")
+    tasks = Bundle.read(args.model).tasks
+    data = None
+    if args.data:
+        data = read_data(args.data, tasks, args.task, args.text_column, args.label_column)
+    elif args.task or args.rows:
+        raise InputError("--task and --rows are for --data; without it all tasks of the showcase are measured.")
+    if data and args.rows:
+        data = data.sample(args.rows, args.seed)
+    receipt = run(
+        args.model,
+        data,
+        backends=[name.strip() for name in args.backends.split(",")],
+        threads=args.threads,
+        quick=args.quick,
+        seed=args.seed,
+        cache=args.cache,
+        keep_texts=args.keep_texts,
+        progress=None if args.json else progress_bar(),
+    )
+    write_receipt(receipt, args.out)
+    if args.json:
+        print(json.dumps(receipt["results"], ensure_ascii=False))
+        return
+    print(summary([receipt], args.price_per_hour))
+    found = judge(receipt)
+    print(f"\n{found.sentence}")
+    for caveat in found.caveats:
+        print(f"  note: {caveat}")
+    print(
+        f"\nThe receipt is {args.out}. With limits of your own: python -m inference verdict {args.out} --max-drop 1pp"
+    )
+
+
+def progress_bar() -> Progress:
+    """A bar with the time left on a terminal; a line a step elsewhere."""
+    started = time.monotonic()
+    over = "\r\033[K" if sys.stderr.isatty() else ""
+    last = ""
+
+    def show(step: str, share: float) -> None:
+        nonlocal last
+        spent = time.monotonic() - started
+        # The first seconds say little about the rest.
+        left = spent * (1 - share) / share if share > 0.1 else None
+        told = "" if left is None or share >= 1 else f", about {_duration(left)} left"
+        line = f"[{'#' * round(share * 20):<20}] {share:4.0%} {step}{told}"
+        if over:
+            print(f"{over}{line}", end="\n" if share >= 1 else "", file=sys.stderr, flush=True)
+        elif step != last:
+            print(line, file=sys.stderr, flush=True)
+        last = step
+
+    return show
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def verdict(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from inference.backends import TITLES
+    from inference.compare.receipt import read_receipt
+    from inference.compare.verdict import judge
+
+    receipt = read_receipt(args.receipt)
+    if args.backend and args.backend not in receipt["settings"]["backends"]:
+        raise InputError(f"{args.receipt} has no {args.backend}; it has {', '.join(receipt['settings']['backends'])}.")
+    found = judge(receipt, limits_of(args))
+    code = found.exit_code(args.backend)
+    if args.json:
+        print(json.dumps(asdict(found) | {"exit_code": code}, indent=1, ensure_ascii=False))
+        return code
+    print(found.sentence)
+    for name, judged in found.backends.items():
+        print(f"\n{TITLES[name]}: {judged.decision}{' (the reference)' if name == found.reference else ''}")
+        for reason in judged.reasons:
+            print(f"  {reason.decision:<12} {reason.text}")
+    print("\nFor")
+    for situation, choice in found.recommended.items():
+        print(f"  {situation:<12} {TITLES[choice.backend] if choice.backend else 'none':<8} {choice.why}")
+    for caveat in found.caveats:
+        print(f"note: {caveat}")
+    return code
+
+
+def show(args: argparse.Namespace) -> None:
+    from inference.compare.receipt import read_receipt
+    from inference.compare.summary import summary
+
+    receipts = [read_receipt(path) for path in args.receipts]
+    if any(r["model"] != receipts[0]["model"] for r in receipts):
+        raise InputError("These receipts are of different models, which one table would mix up. Show them one by one.")
+    print(summary(receipts, args.price_per_hour))
+
+
+def diff(args: argparse.Namespace) -> int:
+    from inference.compare.diff import CHANGED
+    from inference.compare.diff import diff as run
+    from inference.compare.receipt import read_receipt
+
+    changes, notes = run(read_receipt(args.before), read_receipt(args.after))
+    for change in changes:
+        print(f"{change.verdict:<12}  {change.what}: {change.before} → {change.after}")
+    for note in notes:
+        print(f"note: {note}")
+    beyond = sum(change.verdict == CHANGED for change in changes)
+    print(f"{beyond} of {len(changes)} changed beyond noise.")
+    return int(beyond > 0)
+
+
+def report(args: argparse.Namespace) -> None:
+    from dashboard.report import report as render
+
+    from inference.compare.receipt import read_receipt
+
+    html = render([read_receipt(path) for path in args.receipts], limits_of(args))
+    args.out.write_text(html, encoding="utf-8")
+    print(f"The report is {args.out}.")

@@ -1,0 +1,193 @@
+"""Labelled rows from a CSV, JSONL or Parquet file, or from a data set on the Hub."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inference.bundle import Task
+from inference.classifier import check_texts
+from inference.errors import InputError
+from inference.tables import read_table
+
+LEAST_ROWS = 20  # below this no figure means anything, and every chart of it would
+HUB = "hf://datasets/"
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Texts and, per task, the true label of each; rows without any label are left out."""
+
+    name: str
+    sha256: str
+    """Of the file's bytes."""
+    rows_in_file: int
+    row_numbers: list[int]
+    """Which data row of the file each text is, from 1, the header not counted."""
+    texts: list[str]
+    labels: Mapping[str, list[int]]
+    """Task -> position of the label in the task's labels; -1 where the row has none for this task."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the figures must know about the rows."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def sample(self, rows: int, seed: int) -> LabelledData:
+        """At most `rows` of them, drawn without replacement and kept in file order."""
+        if rows >= len(self):
+            return self
+        keep = np.sort(np.random.default_rng(seed).permutation(len(self))[:rows]).tolist()
+        return replace(
+            self,
+            row_numbers=[self.row_numbers[i] for i in keep],
+            texts=[self.texts[i] for i in keep],
+            labels={task: [ids[i] for i in keep] for task, ids in self.labels.items()},
+            notes=[*self.notes, f"{rows:,} of {len(self):,} labelled rows, drawn at random with seed {seed}"],
+        )
+
+
+def read_data(
+    source: str | Path,
+    tasks: Mapping[str, Task],
+    task: str | None = None,
+    text_column: str = "text",
+    label_column: str = "label",
+) -> LabelledData:
+    """The labelled rows of a file or of `hf://datasets/OWNER/NAME/path/in/it.parquet`.
+
+    Args:
+        tasks: those of the model; labels must be theirs, by name or by position.
+        task: whose labels `label_column` holds. Left out, a column named like a task holds that task's labels,
+            and where there is none `label_column` is read if the model has one task only.
+
+    Raises:
+        InputError: the file or a column is missing, it cannot be read, a label is not the model's, a text is
+            empty, or there are fewer than `LEAST_ROWS` rows.
+    """
+    if str(source).startswith("hf://"):
+        path = _from_hub(str(source))
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise InputError(f"No file {path}. A CSV, JSONL or Parquet file with a text and a label column is wanted.")
+    return parse_data(path.name, path.read_bytes(), tasks, task, text_column, label_column)
+
+
+def parse_data(
+    name: str,
+    content: bytes,
+    tasks: Mapping[str, Task],
+    task: str | None = None,
+    text_column: str = "text",
+    label_column: str = "label",
+) -> LabelledData:
+    """Like `read_data`, for a file that is in memory. `name` tells its format by how it ends.
+
+    Raises:
+        InputError: as in `read_data`.
+    """
+    columns = read_table(name, content)
+    holders = _label_columns(name, list(columns), tasks, task, text_column, label_column)
+    rows = len(columns[text_column])
+    notes: list[str] = []
+    labels = {key: _label_ids(name, column, columns[column], key, tasks[key], notes) for key, column in holders.items()}
+    kept = [i for i in range(rows) if any(ids[i] >= 0 for ids in labels.values())]
+    if len(kept) < LEAST_ROWS:
+        raise InputError(
+            f"{name} has {len(kept)} labelled row{'' if len(kept) == 1 else 's'}. {LEAST_ROWS} are the least that "
+            "figures can be made of, and a verdict wants hundreds. Label more rows."
+        )
+    texts = []
+    for i in kept:
+        try:
+            texts += check_texts([columns[text_column][i]])
+        except InputError as error:
+            raise InputError(f"{name}, row {i + 1} (column {text_column}): {error}") from None
+    if rows > len(kept):
+        notes.append(f"{rows - len(kept):,} of {rows:,} rows have no label and are left out")
+    found = {key: [ids[i] for i in kept] for key, ids in labels.items()}
+    for key, ids in found.items():
+        present = set(ids) - {-1}
+        if len(present) == 1:
+            only = tasks[key].labels[present.pop()]
+            notes.append(f"every {key} row has the label {only!r}: accuracy is the recall of that one label")
+    copies = len(texts) - len(set(texts))
+    if copies:
+        notes.append(f"{copies:,} texts occur more than once")
+    return LabelledData(name, hashlib.sha256(content).hexdigest(), rows, [i + 1 for i in kept], texts, found, notes)
+
+
+def _label_columns(
+    name: str, columns: Sequence[str], tasks: Mapping[str, Task], task: str | None, text_column: str, label_column: str
+) -> dict[str, str]:
+    """Task -> the column with its labels."""
+    if task is not None and task not in tasks:
+        raise InputError(f"Unknown task {task!r}. This model has: {', '.join(tasks)}.")
+    has = f"it has {', '.join(map(repr, columns)) or 'none'}"
+    if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
+        has += ". Its cells seem to be separated by something else than commas: save it with commas"
+    if text_column not in columns:
+        raise InputError(f"{name} has no column {text_column!r}; {has}.")
+    wanted = [task] if task is not None else list(tasks)
+    found = {key: key for key in wanted if key in columns}
+    if not found and len(wanted) == 1 and label_column in columns:
+        found = {wanted[0]: label_column}
+    if not found and label_column in columns:
+        raise InputError(f"{name} has a column {label_column!r}; say whose labels it holds: one of {', '.join(tasks)}.")
+    if not found:
+        raise InputError(f"{name} has no column of labels ({label_column!r}, or {', '.join(wanted)}); {has}.")
+    for key in found:
+        if tasks[key].problem_type != "single_label_classification":
+            raise InputError(f"Task {key!r} gives a text several labels at once, which cannot be compared yet.")
+    return found
+
+
+def _label_ids(name: str, column: str, cells: Sequence[Any], key: str, task: Task, notes: list[str]) -> list[int]:
+    """Position of each cell's label in the task's labels; -1 for an empty cell.
+
+    Names first. Whole numbers are taken as positions where no cell is a name, as data sets on the Hub have them.
+    """
+    given = ["" if cell is None or cell != cell else str(cell).strip() for cell in cells]  # NaN differs from itself
+    positions = {label: i for i, label in enumerate(task.labels)}
+    counts = Counter(given)
+    del counts[""]
+    unknown = [label for label in counts if label not in positions]
+    numbers = {str(i): i for i in range(len(task.labels))}
+    if counts and len(unknown) == len(counts) and set(counts) <= set(numbers):
+        notes.append(f"the labels of {key} are numbers, read as positions: 0 is {task.labels[0]!r}")
+        positions, unknown = numbers, []
+    if unknown:
+        shown = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in unknown[:5])
+        near = difflib.get_close_matches(unknown[0], task.labels, 1)
+        known = ", ".join(task.labels[:10]) + (", …" if len(task.labels) > 10 else "")
+        raise InputError(
+            f"{name}, column {column!r}: {len(unknown):,} label(s) that task {key!r} does not have: {shown}"
+            + (f". Is {near[0]!r} meant?" if near else ".")
+            + f" It has {known}. Rename them, or empty the cell to leave the row out."
+        )
+    return [positions[label] if label else -1 for label in given]
+
+
+def _from_hub(address: str) -> Path:
+    """The local copy of a file of a data set, fetched if need be: hf://datasets/OWNER/NAME[@REVISION]/PATH."""
+    parts = address.removeprefix(HUB).split("/", 2)
+    if not address.startswith(HUB) or len(parts) < 3 or not all(parts):
+        raise InputError(f"{address!r} is no file of a data set. Write {HUB}OWNER/NAME/path/to/file.parquet")
+    owner, (repository, _, revision), path = parts[0], parts[1].partition("@"), parts[2]
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(f"{owner}/{repository}", path, repo_type="dataset", revision=revision or None))
+    except LocalEntryNotFoundError:
+        raise InputError(f"{address} is not in the cache and the Hub cannot be reached. Download the file.") from None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise InputError(f"{address} cannot be had from the Hub: {error}") from None

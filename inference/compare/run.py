@@ -1,0 +1,292 @@
+"""`compare`: measure the backends of a model on labelled rows, and what was found as a receipt."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inference import cpu
+from inference.artifacts import SHOWCASE, Artifact, Progress, default_cache, obtain, tool_versions
+from inference.backends import BACKENDS, check_backend
+from inference.bundle import Bundle
+from inference.compare import benchmark
+from inference.compare.footprint import footprint
+from inference.compare.receipt import FORMAT, VERSION, Receipt, seal
+from inference.compare.results import results
+from inference.compare.rows import LabelledData, read_data
+from inference.errors import InputError
+
+CHUNK = 500  # rows that a backend answers before it is the next one's turn
+QUICK_ROWS = 1_000
+# About how many seconds each part takes on two cores with a small encoder. Only ratios matter, for the bar.
+START, WARM_UP, CALL, SWEEP, ROW, SHAPE_ROUND = 14.0, 4.0, 0.035, 6.0, 0.022, 6.0
+
+
+def compare(
+    model: str | Path,
+    data: LabelledData | None = None,
+    *,
+    backends: Sequence[str] = BACKENDS,
+    threads: int | None = None,
+    quick: bool = False,
+    seed: int = 0,
+    cache: Path | None = None,
+    base: Path | None = None,
+    keep_texts: bool = False,
+    progress: Progress | None = None,
+    plan: benchmark.Plan | None = None,
+) -> Receipt:
+    """A receipt: latency, throughput, size, memory, start-up and accuracy of each backend on the same rows.
+
+    Args:
+        data: labelled rows; the showcase, with its texts kept, if left out.
+        backends: the first of them is the reference; "pytorch" always is where it is among them.
+        threads: CPU threads of each backend, the same for all; every core this process may use if left out.
+        quick: under a minute instead of some: one start of each process, fewer samples, at most `QUICK_ROWS` rows.
+        seed: draws the rows that are timed, the sample of rows, and the bootstrap.
+        cache: folder of built models; `~/.cache/triptych` if left out.
+        base: folder of the base model, as for `load`.
+        keep_texts: put the texts in the receipt. Leave it off for texts that others may not see.
+        progress: called with the step and the share done.
+        plan: how much to measure, where neither the full nor the quick one is meant.
+
+    Raises:
+        InferenceError: the model does not load, a backend does not start, or an argument makes no sense.
+    """
+    for name in backends:
+        check_backend(name)
+    if not backends or len(set(backends)) < len(backends):
+        raise InputError(f"backends={','.join(backends)} must name each backend once. Known: {', '.join(BACKENDS)}.")
+    threads = cpu.cores() if threads is None else threads
+    if not 1 <= threads <= cpu.cores():
+        raise InputError(f"threads={threads}, but this process may use 1 to {cpu.cores()}.")
+    say = progress or (lambda step, share: None)
+    cache = cache or default_cache()
+    bundle = Bundle.read(model)
+    if data is None:
+        data, keep_texts = read_data(SHOWCASE, bundle.tasks), True
+    if quick:
+        data = data.sample(QUICK_ROWS, seed)
+    artifact = obtain(bundle, cache, lambda step, share: say(f"building: {step}", 0.0), base)
+    # In the order of `BACKENDS`, the reference first.
+    names = [name for name in BACKENDS if name in backends]
+    plan = plan or (benchmark.QUICK if quick else benchmark.FULL)
+    run = _Run(bundle, artifact, data, names, threads, cache, base, seed, plan, say)
+    before, stolen = _machine_now(), benchmark.steal()
+    measured = run.measure()
+    say("statistics", 0.99)
+    receipt: Receipt = {
+        "format": FORMAT,
+        "version": VERSION,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "settings": {
+            "backends": names,
+            "reference": names[0],
+            "threads": threads,
+            "quick": quick,
+            "seed": seed,
+            **asdict(plan),
+        },
+        "model": {
+            "name": bundle.name,
+            "files": dict(bundle.files),
+            "base": {"hub_id": bundle.base.hub_id, "revision": bundle.base.revision, "files": dict(bundle.base.files)},
+            "max_tokens": bundle.max_tokens,
+            "tasks": {name: asdict(task) | {"labels": list(task.labels)} for name, task in bundle.tasks.items()},
+        },
+        "data": {
+            "name": data.name,
+            "sha256": data.sha256,
+            "rows_in_file": data.rows_in_file,
+            "row_numbers": data.row_numbers,
+            "tokens": run.tokens,
+            "truncated": run.truncated,
+            "labels": {task: list(ids) for task, ids in data.labels.items()},
+            "texts": list(data.texts) if keep_texts else None,
+            "notes": list(data.notes),
+        },
+        "machine": {
+            "cpu": cpu.model(),
+            "cores": cpu.cores(),
+            "flags": cpu.int8_flags(),
+            "system": platform.system(),
+            "architecture": platform.machine(),
+            "memory_bytes": _memory_bytes(),
+            "before": before,
+            "after": _machine_now(),
+            "steal_share": round(benchmark.steal(stolen), 5),
+        },
+        "versions": {"python": platform.python_version(), **tool_versions()},
+        **measured,
+    }
+    receipt["results"] = results(receipt)
+    say("done", 1.0)
+    return seal(receipt)
+
+
+@dataclass
+class _Run:
+    """The measurement itself; what it gathers on the way."""
+
+    bundle: Bundle
+    artifact: Artifact
+    data: LabelledData
+    names: list[str]
+    threads: int
+    cache: Path
+    base: Path | None
+    seed: int
+    plan: benchmark.Plan
+    say: Progress
+
+    def __post_init__(self) -> None:
+        self.tokens: list[int] = []
+        self.truncated = 0
+        rng, plan, rows = np.random.default_rng(self.seed), self.plan, len(self.data)
+        wanted = plan.rounds * plan.texts
+        # Every row once before any comes twice, so that a small file is still timed at its own lengths.
+        drawn = np.concatenate([rng.permutation(rows) for _ in range(wanted // rows + 1)])[:wanted]
+        self.timed: list[int] = drawn.tolist()
+        self.alone: list[int] = rng.permutation(rows)[: plan.alone_rows].tolist()
+        self.other_threads = sorted({1, cpu.cores()} - {self.threads}) if plan.best_threads else []
+        self._total = (
+            plan.launches * (START + WARM_UP + wanted * CALL + plan.sweeps * SWEEP)
+            + rows * ROW
+            + plan.shape_rounds * SHAPE_ROUND
+            + len(self.alone) * CALL
+            + len(self.other_threads) * (START / 2 + WARM_UP + 2 * plan.texts * CALL)
+        )
+        self._done = 0.0
+
+    def _tick(self, seconds: float, step: str) -> None:
+        self._done += seconds
+        self.say(step, min(0.98, self._done / self._total))
+
+    def _launch(
+        self, threads: int, texts: list[str], control: str | None = None
+    ) -> AbstractContextManager[dict[str, benchmark.Process]]:
+        return benchmark.launch(
+            self.names, self.bundle.folder, self.cache, threads, texts, control=control, base=self.base
+        )
+
+    def measure(self) -> dict[str, Any]:
+        """What a receipt says of the backends: `backends`, `latency`, `throughput`, `shapes`, `other_threads`."""
+        backends = {
+            name: {**footprint(self.bundle, self.artifact, name, self.base), "starts": []} for name in self.names
+        }
+        texts = [self.data.texts[row] for row in self.timed]
+        rounds = np.arange(len(texts)).reshape(self.plan.rounds, self.plan.texts).tolist()
+        latency: dict[str, Any] = {
+            "rows": [[self.timed[i] for i in one] for one in rounds],
+            "warm_up": [],
+            "blocks": [],
+        }
+        sweeps: list[dict[str, Any]] = []
+        shapes: list[dict[str, Any]] = []
+        for number in range(self.plan.launches):
+            step = f"start {number + 1} of {self.plan.launches}: "
+            self.say(step + "opening the backends", self._done / self._total)
+            with self._launch(self.threads, texts, self.names[0]) as pool:
+                for arm, process in pool.items():
+                    name = self.names[0] if arm == benchmark.CONTROL else arm
+                    backends[name]["starts"].append(process.ready["start"])
+                self._tick(START, step + "warming up")
+                lengths = pool[self.names[0]].tokens["tokens"]
+                latency["warm_up"].append(benchmark.warm_up(pool, lengths))
+                self._tick(WARM_UP, step + "latency")
+                latency["blocks"] += benchmark.latency_rounds(
+                    pool, rounds, number, partial(self._tick, self.plan.texts * CALL, step + "latency")
+                )
+                sweeps += benchmark.sweep_rounds(
+                    pool,
+                    list(range(min(self.plan.sweep_texts, len(texts)))),
+                    self.plan.sweeps,
+                    number,
+                    partial(self._tick, SWEEP, step + "batch sizes"),
+                )
+                if number == 0:
+                    self._answers(pool, backends)
+                    for name in self.names:
+                        backends[name]["memory"] = pool[name].ask("memory")
+                if number == self.plan.launches - 1:
+                    shapes = benchmark.shape_rounds(
+                        pool,
+                        self.plan.shape_rounds,
+                        self.bundle.max_tokens,
+                        partial(self._tick, SHAPE_ROUND, step + "fixed shapes"),
+                    )
+                latency["cores"] = pool[self.names[0]].ready["cores"]
+        return {
+            "backends": backends,
+            "latency": latency,
+            "throughput": {"texts": min(self.plan.sweep_texts, len(texts)), "samples": sweeps},
+            "shapes": shapes,
+            "other_threads": [self._with_threads(count, texts, rounds) for count in self.other_threads],
+        }
+
+    def _with_threads(self, threads: int, texts: list[str], rounds: list[list[int]]) -> dict[str, Any]:
+        """Two rounds of latency with another number of threads."""
+        step = f"with {threads} thread{'s' * (threads > 1)}"
+        with self._launch(threads, texts) as pool:
+            self._tick(START / 2, step)
+            benchmark.warm_up(pool, pool[self.names[0]].tokens["tokens"])
+            self._tick(WARM_UP, step)
+            blocks = benchmark.latency_rounds(pool, rounds[:2], 0, partial(self._tick, self.plan.texts * CALL, step))
+        return {"threads": threads, "blocks": blocks}
+
+    def _answers(self, pool: dict[str, benchmark.Process], backends: dict[str, Any]) -> None:
+        """Every row's answer on each of the processes that were just timed."""
+        tasks = {task: len(self.bundle.tasks[task].labels) for task in self.data.labels}
+        for entry in backends.values():
+            entry["predictions"] = {task: {"label_ids": [], "confidence": [], "max_abs_dp": 0.0} for task in tasks}
+        total = len(self.data)
+        for first in range(0, total, CHUNK):
+            texts = self.data.texts[first : first + CHUNK]
+            expected: dict[str, Any] = {}
+            for name in self.names:
+                read = pool[name].ask("read", texts=texts)
+                found = benchmark.scores(
+                    pool[name].ask("answer", rows=list(range(len(texts))), tasks=list(tasks)), tasks
+                )
+                if name == self.names[0]:
+                    expected = found
+                    self.tokens += read["tokens"]
+                    self.truncated += sum(read["truncated"])
+                for task, table in found.items():
+                    entry = backends[name]["predictions"][task]
+                    entry["label_ids"] += table.argmax(1).tolist()
+                    entry["confidence"] += np.round(table.max(1).astype(float), 6).tolist()
+                    gap = float(np.abs(table - expected[task]).max())
+                    entry["max_abs_dp"] = max(entry["max_abs_dp"], gap)
+            self._tick(len(texts) * ROW, f"accuracy, {min(first + CHUNK, total):,} of {total:,} rows")
+        texts = [self.data.texts[row] for row in self.alone]
+        for name in self.names:
+            pool[name].ask("read", texts=texts)
+            flips = pool[name].ask("alone", rows=list(range(len(texts))), tasks=list(tasks))
+            backends[name]["batch_flips"] = {"rows": len(texts), "tasks": flips}
+            self._tick(len(texts) * CALL / len(self.names), "alone and in a batch")
+
+
+def _machine_now() -> dict[str, Any]:
+    import psutil
+
+    frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    return {
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "mhz": round(frequency.current) if frequency else None,
+    }
+
+
+def _memory_bytes() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total)

@@ -1,0 +1,287 @@
+"""What to ship, from a receipt and what is asked of it: SHIP, NO or INCONCLUSIVE per backend, with the reasons.
+
+A limit is kept when the whole interval of the figure keeps it, broken when the whole interval breaks it, and not
+settled in between. "At most 0.5 pp less accurate" is a test of non-inferiority: too few rows can never pass it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from inference.backends import TITLES
+from inference.compare import stats
+from inference.compare.results import MARGIN
+
+SHIP, NO, INCONCLUSIVE = "SHIP", "NO", "INCONCLUSIVE"
+EXIT_CODES = {SHIP: 0, NO: 1, INCONCLUSIVE: 3}
+SITUATIONS = ("CPU service", "GPU service", "serverless", "edge", "notebook")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a backend must keep. None: not asked."""
+
+    max_drop: float = MARGIN
+    """Largest fall in accuracy against the reference, as a share: 0.005 is 0.5 percentage points."""
+    max_p95_ms: float | None = None
+    max_size_mb: float | None = None
+    """Of the files of the model, in 10^6 bytes; the libraries are not counted."""
+    max_flips: int | None = None
+    """Rows whose label differs from the reference's, over all tasks."""
+    min_speedup: float | None = None
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One limit and how it was met: `decision` is what this limit alone would give."""
+
+    decision: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Of one backend."""
+
+    decision: str
+    reasons: list[Reason]
+    rows_needed: int | None
+    """About how many labelled rows would settle an INCONCLUSIVE accuracy; None where that is not the question."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which backend for a situation, None if none will do, and why."""
+
+    backend: str | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Everything `judge` has to say."""
+
+    backends: Mapping[str, Judgement]
+    recommended: Mapping[str, Choice]
+    sentence: str
+    caveats: list[str]
+    reference: str
+
+    def exit_code(self, backend: str | None = None) -> int:
+        """0 SHIP, 1 NO, 3 INCONCLUSIVE: of one backend, or the worst of all that are up against the reference."""
+        asked = [backend] if backend else [n for n in self.backends if n != self.reference] or [self.reference]
+        decisions = {self.backends[name].decision for name in asked}
+        return EXIT_CODES[next(d for d in (NO, INCONCLUSIVE, SHIP) if d in decisions)]
+
+
+def judge(receipt: Mapping[str, Any], limits: Limits = Limits()) -> Verdict:
+    """The verdict on every backend of a receipt."""
+    names, reference = receipt["settings"]["backends"], receipt["settings"]["reference"]
+    judged = {name: _judge_one(receipt, name, limits) for name in names}
+    shippable = [name for name in names if judged[name].decision == SHIP]
+    recommended = {situation: _choose(receipt, situation, shippable) for situation in SITUATIONS}
+    sentence = _sentence(receipt, judged, recommended["CPU service"].backend)
+    return Verdict(judged, recommended, sentence, _caveats(receipt, judged), reference)
+
+
+def _judge_one(receipt: Mapping[str, Any], name: str, limits: Limits) -> Judgement:
+    figures, reference = receipt["results"], receipt["settings"]["reference"]
+    reasons: list[Reason] = []
+    needed: list[int] = []
+    if name != reference:
+        for task in figures["paired"]:
+            reasons += _accuracy(receipt, task, name, limits.max_drop, needed)
+    if limits.max_p95_ms is not None:
+        reasons.append(_p95(figures["latency"][name], limits.max_p95_ms))
+    if limits.max_size_mb is not None:
+        size = figures["size"][name]["model_bytes"] / 1e6
+        reasons.append(
+            _fixed(size <= limits.max_size_mb, f"its files have {size:.1f} MB", f"{limits.max_size_mb:g} MB")
+        )
+    if limits.max_flips is not None and name != reference:
+        flips, rows = _flips(receipt, name)
+        told = f"{flips:,} of {rows:,} answers have another label than {TITLES[reference]}'s"
+        reasons.append(_fixed(flips <= limits.max_flips, told, f"{limits.max_flips:,}"))
+    if limits.min_speedup is not None:
+        gain = figures["speedup"][name]
+        told = (
+            f"it is {gain['value']:.2f} times as fast as {TITLES[reference]} ({gain['low']:.2f} to {gain['high']:.2f})"
+        )
+        if name == reference:
+            gain, told = {"low": 1.0, "high": 1.0}, "it is what the others' speed is measured against"
+        wanted = f"{limits.min_speedup:g} times wanted"
+        settled = gain["low"] >= limits.min_speedup or gain["high"] < limits.min_speedup
+        kept = SHIP if gain["low"] >= limits.min_speedup else NO
+        reasons.append(Reason(kept if settled else INCONCLUSIVE, f"{told}; {wanted}"))
+    found = {reason.decision for reason in reasons}
+    decision = next((d for d in (NO, INCONCLUSIVE) if d in found), SHIP)
+    if not reasons:
+        reasons.append(Reason(SHIP, "it is the reference, and nothing else was asked of it"))
+    return Judgement(decision, reasons, max(needed, default=None) if decision == INCONCLUSIVE else None)
+
+
+def _accuracy(receipt: Mapping[str, Any], task: str, name: str, max_drop: float, needed: list[int]) -> list[Reason]:
+    """The reasons that one task gives; the rows that would settle it go into `needed`."""
+    figures, reference = receipt["results"], receipt["settings"]["reference"]
+    found, scores = figures["paired"][task], figures["accuracy"][task]
+    pair = found[name]
+    change = pair["delta_accuracy"]
+    told = (
+        f"{task}: accuracy {pp(change['value'])} (between {pp(change['low'])} and {pp(change['high'])}, each with 95 % "
+        f"certainty, {pair['rows']:,} rows); {pp(-max_drop)} allowed"
+    )
+    reasons = []
+    if change["low"] > -max_drop:
+        reasons.append(Reason(SHIP, told))
+    elif change["high"] < -max_drop:
+        reasons.append(Reason(NO, told))
+    else:
+        rows = stats.rows_to_settle(pair["broken"], pair["fixed"], pair["rows"], max_drop)
+        if rows is None:
+            told += "; no number of rows will tell, for the fall as found is just what is allowed"
+        else:
+            needed.append(max(rows, pair["rows"] + 1))
+            told += f"; about {max(rows, pair['rows'] + 1):,} labelled rows would settle it"
+        reasons.append(Reason(INCONCLUSIVE, told))
+    fall = pair["delta_macro_f1"]
+    if fall["high"] < -max_drop:
+        reasons.append(
+            Reason(
+                NO,
+                f"{task}: macro-F1 {pp(fall['value'])} ({pp(fall['low'])} to {pp(fall['high'])}): some labels suffer",
+            )
+        )
+    if scores[name]["labels_given"] == 1 < min(scores[reference]["labels_given"], scores[name]["labels_present"]):
+        reasons.append(Reason(NO, f"{task}: it gives one and the same label to all {pair['rows']:,} rows"))
+    return reasons
+
+
+def _p95(latency: Mapping[str, Any], limit: float) -> Reason:
+    if "p95_ms" not in latency:
+        return Reason(INCONCLUSIVE, f"p95 wants 130 calls and {latency['calls']} were timed; measure without --quick")
+    p95 = latency["p95_ms"]
+    told = f"p95 is {p95['value']:.1f} ms ({p95['low']:.1f} to {p95['high']:.1f}); {limit:g} ms allowed"
+    if p95["high"] <= limit:
+        return Reason(SHIP, told)
+    return Reason(NO if p95["low"] > limit else INCONCLUSIVE, told)
+
+
+def _fixed(kept: bool, told: str, limit: str) -> Reason:
+    """A figure without an interval: it keeps the limit or it does not."""
+    return Reason(SHIP if kept else NO, f"{told}; {limit} allowed")
+
+
+def _flips(receipt: Mapping[str, Any], name: str) -> tuple[int, int]:
+    pairs = [pairs[name] for pairs in receipt["results"]["paired"].values()]
+    return sum(pair["flips"] for pair in pairs), sum(pair["rows"] for pair in pairs)
+
+
+def _choose(receipt: Mapping[str, Any], situation: str, shippable: list[str]) -> Choice:
+    """The decision tree of a deployment, each branch taken by a figure."""
+    figures = receipt["results"]
+    torch_here = "pytorch" in receipt["settings"]["backends"]
+    if situation == "GPU service":
+        return Choice(
+            "pytorch" if torch_here else None,
+            "No GPU was measured. Of the three only PyTorch runs on one here; measure there before you decide.",
+        )
+    if not shippable:
+        return Choice(None, "No backend is known to keep the limits.")
+    p50: Callable[[str], float] = lambda name: float(figures["latency"][name]["p50_ms"]["value"])  # noqa: E731
+    start: Callable[[str], float] = lambda name: float(figures["start"][name]["total_s"])  # noqa: E731
+    disk: Callable[[str], float] = lambda name: float(  # noqa: E731
+        figures["size"][name]["model_bytes"] + figures["size"][name]["libraries_bytes"]
+    )
+    if situation == "notebook":
+        if "pytorch" in shippable:
+            return Choice(
+                "pytorch",
+                f"Only it can be trained further; {p50('pytorch'):.1f} ms a text is quick enough to try things out.",
+            )
+        best = min(shippable, key=start)
+        return Choice(best, f"Of those that keep the limits it is ready first: {start(best):.1f} s.")
+    if situation == "serverless":
+        best = min(shippable, key=start)
+        return Choice(best, f"Ready after {start(best):.1f} s, with {disk(best) / 1e6:,.0f} MB to install.")
+    if situation == "edge":
+        best = min(shippable, key=lambda name: figures["size"][name]["model_bytes"])
+        return Choice(
+            best,
+            f"{figures['size'][best]['model_bytes'] / 1e6:.0f} MB of files and "
+            f"{figures['memory'][best]['peak_bytes'] / 1e6:.0f} MB of memory at most.",
+        )
+    best = min(shippable, key=p50)
+    why = f"{p50(best):.1f} ms a text"
+    for name in shippable[: shippable.index(best)]:  # they are in the order of exactness
+        if figures["latency"][name]["p50_ms"]["low"] <= figures["latency"][best]["p50_ms"]["high"]:
+            return Choice(name, f"{p50(name):.1f} ms a text; {TITLES[best]} is not measurably faster.")
+    return Choice(best, why + f", {figures['throughput'][best]['predictions_per_hour']:,.0f} an hour in batches.")
+
+
+def _sentence(receipt: Mapping[str, Any], judged: Mapping[str, Judgement], best: str | None) -> str:
+    figures, reference = receipt["results"], receipt["settings"]["reference"]
+    others = [name for name in judged if name not in (reference, best)]
+    parts = []
+    if best is None:
+        parts.append("Nothing is known to keep these limits.")
+    elif best == reference:
+        parts.append(f"Stay with {TITLES[best]}.")
+    else:
+        worst = min(
+            (pairs[best] for pairs in figures["paired"].values()), key=lambda pair: pair["delta_accuracy"]["low"]
+        )
+        size = figures["size"][best]["model_bytes"] / figures["size"][reference]["model_bytes"]
+        low = worst["delta_accuracy"]["low"]
+        loss = f"at most {-low * 100:.2f} pp less accurate" if low < 0 else "no less accurate"
+        parts.append(
+            f"Ship {TITLES[best]}: {figures['speedup'][best]['value']:.1f} times as fast as {TITLES[reference]} "
+            f"({figures['latency'][best]['p50_ms']['value']:.1f} ms instead of "
+            f"{figures['latency'][reference]['p50_ms']['value']:.1f} ms a text), {size:.0%} of its size, {loss} "
+            f"(95 % certainty, {worst['rows']:,} rows)."
+        )
+    for name in others:
+        one = judged[name]
+        told = next((reason.text for reason in one.reasons if reason.decision == one.decision), "")
+        if one.decision == NO:
+            parts.append(f"Not {TITLES[name]}: {told}.")
+        elif one.decision == INCONCLUSIVE:
+            more = f"about {one.rows_needed:,} labelled rows would settle it" if one.rows_needed else told
+            parts.append(f"{TITLES[name]} is not settled: {more}.")
+    return " ".join(parts)
+
+
+def _caveats(receipt: Mapping[str, Any], judged: Mapping[str, Judgement]) -> list[str]:
+    """What a sceptic would ask about this receipt."""
+    figures, settings, data = receipt["results"], receipt["settings"], receipt["data"]
+    found = [note[:1].upper() + note[1:] + "." for note in data["notes"]]
+    if settings["quick"]:
+        found.append("A quick run: every process was started once, so the luck of a start is not in the intervals.")
+    control = figures["control"]
+    if control["noise"] > 1.1:
+        found.append(
+            f"A noisy machine: two processes of the same backend differed by up to {control['noise'] - 1:.0%}. "
+            "Smaller gains than that do not count as gains."
+        )
+    if receipt["machine"]["steal_share"] > 0.02:
+        found.append(f"The host took {receipt['machine']['steal_share']:.0%} of the processor during the run.")
+    for task, scores in figures["accuracy"].items():
+        only = scores[settings["reference"]]
+        if only["labels_present"] == 1:
+            found.append(f"{task}: every row has the same label; a loss in the others cannot be seen.")
+    disturbed = {name: entry["batch_flips"] for name, entry in receipt["backends"].items()}
+    for name, flips in disturbed.items():
+        total = sum(flips["tasks"].values())
+        if total:
+            found.append(
+                f"{TITLES[name]}: {total} of {flips['rows']:,} texts get another label alone than beside other texts."
+            )
+    if data["truncated"]:
+        found.append(f"{data['truncated']:,} texts are longer than the model reads; it saw their beginning.")
+    return found
+
+
+def pp(share: float) -> str:
+    """A difference of shares in percentage points, with its sign: -0.0012 is "−0.12 pp"."""
+    return f"{share * 100:+.2f} pp".replace("-", "−")

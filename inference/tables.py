@@ -1,0 +1,63 @@
+"""A table in a file's bytes, as columns: CSV, JSONL or Parquet."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from inference.errors import InputError, MissingDependencyError
+
+FORMATS = (".csv", ".jsonl", ".parquet")
+
+
+def read_table(name: str, content: bytes) -> dict[str, list[Any]]:
+    """Column name -> its cells. A CSV's cells are text as written: "NA" and "null" are texts like others.
+
+    Args:
+        name: the file's name; its ending tells the format.
+        content: the file's bytes, UTF-8 where they are text.
+
+    Raises:
+        InputError: the format is unknown, or the bytes are not what the ending says.
+    """
+    ending = Path(name).suffix.lower()
+    if ending not in FORMATS:
+        raise InputError(f"{name} is none of {', '.join(FORMATS)}. Convert it, and do not compress it.")
+    try:
+        if ending == ".csv":
+            import pandas as pd
+
+            table = pd.read_csv(
+                io.BytesIO(content),
+                dtype=str,
+                encoding="utf-8-sig",
+                na_filter=False,
+                skip_blank_lines=False,
+                compression=None,
+            )
+            return {str(column): table[column].tolist() for column in table.columns}
+        if ending == ".parquet":
+            import pyarrow.parquet
+
+            return dict(pyarrow.parquet.read_table(io.BytesIO(content)).to_pydict())
+        lines = [line for line in content.decode("utf-8-sig").split("\n") if line.strip()]
+        objects = [json.loads(line) for line in lines]
+        if not all(isinstance(one, dict) for one in objects):
+            raise ValueError("each line must be one JSON object")
+        # Whatever any line names is a column; where a line lacks it, the cell is empty.
+        return {key: [one.get(key) for one in objects] for key in dict.fromkeys(k for one in objects for k in one)}
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{name} is not UTF-8 (byte {error.object[error.start]:#04x} at position {error.start:,} of what was "
+            'being read). Save it as UTF-8; Excel calls that "CSV UTF-8".'
+        ) from None
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"Reading {ending} needs the library {error.name}. Install it: pip install -r requirements.txt"
+        ) from None
+    except (ValueError, OSError, RecursionError) as error:  # pandas and pyarrow derive theirs from these
+        raise InputError(
+            f"{name} cannot be read as {ending[1:]}: {str(error).strip()}. Mend or re-export it."
+        ) from None

@@ -1,0 +1,186 @@
+"""Receipts made by hand: every answer and every time is given, so that every figure can be worked out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from inference.compare.benchmark import BATCH_SIZES, CONTROL
+from inference.compare.receipt import FORMAT, VERSION, Receipt, seal
+from inference.compare.results import results
+
+MS = {"pytorch": 12.0, "onnx": 4.0, "int8": 2.0}
+
+
+def receipt(
+    true: Sequence[int],
+    given: Mapping[str, Sequence[int]],
+    *,
+    labels: Sequence[str] = ("no", "yes"),
+    confidence: Mapping[str, Sequence[float]] | None = None,
+    ms: Mapping[str, float] = MS,
+    jitter: float = 0.02,
+    launches: int = 2,
+    rounds: int = 4,
+    calls: int = 20,
+    tokens: Sequence[int] | None = None,
+    texts: Sequence[str] | None = None,
+    seed: int = 0,
+    task: str = "mood",
+    out_of_scope: str | None = None,
+) -> Receipt:
+    """A sealed receipt of one task.
+
+    Args:
+        true: position of each row's label; -1 for none.
+        given: backend -> position of the label it gives to each row.
+        ms: backend -> milliseconds of a text; each call is off by a random share of the size of `jitter`.
+        calls: texts in a round.
+    """
+    names = [name for name in MS if name in given]
+    rng = np.random.default_rng(seed)
+    rows = len(true)
+
+    def times(name: str, count: int) -> list[int]:
+        return (ms[name] * 1e6 * np.exp(rng.normal(0, jitter, count))).astype(int).tolist()
+
+    blocks = []
+    for launch in range(launches):
+        for number in range(rounds):
+            for arm in [*names, CONTROL]:
+                total = times(names[0] if arm == CONTROL else arm, calls)
+                blocks.append(
+                    {
+                        "launch": launch,
+                        "round": number,
+                        "arm": arm,
+                        "total_ns": total,
+                        "tokenize_ns": [t // 10 for t in total],
+                        "forward_ns": [t * 8 // 10 for t in total],
+                        "steal": 0.0,
+                        "disturbed": False,
+                    }
+                )
+    sweep = [
+        {
+            "launch": launch,
+            "round": 0,
+            "arm": name,
+            "batch_size": size,
+            "total_ns": int(calls * ms[name] * 1e6 / (1 + 0.1 * i)),
+            "padded_share": 0.01 * i,
+        }
+        for launch in range(launches)
+        for name in names
+        for i, size in enumerate(BATCH_SIZES)
+    ]
+    made: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "created": "2026-01-02T03:04:05Z",
+        "settings": {
+            "backends": names,
+            "reference": names[0],
+            "threads": 2,
+            "quick": False,
+            "seed": 0,
+            "launches": launches,
+            "rounds": rounds,
+            "texts": calls,
+            "sweeps": 1,
+            "sweep_texts": calls,
+            "shape_rounds": 1,
+            "alone_rows": 10,
+            "best_threads": True,
+        },
+        "model": {
+            "name": "made",
+            "files": {"heads.safetensors": "1" * 64},
+            "base": {"hub_id": "nobody/base", "revision": "0" * 40, "files": {}},
+            "max_tokens": 64,
+            "tasks": {
+                task: {
+                    "labels": list(labels),
+                    "problem_type": "single_label_classification",
+                    "threshold": 0.6,
+                    "out_of_scope": out_of_scope,
+                }
+            },
+        },
+        "data": {
+            "name": "rows.csv",
+            "sha256": "2" * 64,
+            "rows_in_file": rows,
+            "row_numbers": list(range(1, rows + 1)),
+            "tokens": list(tokens) if tokens else [8 + 4 * (i % 8) for i in range(rows)],
+            "truncated": 0,
+            "labels": {task: list(true)},
+            "texts": list(texts) if texts else None,
+            "notes": [],
+        },
+        "machine": {
+            "cpu": "Made CPU",
+            "cores": 2,
+            "flags": ["avx2"],
+            "system": "Linux",
+            "architecture": "x86_64",
+            "memory_bytes": 8_000_000_000,
+            "before": {"load": 0.1, "mhz": 2000},
+            "after": {"load": 1.0, "mhz": 2000},
+            "steal_share": 0.0,
+        },
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "backends": {
+            name: {
+                "files": {f"{name}.bin": {"kind": "graph", "sha256": "3" * 64, "bytes": int(ms[name] * 8_000_000)}},
+                "dtypes": {"float32": {"tensors": 2, "bytes": 1000}},
+                "libraries": {"numpy": int(ms[name] * 90_000_000)},
+                "starts": [
+                    {
+                        "import_s": 0.1 * ms[name],
+                        "load_s": 0.2,
+                        "first_answer_s": 0.05,
+                        "resident_bytes": 1,
+                        "peak_bytes": 2,
+                    }
+                    for _ in range(launches)
+                ],
+                "memory": {"resident_bytes": 10, "peak_bytes": int(ms[name] * 50_000_000)},
+                "predictions": {
+                    task: {
+                        "label_ids": list(given[name]),
+                        "confidence": list(confidence[name]) if confidence else [0.9] * rows,
+                        "max_abs_dp": 0.0 if name == names[0] else 0.01,
+                    }
+                },
+                "batch_flips": {"rows": 10, "tasks": {task: 0}},
+            }
+            for name in names
+        },
+        "latency": {
+            "rows": [[(number * calls + i) % rows for i in range(calls)] for number in range(rounds)],
+            "warm_up": [{name: {"calls": 12, "plateau": True} for name in [*names, CONTROL]}],
+            "blocks": blocks,
+            "cores": [0, 1],
+        },
+        "throughput": {"texts": calls, "samples": sweep},
+        "shapes": [{"round": 0, "arm": name, "texts": 1, "tokens": 16, "forward_ns": times(name, 3)} for name in names],
+        "other_threads": [{"threads": 1, "blocks": [b for b in blocks if b["launch"] == 0 and b["arm"] != CONTROL]}],
+    }
+    made["results"] = results(made)
+    return seal(made)
+
+
+def answers(rows: int, wrong: int, seed: int = 0, labels: int = 2) -> tuple[list[int], list[int]]:
+    """Right labels in turn, and answers of which exactly `wrong`, drawn at random, are not right."""
+    true = np.arange(rows) % labels
+    given = true.copy()
+    given[np.random.default_rng(seed).permutation(rows)[:wrong]] += 1
+    return true.tolist(), (given % labels).tolist()
+
+
+def flip(given: Sequence[int], rows: Sequence[int], labels: int = 2) -> list[int]:
+    """The same answers with the next label at these rows."""
+    return [(one + (i in rows)) % labels for i, one in enumerate(given)]

@@ -1,0 +1,279 @@
+"""A comparison from end to end on the tiny model, and the commands around it."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import made
+import pytest
+from conftest import ROOT, Tiny
+
+from inference.__main__ import main
+from inference.bundle import Bundle
+from inference.compare import benchmark
+from inference.compare.benchmark import CONTROL, Plan, Process, by_length, turns
+from inference.compare.receipt import read_receipt, write_receipt
+from inference.compare.results import results
+from inference.compare.rows import parse_data
+from inference.compare.run import compare
+from inference.errors import InferenceError, InputError
+
+SMALL = Plan(launches=2, rounds=3, texts=8, sweeps=1, sweep_texts=8, shape_rounds=1, alone_rows=10, best_threads=False)
+
+
+@pytest.fixture(scope="module")
+def rows(tiny: Tiny) -> Any:
+    lines = [
+        f"it was {word} {'a ' * (i % 9)}so,{label}"
+        for i in range(20)
+        for word, label in (("bad", "down"), ("fine", "up"))
+    ]
+    return parse_data("mood.csv", "\n".join(["text,mood", *lines]).encode(), Bundle.read(tiny.folder).tasks)
+
+
+@pytest.fixture(scope="module")
+def receipt(tiny: Tiny, rows: Any) -> dict[str, Any]:
+    steps: list[tuple[str, float]] = []
+    found = compare(
+        tiny.folder,
+        rows,
+        cache=tiny.cache,
+        base=tiny.base,
+        threads=1,
+        plan=SMALL,
+        progress=lambda step, share: steps.append((step, share)),
+    )
+    shares = [share for _, share in steps]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert any("accuracy, 40 of 40 rows" in step for step, _ in steps)
+    return found
+
+
+def test_a_receipt_is_whole_and_can_be_read_again(receipt: dict[str, Any], tmp_path: Path) -> None:
+    write_receipt(receipt, tmp_path / "r.json")
+    assert read_receipt(tmp_path / "r.json") == receipt
+    assert results(receipt) == receipt["results"]
+
+
+def test_every_backend_is_timed_on_the_same_texts_in_every_round(receipt: dict[str, Any]) -> None:
+    blocks = [b for b in receipt["latency"]["blocks"] if not b["disturbed"]]
+    assert len(blocks) == 2 * 3 * 4  # starts, rounds, three backends and the control
+    assert {len(b["total_ns"]) for b in blocks} == {8}
+    for block in blocks:
+        for total, tokenize, forward in zip(block["total_ns"], block["tokenize_ns"], block["forward_ns"], strict=True):
+            assert 0 < tokenize + forward < total
+    first = [b["arm"] for b in blocks if b["launch"] == 0 and b["round"] == 0]
+    second = [b["arm"] for b in blocks if b["launch"] == 0 and b["round"] == 1]
+    assert first == second[::-1]
+
+
+def test_the_reference_has_a_second_process_and_its_starts_count(receipt: dict[str, Any]) -> None:
+    assert receipt["results"]["start"]["pytorch"]["runs"] == 4
+    assert receipt["results"]["start"]["int8"]["runs"] == 2
+    assert receipt["results"]["control"]["low"] <= receipt["results"]["control"]["high"]
+
+
+def test_answers_are_those_of_the_classifier(receipt: dict[str, Any], rows: Any, tiny: Tiny) -> None:
+    from inference import load
+
+    for backend in ("onnx", "int8"):
+        classifier = load(tiny.folder, backend, cache=tiny.cache, base=tiny.base)
+        found = [classifier.predict(text, "mood") for text in rows.texts]
+        kept = receipt["backends"][backend]["predictions"]["mood"]
+        assert kept["label_ids"] == [classifier.tasks["mood"].labels.index(p.label) for p in found]
+        assert kept["confidence"] == pytest.approx([p.confidence for p in found], abs=2e-6)
+    assert receipt["results"]["paired"]["mood"]["onnx"]["max_abs_dp"] < 1e-4
+    assert receipt["backends"]["int8"]["batch_flips"] == {"rows": 10, "tasks": {"mood": 0}}
+
+
+def test_the_files_timed_are_tied_by_their_hash(receipt: dict[str, Any], tiny: Tiny) -> None:
+    from inference.artifacts import obtain
+    from inference.bundle import sha256
+
+    artifact = obtain(Bundle.read(tiny.folder), tiny.cache, base=tiny.base)
+    files = receipt["backends"]["int8"]["files"]
+    assert files["model.int8.onnx"]["sha256"] == sha256(artifact.folder / "model.int8.onnx")
+    assert files["tokenizer.json"]["kind"] == "tokenizer"
+    assert "torch" in receipt["backends"]["pytorch"]["libraries"]
+    assert "torch" not in receipt["backends"]["int8"]["libraries"]
+    assert receipt["backends"]["int8"]["dtypes"]["int8"]["bytes"] > 0
+    assert (
+        receipt["backends"]["pytorch"]["memory"]["peak_bytes"]
+        > receipt["backends"]["int8"]["memory"]["peak_bytes"]
+        > 1e6
+    )
+
+
+def test_texts_are_kept_only_where_that_is_asked(receipt: dict[str, Any], rows: Any) -> None:
+    assert receipt["data"]["texts"] is None
+    assert "it was bad" not in json.dumps(receipt)
+    assert receipt["data"]["row_numbers"] == rows.row_numbers
+
+
+def test_turns_are_abba_and_everybody_goes_first() -> None:
+    assert turns("abc", 0) == list("abc")
+    assert turns("abc", 1) == list("cba")
+    assert turns("abc", 2) == list("bca")
+    assert turns("abc", 3) == list("acb")
+    assert {turns("abc", number)[0] for number in range(6)} == set("abc")
+
+
+def test_every_length_has_its_band() -> None:
+    found = by_length([1, 16, 17, 32, 33, 64, 65, 500])
+    assert list(found.values()) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+def test_a_round_that_the_host_disturbed_is_taken_again_and_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Quick:
+        def ask(self, order: str, **_: Any) -> dict[str, list[int]]:
+            return {"total_ns": [5], "tokenize_ns": [1], "forward_ns": [2]}
+
+    shares = iter([0.0, 0.5, 0.5, 0.0])  # rounds 0 and 1, then 1 once more though it is disturbed again
+    monkeypatch.setattr(benchmark, "steal", lambda since=None: 0.0 if since is None else next(shares))
+    ticks = []
+    pool = {"onnx": Quick(), CONTROL: Quick()}
+    found = benchmark.latency_rounds(pool, [[0], [1]], 0, lambda: ticks.append(1))  # type: ignore[arg-type]
+    assert [(b["round"], b["disturbed"]) for b in found[::2]] == [(0, False), (1, True), (1, False)]
+    assert len(ticks) == 2
+
+
+def test_a_process_that_dies_is_told_with_its_last_words(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(InferenceError, match="No model folder"):
+        Process("int8", tmp_path / "none", tiny.cache, 1)
+    process = Process("int8", tiny.folder, tiny.cache, 1, tiny.base)
+    try:
+        with pytest.raises(InferenceError, match="backend 'int8' ended .*no such order"):
+            process.ask("dance")
+    finally:
+        process.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backends": ["onnx", "tflite"]}, "Unknown backend 'tflite'"),
+        ({"backends": ["onnx", "onnx"]}, "must name each backend once"),
+        ({"backends": []}, "must name each backend once"),
+        ({"threads": 0}, "threads=0, but this process may use 1 to"),
+        ({"threads": 10_000}, "threads=10000"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_at_once(tiny: Tiny, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        compare(tiny.folder, **arguments)
+
+
+def command(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "inference", *arguments], cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """Receipts on disk: a good one, the same with a broken INT8, one of few rows, and a damaged file."""
+    true, given = made.answers(2000, 200)
+    kept = {
+        "good": made.receipt(true, {"pytorch": given, "onnx": given, "int8": made.flip(given, [3, 5])}),
+        "again": made.receipt(true, {"pytorch": given, "onnx": given, "int8": made.flip(given, [3, 5])}, seed=9),
+        "broken": made.receipt(true, {"pytorch": given, "onnx": given, "int8": [0] * 2000}),
+        "few": made.receipt(true[:50], {"pytorch": given[:50], "int8": given[:50]}),
+    }
+    for name, one in kept.items():
+        write_receipt(one, tmp_path / f"{name}.json")
+    (tmp_path / "damaged.json").write_text((tmp_path / "good.json").read_text()[:5000])
+    other = copy.deepcopy(kept["good"])
+    other["model"]["name"] = "another"
+    write_receipt(benchmark_seal(other), tmp_path / "other.json")
+    return {path.stem: str(path) for path in tmp_path.glob("*.json")}
+
+
+def benchmark_seal(receipt: dict[str, Any]) -> dict[str, Any]:
+    from inference.compare.receipt import seal
+
+    return seal(receipt)
+
+
+def test_the_verdict_is_the_exit_code(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verdict", files["good"]]) == 0
+    assert "INT8: SHIP" in capsys.readouterr().out
+    assert main(["verdict", files["broken"]]) == 1
+    assert main(["verdict", files["broken"], "--backend", "onnx"]) == 0
+    assert main(["verdict", files["few"]]) == 3
+    assert main(["verdict", files["good"], "--min-speedup", "50"]) == 1
+    assert main(["verdict", files["few"], "--max-drop", "20pp"]) == 0
+    assert main(["verdict", files["few"], "--backend", "onnx"]) == 2
+    assert "few.json has no onnx; it has pytorch, int8" in capsys.readouterr().err
+
+
+def test_a_verdict_in_json_says_the_same(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verdict", files["broken"], "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["backends"]["int8"]["decision"] == "NO"
+    assert found["exit_code"] == 1
+
+
+def test_receipts_are_shown_and_told_apart(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["receipt", "show", files["good"], "--price-per-hour", "0.5"]) == 0
+    assert "a million predictions at 0.5 an hour" in capsys.readouterr().out
+    assert main(["receipt", "diff", files["good"], files["again"]]) == 0
+    assert "0 of" in capsys.readouterr().out
+    assert main(["receipt", "diff", files["good"], files["broken"]]) == 1
+    assert "INT8: accuracy of mood: 0.8990 → 0.5000" in capsys.readouterr().out
+    assert main(["receipt", "show", files["good"], files["other"]]) == 2
+    assert "different models" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["verdict"], ["receipt", "show"], ["report"]])
+def test_a_damaged_receipt_is_one_line_and_exit_code_2(
+    arguments: list[str], files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, files["damaged"]]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {files['damaged']} is no JSON: it is damaged")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "no/such/receipt.json"], "there is no folder no/such"),
+        (["--data", "nothing.csv", "--task", "mood"], "No file nothing.csv"),
+        (["--task", "mood"], "--task and --rows are for --data"),
+        (["--data", "x.csv", "--rows", "0"], "--rows 0 must be at least 1"),
+        (["--backends", "tflite"], "Unknown backend 'tflite'"),
+    ],
+)
+def test_a_comparison_that_cannot_be_made_is_refused_at_once(
+    tiny: Tiny, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "--model", str(tiny.folder), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["1", "1pp", "1 pp"])
+def test_a_drop_is_given_in_percentage_points(text: str) -> None:
+    from inference.compare.commands import percentage_points
+
+    assert percentage_points(text) == pytest.approx(0.01)
+
+
+def test_the_demo_model_is_compared_in_a_minute_by_one_command(demo: Path, demo_cache: Path, tmp_path: Path) -> None:
+    """The quick run of the showcase as a user types it; how long it takes is recorded and not asserted here."""
+    done = command("compare", "--quick", "--out", str(tmp_path / "r.json"), "--price-per-hour", "0.1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "| sentiment of showcase.csv: accuracy (247 rows) |" in done.stdout
+    assert "is not settled: about" in done.stdout
+    assert "% statistics" in done.stderr
+    found = read_receipt(tmp_path / "r.json")
+    with (ROOT / "assets" / "showcase.csv").open(encoding="utf-8", newline="") as file:
+        assert found["data"]["texts"] == [row["text"] for row in csv.DictReader(file)]
+    pair = found["results"]["paired"]["intent"]["onnx"]
+    assert (pair["flips"], pair["agreement"]["value"]) == (0, 1.0)

@@ -1,0 +1,128 @@
+"""A receipt is read as it was written, or refused with a reason; two are told apart beyond noise."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import made
+import pytest
+
+from inference.compare.diff import CHANGED, NOISE, SAME, diff
+from inference.compare.receipt import parse_receipt, read_receipt, seal, write_receipt
+from inference.compare.results import results
+from inference.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def receipt() -> dict[str, Any]:
+    true, given = made.answers(200, 20)
+    return made.receipt(true, {"pytorch": given, "onnx": given, "int8": made.flip(given, [3, 5])})
+
+
+def test_what_was_written_is_read(receipt: dict[str, Any], tmp_path: Path) -> None:
+    write_receipt(receipt, tmp_path / "r.json")
+    assert read_receipt(tmp_path / "r.json") == receipt
+
+
+def test_its_figures_follow_from_what_is_in_it(receipt: dict[str, Any]) -> None:
+    assert results(receipt) == receipt["results"]
+
+
+def change(receipt: dict[str, Any], *path: Any, value: Any) -> bytes:
+    """The receipt with one field altered and sealed again: damage that no checksum shows."""
+    altered = copy.deepcopy(receipt)
+    place = altered
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return json.dumps(seal(altered)).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("version",), 2, "version 2; this Triptych reads up to version 1. Update Triptych"),
+        (("version",), 0, "at version: 1 was expected"),
+        (("format",), "other", "no receipt"),
+        (("data", "tokens"), [3], "200 rows, but not an answer of every backend to each"),
+        (("backends", "int8", "predictions", "mood", "label_ids"), [1], "not an answer of every backend"),
+        (("settings", "backends"), ["pytorch", "tensorflow"], "at settings/backends/1"),
+        (("data", "sha256"), "../../etc/passwd", "at data/sha256"),
+        (("latency", "blocks"), [], "at latency/blocks"),
+        (("results", "speedup"), {}, "damaged: at results"),
+    ],
+)
+def test_a_receipt_that_is_none_is_refused(receipt: dict[str, Any], path: Any, value: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_receipt(change(receipt, *path, value=value), "r.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no JSON"),
+        (b'{"format": "trip', "no JSON"),
+        (b"[]", "no receipt"),
+        (b"[" * 100_000, "no JSON"),
+        (b'{"format": "triptych-receipt"}', "is damaged"),
+        (b"\xff\xfe", "no JSON"),
+    ],
+)
+def test_bytes_that_are_no_receipt_are_refused(content: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_receipt(content, "r.json")
+
+
+def test_a_figure_that_was_edited_shows(receipt: dict[str, Any]) -> None:
+    edited = copy.deepcopy(receipt)
+    edited["results"]["speedup"]["int8"]["value"] = 60.0
+    with pytest.raises(InputError, match="its checksum does not match"):
+        parse_receipt(json.dumps(edited).encode(), "r.json")
+
+
+def test_a_missing_receipt_tells_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Make one: python -m inference compare --out"):
+        read_receipt(tmp_path / "none.json")
+
+
+def test_the_same_run_twice_differs_by_noise_alone() -> None:
+    true, given = made.answers(200, 20)
+    a, b = (made.receipt(true, {"pytorch": given, "int8": given}, seed=seed, jitter=0.1) for seed in (1, 2))
+    changes, notes = diff(a, b)
+    assert notes == []
+    assert {change.verdict for change in changes} <= {SAME, NOISE}
+    assert any(change.what == "INT8: p50, ms" and change.verdict == NOISE for change in changes)
+
+
+def test_a_backend_that_became_slower_is_told() -> None:
+    true, given = made.answers(200, 20)
+    a, b = (
+        made.receipt(true, {"pytorch": given, "int8": given}, seed=seed, ms={"pytorch": 12.0, "int8": ms})
+        for seed, ms in ((1, 2.0), (2, 3.0))
+    )
+    found = {change.what: change.verdict for change in diff(a, b)[0]}
+    assert found["INT8: p50, ms"] == CHANGED
+    assert found["INT8: speed-up"] == CHANGED
+    assert found["PyTorch: p50, ms"] == NOISE
+
+
+def test_answers_that_became_worse_are_told() -> None:
+    true, given = made.answers(200, 0)
+    a = made.receipt(true, {"pytorch": given, "int8": given})
+    b = made.receipt(true, {"pytorch": given, "int8": made.flip(given, range(12))})
+    found = {change.what: change for change in diff(a, b)[0]}
+    assert found["INT8: accuracy of mood"].verdict == CHANGED
+    assert "12 other labels" in found["INT8: accuracy of mood"].after
+    assert found["PyTorch: accuracy of mood"].verdict == SAME
+
+
+def test_receipts_of_different_rows_are_not_compared_on_them() -> None:
+    true, given = made.answers(200, 20)
+    a = made.receipt(true, {"pytorch": given, "int8": given})
+    b = json.loads(change(a, "data", "sha256", value="9" * 64))
+    changes, notes = diff(a, b)
+    assert not any("accuracy" in change.what or "p50" in change.what for change in changes)
+    assert "the receipts are of different rows" in notes[0]

@@ -1,0 +1,166 @@
+"""Labelled rows: what is read, and what is refused with which words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from inference.bundle import Task
+from inference.compare import rows
+from inference.compare.rows import LEAST_ROWS, parse_data, read_data
+from inference.errors import InputError
+
+SINGLE = "single_label_classification"
+TASKS = {
+    "mood": Task(("down", "up"), SINGLE, 0.5),
+    "topic": Task(("food", "other", "travel"), SINGLE, 0.5),
+}
+MOOD = {"mood": TASKS["mood"]}
+
+
+def csv(header: str, lines: list[str], repeat: int = LEAST_ROWS) -> bytes:
+    return "\n".join([header, *(lines * repeat)]).encode()
+
+
+def test_a_csv_keeps_texts_that_look_like_missing_values() -> None:
+    found = parse_data("a.csv", csv("text,label", ["NA,up", "null,down", '"two\nlines, one text",up']), MOOD)
+    assert found.texts[:3] == ["NA", "null", "two\nlines, one text"]
+    assert found.labels["mood"][:3] == [1, 0, 1]
+    assert found.rows_in_file == len(found) == 3 * LEAST_ROWS
+
+
+def test_rows_without_a_label_are_left_out_and_keep_their_numbers() -> None:
+    found = parse_data("a.csv", csv("text,label", ["one,up", ",", "two,", "three,down"]), MOOD)
+    assert found.row_numbers[:4] == [1, 4, 5, 8]
+    assert found.texts[:4] == ["one", "three", "one", "three"]
+    assert f"{2 * LEAST_ROWS} of {4 * LEAST_ROWS} rows have no label and are left out" in found.notes
+
+
+def test_columns_named_like_tasks_hold_their_labels() -> None:
+    found = parse_data("a.csv", csv("text,mood,topic", ["a,up,food", "b,,travel"]), TASKS)
+    assert found.labels["mood"][:2] == [1, -1]
+    assert found.labels["topic"][:2] == [0, 2]
+
+
+def test_jsonl_and_parquet_give_what_a_csv_gives(tmp_path: Path) -> None:
+    texts, labels = ["so good ☀️", "NA"] * LEAST_ROWS, ["up", "down"] * LEAST_ROWS
+    lines = "\n".join(json.dumps({"text": t, "label": x}) for t, x in zip(texts, labels, strict=True))
+    pyarrow.parquet.write_table(pa.table({"text": texts, "label": labels}), tmp_path / "a.parquet")
+    for name, content in (("a.jsonl", lines.encode()), ("a.parquet", (tmp_path / "a.parquet").read_bytes())):
+        found = parse_data(name, content, MOOD)
+        assert found.texts == texts
+        assert found.labels["mood"] == [1, 0] * LEAST_ROWS
+
+
+def test_labels_that_are_positions_are_read_as_such_and_it_is_said() -> None:
+    found = parse_data("a.csv", csv("text,label", ["a,1", "b,0"]), MOOD)
+    assert found.labels["mood"][:2] == [1, 0]
+    assert "the labels of mood are numbers, read as positions: 0 is 'down'" in found.notes
+
+
+def test_a_file_of_one_class_is_read_with_a_note() -> None:
+    found = parse_data("a.csv", csv("text,label", ["a,up"]), MOOD)
+    assert any("every mood row has the label 'up'" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", csv("body,label", ["a,up"]), "no column 'text'; it has 'body', 'label'"),
+        ("a.csv", csv("text,class", ["a,up"]), "no column of labels \\('label', or mood\\)"),
+        ("a.csv", csv("text;label", ["a;up"]), "separated by something else than commas"),
+        ("a.csv", csv("text,label", ["a,upp"]), "'upp' \\(20 rows\\). Is 'up' meant\\? It has down, up"),
+        ("a.csv", csv("text,label", ["a,2"]), "'2' \\(20 rows\\)"),
+        ("a.csv", csv("text,label", ["a,up"], 3), "has 3 labelled rows. 20 are the least"),
+        ("a.csv", csv("text,label", ["a,"]), "has 0 labelled rows"),
+        ("a.csv", b"", "cannot be read as csv: No columns to parse"),
+        ("a.csv", csv("text,label", ["caf\u00e9,up"]).decode().encode("latin-1"), "is not UTF-8 \\(byte 0xe9"),
+        ("a.csv", csv("text,label", ["a,up", '" ",up']), "row 2 \\(column text\\): The text is empty"),
+        ("a.csv", csv("text,label", ["a,up", "b,up,more"]), "Expected 2 fields in line 3, saw 3"),
+        ("a.csv", csv("text,label", ["x" * 20_001 + ",up"]), "row 1 .*20,001 characters"),
+        ("a.jsonl", b'{"text": "a"', "cannot be read as jsonl"),
+        ("a.jsonl", b"[1]\n" * 30, "each line must be one JSON object"),
+        ("a.jsonl", b'{"text": 5, "label": "up"}\n' * 30, "must be a string, not int"),
+        ("a.parquet", b"PAR1 not really", "cannot be read as parquet"),
+        ("a.csv.gz", b"\x1f\x8b", "is none of .csv, .jsonl, .parquet. Convert it, and do not compress it"),
+        ("a.csv", b"\x1f\x8b\x08\x00", "is not UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_measured_on_is_refused_with_the_remedy(name: str, content: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_data(name, content, MOOD)
+
+
+def test_a_label_column_of_a_model_with_several_tasks_wants_a_task() -> None:
+    content = csv("text,label", ["a,up"])
+    with pytest.raises(InputError, match="say whose labels it holds: one of mood, topic"):
+        parse_data("a.csv", content, TASKS)
+    assert parse_data("a.csv", content, TASKS, task="mood").labels["mood"] == [1] * LEAST_ROWS
+    with pytest.raises(InputError, match="Unknown task 'moods'"):
+        parse_data("a.csv", content, TASKS, task="moods")
+
+
+def test_a_task_with_several_labels_a_text_is_refused() -> None:
+    many = {"tags": Task(("a", "b"), "multi_label_classification", 0.5)}
+    with pytest.raises(InputError, match="several labels at once"):
+        parse_data("a.csv", csv("text,tags", ["x,a"]), many)
+
+
+def test_a_sample_is_the_same_for_the_same_seed_and_keeps_the_order() -> None:
+    data = parse_data(
+        "a.csv", csv("text,label", [f"text {i},{'up' if i % 2 else 'down'}" for i in range(100)], 1), MOOD
+    )
+    drawn = data.sample(30, seed=4)
+    assert drawn == data.sample(30, seed=4) != data.sample(30, seed=5)
+    assert drawn.row_numbers == sorted(drawn.row_numbers)
+    assert all(data.texts[n - 1] == t for n, t in zip(drawn.row_numbers, drawn.texts, strict=True))
+    assert drawn.notes[-1] == "30 of 100 labelled rows, drawn at random with seed 4"
+    assert data.sample(100, seed=4) is data
+
+
+def test_two_hundred_thousand_rows_are_read() -> None:
+    found = parse_data("a.csv", csv("text,label", ["a good soup,up", "a bad lamp,down"], 100_000), MOOD)
+    assert len(found) == 200_000
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No file .*nothing.csv"):
+        read_data(tmp_path / "nothing.csv", MOOD)
+
+
+@pytest.mark.parametrize("address", ["hf://datasets/one/two", "hf://models/a/b/c.csv", "hf://datasets//b/c.csv"])
+def test_an_address_on_the_hub_must_name_a_file(address: str) -> None:
+    with pytest.raises(InputError, match="is no file of a data set. Write hf://datasets/OWNER/NAME/path"):
+        read_data(address, MOOD)
+
+
+def test_a_file_on_the_hub_is_fetched_at_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    def fetch(repository: str, path: str, *, repo_type: str, revision: str | None) -> str:
+        asked.append((repository, path, repo_type, revision))
+        (tmp_path / "a.csv").write_bytes(csv("text,label", ["a,up"]))
+        return str(tmp_path / "a.csv")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    assert len(read_data("hf://datasets/me/mine@v1/deep/a.csv", MOOD)) == LEAST_ROWS
+    assert asked == [("me/mine", "deep/a.csv", "dataset", "v1")]
+
+
+def test_a_hub_that_cannot_be_reached_is_said_so() -> None:
+    with pytest.raises(InputError, match="not in the cache and the Hub cannot be reached"):
+        read_data("hf://datasets/nobody/nothing/a.csv", MOOD)  # the tests run with HF_HUB_OFFLINE
+
+
+def test_the_showcase_is_readable_for_its_own_model() -> None:
+    from inference.artifacts import DEMO_MODEL, SHOWCASE
+    from inference.bundle import Bundle
+
+    found = rows.read_data(SHOWCASE, Bundle.read(DEMO_MODEL).tasks)
+    assert set(found.labels) == {"sentiment", "emotion", "intent"}

@@ -1,0 +1,187 @@
+"""Intervals and tests against values worked out by hand, by another way, or by drawing many times."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import optimize
+from sklearn.metrics import f1_score
+
+from inference.compare import stats
+
+
+@pytest.mark.parametrize(("percentile", "least"), [(50, 11), (90, 64), (95, 130), (99, 662)])
+def test_a_percentile_needs_the_samples_that_carry_it(percentile: int, least: int) -> None:
+    assert not stats.carries(least - 1, percentile)
+    assert stats.carries(least, percentile)
+
+
+def test_mcnemar_is_the_exact_binomial_test() -> None:
+    # 12 rows differ, 10 and 2: twice the lower tail of 12 coin tosses, 2 * (1 + 12 + 66) / 4096.
+    assert stats.mcnemar(10, 2) == pytest.approx(2 * 79 / 4096)
+    assert stats.mcnemar(0, 0) == 1.0
+    assert stats.mcnemar(0, 5) == pytest.approx(2 / 32)
+
+
+def test_a_share_has_the_wilson_interval() -> None:
+    found = stats.share(90, 100)
+    z, p, n = 1.959964, 0.9, 100
+    centre, half = (
+        (p + z * z / 2 / n) / (1 + z * z / n),
+        z / (1 + z * z / n) * math.sqrt(p * 0.1 / n + z * z / 4 / n / n),
+    )
+    assert (found.low, found.high) == pytest.approx((centre - half, centre + half), abs=1e-6)
+
+
+@pytest.mark.parametrize(("broken", "fixed", "rows"), [(12, 2, 100), (4, 5, 872), (0, 3, 60), (7, 0, 44)])
+def test_tangos_interval_ends_where_the_score_test_rejects(broken: int, fixed: int, rows: int) -> None:
+    """The score statistic with the constrained likelihood maximised numerically is just z at both ends."""
+
+    def statistic(delta: float) -> float:
+        def loss(q: float) -> float:  # q: share of rows that only the first has right, q + delta: only the second
+            return -sum(
+                count * math.log(share)
+                for count, share in ((broken, q), (fixed, q + delta), (rows - broken - fixed, 1 - 2 * q - delta))
+                if count
+            )
+
+        low, high = max(0.0, -delta), (1 - delta) / 2
+        q = optimize.minimize_scalar(
+            loss, bounds=(low + 1e-12, high - 1e-12), method="bounded", options={"xatol": 1e-12}
+        ).x
+        return (fixed - broken - rows * delta) / math.sqrt(rows * (2 * q + delta - delta * delta))
+
+    found = stats.paired_difference(broken, fixed, rows, level=0.95)
+    assert statistic(found.low) == pytest.approx(1.96, abs=0.01)
+    assert statistic(found.high) == pytest.approx(-1.96, abs=0.01)
+    assert found.low < found.value < found.high
+
+
+def test_rows_that_all_agree_leave_the_doubt_that_few_rows_leave() -> None:
+    assert stats.paired_difference(0, 0, 50).low == pytest.approx(-0.0513, abs=1e-4)  # z² / (n + z²), z = 1.645
+    assert stats.paired_difference(0, 0, 5000).low == pytest.approx(-0.00054, abs=1e-5)
+    assert stats.accuracy_bootstrap(0, 0, 50, seed=0) == stats.Estimate(0, 0, 0)  # why the bootstrap does not decide
+
+
+def test_a_loss_beyond_the_margin_is_passed_in_at_most_one_of_twenty_trials() -> None:
+    rng = np.random.default_rng(7)
+    # Truly 2 % worse, and that is the margin: 4 % of rows broken, 2 % fixed.
+    draws = rng.multinomial(1500, [0.04, 0.02, 0.94], size=600)
+    passed = sum(stats.paired_difference(int(b), int(f), 1500).low > -0.02 for b, f, _ in draws)
+    assert passed / 600 < 0.05 + 2 * math.sqrt(0.05 * 0.95 / 600)
+
+
+def test_the_same_classifier_twice_is_not_called_different() -> None:
+    """200 seeded trials: the second disagrees with the first on about 3 % of rows, right as often as wrong."""
+    rng = np.random.default_rng(1)
+    called = 0
+    for _ in range(200):
+        broken, fixed, _ = rng.multinomial(900, [0.015, 0.015, 0.97])
+        called += stats.mcnemar(int(broken), int(fixed)) < 0.05
+    assert called <= 10
+
+
+def test_the_bootstrap_of_accuracy_agrees_with_drawing_rows() -> None:
+    difference = np.repeat([-1.0, 1.0, 0.0], [30, 12, 458])
+    rng = np.random.default_rng(3)
+    drawn = [rng.choice(difference, 500).mean() for _ in range(3000)]
+    found = stats.accuracy_bootstrap(30, 12, 500, seed=0)
+    assert found.value == pytest.approx(-18 / 500)
+    assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.003)
+
+
+def test_the_bootstrap_of_macro_f1_agrees_with_scikit_learn_on_drawn_rows() -> None:
+    rng = np.random.default_rng(5)
+    true = rng.integers(3, size=300)
+    first = np.where(rng.random(300) < 0.8, true, rng.integers(3, size=300))
+    second = np.where(rng.random(300) < 0.9, first, rng.integers(3, size=300))
+
+    def macro(rows: np.ndarray, answers: np.ndarray) -> float:
+        return float(f1_score(true[rows], answers[rows], average="macro"))
+
+    every = np.arange(300)
+    drawn = [
+        (macro(i, second), macro(i, second) - macro(i, first))
+        for i in (rng.integers(300, size=300) for _ in range(600))
+    ]
+    own, gain = stats.macro_f1_bootstrap(true, first, second, 4, seed=0)  # a fourth label that never occurs
+    assert own.value == pytest.approx(macro(every, second))
+    assert gain.value == pytest.approx(macro(every, second) - macro(every, first))
+    for found, column in ((own, 0), (gain, 1)):
+        assert (found.low, found.high) == pytest.approx(
+            np.quantile([d[column] for d in drawn], [0.025, 0.975]), abs=0.012
+        )
+
+
+def test_rows_needed_follow_the_rule_of_thumb() -> None:
+    # 2 % of rows differ: about 1,240 rows for 1 percentage point, 4,950 for half a point.
+    assert stats.rows_to_settle(10, 10, 1000, 0.01) == 1237
+    assert stats.rows_to_settle(10, 10, 1000, 0.005) == 4947
+    assert stats.rows_to_settle(0, 0, 50, 0.005) == 4947  # none seen in 50 is taken as one in 50
+    assert stats.rows_to_settle(5, 0, 1000, 0.005) is None
+
+
+def test_percentiles_leave_out_calls_that_do_not_count() -> None:
+    blocks = np.array([[1.0, 2.0, np.nan], [3.0, 4.0, 100.0]])
+    draws = np.array([[0, 1]])
+    (found,) = stats.percentile_intervals(blocks, draws, [50])
+    assert found.value == found.low == found.high == 3.0
+    (p90,) = stats.percentile_intervals(blocks, draws, [90])
+    assert p90.value == pytest.approx(np.percentile([1, 2, 3, 4, 100], 90))
+
+
+def test_blocks_are_drawn_within_the_starts_that_were_drawn() -> None:
+    draws = stats.resample_blocks([0, 0, 1, 1, 2, 2], np.random.default_rng(0), 500)
+    assert draws.shape == (500, 6)
+    starts = draws // 2
+    # Each line is three picks of a start, two blocks of it each.
+    assert (starts[:, 0::2] == starts[:, 1::2]).all()
+    assert {len(set(line)) for line in starts.tolist()} == {1, 2, 3}
+
+
+def test_a_speed_up_of_noise_is_not_called_different() -> None:
+    """A/A: both sides from one distribution, with a luck of its own for each start that both share."""
+    rng = np.random.default_rng(2)
+    called = 0
+    for trial in range(200):
+        luck = np.repeat(rng.normal(0, 0.05, 4), 6)[:, None]
+        a, b, control = (np.exp(luck + rng.normal(0, 0.1, (24, 20))) for _ in range(3))
+        draws = stats.resample_blocks(np.repeat(range(4), 6).tolist(), np.random.default_rng(trial), 300)
+        noise_of = stats.ratio_interval(a, control, draws)
+        noise = max(noise_of.high, 1 / noise_of.low)
+        gain = stats.ratio_interval(a, b, draws)
+        called += gain.low > noise or gain.high < 1 / noise
+    assert called <= 10
+
+
+def test_a_true_speed_up_is_found() -> None:
+    rng = np.random.default_rng(4)
+    slow, fast = (scale * np.exp(rng.normal(0, 0.1, (24, 20))) for scale in (3.0, 1.0))
+    found = stats.ratio_interval(slow, fast, stats.resample_blocks([0] * 24, rng))
+    assert found.low < 3 < found.high
+    assert found.high - found.low < 0.3
+
+
+def test_calibration_error_is_the_mean_gap_weighted_by_rows() -> None:
+    confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
+    right = np.array([True, True, True, False, True, False])
+    error, bins = stats.calibration(confidence, right, bins=10)
+    # Four rows say 0.95 and 3/4 are right; two say 0.55 and 1/2 are right.
+    assert error == pytest.approx((4 * 0.20 + 2 * 0.05) / 6)
+    assert [(b["rows"], b["low"]) for b in bins] == [(2, pytest.approx(0.5)), (4, pytest.approx(0.9))]
+
+
+def test_a_confidence_of_one_falls_into_the_last_bin() -> None:
+    error, bins = stats.calibration(np.array([1.0, 1.0]), np.array([True, True]))
+    assert error == 0
+    assert bins == [{"low": pytest.approx(14 / 15), "high": 1.0, "rows": 2, "confidence": 1.0, "accuracy": 1.0}]
+
+
+def test_coverage_and_the_accuracy_of_what_is_covered() -> None:
+    confidence, right = np.array([0.9, 0.5, 0.7, 0.3]), np.array([True, False, True, False])
+    coverage, accuracy = stats.coverage_curve(confidence, right, np.array([0.0, 0.5, 0.6, 0.9, 0.95]))
+    assert coverage.tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert accuracy[:4].tolist() == pytest.approx([0.5, 2 / 3, 1.0, 1.0])
+    assert np.isnan(accuracy[4])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from inference.compare.rows import LabelledData
 from inference.compare.run import compare
 from inference.errors import InferenceError, InputError
 
+PATIENCE_S = 60  # a reader whose connection is gone for longer does not come back for the result
 ROOT = Path(__file__).resolve().parents[1]
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
@@ -39,6 +41,8 @@ class Measurement:
     data: LabelledData | None
     """None: the showcase."""
     quick: bool
+    wanted: Callable[[], bool]
+    """Whether somebody still waits for it. One that nobody waits for ends, because the next has to wait for it."""
     step: str = "starting"
     share: float = 0.0
     receipt: Receipt | None = None
@@ -46,6 +50,7 @@ class Measurement:
     cancelled: bool = False
     """Asked for; it is over when `done` says so."""
     _started: float = field(default_factory=time.monotonic)
+    _last_wanted: float = field(default_factory=time.monotonic)
     _over: threading.Event = field(default_factory=threading.Event)
     _build: subprocess.Popen[str] | None = None
 
@@ -73,7 +78,9 @@ class Measurement:
         return self._over.wait(seconds)
 
     def _say(self, step: str, share: float) -> None:
-        if self.cancelled:
+        if self.wanted():
+            self._last_wanted = time.monotonic()
+        if self.cancelled or time.monotonic() - self._last_wanted > PATIENCE_S:
             raise _Cancelled
         self.step, self.share = step, share
 
@@ -82,7 +89,7 @@ class Measurement:
             build(self)
             self.receipt = compare(model(), self.data, quick=self.quick, progress=self._say)
         except _Cancelled:
-            pass
+            self.cancelled = True
         except InferenceError as error:
             self.error = str(error)
         except Exception:  # a thread that dies in silence would leave the page waiting
@@ -128,7 +135,7 @@ def running() -> Measurement | None:
     return _latest if _latest is not None and not _latest.done else None
 
 
-def start(name: str, data: LabelledData | None, quick: bool) -> Measurement:
+def start(name: str, data: LabelledData | None, quick: bool, wanted: Callable[[], bool] = lambda: True) -> Measurement:
     """Begin a comparison and return at once.
 
     Raises:
@@ -138,6 +145,6 @@ def start(name: str, data: LabelledData | None, quick: bool) -> Measurement:
     with _lock:
         if running() is not None:
             raise InputError("A measurement is running on this server already. Two at once would disturb each other.")
-        _latest = job = Measurement(name, data, quick)
+        _latest = job = Measurement(name, data, quick, wanted)
         threading.Thread(target=job._run, name="measurement", daemon=True).start()
     return job

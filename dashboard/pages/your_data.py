@@ -2,9 +2,12 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
+from streamlit import runtime
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard import measuring, parts
 from dashboard.charts.words import joined, many
@@ -23,7 +26,10 @@ from inference.errors import InferenceError
 MOST_ROWS = 20_000
 JOB, RESULT, TEXTS = "_measurement", "_measured", "_measured_texts"
 FILE, SHOWN = "A file of yours", "The showcase"
-PLANS = {"quick": "Quick: about a minute", "full": "Full: about five minutes, with the luck of a start in the intervals"}
+PLANS = {
+    "quick": "Quick: about a minute",
+    "full": "Full: about five minutes, with the luck of a start in the intervals",
+}
 
 
 def page() -> None:
@@ -125,10 +131,19 @@ def form() -> None:
             return
         if st.button("Measure", type="primary"):
             st.session_state[TEXTS] = None if source == SHOWN else dict(zip(data.row_numbers, data.texts, strict=True))
-            st.session_state[JOB] = measuring.start(name, None if source == SHOWN else data, plan == "quick")
+            st.session_state[JOB] = measuring.start(name, None if source == SHOWN else data, plan == "quick", reader())
             st.rerun()
     except InferenceError as error:
         st.error(plain(str(error)))
+
+
+def reader() -> Callable[[], bool]:
+    """Whether this session is still connected, to be asked from another thread."""
+    context = get_script_run_ctx()
+    if context is None or not runtime.exists():
+        return lambda: True
+    here, session = runtime.get_instance(), context.session_id
+    return lambda: here.is_active_session(session)
 
 
 @st.fragment(run_every=2.0)

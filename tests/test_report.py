@@ -1,0 +1,112 @@
+"""The report: one file that asks no network for anything and shows text from outside as text."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import made
+import pytest
+
+from dashboard.method import method
+from dashboard.report import report
+from inference.compare.verdict import Limits, judge
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+HOSTILE = '"><script>document.title="owned"</script><img src=x onerror=alert(1)>'
+
+
+def receipt(**changes: Any) -> dict[str, Any]:
+    """200 rows of which INT8 breaks two and fixes one."""
+    true, first = made.answers(200, 20)
+    wrong = [i for i in range(200) if true[i] != first[i]]
+    right = [i for i in range(200) if true[i] == first[i]]
+    second = made.flip(first, [wrong[0], *right[:2]])
+    return made.receipt(true, {"pytorch": first, "onnx": first, "int8": second}, **changes)
+
+
+def test_the_verdict_comes_first_with_its_reasons_and_caveats() -> None:
+    one = receipt()
+    found = judge(one)
+    html = report([one])
+    places = [html.index(found.sentence), html.index("Which for what"), html.index("The figures")]
+    assert places == sorted(places)
+    assert all(reason.text in html for judged in found.backends.values() for reason in judged.reasons)
+
+
+def test_the_limits_that_were_asked_for_are_said_and_decide() -> None:
+    html = report([receipt()], Limits(max_drop=0.2, max_p95_ms=1.0))
+    assert "accuracy falls by less than 20 pp; p95 is at most 1 ms" in html
+    assert "1 ms allowed" in html
+
+
+def test_text_from_outside_is_never_markup() -> None:
+    one = receipt(labels=(HOSTILE, "yes"), texts=[HOSTILE] * 200)
+    one["data"]["name"] = HOSTILE + ".csv"
+    one["model"]["name"] = HOSTILE
+    html = report([one])
+    assert "<script>document" not in html
+    assert "<img src=x" not in html
+    assert html.count("<script") - html.count("\\u003cscript") >= 3
+    assert "&lt;script&gt;document" in html
+
+
+def test_texts_are_shown_only_where_the_receipt_holds_them() -> None:
+    assert "a text of row" in report([receipt(texts=[f"a text of row {i}" for i in range(200)])])
+    assert "The texts are not in the receipt" in report([receipt()])
+
+
+def test_receipts_have_a_section_each_and_differences_between_them_are_said() -> None:
+    one, two = receipt(), receipt()
+    two["model"]["name"], two["machine"]["cpu"], two["data"]["sha256"] = "other", "Other CPU", "9" * 64
+    html = report([one, two])
+    assert len(re.findall(r'<section id="receipt-\d">', html)) == 2
+    for said in ("of different models", "different processors", "of different rows", "In short"):
+        assert said in html
+    assert "Compare backends within a section" not in report([one, one])
+
+
+def test_a_receipt_of_one_backend_gives_a_report_too() -> None:
+    true, given = made.answers(60, 6)
+    assert "Where they differ" in report([made.receipt(true, {"pytorch": given})])
+
+
+def test_the_method_tells_the_receipts_own_values() -> None:
+    told = {one.heading: " ".join(one.paragraphs) + str(one.facts) for one in method(receipt())}
+    assert "2 starts of each, in every start 4 rounds of 20 texts" in told["Latency"]
+    assert "64 calls for p90, 130 for p95 and 662 for p99" in told["Percentiles and their intervals"]
+    assert "p99 would be a guess" in told["Percentiles and their intervals"]
+    assert "2 broken, 1 fixed" in told["The difference in accuracy, and the verdict"]
+    assert "2" * 64 in told["Hashes"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+def test_it_opens_without_network_draws_every_chart_and_prints(tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    path = tmp_path / "report.html"
+    path.write_text(report([receipt(labels=(HOSTILE, "yes"))]), encoding="utf-8")
+    asked, said = [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_context(offline=True, viewport={"width": 390, "height": 800}).new_page()
+        page.on("request", lambda request: asked.append(request.url[:60]))
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.goto(path.as_uri())
+        page.evaluate("window.drawn")
+        plots = page.locator(".plot").count()
+        assert plots >= 5
+        assert page.locator(".plot > div .main-svg").count() >= plots
+        assert page.locator('.plot > img[src^="data:image/svg"]').count() == plots
+        assert "owned" not in page.title() or "script" in page.title()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.emulate_media(media="print")
+        assert page.locator(".plot > img").first.is_visible()
+        assert not page.locator(".plot > div").first.is_visible()
+        browser.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert said == []

@@ -22,15 +22,17 @@ st.html(
     "<style>.stMainBlockContainer { padding: 4.5rem clamp(1rem, 3vw, 3rem) 4rem; max-width: 1500px; }"
     "[data-testid=stMetricValue] { font-size: 1.35rem; font-variant-numeric: tabular-nums; }</style>"
 )
+# The files of the pages are in views/: Streamlit takes a folder called pages/ for its old kind of navigation until the
+# first visitor has been to the entry page, and until then would run a page alone, without this file.
 page = st.navigation(
     [
-        st.Page("pages/overview.py", title="Overview", default=True),
-        st.Page("pages/latency.py", title="Latency"),
-        st.Page("pages/size.py", title="Size & memory"),
-        st.Page("pages/accuracy.py", title="Accuracy"),
-        st.Page("pages/disagreements.py", title="Disagreements"),
-        st.Page("pages/your_data.py", title="Your data"),
-        st.Page("pages/method.py", title="Method"),
+        st.Page("views/overview.py", title="Overview", default=True),
+        st.Page("views/latency.py", title="Latency"),
+        st.Page("views/size.py", title="Size & memory"),
+        st.Page("views/accuracy.py", title="Accuracy"),
+        st.Page("views/disagreements.py", title="Disagreements"),
+        st.Page("views/your_data.py", title="Your data"),
+        st.Page("views/method.py", title="Method"),
     ],
     position="top",
 )

@@ -173,4 +173,4 @@ def cpu_banner(receipt: Receipt) -> None:
         + " Times will differ here, and INT8 answers may."
     )
     if button.button("Measure here", key="measure_here", width="stretch"):
-        st.switch_page("pages/your_data.py")
+        st.switch_page("views/your_data.py")

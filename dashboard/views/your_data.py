@@ -40,6 +40,8 @@ def page() -> None:
     job: Measurement | None = st.session_state.get(JOB)
     if job is not None and not job.done:
         progress(job)
+        st.divider()
+        form(False)
         return
     if job is not None:
         del st.session_state[JOB]
@@ -99,9 +101,9 @@ def result() -> None:
     parts.provenance(receipt)
     st.markdown(f"Every page shows this receipt now, until you choose another. It is on the list as **{plain(name)}**.")
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.page_link("pages/overview.py", label="Overview")
-        st.page_link("pages/accuracy.py", label="Accuracy")
-        st.page_link("pages/disagreements.py", label="Disagreements")
+        st.page_link("views/overview.py", label="Overview")
+        st.page_link("views/accuracy.py", label="Accuracy")
+        st.page_link("views/disagreements.py", label="Disagreements")
         st.download_button(
             "Download the receipt",
             lambda: json.dumps(receipt, separators=(",", ":"), ensure_ascii=False, allow_nan=False) + "\n",
@@ -114,8 +116,8 @@ def result() -> None:
     st.subheader("Measure again", anchor=False)
 
 
-def form() -> None:
-    """What to measure, and how thoroughly."""
+def form(ready: bool = True) -> None:
+    """What to measure, and how thoroughly. While this session measures it is not `ready`, but keeps what was chosen."""
     try:
         bundle = Bundle.read(measuring.model())
         source = st.segmented_control("Measure on", [FILE, SHOWN], default=FILE, required=True, key="measure_on")
@@ -126,6 +128,8 @@ def form() -> None:
         plan = st.radio("How thorough", list(PLANS), format_func=PLANS.__getitem__, key="plan")
         if plan == "quick" and len(data) > QUICK_ROWS:
             st.caption(f"Quick takes {QUICK_ROWS:,} of the rows, drawn at random with seed 0.")
+        if not ready:
+            return
         if (other := measuring.running()) is not None:
             wait_for(other)
             return

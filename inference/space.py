@@ -38,6 +38,7 @@ FILES: dict[str, tuple[str, ...]] = {
         "ui/**/*.py",
         "ui/*.css",
         "inference/**/*.py",
+        "inference/**/*.json",
         "assets/calibration.txt",
         "assets/showcase.csv",
         "LICENSE",

@@ -59,7 +59,7 @@ def test_a_gradio_space_gets_what_the_page_needs_and_nothing_else(tmp_path: Path
         "assets/showcase.csv",
         *(f"{MODEL}/{name}" for name in files(DEMO)),
     }
-    assert {Path(name).suffix for name in listed if name.startswith(("ui/", "inference/"))} == {".py", ".css"}
+    assert {Path(name).suffix for name in listed if name.startswith(("ui/", "inference/"))} == {".py", ".css", ".json"}
 
 
 def test_a_docker_space_gets_the_dashboard_and_its_recipe_too(tmp_path: Path) -> None:

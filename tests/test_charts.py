@@ -1,0 +1,296 @@
+"""Charts are true to the receipt: what they draw, what they say, what they leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import made
+import pytest
+
+from dashboard.charts import accuracy, labels, latency, overview, size, words
+from dashboard.charts.look import COLORS, SYMBOLS, Chart
+from inference.compare.results import results
+
+ROWS = 120
+HOSTILE = ["<script>alert(1)</script>", "**bold** [x](javascript:alert(1)) $x$ :red[y]", "", "a" * 300]
+
+
+def one(**changes: Any) -> Any:
+    """A receipt of 120 rows: ONNX answers as PyTorch does, INT8 breaks two rows and fixes one."""
+    true, base = made.answers(ROWS, 12)
+    wrong = [i for i in range(ROWS) if true[i] != base[i]]
+    right = [i for i in range(ROWS) if true[i] == base[i]]
+    given = {"pytorch": base, "onnx": base, "int8": made.flip(base, [*right[:2], wrong[0]])}
+    return made.receipt(true, {name: given[name] for name in changes.pop("backends", given)}, **changes)
+
+
+def every_chart(receipt: Any) -> dict[str, Chart]:
+    """All there are for this receipt, by name."""
+    task = next(iter(receipt["data"]["labels"]))
+    found: dict[str, Chart | None] = {
+        "pareto": overview.pareto(receipt, task),
+        "speedup": overview.speedup(receipt),
+        "cost": overview.cost(receipt, 0.1),
+        "percentiles": latency.percentiles(receipt),
+        "distribution": latency.distribution(receipt),
+        "by_length": latency.by_length(receipt),
+        "batches": latency.batches(receipt),
+        "stages": latency.stages(receipt),
+        "cold_start": latency.cold_start(receipt),
+        "threads": latency.threads(receipt),
+        "shapes": latency.shapes(receipt),
+        "model": size.model(receipt),
+        "dtypes": size.dtypes(receipt),
+        "libraries": size.libraries(receipt),
+        "memory": size.memory(receipt),
+        "accuracy": accuracy.scores(receipt, task),
+        "macro_f1": accuracy.scores(receipt, task, "macro_f1"),
+        "differences": accuracy.differences(receipt, task, 0.005),
+        "per_class": labels.per_class(receipt, task),
+        "reliability": accuracy.reliability(receipt, task),
+        "coverage": accuracy.coverage(receipt, task, 0.5),
+        **{f"confusion {name}": labels.confusion(receipt, task, name) for name in receipt["settings"]["backends"]},
+    }
+    return {name: chart for name, chart in found.items() if chart is not None}
+
+
+@pytest.fixture(scope="module")
+def receipt() -> Any:
+    return one()
+
+
+@pytest.fixture(scope="module")
+def charts(receipt: Any) -> dict[str, Chart]:
+    return every_chart(receipt)
+
+
+def trace(chart: Chart, name: str) -> Any:
+    return next(data for data in chart.figure.data if data.name == name)
+
+
+def test_every_chart_has_a_takeaway_an_alt_text_and_a_table(charts: dict[str, Chart]) -> None:
+    assert len(charts) == 24
+    for name, chart in charts.items():
+        assert chart.takeaway.endswith("."), name
+        assert len(chart.alt) > 20, name
+        assert chart.table, name
+        assert len({tuple(line) for line in chart.table}) == 1 or name == "per_class", name
+        assert "nan" not in (chart.takeaway + chart.alt + chart.note).lower().split(), name
+
+
+def test_every_chart_leaves_the_background_to_the_theme(charts: dict[str, Chart]) -> None:
+    for name, chart in charts.items():
+        layout = chart.figure.layout
+        assert (layout.paper_bgcolor, layout.plot_bgcolor) == ("rgba(0,0,0,0)", "rgba(0,0,0,0)"), name
+        assert not [key for key in layout.to_plotly_json() if key in ("xaxis2", "yaxis2")], f"{name} has two axes"
+
+
+def test_a_backend_has_the_same_colour_in_every_chart(charts: dict[str, Chart]) -> None:
+    titles = {"PyTorch": "pytorch", "ONNX": "onnx", "INT8": "int8"}
+    for chart in charts.values():
+        for data in chart.figure.data:
+            if data.name in titles:
+                drawn = data.marker.color or data.line.color
+                assert drawn == COLORS[titles[data.name]]
+
+
+def test_bars_start_at_zero(charts: dict[str, Chart]) -> None:
+    for name, chart in charts.items():
+        bars = [data for data in chart.figure.data if data.type == "bar"]
+        for data in bars:
+            axis = chart.figure.layout.xaxis if data.orientation == "h" else chart.figure.layout.yaxis
+            assert axis.rangemode == "tozero" or axis.range[0] == 0, name
+            assert axis.type != "log", name
+
+
+def test_bars_tell_backends_apart_without_colour(charts: dict[str, Chart]) -> None:
+    shapes = [trace(charts["percentiles"], name).marker.pattern for name in ("PyTorch", "ONNX", "INT8")]
+    assert [shape.shape for shape in shapes] == ["", "/", "."]
+    # In plotly's other mode the hatching replaces the bar, and nothing is left of it but lines.
+    assert {shape.fillmode for shape in shapes} == {"overlay"}
+
+
+def test_percentile_bars_are_the_receipts_figures_with_their_intervals(receipt: Any, charts: dict[str, Chart]) -> None:
+    found = receipt["results"]["latency"]["int8"]
+    bars = trace(charts["percentiles"], "INT8")
+    assert list(bars.y) == [found[f"p{p}_ms"]["value"] for p in (50, 90, 95)]
+    for p, value, up, down in zip((50, 90, 95), bars.y, bars.error_y.array, bars.error_y.arrayminus, strict=True):
+        assert value + up == pytest.approx(found[f"p{p}_ms"]["high"])
+        assert value - down == pytest.approx(found[f"p{p}_ms"]["low"])
+
+
+def test_a_percentile_that_the_samples_do_not_carry_is_left_out_with_the_reason(charts: dict[str, Chart]) -> None:
+    assert list(charts["percentiles"].figure.layout.xaxis.ticktext) == ["p50", "p90", "p95"]
+    assert "p99 wants 662 samples; there are 160." in charts["percentiles"].note
+
+
+@pytest.mark.parametrize(("percentile", "samples"), [(90, 64), (95, 130), (99, 662)])
+def test_the_samples_wanted_are_those_of_mlperf(percentile: float, samples: int) -> None:
+    assert latency.samples_wanted(percentile) == samples
+
+
+def test_the_pareto_scatter_has_a_logarithmic_time_and_areas_by_size(receipt: Any, charts: dict[str, Chart]) -> None:
+    figure = charts["pareto"].figure
+    assert figure.layout.xaxis.type == "log"
+    markers = {data.marker.symbol: data.marker.size for data in figure.data if data.mode == "markers"}
+    area = {name: markers[SYMBOLS[name]] ** 2 for name in COLORS}
+    sizes = {name: receipt["results"]["size"][name]["model_bytes"] for name in COLORS}
+    assert area["pytorch"] / area["onnx"] == pytest.approx(sizes["pytorch"] / sizes["onnx"], rel=0.01)
+    assert all(data.error_x.array and data.error_y.array for data in figure.data if data.mode == "markers")
+
+
+def test_only_backends_that_no_other_beats_are_joined(receipt: Any) -> None:
+    # ONNX is as accurate as PyTorch and faster; INT8 is faster and less accurate.
+    assert overview.front(receipt, "mood") == ["int8", "onnx"]
+
+
+def test_the_speed_up_is_shown_with_the_noise_of_a_second_reference(receipt: Any, charts: dict[str, Chart]) -> None:
+    figure, noise = charts["speedup"].figure, receipt["results"]["control"]["noise"]
+    band, line = figure.layout.shapes
+    assert (band.x0, band.x1) == (1 / noise, noise)
+    assert (line.x0, line.x1) == (1, 1)
+    assert charts["speedup"].takeaway.startswith("INT8 is ")
+
+
+def test_a_gain_within_the_noise_is_not_called_one() -> None:
+    same = one(ms={"pytorch": 5.0, "onnx": 5.0, "int8": 5.0}, jitter=0.1)
+    assert overview.speedup(same).takeaway == "ONNX and INT8 cannot be told from PyTorch."
+    assert "No backend is measurably faster" in overview.pareto(same, "mood").takeaway or (
+        "Nothing is faster" in overview.pareto(same, "mood").takeaway
+    )
+
+
+def test_overlapping_intervals_are_said_to_overlap() -> None:
+    close = one(ms={"pytorch": 12.0, "onnx": 4.0, "int8": 4.0}, jitter=0.3)
+    assert "overlap" in latency.percentiles(close).takeaway
+    assert "overlap" in overview.speedup(close).takeaway
+
+
+def test_the_cost_goes_with_the_price_and_keeps_its_interval(receipt: Any) -> None:
+    cheap, dear = (overview.cost(receipt, price) for price in (0.1, 0.2))
+    assert dear.table[0]["$ per million"] == pytest.approx(2 * float(str(cheap.table[0]["$ per million"])))
+    assert all(float(str(line["from"])) <= float(str(line["$ per million"])) for line in cheap.table)
+
+
+def test_accuracy_is_drawn_on_a_zoomed_axis_and_says_so(charts: dict[str, Chart]) -> None:
+    axis = charts["accuracy"].figure.layout.xaxis
+    assert axis.range[0] > 0.5
+    assert "zoomed" in axis.title.text
+
+
+def test_a_small_difference_does_not_fill_the_axis() -> None:
+    found = accuracy.scores(one(), "mood")
+    low, high = found.figure.layout.xaxis.range
+    assert high - low >= 0.02
+
+
+def test_an_interval_that_misses_its_value_is_not_drawn(receipt: Any) -> None:
+    odd = {**receipt, "results": results(receipt)}
+    odd["results"]["accuracy"]["mood"]["int8"]["macro_f1"] = {"value": 0.9, "low": 0.5, "high": 0.6}
+    found = accuracy.scores(odd, "mood", "macro_f1")
+    assert list(found.figure.data[2].error_x.array) == [0]
+    assert "None is drawn for INT8" in found.note
+
+
+def test_paired_differences_count_what_was_broken_and_fixed(charts: dict[str, Chart]) -> None:
+    found = charts["differences"]
+    assert "ONNX gives the same label on every row" in found.takeaway
+    assert "INT8 changes 3 of 120 labels (2 broken, 1 fixed)" in found.takeaway
+    assert found.table[1]["broken"] == 2
+    zero, limit = found.figure.layout.shapes
+    assert (zero.x0, limit.x0) == (0, -0.5)
+
+
+def test_the_verdict_of_the_differences_follows_the_limit(receipt: Any) -> None:
+    settled = {drop: accuracy.differences(receipt, "mood", drop) for drop in (0.001, 0.2)}
+    assert settled[0.001] and "not settled" in settled[0.001].takeaway
+    assert settled[0.2] and settled[0.2].takeaway.endswith("no worse than the limit.")
+
+
+def test_a_confusion_matrix_of_many_labels_shows_those_in_mistakes() -> None:
+    names = [f"label_{i}" for i in range(150)]
+    true = list(range(150)) * 2
+    given = true.copy()
+    given[3], given[4] = 140, 140
+    many = made.receipt(true, {"pytorch": given, "int8": given}, labels=names)
+    shown = labels.confused_labels(many, "mood")
+    assert len(shown) == labels.MOST
+    assert {3, 4, 140} <= set(shown)
+    found = labels.confusion(many, "mood", "int8")
+    assert "Shown: the 10 labels most often in a mistake, of 150." in found.note
+    assert found.takeaway == "INT8 is wrong on 2 rows of 300."
+    assert found.table[0]["rows"] == 1 and found.table[0]["right label"] != found.table[0]["label given"]
+
+
+def test_both_matrices_of_a_receipt_show_the_same_labels(charts: dict[str, Chart]) -> None:
+    axes = {tuple(charts[f"confusion {name}"].figure.layout.yaxis.ticktext) for name in COLORS}
+    assert len(axes) == 1
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+def test_the_threshold_marks_its_place_on_the_curve(receipt: Any, threshold: float) -> None:
+    found = accuracy.coverage(receipt, "mood", threshold)
+    assert f"threshold of {threshold:.2f}" in found.takeaway
+    marks = [data for data in found.figure.data if data.mode == "markers"]
+    assert [list(mark.x) for mark in marks] == [[1.0 if threshold < 1 else 0.0]] * 3
+
+
+@pytest.mark.parametrize("backends", [["pytorch"], ["onnx", "int8"], ["pytorch", "int8"], ["int8"]])
+def test_any_choice_of_backends_can_be_drawn(backends: list[str]) -> None:
+    charts = every_chart(one(backends=backends))
+    assert ("differences" in charts) == (len(backends) > 1)
+
+
+def test_a_quick_run_has_no_charts_of_what_it_leaves_out(receipt: Any) -> None:
+    quick = {**receipt, "shapes": [], "other_threads": []}
+    quick["results"] = results(quick)
+    assert not {"shapes", "threads"} & set(every_chart(quick))
+
+
+def test_few_calls_still_make_charts() -> None:
+    charts = every_chart(one(launches=1, rounds=2, calls=10))
+    assert "p90 wants 64 samples" in charts["percentiles"].note
+
+
+def test_labels_from_outside_are_never_markup_in_a_figure() -> None:
+    rows = [i % 4 for i in range(40)]
+    given = {"pytorch": rows, "int8": [(i + 1) % 4 for i in rows]}
+    for name, chart in every_chart(made.receipt(rows, given, labels=HOSTILE)).items():
+        assert "<script" not in str(chart.figure.to_json()).replace("\\u003c", "<"), name
+
+
+def test_unknown_types_of_weights_are_said_to_be_unknown(receipt: Any) -> None:
+    less = {
+        **receipt,
+        "backends": {n: {**b, "dtypes": {}} if n == "onnx" else b for n, b in receipt["backends"].items()},
+    }
+    found = size.dtypes(less)
+    assert found is not None and "Not known for ONNX" in found.note
+    none = {**receipt, "backends": {n: {**b, "dtypes": {}} for n, b in receipt["backends"].items()}}
+    assert size.dtypes(none) is None
+
+
+@pytest.mark.parametrize(
+    ("say", "value", "text"),
+    [
+        (words.digits, 0.0, "0"),
+        (words.digits, 12.0437, "12.0"),
+        (words.digits, -0.00123, "−0.00123"),
+        (words.digits, 12345.6, "12,346"),
+        (words.percent, 1.0, "100.0 %"),
+        (words.percent, 0.99999, "99.9 %"),
+        (words.percent, 0.0001, "< 0.1 %"),
+        (words.points, -0.0049, "−0.49 pp"),
+        (words.points, 0.000001, "0 pp"),
+        (words.mb, 96_907_696, "96.9 MB"),
+        (words.mb, 1_130_664_069, "1.13 GB"),
+    ],
+)
+def test_figures_are_written_as_people_read_them(say: Callable[[float], str], value: float, text: str) -> None:
+    assert say(value) == text
+
+
+def test_counts_agree_with_their_nouns() -> None:
+    assert [words.many(n, "row") for n in (0, 1, 2000)] == ["no rows", "1 row", "2,000 rows"]
+    assert words.joined(["a", "b", "c"]) == "a, b and c"

@@ -1,0 +1,276 @@
+"""The dashboard as a reader uses it: pages, choices, receipts that are fine and receipts that are not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import made
+import pytest
+from conftest import ROOT
+from streamlit.testing.v1 import AppTest
+
+from dashboard import receipts
+from dashboard.parts import plain
+from inference import cpu
+from inference.compare.receipt import seal, write_receipt
+
+PAGES = ("overview", "latency", "size", "accuracy", "disagreements", "your_data", "method")
+MINE = PAGES[:4]
+
+
+def one(here: bool = True, **changes: Any) -> Any:
+    """A receipt of 200 rows on which INT8 breaks one, measured here or on a processor that nobody has."""
+    true, base = made.answers(200, 20)
+    found = made.receipt(true, {"pytorch": base, "onnx": base, "int8": made.flip(base, [true.index(1)])}, **changes)
+    if here:
+        found["machine"] |= {"cpu": cpu.model(), "flags": cpu.int8_flags()}
+    return seal(found)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with one receipt, the only one that the dashboard sees."""
+    monkeypatch.setattr(receipts, "RECORDED", tmp_path / "none")
+    monkeypatch.setenv("TRIPTYCH_RECEIPTS", str(tmp_path))
+    monkeypatch.delenv("TRIPTYCH_PAGE_URL", raising=False)
+    write_receipt(one(), tmp_path / "good.json")
+    yield tmp_path
+    receipts._read.clear()
+
+
+def opened(page: str = "overview", **choices: str) -> AppTest:
+    """The dashboard on a page, with these choices in the address."""
+    test = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=60)
+    for key, value in choices.items():
+        test.query_params[key] = value
+    test.run()
+    if page != "overview":
+        test.switch_page(f"views/{page}.py").run()
+    return test
+
+
+def charts(test: AppTest) -> list[Any]:
+    return [element.proto for element in test.get("plotly_chart")]
+
+
+def words(test: AppTest) -> str:
+    """All that the page says in markdown, the sidebar's words left out."""
+    kinds = (test.main.markdown, test.main.caption, test.main.header, test.main.warning, test.main.info)
+    return "\n".join(element.value for kind in kinds for element in kind)
+
+
+def html(test: AppTest) -> str:
+    """All that the page says in HTML: the box of the verdict."""
+    return "".join(element.proto.body for element in test.main.get("html"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_opens(folder: Path, page: str) -> None:
+    test = opened(page)
+    assert not test.exception
+    assert test.main.header or test.main.title
+
+
+@pytest.mark.parametrize("page", MINE)
+def test_every_chart_has_an_alt_text_and_a_drawable_figure(folder: Path, page: str) -> None:
+    found = charts(opened(page))
+    assert len(found) >= 3
+    for proto in found:
+        assert len(proto.alt) > 20
+        assert json.loads(proto.spec)["data"]
+
+
+@pytest.mark.parametrize("page", MINE)
+def test_every_chart_stands_between_its_takeaway_and_its_table(folder: Path, page: str) -> None:
+    test = opened(page)
+    takeaways = [element for element in test.main.markdown if element.value.startswith("###### ")]
+    assert len(takeaways) == len(charts(test))
+    assert len([one for one in test.main.expander if one.label == "Table"]) == len(charts(test))
+
+
+def test_the_overview_says_what_to_ship_and_why(folder: Path) -> None:
+    test = opened()
+    assert "Stay with PyTorch" in html(test)
+    assert "INCONCLUSIVE" in html(test)
+    assert "accuracy falls by at most 0.5 pp" in words(test)
+    assert [metric.label for metric in test.metric[:4]] == ["p50", "p95", "accuracy", "model"]
+    assert test.metric[0].delta == ""
+    assert test.metric[8].delta.startswith("-8")  # INT8's median against PyTorch's
+
+
+def test_a_limit_changes_the_verdict_at_once(folder: Path) -> None:
+    test = opened()
+    test.sidebar.slider[0].set_value(3.0).run()
+    assert "Ship INT8" in html(test)
+    test.sidebar.number_input[0].set_value(1.0).run()  # no backend answers within a millisecond
+    assert "Nothing is known to keep these limits" in html(test)
+    assert "p95 is at most 1 ms" in words(test)
+
+
+def test_choices_come_from_the_address_and_stay_on_every_page(folder: Path) -> None:
+    write_receipt(one(task="other"), folder / "second.json")
+    test = opened("accuracy", receipt="second", max_drop="2.5", max_flips="3")
+    assert [box.value for box in test.sidebar.selectbox] == ["second", "other"]
+    assert test.sidebar.slider[0].value == 2.5
+    assert [field.value for field in test.sidebar.number_input] == [None, None, 3, None]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("receipt", "none such"), ("max_drop", "-7"), ("max_p95", "x"), ("task", "?")]
+)
+def test_nonsense_in_the_address_is_passed_over(folder: Path, key: str, value: str) -> None:
+    test = opened(**{key: value})
+    assert not test.exception
+    assert test.sidebar.selectbox[0].value == "good"
+
+
+def test_without_receipts_the_page_says_how_to_make_one(folder: Path) -> None:
+    (folder / "good.json").unlink()
+    for page in MINE:
+        test = opened(page)
+        assert not test.exception
+        assert "python -m inference compare" in test.info[0].value
+        assert not charts(test)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "no JSON"),
+        ('{"format": "other"}', "no receipt"),
+        (json.dumps(seal({**one(), "version": 99})), "Update Triptych"),
+        (json.dumps({**one(), "created": "2020-01-01T00:00:00Z"}), "checksum does not match"),
+    ],
+)
+def test_a_receipt_that_is_none_gets_a_message_and_hides_no_other(folder: Path, content: str, says: str) -> None:
+    (folder / "bad.json").write_text(content, encoding="utf-8")
+    test = opened()
+    assert not test.exception
+    assert says in test.warning[0].value
+    assert "bad\\.json" in test.warning[0].value and str(folder) not in test.warning[0].value
+    assert test.sidebar.selectbox[0].options == ["good"]
+    assert charts(test)
+
+
+def test_a_receipt_that_is_mended_is_read_again(folder: Path) -> None:
+    (folder / "bad.json").write_text("{", encoding="utf-8")
+    test = opened()
+    assert test.warning
+    write_receipt(one(), folder / "bad.json")
+    test.run()
+    assert not test.warning
+    assert test.sidebar.selectbox[0].options == ["bad", "good"]
+
+
+def test_two_receipts_of_different_rows_are_not_compared(folder: Path) -> None:
+    other = one(calls=10)
+    other["data"]["sha256"] = "9" * 64
+    write_receipt(seal(other), folder / "other.json")
+    test = opened(receipt="good", other="other")
+    assert "Accuracy and latency are not compared" in test.main.warning[0].value
+
+
+def test_two_receipts_of_the_same_rows_are(folder: Path) -> None:
+    write_receipt(one(seed=1), folder / "again.json")
+    test = opened(receipt="good", other="again")
+    assert not test.main.warning
+    assert any("figures differ beyond noise" in element.value for element in test.main.markdown)
+
+
+def test_a_receipt_of_another_processor_says_so_and_leads_to_measuring_here(folder: Path) -> None:
+    write_receipt(one(here=False), folder / "good.json")
+    test = opened()
+    assert "another processor" in test.main.warning[0].value and "Made CPU" in test.main.warning[0].value
+    assert [button.label for button in test.main.button] == ["Measure here"]
+    test.main.button[0].click().run()
+    assert not test.exception
+    assert [element.value for element in test.main.header] != ["Overview"]
+
+
+def test_a_receipt_of_this_processor_needs_no_warning(folder: Path) -> None:
+    assert not opened().main.warning
+
+
+def test_names_and_labels_from_outside_are_shown_letter_by_letter(folder: Path) -> None:
+    hostile = "<img src=x onerror=alert(1)> [a](b) :red[c] $d$"
+    found = one(task=hostile, labels=["<script>alert(1)</script>", "**b**"])
+    found["data"]["name"] = hostile
+    write_receipt(seal(found), folder / "good.json")
+    (folder / "<b>[x](y).json").write_text("{", encoding="utf-8")
+    for page in MINE:
+        test = opened(page)
+        assert not test.exception
+        # In markdown a backslash stands before each.
+        assert not re.search(r"(?<!\\)(<img|<script|\[a\]|\[x\]|\$d)|(?<!\\):red\[", words(test))
+        assert "<img" not in html(test)
+
+
+@pytest.mark.parametrize("text", ["[a](http://b)", "<b>", ":smile:", ":material/home:", "# x", "$x$", "`x`", "a_b_c"])
+def test_escaped_text_has_no_markup_left(text: str) -> None:
+    shown = plain(text).replace("\u200b", "")
+    assert shown.replace("\\", "") == text
+    assert ":\u200b" in plain(text) if ":" in text else shown != text
+
+
+def test_the_way_back_to_the_page_is_there_where_there_is_a_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any("Try the classifier" in element.value for element in opened().sidebar.markdown)
+    monkeypatch.setenv("TRIPTYCH_PAGE_URL", "../")
+    assert any("(../)" in element.value for element in opened().sidebar.markdown)
+
+
+def test_no_folder_makes_streamlit_run_a_page_without_the_entry_file() -> None:
+    assert not (ROOT / "dashboard" / "pages").exists()
+
+
+def test_the_dashboard_needs_none_of_the_runtimes() -> None:
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "dashboard").rglob("*.py")
+        if path.name not in ("__init__.py", "main.py") and path.parent.name != "views"
+    ]
+    code = (
+        f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\n"
+        "print([n for n in ('torch', 'transformers', 'onnxruntime', 'onnx', 'gradio', 'peft') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("command", [["-m", "streamlit"], ["-c", "import streamlit.web.cli as c; c.main()"]])
+def test_it_starts_from_the_root_and_from_elsewhere(command: list[str], tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # With -c the working folder, not the project's, is on the path: as with the `streamlit` command.
+    where = ROOT if command[0] == "-m" else tmp_path
+    arguments = ["run", str(ROOT / "dashboard/main.py"), f"--server.port={port}", "--server.headless=true"]
+    environment = {**os.environ, "PYTHONPATH": ""}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command, *arguments], cwd=where, stdout=log, stderr=log, env=environment
+        )
+    try:
+        assert _answers(f"http://127.0.0.1:{port}/_stcore/health"), (tmp_path / "log").read_text()
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def _answers(url: str) -> bool:
+    for _ in range(120):
+        try:
+            with urllib.request.urlopen(url, timeout=2) as reply:
+                return bool(reply.read() == b"ok")
+        except OSError:
+            time.sleep(0.25)
+    return False

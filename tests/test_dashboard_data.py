@@ -1,0 +1,310 @@
+"""The pages Disagreements, Your data and Method, as Streamlit runs them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import made
+import pytest
+from conftest import ROOT
+from streamlit.testing.v1 import AppTest
+
+from dashboard import measuring, receipts
+from dashboard.spreadsheet import as_csv
+from dashboard.upload import guess, read_upload
+from inference.bundle import Task
+from inference.compare.receipt import seal, write_receipt
+from inference.errors import InferenceError, InputError
+
+TEXTS = [f"text of row {i + 1}" for i in range(120)]
+FILE = "\n".join(["text,label", *(f"{text},x" for text in TEXTS)]).encode()
+SENTIMENTS = "\n".join(
+    ["review,verdict", *(f"review {i},{('negative', 'positive')[i % 2]}" for i in range(40))]
+).encode()
+
+
+def receipt(texts: bool = False, name: str = "rows.csv") -> dict[str, Any]:
+    """INT8 breaks three rows and fixes one; ONNX changes none."""
+    true, first = made.answers(120, 10)
+    right = [i for i in range(120) if true[i] == first[i]][:3]
+    wrong = [i for i in range(120) if true[i] != first[i]][:1]
+    given = {"pytorch": first, "onnx": first, "int8": made.flip(first, [*right, *wrong])}
+    one = made.receipt(true, given, texts=TEXTS if texts else None)
+    one["data"] |= {"sha256": hashlib.sha256(FILE).hexdigest(), "name": name}
+    return seal(one)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the dashboard looks for receipts: one without texts."""
+    write_receipt(receipt(), tmp_path / "mine.json")
+    monkeypatch.setattr(receipts, "RECORDED", tmp_path)
+    monkeypatch.delenv("TRIPTYCH_RECEIPTS", raising=False)
+    monkeypatch.delenv("TRIPTYCH_MODEL", raising=False)
+    yield tmp_path
+    job = measuring.running()
+    if job is not None:
+        job.cancel()
+        assert job.wait(30)
+
+
+def page(name: str) -> AppTest:
+    at = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=60).run()
+    at.switch_page(f"views/{name}.py").run()
+    assert not at.exception
+    return at
+
+
+def said(at: AppTest) -> str:
+    """What there is to read, without the escapes of Markdown."""
+    shown = [*at.markdown, *at.caption, *at.info, *at.error, *at.success, *at.warning]
+    return " ".join(one.value for one in shown).replace("\\", "").replace("\u200b", "")
+
+
+# --- Disagreements
+
+
+def test_the_rows_that_differ_are_listed_with_counts_and_what_they_mean() -> None:
+    at = page("disagreements")
+    assert [one.value for one in at.metric] == ["4 of 120", "3", "1", "0"]
+    assert "3 broken and 1 fixed: if neither were right more often" in said(at)
+    assert list(at.dataframe[0].value["Kind"]) == ["✗ broken"] * 3 + ["✓ fixed"]
+    assert "Text" not in at.dataframe[0].value
+
+
+def test_where_nothing_differs_the_page_says_so_and_what_that_proves() -> None:
+    at = page("disagreements")
+    at.segmented_control(key="against").set_value("onnx").run()
+    assert "there is no disagreement to show" in said(at)
+    assert "at most" in said(at)
+    assert not at.dataframe
+
+
+def test_filters_narrow_the_rows_and_say_when_none_is_left() -> None:
+    at = page("disagreements")
+    at.pills(key="kind").set_value(["fixed"]).run()
+    assert len(at.dataframe[0].value) == 1
+    at.pills(key="kind").set_value(["both wrong"]).run()
+    assert "No row is left by these filters" in said(at)
+
+
+def test_choices_come_from_the_address() -> None:
+    at = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=60).run()
+    at.switch_page("views/disagreements.py")
+    at.query_params["against"], at.query_params["label"] = "int8", "no such label"
+    at.run()
+    assert not at.exception
+    assert len(at.dataframe[0].value) == 4
+
+
+def test_the_measured_file_brings_the_texts_and_another_one_is_refused() -> None:
+    at = page("disagreements")
+    at.file_uploader(key="texts_file").set_value(("other.csv", FILE + b"\n", "text/csv")).run()
+    assert "other.csv is not the file of this receipt" in said(at)
+    at.file_uploader(key="texts_file").set_value(("rows.csv", FILE, "text/csv")).run()
+    next(one for one in at.button if one.label == "Show the texts").click().run()
+    table = at.dataframe[0].value
+    assert list(table["Text"]) == [TEXTS[row - 1] for row in table["Row"]]
+
+
+def test_a_file_name_with_markdown_is_shown_as_it_is(folder: Path) -> None:
+    write_receipt(receipt(name="![x](http://evil/x.png) <b>.csv"), folder / "mine.json")
+    at = page("disagreements")
+    assert "](http" not in " ".join(one.value for one in [*at.markdown, *at.caption, *at.expander[:0]])
+    assert all("](http" not in one.label for one in at.expander)
+
+
+def test_a_downloaded_cell_is_no_formula() -> None:
+    rows = [{"a": cell, "b": 0.5} for cell in ("=1+1", "+1", "-1", "@x", "\tx", "\rx", 'fine, "quoted"', "a=b")]
+    content = as_csv(rows, ["a", "b"]).decode("utf-8-sig")
+    cells = [row[0] for row in csv.reader(io.StringIO(content, newline=""))]
+    assert cells == ["a", "'=1+1", "'+1", "'-1", "'@x", "'\tx", "'\rx", 'fine, "quoted"', "a=b"]
+
+
+# --- Method
+
+
+def test_method_tells_every_section_with_its_values() -> None:
+    at = page("method")
+    assert [one.value for one in at.subheader][:3] == ["The rows", "Latency", "Noise: the A/A control"]
+    assert "2 starts of each" in said(at)
+    assert "p99 would be a guess" in said(at)
+
+
+# --- Your data
+
+
+class Compare:
+    """In place of the measurement: waits until it is let go, then gives a receipt of its rows."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failure: Exception | None = None) -> None:
+        self.go, self.begun, self.failure = threading.Event(), threading.Event(), failure
+        self.asked: dict[str, Any] = {}
+        monkeypatch.setattr(measuring, "compare", self)
+        monkeypatch.setattr(measuring, "build", lambda job: None)
+
+    def __call__(self, model: Path, data: Any, *, quick: bool, progress: Any) -> dict[str, Any]:
+        self.asked = {"model": model, "texts": data and list(data.texts), "quick": quick}
+        while not self.go.wait(0.02):
+            progress("latency", 0.5)
+            self.begun.set()
+        if self.failure:
+            raise self.failure
+        rows = len(data) if data else 40
+        true = [i % 2 for i in range(rows)]
+        return made.receipt(true, {"pytorch": true, "int8": true}, rounds=2)
+
+
+def upload(at: AppTest, content: bytes = SENTIMENTS, name: str = "reviews.csv") -> AppTest:
+    return at.file_uploader(key="file").set_value((name, content, "text/csv")).run()
+
+
+def press(at: AppTest, label: str) -> AppTest:
+    return next(one for one in at.button if one.label == label).click().run()
+
+
+def finish(at: AppTest, compare: Compare) -> AppTest:
+    compare.go.set()
+    job = measuring.running()
+    assert job is None or job.wait(30)
+    return at.run()
+
+
+def test_an_uploaded_file_is_measured_and_its_receipt_is_shown_on_every_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch)
+    at = upload(page("your_data"))
+    assert "40 rows labelled for sentiment: positive 20, negative 20." in said(at)
+    press(at, "Measure")
+    assert compare.begun.wait(30)
+    at.run()
+    assert [one.label for one in at.button] == ["Cancel"]
+    assert len(at.file_uploader(key="file").value.getvalue()) == len(SENTIMENTS)
+    finish(at, compare)
+    assert "The verdict" in [one.value for one in at.subheader]
+    assert compare.asked["texts"] == [f"review {i}" for i in range(40)]
+    assert compare.asked["quick"] is True
+    assert at.selectbox(key="receipt").value.startswith("reviews here")
+    at.switch_page("views/disagreements.py").run()
+    assert not at.exception
+    assert "there is no disagreement to show" in said(at)
+
+
+def test_the_showcase_is_measured_with_nothing_uploaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch)
+    at = page("your_data")
+    at.segmented_control(key="measure_on").set_value("The showcase").run()
+    at.radio(key="plan").set_value("full").run()
+    press(at, "Measure")
+    finish(at, compare)
+    assert compare.asked == {"model": measuring.DEMO_MODEL, "texts": None, "quick": False}
+    assert "The verdict" in [one.value for one in at.subheader]
+
+
+def test_a_measurement_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch)
+    at = press(upload(page("your_data")), "Measure")
+    assert compare.begun.wait(30)
+    job = measuring.running()
+    press(at.run(), "Cancel")
+    assert job is not None
+    assert job.wait(30)
+    assert "The measurement was cancelled" in said(at.run())
+    assert job.receipt is None
+
+
+def test_a_second_session_has_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch)
+    press(upload(page("your_data")), "Measure")
+    assert compare.begun.wait(30)
+    other = upload(page("your_data"))
+    assert "Somebody else is measuring" in said(other)
+    assert not [one for one in other.button if one.label == "Measure"]
+    with pytest.raises(InputError, match="already"):
+        measuring.start("x", None, True)
+
+
+def test_a_failure_is_told_and_the_form_is_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch, InferenceError("The measuring process ended with code -9."))
+    at = finish(press(upload(page("your_data")), "Measure"), compare)
+    assert "The measuring process ended with code -9." in said(at)
+    assert [one.label for one in at.button] == ["Measure"]
+
+
+def test_nobody_waits_for_a_measurement_that_nobody_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    Compare(monkeypatch)
+    monkeypatch.setattr(measuring, "PATIENCE_S", 0.1)
+    job = measuring.start("gone.csv", None, True, lambda: False)
+    assert job.wait(30)
+    assert job.cancelled
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text,sentiment\nfine,positive\n", "1 labelled row"),
+        (b"text,sentiment\n" + b"fine,goood\n" * 30, "does not have: 'goood' (30 rows)"),
+        (b"text,sentiment\n" + "schön,positive\n".encode("latin-1") * 30, "not UTF-8"),
+        (b"", "cannot be read"),
+        (b"text,sentiment\n", "no rows"),
+        (b"," * 600 + b"\n", "more than 500 columns"),
+    ],
+)
+def test_a_file_that_cannot_be_measured_is_told_with_the_remedy(content: bytes, message: str) -> None:
+    at = upload(page("your_data"), content)
+    assert message in said(at)
+    assert not [one for one in at.button if one.label == "Measure"]
+
+
+def test_one_label_only_is_measured_with_a_warning() -> None:
+    at = upload(page("your_data"), b"text,sentiment\n" + b"fine,positive\n" * 30)
+    assert "recall of that one label" in said(at)
+    assert [one.label for one in at.button] == ["Measure"]
+
+
+def test_many_rows_are_sampled_and_that_is_said() -> None:
+    rows = "".join(f"{i},{('negative', 'positive')[i % 2]}\n" for i in range(200_000))
+    at = upload(page("your_data"), f"text,sentiment\n{rows}".encode())
+    assert "200,000 rows are more than this page measures: 20,000 of them" in said(at)
+
+
+# --- Reading an upload
+
+
+TASKS = {
+    "mood": Task(("down", "up"), "single_label_classification", 0.5, None),
+    "topic": Task(("down", "food", "up"), "single_label_classification", 0.5, None),
+}
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ({"mood": ["up"], "text": ["a"]}, ("text", None, None)),
+        ({"id": ["1"], "Sentence": ["a b"], "label": ["up"]}, ("Sentence", "label", "mood")),
+        ({"x": ["up"], "y2": ["a longer text"]}, ("y2", "x", "mood")),
+        ({"a": ["a longer text"], "b": ["food"], "c": ["zzz"]}, ("a", "b", "topic")),
+        ({"a": ["only texts here"]}, ("a", "a", "mood")),
+    ],
+)
+def test_columns_and_task_are_guessed(columns: dict[str, list[str]], found: tuple[str, str | None, str | None]) -> None:
+    one = guess(columns, TASKS)
+    assert (one.text_column, one.label_column, one.task) == found
+
+
+def test_files_that_would_fill_the_memory_are_refused() -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    with pytest.raises(InputError, match="more than 500 columns"):
+        read_upload("many.jsonl", b"".join(b'{"k%d":1}\n' % i for i in range(2_000)))
+    packed = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["x" * 1_000_000] * 400}), packed)
+    assert len(packed.getvalue()) < 5_000_000
+    with pytest.raises(InputError, match="unpacks to more than 200 MB"):
+        read_upload("packed.parquet", packed.getvalue())

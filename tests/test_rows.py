@@ -122,6 +122,17 @@ def test_a_sample_is_the_same_for_the_same_seed_and_keeps_the_order() -> None:
     assert data.sample(100, seed=4) is data
 
 
+def test_rows_that_made_the_model_are_left_out_of_its_judgement() -> None:
+    data = parse_data("a.csv", csv("text,label", [f"text {i},up" for i in range(40)], 1), MOOD)
+    found = data.without({"text 3", "text 5", "elsewhere"}, "they were seen")
+    assert len(found) == 38
+    assert found.row_numbers[3:5] == [5, 7]
+    assert found.notes[-1] == "2 rows are left out: they were seen"
+    assert data.without({"elsewhere"}, "") is data
+    with pytest.raises(InputError, match="39 of 40 rows are left out: they were seen. Give other rows"):
+        data.without({f"text {i}" for i in range(39)}, "they were seen")
+
+
 def test_two_hundred_thousand_rows_are_read() -> None:
     found = parse_data("a.csv", csv("text,label", ["a good soup,up", "a bad lamp,down"], 100_000), MOOD)
     assert len(found) == 200_000

@@ -159,6 +159,15 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
+def made_elsewhere(receipt: Any) -> list[str]:
+    """What to know of a receipt from another processor than this machine's; nothing otherwise."""
+    from inference import cpu
+
+    if (receipt["machine"]["cpu"], receipt["machine"]["flags"]) == (cpu.model(), cpu.int8_flags()):
+        return []
+    return [f"Measured on another processor ({receipt['machine']['cpu']}): times, and INT8's rounding, are that one's."]
+
+
 def verdict(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
@@ -170,6 +179,7 @@ def verdict(args: argparse.Namespace) -> int:
     if args.backend and args.backend not in receipt["settings"]["backends"]:
         raise InputError(f"{args.receipt} has no {args.backend}; it has {', '.join(receipt['settings']['backends'])}.")
     found = judge(receipt, limits_of(args))
+    found.caveats.extend(made_elsewhere(receipt))
     code = found.exit_code(args.backend)
     if args.json:
         print(json.dumps(asdict(found) | {"exit_code": code}, indent=1, ensure_ascii=False))

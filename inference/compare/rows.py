@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,29 @@ class LabelledData:
         if rows >= len(self):
             return self
         keep = np.sort(np.random.default_rng(seed).permutation(len(self))[:rows]).tolist()
+        return self._only(keep, f"{rows:,} of {len(self):,} labelled rows, drawn at random with seed {seed}")
+
+    def without(self, texts: Collection[str], why: str) -> LabelledData:
+        """Those whose text is none of these; `why` the others are left out goes into the notes, with their number.
+
+        Raises:
+            InputError: fewer than `LEAST_ROWS` are left.
+        """
+        keep = [i for i, text in enumerate(self.texts) if text not in texts]
+        left_out = len(self) - len(keep)
+        if not left_out:
+            return self
+        if len(keep) < LEAST_ROWS:
+            raise InputError(f"{self.name}: {left_out:,} of {len(self):,} rows are left out: {why}. Give other rows.")
+        return self._only(keep, f"{left_out:,} rows are left out: {why}")
+
+    def _only(self, keep: Sequence[int], note: str) -> LabelledData:
         return replace(
             self,
             row_numbers=[self.row_numbers[i] for i in keep],
             texts=[self.texts[i] for i in keep],
             labels={task: [ids[i] for i in keep] for task, ids in self.labels.items()},
-            notes=[*self.notes, f"{rows:,} of {len(self):,} labelled rows, drawn at random with seed {seed}"],
+            notes=[*self.notes, note],
         )
 
 

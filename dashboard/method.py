@@ -264,8 +264,9 @@ def _start(receipt: Mapping[str, Any]) -> Section:
     facts = [
         (
             TITLES[name],
-            f"{digits(one['total_s'])} s ({digits(one['min_s'])}–{digits(one['max_s'])}, "
-            f"{many(one['runs'], 'start')}): import {digits(one['import_s'])} s, load {digits(one['load_s'])} s, "
+            f"{digits(one['total_s'])} s ("
+            + (f"{digits(one['min_s'])}–{digits(one['max_s'])}, " if one["runs"] > 1 else "")
+            + f"{many(one['runs'], 'start')}): import {digits(one['import_s'])} s, load {digits(one['load_s'])} s, "
             f"first answer {digits(one['first_answer_s'])} s",
         )
         for name, one in receipt["results"]["start"].items()

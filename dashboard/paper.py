@@ -74,9 +74,10 @@ window.drawn = Promise.all(plots.map(async (place) => {
   const {data, layout} = figures[Number(place.dataset.figure)];
   const live = document.createElement("div");
   place.append(live);
+  const height = Math.min(layout.height || 360, 340);  // two to a page
   const paper = await Plotly.toImage(
-    {data: structuredClone(data), layout: {...inked(structuredClone(layout), "#000"), width: 700}},
-    {format: "svg", width: 700, height: layout.height || 360});
+    {data: structuredClone(data), layout: {...inked(structuredClone(layout), "#000"), width: 700, height}},
+    {format: "svg", width: 700, height});
   const picture = document.createElement("img");
   picture.alt = "";
   picture.src = paper;

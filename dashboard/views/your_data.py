@@ -28,7 +28,7 @@ JOB, RESULT, TEXTS = "_measurement", "_measured", "_measured_texts"
 FILE, SHOWN = "A file of yours", "The showcase"
 PLANS = {
     "quick": "Quick: about a minute",
-    "full": "Full: about five minutes, with the luck of a start in the intervals",
+    "full": "Full: some minutes, with the luck of a start in the intervals",
 }
 
 
@@ -39,7 +39,7 @@ def page() -> None:
     )
     job: Measurement | None = st.session_state.get(JOB)
     if job is not None and not job.done:
-        progress(job)
+        st.fragment(progress, run_every=1.0)(job)
         st.divider()
         form(False)
         return
@@ -50,7 +50,6 @@ def page() -> None:
     form()
 
 
-@st.fragment(run_every=1.0)
 def progress(job: Measurement) -> None:
     """How far it is, drawn again every second; the page is run again when it is over."""
     if job.done:
@@ -131,7 +130,7 @@ def form(ready: bool = True) -> None:
         if not ready:
             return
         if (other := measuring.running()) is not None:
-            wait_for(other)
+            st.fragment(wait_for, run_every=2.0)(other)
             return
         if st.button("Measure", type="primary"):
             st.session_state[TEXTS] = None if source == SHOWN else dict(zip(data.row_numbers, data.texts, strict=True))
@@ -150,7 +149,6 @@ def reader() -> Callable[[], bool]:
     return lambda: here.is_active_session(session)
 
 
-@st.fragment(run_every=2.0)
 def wait_for(other: Measurement) -> None:
     """Another session's comparison: how far it is, and the form again when it is over."""
     if other.done:
@@ -180,8 +178,8 @@ def from_file(bundle: Bundle) -> tuple[str, LabelledData] | None:
         "anywhere else."
     )
     with st.expander("Labels that this model knows"):
-        for known, spec in bundle.tasks.items():
-            st.markdown(f"**{plain(known)}**: {plain(', '.join(spec.labels))}")
+        for name, spec in bundle.tasks.items():
+            st.markdown(f"**{plain(name)}**: {plain(', '.join(spec.labels))}")
     if file is None:
         return None
     name, content = file.name, file.getvalue()

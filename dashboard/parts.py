@@ -25,8 +25,8 @@ DECISIONS = {SHIP: ("✔", "#009E73"), NO: ("✘", "#D5480B"), INCONCLUSIVE: ("?
 def plain(text: str) -> str:
     """Any text as Streamlit's markdown shows it letter by letter: no link, no HTML, no formula, no icon."""
     escaped = _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
-    # `:red[x]`, `:smile:` and `:material/x:` are read even where the colon is escaped; a zero-width space ends that.
-    return re.sub(r":(?=\S)", ":\u200b", escaped)
+    # `:red[x]`, `:smile:` and `:material/x:` are read even where the colon is escaped; a word joiner ends that.
+    return re.sub(r":(?=\S)", ":\u2060", escaped)
 
 
 def page(title: str, receipt: Receipt, about: str = "") -> None:
@@ -56,6 +56,7 @@ def _themed(figure: go.Figure) -> go.Figure:
     copy = go.Figure(figure)
     copy.update_layout(font={"color": ink}, legend={"font": {"color": ink}})
     copy.update_traces(textfont={"color": ink}, selector={"type": "heatmap"})
+    copy.update_traces(error_x={"color": ink}, error_y={"color": ink}, selector={"type": "bar"})
     for update in (copy.update_xaxes, copy.update_yaxes):
         update(tickfont={"color": ink}, title_font={"color": ink})
     return copy

@@ -216,7 +216,9 @@ def coverage(receipt: Receipt, task: str, threshold: float) -> Chart:
         ]
     finish(figure, height=400, x="share of rows answered", y="share of those that is right", legend=True)
     figure.update_xaxes(tickformat=".0%", range=[-0.02, 1.03])
-    figure.update_yaxes(tickformat=".0%")
+    heights = [a for one in found.values() for a in one["coverage_curve"]["accuracy"] if a is not None]
+    pad = max(0.01, 0.05 * (max(heights) - min(heights)))
+    figure.update_yaxes(tickformat=".1%", range=[min(heights) - pad, max(heights) + pad])
     said = [
         f"{percent(covered)} on {TITLES[name]}" + (f" ({percent(right)} right)" if right is not None else "")
         for name, (covered, right) in at.items()

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.charts.look import COLORS, GREY, SYMBOLS, Chart, Rows, finish, label, named
+from dashboard.charts.look import COLORS, GREY, SYMBOLS, Chart, Rows, finish, label, named, short
 from dashboard.charts.words import many, points
 from inference.backends import TITLES
 
@@ -28,11 +28,11 @@ def per_class(receipt: Receipt, task: str, most: int = 12) -> Chart:
     labels = list(by_label[reference])
     shown = sorted(labels, key=lambda one: (-moved(one), by_label[reference][one]["f1"]))[:most]
     figure = go.Figure()
-    for one in shown:
+    for place, one in enumerate(shown):
         values = [by_label[name][one]["f1"] for name in by_label]
         figure.add_scatter(
             x=[min(values), max(values)],
-            y=[label(one)] * 2,
+            y=[place] * 2,
             mode="lines",
             line={"color": GREY, "width": 2},
             showlegend=False,
@@ -42,7 +42,8 @@ def per_class(receipt: Receipt, task: str, most: int = 12) -> Chart:
         figure.add_scatter(
             name=TITLES[name],
             x=[rows[one]["f1"] for one in shown],
-            y=[label(one) for one in shown],
+            y=list(range(len(shown))),  # and not names: two labels may be cut to the same words
+            customdata=[label(one) for one in shown],
             mode="markers",
             # The first is the largest and hollow, so that equal ones show as a mark within a ring.
             marker={
@@ -51,11 +52,16 @@ def per_class(receipt: Receipt, task: str, most: int = 12) -> Chart:
                 "size": 16 if number == 0 else 9,
                 "line": {"width": 2.5 if number == 0 else 0, "color": COLORS[name]},
             },
-            hovertemplate=f"{named(name)}, %{{y}}: F1 %{{x:.1%}}<extra></extra>",
+            hovertemplate=f"{named(name)}, %{{customdata}}: F1 %{{x:.1%}}<extra></extra>",
         )
     finish(figure, height=110 + 30 * len(shown), x="F1 of the label", legend=True)
     figure.update_xaxes(tickformat=".0%", range=[-0.03, 1.03])
-    figure.update_yaxes(type="category", autorange="reversed")
+    figure.update_yaxes(
+        tickvals=list(range(len(shown))),
+        ticktext=[label(short(one, 28)) for one in shown],
+        range=[len(shown) - 0.5, -0.5],
+        zeroline=False,
+    )
     table: Rows = []
     for one in labels:
         line: dict[str, Any] = {"label": one, "rows": by_label[reference][one]["rows"]}
@@ -75,8 +81,8 @@ def per_class(receipt: Receipt, task: str, most: int = 12) -> Chart:
         name = max(by_label, key=lambda n: abs(by_label[n][worst]["f1"] - by_label[reference][worst]["f1"]))
         change = by_label[name][worst]["f1"] - by_label[reference][worst]["f1"]
         takeaway = (
-            f"F1 changes for {len(changed)} of {len(labels)} labels, most for {worst}: {points(change, 1)} on "
-            f"{TITLES[name]}, with {many(by_label[reference][worst]['rows'], 'row')}."
+            f"F1 changes for {len(changed)} of {len(labels)} labels, most for {short(worst, 40)}: {points(change, 1)} "
+            f"on {TITLES[name]}, with {many(by_label[reference][worst]['rows'], 'row')}."
         )
     note = (
         f"Shown: the {len(shown)} labels that change most, or are hardest, of {len(labels)}."
@@ -117,7 +123,7 @@ def confusion(receipt: Receipt, task: str, name: str, most: int = MOST) -> Chart
     ]
     # Numbers and not names as places: two labels may be cut to the same words.
     places = list(range(len(shown)))
-    words = [label(labels[one] if len(labels[one]) <= 13 else labels[one][:12] + "…") for one in shown]
+    words = [label(short(labels[one], 13)) for one in shown]
     numbered = len(shown) > FEW  # names below would stand on their heads and take the room of the cells
     below = [str(place + 1) for place in places] if numbered else words
     beside = [f"{word} {number}" for word, number in zip(words, below, strict=True)] if numbered else words
@@ -154,7 +160,7 @@ def confusion(receipt: Receipt, task: str, name: str, most: int = MOST) -> Chart
     note = "Lines: the right label. "
     if wrong:
         (right, given), rows = max(wrong.items(), key=lambda pair: pair[1])
-        note += f"Most often: {labels[right]} taken for {labels[given]} ({many(rows, 'row')})."
+        note += f"Most often: {short(labels[right], 40)} taken for {short(labels[given], 40)} ({many(rows, 'row')})."
     present = {position for cell in counts for position in cell}
     if len(present) > len(shown):
         note += f" Shown: the {len(shown)} labels most often in a mistake, of {len(present)}."

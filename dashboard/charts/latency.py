@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.look import COLORS, GREY, SYMBOLS, Chart, Rows, finish, label, named
+from dashboard.charts.look import COLORS, SYMBOLS, Chart, Rows, finish, label, log_axis, named
 from dashboard.charts.shapes import grouped, line_style, lines, stacked
 from dashboard.charts.words import Estimate, digits, joined, many, ms, names, overlap, percent, sentence, times
 from inference.backends import TITLES
@@ -101,14 +101,7 @@ def distribution(receipt: Receipt) -> Chart:
         ]
     finish(figure, height=380, x="ms per text (log scale)", y="share of texts answered", legend=True)
     low, high = min(one[0] for one in samples.values()), max(one[-1] for one in samples.values())
-    ticks = [m * 10.0**p for p in range(-3, 6) for m in (1, 2, 5)]
-    ticks = [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1]
-    figure.update_xaxes(
-        type="log",
-        range=[float(np.log10(low / 1.1)), float(np.log10(high * 1.1))],
-        tickvals=ticks,
-        ticktext=[digits(tick, 1) for tick in ticks],
-    )
+    log_axis(figure, float(low) / 1.1, float(high) * 1.1)
     figure.update_yaxes(tickformat=".0%", range=[0, 1.01])
     reference = receipt["settings"]["reference"]
     said = []
@@ -166,11 +159,18 @@ def by_length(receipt: Receipt) -> Chart:
         takeaway = f"All texts that were timed have {drawn[0]['length'] if drawn else 'too few samples'}."
     else:
         first, last = drawn[0], drawn[-1]
-        growth = {
-            name: last["backends"][name]["p50_ms"]["value"] / first["backends"][name]["p50_ms"]["value"]
-            for name in backends
-        }
-        said = joined([f"{times(growth[name])} the time on {TITLES[name]}" for name in backends])
+        ends = {name: (first["backends"][name]["p50_ms"], last["backends"][name]["p50_ms"]) for name in backends}
+        said = joined(
+            [
+                f"on {TITLES[name]} "
+                + (
+                    "no measurably longer"
+                    if overlap(*pair)
+                    else f"{times(pair[1]['value'] / pair[0]['value'])} the time"
+                )
+                for name, pair in ends.items()
+            ]
+        )
         takeaway = f"A text of {last['length']} takes, against one of {first['length']}, {said}."
     alt = "Lines of the median time by length of text: " + "; ".join(
         f"{TITLES[name]} " + ", ".join(f"{at} tokens {ms(one['value'])}" for at, one in pairs)
@@ -234,13 +234,9 @@ def stages(receipt: Receipt) -> Chart:
         {"backend": TITLES[name], **{f"{part}, ms": length for part, length in parts}} for name, parts in values.items()
     ]
     shares = {name: one["forward_ms"] / (sum(one[key] for key in PARTS) or 1) for name, one in found.items()}
-    low = min(shares, key=shares.__getitem__)
-    takeaway = f"The model itself takes {percent(shares[low], 0)} of the time on {TITLES[low]}" + (
-        "."
-        if len(shares) == 1
-        else " and more on the others: there is little to gain beside it."
-        if shares[low] > 0.75
-        else " and more on the others."
+    least = min(shares.values())
+    takeaway = f"On every backend the model itself takes at least {percent(least, 0)} of the time" + (
+        ": there is little to gain beside it." if least > 0.75 else "."
     )
     alt = "Bars in three parts, tokenise, forward and rest, in ms: " + "; ".join(
         f"{TITLES[name]} {text}" for name, text in words.items()
@@ -306,7 +302,7 @@ def threads(receipt: Receipt) -> Chart | None:
     )
     own = receipt["settings"]["threads"]
     note = f"All other figures here are with {many(own, 'thread')} for every backend. The rest are of fewer texts."
-    return Chart(figure, f"Fastest: {joined(said)}.", alt + ".", table, note)
+    return Chart(figure, f"Quickest median: {joined(said)}.", alt + ".", table, note)
 
 
 def shapes(receipt: Receipt) -> Chart | None:
@@ -328,12 +324,13 @@ def shapes(receipt: Receipt) -> Chart | None:
         )
     finish(
         figure,
-        height=80 + 26 * len(found),
+        height=110 + 26 * len(found),
         x="median ms of a forward pass (log scale)",
         y="texts × tokens",
         legend=True,
     )
-    figure.update_xaxes(type="log", dtick=1, minor={"ticks": "outside", "tickcolor": GREY})
+    every = [one["median_ms"][name] for one in found for name in backends]
+    log_axis(figure, min(every) / 1.3, max(every) * 1.3)
     figure.update_yaxes(type="category", autorange="reversed")
     table: Rows = [
         {"texts": one["texts"], "tokens": one["tokens"], **{f"{TITLES[n]}, ms": one["median_ms"][n] for n in backends}}
@@ -343,7 +340,8 @@ def shapes(receipt: Receipt) -> Chart | None:
     for name in backends:
         if name != reference:
             gains = [one["median_ms"][reference] / one["median_ms"][name] for one in found]
-            said.append(f"{TITLES[name]} is {times(min(gains))} to {times(max(gains))} as fast as {TITLES[reference]}")
+            reach = f"{digits(min(gains))} to {times(max(gains))}" if len(gains) > 1 else times(gains[0])
+            said.append(f"{TITLES[name]} is {reach} as fast as {TITLES[reference]}")
     takeaway = sentence(f"Depending on the shape, {joined(said)}" if said else f"Only {TITLES[reference]} was measured")
     alt = f"Dots of the median time of a forward pass for {len(found)} shapes of texts by tokens. {label(takeaway)}"
     return Chart(

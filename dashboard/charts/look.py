@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
+from math import log10
 from typing import Any
 
 import plotly.graph_objects as go
@@ -48,6 +49,20 @@ def label(text: str) -> str:
     return escape(text, quote=False)
 
 
+def short(text: str, most: int) -> str:
+    """The beginning of a text that is longer than so many letters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def log_axis(figure: go.Figure, low: float, high: float) -> None:
+    """Make the x-axis logarithmic from `low` to `high`, with ticks at 1, 2 and 5 times powers of ten."""
+    ticks = [mantissa * 10.0**power for power in range(-4, 7) for mantissa in (1, 2, 5)]
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    figure.update_xaxes(
+        type="log", range=[log10(low), log10(high)], tickvals=ticks, ticktext=[f"{tick:,.10g}" for tick in ticks]
+    )
+
+
 def named(backend: str) -> str:
     """The backend's shape and name, as axes and labels show it; a legend has the shape already."""
     return f"{MARKS[backend]} {TITLES[backend]}"
@@ -85,7 +100,7 @@ def finish(figure: go.Figure, *, height: int = 360, x: str = "", y: str = "", le
     """The common layout; returns the same figure. `x` and `y` are axis titles with units."""
     figure.update_layout(
         height=height,
-        margin={"l": 8, "r": 16, "t": 40 if legend else 12, "b": 8},
+        margin={"l": 8, "r": 16, "t": 40 if legend else 12, "b": 8, "pad": 2},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         showlegend=legend,
@@ -96,6 +111,6 @@ def finish(figure: go.Figure, *, height: int = 360, x: str = "", y: str = "", le
         hoverlabel={"namelength": -1},
         dragmode=False,
     )
-    figure.update_xaxes(title_text=x, automargin=True, gridcolor=FAINT, zerolinecolor=FAINT)
-    figure.update_yaxes(title_text=y, automargin=True, gridcolor=FAINT, zerolinecolor=FAINT)
+    figure.update_xaxes(title_text=x, title_standoff=8, automargin=True, gridcolor=FAINT, zerolinecolor=FAINT)
+    figure.update_yaxes(title_text=y, title_standoff=8, automargin=True, gridcolor=FAINT, zerolinecolor=FAINT)
     return figure

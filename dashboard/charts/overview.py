@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.charts.look import COLORS, FAINT, GREY, SYMBOLS, Chart, Rows, finish, label, named, whiskers
+from dashboard.charts.look import COLORS, FAINT, GREY, SYMBOLS, Chart, Rows, finish, label, log_axis, named, whiskers
 from dashboard.charts.shapes import grouped, told
 from dashboard.charts.words import Estimate, digits, joined, mb, ms, names, overlap, percent, points, sentence, times
 from inference.backends import TITLES
@@ -81,10 +81,7 @@ def pareto(receipt: Receipt, task: str) -> Chart:
         )
     finish(figure, height=420, x="median ms per text (log scale)", y="accuracy")
     low, high = min(one["low"] for one in p50.values()), max(one["high"] for one in p50.values())
-    ticks = [tick for tick in _ticks() if low / 1.4 <= tick <= high * 1.4]
-    figure.update_xaxes(
-        type="log", range=[log10(low / 1.4), log10(high * 1.4)], tickvals=ticks, ticktext=[digits(t, 1) for t in ticks]
-    )
+    log_axis(figure, low / 1.4, high * 1.4)
     bottom, top = min(one["low"] for one in right.values()), max(one["high"] for one in right.values())
     pad = 0.15 * (top - bottom)
     figure.update_yaxes(tickformat=".1%", range=[bottom - pad, top + pad])
@@ -111,10 +108,6 @@ def pareto(receipt: Receipt, task: str) -> Chart:
         "see Accuracy."
     )
     return Chart(figure, _trade(receipt, task), alt, table, note)
-
-
-def _ticks() -> list[float]:
-    return [mantissa * 10.0**power for power in range(-3, 6) for mantissa in (1, 2, 5)]
 
 
 def _trade(receipt: Receipt, task: str) -> str:

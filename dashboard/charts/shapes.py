@@ -106,7 +106,10 @@ def stacked(
                 y=[named(name)],
                 x=[length],
                 base=[sum(one for _, one in parts[:number])],
-                marker={"color": COLORS[name], "line": {"color": "#ffffff", "width": 1.5 if len(parts) > 1 else 0}},
+                marker={
+                    "color": COLORS[name],
+                    "line": {"color": "rgba(255,255,255,0.8)", "width": 1 if len(parts) > 1 else 0},
+                },
                 text=label(part) if length / longest > LETTER * (len(part) + 1) and len(parts) > 1 else "",
                 textposition="inside",
                 insidetextanchor="middle",

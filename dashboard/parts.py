@@ -10,9 +10,10 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.charts.look import COLORS, Chart, named
+from dashboard.charts.look import COLORS, MARKS, Chart, named
 from dashboard.charts.words import joined, many, mb, ms, percent, points
 from inference import cpu
+from inference.backends import TITLES
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, Limits, Verdict
 
 Receipt = Mapping[str, Any]
@@ -79,7 +80,8 @@ def asked(limits: Limits) -> str:
 def verdict(found: Verdict, limits: Limits | None = None) -> None:
     """What a manager can quote, and below it each backend's decision with its reasons; the limits it is judged by."""
     decisions = "".join(
-        f'<span style="white-space:nowrap"><span style="color:{COLORS[name]}">{escape(named(name))}</span> '
+        f'<span style="white-space:nowrap"><span style="color:{COLORS[name]}" aria-hidden="true">{MARKS[name]}</span> '
+        f"{TITLES[name]} "
         f'<b style="border:1.5px solid {DECISIONS[one.decision][1]};border-radius:1rem;padding:.1rem .6rem">'
         f'<span aria-hidden="true">{DECISIONS[one.decision][0]}</span> {one.decision}</b></span>'
         for name, one in found.backends.items()

@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT
 from streamlit.testing.v1 import AppTest
 
-from dashboard import receipts
+from dashboard import receipts, state
 from dashboard.parts import plain
 from inference import cpu
 from inference.compare.receipt import seal, write_receipt
@@ -132,6 +132,23 @@ def test_nonsense_in_the_address_is_passed_over(folder: Path, key: str, value: s
     test = opened(**{key: value})
     assert not test.exception
     assert test.sidebar.selectbox[0].value == "good"
+
+
+def test_a_receipt_made_in_this_session_is_chosen_and_written_nowhere(folder: Path) -> None:
+    test = opened(receipt="good")
+    # What `state.show` leaves behind; the page that calls it has tests of its own.
+    test.session_state[state.OWN] = {"mine <b>": one(task="mine")}
+    test.session_state[state.WANTED] = "mine <b>"
+    test.run()
+    assert not test.exception
+    assert [box.value for box in test.sidebar.selectbox] == ["mine <b>", "mine"]
+    assert test.sidebar.selectbox[0].options == ["mine <b>", "good"]
+    assert [path.name for path in folder.iterdir()] == ["good.json"]
+
+
+def test_the_price_and_the_threshold_are_in_the_address(folder: Path) -> None:
+    assert "$2.5 an hour" in charts(opened(price="2.5"))[2].spec
+    assert any("threshold of 0.25" in proto.alt for proto in charts(opened("accuracy", threshold="0.25")))
 
 
 def test_without_receipts_the_page_says_how_to_make_one(folder: Path) -> None:

@@ -19,6 +19,13 @@ from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, Limits, Verdict
 Receipt = Mapping[str, Any]
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$^=&\"'])")
 # A word, a shape and a colour: whoever misses one has the others. The colours are readable on both backgrounds.
+KPIS = {
+    "p50": "Half of the texts take at most this long, one at a time.",
+    "p95": "95 of 100 texts take at most this long.",
+    "accuracy": "The share of rows with the right label. The change is in percentage points, on the same rows; it is "
+    "grey where its interval holds zero.",
+    "model": "The files of the model. The libraries that run it are not counted; see Size & memory.",
+}
 INKS = {"light": "#31333F", "dark": "#FAFAFA"}  # Streamlit's own text colours
 DECISIONS = {SHIP: ("✔", "#009E73"), NO: ("✘", "#D5480B"), INCONCLUSIVE: ("?", "#B97A00")}
 
@@ -113,10 +120,10 @@ def kpis(receipt: Receipt, task: str) -> None:
         with column.container(border=True, height="stretch"):
             st.markdown(f"**{named(name)}**" + (" · the reference" if name == reference else ""))
             with st.container(horizontal=True, gap="small"):
-                for what in ("p50", "p95", "accuracy", "model"):
+                for what in KPIS:
                     value, change, color = _kpi(receipt, task, name, what)
                     arrow: Literal["auto", "off"] = "off" if color == "off" else "auto"
-                    st.metric(what, value, change, delta_color=color, delta_arrow=arrow, width=104)
+                    st.metric(what, value, change, delta_color=color, delta_arrow=arrow, width=104, help=KPIS[what])
 
 
 def _kpi(

@@ -125,6 +125,12 @@ def test_a_percentile_that_the_samples_do_not_carry_is_left_out_with_the_reason(
     assert "p99 wants 662 samples; there are 160." in charts["percentiles"].note
 
 
+def test_a_limit_is_drawn_where_the_reader_set_it(receipt: Any) -> None:
+    assert [line.y0 for line in latency.percentiles(receipt, 7.5).figure.layout.shapes] == [7.5]
+    assert [line.x0 for line in size.model(receipt, 50.0).figure.layout.shapes] == [50.0]
+    assert not latency.percentiles(receipt).figure.layout.shapes
+
+
 @pytest.mark.parametrize(("percentile", "samples"), [(90, 64), (95, 130), (99, 662)])
 def test_the_samples_wanted_are_those_of_mlperf(percentile: float, samples: int) -> None:
     assert latency.samples_wanted(percentile) == samples

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.look import COLORS, SYMBOLS, Chart, Rows, finish, label, log_axis, named
+from dashboard.charts.look import COLORS, SYMBOLS, Chart, Rows, finish, label, limit, log_axis, named
 from dashboard.charts.shapes import grouped, line_style, lines, stacked
 from dashboard.charts.words import Estimate, digits, joined, many, ms, names, overlap, percent, sentence, times
 from inference.backends import TITLES
@@ -38,12 +38,13 @@ def missing(latency: Mapping[str, Mapping[str, Any]]) -> str:
     return " ".join(f"p{p} wants {samples_wanted(p):,} samples; there are {fewest:,}." for p in left_out)
 
 
-def percentiles(receipt: Receipt) -> Chart:
-    """Bars of the percentiles that the samples carry."""
+def percentiles(receipt: Receipt, max_p95_ms: float | None = None) -> Chart:
+    """Bars of the percentiles that the samples carry, and the limit on p95 if there is one."""
     latency = receipt["results"]["latency"]
     shown = [p for p in PERCENTILES if any(f"p{p}_ms" in one for one in latency.values())]
     values = {name: [one.get(f"p{p}_ms") for p in shown] for name, one in latency.items()}
     figure = grouped([f"p{p}" for p in shown], values, y="ms per text, one at a time", say=digits)
+    limit(figure, "limit on p95", y=max_p95_ms)
     table: Rows = [
         {"backend": TITLES[name], "percentile": f"p{p}", "ms": e["value"], "from": e["low"], "to": e["high"]}
         for name, estimates in values.items()

@@ -63,6 +63,16 @@ def log_axis(figure: go.Figure, low: float, high: float) -> None:
     )
 
 
+def limit(figure: go.Figure, text: str, *, x: float | None = None, y: float | None = None) -> None:
+    """A dashed line where the reader has set a limit."""
+    line = {"color": GREY, "width": 1.5, "dash": "dash"}
+    words = {"text": text, "font": {"size": 11}}
+    if y is not None:
+        figure.add_hline(y=y, line=line, annotation=words, annotation_position="top right")
+    if x is not None:
+        figure.add_vline(x=x, line=line, annotation=words, annotation_position="top right")
+
+
 def named(backend: str) -> str:
     """The backend's shape and name, as axes and labels show it; a legend has the shape already."""
     return f"{MARKS[backend]} {TITLES[backend]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dashboard.charts.look import Chart, Rows
+from dashboard.charts.look import Chart, Rows, limit
 from dashboard.charts.shapes import grouped, stacked
 from dashboard.charts.words import Estimate, joined, mb, percent, times
 from inference.backends import TITLES
@@ -20,14 +20,15 @@ def _say(megabytes: float) -> str:
     return mb(megabytes * MB)
 
 
-def model(receipt: Receipt) -> Chart:
-    """Bytes of the model's files by what they are."""
+def model(receipt: Receipt, max_size_mb: float | None = None) -> Chart:
+    """Bytes of the model's files by what they are, and the limit on them if there is one."""
     found = receipt["results"]["size"]
     values = {
         name: [(kind, size / MB) for kind, size in sorted(one["by_kind_bytes"].items(), key=lambda pair: -pair[1])]
         for name, one in found.items()
     }
     figure = stacked(values, x="MB of model files", say=_say)
+    limit(figure, "limit", x=max_size_mb)
     table: Rows = [
         {"backend": TITLES[name], "file": path, "kind": file["kind"], "bytes": file["bytes"], "SHA-256": file["sha256"]}
         for name in found

@@ -6,9 +6,10 @@ from dashboard import parts
 from dashboard.charts import latency, overview
 from dashboard.state import current
 
-receipt = current().receipt
+choice = current()
+receipt = choice.receipt
 parts.page("Latency", receipt)
-parts.chart(latency.percentiles(receipt), "percentiles")
+parts.chart(latency.percentiles(receipt, choice.limits.max_p95_ms), "percentiles")
 parts.chart(overview.speedup(receipt), "speedup")
 left, right = st.columns(2, gap="large")
 with left:

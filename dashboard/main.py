@@ -5,6 +5,7 @@ Run it: python -m streamlit run dashboard/main.py
 
 import os
 import sys
+from html import escape
 from pathlib import Path
 
 # `streamlit run` puts this file's folder first on the path, not the project's: without this, `import inference` fails.
@@ -38,6 +39,7 @@ page = st.navigation(
 )
 st.sidebar.header("Triptych", anchor=False)
 if address := os.environ.get("TRIPTYCH_PAGE_URL"):
-    st.sidebar.markdown(f"[← Try the classifier]({address})")
+    # As HTML: a link in Streamlit's markdown opens a second window.
+    st.sidebar.html(f'<a href="{escape(address)}" target="_self" style="color:inherit">← Try the classifier</a>')
 state.choose()
 page.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -54,7 +55,7 @@ def read_upload(name: str, content: bytes) -> dict[str, list[Any]]:
     """
     ending = Path(name).suffix.lower()
     if ending == ".csv":
-        columns = content.partition(b"\n")[0].count(b",") + 1
+        columns = _columns_in_csv(content)
     elif ending == ".jsonl":
         columns = _names_in_jsonl(content)
     else:
@@ -65,6 +66,14 @@ def read_upload(name: str, content: bytes) -> dict[str, list[Any]]:
     if not found or not next(iter(found.values())):
         raise InputError(f"{name} has no rows. It wants a header and a labelled text in every row.")
     return found
+
+
+def _columns_in_csv(content: bytes) -> int:
+    lines = io.StringIO(content.decode("utf-8-sig", errors="replace"), newline="")
+    try:
+        return len(next(csv.reader(lines), []))
+    except csv.Error:
+        return 0  # read_table says what is wrong
 
 
 def _names_in_jsonl(content: bytes) -> int:

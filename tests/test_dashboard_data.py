@@ -64,7 +64,7 @@ def page(name: str) -> AppTest:
 def said(at: AppTest) -> str:
     """What there is to read, without the escapes of Markdown."""
     shown = [*at.markdown, *at.caption, *at.info, *at.error, *at.success, *at.warning]
-    return " ".join(one.value for one in shown).replace("\\", "").replace("\u200b", "")
+    return " ".join(one.value for one in shown).replace("\\", "").replace("\u2060", "")
 
 
 # --- Disagreements
@@ -94,13 +94,23 @@ def test_filters_narrow_the_rows_and_say_when_none_is_left() -> None:
     assert "No row is left by these filters" in said(at)
 
 
-def test_choices_come_from_the_address() -> None:
+@pytest.mark.parametrize(
+    ("address", "rows"),
+    [
+        ({"kind": "Fixed"}, 1),
+        ({"kind": ["Fixed", "Broken"]}, 4),
+        ({"label": "no such label"}, 4),
+        ({"against": "ONNX"}, 0),
+    ],
+)
+def test_choices_come_from_the_address(address: dict[str, str | list[str]], rows: int) -> None:
     at = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=60).run()
     at.switch_page("views/disagreements.py")
-    at.query_params["against"], at.query_params["label"] = "int8", "no such label"
+    for name, value in address.items():
+        at.query_params[name] = value
     at.run()
     assert not at.exception
-    assert len(at.dataframe[0].value) == 4
+    assert sum(len(one.value) for one in at.dataframe) == rows
 
 
 def test_the_measured_file_brings_the_texts_and_another_one_is_refused() -> None:
@@ -253,6 +263,7 @@ def test_nobody_waits_for_a_measurement_that_nobody_waits_for(monkeypatch: pytes
         (b"", "cannot be read"),
         (b"text,sentiment\n", "no rows"),
         (b"," * 600 + b"\n", "more than 500 columns"),
+        (b'"a\n",' + b"," * 600 + b"\n", "more than 500 columns"),
     ],
 )
 def test_a_file_that_cannot_be_measured_is_told_with_the_remedy(content: bytes, message: str) -> None:

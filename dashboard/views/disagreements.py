@@ -26,7 +26,7 @@ COLUMNS = ("row", "kind", "true", "reference", "reference_confidence", "backend"
 def page() -> None:
     choice = current()
     receipt = with_texts(choice.receipt)
-    parts.page("Disagreements", receipt, f"Task: {choice.task}")
+    parts.page("Disagreements", receipt)
     reference = receipt["settings"]["reference"]
     others = [name for name in receipt["settings"]["backends"] if name != reference]
     if not others:
@@ -78,11 +78,10 @@ def counts(pair: Mapping[str, Any], reference: str, backend: str) -> None:
         most = 1 - pair["agreement"]["low"]
         st.caption(f"Of rows like these, at most {percent(most)} get another label (95 % certainty).")
         return
-    cells = st.columns(4)
-    cells[0].metric("Other label", f"{pair['flips']:,} of {pair['rows']:,}")
-    cells[1].metric("Broken", f"{pair['broken']:,}")
-    cells[2].metric("Fixed", f"{pair['fixed']:,}")
-    cells[3].metric("Both wrong", f"{pair['both_wrong']:,}")
+    with st.container(horizontal=True, gap="large"):
+        st.metric("Other label", f"{pair['flips']:,} of {pair['rows']:,}", width="content")
+        for name, key in (("Broken", "broken"), ("Fixed", "fixed"), ("Both wrong", "both_wrong")):
+            st.metric(name, f"{pair[key]:,}", width="content")
     st.markdown(plain(in_words(pair, reference, backend)))
 
 
@@ -128,7 +127,7 @@ def ask_for_texts(receipt: Receipt) -> None:
         except InputError as error:
             st.error(plain(str(error)))
             return
-        if st.button("Show the texts", type="primary"):
+        if st.button("Show the texts"):
             keep_texts(receipt, held["data"]["texts"])
             st.rerun()
 
@@ -155,9 +154,12 @@ def filtered(found: list[Disagreement]) -> list[Disagreement]:
 
 def show(shown: list[Disagreement], total: int, reference: str, backend: str) -> None:
     """The table: the broken rows of which the backend was surest first."""
-    st.caption(f"{many(len(shown), 'row')} of {total:,}. The broken rows of which {backend} is surest come first.")
+    whole = " A double click shows a text whole." if shown[0].text is not None else ""
+    st.caption(f"{len(shown):,} of {many(total, 'row')}. Broken rows of which {backend} is surest come first.{whole}")
+    # The table's own download would write formulas as they are; the button below it does not.
+    st.html('<style>.st-key-differing button[aria-label="Download as CSV"] { display: none; }</style>')
     marks = {BROKEN: "✗ broken", FIXED: "✓ fixed", BOTH_WRONG: "– both wrong"}
-    st.dataframe(
+    st.container(key="differing").dataframe(
         [
             ({} if one.text is None else {"Text": one.text})
             | {

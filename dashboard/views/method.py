@@ -5,10 +5,18 @@ import streamlit as st
 from dashboard import parts
 from dashboard.method import method
 from dashboard.parts import plain
+from dashboard.report import report
 from dashboard.state import current
 
 choice = current()
 parts.page("Method", choice.receipt, "How each number came about, and what it does not say.")
+st.download_button(
+    "Download a report",
+    lambda: report([choice.receipt], choice.limits),
+    f"{choice.name}-report.html",
+    "text/html",
+    help="One file with verdict, charts, disagreements and this method, that opens without a network and prints well.",
+)
 for section in method(choice.receipt, choice.limits):
     st.subheader(section.heading, anchor=False)
     for paragraph in section.paragraphs:

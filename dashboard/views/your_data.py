@@ -13,6 +13,7 @@ from dashboard import measuring, parts
 from dashboard.charts.words import joined, many
 from dashboard.measuring import Measurement
 from dashboard.parts import plain
+from dashboard.report import report
 from dashboard.state import CHOICE, own, show
 from dashboard.texts import keep_texts
 from dashboard.upload import MOST_MB, TYPES, guess, read_upload
@@ -95,8 +96,9 @@ def result() -> None:
     if name is None:
         return
     receipt, choice = own()[name], st.session_state.get(CHOICE)
+    limits = choice.limits if choice else Limits()
     st.subheader("The verdict", anchor=False)
-    parts.verdict(judge(receipt, choice.limits if choice else Limits()))
+    parts.verdict(judge(receipt, limits))
     parts.provenance(receipt)
     st.markdown(f"Every page shows this receipt now, until you choose another. It is on the list as **{plain(name)}**.")
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -108,6 +110,13 @@ def result() -> None:
             lambda: json.dumps(receipt, separators=(",", ":"), ensure_ascii=False, allow_nan=False) + "\n",
             f"{Path(receipt['data']['name']).stem}-receipt.json",
             "application/json",
+        )
+        st.download_button(
+            "Download a report",
+            lambda: report([receipt], limits),
+            f"{Path(receipt['data']['name']).stem}-report.html",
+            "text/html",
+            help="One file with verdict, charts, disagreements and method, that opens without a network.",
         )
     if receipt["data"]["texts"] is None:
         st.caption("The receipt holds labels, lengths, row numbers and the file's hash, and no texts.")
@@ -132,7 +141,7 @@ def form(ready: bool = True) -> None:
         if (other := measuring.running()) is not None:
             st.fragment(wait_for, run_every=2.0)(other)
             return
-        if st.button("Measure", type="primary"):
+        if st.button("Measure"):
             st.session_state[TEXTS] = None if source == SHOWN else dict(zip(data.row_numbers, data.texts, strict=True))
             st.session_state[JOB] = measuring.start(name, None if source == SHOWN else data, plan == "quick", reader())
             st.rerun()

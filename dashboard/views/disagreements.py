@@ -78,7 +78,7 @@ def counts(pair: Mapping[str, Any], reference: str, backend: str) -> None:
         most = 1 - pair["agreement"]["low"]
         st.caption(f"Of rows like these, at most {percent(most)} get another label (95 % certainty).")
         return
-    with st.container(horizontal=True, gap="large"):
+    with st.container(horizontal=True, gap="small"):
         st.metric("Other label", f"{pair['flips']:,} of {pair['rows']:,}", width="content")
         for name, key in (("Broken", "broken"), ("Fixed", "fixed"), ("Both wrong", "both_wrong")):
             st.metric(name, f"{pair[key]:,}", width="content")

@@ -115,9 +115,9 @@ def _noise(receipt: Mapping[str, Any]) -> Section:
 
 def _percentiles(receipt: Mapping[str, Any]) -> Section:
     latency, reference = receipt["results"]["latency"], receipt["settings"]["reference"]
-    calls = latency[reference]["calls"]
+    texts = latency[reference]["texts"]
     least = {p: next(n for n in range(2, 5_000) if carries(n, p)) for p in PERCENTILES}
-    left_out = [f"p{p}" for p in PERCENTILES if calls < least[p]]
+    left_out = [f"p{p}" for p in PERCENTILES if texts < least[p]]
     facts = [
         (
             f"{TITLES[name]} {key.removesuffix('_ms')}",
@@ -125,15 +125,15 @@ def _percentiles(receipt: Mapping[str, Any]) -> Section:
         )
         for name, figures in latency.items()
         for key, one in figures.items()
-        if key != "calls"
+        if key.endswith("_ms")
     ]
     return Section(
         "Percentiles and their intervals",
         [
-            "A percentile is shown only where there are calls enough to carry it: were the true share below it no more "
-            "than its name says, one call at most would lie above it with at most 1 % probability. That wants "
-            f"{least[90]} calls for p90, {least[95]} for p95 and {least[99]} for p99 (the early-stopping rule of "
-            f"MLPerf Inference). There are {calls:,} here"
+            "A percentile is shown only where enough different texts carry it: were the true share below it no more "
+            "than its name says, one text at most would lie above it with at most 1 % probability. That wants "
+            f"{least[90]} texts for p90, {least[95]} for p95 and {least[99]} for p99 (the early-stopping rule of "
+            f"MLPerf Inference). {texts:,} were timed here"
             + (f", so {' and '.join(left_out)} would be a guess and is left out." if left_out else ": enough for all."),
             f"The intervals are of 95 %, from a two-stage bootstrap with {RESAMPLES:,} resamples: first starts of the "
             "process are drawn, then rounds within them. Calls of the same second in the same process are alike; "
@@ -141,7 +141,7 @@ def _percentiles(receipt: Mapping[str, Any]) -> Section:
             + (
                 " With one start, the luck of a start is in none of them."
                 if receipt["settings"]["launches"] == 1
-                else ""
+                else " As few starts say little about starts to come, they are widened by Student's t."
             ),
         ],
         facts,

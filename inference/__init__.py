@@ -10,6 +10,8 @@ from inference.classifier import Answer, Classifier, Prediction, Timing
 from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError
 from inference.loading import load
 
+__version__ = "0.3.0"
+
 __all__ = [
     "Answer",
     "BundleError",

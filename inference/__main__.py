@@ -22,7 +22,10 @@ from inference.backends import BACKENDS, TITLES
 from inference.bundle import Bundle
 from inference.classifier import Prediction
 from inference.compare.commands import add as add_compare
-from inference.errors import InferenceError
+from inference.compare.commands import add_limits, limits_of
+from inference.errors import InferenceError, MissingDependencyError
+
+REPORT = "One HTML file with verdict, charts, disagreements and method, to hand over."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +75,11 @@ def parser() -> argparse.ArgumentParser:
     command("build", build, "Build the ONNX and INT8 files if they are not there yet, and check them.")
     command("info", info, "What a model is: tasks, labels, sizes, hashes, parity.")
     add_compare(commands, command)
+    p = commands.add_parser("report", help=REPORT, description=REPORT)
+    p.set_defaults(run=report)
+    p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
+    p.add_argument("--out", type=Path, default=Path("report.html"), help="(default: %(default)s)")
+    add_limits(p)
     p = command("space", space.run, "Stage a Hugging Face Space, start it from its folder, and upload it if told to.")
     p.add_argument("--out", type=Path, required=True, help="a new or empty folder, or an earlier staging")
     p.add_argument("--kind", choices=space.KINDS, default="gradio", help="(default: %(default)s)")
@@ -158,6 +166,21 @@ def info(args: argparse.Namespace) -> None:
         print(f"  ONNX and INT8 are not built yet. Build them: python -m inference build --model {bundle.folder}")
     else:
         _print_parity(artifact)
+
+
+def report(args: argparse.Namespace) -> None:
+    from inference.compare.receipt import read_receipt
+
+    receipts = [read_receipt(path) for path in args.receipts]
+    try:
+        from dashboard.report import report as render
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"A report needs {error.name}, which is not here. Make it where the whole of Triptych and "
+            "requirements.txt are installed; a receipt is all that it takes."
+        ) from None
+    args.out.write_text(render(receipts, limits_of(args)), encoding="utf-8")
+    print(f"The report is {args.out}.")
 
 
 def _line(task: str, p: Prediction) -> str:

@@ -58,6 +58,8 @@ class Bundle:
     max_tokens: int
     base: Base
     files: Mapping[str, str]
+    trained_on: frozenset[str] = frozenset()
+    """SHA-256 of the files that the model was fitted to, as far as it tells."""
 
     @classmethod
     def read(cls, folder: str | Path) -> Bundle:
@@ -91,6 +93,7 @@ class Bundle:
                     _digests(raw["base"]["files"]),
                 ),
                 files=_digests(raw["files"]),
+                trained_on=frozenset(one["train_csv_sha256"] for one in raw.get("data", {}).values()),
             )._checked(raw.get("format"))
         except (KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{path}: a field is missing or of the wrong type: {error!r}") from None

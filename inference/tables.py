@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,25 @@ def read_table(name: str, content: bytes) -> dict[str, list[Any]]:
         if ending == ".csv":
             import pandas as pd
 
-            table = pd.read_csv(
-                io.BytesIO(content),
-                dtype=str,
-                encoding="utf-8-sig",
-                na_filter=False,
-                skip_blank_lines=False,
-                compression=None,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # a cell too many in every row
+                table = pd.read_csv(
+                    io.BytesIO(content),
+                    dtype=str,
+                    encoding="utf-8-sig",
+                    na_filter=False,
+                    skip_blank_lines=False,
+                    compression=None,
+                    index_col=False,  # or a cell too many would shift every column
+                )
             return {str(column): table[column].tolist() for column in table.columns}
         if ending == ".parquet":
             import pyarrow.parquet
 
-            return dict(pyarrow.parquet.read_table(io.BytesIO(content)).to_pydict())
+            try:
+                return dict(pyarrow.parquet.read_table(io.BytesIO(content)).to_pydict())
+            except (pyarrow.ArrowException, TypeError, LookupError, NotImplementedError) as error:
+                raise ValueError(str(error)) from None
         lines = [line for line in content.decode("utf-8-sig").split("\n") if line.strip()]
         objects = [json.loads(line) for line in lines]
         if not all(isinstance(one, dict) for one in objects):
@@ -57,7 +64,7 @@ def read_table(name: str, content: bytes) -> dict[str, list[Any]]:
         raise MissingDependencyError(
             f"Reading {ending} needs the library {error.name}. Install it: pip install -r requirements.txt"
         ) from None
-    except (ValueError, OSError, RecursionError) as error:  # pandas and pyarrow derive theirs from these
+    except (ValueError, OSError, RecursionError, Warning) as error:  # pandas derives its errors from these
         raise InputError(
             f"{name} cannot be read as {ending[1:]}: {str(error).strip()}. Mend or re-export it."
         ) from None

@@ -22,8 +22,8 @@ def receipt(
     confidence: Mapping[str, Sequence[float]] | None = None,
     ms: Mapping[str, float] = MS,
     jitter: float = 0.02,
-    launches: int = 2,
-    rounds: int = 4,
+    launches: int = 4,
+    rounds: int = 2,
     calls: int = 20,
     tokens: Sequence[int] | None = None,
     texts: Sequence[str] | None = None,
@@ -80,6 +80,7 @@ def receipt(
         "format": FORMAT,
         "version": VERSION,
         "created": "2026-01-02T03:04:05Z",
+        "seconds": 1.5,
         "settings": {
             "backends": names,
             "reference": names[0],
@@ -118,6 +119,7 @@ def receipt(
             "truncated": 0,
             "labels": {task: list(true)},
             "texts": list(texts) if texts else None,
+            "copies": 0,
             "notes": [],
         },
         "machine": {
@@ -147,7 +149,7 @@ def receipt(
                     }
                     for _ in range(launches)
                 ],
-                "memory": {"resident_bytes": 10, "peak_bytes": int(ms[name] * 50_000_000)},
+                "memory": [{"resident_bytes": 10, "peak_bytes": int(ms[name] * 50_000_000)}] * launches,
                 "predictions": {
                     task: {
                         "label_ids": list(given[name]),
@@ -160,13 +162,19 @@ def receipt(
             for name in names
         },
         "latency": {
-            "rows": [[(number * calls + i) % rows for i in range(calls)] for number in range(rounds)],
+            "rows": [
+                [[((launch * rounds + number) * calls + i) % rows for i in range(calls)] for number in range(rounds)]
+                for launch in range(launches)
+            ],
             "warm_up": [{name: {"calls": 12, "plateau": True} for name in [*names, CONTROL]}],
             "blocks": blocks,
             "cores": [0, 1],
         },
         "throughput": {"texts": calls, "samples": sweep},
-        "shapes": [{"round": 0, "arm": name, "texts": 1, "tokens": 16, "forward_ns": times(name, 3)} for name in names],
+        "shapes": [
+            {"launch": 0, "round": 0, "arm": name, "texts": 1, "tokens": 16, "forward_ns": times(name, 3)}
+            for name in names
+        ],
         "other_threads": [{"threads": 1, "blocks": [b for b in blocks if b["launch"] == 0 and b["arm"] != CONTROL]}],
     }
     made["results"] = results(made)

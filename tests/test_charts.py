@@ -12,12 +12,12 @@ from dashboard.charts import accuracy, labels, latency, overview, size, words
 from dashboard.charts.look import COLORS, SYMBOLS, Chart
 from inference.compare.results import results
 
-ROWS = 120
+ROWS = 200
 HOSTILE = ["<script>alert(1)</script>", "**bold** [x](javascript:alert(1)) $x$ :red[y]", "", "a" * 300]
 
 
 def one(**changes: Any) -> Any:
-    """A receipt of 120 rows: ONNX answers as PyTorch does, INT8 breaks two rows and fixes one."""
+    """A receipt of 200 rows: ONNX answers as PyTorch does, INT8 breaks two rows and fixes one."""
     true, base = made.answers(ROWS, 12)
     wrong = [i for i in range(ROWS) if true[i] != base[i]]
     right = [i for i in range(ROWS) if true[i] == base[i]]
@@ -122,7 +122,7 @@ def test_percentile_bars_are_the_receipts_figures_with_their_intervals(receipt: 
 
 def test_a_percentile_that_the_samples_do_not_carry_is_left_out_with_the_reason(charts: dict[str, Chart]) -> None:
     assert list(charts["percentiles"].figure.layout.xaxis.ticktext) == ["p50", "p90", "p95"]
-    assert "p99 wants 662 samples; there are 160." in charts["percentiles"].note
+    assert "p99 wants 662 different texts; 160 were timed." in charts["percentiles"].note
 
 
 def test_a_limit_is_drawn_where_the_reader_set_it(receipt: Any) -> None:
@@ -202,7 +202,7 @@ def test_an_interval_that_misses_its_value_is_not_drawn(receipt: Any) -> None:
 def test_paired_differences_count_what_was_broken_and_fixed(charts: dict[str, Chart]) -> None:
     found = charts["differences"]
     assert "ONNX gives the same label on every row" in found.takeaway
-    assert "INT8 changes 3 of 120 labels (2 broken, 1 fixed)" in found.takeaway
+    assert "INT8 changes 3 of 200 labels (2 broken, 1 fixed)" in found.takeaway
     assert found.table[1]["broken"] == 2
     zero, limit = found.figure.layout.shapes
     assert (zero.x0, limit.x0) == (0, -0.5)
@@ -256,7 +256,7 @@ def test_a_quick_run_has_no_charts_of_what_it_leaves_out(receipt: Any) -> None:
 
 def test_few_calls_still_make_charts() -> None:
     charts = every_chart(one(launches=1, rounds=2, calls=10))
-    assert "p90 wants 64 samples" in charts["percentiles"].note
+    assert "p90 wants 64 different texts" in charts["percentiles"].note
 
 
 def test_labels_from_outside_are_never_markup_in_a_figure() -> None:

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import made
 import pytest
@@ -19,7 +19,7 @@ from inference.__main__ import main
 from inference.bundle import Bundle
 from inference.compare import benchmark
 from inference.compare.benchmark import CONTROL, Plan, Process, by_length, turns
-from inference.compare.receipt import read_receipt, write_receipt
+from inference.compare.receipt import read_receipt, seal, write_receipt
 from inference.compare.results import results
 from inference.compare.rows import parse_data
 from inference.compare.run import compare
@@ -105,11 +105,24 @@ def test_the_files_timed_are_tied_by_their_hash(receipt: dict[str, Any], tiny: T
     assert "torch" in receipt["backends"]["pytorch"]["libraries"]
     assert "torch" not in receipt["backends"]["int8"]["libraries"]
     assert receipt["backends"]["int8"]["dtypes"]["int8"]["bytes"] > 0
-    assert (
-        receipt["backends"]["pytorch"]["memory"]["peak_bytes"]
-        > receipt["backends"]["int8"]["memory"]["peak_bytes"]
-        > 1e6
-    )
+    memory = receipt["results"]["memory"]
+    assert memory["pytorch"]["peak_bytes"] > memory["int8"]["peak_bytes"] > 1e6
+
+
+def test_no_text_is_timed_twice_before_every_text_was_timed_once(receipt: dict[str, Any], rows: Any) -> None:
+    timed = [row for launch in receipt["latency"]["rows"] for one in launch for row in one]
+    assert len(timed) == 2 * 3 * 8
+    assert set(timed[: len(rows)]) == set(range(len(rows)))
+    assert receipt["results"]["latency"]["int8"]["texts"] == len(rows)
+
+
+def test_rows_that_the_model_was_trained_on_are_refused(tiny: Tiny, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    bundle = replace(Bundle.read(tiny.folder), trained_on=frozenset({rows.sha256}))
+    monkeypatch.setattr(Bundle, "read", lambda folder: bundle)
+    with pytest.raises(InputError, match="mood.csv is the file that tiny was trained on"):
+        compare(tiny.folder, rows, cache=tiny.cache, base=tiny.base)
 
 
 def test_texts_are_kept_only_where_that_is_asked(receipt: dict[str, Any], rows: Any) -> None:
@@ -133,11 +146,13 @@ def test_every_length_has_its_band() -> None:
 
 def test_a_round_that_the_host_disturbed_is_taken_again_and_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     class Quick:
+        ready: ClassVar = {"cores": [0]}
+
         def ask(self, order: str, **_: Any) -> dict[str, list[int]]:
             return {"total_ns": [5], "tokenize_ns": [1], "forward_ns": [2]}
 
     shares = iter([0.0, 0.5, 0.5, 0.0])  # rounds 0 and 1, then 1 once more though it is disturbed again
-    monkeypatch.setattr(benchmark, "steal", lambda since=None: 0.0 if since is None else next(shares))
+    monkeypatch.setattr(benchmark, "steal", lambda cores, since=None: 0.0 if since is None else next(shares))
     ticks = []
     pool = {"onnx": Quick(), CONTROL: Quick()}
     found = benchmark.latency_rounds(pool, [[0], [1]], 0, lambda: ticks.append(1))  # type: ignore[arg-type]
@@ -164,6 +179,7 @@ def test_a_process_that_dies_is_told_with_its_last_words(tiny: Tiny, tmp_path: P
         ({"backends": []}, "must name each backend once"),
         ({"threads": 0}, "threads=0, but this process may use 1 to"),
         ({"threads": 10_000}, "threads=10000"),
+        ({"seed": -1}, "seed=-1 must not be negative"),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_once(tiny: Tiny, arguments: dict[str, Any], message: str) -> None:
@@ -193,14 +209,8 @@ def files(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "damaged.json").write_text((tmp_path / "good.json").read_text()[:5000])
     other = copy.deepcopy(kept["good"])
     other["model"]["name"] = "another"
-    write_receipt(benchmark_seal(other), tmp_path / "other.json")
+    write_receipt(seal(other), tmp_path / "other.json")
     return {path.stem: str(path) for path in tmp_path.glob("*.json")}
-
-
-def benchmark_seal(receipt: dict[str, Any]) -> dict[str, Any]:
-    from inference.compare.receipt import seal
-
-    return seal(receipt)
 
 
 def test_the_verdict_is_the_exit_code(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,6 +255,7 @@ def test_a_damaged_receipt_is_one_line_and_exit_code_2(
     ("arguments", "message"),
     [
         (["--out", "no/such/receipt.json"], "there is no folder no/such"),
+        (["--out", "assets"], "--out assets: is a folder. Name a file"),
         (["--data", "nothing.csv", "--task", "mood"], "No file nothing.csv"),
         (["--task", "mood"], "--task and --rows are for --data"),
         (["--data", "x.csv", "--rows", "0"], "--rows 0 must be at least 1"),

@@ -143,7 +143,7 @@ def test_a_downloaded_cell_is_no_formula() -> None:
 def test_method_tells_every_section_with_its_values() -> None:
     at = page("method")
     assert [one.value for one in at.subheader][:3] == ["The rows", "Latency", "Noise: the A/A control"]
-    assert "2 starts of each" in said(at)
+    assert "4 starts of each" in said(at)
     assert "p99 would be a guess" in said(at)
 
 
@@ -274,7 +274,7 @@ def test_a_file_that_cannot_be_measured_is_told_with_the_remedy(content: bytes, 
 
 def test_one_label_only_is_measured_with_a_warning() -> None:
     at = upload(page("your_data"), b"text,sentiment\n" + b"fine,positive\n" * 30)
-    assert "recall of that one label" in said(at)
+    assert "a loss in the others cannot be seen" in said(at)
     assert [one.label for one in at.button] == ["Measure"]
 
 

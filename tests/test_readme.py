@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DEMO, ROOT
+
 from inference.compare.receipt import read_receipt
 from inference.compare.summary import summary
 

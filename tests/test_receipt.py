@@ -52,7 +52,20 @@ def change(receipt: dict[str, Any], *path: Any, value: Any) -> bytes:
         (("settings", "backends"), ["pytorch", "tensorflow"], "at settings/backends/1"),
         (("data", "sha256"), "../../etc/passwd", "at data/sha256"),
         (("latency", "blocks"), [], "at latency/blocks"),
-        (("results", "speedup"), {}, "damaged: at results"),
+        (("results", "speedup"), {}, "damaged: at results/speedup"),
+        (
+            ("results", "paired", "mood", "int8", "delta_accuracy", "low"),
+            0.0,
+            "int8 with pytorch on mood is not that of",
+        ),
+        (("results", "paired", "mood"), {}, "is not what was measured"),
+        (("results", "latency", "int8", "p50_ms", "value"), 0.5, "p50_ms of int8 is told as 0.5"),
+        (("results", "latency", "int8", "p50_ms", "low"), 0, "is damaged: at results/latency/int8/p50_ms/low"),
+        (("results", "accuracy", "mood", "int8", "accuracy", "value"), 1.0, "mood of int8 is told as 1"),
+        (("backends", "int8", "predictions", "mood", "label_ids"), [99] * 200, "a label that the task does not have"),
+        (("results", "control"), {"value": 1, "low": 1, "high": 1}, "'noise' is a required property"),
+        (("settings", "reference"), "onnx", "the backends are not those of the settings"),
+        (("data", "labels"), {"other": [0] * 200}, "not an answer of every backend to each"),
     ],
 )
 def test_a_receipt_that_is_none_is_refused(receipt: dict[str, Any], path: Any, value: Any, message: str) -> None:
@@ -69,6 +82,8 @@ def test_a_receipt_that_is_none_is_refused(receipt: dict[str, Any], path: Any, v
         (b"[" * 100_000, "no JSON"),
         (b'{"format": "triptych-receipt"}', "is damaged"),
         (b"\xff\xfe", "no JSON"),
+        (b'{"format": NaN}', "no JSON"),
+        (b'{"format": 1e999}', "no JSON"),
     ],
 )
 def test_bytes_that_are_no_receipt_are_refused(content: bytes, message: str) -> None:
@@ -113,7 +128,7 @@ def test_answers_that_became_worse_are_told() -> None:
     true, given = made.answers(200, 0)
     a = made.receipt(true, {"pytorch": given, "int8": given})
     b = made.receipt(true, {"pytorch": given, "int8": made.flip(given, range(12))})
-    found = {change.what: change for change in diff(a, b)[0]}
+    found = {one.what: one for one in diff(a, b)[0]}
     assert found["INT8: accuracy of mood"].verdict == CHANGED
     assert "12 other labels" in found["INT8: accuracy of mood"].after
     assert found["PyTorch: accuracy of mood"].verdict == SAME
@@ -126,3 +141,20 @@ def test_receipts_of_different_rows_are_not_compared_on_them() -> None:
     changes, notes = diff(a, b)
     assert not any("accuracy" in change.what or "p50" in change.what for change in changes)
     assert "the receipts are of different rows" in notes[0]
+
+
+def test_speed_ups_against_different_references_are_not_compared() -> None:
+    true, given = made.answers(200, 20)
+    a = made.receipt(true, dict.fromkeys(made.MS, given))
+    b = made.receipt(true, {"onnx": given, "int8": given})
+    assert not any("speed-up" in change.what for change in diff(a, b)[0])
+
+
+def test_other_files_and_more_memory_are_changes() -> None:
+    true, given = made.answers(200, 20)
+    a = made.receipt(true, {"pytorch": given, "int8": given})
+    b = copy.deepcopy(a)
+    b["backends"]["int8"]["files"]["int8.bin"]["sha256"] = "8" * 64
+    b["results"]["memory"]["int8"]["peak_bytes"] *= 2
+    found = {change.what for change in diff(a, b)[0] if change.verdict == CHANGED}
+    assert found == {"files of INT8", "INT8: memory, MB"}

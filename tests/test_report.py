@@ -75,8 +75,8 @@ def test_a_receipt_of_one_backend_gives_a_report_too() -> None:
 
 def test_the_method_tells_the_receipts_own_values() -> None:
     told = {one.heading: " ".join(one.paragraphs) + str(one.facts) for one in method(receipt())}
-    assert "2 starts of each, in every start 4 rounds of 20 texts" in told["Latency"]
-    assert "64 calls for p90, 130 for p95 and 662 for p99" in told["Percentiles and their intervals"]
+    assert "4 starts of each, in every start 2 rounds of 20 texts" in told["Latency"]
+    assert "64 texts for p90, 130 for p95 and 662 for p99" in told["Percentiles and their intervals"]
     assert "p99 would be a guess" in told["Percentiles and their intervals"]
     assert "2 broken, 1 fixed" in told["The difference in accuracy, and the verdict"]
     assert "2" * 64 in told["Hashes"]

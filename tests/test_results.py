@@ -61,8 +61,9 @@ def test_pairs_are_counted_row_by_row(receipt: dict) -> None:
 def test_times_without_jitter_are_what_was_put_in(receipt: dict) -> None:
     found = receipt["results"]
     assert found["latency"]["int8"]["calls"] == 160
+    assert found["latency"]["int8"]["texts"] == 40
     assert found["latency"]["int8"]["p50_ms"] == {"value": 2.0, "low": 2.0, "high": 2.0}
-    assert "p99_ms" not in found["latency"]["int8"]  # 160 calls do not carry it
+    assert "p90_ms" not in found["latency"]["int8"]  # 40 different texts do not carry it, however often each is timed
     assert found["stages"]["int8"] == pytest.approx({"tokenize_ms": 0.2, "forward_ms": 1.6, "rest_ms": 0.2})
     assert found["speedup"]["int8"] == {"value": 6.0, "low": 6.0, "high": 6.0, "different": True}
     assert found["control"]["noise"] == 1.0
@@ -75,7 +76,7 @@ def test_a_band_of_lengths_counts_its_own_calls(receipt: dict) -> None:
     assert bands["1–16 tokens"]["share_of_rows"] == pytest.approx(3 / 8)
     assert bands["33–64 tokens"]["share_of_rows"] == pytest.approx(1 / 8)
     assert sum(one["calls"] for one in bands.values()) == 160
-    assert set(bands["1–16 tokens"]["backends"]["int8"]) == {"calls", "p50_ms"}  # 60 calls: no p90
+    assert set(bands["1–16 tokens"]["backends"]["int8"]) == {"calls", "texts", "p50_ms"}  # 15 texts: no p90
 
 
 def test_a_disturbed_round_does_not_count() -> None:

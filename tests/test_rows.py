@@ -46,6 +46,23 @@ def test_columns_named_like_tasks_hold_their_labels() -> None:
     assert found.labels["topic"][:2] == [0, 2]
 
 
+def test_a_column_that_is_named_is_the_one_that_is_read() -> None:
+    content = csv("text,label,mood", ["a,up,down"])
+    assert parse_data("a.csv", content, MOOD, "mood", label_column="label").labels["mood"][0] == 1
+    assert parse_data("a.csv", content, MOOD, "mood").labels["mood"][0] == 0
+    with pytest.raises(InputError, match="no column 'gold'"):
+        parse_data("a.csv", content, MOOD, label_column="gold")
+
+
+def test_a_task_with_next_to_no_labels_is_left_out() -> None:
+    found = parse_data("a.csv", csv("text,mood,topic", ["a,up,"]) + b"\nb,down,food", TASKS)
+    assert set(found.labels) == {"mood"}
+    assert "1 rows are left out" not in found.notes[0]
+    assert "too few rows are labelled to judge topic (1)" in found.remarks[-1]
+    with pytest.raises(InputError, match="has 5 labelled rows"):
+        found.sample(5, 0)
+
+
 def test_jsonl_and_parquet_give_what_a_csv_gives(tmp_path: Path) -> None:
     texts, labels = ["so good ☀️", "NA"] * LEAST_ROWS, ["up", "down"] * LEAST_ROWS
     lines = "\n".join(json.dumps({"text": t, "label": x}) for t, x in zip(texts, labels, strict=True))
@@ -81,6 +98,7 @@ def test_a_file_of_one_class_is_read_with_a_note() -> None:
         ("a.csv", csv("text,label", ["caf\u00e9,up"]).decode().encode("latin-1"), "is not UTF-8 \\(byte 0xe9"),
         ("a.csv", csv("text,label", ["a,up", '" ",up']), "row 2 \\(column text\\): The text is empty"),
         ("a.csv", csv("text,label", ["a,up", "b,up,more"]), "Expected 2 fields in line 3, saw 3"),
+        ("a.csv", csv("text,label", ["a,up,more"]), "cannot be read as csv: Length of header or names does not match"),
         ("a.csv", csv("text,label", ["x" * 20_001 + ",up"]), "row 1 .*20,001 characters"),
         ("a.jsonl", b'{"text": "a"', "cannot be read as jsonl"),
         ("a.jsonl", b"[1]\n" * 30, "each line must be one JSON object"),
@@ -118,7 +136,7 @@ def test_a_sample_is_the_same_for_the_same_seed_and_keeps_the_order() -> None:
     assert drawn == data.sample(30, seed=4) != data.sample(30, seed=5)
     assert drawn.row_numbers == sorted(drawn.row_numbers)
     assert all(data.texts[n - 1] == t for n, t in zip(drawn.row_numbers, drawn.texts, strict=True))
-    assert drawn.notes[-1] == "30 of 100 labelled rows, drawn at random with seed 4"
+    assert drawn.remarks[-1] == "30 of 100 labelled rows, drawn at random with seed 4"
     assert data.sample(100, seed=4) is data
 
 
@@ -127,9 +145,9 @@ def test_rows_that_made_the_model_are_left_out_of_its_judgement() -> None:
     found = data.without({"text 3", "text 5", "elsewhere"}, "they were seen")
     assert len(found) == 38
     assert found.row_numbers[3:5] == [5, 7]
-    assert found.notes[-1] == "2 rows are left out: they were seen"
+    assert found.remarks[-1] == "2 rows are left out: they were seen"
     assert data.without({"elsewhere"}, "") is data
-    with pytest.raises(InputError, match="39 of 40 rows are left out: they were seen. Give other rows"):
+    with pytest.raises(InputError, match="has 1 labelled row .*39 rows are left out: they were seen"):
         data.without({f"text {i}" for i in range(39)}, "they were seen")
 
 

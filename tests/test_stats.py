@@ -60,8 +60,9 @@ def test_tangos_interval_ends_where_the_score_test_rejects(broken: int, fixed: i
 
 
 def test_rows_that_all_agree_leave_the_doubt_that_few_rows_leave() -> None:
-    assert stats.paired_difference(0, 0, 50).low == pytest.approx(-0.0513, abs=1e-4)  # z² / (n + z²), z = 1.645
-    assert stats.paired_difference(0, 0, 5000).low == pytest.approx(-0.00054, abs=1e-5)
+    # Were one row in n truly broken, none of 50 would show it with probability (1 - p)^50 = 5 %.
+    assert stats.paired_difference(0, 0, 50).low == pytest.approx(-(1 - 0.05 ** (1 / 50)))
+    assert stats.paired_difference(0, 0, 5000).low == pytest.approx(-0.0006, abs=1e-5)
     assert stats.accuracy_bootstrap(0, 0, 50, seed=0) == stats.Estimate(0, 0, 0)  # why the bootstrap does not decide
 
 
@@ -115,17 +116,27 @@ def test_the_bootstrap_of_macro_f1_agrees_with_scikit_learn_on_drawn_rows() -> N
         )
 
 
+def test_a_label_that_was_not_drawn_is_no_failure() -> None:
+    true = np.arange(100)  # one row each: a third of the labels is missing from every draw
+    assert stats.macro_f1_bootstrap(true, true, true, 100, seed=0)[0] == stats.Estimate(1, 1, 1)
+    worse = true.copy()
+    worse[:20] = (worse[:20] + 1) % 100
+    for found in stats.macro_f1_bootstrap(true, true, worse, 100, seed=0):
+        assert found.low < found.value < found.high
+
+
 def test_rows_needed_follow_the_rule_of_thumb() -> None:
     # 2 % of rows differ: about 1,240 rows for 1 percentage point, 4,950 for half a point.
     assert stats.rows_to_settle(10, 10, 1000, 0.01) == 1237
     assert stats.rows_to_settle(10, 10, 1000, 0.005) == 4947
     assert stats.rows_to_settle(0, 0, 50, 0.005) == 4947  # none seen in 50 is taken as one in 50
+    assert stats.rows_to_settle(0, 0, 500, 0.005) == 598  # the formula says 495, which would not do
     assert stats.rows_to_settle(5, 0, 1000, 0.005) is None
 
 
 def test_percentiles_leave_out_calls_that_do_not_count() -> None:
     blocks = np.array([[1.0, 2.0, np.nan], [3.0, 4.0, 100.0]])
-    draws = np.array([[0, 1]])
+    draws = stats.Draws(np.array([[0, 1]]), 1.0)
     (found,) = stats.percentile_intervals(blocks, draws, [50])
     assert found.value == found.low == found.high == 3.0
     (p90,) = stats.percentile_intervals(blocks, draws, [90])
@@ -134,25 +145,41 @@ def test_percentiles_leave_out_calls_that_do_not_count() -> None:
 
 def test_blocks_are_drawn_within_the_starts_that_were_drawn() -> None:
     draws = stats.resample_blocks([0, 0, 1, 1, 2, 2], np.random.default_rng(0), 500)
-    assert draws.shape == (500, 6)
-    starts = draws // 2
+    assert draws.blocks.shape == (500, 6)
+    assert draws.stretch == pytest.approx(4.303 / 1.96 * math.sqrt(3 / 2), abs=1e-3)  # Student's t with 2 degrees
+    starts = draws.blocks // 2
     # Each line is three picks of a start, two blocks of it each.
     assert (starts[:, 0::2] == starts[:, 1::2]).all()
     assert {len(set(line)) for line in starts.tolist()} == {1, 2, 3}
 
 
-def test_a_speed_up_of_noise_is_not_called_different() -> None:
-    """A/A: both sides from one distribution, with a luck of its own for each start that both share."""
+def test_an_interval_of_times_holds_what_it_says() -> None:
+    """Six starts, each with a luck of its own, four rounds of 32 texts: the true median is inside 95 times of 100."""
+    rng = np.random.default_rng(11)
+    inside = 0
+    for trial in range(200):
+        luck = np.repeat(rng.normal(0, 0.04, 6), 4)[:, None]
+        blocks = np.exp(luck + rng.normal(0, 0.4, (24, 32)))
+        draws = stats.resample_blocks(np.repeat(range(6), 4).tolist(), np.random.default_rng(trial), 300)
+        (found,) = stats.percentile_intervals(blocks, draws, [50])
+        inside += found.low < 1 < found.high
+    assert inside >= 186  # 190 less two standard deviations and a little
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.05])
+def test_a_speed_up_of_noise_is_not_called_different(luck: float) -> None:
+    """A/A, 200 seeded trials: two backends of one speed and the control, each start of each with a luck of its own."""
+    from inference.compare.results import beyond
+
     rng = np.random.default_rng(2)
     called = 0
     for trial in range(200):
-        luck = np.repeat(rng.normal(0, 0.05, 4), 6)[:, None]
-        a, b, control = (np.exp(luck + rng.normal(0, 0.1, (24, 20))) for _ in range(3))
-        draws = stats.resample_blocks(np.repeat(range(4), 6).tolist(), np.random.default_rng(trial), 300)
-        noise_of = stats.ratio_interval(a, control, draws)
-        noise = max(noise_of.high, 1 / noise_of.low)
-        gain = stats.ratio_interval(a, b, draws)
-        called += gain.low > noise or gain.high < 1 / noise
+        a, b, control = (
+            np.exp(np.repeat(rng.normal(0, luck, 6), 4)[:, None] + rng.normal(0, 0.1, (24, 32))) for _ in range(3)
+        )
+        draws = stats.resample_blocks(np.repeat(range(6), 4).tolist(), np.random.default_rng(trial), 300)
+        own = stats.ratio_interval(a, control, draws)
+        called += beyond(stats.ratio_interval(a, b, draws), max(own.high, 1 / own.low))
     assert called <= 10
 
 

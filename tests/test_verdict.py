@@ -42,6 +42,14 @@ def test_an_int8_that_answers_one_class_is_refused() -> None:
     assert "Not INT8" in found.sentence
 
 
+def test_four_broken_rows_of_fifty_are_no_proof_of_a_loss() -> None:
+    true, given = made.answers(50, 5)
+    right = [i for i in range(50) if true[i] == given[i]]
+    for broken in (3, 4):  # the exact test says p = 0.125 and 0.0625
+        flipped = made.flip(given, set(right[:broken]))
+        assert judge(made.receipt(true, {"pytorch": given, "int8": flipped})).backends["int8"].decision == INCONCLUSIVE
+
+
 @pytest.mark.parametrize("flipped", [0, 2])
 def test_fifty_rows_settle_nothing(flipped: int) -> None:
     found = judge(three(50, 5, flipped))
@@ -64,6 +72,39 @@ def test_a_real_loss_is_refused_and_a_wider_margin_allows_it() -> None:
     worse = made.receipt(true, {"pytorch": given, "int8": made.flip(given, set(right[:60]))})  # 2 pp
     assert judge(worse).backends["int8"].decision == NO
     assert judge(worse, Limits(max_drop=0.03)).backends["int8"].decision == SHIP
+
+
+def test_rows_of_one_class_cannot_clear_a_backend() -> None:
+    true, given = [1] * 900, [0] * 90 + [1] * 810
+    constant = judge(made.receipt(true, {"pytorch": given, "int8": [1] * 900})).backends["int8"]
+    assert constant.decision == NO
+    same = judge(made.receipt(true, {"pytorch": given, "int8": given})).backends["int8"]
+    assert same.decision == INCONCLUSIVE
+    assert "rows of the others are needed" in same.reasons[0].text
+
+
+def test_copies_are_no_evidence() -> None:
+    true, given = made.answers(2000, 200)
+    copied = made.receipt(true, {"pytorch": given, "int8": given})
+    copied["data"]["copies"] = 1800
+    found = judge(copied).backends["int8"]
+    assert found.decision == INCONCLUSIVE
+    assert "a copy is no evidence" in found.reasons[0].text
+
+
+def test_the_same_classifier_twice_is_never_refused_and_hardly_ever_called_worse() -> None:
+    """200 seeded A/A trials: answers that differ at random on 3 % of rows, right as often as not."""
+    import numpy as np
+
+    from inference.compare import stats
+
+    rng = np.random.default_rng(8)
+    refused = 0
+    for _ in range(200):
+        broken, fixed, _ = (int(n) for n in rng.multinomial(900, [0.015, 0.015, 0.97]))
+        change = stats.paired_difference(broken, fixed, 900)
+        refused += change.high < -0.005 and broken > fixed and stats.mcnemar(broken, fixed) / 2 < 0.05
+    assert refused <= 10
 
 
 def test_a_label_that_is_lost_is_refused_though_accuracy_hardly_falls() -> None:
@@ -89,6 +130,7 @@ def test_a_label_that_is_lost_is_refused_though_accuracy_hardly_falls() -> None:
         (Limits(min_speedup=5), SHIP),
         (Limits(min_speedup=7), NO),
         (Limits(min_speedup=6.0), INCONCLUSIVE),
+        (Limits(min_speedup=5.97), INCONCLUSIVE),  # within what two processes of one backend differ by
     ],
 )
 def test_each_limit_decides(limits: Limits, decision: str) -> None:
@@ -102,7 +144,7 @@ def test_a_limit_on_p95_is_open_where_too_few_calls_were_timed() -> None:
     found = judge(short, Limits(max_p95_ms=50)).backends["int8"]
     assert found.decision == INCONCLUSIVE
     assert found.rows_needed is None  # labelled rows would not help
-    assert "p95 wants 130 calls and 40 were timed" in found.reasons[-1].text
+    assert "p95 wants 130 different texts and 40 were timed" in found.reasons[-1].text
 
 
 def test_what_is_as_fast_and_more_exact_is_recommended() -> None:

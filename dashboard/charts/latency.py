@@ -21,7 +21,7 @@ CURVE = np.concatenate([np.linspace(0, 95, 96), np.linspace(95.5, 100, 10)])  # 
 
 
 def samples_wanted(percentile: float) -> int:
-    """The fewest samples that carry a percentile."""
+    """The fewest different texts that carry a percentile."""
     low, high = 1, 2
     while not stats.carries(high, percentile):
         low, high = high, high * 2
@@ -33,9 +33,9 @@ def samples_wanted(percentile: float) -> int:
 
 def missing(latency: Mapping[str, Mapping[str, Any]]) -> str:
     """Which percentiles are left out, and why; "" if none."""
-    fewest = min(int(one["calls"]) for one in latency.values())
+    fewest = min(int(one["texts"]) for one in latency.values())
     left_out = [p for p in PERCENTILES if not any(f"p{p}_ms" in one for one in latency.values())]
-    return " ".join(f"p{p} wants {samples_wanted(p):,} samples; there are {fewest:,}." for p in left_out)
+    return " ".join(f"p{p} wants {samples_wanted(p):,} different texts; {fewest:,} were timed." for p in left_out)
 
 
 def percentiles(receipt: Receipt, max_p95_ms: float | None = None) -> Chart:
@@ -153,7 +153,9 @@ def by_length(receipt: Receipt) -> Chart:
     note = " ".join(
         f"{band['length']}: {many(band['calls'], 'call')}, too few to draw." for band in bands if band not in drawn
     )
-    few = [f"{band['length']} ({band['calls']:,} calls)" for band in drawn if band["calls"] < samples_wanted(90)]
+    few = [
+        f"{band['length']} ({band['calls']:,} calls)" for band in drawn if "p90_ms" not in band["backends"][backends[0]]
+    ]
     if few:
         note += f" Few samples, wide intervals: {joined(few)}."
     if len(drawn) < 2:

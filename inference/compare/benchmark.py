@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,15 +31,16 @@ CONTROL = "control"
 BATCH_SIZES = (1, 4, 8, 16, 32)
 LENGTHS = ((1, 16), (17, 32), (33, 64), (65, None))  # tokens, special ones included; from, to
 SHAPES = tuple((texts, tokens) for tokens in (16, 32, 128) for texts in BATCH_SIZES)
-STEAL_LIMIT = 0.1  # of all processor time: a round in which the host took more than this is measured again
+STEAL_LIMIT = 0.1  # of the time of the cores in use: a round in which the host took more is measured again
+PATIENCE_S = 1800  # a process that has not replied by then never will
 
 
 @dataclass(frozen=True)
 class Plan:
     """How much is measured.
 
-    `launches` process starts of each backend, in each `rounds` rounds of `texts` texts answered one by one and
-    `sweeps` rounds of the batch sizes over `sweep_texts` texts; `shape_rounds` rounds of the fixed shapes;
+    `launches` process starts of each backend, in each `rounds` rounds of `texts` texts answered one by one,
+    `sweeps` rounds of the batch sizes over `sweep_texts` texts and `shape_rounds` rounds of the fixed shapes;
     `alone_rows` rows answered alone and in a mixed batch; `best_threads`: other thread counts are tried too.
     """
 
@@ -52,8 +54,8 @@ class Plan:
     best_threads: bool
 
 
-FULL = Plan(4, 6, 32, 2, 64, 4, 400, True)
-QUICK = Plan(1, 8, 24, 2, 64, 0, 100, False)
+FULL = Plan(6, 4, 32, 2, 64, 1, 400, True)
+QUICK = Plan(1, 8, 24, 3, 32, 0, 100, False)
 
 
 class Process:
@@ -100,7 +102,12 @@ class Process:
 
     def _reply(self) -> Any:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        alarm = threading.Timer(PATIENCE_S, self._process.kill)
+        alarm.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            alarm.cancel()
         if not line:
             self._process.wait()
             self._log.seek(0)
@@ -137,8 +144,11 @@ def launch(
     texts: Sequence[str],
     control: str | None = None,
     base: Path | None = None,
+    number: int = 0,
 ) -> Iterator[dict[str, Process]]:
     """A running process per backend, by name, each holding these texts; with `control`, a second one of that backend.
+
+    They are started one after the other, for a start is timed too, in an order that is another one for each `number`.
 
     Raises:
         InferenceError: one does not start, or cannot read a text.
@@ -146,11 +156,11 @@ def launch(
     with contextlib.ExitStack() as stack:
         found: dict[str, Process] = {}
         arms = {name: name for name in backends} | ({CONTROL: control} if control else {})
-        for arm, backend in arms.items():  # one after the other: a start is timed too
-            found[arm] = stack.enter_context(contextlib.closing(Process(backend, model, cache, threads, base)))
+        for arm in turns(list(arms), number):
+            found[arm] = stack.enter_context(contextlib.closing(Process(arms[arm], model, cache, threads, base)))
         for process in found.values():
             process.tokens = process.ask("read", texts=list(texts))
-        yield found
+        yield {arm: found[arm] for arm in arms}
 
 
 def turns(arms: Sequence[str], number: int) -> list[str]:
@@ -190,14 +200,15 @@ def latency_rounds(
     """
     blocks: list[dict[str, Any]] = []
     todo = list(enumerate(rows))
+    cores = next(iter(pool.values())).ready["cores"]
     while todo:
         index, texts = todo.pop(0)
-        before = steal()
+        before = steal(cores)
         taken = []
         for arm in turns(list(pool), index):
             found = pool[arm].ask("latency", rows=texts, again=2)
             taken.append({"launch": number, "round": index, "arm": arm, **found})
-        stolen = steal(before)
+        stolen = steal(cores, before)
         again = any(block["round"] == index for block in blocks)
         disturbed = stolen > STEAL_LIMIT and not again
         blocks += [block | {"steal": round(stolen, 4), "disturbed": disturbed} for block in taken]
@@ -223,16 +234,16 @@ def sweep_rounds(
 
 
 def shape_rounds(
-    pool: Mapping[str, Process], rounds: int, most_tokens: int, tick: Callable[[], None]
+    pool: Mapping[str, Process], rounds: int, most_tokens: int, number: int, tick: Callable[[], None]
 ) -> list[dict[str, Any]]:
     """Forward passes over exact shapes, in turns; more calls of the small ones, none longer than the model reads."""
     found = []
     for index in range(rounds):
         for texts, tokens in (shape for shape in SHAPES if shape[1] <= most_tokens):
-            calls = max(1, min(12, 1024 // (texts * tokens)))
+            calls = max(2, min(12, 1024 // (texts * tokens)))
             for arm in turns([arm for arm in pool if arm != CONTROL], index):
                 reply = pool[arm].ask("shape", texts=texts, tokens=tokens, calls=calls)
-                found.append({"round": index, "arm": arm, "texts": texts, "tokens": tokens, **reply})
+                found.append({"launch": number, "round": index, "arm": arm, "texts": texts, "tokens": tokens, **reply})
         tick()
     return found
 
@@ -244,15 +255,16 @@ def scores(reply: Mapping[str, str], tasks: Mapping[str, int]) -> dict[str, NDAr
     }
 
 
-def steal(since: tuple[float, float] | None = None) -> Any:
-    """Processor seconds that the host gave to others, and all of them; or the share of it since such a reading.
+def steal(cores: Sequence[int], since: tuple[float, float] | None = None) -> Any:
+    """Seconds of these cores that the host gave to others, and all of them; or the share since such a reading.
 
-    0.0 where the system does not tell (only Linux does).
+    Of every core where none is named. 0.0 where the system does not tell (only Linux does).
     """
     import psutil
 
-    times = psutil.cpu_times()
-    now = (float(getattr(times, "steal", 0.0)), float(sum(times)))
+    every = psutil.cpu_times(percpu=True)
+    mine = [every[core] for core in cores if core < len(every)] or every
+    now = (sum(float(getattr(one, "steal", 0.0)) for one in mine), float(sum(map(sum, mine))))
     if since is None:
         return now
     spent = now[1] - since[1]

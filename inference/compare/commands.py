@@ -1,4 +1,4 @@
-"""The commands of a comparison: compare, verdict, receipt, report."""
+"""The commands of a comparison: compare, verdict, receipt."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def add(commands: Any, with_model: Any) -> None:
     p.add_argument("--data", help="a .csv, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH (the showcase)")
     p.add_argument("--task", help="whose labels the label column holds, where the model has several tasks")
     p.add_argument("--text-column", default="text", help="(default: %(default)s)")
-    p.add_argument("--label-column", default="label", help="(default: %(default)s; or a column named like the task)")
+    p.add_argument("--label-column", help="(default: the column named like the task, else label)")
     p.add_argument("--backends", default=",".join(BACKENDS), help="comma-separated (default: %(default)s)")
     p.add_argument("--threads", type=int, help="CPU threads of each backend (default: all cores)")
-    p.add_argument("--quick", action="store_true", help="under a minute: fewer samples, at most 1,000 rows")
+    p.add_argument("--quick", action="store_true", help="under a minute: fewer samples, at most 500 rows")
     p.add_argument("--rows", type=int, help="draw so many of the rows")
     p.add_argument("--seed", type=int, default=0, help="of every draw (default: %(default)s)")
     p.add_argument(
         "--keep-texts", action="store_true", help="put the texts in the receipt, for whoever gets it to read"
     )
-    p.add_argument("--price-per-hour", type=float, help="of a machine like this: prints the cost per million")
+    p.add_argument("--price-per-hour", type=positive, help="of a machine like this: prints the cost per million")
     p.add_argument("--out", type=Path, default=Path("receipt.json"), help="(default: %(default)s)")
 
     def plain(name: str, run: Any, help: str, parent: Any = commands) -> argparse.ArgumentParser:
@@ -48,15 +48,10 @@ def add(commands: Any, with_model: Any) -> None:
     kinds = receipt.add_subparsers(required=True, metavar="COMMAND")
     p = plain("show", show, "The figures of one or more receipts of the same model as a table.", kinds)
     p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
-    p.add_argument("--price-per-hour", type=float, help="adds the cost per million predictions")
+    p.add_argument("--price-per-hour", type=positive, help="adds the cost per million predictions")
     p = plain("diff", diff, "What changed between two receipts beyond noise; exit code 1 if anything did.", kinds)
     p.add_argument("before", type=Path)
     p.add_argument("after", type=Path)
-
-    p = plain("report", report, "One HTML file with verdict, charts, disagreements and method, to hand over.")
-    p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
-    p.add_argument("--out", type=Path, default=Path("report.html"), help="(default: %(default)s)")
-    add_limits(p)
 
 
 def add_limits(p: argparse.ArgumentParser) -> None:
@@ -67,12 +62,20 @@ def add_limits(p: argparse.ArgumentParser) -> None:
         metavar="PP",
         help="largest fall in accuracy, in percentage points (default: %(default)s)",
     )
-    p.add_argument("--max-p95-ms", type=float, metavar="MS", help="95 %% of texts must be answered within")
-    p.add_argument("--max-size-mb", type=float, metavar="MB", help="files of the model at most")
+    p.add_argument("--max-p95-ms", type=positive, metavar="MS", help="95 %% of texts must be answered within")
+    p.add_argument("--max-size-mb", type=positive, metavar="MB", help="files of the model at most")
     p.add_argument(
         "--max-flips", type=int, metavar="ROWS", help="answers with another label than the reference's at most"
     )
-    p.add_argument("--min-speedup", type=float, metavar="TIMES", help="times as fast as the reference at least")
+    p.add_argument("--min-speedup", type=positive, metavar="TIMES", help="times as fast as the reference at least")
+
+
+def positive(text: str) -> float:
+    """A number above zero, which neither NaN nor infinity is."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError(text)
+    return number
 
 
 def percentage_points(text: str) -> float:
@@ -96,8 +99,9 @@ def compare(args: argparse.Namespace) -> None:
     from inference.compare.summary import summary
     from inference.compare.verdict import judge
 
-    if not args.out.parent.is_dir():  # said now and not after minutes
-        raise InputError(f"--out {args.out}: there is no folder {args.out.parent}.")
+    if not args.out.parent.is_dir() or args.out.is_dir():  # said now and not after minutes
+        what = "is a folder" if args.out.is_dir() else f"there is no folder {args.out.parent}"
+        raise InputError(f"--out {args.out}: {what}. Name a file.")
     if args.rows is not None and args.rows < 1:
         raise InputError(f"--rows {args.rows} must be at least 1.")
     tasks = Bundle.read(args.model).tasks
@@ -201,10 +205,7 @@ def show(args: argparse.Namespace) -> None:
     from inference.compare.receipt import read_receipt
     from inference.compare.summary import summary
 
-    receipts = [read_receipt(path) for path in args.receipts]
-    if any(r["model"] != receipts[0]["model"] for r in receipts):
-        raise InputError("These receipts are of different models, which one table would mix up. Show them one by one.")
-    print(summary(receipts, args.price_per_hour))
+    print(summary([read_receipt(path) for path in args.receipts], args.price_per_hour))
 
 
 def diff(args: argparse.Namespace) -> int:
@@ -220,13 +221,3 @@ def diff(args: argparse.Namespace) -> int:
     beyond = sum(change.verdict == CHANGED for change in changes)
     print(f"{beyond} of {len(changes)} changed beyond noise.")
     return int(beyond > 0)
-
-
-def report(args: argparse.Namespace) -> None:
-    from dashboard.report import report as render
-
-    from inference.compare.receipt import read_receipt
-
-    html = render([read_receipt(path) for path in args.receipts], limits_of(args))
-    args.out.write_text(html, encoding="utf-8")
-    print(f"The report is {args.out}.")

@@ -15,6 +15,7 @@ from inference.compare.benchmark import BATCH_SIZES
 from inference.compare.results import answers
 
 SAME, NOISE, CHANGED = "same", "within noise", "changed"
+MEMORY_NOISE = 1.1  # peak memory has no interval; libraries allocate a little differently every time
 TIMES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms")
 
 
@@ -38,7 +39,7 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[Change], list
     the same, two would differ by chance at 95 % each.
     """
     changes, notes = list(_identity(a, b)), []
-    names = [name for name in a["settings"]["backends"] if name in b["settings"]["backends"]]
+    names = _both(a, b)
     same_rows = all(a["data"][key] == b["data"][key] for key in ("sha256", "row_numbers"))
     if not same_rows:
         notes.append(
@@ -56,7 +57,7 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[Change], list
                 if a["model"]["tasks"][task]["labels"] != b["model"].get("tasks", {}).get(task, {}).get("labels"):
                     notes.append(f"{task} is not compared: its labels are not the same, or not in the same order.")
                 elif task in b["data"]["labels"]:
-                    changes += _answers(a, b, name, task)
+                    changes += _answers(a, b, name, task, (1 - stats.LEVEL) / len(names) / len(a["data"]["labels"]))
     if not names:
         notes.append("The receipts have no backend in common.")
     if a["machine"]["cpu"] != b["machine"]["cpu"]:
@@ -68,6 +69,9 @@ def _identity(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Change]:
     for what, one, two in (
         ("model", a["model"]["name"], b["model"]["name"]),
         ("model files", _digest(a["model"]["files"]), _digest(b["model"]["files"])),
+        ("base files", _digest(a["model"]["base"]["files"]), _digest(b["model"]["base"]["files"])),
+        *((f"files of {TITLES[name]}", *(_artifact(one, name) for one in (a, b))) for name in _both(a, b)),
+        ("plan", *("quick" if one["settings"]["quick"] else "full" for one in (a, b))),
         ("rows", a["data"]["sha256"][:12], b["data"]["sha256"][:12]),
         ("threads", str(a["settings"]["threads"]), str(b["settings"]["threads"])),
         ("processor flags", " ".join(a["machine"]["flags"]), " ".join(b["machine"]["flags"])),
@@ -81,6 +85,14 @@ def _either(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*a["versions"], *b["versions"]]))
 
 
+def _both(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    return [name for name in a["settings"]["backends"] if name in b["settings"]["backends"]]
+
+
+def _artifact(receipt: Mapping[str, Any], name: str) -> str:
+    return _digest({file: one["sha256"] for file, one in receipt["backends"][name]["files"].items()})
+
+
 def _digest(files: Mapping[str, str]) -> str:
     return " ".join(digest[:8] for _, digest in sorted(files.items()))
 
@@ -88,6 +100,14 @@ def _digest(files: Mapping[str, str]) -> str:
 def _sizes(a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> Iterator[Change]:
     one, two = (r["results"]["size"][name]["model_bytes"] for r in (a, b))
     yield Change(f"{TITLES[name]}: files, MB", f"{one / 1e6:.1f}", f"{two / 1e6:.1f}", SAME if one == two else CHANGED)
+    one, two = (r["results"]["memory"][name]["peak_bytes"] for r in (a, b))
+    changed = max(one, two) > MEMORY_NOISE * min(one, two)
+    yield Change(f"{TITLES[name]}: memory, MB", f"{one / 1e6:.0f}", f"{two / 1e6:.0f}", CHANGED if changed else NOISE)
+    first, second = (r["results"]["start"][name] for r in (a, b))
+    apart = first["max_s"] < second["min_s"] or second["max_s"] < first["min_s"]
+    enough = min(first["runs"], second["runs"]) >= 3
+    told = [f"{s['total_s']:.2f} ({s['min_s']:.2f} to {s['max_s']:.2f})" for s in (first, second)]
+    yield Change(f"{TITLES[name]}: start, s", told[0], told[1], CHANGED if apart and enough else NOISE)
 
 
 def _speed(a: Mapping[str, Any], b: Mapping[str, Any], name: str, stretch: float) -> Iterator[Change]:
@@ -96,20 +116,21 @@ def _speed(a: Mapping[str, Any], b: Mapping[str, Any], name: str, stretch: float
     for key in TIMES:
         if key in one and key in two:
             yield _compare(f"{TITLES[name]}: {key[:3]}, ms", one[key], two[key], ".2f", stretch)
-    if name != a["settings"]["reference"]:
+    if name != a["settings"]["reference"] == b["settings"]["reference"]:
         yield _compare(f"{TITLES[name]}: speed-up", first["speedup"][name], second["speedup"][name], ".2f", stretch)
     for one, two in zip(first["throughput"][name]["sweep"], second["throughput"][name]["sweep"], strict=True):
-        what = f"{TITLES[name]}: texts/s in batches of {one['batch_size']}"
-        yield _compare(what, one["texts_per_s"], two["texts_per_s"], ".0f", stretch)
+        rates = one["texts_per_s"], two["texts_per_s"]
+        if all(stats.carries(rate["samples"], 50) for rate in rates):
+            yield _compare(f"{TITLES[name]}: texts/s in batches of {one['batch_size']}", *rates, ".0f", stretch)
 
 
-def _answers(a: Mapping[str, Any], b: Mapping[str, Any], name: str, task: str) -> Iterator[Change]:
+def _answers(a: Mapping[str, Any], b: Mapping[str, Any], name: str, task: str, alpha: float) -> Iterator[Change]:
     true, before, _ = answers(a, task, name)
     _, after, _ = answers(b, task, name)
     flips = before != after
     broken, fixed = int(((before == true) & flips).sum()), int(((after == true) & flips).sum())
     p = stats.mcnemar(broken, fixed)
-    verdict = SAME if not flips.any() else CHANGED if p < 1 - stats.LEVEL else NOISE
+    verdict = SAME if not flips.any() else CHANGED if p < alpha else NOISE
     yield Change(
         f"{TITLES[name]}: accuracy of {task}",
         f"{(before == true).mean():.4f}",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from inference.compare.results import check
 from inference.errors import InputError
 
 FORMAT = "triptych-receipt"
@@ -37,12 +39,16 @@ def write_receipt(receipt: Receipt, path: Path) -> None:
         InputError: the folder does not exist or cannot be written.
     """
     text = json.dumps(receipt, separators=(",", ":"), ensure_ascii=False, allow_nan=False) + "\n"
+    written: Path | None = None
     try:
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+            written = Path(file.name)
             file.write(text)
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
+        written.chmod(0o644)
+        written.replace(path)
     except OSError as error:
+        if written is not None:
+            written.unlink(missing_ok=True)
         raise InputError(f"The receipt cannot be written to {path}: {error.strerror}.") from None
 
 
@@ -72,7 +78,7 @@ def parse_receipt(content: bytes, name: str) -> Receipt:
     """
     again = "Make it again: python -m inference compare"
     try:
-        found = json.loads(content)
+        found = json.loads(content, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         raise InputError(f"{name} is no JSON: it is damaged, or not a receipt. {again}") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
@@ -87,6 +93,21 @@ def parse_receipt(content: bytes, name: str) -> Receipt:
     if found["checksum"] != _checksum(found):
         raise InputError(f"{name} is not what was measured: its checksum does not match. {again}")
     _check_lengths(found, name, again)
+    try:
+        check(found)
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise InputError(f"{name} is not what was measured: {error}. {again}") from None
+    return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)  # NaN and Infinity are no JSON, whatever Python thinks
+
+
+def _finite(number: str) -> float:
+    found = float(number)
+    if not math.isfinite(found):  # 1e999
+        raise ValueError(number)
     return found
 
 

@@ -20,6 +20,7 @@ from inference.evaluate import metrics
 
 Array = NDArray[Any]
 PERCENTILES = (50, 90, 95, 99)
+START_LUCK = 1.1  # what two starts of one backend may differ by, where there was one start only
 MARGIN = 0.005  # of accuracy: what "as good as the reference" means where nobody says otherwise
 
 
@@ -37,7 +38,7 @@ def results(receipt: Mapping[str, Any]) -> dict[str, Any]:
             "threads": _threads(receipt),
             "start": {name: _start(one["starts"]) for name, one in receipt["backends"].items()},
             "size": {name: _size(one) for name, one in receipt["backends"].items()},
-            "memory": {name: dict(one["memory"]) for name, one in receipt["backends"].items()},
+            "memory": {name: _memory(one["memory"]) for name, one in receipt["backends"].items()},
             "accuracy": {task: _accuracy(receipt, task) for task in receipt["data"]["labels"]},
             "paired": {task: _paired(receipt, task) for task in receipt["data"]["labels"]},
         }
@@ -66,15 +67,13 @@ def blocks_of(receipt: Mapping[str, Any], arm: str, what: str = "total_ns") -> t
 def _latency(receipt: Mapping[str, Any]) -> dict[str, Any]:
     names, reference = receipt["settings"]["backends"], receipt["settings"]["reference"]
     tokens = np.array(receipt["data"]["tokens"])
-    rows = np.array(receipt["latency"]["rows"])
+    rows = np.concatenate(receipt["latency"]["rows"])  # (blocks, calls): which row each call was about
     samples = {arm: blocks_of(receipt, arm)[0] for arm in [*names, CONTROL]}
-    launches = blocks_of(receipt, reference)[1]
-    draws = stats.resample_blocks(launches, np.random.default_rng(receipt["settings"]["seed"]))
-    overall = {name: _percentiles(samples[name], draws) for name in names}
+    starts = blocks_of(receipt, reference)[1]
+    draws = stats.resample_blocks(starts, np.random.default_rng(receipt["settings"]["seed"]))
     bands = []
-    each = tokens[np.tile(rows, (len(set(launches)), 1))]  # tokens of every call, (blocks, calls)
     for title, within in by_length(list(range(int(tokens.max()) + 1))).items():
-        inside = np.isin(each, within)
+        inside = np.isin(tokens[rows], within)
         if not inside.any():
             continue
         bands.append(
@@ -82,28 +81,43 @@ def _latency(receipt: Mapping[str, Any]) -> dict[str, Any]:
                 "length": title,
                 "calls": int(inside.sum()),
                 "share_of_rows": float(np.isin(tokens, within).mean()),
-                "backends": {name: _percentiles(np.where(inside, samples[name], np.nan), draws) for name in names},
+                "backends": {
+                    name: _percentiles(np.where(inside, samples[name], np.nan), rows, draws) for name in names
+                },
             }
         )
     control = stats.ratio_interval(samples[reference], samples[CONTROL], draws)
-    noise = max(control.high, 1 / control.low)
-    speedup = {}
-    for name in names:
-        gain = stats.ratio_interval(samples[reference], samples[name], draws)
-        speedup[name] = gain.to_dict() | {"different": gain.low > noise or gain.high < 1 / noise}
+    # One start of each: the luck of a start is in no interval, and what is usual is taken instead.
+    noise = max(control.high, 1 / control.low, START_LUCK if len(set(starts)) == 1 else 1.0)
+    ratios: dict[str, dict[str, stats.Estimate]] = {
+        name: {other: stats.ratio_interval(samples[other], samples[name], draws) for other in names if other != name}
+        for name in names
+    }
+    speedup = {name: ratios[name].get(reference, stats.Estimate(1.0, 1.0, 1.0)) for name in names}
     return {
-        "latency": overall,
+        "latency": {name: _percentiles(samples[name], rows, draws) for name in names},
         "latency_by_length": bands,
         "stages": {name: _stages(receipt, name) for name in names},
-        "speedup": speedup,
+        "speedup": {name: gain.to_dict() | {"different": beyond(gain, noise)} for name, gain in speedup.items()},
+        "ratios": {
+            name: {other: gain.to_dict() | {"different": beyond(gain, noise)} for other, gain in found.items()}
+            for name, found in ratios.items()
+        },
         "control": control.to_dict() | {"noise": noise},
     }
 
 
-def _percentiles(blocks: Array, draws: Array) -> dict[str, Any]:
-    calls = int((~np.isnan(blocks)).sum())
-    carried = [p for p in PERCENTILES if stats.carries(calls, p)]
-    found: dict[str, Any] = {"calls": calls}
+def beyond(gain: stats.Estimate, noise: float) -> bool:
+    """Whether two speeds differ by more than two processes of the same backend do."""
+    return gain.low > noise or gain.high < 1 / noise
+
+
+def _percentiles(blocks: Array, rows: Array, draws: stats.Draws) -> dict[str, Any]:
+    """Those that the samples carry. A text that was timed twice is one sample of how texts differ."""
+    counted = ~np.isnan(blocks)
+    texts = len(np.unique(rows[counted]))
+    carried = [p for p in PERCENTILES if stats.carries(texts, p)]
+    found: dict[str, Any] = {"calls": int(counted.sum()), "texts": texts}
     for p, estimate in zip(carried, stats.percentile_intervals(blocks, draws, carried), strict=True):
         found[f"p{p}_ms"] = estimate.to_dict()
     return found
@@ -124,13 +138,19 @@ def _throughput(receipt: Mapping[str, Any]) -> dict[str, Any]:
     rng = np.random.default_rng(receipt["settings"]["seed"])
     found = {}
     for name in receipt["settings"]["backends"]:
-        sweep = []
+        sweep: list[dict[str, Any]] = []
         for size in BATCH_SIZES:
             mine = [s for s in samples if s["arm"] == name and s["batch_size"] == size]
             rates = np.array([[texts / (s["total_ns"] / 1e9)] for s in mine])
             draws = stats.resample_blocks([s["launch"] for s in mine], rng)
             (rate,) = stats.percentile_intervals(rates, draws, [50])
-            sweep.append({"batch_size": size, "texts_per_s": rate.to_dict(), "padded_share": mine[0]["padded_share"]})
+            sweep.append(
+                {
+                    "batch_size": size,
+                    "texts_per_s": rate.to_dict() | {"samples": len(mine)},
+                    "padded_share": float(np.median([s["padded_share"] for s in mine])),
+                }
+            )
         best = max(sweep, key=lambda one: one["texts_per_s"]["value"])
         rate_per_hour = best["texts_per_s"]["value"] * 3600
         found[name] = {"sweep": sweep, "best_batch_size": best["batch_size"], "predictions_per_hour": rate_per_hour}
@@ -143,39 +163,108 @@ def cost_per_million(receipt: Mapping[str, Any], name: str, price_per_hour: floa
 
 
 def _shapes(receipt: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Median milliseconds of a forward pass per exact shape; none in a quick run."""
+    """Median milliseconds of a forward pass per exact shape, with its interval; none in a quick run."""
     found = []
+    rng = np.random.default_rng(receipt["settings"]["seed"])
     for texts, tokens in SHAPES:
         mine = [s for s in receipt["shapes"] if (s["texts"], s["tokens"]) == (texts, tokens)]
-        if mine:
-            times = {
-                name: median([ns for s in mine if s["arm"] == name for ns in s["forward_ns"]]) / 1e6
-                for name in receipt["settings"]["backends"]
+        if not mine:
+            continue
+        times = {}
+        for name in receipt["settings"]["backends"]:
+            own = [s for s in mine if s["arm"] == name]
+            draws = stats.resample_blocks([s["launch"] for s in own], rng)
+            blocks = np.array([s["forward_ns"] for s in own], float) / 1e6
+            (times[name],) = stats.percentile_intervals(blocks, draws, [50])
+        found.append(
+            {
+                "texts": texts,
+                "tokens": tokens,
+                "median_ms": {name: one.value for name, one in times.items()},
+                "interval_ms": {name: [one.low, one.high] for name, one in times.items()},
             }
-            found.append({"texts": texts, "tokens": tokens, "median_ms": times})
+        )
     return found
 
 
 def _threads(receipt: Mapping[str, Any]) -> dict[str, Any]:
-    """Per backend the median milliseconds by number of threads, and the number that is fastest."""
+    """Per backend the median milliseconds by number of threads, on the same texts, and the number that is best.
+
+    Another number than the run's own is best only if it is faster by more than the noise of starts.
+    """
     own = receipt["settings"]["threads"]
+    first = [b for b in receipt["latency"]["blocks"] if b["launch"] == 0 and b["round"] < 2]
     found = {}
     for name in receipt["settings"]["backends"]:
-        medians = {own: float(np.median(blocks_of(receipt, name)[0]))}
-        for other in receipt["other_threads"]:
-            times = [ns for b in other["blocks"] if b["arm"] == name and not b["disturbed"] for ns in b["total_ns"]]
-            medians[other["threads"]] = median(times) / 1e6
+        medians = {}
+        for count, blocks in [
+            (own, first),
+            *((other["threads"], other["blocks"]) for other in receipt["other_threads"]),
+        ]:
+            times = [ns for b in blocks if b["arm"] == name and not b["disturbed"] for ns in b["total_ns"]]
+            medians[count] = median(times) / 1e6
+        fastest = min(medians, key=medians.__getitem__)
         found[name] = {
             "median_ms": {str(count): ms for count, ms in sorted(medians.items())},
-            "best": min(medians, key=medians.__getitem__),
+            "best": fastest if medians[own] > START_LUCK * medians[fastest] else own,
         }
     return found
+
+
+def check(receipt: Mapping[str, Any]) -> None:
+    """Return if the figures are those of the samples and answers beside them, as far as that is quickly told.
+
+    Raises:
+        ValueError: naming a figure that is not, or an answer that cannot be.
+    """
+    settings, data = receipt["settings"], receipt["data"]
+    names, reference = settings["backends"], settings["reference"]
+    if names[0] != reference or set(receipt["backends"]) != set(names):
+        raise ValueError("the backends are not those of the settings")
+    found = receipt["results"]
+    for part in ("latency", "stages", "speedup", "ratios", "throughput", "threads", "start", "size", "memory"):
+        if set(found[part]) != set(names):
+            raise ValueError(f"results/{part} is not of every backend")
+    if set(found["accuracy"]) != set(data["labels"]) or set(found["paired"]) != set(data["labels"]):
+        raise ValueError("the figures are not of the tasks that have labels")
+    for name in names:
+        samples, _ = blocks_of(receipt, name)
+        if samples.shape != (settings["launches"] * settings["rounds"], settings["texts"]) or samples.min() <= 0:
+            raise ValueError(f"the calls of {name} are not those of the plan")
+        for key in ("p50_ms", "p90_ms", "p95_ms", "p99_ms"):
+            if key in found["latency"][name]:
+                _same(found["latency"][name][key]["value"], np.percentile(samples, int(key[1:3])), f"{key} of {name}")
+        entry = receipt["backends"][name]
+        if found["size"][name] != _size(entry) or found["memory"][name] != _memory(entry["memory"]):
+            raise ValueError(f"size or memory of {name} is not that of its files and readings")
+    for task in data["labels"]:
+        spec = task_of(receipt, task)
+        for name in names:
+            true, given, _ = answers(receipt, task, name)
+            if not len(true) or max(true.max(), given.max()) >= len(spec.labels):
+                raise ValueError(f"{task} of {name} has a label that the task does not have, or none at all")
+            _same(found["accuracy"][task][name]["accuracy"]["value"], (true == given).mean(), f"{task} of {name}")
+            if name != reference:
+                pair = found["paired"][task][name]
+                told = {key: pair[key] for key in ("rows", "flips", "broken", "fixed", "both_wrong", "delta_accuracy")}
+                if told != tidy(_counts(receipt, task, name)):
+                    raise ValueError(f"the comparison of {name} with {reference} on {task} is not that of the answers")
+
+
+def _same(told: float, found: float, what: str) -> None:
+    if not math.isclose(told, float(found), rel_tol=1e-5, abs_tol=1e-7):
+        raise ValueError(f"{what} is told as {told:g} and is {float(found):g}")
 
 
 def _start(starts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     totals = [one["import_s"] + one["load_s"] + one["first_answer_s"] for one in starts]
     parts = {part: median(one[part] for one in starts) for part in ("import_s", "load_s", "first_answer_s")}
     return {"total_s": median(totals), "min_s": min(totals), "max_s": max(totals), "runs": len(totals), **parts}
+
+
+def _memory(readings: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """Medians over the starts."""
+    return {key: int(median(one[key] for one in readings)) for key in ("resident_bytes", "peak_bytes")}
 
 
 def _size(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,29 +332,38 @@ def _accuracy(receipt: Mapping[str, Any], task: str) -> dict[str, Any]:
     return found
 
 
+def _counts(receipt: Mapping[str, Any], task: str, name: str) -> dict[str, Any]:
+    """How the answers of a backend differ from the reference's, row by row."""
+    true, first, _ = answers(receipt, task, receipt["settings"]["reference"])
+    _, second, _ = answers(receipt, task, name)
+    flips, rows = first != second, len(true)
+    broken, fixed = int(((first == true) & flips).sum()), int(((second == true) & flips).sum())
+    return {
+        "rows": rows,
+        "flips": int(flips.sum()),
+        "broken": broken,
+        "fixed": fixed,
+        "both_wrong": int(flips.sum()) - broken - fixed,
+        "delta_accuracy": stats.paired_difference(broken, fixed, rows).to_dict(),
+    }
+
+
 def _paired(receipt: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Each backend against the reference, row by row."""
+    """Each backend against the reference."""
     reference, seed = receipt["settings"]["reference"], receipt["settings"]["seed"]
     true, first, _ = answers(receipt, task, reference)
-    rows = len(true)
     found = {}
     for name in receipt["settings"]["backends"]:
         if name == reference:
             continue
         _, second, _ = answers(receipt, task, name)
-        flips = first != second
-        broken, fixed = int(((first == true) & flips).sum()), int(((second == true) & flips).sum())
         _, f1_gain = stats.macro_f1_bootstrap(true, first, second, len(task_of(receipt, task).labels), seed)
-        found[name] = {
-            "rows": rows,
-            "flips": int(flips.sum()),
-            "agreement": stats.share(rows - int(flips.sum()), rows).to_dict(),
-            "broken": broken,
-            "fixed": fixed,
-            "both_wrong": int(flips.sum()) - broken - fixed,
+        pair = _counts(receipt, task, name)
+        broken, fixed, rows = pair["broken"], pair["fixed"], pair["rows"]
+        found[name] = pair | {
+            "agreement": stats.share(rows - pair["flips"], rows).to_dict(),
             "max_abs_dp": receipt["backends"][name]["predictions"][task]["max_abs_dp"],
             "mcnemar_p": stats.mcnemar(broken, fixed),
-            "delta_accuracy": stats.paired_difference(broken, fixed, rows).to_dict(),
             "delta_accuracy_bootstrap": stats.accuracy_bootstrap(broken, fixed, rows, seed).to_dict(),
             "delta_macro_f1": f1_gain.to_dict(),
             "rows_to_settle": stats.rows_to_settle(broken, fixed, rows, MARGIN),

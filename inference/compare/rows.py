@@ -34,14 +34,38 @@ class LabelledData:
     texts: list[str]
     labels: Mapping[str, list[int]]
     """Task -> position of the label in the task's labels; -1 where the row has none for this task."""
-    notes: list[str] = field(default_factory=list)
-    """What a reader of the figures must know about the rows."""
+    remarks: list[str] = field(default_factory=list)
+    """How they came about, where that is not plain: what was left out, drawn, or read in a special way."""
+    known: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Task -> its labels in the order of their positions."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the figures must know about the rows."""
+        found = list(self.remarks)
+        for task, ids in self.labels.items():
+            present = set(ids) - {-1}
+            if len(present) == 1:
+                only = self.known[task][present.pop()]
+                found.append(f"every {task} row has the label {only!r}: a loss in the others cannot be seen")
+        if self.copies:
+            found.append(f"{self.copies:,} rows repeat the text of another")
+        return found
+
+    @property
+    def copies(self) -> int:
+        """Rows whose text an earlier row has already."""
+        return len(self) - len(set(self.texts))
+
     def sample(self, rows: int, seed: int) -> LabelledData:
-        """At most `rows` of them, drawn without replacement and kept in file order."""
+        """At most `rows` of them, drawn without replacement and kept in file order.
+
+        Raises:
+            InputError: too few are wanted.
+        """
         if rows >= len(self):
             return self
         keep = np.sort(np.random.default_rng(seed).permutation(len(self))[:rows]).tolist()
@@ -55,20 +79,38 @@ class LabelledData:
         """
         keep = [i for i, text in enumerate(self.texts) if text not in texts]
         left_out = len(self) - len(keep)
-        if not left_out:
-            return self
-        if len(keep) < LEAST_ROWS:
-            raise InputError(f"{self.name}: {left_out:,} of {len(self):,} rows are left out: {why}. Give other rows.")
-        return self._only(keep, f"{left_out:,} rows are left out: {why}")
+        return self._only(keep, f"{left_out:,} rows are left out: {why}") if left_out else self
 
-    def _only(self, keep: Sequence[int], note: str) -> LabelledData:
+    def _only(self, keep: Sequence[int], remark: str) -> LabelledData:
         return replace(
             self,
             row_numbers=[self.row_numbers[i] for i in keep],
             texts=[self.texts[i] for i in keep],
             labels={task: [ids[i] for i in keep] for task, ids in self.labels.items()},
-            notes=[*self.notes, note],
-        )
+            remarks=[*self.remarks, remark],
+        ).checked()
+
+    def checked(self) -> LabelledData:
+        """The same without tasks that have next to no labels here.
+
+        Raises:
+            InputError: no task has `LEAST_ROWS` labelled rows.
+        """
+        counts = {task: sum(i >= 0 for i in ids) for task, ids in self.labels.items()}
+        few = [task for task, count in counts.items() if count < LEAST_ROWS]
+        if len(few) == len(counts):
+            most = max(counts.values(), default=0)
+            raise InputError(
+                f"{self.name} has {most} labelled row{'' if most == 1 else 's'}"
+                + (f" ({'; '.join(self.remarks)})" if self.remarks else "")
+                + f". {LEAST_ROWS} are the least that figures can be made of, and a verdict wants hundreds. Label more."
+            )
+        if not few:
+            return self
+        kept = {task: ids for task, ids in self.labels.items() if task not in few}
+        rows = [i for i in range(len(self)) if any(ids[i] >= 0 for ids in kept.values())]
+        told = ", ".join(f"{task} ({counts[task]})" for task in few)
+        return replace(self, labels=kept)._only(rows, f"too few rows are labelled to judge {told}")
 
 
 def read_data(
@@ -76,14 +118,14 @@ def read_data(
     tasks: Mapping[str, Task],
     task: str | None = None,
     text_column: str = "text",
-    label_column: str = "label",
+    label_column: str | None = None,
 ) -> LabelledData:
     """The labelled rows of a file or of `hf://datasets/OWNER/NAME/path/in/it.parquet`.
 
     Args:
         tasks: those of the model; labels must be theirs, by name or by position.
-        task: whose labels `label_column` holds. Left out, a column named like a task holds that task's labels,
-            and where there is none `label_column` is read if the model has one task only.
+        task: whose labels are meant; every task that has a column of its name if left out.
+        label_column: where the labels of that one task are. Left out, in the column named like it, else in "label".
 
     Raises:
         InputError: the file or a column is missing, it cannot be read, a label is not the model's, a text is
@@ -104,7 +146,7 @@ def parse_data(
     tasks: Mapping[str, Task],
     task: str | None = None,
     text_column: str = "text",
-    label_column: str = "label",
+    label_column: str | None = None,
 ) -> LabelledData:
     """Like `read_data`, for a file that is in memory. `name` tells its format by how it ends.
 
@@ -117,11 +159,6 @@ def parse_data(
     notes: list[str] = []
     labels = {key: _label_ids(name, column, columns[column], key, tasks[key], notes) for key, column in holders.items()}
     kept = [i for i in range(rows) if any(ids[i] >= 0 for ids in labels.values())]
-    if len(kept) < LEAST_ROWS:
-        raise InputError(
-            f"{name} has {len(kept)} labelled row{'' if len(kept) == 1 else 's'}. {LEAST_ROWS} are the least that "
-            "figures can be made of, and a verdict wants hundreds. Label more rows."
-        )
     texts = []
     for i in kept:
         try:
@@ -130,20 +167,25 @@ def parse_data(
             raise InputError(f"{name}, row {i + 1} (column {text_column}): {error}") from None
     if rows > len(kept):
         notes.append(f"{rows - len(kept):,} of {rows:,} rows have no label and are left out")
-    found = {key: [ids[i] for i in kept] for key, ids in labels.items()}
-    for key, ids in found.items():
-        present = set(ids) - {-1}
-        if len(present) == 1:
-            only = tasks[key].labels[present.pop()]
-            notes.append(f"every {key} row has the label {only!r}: accuracy is the recall of that one label")
-    copies = len(texts) - len(set(texts))
-    if copies:
-        notes.append(f"{copies:,} texts occur more than once")
-    return LabelledData(name, hashlib.sha256(content).hexdigest(), rows, [i + 1 for i in kept], texts, found, notes)
+    return LabelledData(
+        name=name,
+        sha256=hashlib.sha256(content).hexdigest(),
+        rows_in_file=rows,
+        row_numbers=[i + 1 for i in kept],
+        texts=texts,
+        labels={key: [ids[i] for i in kept] for key, ids in labels.items()},
+        remarks=notes,
+        known={key: tasks[key].labels for key in labels},
+    ).checked()
 
 
 def _label_columns(
-    name: str, columns: Sequence[str], tasks: Mapping[str, Task], task: str | None, text_column: str, label_column: str
+    name: str,
+    columns: Sequence[str],
+    tasks: Mapping[str, Task],
+    task: str | None,
+    text_column: str,
+    label_column: str | None,
 ) -> dict[str, str]:
     """Task -> the column with its labels."""
     if task is not None and task not in tasks:
@@ -154,13 +196,17 @@ def _label_columns(
     if text_column not in columns:
         raise InputError(f"{name} has no column {text_column!r}; {has}.")
     wanted = [task] if task is not None else list(tasks)
-    found = {key: key for key in wanted if key in columns}
-    if not found and len(wanted) == 1 and label_column in columns:
-        found = {wanted[0]: label_column}
-    if not found and label_column in columns:
-        raise InputError(f"{name} has a column {label_column!r}; say whose labels it holds: one of {', '.join(tasks)}.")
-    if not found:
-        raise InputError(f"{name} has no column of labels ({label_column!r}, or {', '.join(wanted)}); {has}.")
+    if label_column is not None and label_column not in columns:
+        raise InputError(f"{name} has no column {label_column!r}; {has}.")
+    if label_column is None and any(key in columns for key in wanted):
+        found = {key: key for key in wanted if key in columns}
+    else:
+        column = label_column or "label"
+        if column not in columns:
+            raise InputError(f"{name} has no column of labels ('label', or {', '.join(wanted)}); {has}.")
+        if len(wanted) > 1:
+            raise InputError(f"{name} has a column {column!r}; say whose labels it holds: one of {', '.join(tasks)}.")
+        found = {wanted[0]: column}
     for key in found:
         if tasks[key].problem_type != "single_label_classification":
             raise InputError(f"Task {key!r} gives a text several labels at once, which cannot be compared yet.")

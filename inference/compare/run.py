@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import itertools
 import os
 import platform
 import time
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from inference import cpu
+from inference import __version__, cpu
 from inference.artifacts import CALIBRATION, SHOWCASE, Artifact, Progress, default_cache, obtain, tool_versions
 from inference.backends import BACKENDS, check_backend
 from inference.bundle import Bundle
@@ -26,7 +28,7 @@ from inference.compare.rows import LabelledData, read_data
 from inference.errors import InputError
 
 CHUNK = 500  # rows that a backend answers before it is the next one's turn
-QUICK_ROWS = 1_000
+QUICK_ROWS = 500
 # About how many seconds each part takes on two cores with a small encoder. Only ratios matter, for the bar.
 START, WARM_UP, CALL, SWEEP, ROW, SHAPE_ROUND = 14.0, 4.0, 0.035, 6.0, 0.022, 6.0
 
@@ -66,6 +68,8 @@ def compare(
         check_backend(name)
     if not backends or len(set(backends)) < len(backends):
         raise InputError(f"backends={','.join(backends)} must name each backend once. Known: {', '.join(BACKENDS)}.")
+    if seed < 0:
+        raise InputError(f"seed={seed} must not be negative.")
     threads = cpu.cores() if threads is None else threads
     if not 1 <= threads <= cpu.cores():
         raise InputError(f"threads={threads}, but this process may use 1 to {cpu.cores()}.")
@@ -75,6 +79,8 @@ def compare(
     if data is None:
         data, keep_texts = read_data(SHOWCASE, bundle.tasks), True
     # What set the INT8 ranges must not be what they are judged on.
+    if data.sha256 in bundle.trained_on:
+        raise InputError(f"{data.name} is the file that {bundle.name} was trained on. Give rows it has not seen.")
     used = set(CALIBRATION.read_text(encoding="utf-8").splitlines())
     data = data.without(used, "their texts set the ranges of the INT8 model")
     if quick:
@@ -84,13 +90,14 @@ def compare(
     names = [name for name in BACKENDS if name in backends]
     plan = plan or (benchmark.QUICK if quick else benchmark.FULL)
     run = _Run(bundle, artifact, data, names, threads, cache, base, seed, plan, say)
-    before, stolen = _machine_now(), benchmark.steal()
+    before, stolen, started = _machine_now(), benchmark.steal([]), time.monotonic()
     measured = run.measure()
     say("statistics", 0.99)
     receipt: Receipt = {
         "format": FORMAT,
         "version": VERSION,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(time.monotonic() - started, 1),
         "settings": {
             "backends": names,
             "reference": names[0],
@@ -115,7 +122,8 @@ def compare(
             "truncated": run.truncated,
             "labels": {task: list(ids) for task, ids in data.labels.items()},
             "texts": list(data.texts) if keep_texts else None,
-            "notes": list(data.notes),
+            "copies": data.copies,
+            "notes": data.notes,
         },
         "machine": {
             "cpu": cpu.model(),
@@ -126,9 +134,9 @@ def compare(
             "memory_bytes": _memory_bytes(),
             "before": before,
             "after": _machine_now(),
-            "steal_share": round(benchmark.steal(stolen), 5),
+            "steal_share": round(benchmark.steal([], stolen), 5),
         },
-        "versions": {"python": platform.python_version(), **tool_versions()},
+        "versions": {"triptych": __version__, "python": platform.python_version(), **tool_versions(), **_versions()},
         **measured,
     }
     receipt["results"] = results(receipt)
@@ -155,16 +163,16 @@ class _Run:
         self.tokens: list[int] = []
         self.truncated = 0
         rng, plan, rows = np.random.default_rng(self.seed), self.plan, len(self.data)
-        wanted = plan.rounds * plan.texts
-        # Every row once before any comes twice, so that a small file is still timed at its own lengths.
+        wanted = plan.launches * plan.rounds * plan.texts
+        # Every row once before any comes twice: the figures are of as many different texts as there are.
         drawn = np.concatenate([rng.permutation(rows) for _ in range(wanted // rows + 1)])[:wanted]
-        self.timed: list[int] = drawn.tolist()
+        self.timed: list[list[list[int]]] = drawn.reshape(plan.launches, plan.rounds, plan.texts).tolist()
         self.alone: list[int] = rng.permutation(rows)[: plan.alone_rows].tolist()
         self.other_threads = sorted({1, cpu.cores()} - {self.threads}) if plan.best_threads else []
         self._total = (
-            plan.launches * (START + WARM_UP + wanted * CALL + plan.sweeps * SWEEP)
+            plan.launches * (START + WARM_UP + plan.sweeps * SWEEP + plan.shape_rounds * SHAPE_ROUND)
+            + wanted * CALL
             + rows * ROW
-            + plan.shape_rounds * SHAPE_ROUND
             + len(self.alone) * CALL
             + len(self.other_threads) * (START / 2 + WARM_UP + 2 * plan.texts * CALL)
         )
@@ -175,76 +183,61 @@ class _Run:
         self.say(step, min(0.98, self._done / self._total))
 
     def _launch(
-        self, threads: int, texts: list[str], control: str | None = None
+        self, threads: int, rows: list[list[int]], number: int = 0, control: str | None = None
     ) -> AbstractContextManager[dict[str, benchmark.Process]]:
-        return benchmark.launch(
-            self.names, self.bundle.folder, self.cache, threads, texts, control=control, base=self.base
-        )
+        """The processes, holding the texts of these rounds one after the other."""
+        texts = [self.data.texts[row] for one in rows for row in one]
+        return benchmark.launch(self.names, self.bundle.folder, self.cache, threads, texts, control, self.base, number)
 
     def measure(self) -> dict[str, Any]:
         """What a receipt says of the backends: `backends`, `latency`, `throughput`, `shapes`, `other_threads`."""
         backends = {
-            name: {**footprint(self.bundle, self.artifact, name, self.base), "starts": []} for name in self.names
+            name: {**footprint(self.bundle, self.artifact, name, self.base), "starts": [], "memory": []}
+            for name in self.names
         }
-        texts = [self.data.texts[row] for row in self.timed]
-        rounds = np.arange(len(texts)).reshape(self.plan.rounds, self.plan.texts).tolist()
-        latency: dict[str, Any] = {
-            "rows": [[self.timed[i] for i in one] for one in rounds],
-            "warm_up": [],
-            "blocks": [],
-        }
+        latency: dict[str, Any] = {"rows": self.timed, "warm_up": [], "blocks": []}
         sweeps: list[dict[str, Any]] = []
         shapes: list[dict[str, Any]] = []
-        for number in range(self.plan.launches):
-            step = f"start {number + 1} of {self.plan.launches}: "
+        plan, swept = self.plan, min(self.plan.sweep_texts, self.plan.rounds * self.plan.texts)
+        for number, rows in enumerate(self.timed):
+            step = f"start {number + 1} of {plan.launches}: "
             self.say(step + "opening the backends", self._done / self._total)
-            with self._launch(self.threads, texts, self.names[0]) as pool:
+            with self._launch(self.threads, rows, number, self.names[0]) as pool:
                 for arm, process in pool.items():
                     name = self.names[0] if arm == benchmark.CONTROL else arm
                     backends[name]["starts"].append(process.ready["start"])
+                latency["cores"] = pool[self.names[0]].ready["cores"]
                 self._tick(START, step + "warming up")
-                lengths = pool[self.names[0]].tokens["tokens"]
-                latency["warm_up"].append(benchmark.warm_up(pool, lengths))
+                latency["warm_up"].append(benchmark.warm_up(pool, pool[self.names[0]].tokens["tokens"]))
                 self._tick(WARM_UP, step + "latency")
-                latency["blocks"] += benchmark.latency_rounds(
-                    pool, rounds, number, partial(self._tick, self.plan.texts * CALL, step + "latency")
-                )
-                sweeps += benchmark.sweep_rounds(
-                    pool,
-                    list(range(min(self.plan.sweep_texts, len(texts)))),
-                    self.plan.sweeps,
-                    number,
-                    partial(self._tick, SWEEP, step + "batch sizes"),
-                )
+                tick = partial(self._tick, plan.texts * CALL, step + "latency")
+                latency["blocks"] += benchmark.latency_rounds(pool, _places(rows), number, tick)
+                tick = partial(self._tick, SWEEP, step + "batch sizes")
+                sweeps += benchmark.sweep_rounds(pool, list(range(swept)), plan.sweeps, number, tick)
+                for name in self.names:
+                    backends[name]["memory"].append(pool[name].ask("memory"))
+                tick = partial(self._tick, SHAPE_ROUND, step + "fixed shapes")
+                shapes += benchmark.shape_rounds(pool, plan.shape_rounds, self.bundle.max_tokens, number, tick)
                 if number == 0:
                     self._answers(pool, backends)
-                    for name in self.names:
-                        backends[name]["memory"] = pool[name].ask("memory")
-                if number == self.plan.launches - 1:
-                    shapes = benchmark.shape_rounds(
-                        pool,
-                        self.plan.shape_rounds,
-                        self.bundle.max_tokens,
-                        partial(self._tick, SHAPE_ROUND, step + "fixed shapes"),
-                    )
-                latency["cores"] = pool[self.names[0]].ready["cores"]
         return {
             "backends": backends,
             "latency": latency,
-            "throughput": {"texts": min(self.plan.sweep_texts, len(texts)), "samples": sweeps},
+            "throughput": {"texts": swept, "samples": sweeps},
             "shapes": shapes,
-            "other_threads": [self._with_threads(count, texts, rounds) for count in self.other_threads],
+            "other_threads": [self._with_threads(count) for count in self.other_threads],
         }
 
-    def _with_threads(self, threads: int, texts: list[str], rounds: list[list[int]]) -> dict[str, Any]:
-        """Two rounds of latency with another number of threads."""
+    def _with_threads(self, threads: int) -> dict[str, Any]:
+        """The first two rounds of latency once more with another number of threads."""
         step = f"with {threads} thread{'s' * (threads > 1)}"
-        with self._launch(threads, texts) as pool:
+        rows = self.timed[0][:2]
+        with self._launch(threads, rows) as pool:
             self._tick(START / 2, step)
             benchmark.warm_up(pool, pool[self.names[0]].tokens["tokens"])
             self._tick(WARM_UP, step)
-            blocks = benchmark.latency_rounds(pool, rounds[:2], 0, partial(self._tick, self.plan.texts * CALL, step))
-        return {"threads": threads, "blocks": blocks}
+            tick = partial(self._tick, self.plan.texts * CALL, step)
+            return {"threads": threads, "blocks": benchmark.latency_rounds(pool, _places(rows), 0, tick)}
 
     def _answers(self, pool: dict[str, benchmark.Process], backends: dict[str, Any]) -> None:
         """Every row's answer on each of the processes that were just timed."""
@@ -279,6 +272,12 @@ class _Run:
             self._tick(len(texts) * CALL / len(self.names), "alone and in a batch")
 
 
+def _places(rounds: list[list[int]]) -> list[list[int]]:
+    """The same rounds, as places in the list of their texts."""
+    count = itertools.count()
+    return [[next(count) for _ in one] for one in rounds]
+
+
 def _machine_now() -> dict[str, Any]:
     import psutil
 
@@ -287,6 +286,11 @@ def _machine_now() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "mhz": round(frequency.current) if frequency else None,
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of the libraries that are timed or that work out the figures, beside those of a build."""
+    return {name: importlib.metadata.version(name) for name in ("tokenizers", "numpy", "scipy", "scikit-learn")}
 
 
 def _memory_bytes() -> int:

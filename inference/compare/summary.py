@@ -7,6 +7,7 @@ from typing import Any
 
 from inference.backends import TITLES
 from inference.compare.results import cost_per_million
+from inference.errors import InputError
 
 SHOWN_SHAPES = ((1, 16), (1, 32), (1, 128), (32, 32))
 
@@ -19,8 +20,13 @@ def summary(receipts: Sequence[Mapping[str, Any]], price_per_hour: float | None 
 
     Args:
         price_per_hour: adds what a million predictions cost at this price, in its currency.
+
+    Raises:
+        InputError: the receipts are of different models or backends.
     """
     names = receipts[0]["settings"]["backends"]
+    if any(r["settings"]["backends"] != names or r["model"] != receipts[0]["model"] for r in receipts):
+        raise InputError("These receipts are of different models or backends, which one table would mix up.")
     head = ["figure", *(TITLES[name] for name in names)]
     lines = [line for receipt in receipts for line in _accuracy(receipt, names)]
     for receipt in receipts:
@@ -90,15 +96,20 @@ def _interval(estimate: Mapping[str, float] | None) -> str:
 
 
 def _shapes(receipt: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
-    found = {(s["texts"], s["tokens"]): s["median_ms"] for s in receipt["results"]["shapes"]}
+    found = {(s["texts"], s["tokens"]): s for s in receipt["results"]["shapes"]}
     return [
         [
             f"{texts} text{'s' * (texts > 1)} of {tokens} tokens, forward pass, median ms",
-            *(f"{found[texts, tokens][n]:.2f}" for n in names),
+            *(_shape(found[texts, tokens], n) for n in names),
         ]
         for texts, tokens in SHOWN_SHAPES
         if (texts, tokens) in found
     ]
+
+
+def _shape(shape: Mapping[str, Any], name: str) -> str:
+    low, high = shape["interval_ms"][name]
+    return _interval({"value": shape["median_ms"][name], "low": low, "high": high})
 
 
 def _rest(receipt: Mapping[str, Any], names: Sequence[str], price: float | None) -> list[list[str]]:

@@ -60,6 +60,7 @@ def receipt(
                         "tokenize_ns": [t // 10 for t in total],
                         "forward_ns": [t * 8 // 10 for t in total],
                         "steal": 0.0,
+                        "slowdown": 1.0,
                         "disturbed": False,
                     }
                 )
@@ -95,6 +96,7 @@ def receipt(
             "shape_rounds": 1,
             "alone_rows": 10,
             "best_threads": True,
+            "wait_s": 60.0,
         },
         "model": {
             "name": "made",
@@ -169,6 +171,7 @@ def receipt(
             "warm_up": [{name: {"calls": 12, "plateau": True} for name in [*names, CONTROL]}],
             "blocks": blocks,
             "cores": [0, 1],
+            "waited_s": 1.5,
         },
         "throughput": {"texts": calls, "samples": sweep},
         "shapes": [

@@ -25,7 +25,9 @@ from inference.compare.rows import parse_data
 from inference.compare.run import compare
 from inference.errors import InferenceError, InputError
 
-SMALL = Plan(launches=2, rounds=3, texts=8, sweeps=1, sweep_texts=8, shape_rounds=1, alone_rows=10, best_threads=False)
+SMALL = Plan(
+    launches=2, rounds=3, texts=8, sweeps=1, sweep_texts=8, shape_rounds=1, alone_rows=10, best_threads=False, wait_s=0
+)
 
 
 @pytest.fixture(scope="module")
@@ -151,13 +153,38 @@ def test_a_round_that_the_host_disturbed_is_taken_again_and_kept_apart(monkeypat
         def ask(self, order: str, **_: Any) -> dict[str, list[int]]:
             return {"total_ns": [5], "tokenize_ns": [1], "forward_ns": [2]}
 
-    shares = iter([0.0, 0.5, 0.5, 0.0])  # rounds 0 and 1, then 1 once more though it is disturbed again
+    class Told:
+        """A probe that says what it is told to."""
+
+        def __init__(self, *slowdowns: float) -> None:
+            self.slowdowns = list(slowdowns)
+
+        def wait(self) -> None:
+            pass
+
+        def slowdown(self) -> float:
+            return self.slowdowns.pop(0)
+
+    shares = iter([0.0, 0.5, 0.0, 0.0])  # the host takes half of the first try of round 1
+    probe = Told(1.0, 1.0, 1.5, 1.5)  # … and slows the second and the third
     monkeypatch.setattr(benchmark, "steal", lambda cores, since=None: 0.0 if since is None else next(shares))
+    monkeypatch.setattr(benchmark, "PAUSE_S", 0)
     ticks = []
     pool = {"onnx": Quick(), CONTROL: Quick()}
-    found = benchmark.latency_rounds(pool, [[0], [1]], 0, lambda: ticks.append(1))  # type: ignore[arg-type]
-    assert [(b["round"], b["disturbed"]) for b in found[::2]] == [(0, False), (1, True), (1, False)]
+    found = benchmark.latency_rounds(pool, [[0], [1]], 0, probe, lambda: ticks.append(1))  # type: ignore[arg-type]
+    assert [(b["round"], b["disturbed"]) for b in found[::2]] == [(0, False), (1, True), (1, True), (1, False)]
+    assert found[-1]["slowdown"] == 1.5  # the third try counts, and tells how it was
     assert len(ticks) == 2
+
+
+def test_the_probe_waits_while_the_machine_is_slow_and_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = benchmark.Probe(wait_s=1.0)
+    monkeypatch.setattr(benchmark.time, "sleep", lambda seconds: None)
+    for slowdowns, waited in (([1.0], 0.0), ([1.5, 1.0], 0.5), ([1.5, 1.5, 1.5], 1.0)):
+        answers = iter(slowdowns)
+        monkeypatch.setattr(probe, "slowdown", lambda answers=answers: next(answers))
+        probe.wait()
+        assert probe.waited_s == waited
 
 
 def test_a_process_that_dies_is_told_with_its_last_words(tiny: Tiny, tmp_path: Path) -> None:

@@ -4,6 +4,10 @@ Order is ABBA: the backends in one round, in the next the same backwards, the fi
 two rounds. Drift of the machine then falls on all alike. One backend, the reference, has a second process, the
 control, that takes its turns like any other: what differs between those two is noise, and no gain below it counts.
 Everything is done in several launches, each with new processes, because a process keeps the luck of its start.
+
+On a shared machine there are seconds in which everything is slower, INT8 by more than the rest, and no counter
+tells. A probe, the same small multiplication again and again, does: nothing is begun in such seconds, and a round in
+which one began is measured again. So the figures are those of the machine when it is left alone.
 """
 
 from __future__ import annotations
@@ -32,6 +36,9 @@ BATCH_SIZES = (1, 4, 8, 16, 32)
 LENGTHS = ((1, 16), (17, 32), (33, 64), (65, None))  # tokens, special ones included; from, to
 SHAPES = tuple((texts, tokens) for tokens in (16, 32, 128) for texts in BATCH_SIZES)
 STEAL_LIMIT = 0.1  # of the time of the cores in use: a round in which the host took more is measured again
+SLOW = 1.2  # times its best that the probe takes while the machine is disturbed
+PAUSE_S = 0.1  # before every turn: the threads of the one before spin on for some 30 ms, on the other's cores
+MOST_TRIES = 3  # of a round; the last one counts however it went
 PATIENCE_S = 1800  # a process that has not replied by then never will
 
 
@@ -42,6 +49,7 @@ class Plan:
     `launches` process starts of each backend, in each `rounds` rounds of `texts` texts answered one by one,
     `sweeps` rounds of the batch sizes over `sweep_texts` texts and `shape_rounds` rounds of the fixed shapes;
     `alone_rows` rows answered alone and in a mixed batch; `best_threads`: other thread counts are tried too.
+    At most `wait_s` seconds are spent waiting until the machine is left alone.
     """
 
     launches: int
@@ -52,10 +60,47 @@ class Plan:
     shape_rounds: int
     alone_rows: int
     best_threads: bool
+    wait_s: float
 
 
-FULL = Plan(6, 4, 32, 2, 64, 1, 400, True)
-QUICK = Plan(1, 8, 24, 3, 32, 0, 100, False)
+FULL = Plan(6, 4, 32, 2, 64, 1, 400, True, 60.0)
+QUICK = Plan(1, 8, 24, 3, 32, 0, 100, False, 5.0)
+
+
+class Probe:
+    """Tells whether the machine is left alone, by how long one and the same job takes.
+
+    Args:
+        wait_s: seconds that `wait` may spend in all.
+    """
+
+    def __init__(self, wait_s: float) -> None:
+        self.waited_s = 0.0
+        self._left_s = wait_s
+        # Two of them fit the second-level cache, and all cores work on their product.
+        self._matrix = np.random.default_rng(0).random((384, 384), np.float32)
+        self._best = float("inf")
+        for _ in range(10):
+            self.slowdown()
+
+    def slowdown(self) -> float:
+        """How many times its best so far the job takes now."""
+        times = []
+        for _ in range(9):
+            start = time.perf_counter_ns()
+            for _ in range(4):
+                self._matrix @ self._matrix
+            times.append(time.perf_counter_ns() - start)
+        now = float(np.median(times))
+        self._best = min(self._best, now)
+        return now / self._best
+
+    def wait(self) -> None:
+        """Return when the machine is left alone, or when there has been waiting enough."""
+        while self.slowdown() > SLOW and self._left_s > 0:
+            time.sleep(0.5)
+            self.waited_s += 0.5
+            self._left_s -= 0.5
 
 
 class Process:
@@ -192,26 +237,31 @@ def length_name(low: int, high: int | None) -> str:
 
 
 def latency_rounds(
-    pool: Mapping[str, Process], rows: Sequence[Sequence[int]], number: int, tick: Callable[[], None]
+    pool: Mapping[str, Process], rows: Sequence[Sequence[int]], number: int, probe: Probe, tick: Callable[[], None]
 ) -> list[dict[str, Any]]:
     """Blocks of one launch: every round is the same texts for every process. `number` is the launch's.
 
-    A round in which the host took more than `STEAL_LIMIT` of the processor is kept, marked, and measured once more.
+    A round in which the machine was not left alone is kept, marked as disturbed, and measured again.
     """
     blocks: list[dict[str, Any]] = []
     todo = list(enumerate(rows))
     cores = next(iter(pool.values())).ready["cores"]
     while todo:
         index, texts = todo.pop(0)
+        probe.wait()
         before = steal(cores)
         taken = []
         for arm in turns(list(pool), index):
-            found = pool[arm].ask("latency", rows=texts, again=2)
+            time.sleep(PAUSE_S)
+            found = pool[arm].ask("latency", rows=texts, again=3)
             taken.append({"launch": number, "round": index, "arm": arm, **found})
         stolen = steal(cores, before)
-        again = any(block["round"] == index for block in blocks)
-        disturbed = stolen > STEAL_LIMIT and not again
-        blocks += [block | {"steal": round(stolen, 4), "disturbed": disturbed} for block in taken]
+        time.sleep(PAUSE_S)
+        slowdown = probe.slowdown()
+        tries = sum(block["round"] == index for block in blocks) // len(pool)
+        disturbed = (stolen > STEAL_LIMIT or slowdown > SLOW) and tries + 1 < MOST_TRIES
+        marks = {"steal": round(stolen, 4), "slowdown": round(slowdown, 3), "disturbed": disturbed}
+        blocks += [block | marks for block in taken]
         if disturbed:
             todo.append((index, texts))
         else:
@@ -220,13 +270,15 @@ def latency_rounds(
 
 
 def sweep_rounds(
-    pool: Mapping[str, Process], rows: Sequence[int], rounds: int, number: int, tick: Callable[[], None]
+    pool: Mapping[str, Process], rows: Sequence[int], rounds: int, number: int, probe: Probe, tick: Callable[[], None]
 ) -> list[dict[str, Any]]:
     """One call with all these rows per process and batch size, in turns."""
     found = []
     for index in range(rounds):
         for size in BATCH_SIZES:
+            probe.wait()
             for arm in turns([arm for arm in pool if arm != CONTROL], index):
+                time.sleep(PAUSE_S)
                 reply = pool[arm].ask("throughput", rows=list(rows), batch_size=size)
                 found.append({"launch": number, "round": index, "arm": arm, "batch_size": size, **reply})
         tick()
@@ -234,14 +286,21 @@ def sweep_rounds(
 
 
 def shape_rounds(
-    pool: Mapping[str, Process], rounds: int, most_tokens: int, number: int, tick: Callable[[], None]
+    pool: Mapping[str, Process],
+    rounds: int,
+    most_tokens: int,
+    number: int,
+    probe: Probe,
+    tick: Callable[[], None],
 ) -> list[dict[str, Any]]:
     """Forward passes over exact shapes, in turns; more calls of the small ones, none longer than the model reads."""
     found = []
     for index in range(rounds):
         for texts, tokens in (shape for shape in SHAPES if shape[1] <= most_tokens):
             calls = max(2, min(12, 1024 // (texts * tokens)))
-            for arm in turns([arm for arm in pool if arm != CONTROL], index):
+            probe.wait()
+            for arm in turns([arm for arm in pool if arm != CONTROL], number + index):
+                time.sleep(PAUSE_S)
                 reply = pool[arm].ask("shape", texts=texts, tokens=tokens, calls=calls)
                 found.append({"launch": number, "round": index, "arm": arm, "texts": texts, "tokens": tokens, **reply})
         tick()

@@ -198,6 +198,7 @@ class _Run:
         latency: dict[str, Any] = {"rows": self.timed, "warm_up": [], "blocks": []}
         sweeps: list[dict[str, Any]] = []
         shapes: list[dict[str, Any]] = []
+        probe = benchmark.Probe(self.plan.wait_s)
         plan, swept = self.plan, min(self.plan.sweep_texts, self.plan.rounds * self.plan.texts)
         for number, rows in enumerate(self.timed):
             step = f"start {number + 1} of {plan.launches}: "
@@ -211,24 +212,26 @@ class _Run:
                 latency["warm_up"].append(benchmark.warm_up(pool, pool[self.names[0]].tokens["tokens"]))
                 self._tick(WARM_UP, step + "latency")
                 tick = partial(self._tick, plan.texts * CALL, step + "latency")
-                latency["blocks"] += benchmark.latency_rounds(pool, _places(rows), number, tick)
+                latency["blocks"] += benchmark.latency_rounds(pool, _places(rows), number, probe, tick)
                 tick = partial(self._tick, SWEEP, step + "batch sizes")
-                sweeps += benchmark.sweep_rounds(pool, list(range(swept)), plan.sweeps, number, tick)
+                sweeps += benchmark.sweep_rounds(pool, list(range(swept)), plan.sweeps, number, probe, tick)
                 for name in self.names:
                     backends[name]["memory"].append(pool[name].ask("memory"))
                 tick = partial(self._tick, SHAPE_ROUND, step + "fixed shapes")
-                shapes += benchmark.shape_rounds(pool, plan.shape_rounds, self.bundle.max_tokens, number, tick)
+                shapes += benchmark.shape_rounds(pool, plan.shape_rounds, self.bundle.max_tokens, number, probe, tick)
                 if number == 0:
                     self._answers(pool, backends)
+        others = [self._with_threads(count, probe) for count in self.other_threads]
+        latency["waited_s"] = probe.waited_s
         return {
             "backends": backends,
             "latency": latency,
             "throughput": {"texts": swept, "samples": sweeps},
             "shapes": shapes,
-            "other_threads": [self._with_threads(count) for count in self.other_threads],
+            "other_threads": others,
         }
 
-    def _with_threads(self, threads: int) -> dict[str, Any]:
+    def _with_threads(self, threads: int, probe: benchmark.Probe) -> dict[str, Any]:
         """The first two rounds of latency once more with another number of threads."""
         step = f"with {threads} thread{'s' * (threads > 1)}"
         rows = self.timed[0][:2]
@@ -237,7 +240,7 @@ class _Run:
             benchmark.warm_up(pool, pool[self.names[0]].tokens["tokens"])
             self._tick(WARM_UP, step)
             tick = partial(self._tick, self.plan.texts * CALL, step)
-            return {"threads": threads, "blocks": benchmark.latency_rounds(pool, _places(rows), 0, tick)}
+            return {"threads": threads, "blocks": benchmark.latency_rounds(pool, _places(rows), 0, probe, tick)}
 
     def _answers(self, pool: dict[str, benchmark.Process], backends: dict[str, Any]) -> None:
         """Every row's answer on each of the processes that were just timed."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from inference.backends import TITLES
 from inference.compare import stats
+from inference.compare.benchmark import SLOW
 from inference.compare.results import MARGIN
 
 SHIP, NO, INCONCLUSIVE = "SHIP", "NO", "INCONCLUSIVE"
@@ -274,6 +275,12 @@ def _caveats(receipt: Mapping[str, Any], judged: Mapping[str, Judgement]) -> lis
     if settings["quick"]:
         found.append("A quick run: every process was started once, so the luck of a start is not in the intervals.")
     control = figures["control"]
+    counted = [block["slowdown"] for block in receipt["latency"]["blocks"] if not block["disturbed"]]
+    slow = sum(slowdown > SLOW for slowdown in counted) / len(counted)
+    if slow > 0.1:
+        found.append(
+            f"The machine was not left alone: {slow:.0%} of the rounds that count were timed while it was slow."
+        )
     if not all(one["plateau"] for start in receipt["latency"]["warm_up"] for one in start.values()):
         found.append("A backend was still getting faster when its warm-up ended; its times may be too long.")
     if control["noise"] > 1.1:

@@ -70,8 +70,8 @@ class Measurement:
     def cancel(self) -> None:
         """Ask it to stop. It does so at its next step, within seconds."""
         self.cancelled = True
-        if self._build is not None:
-            self._build.terminate()
+        if (process := self._build) is not None:
+            process.terminate()
 
     def wait(self, seconds: float) -> bool:
         """Whether it was over within so many seconds."""
@@ -117,10 +117,13 @@ def build(job: Measurement) -> None:
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8"
     ) as process:
         job._build = process
+        if job.cancelled:  # before there was a process to end
+            process.terminate()
         last = ""
         assert process.stderr is not None
         for line in process.stderr:  # "[ 10%] exporting to ONNX"
-            last = line.strip() or last
+            last = line.strip() if line.startswith("error: ") else last
+            job._say(job.step, 0.0)  # which ends it if nobody waits any more
             if line.startswith("["):
                 job.step = f"building: {line.partition('] ')[2].strip()}"
     job._build = None

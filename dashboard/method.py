@@ -8,10 +8,10 @@ from typing import Any
 
 from dashboard.charts.words import digits, many, mb, ms, names, percent, points, times
 from inference.backends import TITLES
-from inference.compare.benchmark import BATCH_SIZES, STEAL_LIMIT
+from inference.compare.benchmark import BATCH_SIZES, SLOW, STEAL_LIMIT
 from inference.compare.results import PERCENTILES
 from inference.compare.stats import RESAMPLES, carries, rows_to_settle
-from inference.compare.verdict import Limits
+from inference.compare.verdict import INCONCLUSIVE, Limits, accuracy_decision
 
 Facts = list[tuple[str, str]]
 
@@ -81,9 +81,13 @@ def _latency(receipt: Mapping[str, Any]) -> Section:
             f"Before anything is timed, each process answers texts of every length until two passes in a row differ by "
             f"less than 5 %. {settled} of {len(warm)} processes got there"
             + (". " if settled == len(warm) else "; the others stopped after 12 passes and may still have sped up. ")
-            + "Each turn begins with two calls that do not count, because a process that slept is slow at first.",
-            f"A round in which the host took more than {percent(STEAL_LIMIT, 0)} of the processor is set aside and "
-            f"done again: {many(disturbed, 'round')} here.",
+            + "Each turn begins with a pause, in which the last one comes to rest, and three calls that do not count, "
+            "because a process that slept is slow at first.",
+            "On a shared machine there are seconds in which everything is slower and no counter tells. A probe, one "
+            f"multiplication always, does: while it takes more than {digits(SLOW)} times its best, nothing begins, "
+            f"{digits(latency['waited_s'])} s here. A round that ended so, or in which the host took more than "
+            f"{percent(STEAL_LIMIT, 0)} of the processor, is set aside and done again, {many(disturbed, 'round')} "
+            f"here; the third try counts however it went. The times are those of a machine that is left alone.",
         ],
     )
 
@@ -91,6 +95,7 @@ def _latency(receipt: Mapping[str, Any]) -> Section:
 def _noise(receipt: Mapping[str, Any]) -> Section:
     control, reference = receipt["results"]["control"], TITLES[receipt["settings"]["reference"]]
     gains = receipt["results"]["speedup"]
+    assumed = control["noise"] > max(control["high"], 1 / control["low"]) * 1.0001
     facts = [
         (
             f"{TITLES[name]} against {reference}",
@@ -106,8 +111,13 @@ def _noise(receipt: Mapping[str, Any]) -> Section:
             f"{reference} runs twice, in two processes that take turns like any other two. They are the same, so what "
             f"differs between them is noise: their medians have the ratio {digits(control['value'])}, with 95 % "
             f"certainty between {digits(control['low'])} and {digits(control['high'])}.",
-            f"A speed-up counts only where its whole interval lies beyond {times(control['noise'])}, the outer end of "
-            "that one. A speed-up is the ratio of the medians over the same texts.",
+            f"A speed-up counts only where its whole interval lies beyond {times(control['noise'])}, "
+            + (
+                "which is assumed: each was started once, and what two starts differ by was not seen. "
+                if assumed
+                else "the outer end of that one. "
+            )
+            + "A speed-up is the ratio of the medians over the same texts.",
         ],
         facts,
     )
@@ -187,8 +197,8 @@ def _accuracy(receipt: Mapping[str, Any]) -> Section:
             "95 %. It says how well these rows stand for others like them; it is no measure of the difference between "
             "two backends, which the next section has.",
             "Macro-F1 is the plain mean of the F1 of every label that occurs among the right ones, so a rare label "
-            f"counts as much as a common one; its interval is a bootstrap of rows ({RESAMPLES:,} resamples). Many "
-            "resamples lack a label that occurs once or twice: with such labels read that interval with care.",
+            f"counts as much as a common one; its interval is a bootstrap of rows ({RESAMPLES:,} resamples), each over "
+            "the labels that were drawn.",
             "The calibration error (ECE) is the mean distance between confidence and accuracy over 15 bins of equal "
             "width, weighted by their rows. Coverage is the share of rows answered with at least the model's own "
             "threshold of confidence.",
@@ -203,7 +213,7 @@ def _difference(receipt: Mapping[str, Any], limits: Limits) -> Section:
         for name, pair in pairs.items():
             change = pair["delta_accuracy"]
             wanted = rows_to_settle(pair["broken"], pair["fixed"], pair["rows"], limits.max_drop)
-            settled = change["low"] > -limits.max_drop or change["high"] < -limits.max_drop
+            settled = accuracy_decision(receipt, task, name, limits.max_drop).decision != INCONCLUSIVE
             facts.append(
                 (
                     f"{task}: {TITLES[name]}",
@@ -224,11 +234,12 @@ def _difference(receipt: Mapping[str, Any], limits: Limits) -> Section:
             "McNemar's exact test asks how likely so uneven a split of them is if neither is right more often. A large "
             "p is no proof that two are equal.",
             "The difference in accuracy has Tango's score interval, of 90 %, so that each end alone holds with 95 % "
-            "certainty. It holds where few rows differ or none: a bootstrap of rows that all agree would call the "
-            "difference exactly nothing, however few they are.",
+            "certainty, or nearly so below some 600 rows. Where no row differs the exact bound is taken: a bootstrap "
+            "of rows that all agree would call the difference exactly nothing, however few they are.",
             f"A backend keeps the limit where the lower end of that interval lies above {points(-limits.max_drop, 1)} "
-            "(non-inferiority), breaks it where the upper end lies below, and is not settled in between. Too few rows "
-            "can therefore never pass.",
+            "(non-inferiority). It breaks it where the upper end lies below and McNemar's exact test agrees; a fall of "
+            "macro-F1 whose whole interval lies below counts as well. In between it is not settled. Too few rows can "
+            "therefore never pass, nor can rows of one label only, or of which more than 5 % repeat a text.",
             "The rows that would settle it: n = (1.645 + 0.842)² · d / (m + Δ)², with d the share of rows on which "
             "exactly one is right, Δ the difference as found and m the limit. It gives an 80 % chance to show it, if "
             "things are as they look now.",
@@ -242,7 +253,7 @@ def _size(receipt: Mapping[str, Any]) -> Section:
     facts = [
         (
             TITLES[name],
-            f"model {mb(one['model_bytes'])}, libraries {mb(one['libraries_bytes'])}, memory at most "
+            f"model {mb(one['model_bytes'])}, libraries {mb(one['libraries_bytes'])}, peak memory "
             f"{mb(figures['memory'][name]['peak_bytes'])}",
         )
         for name, one in figures["size"].items()
@@ -253,8 +264,8 @@ def _size(receipt: Mapping[str, Any]) -> Section:
             "The model is every file that answering needs: weights, tokenizer, description; for PyTorch the base model "
             "and the adapter. 1 MB is 1,000,000 bytes. Libraries are what is installed for it: the runtime and all "
             "that it requires, as they lie on this disk. An image of a container can be smaller or larger.",
-            "Memory is that of the answering process, Python included: resident after the run, and the most it ever "
-            "was.",
+            "Memory is that of the answering process, Python included, after its texts were answered one by one and in "
+            "batches: what it holds then, and the most it held. Medians over the starts.",
         ],
         facts,
     )
@@ -294,8 +305,8 @@ def _batches(receipt: Mapping[str, Any]) -> Section:
         "Alone and in a batch",
         [
             "The same rows are answered one by one and in padded batches of mixed lengths. A label that differs "
-            "depends on the texts that happened to be beside it, which a quantised model with ranges set at run "
-            "time does.",
+            "depends on the texts that happened to be beside it, as those of a model whose INT8 ranges are taken from "
+            "the batch do. The ranges of this one are fixed when it is built.",
         ],
         facts,
     )

@@ -34,7 +34,9 @@ def plain(text: str) -> str:
     """Any text as Streamlit's markdown shows it letter by letter: no link, no HTML, no formula, no icon."""
     escaped = _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
     # `:red[x]`, `:smile:` and `:material/x:` are read even where the colon is escaped; a word joiner ends that.
-    return re.sub(r":(?=\S)", ":\u2060", escaped)
+    escaped = re.sub(r":(?=\S)", ":\u2060", escaped)
+    # What looks like an address becomes a link after all escapes are read.
+    return re.sub(r"(?i)(www|@)(?=\S)", "\\1\u2060", escaped)
 
 
 def page(title: str, receipt: Receipt, about: str = "") -> None:
@@ -136,17 +138,22 @@ def _kpi(
         if name == reference:
             return value, None, "off"
         change = figures["paired"][task][name]["delta_accuracy"]
-        settled = change["low"] > 0 or change["high"] < 0
-        return value, points(change["value"]).replace("−", "-"), "normal" if settled else "off"
+        differs = figures["paired"][task][name]["mcnemar_p"] < 0.05
+        return value, points(change["value"]).replace("−", "-"), "normal" if differs else "off"
     if what == "model":
         size, whole = (figures["size"][one]["model_bytes"] for one in (name, reference))
-        return mb(size), None if name == reference else f"{(size / whole - 1) * 100:+.0f} %", "inverse"
+        if name == reference or round(size / whole, 2) == 1:
+            return mb(size), None, "off"
+        return mb(size), f"{(size / whole - 1) * 100:+.0f} %", "inverse"
     found, base = (figures["latency"][one].get(f"{what}_ms") for one in (name, reference))
     if found is None:
         return "too few", None, "off"
     if name == reference or base is None:
         return ms(found["value"]), None, "off"
-    settled = found["high"] < base["low"] or found["low"] > base["high"]
+    noise = figures["control"]["noise"]
+    settled = found["high"] * noise < base["low"] or found["low"] > base["high"] * noise
+    if what == "p50":
+        settled = figures["speedup"][name]["different"]
     return ms(found["value"]), f"{(found['value'] / base['value'] - 1) * 100:+.0f} %", "inverse" if settled else "off"
 
 
@@ -161,7 +168,7 @@ def provenance(receipt: Receipt) -> None:
         f"{tokens[0]}–{tokens[-1]} tokens, median {tokens[len(tokens) // 2]}",
         f"{machine['cpu']}, {many(settings['threads'], 'thread')}",
         "one text at a time",
-        f"{calls:,} timed texts per backend after {warm:,} or more to warm up",
+        f"{calls:,} timed calls per backend after {warm:,} or more to warm up",
         many(settings["launches"], "start"),
         *(["quick run"] if settings["quick"] else []),
         receipt["created"].replace("T", " ").removesuffix("Z") + " UTC",

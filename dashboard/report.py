@@ -57,7 +57,7 @@ def _digest(script: str) -> str:
 
 
 def _asked(limits: Limits) -> str:
-    wanted = [f"accuracy falls by less than {digits(limits.max_drop * 100, 2)} pp"]
+    wanted = [f"accuracy falls by at most {digits(limits.max_drop * 100, 2)} pp"]
     if limits.max_p95_ms is not None:
         wanted.append(f"p95 is at most {limits.max_p95_ms:g} ms")
     if limits.max_size_mb is not None:
@@ -152,7 +152,7 @@ def _table(receipt: Receipt) -> str:
 
     def estimate(one: Mapping[str, float] | None, say: Callable[[float], str]) -> str:
         if one is None:
-            return "too few calls"
+            return "too few texts"
         return f"{say(one['value'])} <small>({say(one['low'])} to {say(one['high'])})</small>"
 
     lines: list[tuple[str, list[str]]] = [
@@ -163,10 +163,10 @@ def _table(receipt: Receipt) -> str:
     lines.append((f"as fast as {TITLES[reference]}", gains))
     for task, scores in figures["accuracy"].items():
         pairs = figures["paired"][task]
-        lines.append((f"accuracy: {task}", [estimate(scores[name]["accuracy"], percent) for name in backends]))
+        lines.append((f"accuracy (95 %): {task}", [estimate(scores[name]["accuracy"], percent) for name in backends]))
         lines.append(
             (
-                f"against {TITLES[reference]}: {task}",
+                f"against {TITLES[reference]} (90 %): {task}",
                 [estimate(pairs[name]["delta_accuracy"], points) if name in pairs else "" for name in backends],
             )
         )
@@ -175,7 +175,7 @@ def _table(receipt: Receipt) -> str:
     lines += [
         ("model", [mb(figures["size"][name]["model_bytes"]) for name in backends]),
         ("libraries", [mb(figures["size"][name]["libraries_bytes"]) for name in backends]),
-        ("memory at most", [mb(figures["memory"][name]["peak_bytes"]) for name in backends]),
+        ("peak memory", [mb(figures["memory"][name]["peak_bytes"]) for name in backends]),
         ("cold start", [f"{digits(figures['start'][name]['total_s'])} s" for name in backends]),
         ("an hour in batches", [f"{figures['throughput'][name]['predictions_per_hour']:,.0f}" for name in backends]),
     ]
@@ -192,10 +192,10 @@ def _charts(receipt: Receipt, limits: Limits) -> list[tuple[str, Chart]]:
     found: list[tuple[str, Chart | None]] = [
         *((f"Speed and accuracy: {task}", overview.pareto(receipt, task)) for task in tasks),
         ("Speed-up", overview.speedup(receipt)),
-        ("Latency", latency.percentiles(receipt)),
+        ("Latency", latency.percentiles(receipt, limits.max_p95_ms)),
         ("Latency by length", latency.by_length(receipt)),
         *((f"Difference in accuracy: {task}", accuracy.differences(receipt, task, limits.max_drop)) for task in tasks),
-        ("Size", size.model(receipt)),
+        ("Size", size.model(receipt, limits.max_size_mb)),
     ]
     return [(about, one) for about, one in found if one is not None]
 
@@ -253,7 +253,9 @@ def _examples(receipt: Receipt) -> str:
         f"Broken: only {TITLES[reference]} is right. Fixed: only the other is. The broken rows of which it is surest "
         "come first, each label with its confidence."
     )
-    same = names([n for n in receipt["settings"]["backends"] if n != reference]) or "No other backend"
+    same = names([n for n in receipt["settings"]["backends"] if n != reference])
+    if not same:
+        return ""
     if not told:
         return f"<h3>Where they differ</h3><p>{same} gave every row the label that {TITLES[reference]} gave it.</p>"
     if receipt["data"]["texts"] is None:

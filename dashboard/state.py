@@ -84,6 +84,12 @@ def choose() -> None:
         return
     if (wanted := st.session_state.pop(WANTED, None)) in offered:
         st.session_state["receipt"] = wanted
+    asked = st.query_params.get("receipt")
+    if asked is not None and asked not in offered and "receipt" not in st.session_state:
+        st.warning(
+            f"The address names the receipt **{plain(asked)}**, which is not here: a receipt made in a session goes "
+            f"with it. This is **{plain(offered[0])}**."
+        )
     with st.sidebar:
         name = st.selectbox("Receipt", offered, key="receipt", bind="query-params")
         found = receipt(name)

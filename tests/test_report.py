@@ -38,7 +38,7 @@ def test_the_verdict_comes_first_with_its_reasons_and_caveats() -> None:
 
 def test_the_limits_that_were_asked_for_are_said_and_decide() -> None:
     html = report([receipt()], Limits(max_drop=0.2, max_p95_ms=1.0))
-    assert "accuracy falls by less than 20 pp; p95 is at most 1 ms" in html
+    assert "accuracy falls by at most 20 pp; p95 is at most 1 ms" in html
     assert "1 ms allowed" in html
 
 
@@ -70,7 +70,7 @@ def test_receipts_have_a_section_each_and_differences_between_them_are_said() ->
 
 def test_a_receipt_of_one_backend_gives_a_report_too() -> None:
     true, given = made.answers(60, 6)
-    assert "Where they differ" in report([made.receipt(true, {"pytorch": given})])
+    assert "Where they differ" not in report([made.receipt(true, {"pytorch": given})])
 
 
 def test_the_method_tells_the_receipts_own_values() -> None:

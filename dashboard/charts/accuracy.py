@@ -11,8 +11,14 @@ from dashboard.charts.look import COLORS, FAINT, GREY, SYMBOLS, Chart, Rows, fin
 from dashboard.charts.shapes import dots, line_style
 from dashboard.charts.words import Estimate, joined, many, names, overlap, percent, points, sentence
 from inference.backends import TITLES
+from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, accuracy_decision
 
 Receipt = Mapping[str, Any]
+SAID = {
+    SHIP: "that keeps the limit",
+    NO: "that breaks the limit",
+    INCONCLUSIVE: "whether that keeps the limit is not settled",
+}
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 
@@ -90,6 +96,8 @@ def differences(receipt: Receipt, task: str, max_drop: float) -> Chart | None:
             "from": one["delta_accuracy"]["low"] * 100,
             "to": one["delta_accuracy"]["high"] * 100,
             "macro-F1, pp": one["delta_macro_f1"]["value"] * 100,
+            "macro-F1 from": one["delta_macro_f1"]["low"] * 100,
+            "macro-F1 to": one["delta_macro_f1"]["high"] * 100,
             "McNemar p": one["mcnemar_p"],
             "largest change of a probability": one["max_abs_dp"],
         }
@@ -97,15 +105,13 @@ def differences(receipt: Receipt, task: str, max_drop: float) -> Chart | None:
     ]
     said = []
     for name, one in found.items():
-        change = one["delta_accuracy"]
         if one["flips"] == 0:
             said.append(f"{TITLES[name]} gives the same label on every row")
         else:
             said.append(
                 f"{TITLES[name]} changes {one['flips']:,} of {one['rows']:,} labels ({one['broken']:,} broken, "
                 f"{one['fixed']:,} fixed): "
-                + ("no worse than the limit" if change["low"] > -max_drop else "below the limit"
-                   if change["high"] < -max_drop else "whether that keeps the limit is not settled")
+                + SAID[accuracy_decision(receipt, task, name, max_drop).decision]
             )  # fmt: skip
     each = [
         f"{TITLES[n]} {points(one['delta_accuracy']['value'])} ({points(one['delta_accuracy']['low'])} to "
@@ -115,7 +121,7 @@ def differences(receipt: Receipt, task: str, max_drop: float) -> Chart | None:
     alt = f"Dots of the difference in accuracy on the same rows: {joined(each)}. Limit {points(-max_drop, 1)}."
     few = [name for name, one in found.items() if one["delta_accuracy"]["low"] <= -max_drop and one["flips"] == 0]
     note = (
-        "Lines: each end is a one-sided 95 % bound (Tango), so the left end is the most that accuracy may have fallen."
+        "Lines: each end is a one-sided bound of about 95 %, so the left end is the most that accuracy may have fallen."
     )
     if few:
         note += " Even rows that all agree leave room for a difference on rows not seen: more rows make it smaller."

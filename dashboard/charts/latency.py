@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -56,9 +57,10 @@ def percentiles(receipt: Receipt, max_p95_ms: float | None = None) -> Chart:
     if len(order) > 1:
         rest = [f"{ms(latency[name]['p50_ms']['value'])} on {TITLES[name]}" for name in order[1:]]
         said += f", {joined(rest)}"
-    alike = [names([a, b]) for a, b in pairwise(order) if overlap(latency[a]["p50_ms"], latency[b]["p50_ms"])]
+    ratios = receipt["results"]["ratios"]
+    alike = [names([a, b]) for a, b in pairwise(order) if not ratios[a][b]["different"]]
     if alike:
-        said += f"; the intervals of {joined(alike)} overlap, so their order is not settled"
+        said += f"; the order of {joined(alike)} is not settled"
     each = [
         f"{TITLES[name]} " + ", ".join(f"p{p} {digits(e['value'])}" for p, e in zip(shown, estimates, strict=True) if e)
         for name, estimates in values.items()
@@ -95,12 +97,12 @@ def distribution(receipt: Receipt) -> Chart:
             hoverinfo="skip",
         )
         table += [
-            {"backend": TITLES[name], "share of texts, %": share, "within, ms": float(f"{value:.4g}")}
+            {"backend": TITLES[name], "share of calls, %": share, "within, ms": float(f"{value:.4g}")}
             for share, value in zip(
                 [0, 10, 25, 50, 75, 90, 100], np.percentile(times_ms, [0, 10, 25, 50, 75, 90, 100]), strict=True
             )
         ]
-    finish(figure, height=380, x="ms per text (log scale)", y="share of texts answered", legend=True)
+    finish(figure, height=380, x="ms per text (log scale)", y="share of calls answered", legend=True)
     low, high = min(one[0] for one in samples.values()), max(one[-1] for one in samples.values())
     log_axis(figure, float(low) / 1.1, float(high) * 1.1)
     figure.update_yaxes(tickformat=".0%", range=[0, 1.01])
@@ -121,7 +123,7 @@ def distribution(receipt: Receipt) -> Chart:
         [f"{TITLES[n]} from {digits(v[0])} to {digits(v[-1])} ms" for n, v in samples.items()]
     )
     count = len(samples[reference])
-    note = f"{count:,} texts per backend, the same ones, each timed on its own. Markers at 10, 50 and 90 %."
+    note = f"{count:,} calls per backend, about the same texts, one text a call. Markers at 10, 50 and 90 %."
     return Chart(figure, takeaway, alt + ".", table, note)
 
 
@@ -159,7 +161,11 @@ def by_length(receipt: Receipt) -> Chart:
     if few:
         note += f" Few samples, wide intervals: {joined(few)}."
     if len(drawn) < 2:
-        takeaway = f"All texts that were timed have {drawn[0]['length'] if drawn else 'too few samples'}."
+        takeaway = (
+            f"Only texts of {drawn[0]['length']} were timed often enough to draw."
+            if drawn
+            else "No length was timed often enough to draw."
+        )
     else:
         first, last = drawn[0], drawn[-1]
         ends = {name: (first["backends"][name]["p50_ms"], last["backends"][name]["p50_ms"]) for name in backends}
@@ -212,16 +218,23 @@ def batches(receipt: Receipt) -> Chart:
     ]
     takeaway = sentence("; ".join([said[0], *(one.replace(" answers most", "", 1) for one in said[1:])]))
     gains = [name for name in order if not overlap(points[name][0][1], best[name])]
+    samples = min(one["texts_per_s"]["samples"] for name in found for one in found[name]["sweep"])
+    if not stats.carries(samples, 50):
+        gains, ends = order, f" Lines: the range of {samples} calls each, too few for an interval."
+    else:
+        ends = " Lines: 95 % intervals."
     note = (
         f"{joined([TITLES[n] for n in order if n not in gains])}: batches are not measurably faster than single texts."
         if len(gains) < len(order)
         else "On each backend its best batch is measurably faster than single texts."
+        if stats.carries(samples, 50)
+        else ""
     )
     alt = "Lines of texts per second by batch size: " + "; ".join(
         f"{TITLES[name]} " + ", ".join(f"{size}: {digits(one['value'])}" for size, one in pairs)
         for name, pairs in points.items()
     )
-    return Chart(figure, takeaway, alt + ".", table, note + " Bars: 95 % intervals.")
+    return Chart(figure, takeaway, alt + ".", table, (note + ends).strip())
 
 
 PARTS = {"tokenize_ms": "tokenise", "forward_ms": "forward", "rest_ms": "rest"}
@@ -238,7 +251,7 @@ def stages(receipt: Receipt) -> Chart:
     ]
     shares = {name: one["forward_ms"] / (sum(one[key] for key in PARTS) or 1) for name, one in found.items()}
     least = min(shares.values())
-    takeaway = f"On every backend the model itself takes at least {percent(least, 0)} of the time" + (
+    takeaway = f"On every backend the model itself takes at least {floor(least * 100)} % of the time" + (
         ": there is little to gain beside it." if least > 0.75 else "."
     )
     alt = "Bars in three parts, tokenise, forward and rest, in ms: " + "; ".join(
@@ -281,6 +294,8 @@ def cold_start(receipt: Receipt) -> Chart:
     )
     counts = joined([f"{TITLES[name]} {one['runs']}" for name, one in found.items()])
     note = f"Medians of these starts: {counts}. Lines: quickest to slowest. The files were in the disk cache."
+    if len({one["runs"] for one in found.values()}) > 1:
+        note += f" {TITLES[receipt['settings']['reference']]} has the starts of the control too."
     return Chart(figure, takeaway, alt + ".", table, note)
 
 
@@ -299,13 +314,20 @@ def threads(receipt: Receipt) -> Chart | None:
         for name, one in found.items()
         for count, value in one["median_ms"].items()
     ]
-    said = [f"{TITLES[name]} with {many(one['best'], 'thread')}" for name, one in found.items()]
+    own = receipt["settings"]["threads"]
+    said = [f"{TITLES[name]} with {many(one['best'], 'thread')}" for name, one in found.items() if one["best"] != own]
+    takeaway = (
+        f"More than 10 % faster than with {own}: {joined(said)}."
+        if said
+        else f"No other number of threads than {own} is more than 10 % faster."
+    )
     alt = "Lines of the median time by threads: " + "; ".join(
         f"{TITLES[n]} " + ", ".join(f"{c}: {ms(v)}" for c, v in one["median_ms"].items()) for n, one in found.items()
     )
-    own = receipt["settings"]["threads"]
-    note = f"All other figures here are with {many(own, 'thread')} for every backend. The rest are of fewer texts."
-    return Chart(figure, f"Quickest median: {joined(said)}.", alt + ".", table, note)
+    note = (
+        f"All other figures here are with {many(own, 'thread')} for every backend. One start, the same texts each time."
+    )
+    return Chart(figure, takeaway, alt + ".", table, note)
 
 
 def shapes(receipt: Receipt) -> Chart | None:
@@ -321,6 +343,12 @@ def shapes(receipt: Receipt) -> Chart | None:
             name=TITLES[name],
             x=[one["median_ms"][name] for one in found],
             y=lines_of,
+            error_x={
+                "array": [one["interval_ms"][name][1] - one["median_ms"][name] for one in found],
+                "arrayminus": [one["median_ms"][name] - one["interval_ms"][name][0] for one in found],
+                "thickness": 1,
+                "width": 3,
+            },
             mode="markers",
             marker={"color": COLORS[name], "symbol": SYMBOLS[name], "size": 10},
             hovertemplate=f"{named(name)}, %{{y}}: %{{x:.3g}} ms<extra></extra>",
@@ -332,12 +360,20 @@ def shapes(receipt: Receipt) -> Chart | None:
         y="texts × tokens",
         legend=True,
     )
-    every = [one["median_ms"][name] for one in found for name in backends]
+    every = [end for one in found for name in backends for end in one["interval_ms"][name]]
     log_axis(figure, min(every) / 1.3, max(every) * 1.3)
     figure.update_yaxes(type="category", autorange="reversed")
     table: Rows = [
-        {"texts": one["texts"], "tokens": one["tokens"], **{f"{TITLES[n]}, ms": one["median_ms"][n] for n in backends}}
+        {
+            "texts": one["texts"],
+            "tokens": one["tokens"],
+            "backend": TITLES[name],
+            "median, ms": one["median_ms"][name],
+            "from": one["interval_ms"][name][0],
+            "to": one["interval_ms"][name][1],
+        }
         for one in found
+        for name in backends
     ]
     said = []
     for name in backends:
@@ -348,5 +384,9 @@ def shapes(receipt: Receipt) -> Chart | None:
     takeaway = sentence(f"Depending on the shape, {joined(said)}" if said else f"Only {TITLES[reference]} was measured")
     alt = f"Dots of the median time of a forward pass for {len(found)} shapes of texts by tokens. {label(takeaway)}"
     return Chart(
-        figure, takeaway, alt, table, "Every text exactly this long, no padding: to compare with other publications."
+        figure,
+        takeaway,
+        alt,
+        table,
+        "Every text exactly this long, no padding: to compare with other publications. Lines: 95 % intervals.",
     )

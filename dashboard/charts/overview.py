@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from math import log10, sqrt
 from typing import Any
 
@@ -12,6 +13,7 @@ from dashboard.charts.look import COLORS, FAINT, GREY, SYMBOLS, Chart, Rows, fin
 from dashboard.charts.shapes import grouped, told
 from dashboard.charts.words import Estimate, digits, joined, mb, ms, names, overlap, percent, points, sentence, times
 from inference.backends import TITLES
+from inference.compare import stats
 from inference.compare.benchmark import CONTROL
 from inference.compare.results import cost_per_million
 
@@ -103,9 +105,13 @@ def pareto(receipt: Receipt, task: str) -> Chart:
         f"{TITLES[name]}: {ms(p50[name]['value'])}, {percent(right[name]['value'])}, {mb(size[name])}." for name in p50
     )
     note = (
-        "Bars: 95 % intervals. Area: size of the model's files. Dotted: no other backend is both faster and more "
-        "accurate. The accuracies are of the same rows, so their difference is known better than the bars suggest: "
-        "see Accuracy."
+        "Lines: 95 % intervals. Area: size of the model's files. "
+        + (
+            "Dotted: those that no other equals in both and beats in one, by the values alone. "
+            if len(best) > 1
+            else ""
+        )
+        + "The accuracies are of the same rows, so their difference is known better than the lines say: see Accuracy."
     )
     return Chart(figure, _trade(receipt, task), alt, table, note)
 
@@ -118,15 +124,15 @@ def _trade(receipt: Receipt, task: str) -> str:
     if fastest == reference:
         return f"Nothing is faster than {TITLES[reference]}, at {ms(p50[reference]['value'])} a text."
     gain, pair = figures["speedup"][fastest], figures["paired"][task][fastest]
-    change = pair["delta_accuracy"]
+    change = pair["delta_accuracy"]["value"]
     if not gain["different"]:
         return f"No backend is measurably faster than {TITLES[reference]} here."
     if pair["flips"] == 0:
         then = f"gives the same label on all {pair['rows']:,} rows"
-    elif change["low"] <= 0 <= change["high"]:
-        then = f"its accuracy is not measurably different ({points(change['value'])} on {pair['rows']:,} rows)"
+    elif pair["mcnemar_p"] >= 0.05:
+        then = f"its accuracy is not measurably different ({points(change)} on {pair['rows']:,} rows)"
     else:
-        then = f"its accuracy changes by {points(change['value'])}"
+        then = f"its accuracy changes by {points(change)}"
     return f"{TITLES[fastest]} is {times(gain['value'])} as fast as {TITLES[reference]}, and {then}."
 
 
@@ -188,16 +194,22 @@ def speedup(receipt: Receipt) -> Chart:
     said = [f"{TITLES[name]} is {times(gains[name]['value'])} as fast as {TITLES[reference]}" for name in real]
     if lost:
         said.append(f"{names(lost)} cannot be told from {TITLES[reference]}")
-    if len(real) > 1 and overlap(gains[real[0]], gains[real[1]]):
-        said.append(f"which of {names(real[:2])} is faster is not settled: their intervals overlap")
+    ratios = figures["ratios"]
+    said += [
+        f"which of {names([a, b])} is faster is not settled" for a, b in pairwise(real) if not ratios[a][b]["different"]
+    ]
     takeaway = sentence("; ".join(said)) if said else f"Only {TITLES[reference]} was measured."
     alt = f"Bars of the speed-up over {TITLES[reference]}: " + joined(
         [f"{label(line)} {told(one, times)}" for line, (_, one) in lines.items()]
     )
-    note = (
-        f"Grey band: two processes of {TITLES[reference]}, measured like any two backends, differ by up to "
-        f"{percent(noise - 1, 0)}. A gain inside it is no gain. Bars: ratios of medians, 95 % intervals."
+    assumed = noise > max(control["high"], 1 / control["low"]) * 1.0001
+    why = (
+        f"each process was started once, and two starts are taken to differ by up to {percent(noise - 1, 0)}"
+        if assumed
+        else f"two processes of {TITLES[reference]}, measured like any two backends, differ by up to "
+        + percent(noise - 1, 0)
     )
+    note = f"Grey band: {why}. A gain inside it is no gain. Lines: ratios of medians, 95 % intervals."
     return Chart(figure, takeaway, sentence(alt), table, note)
 
 
@@ -242,8 +254,13 @@ def cost(receipt: Receipt, price_per_hour: float, currency: str = "$") -> Chart:
         ratio = values[dear]["value"] / values[cheap]["value"]
         said += f"; {TITLES[dear]} costs {times(ratio)} as much"
         if overlap(values[dear], values[cheap]):
-            said += ", but their intervals overlap"
+            said += ", but what was measured overlaps"
     each = [f"{TITLES[name]} {currency}{digits(one['value'], 2)}" for name, one in values.items()]
     alt = f"Bars of the cost of a million texts: {joined(each)}"
     note = "Each backend at its best batch size, the machine busy all the time. A service with idle hours costs more."
+    samples = min(
+        one["texts_per_s"]["samples"] for f in receipt["results"]["throughput"].values() for one in f["sweep"]
+    )
+    if not stats.carries(samples, 50):
+        note += f" Lines: the range of {samples} calls each, too few for an interval."
     return Chart(figure, said + ".", sentence(alt), table, note)

@@ -7,7 +7,7 @@ from typing import Any
 
 from dashboard.charts.look import Chart, Rows, limit
 from dashboard.charts.shapes import grouped, stacked
-from dashboard.charts.words import Estimate, joined, mb, percent, times
+from dashboard.charts.words import Estimate, joined, many, mb, percent, times
 from inference.backends import TITLES
 
 Receipt = Mapping[str, Any]
@@ -108,7 +108,7 @@ def libraries(receipt: Receipt) -> Chart:
 def memory(receipt: Receipt) -> Chart:
     """Resident and peak memory of a process that serves."""
     found = receipt["results"]["memory"]
-    kinds = {"resident_bytes": "after the rows", "peak_bytes": "at its peak"}
+    kinds = {"resident_bytes": "after the batches", "peak_bytes": "at its peak"}
     values: dict[str, list[Estimate | None]] = {
         name: [{"value": one[key] / MB, "low": one[key] / MB, "high": one[key] / MB} for key in kinds]
         for name, one in found.items()
@@ -117,7 +117,7 @@ def memory(receipt: Receipt) -> Chart:
     table: Rows = [
         {
             "backend": TITLES[name],
-            "after the rows, bytes": one["resident_bytes"],
+            "after the batches, bytes": one["resident_bytes"],
             "at its peak, bytes": one["peak_bytes"],
         }
         for name, one in found.items()
@@ -128,8 +128,9 @@ def memory(receipt: Receipt) -> Chart:
         ratio = found[order[-1]]["peak_bytes"] / found[order[0]]["peak_bytes"]
         takeaway += f"; {TITLES[order[-1]]} at {times(ratio)} as much, {mb(found[order[-1]]['peak_bytes'])}"
     alt = "Bars of memory: " + "; ".join(
-        f"{TITLES[name]} {mb(one['resident_bytes'])} after the rows, {mb(one['peak_bytes'])} at its peak"
+        f"{TITLES[name]} {mb(one['resident_bytes'])} after the batches, {mb(one['peak_bytes'])} at its peak"
         for name, one in found.items()
     )
-    note = "Of one process each, Python and libraries included, after it answered every row. One reading, no interval."
+    starts = many(receipt["settings"]["launches"], "start")
+    note = f"Of the process, Python and libraries included, after texts one by one and in batches. Median of {starts}."
     return Chart(figure, takeaway + ".", alt + ".", table, note)

@@ -98,8 +98,9 @@ def in_words(pair: Mapping[str, Any], reference: str, backend: str) -> str:
     if p < 0.05:
         worse = "less" if broken > fixed else "more"
         return (
-            f"{split}: so uneven a split would be luck in only {digits(p * 100, 2)} of 100 cases (McNemar's exact "
-            f"test, p = {digits(p, 2)}). {backend} is right {worse} often. {interval}"
+            f"{split}: if neither were right more often, a split at least so uneven would come up in only "
+            f"{digits(p * 100, 2)} of 100 cases (McNemar's exact test, p = {digits(p, 2)}). {backend} is right {worse} "
+            f"often. {interval}"
         )
     often = "practically always" if p > 0.995 else f"in {digits(p * 100, 2)} of 100 cases"
     return (

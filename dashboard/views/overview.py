@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard import parts, state
 from dashboard.charts import overview
-from inference.compare.diff import diff
+from inference.compare.diff import CHANGED, diff
 from inference.compare.verdict import judge
 
 choice = state.current()
@@ -31,8 +31,8 @@ if other is not None:
     changes, notes = diff(receipt, state.receipt(other))
     for note in notes:
         st.warning(parts.plain(note))
-    beyond = sum(change.verdict == "changed" for change in changes)
-    st.markdown(f"{beyond} of {len(changes)} figures differ beyond noise.")
+    beyond = sum(change.verdict == CHANGED for change in changes)
+    st.markdown(f"{beyond} of {len(changes)} lines, of figures and of how they came about, differ beyond noise.")
     st.dataframe(
         [
             {"figure": one.what, "this receipt": one.before, "the other": one.after, "so it is": one.verdict}

@@ -115,6 +115,11 @@ def _judge_one(receipt: Mapping[str, Any], name: str, limits: Limits) -> Judgeme
     return Judgement(decision, reasons, max(needed, default=None) if decision == INCONCLUSIVE else None)
 
 
+def accuracy_decision(receipt: Mapping[str, Any], task: str, name: str, max_drop: float) -> Reason:
+    """What the accuracy on one task alone says of a backend that is not the reference."""
+    return _accuracy(receipt, task, name, max_drop, [])[0]
+
+
 def _accuracy(receipt: Mapping[str, Any], task: str, name: str, max_drop: float, needed: list[int]) -> list[Reason]:
     """The reasons that one task gives; the rows that would settle it go into `needed`."""
     figures, reference = receipt["results"], receipt["settings"]["reference"]

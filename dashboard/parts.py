@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard.charts.look import COLORS, MARKS, Chart, named
-from dashboard.charts.words import joined, many, mb, ms, percent, points
+from dashboard.charts.words import asked, many, mb, ms, percent, points
 from inference import cpu
 from inference.backends import TITLES
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, Limits, Verdict
@@ -70,20 +70,6 @@ def _themed(figure: go.Figure) -> go.Figure:
     for update in (copy.update_xaxes, copy.update_yaxes):
         update(tickfont={"color": ink}, title_font={"color": ink})
     return copy
-
-
-def asked(limits: Limits) -> str:
-    """Limits in words."""
-    told = [f"accuracy falls by at most {limits.max_drop * 100:g} pp"]
-    if limits.max_p95_ms is not None:
-        told.append(f"p95 is at most {limits.max_p95_ms:g} ms")
-    if limits.max_size_mb is not None:
-        told.append(f"the model has at most {limits.max_size_mb:g} MB")
-    if limits.max_flips is not None:
-        told.append(f"at most {many(limits.max_flips, 'label')} changed")
-    if limits.min_speedup is not None:
-        told.append(f"it is at least {limits.min_speedup:g} times as fast")
-    return joined(told)
 
 
 def verdict(found: Verdict, limits: Limits | None = None) -> None:

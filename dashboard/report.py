@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from dashboard.charts import accuracy, latency, overview, size
 from dashboard.charts.look import COLORS, MARKS, Chart
-from dashboard.charts.words import digits, many, mb, ms, names, percent, points, times
+from dashboard.charts.words import asked, digits, many, mb, ms, names, percent, points, times
 from dashboard.method import method
 from dashboard.paper import SCRIPT, STYLE
 from inference.backends import TITLES
@@ -32,6 +32,7 @@ def report(receipts: Sequence[Receipt], limits: Limits | None = None) -> str:
     title = f"Which runtime to ship: {', '.join(dict.fromkeys(one['model']['name'] for one in receipts))}"
     figures: list[Chart] = []
     sections = "".join(_section(one, number, limits, figures) for number, one in enumerate(receipts, 1))
+    kept = f"<p>To ship, a backend must keep these limits: {escape(asked(limits))}.</p>"
     library = get_plotlyjs()
     drawn = [json.loads(one.figure.to_json()) for one in figures]
     data = json.dumps(drawn, ensure_ascii=True).replace("<", "\\u003c")  # a label must not end the script element
@@ -45,7 +46,7 @@ def report(receipts: Sequence[Receipt], limits: Limits | None = None) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><meta name="generator" content="Triptych">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
-        f"<body><main><header><h1>{escape(title)}</h1>{_asked(limits)}{_differences(receipts)}</header>\n"
+        f"<body><main><header><h1>{escape(title)}</h1>{kept}{_differences(receipts)}</header>\n"
         f"{_contents(receipts, limits)}{sections}</main>\n"
         f'<script type="application/json" id="figures">{data}</script>\n'
         f"<script>{library}</script>\n<script>{SCRIPT}</script></body></html>\n"
@@ -54,19 +55,6 @@ def report(receipts: Sequence[Receipt], limits: Limits | None = None) -> str:
 
 def _digest(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def _asked(limits: Limits) -> str:
-    wanted = [f"accuracy falls by at most {digits(limits.max_drop * 100, 2)} pp"]
-    if limits.max_p95_ms is not None:
-        wanted.append(f"p95 is at most {limits.max_p95_ms:g} ms")
-    if limits.max_size_mb is not None:
-        wanted.append(f"the model has at most {limits.max_size_mb:g} MB")
-    if limits.max_flips is not None:
-        wanted.append(f"at most {many(limits.max_flips, 'label')} change")
-    if limits.min_speedup is not None:
-        wanted.append(f"it is at least {limits.min_speedup:g} times as fast")
-    return f"<p>To ship, a backend has to keep these limits: {escape('; '.join(wanted))}.</p>"
 
 
 def _differences(receipts: Sequence[Receipt]) -> str:

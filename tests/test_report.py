@@ -38,7 +38,7 @@ def test_the_verdict_comes_first_with_its_reasons_and_caveats() -> None:
 
 def test_the_limits_that_were_asked_for_are_said_and_decide() -> None:
     html = report([receipt()], Limits(max_drop=0.2, max_p95_ms=1.0))
-    assert "accuracy falls by at most 20 pp; p95 is at most 1 ms" in html
+    assert "accuracy falls by at most 20 pp and p95 is at most 1 ms" in html
     assert "1 ms allowed" in html
 
 

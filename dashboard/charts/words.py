@@ -7,6 +7,7 @@ from math import floor, log10
 from typing import Any
 
 from inference.backends import TITLES
+from inference.compare.verdict import Limits
 
 Estimate = Mapping[str, float]
 
@@ -82,3 +83,17 @@ def percentile(latency: Mapping[str, Any], p: int) -> Estimate | None:
 def sentence(text: str) -> str:
     """With a capital and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def asked(limits: Limits) -> str:
+    """Limits in words."""
+    told = [f"accuracy falls by at most {limits.max_drop * 100:g} pp"]
+    if limits.max_p95_ms is not None:
+        told.append(f"p95 is at most {limits.max_p95_ms:g} ms")
+    if limits.max_size_mb is not None:
+        told.append(f"the model has at most {limits.max_size_mb:g} MB")
+    if limits.max_flips is not None:
+        told.append(f"at most {many(limits.max_flips, 'label')} changed")
+    if limits.min_speedup is not None:
+        told.append(f"it is at least {limits.min_speedup:g} times as fast")
+    return joined(told)

@@ -138,7 +138,11 @@ def _length(cells: Sequence[Any]) -> float:
 
 
 def _fitting_task(cells: Sequence[Any], tasks: Mapping[str, Task]) -> str | None:
-    """The task with the fewest labels among those that have every label seen in this column."""
-    seen = {str(cell).strip() for cell in cells[:2_000]} - {"", "None"}
-    fitting = [name for name, task in tasks.items() if seen and seen <= set(task.labels)]
-    return min(fitting, key=lambda name: len(tasks[name].labels), default=None)
+    """The task that has most of the labels in this column, of several the one with the fewest labels; None if few fit.
+
+    Not all of them: one label that is misspelt must not make it another task's column.
+    """
+    given = [text for text in (str(cell).strip() for cell in cells[:2_000]) if text not in ("", "None")]
+    fit = {name: sum(text in task.labels for text in given) for name, task in tasks.items()}
+    fitting = [name for name, count in fit.items() if count > len(given) / 2]
+    return max(fitting, key=lambda name: (fit[name], -len(tasks[name].labels)), default=None)

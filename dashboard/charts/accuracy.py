@@ -44,6 +44,8 @@ def scores(receipt: Receipt, task: str, score: str = "accuracy") -> Chart:
         takeaway = f"{names(list(found))} reach the same {SCORES[score]}, {percent(found[best]['value'])}."
         if len(found) == 1:
             takeaway = f"{TITLES[best]} reaches {percent(found[best]['value'])} {SCORES[score]}."
+    elif percent(min(values)) == percent(max(values)):
+        takeaway = f"{names(list(found))} all reach {percent(max(values))}: they differ by less than can be shown."
     else:
         worst = min(found, key=lambda name: found[name]["value"])
         takeaway = (
@@ -51,7 +53,7 @@ def scores(receipt: Receipt, task: str, score: str = "accuracy") -> Chart:
             f"{TITLES[best]}"
         )
         takeaway += (
-            ": the intervals overlap, so compare row by row."
+            ": the intervals overlap; the differences on the same rows say more."
             if overlap(found[worst], found[best])
             else ", beyond chance."
         )

@@ -77,9 +77,10 @@ def pareto(receipt: Receipt, task: str) -> Chart:
             # Beside the marker, on the side where there is room.
             xanchor="right" if name == slowest else "left",
             align="right" if name == slowest else "left",
-            yanchor="bottom",
+            # Above, and for the slowest below: on a narrow screen it stands beside the next.
+            yanchor="top" if name == slowest else "bottom",
             xshift=(2 - across / 2) if name == slowest else (across / 2 - 2),
-            yshift=across / 2 - 4,
+            yshift=(4 - across / 2) if name == slowest else (across / 2 - 4),
         )
     finish(figure, height=420, x="median ms per text (log scale)", y="accuracy")
     low, high = min(one["low"] for one in p50.values()), max(one["high"] for one in p50.values())

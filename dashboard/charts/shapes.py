@@ -92,7 +92,8 @@ def stacked(
         totals: what stands at the end of each bar; the sum if left out.
         ends: per backend the interval of the whole.
     """
-    longest = max(sum(length for _, length in parts) for parts in values.values()) or 1.0
+    reach = [one["high"] for one in (ends or {}).values()]
+    longest = max([*(sum(length for _, length in parts) for parts in values.values()), *reach]) or 1.0
     words = {name: (totals or {}).get(name) or say(sum(one for _, one in parts)) for name, parts in values.items()}
     figure = go.Figure()
     for number in range(max(map(len, values.values()))):

@@ -114,15 +114,15 @@ def _shape(shape: Mapping[str, Any], name: str) -> str:
 
 def _rest(receipt: Mapping[str, Any], names: Sequence[str], price: float | None) -> list[list[str]]:
     figures = receipt["results"]
-    best, size = figures["throughput"], figures["size"]
+    best, size, rows = figures["throughput"], figures["size"], ", ".join(figures["accuracy"])
     lines = [
         [
-            "texts/s at the best batch size (in brackets)",
+            f"texts/s of {rows} at the best batch size (in brackets)",
             *(f"{best[n]['predictions_per_hour'] / 3600:,.0f} ({best[n]['best_batch_size']})" for n in names),
         ],
         ["files of the model, MB", *(f"{size[n]['model_bytes'] / 1e6:.1f}" for n in names)],
         ["libraries it needs, MB", *(f"{size[n]['libraries_bytes'] / 1e6:,.0f}" for n in names)],
-        ["memory, at most, MB", *(f"{figures['memory'][n]['peak_bytes'] / 1e6:,.0f}" for n in names)],
+        [f"peak memory with texts of {rows}, MB", *(f"{figures['memory'][n]['peak_bytes'] / 1e6:,.0f}" for n in names)],
         ["import, load and first answer, s", *(f"{figures['start'][n]['total_s']:.2f}" for n in names)],
     ]
     if price is not None:

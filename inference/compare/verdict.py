@@ -286,11 +286,13 @@ def _caveats(receipt: Mapping[str, Any], judged: Mapping[str, Judgement]) -> lis
         found.append(
             f"The machine was not left alone: {slow:.0%} of the rounds that count were timed while it was slow."
         )
-    if not all(one["plateau"] for start in receipt["latency"]["warm_up"] for one in start.values()):
-        found.append("A backend was still getting faster when its warm-up ended; its times may be too long.")
+    cold = {arm for start in receipt["latency"]["warm_up"] for arm, one in start.items() if not one["plateau"]}
+    if cold:
+        told = ", ".join(TITLES.get(arm, f"the second {TITLES[settings['reference']]}") for arm in sorted(cold))
+        found.append(f"At one of the starts the warm-up of {told} ended before its times were steady.")
     if control["noise"] > 1.1:
         found.append(
-            f"A noisy machine: two processes of the same backend differed by up to {control['noise'] - 1:.0%}. "
+            f"A noisy machine: two processes of the same backend may differ by as much as {control['noise'] - 1:.0%}. "
             "Smaller gains than that do not count as gains."
         )
     if receipt["machine"]["steal_share"] > 0.02:

@@ -1,6 +1,6 @@
 """Page and dashboard on one port: both are there, no answer holds up another, and a signal cuts none off."""
 
-from __future__ import annotations
+from __future__ import contextlib
 
 import http.client
 import json
@@ -258,8 +258,13 @@ def test_the_page_leads_to_a_dashboard_that_comes_alive_and_leads_back(server: S
         visit = Visit(browser, server.url)
         streams: list[str] = []
         visit.page.on("websocket", lambda stream: streams.append(stream.url))
-        visit.ask("good")
-        visit.page.locator(".verdict").first.wait_for()
+        for patience_ms in (10_000, 10_000, 60_000):  # a page that is still coming alive can lose a key
+            visit.ask("good")
+            with contextlib.suppress(sync_api.TimeoutError):
+                visit.page.locator(".verdict").first.wait_for(timeout=patience_ms)
+                break
+        else:
+            pytest.fail("three questions, no answer")
         visit.page.get_by_role("link", name="Compare the runtimes").click()
         back = visit.page.get_by_role("link", name="Try the classifier")  # drawn with what comes over the stream
         back.wait_for()

@@ -1,6 +1,6 @@
 """Page and dashboard on one port: both are there, no answer holds up another, and a signal cuts none off."""
 
-from __future__ import contextlib
+from __future__ import annotations
 
 import http.client
 import json
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import fakes
@@ -260,7 +260,7 @@ def test_the_page_leads_to_a_dashboard_that_comes_alive_and_leads_back(server: S
         visit.page.on("websocket", lambda stream: streams.append(stream.url))
         for patience_ms in (10_000, 10_000, 60_000):  # a page that is still coming alive can lose a key
             visit.ask("good")
-            with contextlib.suppress(sync_api.TimeoutError):
+            with suppress(sync_api.TimeoutError):
                 visit.page.locator(".verdict").first.wait_for(timeout=patience_ms)
                 break
         else:

@@ -9,8 +9,8 @@ from typing import Any
 from dashboard.charts.words import digits, many, mb, ms, names, percent, points, times
 from inference.backends import TITLES
 from inference.compare.benchmark import BATCH_SIZES, SLOW, STEAL_LIMIT
-from inference.compare.results import PERCENTILES
-from inference.compare.stats import RESAMPLES, carries, rows_to_settle
+from inference.compare.results import PERCENTILES, noise_is_assumed
+from inference.compare.stats import RESAMPLES, rows_to_settle, samples_wanted
 from inference.compare.verdict import INCONCLUSIVE, Limits, accuracy_decision
 
 Facts = list[tuple[str, str]]
@@ -95,7 +95,7 @@ def _latency(receipt: Mapping[str, Any]) -> Section:
 def _noise(receipt: Mapping[str, Any]) -> Section:
     control, reference = receipt["results"]["control"], TITLES[receipt["settings"]["reference"]]
     gains = receipt["results"]["speedup"]
-    assumed = control["noise"] > max(control["high"], 1 / control["low"]) * 1.0001
+    assumed = noise_is_assumed(control)
     facts = [
         (
             f"{TITLES[name]} against {reference}",
@@ -126,7 +126,7 @@ def _noise(receipt: Mapping[str, Any]) -> Section:
 def _percentiles(receipt: Mapping[str, Any]) -> Section:
     latency, reference = receipt["results"]["latency"], receipt["settings"]["reference"]
     texts = latency[reference]["texts"]
-    least = {p: next(n for n in range(2, 5_000) if carries(n, p)) for p in PERCENTILES}
+    least = {p: samples_wanted(p) for p in PERCENTILES}
     left_out = [f"p{p}" for p in PERCENTILES if texts < least[p]]
     facts = [
         (

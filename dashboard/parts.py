@@ -166,7 +166,7 @@ def provenance(receipt: Receipt) -> None:
 def cpu_banner(receipt: Receipt) -> None:
     """A warning, and the way to measure here, where the receipt comes from another processor than this one."""
     machine = receipt["machine"]
-    if (machine["cpu"], machine["flags"]) == (cpu.model(), cpu.int8_flags()):
+    if cpu.matches(machine):
         return
     text, button = st.columns([4, 1], vertical_alignment="center")
     lacking = [flag for flag in machine["flags"] if flag not in cpu.int8_flags()]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 # The flags that decide how fast, and how exact, 8-bit arithmetic is.
 INT8_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
@@ -25,6 +27,11 @@ def int8_flags() -> list[str]:
     """Those of `INT8_FLAGS` that this processor has; empty where the system does not tell."""
     present = (_cpuinfo("flags") or _cpuinfo("Features")).split()
     return [flag for flag in INT8_FLAGS if flag in present]
+
+
+def matches(machine: Mapping[str, Any]) -> bool:
+    """Whether a processor told as `cpu` and `flags` is, for all that is known, one like this."""
+    return bool((machine["cpu"], machine["flags"]) == (model(), int8_flags()))
 
 
 def saturates() -> bool:

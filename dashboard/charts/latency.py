@@ -16,20 +16,10 @@ from dashboard.charts.words import Estimate, digits, joined, many, ms, names, ov
 from inference.backends import TITLES
 from inference.compare import stats
 from inference.compare.results import PERCENTILES, blocks_of
+from inference.compare.stats import samples_wanted
 
 Receipt = Mapping[str, Any]
 CURVE = np.concatenate([np.linspace(0, 95, 96), np.linspace(95.5, 100, 10)])  # shares, %, at which a curve is drawn
-
-
-def samples_wanted(percentile: float) -> int:
-    """The fewest different texts that carry a percentile."""
-    low, high = 1, 2
-    while not stats.carries(high, percentile):
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if stats.carries(middle, percentile) else (middle, high)
-    return high
 
 
 def missing(latency: Mapping[str, Mapping[str, Any]]) -> str:

@@ -15,7 +15,7 @@ from dashboard.charts.words import Estimate, digits, joined, mb, ms, names, over
 from inference.backends import TITLES
 from inference.compare import stats
 from inference.compare.benchmark import CONTROL
-from inference.compare.results import cost_per_million
+from inference.compare.results import cost_per_million, noise_is_assumed
 
 Receipt = Mapping[str, Any]
 LARGEST = 46  # pixels across the marker of the largest model
@@ -203,7 +203,7 @@ def speedup(receipt: Receipt) -> Chart:
     alt = f"Bars of the speed-up over {TITLES[reference]}: " + joined(
         [f"{label(line)} {told(one, times)}" for line, (_, one) in lines.items()]
     )
-    assumed = noise > max(control["high"], 1 / control["low"]) * 1.0001
+    assumed = noise_is_assumed(control)
     why = (
         f"each process was started once, and two starts are taken to differ by up to {percent(noise - 1, 0)}"
         if assumed

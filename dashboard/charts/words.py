@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import floor, log10
-from typing import Any
 
 from inference.backends import TITLES
 from inference.compare.verdict import Limits
@@ -55,11 +54,6 @@ def many(count: int, one: str, more: str | None = None) -> str:
     )
 
 
-def between(estimate: Estimate, unit: str = "", scale: float = 1.0) -> str:
-    """The interval alone: "11.3–12.9 ms"."""
-    return f"{digits(estimate['low'] * scale)}–{digits(estimate['high'] * scale)}{unit and ' ' + unit}"
-
-
 def joined(parts: Sequence[str], last: str = "and") -> str:
     """ "a", "a and b", "a, b and c"."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {last} {parts[-1]}" if parts else ""
@@ -72,12 +66,6 @@ def names(backends: Sequence[str], last: str = "and") -> str:
 def overlap(first: Estimate, second: Estimate) -> bool:
     """Whether two intervals have a point in common: then their order may be luck."""
     return first["low"] <= second["high"] and second["low"] <= first["high"]
-
-
-def percentile(latency: Mapping[str, Any], p: int) -> Estimate | None:
-    """A backend's percentile, or None where its samples do not carry it."""
-    found: Estimate | None = latency.get(f"p{p}_ms")
-    return found
 
 
 def sentence(text: str) -> str:

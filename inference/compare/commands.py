@@ -167,7 +167,7 @@ def made_elsewhere(receipt: Any) -> list[str]:
     """What to know of a receipt from another processor than this machine's; nothing otherwise."""
     from inference import cpu
 
-    if (receipt["machine"]["cpu"], receipt["machine"]["flags"]) == (cpu.model(), cpu.int8_flags()):
+    if cpu.matches(receipt["machine"]):
         return []
     return [f"Measured on another processor ({receipt['machine']['cpu']}): times, and INT8's rounding, are that one's."]
 

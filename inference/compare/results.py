@@ -107,6 +107,11 @@ def _latency(receipt: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def noise_is_assumed(control: Mapping[str, float]) -> bool:
+    """Whether the noise is what starts usually differ by, because what they differ by here was not seen."""
+    return control["noise"] > max(control["high"], 1 / control["low"]) * 1.0001  # figures are cut to seven digits
+
+
 def beyond(gain: stats.Estimate, noise: float) -> bool:
     """Whether two speeds differ by more than two processes of the same backend do."""
     return gain.low > noise or gain.high < 1 / noise

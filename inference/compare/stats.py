@@ -37,6 +37,17 @@ def carries(samples: int, percentile: float) -> bool:
     return bool(stats.binom.cdf(1, samples, 1 - percentile / 100) <= 0.01)
 
 
+def samples_wanted(percentile: float) -> int:
+    """The fewest different texts that carry a percentile."""
+    low, high = 1, 2
+    while not carries(high, percentile):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if carries(middle, percentile) else (middle, high)
+    return high
+
+
 @dataclass(frozen=True)
 class Draws:
     """Bootstrap draws of blocks of samples.

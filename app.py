@@ -5,6 +5,7 @@ Run it: python app.py. With the dashboard beside it: python serve.py. What the e
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -101,7 +102,9 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
         message = gr.HTML(render.INVITATION, elem_id="message")
         # Where a wait is shown: on every output, as Gradio would have it, the page flickers with each answer.
         private |= {"show_progress": "full", "show_progress_on": message}
-        view = gr.State("answer")  # the tab that is open: Enter fills this one
+        # The tab that is open: Enter fills this one. A component and no gr.State, for the browser writes it: tabs are
+        # "selected" while the page loads, and an event sent then can close the stream that a first question waits on.
+        view = gr.Textbox("answer", visible="hidden")
         with gr.Tabs():
             with gr.Tab("Answer", id="answer") as answer_tab:
                 verdicts, labels, tables = {}, {}, {}
@@ -177,8 +180,8 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
         for event in (asked, picked):
             event.then(None, js=SHOW_ANSWER)
         for tab in (answer_tab, compare_tab):
-            inputs = [text, gr.State(tab.id), runtime, own, threshold]
-            tab.select(lambda given, at, *rest: [at, *run_again(given, at, *rest)], inputs, [view, *shown], **private)
+            tab.select(None, None, view, js=f"() => {json.dumps(tab.id)}", api_visibility="private")
+        view.change(run_again, [text, *settings], shown, **private)
 
         default = backend
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import fakes
@@ -258,13 +258,8 @@ def test_the_page_leads_to_a_dashboard_that_comes_alive_and_leads_back(server: S
         visit = Visit(browser, server.url)
         streams: list[str] = []
         visit.page.on("websocket", lambda stream: streams.append(stream.url))
-        for patience_ms in (10_000, 10_000, 60_000):  # a page that is still coming alive can lose a key
-            visit.ask("good")
-            with suppress(sync_api.TimeoutError):
-                visit.page.locator(".verdict").first.wait_for(timeout=patience_ms)
-                break
-        else:
-            pytest.fail("three questions, no answer")
+        visit.ask("good")
+        visit.page.locator(".verdict").first.wait_for()
         visit.page.get_by_role("link", name="Compare the runtimes").click()
         back = visit.page.get_by_role("link", name="Try the classifier")  # drawn with what comes over the stream
         back.wait_for()

@@ -42,10 +42,15 @@ def score_matrix_alone(classifier: Classifier, texts: Sequence[str]) -> dict[str
 
 
 def compare(reference: dict[str, Matrix], other: dict[str, Matrix]) -> dict[str, dict[str, float]]:
-    """Per task: `max_abs_dp`, the largest |Δprobability|, and `label_agreement`, the share of equal labels."""
+    """Per task: how far probabilities move, and `label_agreement`, the share of equal labels.
+
+    `max_abs_dp` is the largest |Δprobability|; `mean_abs_dp` the mean over texts of the largest of each, which
+    does not shrink with the number of labels as a mean over all of them would.
+    """
     return {
         task: {
             "max_abs_dp": float(np.abs(reference[task] - other[task]).max()),
+            "mean_abs_dp": float(np.abs(reference[task] - other[task]).max(axis=1).mean()),
             "label_agreement": float((reference[task].argmax(1) == other[task].argmax(1)).mean()),
         }
         for task in reference

@@ -18,7 +18,7 @@ Runtime's fusions whether anything becomes faster, and puts roundings into the r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,26 +26,27 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from inference.errors import ExportError
+from inference.graph import (
+    MICROSOFT,
+    Array,
+    Product,
+    add_constant,
+    consumers_of,
+    drop_unused,
+    product_of,
+    replace_nodes,
+    split_fused,
+)
+from inference.weights import round_weights, shrink_tables
 
-MICROSOFT = "com.microsoft"
 SMOOTHING = 0.75  # SmoothQuant's alpha: at 0 activations carry all of a channel's range, at 1 weights do
 OUTLIER_RATIO = 8.0  # a channel this many times as strong as the median one stays float ...
 MAX_OUTLIERS = 8  # ... the strongest ones first, so that the float product stays negligible
 
-Array = NDArray[np.float32]
-
-
-@dataclass(eq=False)
-class _Product:
-    """A product of an activation and constant weights: MatMul, Gemm, or a fused Attention's projections."""
-
-    node: NodeProto
-    output: str
-    weight: Array  # (inputs, outputs)
-    bias: Array  # (outputs,)
+Feeds = Sequence[Mapping[str, NDArray[np.int64]]]
 
 
 @dataclass(eq=False)
@@ -53,7 +54,7 @@ class _Activation:
     """A tensor that products read: it is quantised once for all of them."""
 
     name: str
-    products: list[_Product] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
     into_values: bool = False  # made by a quantised Attention: its value projection can do the division
     factor: Array = field(default_factory=lambda: np.ones(0, np.float32))  # (channels,), what each is divided by
     outliers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # channels left float
@@ -61,97 +62,108 @@ class _Activation:
     zero: np.uint8 = field(default_factory=lambda: np.uint8(0))
 
 
-def quantize(
-    source: Path,
-    target: Path,
-    feeds: Sequence[Mapping[str, NDArray[np.int64]]],
-    *,
-    reduce_range: bool,
-) -> dict[str, int]:
-    """Write an INT8 version of the FP32 graph `source` to `target`.
+@dataclass(frozen=True)
+class Calibrated:
+    """A graph that is ready to be written in 8 bits in any number of ways."""
+
+    source: Path
+    model: ModelProto
+    ranges: Mapping[str, tuple[Array, Array]]
+    """Smallest and largest value of each channel, both (channels,), of every activation that products read."""
+
+
+def quantize(source: Path, target: Path, feeds: Feeds, *, reduce_range: bool) -> dict[str, int]:
+    """Write an INT8 version of `source` to `target`: `calibrate`, then `write` with nothing kept float."""
+    return write(calibrate(source, feeds), target, reduce_range=reduce_range)
+
+
+def calibrate(source: Path, feeds: Feeds) -> Calibrated:
+    """The FP32 graph `source` with the range of everything that can be quantised.
 
     Args:
         source: an encoder's graph, with or without ONNX Runtime's fused operators.
-        target: the file to write. Equal arguments give equal bytes.
         feeds: calibration inputs of `source` without padding, a few hundred texts like those to come.
-        reduce_range: 7-bit weights, for x86 CPUs without VNNI: they add two 8-bit products in 16 bits, which
-            overflow (`inference.cpu.saturates`).
-
-    Returns:
-        How many of each operator compute in, or read, 8 bits: QAttention, MatMulIntegerToFloat, Gather.
 
     Raises:
         ExportError: nothing but heads could be quantised, or `feeds` is empty.
     """
     model = onnx.load(source)
-    _split_fused(model.graph)
-    activations = _find(model.graph)
-    if not activations:
+    split_fused(model.graph)
+    if all(opset.domain != MICROSOFT for opset in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    names = [activation.name for activation in _find(model.graph)]
+    if not names:
         raise ExportError(f"{source} has nothing to quantise: no product with constant weights besides its heads.")
     if not feeds:
         raise ExportError("INT8 takes its scales from calibration texts; feeds holds none.")
-    limit = 63 if reduce_range else 127
-    for activation, (low, high) in zip(activations, _observe(model, activations, feeds), strict=True):
-        _calibrate(activation, low, high)
-    counts = _rewrite(model.graph, activations, limit)
-    _shrink_tables(model.graph, counts)
-    _drop_unused(model.graph)
-    if all(opset.domain != MICROSOFT for opset in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    return Calibrated(source, model, dict(zip(names, _observe(model, names, feeds), strict=True)))
+
+
+def write(
+    calibrated: Calibrated, target: Path, *, reduce_range: bool, keep_float: Collection[str] = ()
+) -> dict[str, int]:
+    """Write a graph whose products compute in 8 bits with scales that are fixed now, but for those kept float.
+
+    The weights of the latter are stored in 8 bits too (`inference.weights`). They are nearly as exact as in FP32
+    and as fast: what reaches them is not rounded, and can be as wide as it likes.
+
+    Args:
+        target: the file to write. Equal arguments give equal bytes.
+        reduce_range: 7-bit weights, for x86 CPUs without VNNI: they add two 8-bit products in 16 bits, which
+            overflow (`inference.cpu.saturates`).
+        keep_float: names of activations (keys of `ranges`) whose products stay float.
+
+    Returns:
+        How many of each operator compute in 8 bits (QAttention, MatMulIntegerToFloat) or read them
+        (Gather, and Attention, MatMul, Gemm of the products kept float).
+    """
+    model = ModelProto()
+    model.CopyFrom(calibrated.model)
+    graph = model.graph
+    kept: dict[str, tuple[Product, NDArray[np.int64]]] = {}
+    for activation in _find(graph):
+        if activation.name in keep_float:
+            outliers = _outliers(*_channels(activation, *calibrated.ranges[activation.name]))
+            kept |= {product.node.output[0]: (product, outliers) for product in activation.products}
+    counts = round_weights(graph, kept)
+    counts += _quantize_products(graph, calibrated, keep_float, reduce_range)
+    shrink_tables(graph, counts)
+    drop_unused(graph)
     target.write_bytes(model.SerializeToString(deterministic=True))
     return dict(counts)
 
 
-def _consumers(graph: GraphProto) -> dict[str, list[NodeProto]]:
-    consumers: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in set(node.input):
-            consumers.setdefault(name, []).append(node)
-    return consumers
+def sensitivities(calibrated: Calibrated, feeds: Feeds, *, reduce_range: bool) -> dict[str, float]:
+    """Activation name -> the error that its products alone bring into the logits when they compute in 8 bits.
 
-
-def _replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]  # `del` invalidates the originals
-    del graph.node[:]
-    graph.node.extend(copies)
-
-
-def _attribute(node: NodeProto, name: str, default: float) -> float:
-    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
-
-
-def _split_fused(graph: GraphProto) -> None:
-    """Take BiasGelu and SkipLayerNormalization apart, so that their biases can join the integer products.
-
-    ONNX Runtime 1.31 vectorises LayerNormalization and not SkipLayerNormalization: apart they take less than half
-    of the time. `Sum` instead of `Add`, because the session would fuse an Add again.
+    The error is the mean square of what the logits of `feeds` move by, in units of their variance over
+    `feeds`, summed over the outputs.
     """
-    consumers = _consumers(graph)
-    nodes: list[NodeProto] = []
-    for node in graph.node:
-        out = node.output[0]
-        if node.op_type == "BiasGelu":
-            nodes.append(helper.make_node("Add", node.input, [f"{out}/biased"]))
-            nodes.append(helper.make_node("Gelu", [f"{out}/biased"], [out], domain=MICROSOFT))
-        elif node.op_type == "SkipLayerNormalization" and not any(node.output[1:]):
-            product, skip, gamma, beta, bias = [*node.input, "", ""][:5]
-            if bias:
-                nodes.append(helper.make_node("Add", [product, bias], [f"{out}/biased"]))
-                product = f"{out}/biased"
-            nodes.append(helper.make_node("Sum", [product, skip], [f"{out}/sum"]))
-            epsilon = _attribute(node, "epsilon", 1e-12)
-            nodes.append(helper.make_node("LayerNormalization", [f"{out}/sum", gamma, beta], [out], epsilon=epsilon))
-        else:
-            if node.op_type == "Add" and [c.op_type for c in consumers.get(out, [])] == ["LayerNormalization"]:
-                node.op_type = "Sum"
-            nodes.append(node)
-    _replace_nodes(graph, nodes)
+    expected = _answers(calibrated.model, feeds)
+    spread = [values.var() + 1e-12 for values in expected]
+    errors = {}
+    for name in calibrated.ranges:
+        model = ModelProto()
+        model.CopyFrom(calibrated.model)
+        _quantize_products(model.graph, calibrated, calibrated.ranges.keys() - {name}, reduce_range)
+        moved = [np.square(a - b).mean() for a, b in zip(_answers(model, feeds), expected, strict=True)]
+        errors[name] = float(sum(m / s for m, s in zip(moved, spread, strict=True)))
+    return errors
 
 
-def _find(graph: GraphProto) -> list[_Activation]:
-    """The activations that products read, in the order of the graph. Heads are left out."""
+def _quantize_products(
+    graph: GraphProto, calibrated: Calibrated, keep_float: Collection[str], reduce_range: bool
+) -> Counter[str]:
+    activations = _find(graph, keep_float)
+    for activation in activations:
+        _calibrate(activation, *calibrated.ranges[activation.name])
+    return _rewrite(graph, activations, 63 if reduce_range else 127)
+
+
+def _find(graph: GraphProto, keep_float: Collection[str] = ()) -> list[_Activation]:
+    """The activations that products read, in the order of the graph. Heads and `keep_float` are left out."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    consumers = _consumers(graph)
+    consumers = consumers_of(graph)
     outputs = {output.name for output in graph.output}
     activations: dict[str, _Activation] = {}
     attentions: set[str] = set()
@@ -159,8 +171,8 @@ def _find(graph: GraphProto) -> list[_Activation]:
         after = consumers.get(node.output[0], []) if node.output else []
         if outputs & {name for n in (node, *after) for name in n.output}:
             continue  # a head: little work, and every rounding in it is seen in the logits
-        product = _product(node, after, constants)
-        if product is not None:
+        product = product_of(node, after, constants)
+        if product is not None and node.input[0] not in keep_float:
             activations.setdefault(node.input[0], _Activation(node.input[0])).products.append(product)
             if node.op_type == "Attention":
                 attentions.add(product.output)
@@ -171,45 +183,13 @@ def _find(graph: GraphProto) -> list[_Activation]:
     return list(activations.values())
 
 
-def _product(
-    node: NodeProto, consumers: Sequence[NodeProto], constants: Mapping[str, onnx.TensorProto]
-) -> _Product | None:
-    """`node` as a product with constant float weights, its bias included; None for any other node."""
-    if node.op_type not in ("MatMul", "Gemm", "Attention") or node.input[0] in constants:
-        return None
-    tensor = constants.get(node.input[1])
-    if tensor is None or len(tensor.dims) != 2 or tensor.data_type != onnx.TensorProto.FLOAT:
-        return None
-    weight, output, addend = numpy_helper.to_array(tensor), node.output[0], [*node.input, ""][2]
-    if node.op_type == "MatMul" and [consumer.op_type for consumer in consumers] == ["Add"]:
-        name = next((name for name in consumers[0].input if name in constants), "")
-        if name and list(constants[name].dims) == [weight.shape[1]]:
-            output, addend = consumers[0].output[0], name
-    elif node.op_type == "Gemm":
-        if _attribute(node, "alpha", 1) != 1 or _attribute(node, "beta", 1) != 1 or _attribute(node, "transA", 0):
-            return None
-        weight = weight.T if _attribute(node, "transB", 0) else weight
-    # QAttention knows neither a past, nor a position bias, nor projections of unequal sizes.
-    unknown = any(node.input[4:]) or any(attribute.name == "qkv_hidden_sizes" for attribute in node.attribute)
-    if unknown or (addend and addend not in constants):
-        return None
-    bias = numpy_helper.to_array(constants[addend]) if addend else np.zeros(1, np.float32)
-    return _Product(node, output, weight, np.broadcast_to(bias, weight.shape[1]))
-
-
-def _observe(
-    model: ModelProto, activations: Sequence[_Activation], feeds: Sequence[Mapping[str, NDArray[np.int64]]]
-) -> list[tuple[Array, Array]]:
-    """The smallest and the largest value of every channel of every activation over `feeds`, each (channels,)."""
-    names = [activation.name for activation in activations]
+def _observe(model: ModelProto, names: Sequence[str], feeds: Feeds) -> list[tuple[Array, Array]]:
+    """The smallest and the largest value of every channel of every tensor named over `feeds`, each (channels,)."""
     watched = ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]
     watched.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would starve other work
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = _session(watched)
     ranges: list[tuple[Array, Array]] = []
     for feed in feeds:
         seen = [np.asarray(v).reshape(-1, np.shape(v)[-1]) for v in session.run(names, dict(feed))]
@@ -220,19 +200,43 @@ def _observe(
     return ranges
 
 
-def _calibrate(activation: _Activation, low: Array, high: Array) -> None:
-    """Choose outliers, factors, scale and zero point from each channel's range and weights."""
+def _answers(model: ModelProto, feeds: Feeds) -> list[NDArray[np.float64]]:
+    """Every output of the graph over all `feeds`, each (texts, …)."""
+    session = _session(model)
+    runs = [session.run(None, dict(feed)) for feed in feeds]
+    return [np.concatenate(values).astype(np.float64) for values in zip(*runs, strict=True)]
+
+
+def _session(model: ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would starve other work
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _channels(activation: _Activation, low: Array, high: Array) -> tuple[Array, Array]:
+    """The largest |value| of each channel and the root mean square of its weights, both (channels,)."""
     weight = np.concatenate([product.weight for product in activation.products], axis=1)
     width = np.maximum(-low, high)
     row = np.sqrt(np.square(weight).mean(axis=1))
     # A dead channel must not get a factor of zero or infinity.
-    width = np.maximum(width, 1e-5 * width.max() + 1e-12)
-    row = np.maximum(row, 1e-5 * row.max() + 1e-12)
+    return np.maximum(width, 1e-5 * width.max() + 1e-12), np.maximum(row, 1e-5 * row.max() + 1e-12)
+
+
+def _outliers(width: Array, row: Array) -> NDArray[np.int64]:
+    """The channels far stronger than the median one, the strongest first."""
+    strength = width * row
+    strongest = np.argsort(-strength, kind="stable")
+    outliers: NDArray[np.int64] = strongest[strength[strongest] > OUTLIER_RATIO * np.median(strength)]
+    return outliers
+
+
+def _calibrate(activation: _Activation, low: Array, high: Array) -> None:
+    """Choose outliers, factors, scale and zero point from each channel's range and weights."""
+    width, row = _channels(activation, low, high)
     fused = any(product.node.op_type == "Attention" for product in activation.products)
     if not fused and not activation.into_values:  # QAttention takes no second product, and V no zero factor
-        strength = width * row
-        strongest = np.argsort(-strength, kind="stable")[:MAX_OUTLIERS]
-        activation.outliers = np.sort(strongest[strength[strongest] > OUTLIER_RATIO * np.median(strength)])
+        activation.outliers = np.sort(_outliers(width, row)[:MAX_OUTLIERS])
     factor = width**SMOOTHING / row ** (1 - SMOOTHING)
     factor = factor / np.exp(np.log(factor).mean())
     factor[activation.outliers] = np.inf  # divided by infinity, nothing of them reaches the integers
@@ -262,31 +266,26 @@ def _rewrite(graph: GraphProto, activations: Sequence[_Activation], limit: int) 
             nodes += _integer_product(graph, activation, product, limit, divisors.get(product.output))
         elif out not in absorbed:
             nodes.append(node)
-    _replace_nodes(graph, nodes)
+    replace_nodes(graph, nodes)
     return Counter(node.op_type for node in nodes if node.op_type in ("QAttention", "MatMulIntegerToFloat"))
-
-
-def _add_constant(graph: GraphProto, name: str, values: NDArray[np.generic]) -> str:
-    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
-    return name
 
 
 def _quantize_activation(graph: GraphProto, activation: _Activation) -> list[NodeProto]:
     name = activation.name
-    scale = _add_constant(graph, f"{name}/scale", np.asarray(activation.scale))
-    zero = _add_constant(graph, f"{name}/zero", np.asarray(activation.zero))
+    scale = add_constant(graph, f"{name}/scale", np.asarray(activation.scale))
+    zero = add_constant(graph, f"{name}/zero", np.asarray(activation.zero))
     nodes = []
     smooth = name
     if not activation.into_values:
         # QuantizeLinear with a scale per channel would do both at once, and takes ten times as long.
-        inverse = _add_constant(graph, f"{name}/inverse", 1 / activation.factor)
+        inverse = add_constant(graph, f"{name}/inverse", 1 / activation.factor)
         smooth = f"{name}/smooth"
         nodes.append(helper.make_node("Mul", [name, inverse], [smooth]))
     return [*nodes, helper.make_node("QuantizeLinear", [smooth, scale, zero], [f"{name}/int8"])]
 
 
 def _integer_product(
-    graph: GraphProto, activation: _Activation, product: _Product, limit: int, divisor: Array | None
+    graph: GraphProto, activation: _Activation, product: Product, limit: int, divisor: Array | None
 ) -> list[NodeProto]:
     """The nodes that compute `product`; `divisor` (values,) is what an Attention's value channels are divided by."""
     outliers = activation.outliers
@@ -297,9 +296,9 @@ def _integer_product(
         bias[-len(divisor) :] /= divisor
     scale = np.maximum(np.abs(weight).max(axis=0), np.float32(1e-12)) / np.float32(limit)
     name, out = activation.name, product.output
-    quantised = [f"{name}/int8", _add_constant(graph, f"{out}/weight", np.rint(weight / scale).astype(np.int8))]
-    scales = [f"{name}/scale", _add_constant(graph, f"{out}/weight_scale", scale)]
-    bias_name = _add_constant(graph, f"{out}/bias", bias)
+    quantised = [f"{name}/int8", add_constant(graph, f"{out}/weight", np.rint(weight / scale).astype(np.int8))]
+    scales = [f"{name}/scale", add_constant(graph, f"{out}/weight_scale", scale)]
+    bias_name = add_constant(graph, f"{out}/bias", bias)
     if product.node.op_type == "Attention":
         mask = [*product.node.input, ""][3]
         node = helper.make_node(
@@ -310,44 +309,11 @@ def _integer_product(
     inputs = [*quantised, *scales, f"{name}/zero", "", bias_name]
     if not len(outliers):
         return [helper.make_node("MatMulIntegerToFloat", inputs, [out], domain=MICROSOFT)]
-    channels = _add_constant(graph, f"{out}/channels", outliers)
-    rows = _add_constant(graph, f"{out}/rows", product.weight[outliers])
+    channels = add_constant(graph, f"{out}/channels", outliers)
+    rows = add_constant(graph, f"{out}/rows", product.weight[outliers])
     return [
         helper.make_node("MatMulIntegerToFloat", inputs, [f"{out}/most"], domain=MICROSOFT),
         helper.make_node("Gather", [name, channels], [f"{out}/outliers"], axis=-1),
         helper.make_node("MatMul", [f"{out}/outliers", rows], [f"{out}/rest"]),
         helper.make_node("Sum", [f"{out}/most", f"{out}/rest"], [out]),
     ]
-
-
-def _shrink_tables(graph: GraphProto, counts: Counter[str]) -> None:
-    """Keep every table that an input of the graph indexes (the word embeddings) as int8 rows with a scale each."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    inputs = {value.name for value in graph.input}
-    nodes: list[NodeProto] = []
-    for node in graph.node:
-        table = constants.get(node.input[0]) if node.op_type == "Gather" and node.input[1] in inputs else None
-        if table is None or len(table.dims) != 2 or table.data_type != onnx.TensorProto.FLOAT:
-            nodes.append(node)
-            continue
-        rows, out, ids = numpy_helper.to_array(table), node.output[0], node.input[1]
-        scale = np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.float32(1e-12)) / np.float32(127)
-        eight = _add_constant(graph, f"{out}/table", np.rint(rows / scale).astype(np.int8))
-        scales = _add_constant(graph, f"{out}/table_scale", scale)
-        nodes += [
-            helper.make_node("Gather", [eight, ids], [f"{out}/row"]),
-            helper.make_node("Cast", [f"{out}/row"], [f"{out}/float"], to=onnx.TensorProto.FLOAT),
-            helper.make_node("Gather", [scales, ids], [f"{out}/row_scale"]),
-            helper.make_node("Mul", [f"{out}/float", f"{out}/row_scale"], [out]),
-        ]
-        counts["Gather"] += 1
-    _replace_nodes(graph, nodes)
-
-
-def _drop_unused(graph: GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-    del graph.initializer[:]
-    graph.initializer.extend(copies)
-    del graph.value_info[:]  # it describes tensors that are gone

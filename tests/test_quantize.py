@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel
 from inference.errors import ExportError
 from inference.export import export_onnx
 from inference.network import Network
-from inference.quantize import quantize
+from inference.quantize import Calibrated, calibrate, quantize, sensitivities, write
 
 HIDDEN, WORDS = 32, 200
 Feed = dict[str, NDArray[np.int64]]
@@ -59,9 +59,8 @@ def integer_weights(model: Path) -> list[NDArray[np.generic]]:
     return [values[node.input[1]] for node in nodes]
 
 
-@pytest.fixture(scope="module")
-def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The exported graph, with one GELU channel that the first token drives far above all others."""
+def random_network() -> Network:
+    """Two layers of BERT and two heads, the same at every call."""
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=WORDS,
@@ -76,6 +75,14 @@ def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         for parameter in network.parameters():  # BERT's own initialisation is too flat for rounding to matter
             parameter.add_(torch.randn_like(parameter) * 0.05)
+    return network
+
+
+@pytest.fixture(scope="module")
+def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exported graph, with one GELU channel that the first token drives far above all others."""
+    network = random_network()
+    with torch.no_grad():
         network.encoder.encoder.layer[0].intermediate.dense.bias[5] = 60.0
     path = tmp_path_factory.mktemp("tiny") / "model.onnx"
     export_onnx(network, path)
@@ -88,6 +95,11 @@ def int8(fp32: Path) -> Path:
     counts = quantize(fp32, path, texts(40, seed=1), reduce_range=False)
     assert counts == {"QAttention": 2, "MatMulIntegerToFloat": 6, "Gather": 1}
     return path
+
+
+@pytest.fixture(scope="module")
+def calibrated(fp32: Path) -> Calibrated:
+    return calibrate(fp32, texts(40, seed=1))
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +199,77 @@ def test_a_graph_with_nothing_but_a_head_is_refused(tmp_path: Path) -> None:
 def test_conversion_without_calibration_texts_is_refused(fp32: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="calibration"):
         quantize(fp32, tmp_path / "int8.onnx", [], reduce_range=False)
+
+
+def activation(calibrated: Calibrated, part: str) -> str:
+    """The name of the one activation whose name holds `part`."""
+    [name] = [name for name in calibrated.ranges if part in name]
+    return name
+
+
+# What the value projection of an Attention is divided by depends on both sides of it.
+@pytest.mark.parametrize(
+    "part", ["embeddings", "layer.0/attention/self", "layer.0/intermediate", "layer.1/attention/output"]
+)
+def test_products_that_are_kept_float_bring_no_error(calibrated: Calibrated, tmp_path: Path, part: str) -> None:
+    write(calibrated, tmp_path / "all.onnx", reduce_range=False)
+    counts = write(calibrated, tmp_path / "but.onnx", reduce_range=False, keep_float={activation(calibrated, part)})
+    assert counts["QAttention"] + counts["MatMulIntegerToFloat"] == 7
+    assert counts.get("Attention", 0) + counts.get("MatMul", 0) == 1
+    batch = padded(texts(50, seed=2))
+    expected = answers(calibrated.source, batch)
+    error, less = (np.abs(answers(tmp_path / name, batch) - expected).mean() for name in ("all.onnx", "but.onnx"))
+    assert less < 1.1 * error
+
+
+def test_with_every_product_kept_float_weights_alone_are_rounded(calibrated: Calibrated, tmp_path: Path) -> None:
+    path = tmp_path / "weights.onnx"
+    counts = write(calibrated, path, reduce_range=False, keep_float=calibrated.ranges.keys())
+    assert counts == {"Attention": 2, "MatMul": 6, "Gather": 1}
+    assert integer_weights(path) == []
+    batch = padded(texts(50, seed=2))
+    expected = answers(calibrated.source, batch)
+    assert np.abs(answers(path, batch) - expected).max() < 0.03 * expected.std()
+
+
+def test_no_matrix_of_an_encoder_is_stored_in_float(calibrated: Calibrated, tmp_path: Path) -> None:
+    write(calibrated, tmp_path / "weights.onnx", reduce_range=False, keep_float=calibrated.ranges.keys())
+    stored = constants(tmp_path / "weights.onnx").values()
+    large = [values.size for values in stored if values.dtype == np.float32 and values.size >= HIDDEN * HIDDEN]
+    assert large == [HIDDEN * HIDDEN]  # the position embeddings, which no text indexes
+    assert max(values.size for values in stored if values.dtype == np.int8) == WORDS * HIDDEN
+
+
+def test_weights_that_several_layers_share_are_stored_once(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    tensors = {"words": (WORDS, 8), "shared": (8, 8), "head": (8, 5)}
+    initializers = [
+        numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), name)
+        for name, shape in tensors.items()
+    ]
+    nodes = [
+        helper.make_node("Gather", ["words", "input_ids"], ["a"]),
+        helper.make_node("MatMul", ["a", "shared"], ["b"]),
+        helper.make_node("Relu", ["b"], ["c"]),
+        helper.make_node("MatMul", ["c", "shared"], ["d"]),
+        helper.make_node("ReduceMean", ["d"], ["e"], axes=[1], keepdims=0),
+        helper.make_node("MatMul", ["e", "head"], ["logits_mood"]),
+    ]
+    ids = helper.make_tensor_value_info("input_ids", onnx.TensorProto.INT64, ["batch", "tokens"])
+    logits = helper.make_tensor_value_info("logits_mood", onnx.TensorProto.FLOAT, ["batch", 5])
+    graph = helper.make_graph(nodes, "shared", [ids], [logits], initializers)
+    source = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), source)
+    feeds = [{"input_ids": feed["input_ids"]} for feed in texts(10, seed=1)]
+    shared = calibrate(source, feeds)
+    write(shared, tmp_path / "weights.onnx", reduce_range=False, keep_float=shared.ranges.keys())
+    stored = constants(tmp_path / "weights.onnx").values()
+    assert sorted(values.size for values in stored if values.dtype == np.int8) == [8 * 8, WORDS * 8]
+    got, expected = (np.concatenate(answer_each(path, feeds)) for path in (tmp_path / "weights.onnx", source))
+    assert np.abs(got - expected).max() < 0.1 * expected.std()
+
+
+def test_every_activation_has_an_error_of_its_own(calibrated: Calibrated) -> None:
+    errors = sensitivities(calibrated, texts(10, seed=6), reduce_range=False)
+    assert errors.keys() == calibrated.ranges.keys()
+    assert min(errors.values()) > 0

@@ -17,7 +17,7 @@ import gradio as gr
 
 from inference import Answer, InferenceError
 from inference.artifacts import showcase_texts
-from inference.backends import BACKENDS, TITLES
+from inference.backends import TITLES
 from inference.models import Models
 from ui import render
 from ui.launch import LAUNCH, SHOW_ANSWER
@@ -77,7 +77,7 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
         )
         with gr.Row(elem_id="settings"):
             runtime = gr.Radio(
-                [(TITLES[name], name) for name in BACKENDS],
+                [(TITLES[name], name) for name in models.bundle.backends],
                 value=backend,
                 label="Runtime of the answer",
                 elem_id="runtime",

@@ -69,7 +69,7 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings, models: Models, ready: Callable[[], None]) -> None:
     """Page and dashboard until a signal comes; then no new requests, and those that run are answered."""
-    os.environ["TRIPTYCH_MODEL"] = str(settings.model)
+    os.environ["TRIPTYCH_MODEL"] = str(models.bundle.folder)
     os.environ["TRIPTYCH_PAGE_URL"] = "../"
 
     def say() -> None:

@@ -87,7 +87,7 @@ class Measurement:
     def _run(self) -> None:
         try:
             build(self)
-            self.receipt = compare(model(), self.data, quick=self.quick, progress=self._say)
+            self.receipt = compare(model(), self.data, quick=self.quick, base=base(), progress=self._say)
         except _Cancelled:
             self.cancelled = True
         except InferenceError as error:
@@ -103,6 +103,12 @@ class Measurement:
 def model() -> Path:
     """The folder of the model that is measured."""
     return Path(os.environ.get("TRIPTYCH_MODEL") or DEMO_MODEL)
+
+
+def base() -> Path | None:
+    """The folder of its base model, where that is not where the model says."""
+    given = os.environ.get("TRIPTYCH_BASE")
+    return Path(given) if given else None
 
 
 def build(job: Measurement) -> None:

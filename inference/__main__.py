@@ -1,4 +1,4 @@
-"""The command line: predict, build, info; compare, verdict, receipt, report; space.
+"""The command line: predict, build, info; compare, verdict, receipt, report; import; space.
 
     python -m inference predict --task sentiment "what a lovely film"
 
@@ -24,6 +24,8 @@ from inference.classifier import Prediction
 from inference.compare.commands import add as add_compare
 from inference.compare.commands import add_limits, limits_of
 from inference.errors import InferenceError, MissingDependencyError
+from inference.formats import describe
+from inference.importing import add as add_import
 
 REPORT = "One HTML file with verdict, charts, disagreements and method, to hand over."
 
@@ -58,7 +60,13 @@ def parser() -> argparse.ArgumentParser:
             "--model",
             default=os.environ.get("TRIPTYCH_MODEL") or DEMO_MODEL,
             type=Path,
-            help="the model folder (default: $TRIPTYCH_MODEL, else the demo model)",
+            help="the model folder, or OWNER/NAME on the Hub (default: $TRIPTYCH_MODEL, else the demo model)",
+        )
+        p.add_argument(
+            "--base",
+            default=os.environ.get("TRIPTYCH_BASE") or None,
+            type=Path,
+            help="folder of an adapter's base model, where it is not where the adapter says (default: $TRIPTYCH_BASE)",
         )
         p.add_argument("--cache", type=Path, help="folder of built models (default: ~/.cache/triptych)")
         p.add_argument("--json", action="store_true", help="one JSON document on stdout and nothing else")
@@ -72,9 +80,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--task", help="all tasks if left out")
     p.add_argument("--threshold", type=float, help="uncertain below this confidence (default: the model's own)")
     p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    p.add_argument("--load-in-4bit", action="store_true", help="hold an adapter's base in 4-bit NF4 (QLoRA)")
     command("build", build, "Build the ONNX and INT8 files if they are not there yet, and check them.")
     command("info", info, "What a model is: tasks, labels, sizes, hashes, parity.")
     add_compare(commands, command)
+    add_import(commands)
     p = commands.add_parser("report", help=REPORT, description=REPORT)
     p.set_defaults(run=report)
     p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
@@ -92,7 +102,15 @@ def predict(args: argparse.Namespace) -> None:
     from inference.loading import load
 
     texts = [line for text in args.texts for line in (_stdin_lines() if text == "-" else [text])]
-    classifier = load(args.model, args.backend, threads=args.threads, cache=args.cache, progress=_progress(args.json))
+    classifier = load(
+        args.model,
+        args.backend,
+        threads=args.threads,
+        base=args.base,
+        load_in_4bit=args.load_in_4bit,
+        cache=args.cache,
+        progress=_progress(args.json),
+    )
     answer = classifier.classify(texts, [args.task] if args.task else None, args.threshold).predictions
     if args.json:
         rows = [
@@ -109,8 +127,8 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def build(args: argparse.Namespace) -> None:
-    bundle = Bundle.read(args.model)
-    artifact = obtain(bundle, args.cache, _progress(args.json))
+    bundle = describe(args.model, args.base)
+    artifact = obtain(bundle, args.cache, _progress(args.json), args.base)
     if args.json:
         _print_json({"folder": str(artifact.folder), **artifact.manifest})
         return
@@ -120,10 +138,10 @@ def build(args: argparse.Namespace) -> None:
 
 
 def info(args: argparse.Namespace) -> None:
-    bundle = Bundle.read(args.model)
+    bundle = describe(args.model, args.base)
     bundle.verify()
     artifact = find(bundle, args.cache)
-    sizes = model_sizes(bundle, artifact)
+    sizes = model_sizes(bundle, artifact, args.base)
     if args.json:
         _print_json(
             {
@@ -139,11 +157,8 @@ def info(args: argparse.Namespace) -> None:
                 },
                 "max_tokens": bundle.max_tokens,
                 "pooling": bundle.pooling,
-                "base": {
-                    "hub_id": bundle.base.hub_id,
-                    "revision": bundle.base.revision,
-                    "files": dict(bundle.base.files),
-                },
+                "format": bundle.format,
+                "base": bundle.base and {name: getattr(bundle.base, name) for name in ("hub_id", "revision", "files")},
                 "files": dict(bundle.files),
                 "size_bytes": sizes,
                 "artifact": artifact.manifest if artifact else None,
@@ -151,10 +166,8 @@ def info(args: argparse.Namespace) -> None:
         )
         return
     print(f"{bundle.name}  ({bundle.folder})")
-    print(
-        f"  base    {bundle.base.hub_id} at {bundle.base.revision[:12]}, {bundle.pooling} pooling, "
-        f"{bundle.max_tokens} tokens at most"
-    )
+    about = [f"{bundle.pooling} pooling"] if bundle.pooling else []
+    print(f"  base    {', '.join([base_in_words(bundle), *about, f'{bundle.max_tokens} tokens at most'])}")
     for name, task in bundle.tasks.items():
         labels = ", ".join(task.labels[:7]) + (f", … {len(task.labels)} in all" if len(task.labels) > 7 else "")
         print(f"  task    {name}: {labels}; uncertain below {task.threshold:.3f}")
@@ -181,6 +194,14 @@ def report(args: argparse.Namespace) -> None:
         ) from None
     args.out.write_text(render(receipts, limits_of(args)), encoding="utf-8")
     print(f"The report is {args.out}.")
+
+
+def base_in_words(bundle: Bundle) -> str:
+    """The base's Hub id and revision, or where it is."""
+    if bundle.base is None:
+        return "none, the folder is a whole model"
+    revision = f" at {bundle.base.revision[:12]}" if bundle.base.revision else ""
+    return f"{bundle.base.hub_id or bundle.base.folder}{revision}"
 
 
 def _line(task: str, p: Prediction) -> str:

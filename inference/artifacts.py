@@ -22,9 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from inference import cpu
-from inference.bundle import Bundle, check_digest, locate_base, sha256
+from inference.bundle import Bundle, locate_base
 from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError
+from inference.files import check_digest, sha256
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 DEMO_MODEL = ASSETS / "models" / "demo"
@@ -32,10 +35,11 @@ SHOWCASE = ASSETS / "showcase.csv"  # texts of the parity check
 CALIBRATION = ASSETS / "calibration.txt"  # texts that set the INT8 ranges; none of them is in the showcase
 FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
 TOKENIZER = "tokenizer.json"
+TOKENIZER_BYTES = 200_000_000
 MANIFEST = "manifest.json"
 TOOLS = ("torch", "transformers", "peft", "onnx", "onnxruntime")
 # Their source is the recipe, the last two that of the parity report: a change of it makes a new artefact.
-RECIPE = ("network.py", "export.py", "quantize.py", "parity.py", "classifier.py")
+RECIPE = ("network.py", "sequence.py", "export.py", "quantize.py", "parity.py", "classifier.py")
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share that is done, 0 to 1."""
@@ -98,10 +102,11 @@ def content_key(bundle: Bundle) -> str:
     return _digest(
         {
             "files": dict(bundle.files),
-            "base": dict(bundle.base.files),
+            "base": dict(bundle.base.files) if bundle.base else None,
             "tasks": {name: [task.labels, task.problem_type] for name, task in bundle.tasks.items()},
             "pooling": bundle.pooling,
             "max_tokens": bundle.max_tokens,
+            "four_bit": bundle.four_bit,
         }
     )
 
@@ -216,29 +221,28 @@ def _intact(artifact: Artifact) -> bool:
 
 
 def _build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -> None:
-    from tokenizers import Tokenizer
-
     from inference import parity
     from inference.classifier import Classifier, pad
     from inference.export import export_onnx
-    from inference.network import load_network
     from inference.onnx_backend import OnnxBackend
     from inference.quantize import quantize
+    from inference.sequence import load_merged, load_served
     from inference.torch_backend import TorchBackend
 
     started = time.perf_counter()
     threads = cpu.cores()
     progress("loading the model in PyTorch", 0.0)
-    network = load_network(bundle, base)
+    network = load_served(bundle, base)
     tokenizer_file = folder / TOKENIZER
-    shutil.copyfile(locate_base(bundle.base, base) / TOKENIZER, tokenizer_file)
+    write_tokenizer(bundle, tokenizer_file, base)
 
     def classifier(backend: Any) -> Classifier:
-        return Classifier(bundle, backend, Tokenizer.from_file(str(tokenizer_file)))
+        return Classifier(bundle, backend, read_tokenizer(bundle, tokenizer_file))
 
     reference = classifier(TorchBackend(network, tokenizer_file, threads=threads))
     progress("exporting to ONNX", 0.1)
-    fused = export_onnx(network, folder / FILES["onnx"])
+    plain = load_merged(bundle, base) if hasattr(network, "switches") else network
+    fused = export_onnx(plain, folder / FILES["onnx"])
     progress("quantising to INT8", 0.3)
     texts = CALIBRATION.read_text(encoding="utf-8").splitlines()
     feeds = [pad([ids]) for ids in reference.tokenize(texts).ids]
@@ -281,12 +285,64 @@ def _build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) 
     progress("done", 1.0)
 
 
+def tokenizer_source(bundle: Bundle, base: Path | None = None) -> Path:
+    """The folder whose tokenizer prepares the texts of this model: its own where it has one, else its base's."""
+    own = (
+        bundle.folder
+        if any(name.startswith(("tokenizer", "vocab", "spiece", "spm")) for name in bundle.files)
+        else None
+    )
+    if own or bundle.base is None:
+        return own or bundle.folder
+    return locate_base(bundle.base, base)
+
+
+def write_tokenizer(bundle: Bundle, target: Path, base: Path | None = None) -> None:
+    """Put the model's tokenizer into the file `target`, converted where it is in an older format.
+
+    Raises:
+        BundleError: there is none that can be read.
+    """
+    source = tokenizer_source(bundle, base)
+    if (source / TOKENIZER).is_file():
+        shutil.copyfile(source / TOKENIZER, target)
+        return
+    from inference.sequence import convert_tokenizer
+
+    target.write_text(convert_tokenizer(source), encoding="utf-8")
+
+
+def read_tokenizer(bundle: Bundle, path: Path) -> Tokenizer:
+    """The tokenizer in a file.
+
+    Raises:
+        BundleError: it cannot be read, or knows more tokens than the model has embeddings.
+    """
+    if path.stat().st_size > TOKENIZER_BYTES:
+        raise BundleError(f"{path} has {path.stat().st_size:,} bytes; {TOKENIZER_BYTES:,} are the most. Restore it.")
+    try:
+        found = Tokenizer.from_file(str(path))
+        size = found.get_vocab_size(with_added_tokens=False)  # an added [MASK] never comes out of a text
+    except BaseException as error:  # the Rust library panics on some of what it cannot read, past Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
+        raise BundleError(f"{path} is no tokenizer that can be read ({str(error)[:200]}). Restore it.") from None
+    if bundle.vocab_size is not None and size > bundle.vocab_size:
+        raise BundleError(
+            f"The tokenizer of {bundle.folder} knows {size:,} tokens, and the model has embeddings for "
+            f"{bundle.vocab_size:,}. It belongs to another model: put the right one there."
+        )
+    return found
+
+
 def model_sizes(bundle: Bundle, artifact: Artifact | None, base: Path | None = None) -> dict[str, int]:
     """Bytes of the weight files that each backend reads, of the backends whose files are here."""
     sizes: dict[str, int] = {}
     try:
-        weights = locate_base(bundle.base, base, offline=True) / "model.safetensors"
-        sizes["pytorch"] = weights.stat().st_size + sum((bundle.folder / name).stat().st_size for name in bundle.files)
+        paths = bundle.paths(base, offline=True)
+        sizes["pytorch"] = sum(
+            path.stat().st_size for name, path in paths.items() if name in bundle.files or name.endswith(".safetensors")
+        )
     except (InferenceError, OSError):
         pass  # ONNX and INT8 are served without the base
     if artifact:

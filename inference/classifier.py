@@ -186,7 +186,7 @@ class Classifier:
         logits = {task: np.empty((len(ids), len(self.tasks[task].labels)), np.float32) for task in tasks}
         seconds = 0.0
         for rows in self.batches([len(row) for row in ids]):
-            feed = pad([ids[row] for row in rows])
+            feed = pad([ids[row] for row in rows], self.bundle.pad_id)
             started = time.perf_counter()
             outputs = self.backend.logits(**feed)
             seconds += time.perf_counter() - started
@@ -223,10 +223,10 @@ class Classifier:
         ]
 
 
-def pad(rows: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
-    """`input_ids` and `attention_mask`, both (rows, longest), padded with zeros on the right."""
+def pad(rows: Sequence[Sequence[int]], pad_id: int = 0) -> dict[str, NDArray[np.int64]]:
+    """`input_ids` and `attention_mask`, both (rows, longest), padded on the right with `pad_id` and 0."""
     shape = (len(rows), max(map(len, rows)))
-    ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    ids, mask = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row
         mask[i, : len(row)] = 1

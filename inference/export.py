@@ -10,18 +10,18 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
+from inference.architectures import ARCHITECTURES
 from inference.errors import ExportError
-from inference.network import Network
 from inference.onnx_backend import OUTPUT_PREFIX
-
-# The `model_type` of transformers -> the name under which ONNX Runtime's optimizer knows its pattern.
-FUSED_AS = {"bert": "bert"}
+from inference.onnx_merge import merge_graphs
 
 
-def export_onnx(network: Network, target: Path) -> dict[str, int]:
+def export_onnx(network: nn.Module, target: Path) -> dict[str, int]:
     """Write `network` to `target` and return how often each fused operator came out of it.
 
     Inputs `input_ids` and `attention_mask`, int64 (batch, tokens), both axes free; outputs
@@ -31,7 +31,9 @@ def export_onnx(network: Network, target: Path) -> dict[str, int]:
         ExportError: the exporter fails, or an architecture known to fuse did not: it would answer
             correctly and be a good deal slower, which nobody would notice.
     """
-    tasks = list(network.heads)
+    tasks: list[str] = list(network.tasks)  # type: ignore[arg-type]
+    if len(tasks) > 1 and hasattr(network, "alone"):
+        return _export_each(network.alone(), target)  # type: ignore[operator]
     example = torch.ones((2, 8), dtype=torch.int64)
     names = [OUTPUT_PREFIX + task for task in tasks]
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -59,16 +61,24 @@ def export_onnx(network: Network, target: Path) -> dict[str, int]:
         return _fuse(traced, target, network)
 
 
-def _fuse(traced: Path, target: Path, network: Network) -> dict[str, int]:
+def _export_each(networks: Sequence[nn.Module], target: Path) -> dict[str, int]:
+    # The optimizer takes the first encoder of a graph for the only one: each is fused before they are joined.
+    fused: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        graphs = {str(network.tasks[0]): Path(folder) / f"{i}.onnx" for i, network in enumerate(networks)}  # type: ignore[index]
+        for network, path in zip(networks, graphs.values(), strict=True):
+            fused.update(export_onnx(network, path))
+        merge_graphs(graphs, target)
+    return dict(fused)
+
+
+def _fuse(traced: Path, target: Path, network: nn.Module) -> dict[str, int]:
     """Rewrite attention, layer norms and GELU into ONNX Runtime's fused operators."""
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
 
-    config = network.encoder.config
-    model_type = FUSED_AS.get(config.model_type)
-    if model_type is None:
-        traced.replace(target)
-        return {}
+    config: Any = network.config
+    model_type = "bert"  # the optimizer's name for encoders of this kind; what it cannot fuse it leaves
     options = FusionOptions(model_type)
     options.enable_embed_layer_norm = False  # its table must be float; INT8 keeps the table in 8 bits
     with _quiet("onnxruntime.transformers"):
@@ -83,7 +93,8 @@ def _fuse(traced: Path, target: Path, network: Network) -> dict[str, int]:
         model.save_model_to_file(str(target))
     fused = Counter(node.op_type for node in model.model.graph.node if node.domain == "com.microsoft")
     layers = config.num_hidden_layers
-    if fused["Attention"] != layers or fused["SkipLayerNormalization"] < 2 * layers:
+    known = ARCHITECTURES[config.model_type].fuses
+    if known and (fused["Attention"] != layers or fused["SkipLayerNormalization"] < 2 * layers):
         raise ExportError(
             f"Of {layers} layers, ONNX Runtime fused {fused['Attention']} attentions and "
             f"{fused['SkipLayerNormalization']} layer norms ({dict(fused)}). The graph would run at the unfused speed; "

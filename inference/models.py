@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from inference.artifacts import default_cache, model_sizes, obtain
-from inference.backends import BACKENDS, check_backend
+from inference.backends import check_backend
 from inference.bundle import Bundle
 from inference.classifier import Answer, Classifier
 from inference.errors import InferenceError, InputError
+from inference.formats import describe
 from inference.loading import load
 
 
@@ -37,22 +38,27 @@ class Models:
         self._open_one = open_one
         self._opened: dict[str, Classifier] = {}
         # One lock each: INT8 answers while PyTorch is still being opened.
-        self._locks = {name: threading.Lock() for name in BACKENDS}
+        self._locks = {name: threading.Lock() for name in bundle.backends}
 
     @classmethod
     def of_folder(
-        cls, folder: str | Path, cache: Path | None = None, progress: Callable[[str, float], None] | None = None
+        cls,
+        folder: str | Path,
+        cache: Path | None = None,
+        progress: Callable[[str, float], None] | None = None,
+        base: Path | None = None,
     ) -> Models:
-        """Those of a model folder. Its ONNX and INT8 files are built first if they are missing.
+        """Those of a model folder or Hub id. Its ONNX and INT8 files are built first if they are missing.
 
         Raises:
             InferenceError: the folder is no model, or the files could not be built.
         """
         cache = cache or default_cache()
-        bundle = Bundle.read(folder)
-        artifact = obtain(bundle, cache, progress)
-        sizes = model_sizes(bundle, artifact)
-        return cls(bundle, lambda name: load(folder, name, cache=cache), sizes, artifact.parity)
+        bundle = describe(folder, base)
+        artifact = obtain(bundle, cache, progress, base)
+        sizes = model_sizes(bundle, artifact, base)
+        # By the folder found: an id of the Hub is asked for once.
+        return cls(bundle, lambda name: load(bundle.folder, name, cache=cache, base=base), sizes, artifact.parity)
 
     def get(self, backend: str) -> Classifier:
         """The classifier on this backend, ready and warm.
@@ -60,7 +66,7 @@ class Models:
         Raises:
             InferenceError: there is no such backend, or it cannot be opened.
         """
-        check_backend(backend)
+        check_backend(backend, self.bundle.backends)
         with self._locks[backend]:
             if backend not in self._opened:
                 classifier = self._open_one(backend)
@@ -87,7 +93,7 @@ class Models:
             InputError: the text or the threshold is none that any backend could answer.
         """
         found: dict[str, Answer | InferenceError] = {}
-        for backend in BACKENDS:
+        for backend in self.bundle.backends:
             try:
                 found[backend] = self.answer(text, backend, threshold)
             except InputError:

@@ -27,7 +27,8 @@ def score_matrix(classifier: Classifier, texts: Sequence[str]) -> dict[str, Matr
 def score_matrix_mixed(classifier: Classifier, texts: Sequence[str], batch_size: int = 32) -> dict[str, Matrix]:
     """The same from padded batches in the order given: short texts beside long ones, as sorting never has it."""
     ids = classifier.tokenize(texts).ids
-    feeds = [pad(ids[start : start + batch_size]) for start in range(0, len(ids), batch_size)]
+    pad_id = classifier.bundle.pad_id
+    feeds = [pad(ids[start : start + batch_size], pad_id) for start in range(0, len(ids), batch_size)]
     logits = [classifier.backend.logits(**feed) for feed in feeds]
     return {
         name: probabilities(np.concatenate([found[name] for found in logits]), task.problem_type)

@@ -26,6 +26,7 @@ from typing import Any
 from inference.artifacts import ASSETS, DEMO_MODEL
 from inference.bundle import Bundle
 from inference.errors import BundleError, InferenceError, InputError, MissingDependencyError
+from inference.formats import describe
 
 ROOT = ASSETS.parent
 KINDS = ("gradio", "docker")
@@ -65,7 +66,7 @@ def stage(out: str | Path, kind: str = "gradio", model: str | Path = DEMO_MODEL)
     """
     if kind not in KINDS:
         raise InputError(f"Unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
-    out, bundle = Path(out), Bundle.read(model)
+    out, bundle = Path(out), describe(model)
     sources = {str(path.relative_to(ROOT)): path for pattern in FILES[kind] for path in ROOT.glob(pattern)}
     if bundle.folder.resolve() == DEMO_MODEL and kind == "docker":
         sources |= {str(path.relative_to(ROOT)): path for path in ROOT.glob(RECEIPTS)}
@@ -173,7 +174,8 @@ def _model_files(bundle: Bundle) -> dict[str, Path]:
     """The files of a model by name: those its digests cover, and what is written about it."""
     bundle.verify()
     about = [name for name in ("README.md", "figures.json") if (bundle.folder / name).exists()]
-    found = {name: bundle.folder / name for name in ["bundle.json", *bundle.files, *about]}
+    described = ["bundle.json"] if bundle.format == "bundle" else []
+    found = {name: bundle.folder / name for name in [*described, *bundle.files, *about]}
     for path in found.values():
         if not path.resolve().is_relative_to(bundle.folder.resolve()):
             raise BundleError(f"{path} is a link out of the model's folder. Put the file itself there.")
@@ -183,9 +185,12 @@ def _model_files(bundle: Bundle) -> dict[str, Path]:
 def _card(bundle: Bundle, kind: str) -> str:
     """The Space's README: the project's front matter, made to fit the kind and the model, and a few words."""
     data = _front_matter(ROOT)
-    described = json.loads((bundle.folder / "bundle.json").read_text(encoding="utf-8"))
+    described = {}
+    if bundle.format == "bundle":
+        described = json.loads((bundle.folder / "bundle.json").read_text(encoding="utf-8"))
+    hub_id = bundle.base.hub_id if bundle.base else None
     data |= {
-        "models": [bundle.base.hub_id],
+        "models": [hub_id] if hub_id else None,
         "datasets": described.get("datasets") or None,
         "license": described.get("licence"),
     }
@@ -199,7 +204,12 @@ def _card(bundle: Bundle, kind: str) -> str:
         f"---\n{block}\n---\n\n# {data['title']}\n\n"
         "One fine-tuned text classifier on three runtimes, PyTorch, ONNX and INT8, side by side.\n\n"
         f"The model, {bundle.name}, answers {tasks}.\n"
-        f"It is an adapter on {bundle.base.hub_id} at revision {bundle.base.revision}.\n\nMade with Triptych.\n"
+        + (
+            f"It is fine-tuned from {hub_id} at revision {bundle.base.revision}.\n\n"
+            if hub_id and bundle.base
+            else "\n"
+        )
+        + "Made with Triptych.\n"
     )
 
 

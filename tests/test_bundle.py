@@ -37,8 +37,8 @@ def test_a_missing_folder_is_named() -> None:
         load("no/such")
 
 
-def test_a_folder_without_bundle_json_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"no bundle.json.*python -m training"):
+def test_a_folder_that_is_no_model_says_what_is_one_and_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no bundle.json.*Known: a Triptych bundle.*python -m training"):
         load(tmp_path)
 
 
@@ -73,7 +73,7 @@ def test_a_bundle_json_that_makes_no_sense_is_refused(copy: Path, content: bytes
             {"tasks": {"<b>": {"labels": ["x", "y"], "problem_type": "single_label_classification", "threshold": 0}}},
             "letters",
         ),
-        ({"pooling": "max"}, "pooling 'max' is not known"),
+        ({"pooling": "sum"}, "pooling 'sum' is not known"),
         ({"max_tokens": 10**9}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
         ({"files": {}}, "lacks the digest"),
@@ -130,7 +130,7 @@ def test_heads_of_another_shape_are_refused(copy: Path, tiny: Tiny) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from inference.bundle import sha256
+    from inference.files import sha256
 
     save_file({"mood.weight": torch.zeros(3, 32), "mood.bias": torch.zeros(3)}, copy / "heads.safetensors")
     files = json.loads((copy / "bundle.json").read_text())["files"]
@@ -142,7 +142,7 @@ def test_heads_of_another_shape_are_refused(copy: Path, tiny: Tiny) -> None:
 def test_weights_with_nan_are_refused(copy: Path, tiny: Tiny) -> None:
     from safetensors.torch import load_file, save_file
 
-    from inference.bundle import sha256
+    from inference.files import sha256
 
     heads = load_file(copy / "heads.safetensors")
     heads["mood.bias"][0] = float("nan")
@@ -167,7 +167,7 @@ def test_an_unknown_backend_or_device_is_refused(tiny: Tiny) -> None:
 def test_an_adapter_that_lacks_weights_is_refused_and_not_answered_without(copy: Path, tiny: Tiny) -> None:
     from safetensors.torch import load_file, save_file
 
-    from inference.bundle import sha256
+    from inference.files import sha256
 
     name = "adapter/adapter_model.safetensors"
     weights = load_file(copy / name)

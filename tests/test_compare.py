@@ -98,7 +98,7 @@ def test_answers_are_those_of_the_classifier(receipt: dict[str, Any], rows: Any,
 
 def test_the_files_timed_are_tied_by_their_hash(receipt: dict[str, Any], tiny: Tiny) -> None:
     from inference.artifacts import obtain
-    from inference.bundle import sha256
+    from inference.files import sha256
 
     artifact = obtain(Bundle.read(tiny.folder), tiny.cache, base=tiny.base)
     files = receipt["backends"]["int8"]["files"]

@@ -51,14 +51,13 @@ def test_the_python_of_the_readme_runs(code: str, demo: Path, demo_cache: Path) 
 
 def test_the_training_command_is_the_one_that_made_the_demo_model() -> None:
     (command,) = (block for block in blocks("text") if "training" in block)
-    from training.__main__ import _per_task, parser
+    from training.__main__ import parser, settings_of
 
     args = parser().parse_args(shlex.split(command.replace("\\\n", " "))[3:])
     described = json.loads((DEMO / "bundle.json").read_text())
-    assert _per_task(args.epochs, sorted(described["tasks"])) == described["training"]["epochs"]
+    settings = settings_of(args, {task: data["rows"] for task, data in sorted(described["data"].items())}).written()
+    assert {name: settings[name] for name in described["training"]} == described["training"]
     assert args.background == described["background"]
-    for name in ("seed", "rank", "batch_size", "learning_rate", "precision"):
-        assert getattr(args, name) == described["training"][name]
 
 
 RECEIPTS = {path.stem: read_receipt(path) for path in sorted((ROOT / "assets" / "receipts").glob("*.json"))}
@@ -73,7 +72,7 @@ def test_the_table_is_that_of_the_receipts() -> None:
 
 @pytest.mark.parametrize("name", [*TASKS, "showcase"])
 def test_a_receipt_belongs_to_the_model_and_the_rows_that_are_here(name: str) -> None:
-    from inference.bundle import sha256
+    from inference.files import sha256
 
     receipt = RECEIPTS[name]
     assert receipt["model"]["files"] == json.loads((DEMO / "bundle.json").read_text())["files"]

@@ -10,10 +10,12 @@ from conftest import ROOT
 # Lower layers know nothing of higher ones. A module may import those left of it or beside it.
 LAYERS = [
     {"errors", "cpu"},
-    {"bundle", "backends"},
-    {"network", "torch_backend", "onnx_backend", "classifier", "tables"},
+    {"files", "backends"},
+    {"architectures", "bundle"},
+    {"formats", "network", "torch_backend", "onnx_backend", "classifier", "tables"},
+    {"onnx_io", "onnx_merge", "sequence"},
     {"evaluate", "parity", "export", "graph", "weights", "quantize", "ladder"},
-    {"artifacts"},
+    {"artifacts", "onnx_files"},
     {"loading"},
     {"models"},
     {"compare.stats", "compare.rows", "compare.footprint", "compare.worker"},
@@ -23,14 +25,16 @@ LAYERS = [
     {"compare.disagreements", "compare.diff", "compare.summary", "compare.verdict"},
     {"compare.run"},
     {"compare.commands", "space"},
+    {"rapidfit"},
+    {"importing"},
     {"__main__"},
 ]
 HOMES = {
-    "torch": {"network", "torch_backend", "export"},
-    "transformers": {"network"},
-    "peft": {"network"},
-    "onnx": {"graph", "weights", "quantize", "compare.footprint"},
-    "onnxruntime": {"onnx_backend", "export", "quantize"},
+    "torch": {"network", "sequence", "torch_backend", "export", "importing"},
+    "transformers": {"network", "sequence", "importing"},
+    "peft": {"network", "sequence"},
+    "onnx": {"graph", "weights", "quantize", "onnx_io", "onnx_merge", "onnx_files", "compare.footprint"},
+    "onnxruntime": {"onnx_backend", "export", "quantize", "onnx_io"},
     "sklearn": {"evaluate", "compare.results"},
     "scipy": {"compare.stats", "compare.diff"},
     "jsonschema": {"compare.receipt"},
@@ -117,3 +121,14 @@ def test_nothing_dangerous_is_called() -> None:
         text = path.read_text(encoding="utf-8")
         assert "trust_remote_code=True" not in text, path
         assert not {"pickle", "torch.load"} & imports(path), path
+
+
+def test_pickles_are_opened_where_a_user_asks_for_it_and_nowhere_else() -> None:
+    calls = {
+        path.relative_to(ROOT).as_posix()
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load"
+    }
+    assert calls == {"inference/importing.py"}
+    assert "weights_only=True" in (ROOT / "inference/importing.py").read_text(encoding="utf-8")

@@ -184,11 +184,19 @@ def strip(bundle: Bundle, sizes: Mapping[str, int]) -> str:
     return f'<p class="strip"><span>Model <b>{escape(bundle.name)}</b>: {tasks}</span>{held}</p>'
 
 
+def _made_of(bundle: Bundle) -> str:
+    if bundle.base is None:
+        return "a Hugging Face classifier"
+    base = f"the base model {escape(bundle.base.hub_id)}" if bundle.base.hub_id else "a base model of its own"
+    if bundle.adapters:
+        return f"{base} with {'an adapter' if len(bundle.adapters) == 1 else f'{len(bundle.adapters)} adapters'}"
+    return f"{base} with {'a fine-tuned adapter and ' if bundle.adapter_folder else ''}one head per task"
+
+
 def about(bundle: Bundle, sizes: Mapping[str, int], parity: Mapping[str, Any] | None) -> str:
     """The model in sentences: what it is made of, how large each version is, how far they agree."""
     items = [
-        f"It is the base model {escape(bundle.base.hub_id)} with a fine-tuned adapter and one head per task, and "
-        f"reads the first {bundle.max_tokens} tokens of a text.",
+        f"It is {_made_of(bundle)}, and reads the first {bundle.max_tokens} tokens of a text.",
         *(
             f"{escape(name)}: {len(task.labels)} labels; an answer below {task.threshold:.3g} is called Uncertain."
             for name, task in bundle.tasks.items()

@@ -1,6 +1,7 @@
 """How a page starts and stops: what the environment asks for, a port, the models, and one line where that fails.
 
-Environment: TRIPTYCH_MODEL (a model folder; assets/models/demo), TRIPTYCH_BACKEND (pytorch, onnx or int8: the
+Environment: TRIPTYCH_MODEL (a model folder or a Hub id; assets/models/demo), TRIPTYCH_BASE (the folder of its base,
+where that is not where the model says), TRIPTYCH_BACKEND (pytorch, onnx or int8: the
 runtime chosen at first; int8), PORT (7860), GRADIO_SERVER_NAME (127.0.0.1; 0.0.0.0 to be seen from outside).
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from inference import InferenceError, InputError
 from inference.artifacts import DEMO_MODEL
-from inference.backends import BACKENDS, TITLES, check_backend
+from inference.backends import TITLES, check_backend
 from inference.models import Models
 
 
@@ -26,6 +27,7 @@ class Settings:
     """What is to be served, and where."""
 
     model: Path
+    base: Path | None
     backend: str
     host: str
     port: int
@@ -44,6 +46,7 @@ class Settings:
         check_backend(backend)
         return cls(
             model=Path(environment.get("TRIPTYCH_MODEL") or DEMO_MODEL),
+            base=Path(base) if (base := environment.get("TRIPTYCH_BASE")) else None,
             backend=backend,
             host=environment.get("GRADIO_SERVER_NAME") or "127.0.0.1",
             port=int(port),
@@ -89,7 +92,7 @@ def run(serve: Callable[[Settings, Models, Callable[[], None]], None]) -> int:
     try:
         settings = Settings.read(os.environ)
         settings.bind().close()  # said now, and not after the model is loaded
-        models = Models.of_folder(settings.model, progress=show_progress)
+        models = Models.of_folder(settings.model, progress=show_progress, base=settings.base)
         models.get(settings.backend)
 
         def ready() -> None:
@@ -119,7 +122,7 @@ def show_progress(step: str, share: float) -> None:
 
 
 def _open_others(models: Models, stopping: threading.Event) -> None:
-    for name in BACKENDS:
+    for name in models.bundle.backends:
         if stopping.is_set():
             return
         try:

@@ -11,8 +11,8 @@ from typing import Any
 
 from inference.artifacts import Progress
 from inference.backends import BACKENDS
-from inference.bundle import Bundle
 from inference.errors import InputError
+from inference.formats import describe
 
 
 def add(commands: Any, with_model: Any) -> None:
@@ -22,7 +22,7 @@ def add(commands: Any, with_model: Any) -> None:
     p.add_argument("--task", help="whose labels the label column holds, where the model has several tasks")
     p.add_argument("--text-column", default="text", help="(default: %(default)s)")
     p.add_argument("--label-column", help="(default: the column named like the task, else label)")
-    p.add_argument("--backends", default=",".join(BACKENDS), help="comma-separated (default: %(default)s)")
+    p.add_argument("--backends", help=f"comma-separated (default: all that the model has of {', '.join(BACKENDS)})")
     p.add_argument("--threads", type=int, help="CPU threads of each backend (default: all cores)")
     p.add_argument("--quick", action="store_true", help="under a minute: fewer samples, at most 500 rows")
     p.add_argument("--rows", type=int, help="draw so many of the rows")
@@ -104,7 +104,8 @@ def compare(args: argparse.Namespace) -> None:
         raise InputError(f"--out {args.out}: {what}. Name a file.")
     if args.rows is not None and args.rows < 1:
         raise InputError(f"--rows {args.rows} must be at least 1.")
-    tasks = Bundle.read(args.model).tasks
+    bundle = describe(args.model, args.base)
+    tasks = bundle.tasks
     data = None
     if args.data:
         data = read_data(args.data, tasks, args.task, args.text_column, args.label_column)
@@ -115,11 +116,12 @@ def compare(args: argparse.Namespace) -> None:
     receipt = run(
         args.model,
         data,
-        backends=[name.strip() for name in args.backends.split(",")],
+        backends=[name.strip() for name in args.backends.split(",")] if args.backends else None,
         threads=args.threads,
         quick=args.quick,
         seed=args.seed,
         cache=args.cache,
+        base=args.base,
         keep_texts=args.keep_texts,
         progress=None if args.json else progress_bar(),
     )

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from inference.artifacts import FILES, TOKENIZER, Artifact
-from inference.bundle import Bundle, locate_base, sha256
+from inference.bundle import Bundle
 from inference.errors import InferenceError
+from inference.files import sha256
 
 # What serving with a backend imports. Their own requirements are counted with them.
 LIBRARIES = {
@@ -46,15 +47,14 @@ def footprint(bundle: Bundle, artifact: Artifact, backend: str, base: Path | Non
         BundleError: a file is missing.
     """
     if backend == "pytorch":
-        folder = locate_base(bundle.base, base)
-        paths = {f"base/{name}": folder / name for name in bundle.base.files}
-        paths |= {name: bundle.folder / name for name in bundle.files}
+        paths = bundle.paths(base)
         weights = [path for path in paths.values() if path.suffix == ".safetensors"]
         dtypes = _merge([_safetensors_types(path) for path in weights])
     else:
         paths = {name: artifact.folder / name for name in (FILES[backend], TOKENIZER)}
         dtypes = _onnx_types(artifact.folder / FILES[backend])
-    paths["bundle.json"] = bundle.folder / "bundle.json"
+    if bundle.format == "bundle":
+        paths["bundle.json"] = bundle.folder / "bundle.json"
     return {
         "files": {
             name: {"kind": _kind(path), "sha256": sha256(path), "bytes": path.stat().st_size}

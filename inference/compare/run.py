@@ -26,6 +26,7 @@ from inference.compare.receipt import FORMAT, VERSION, Receipt, seal
 from inference.compare.results import results
 from inference.compare.rows import LabelledData, read_data
 from inference.errors import InputError
+from inference.formats import describe
 
 CHUNK = 500  # rows that a backend answers before it is the next one's turn
 QUICK_ROWS = 500
@@ -37,7 +38,7 @@ def compare(
     model: str | Path,
     data: LabelledData | None = None,
     *,
-    backends: Sequence[str] = BACKENDS,
+    backends: Sequence[str] | None = None,
     threads: int | None = None,
     quick: bool = False,
     seed: int = 0,
@@ -51,7 +52,8 @@ def compare(
 
     Args:
         data: labelled rows; the showcase, with its texts kept, if left out.
-        backends: the first of them is the reference; "pytorch" always is where it is among them.
+        backends: the first of them is the reference, "pytorch" where it is among them; all that the model has if
+            left out.
         threads: CPU threads of each backend, the same for all; every core this process may use if left out.
         quick: under a minute instead of some: one start of each process, fewer samples, at most `QUICK_ROWS` rows.
         seed: draws the rows that are timed, the sample of rows, and the bootstrap.
@@ -64,8 +66,10 @@ def compare(
     Raises:
         InferenceError: the model does not load, a backend does not start, or an argument makes no sense.
     """
+    bundle = describe(model, base)
+    backends = bundle.backends if backends is None else backends
     for name in backends:
-        check_backend(name)
+        check_backend(name, bundle.backends)
     if not backends or len(set(backends)) < len(backends):
         raise InputError(f"backends={','.join(backends)} must name each backend once. Known: {', '.join(BACKENDS)}.")
     if seed < 0:
@@ -75,7 +79,6 @@ def compare(
         raise InputError(f"threads={threads}, but this process may use 1 to {cpu.cores()}.")
     say = progress or (lambda step, share: None)
     cache = cache or default_cache()
-    bundle = Bundle.read(model)
     if data is None:
         data, keep_texts = read_data(SHOWCASE, bundle.tasks), True
     # What set the INT8 ranges must not be what they are judged on.
@@ -109,7 +112,7 @@ def compare(
         "model": {
             "name": bundle.name,
             "files": dict(bundle.files),
-            "base": {"hub_id": bundle.base.hub_id, "revision": bundle.base.revision, "files": dict(bundle.base.files)},
+            "base": bundle.base and {name: getattr(bundle.base, name) for name in ("hub_id", "revision", "files")},
             "max_tokens": bundle.max_tokens,
             "tasks": {name: asdict(task) | {"labels": list(task.labels)} for name, task in bundle.tasks.items()},
         },

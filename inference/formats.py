@@ -1,0 +1,372 @@
+"""`describe`: from a model folder or a Hub id to a `Bundle`, whatever the format. The formats are a table.
+
+Nothing here opens weights, but for the header of a safetensors file, and nothing runs what a folder brings along.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from inference.architectures import ARCHITECTURES, check_config, check_size, max_positions
+from inference.bundle import Base, Bundle, Task, locate_base
+from inference.errors import BundleError, InputError, MissingDependencyError
+from inference.files import inside, read_json, sha256, tensors
+
+SINGLE, MULTI = "single_label_classification", "multi_label_classification"
+TASK = "label"  # what the one task of a plain classifier is called where it does not say
+MOST_LABELS = 10_000
+# Tokens a model is taken to read where its tokenizer does not say: the length both source guides train with is 128,
+# and a model that reads more than it was trained on is worse, not better.
+MAX_TOKENS = 128
+# What PEFT can merge into the weights. Prompt and prefix tuning leave nothing to merge, and BOFT compiles code.
+MERGEABLE = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "HRA", "VERA")
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+INDEX = "model.safetensors.index.json"
+# Of a model on the Hub, what is fetched: descriptions, tokenizers and safetensors. No pickle and no code.
+FETCHED = (
+    "*.json",
+    "*.safetensors",
+    "*.txt",
+    "*.model",
+    "*/adapter_config.json",
+    "*/adapter_model.safetensors",
+    "*.onnx",
+)
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+    "bpe.codes",
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+@dataclass(frozen=True)
+class Format:
+    """One layout of a model folder."""
+
+    name: str
+    title: str
+    marks: tuple[str, ...]
+    """Globs that must each match a file."""
+    read: Callable[[Path, Path | None], Bundle]
+
+
+def describe(model: str | Path, base: str | Path | None = None, *, four_bit: bool = False) -> Bundle:
+    """The model in a folder, or with a Hub id: its tasks, limits and files. No weights are opened.
+
+    Args:
+        model: a folder; else "OWNER/NAME" on the Hugging Face Hub, which is fetched.
+        base: folder of the base model, for an adapter whose own is elsewhere.
+        four_bit: PyTorch is to hold the base in 4-bit NF4, as QLoRA trains it. For adapters.
+
+    Raises:
+        BundleError: no such folder, no format that is known, or something in it that is wrong.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = _fetch(str(model) if isinstance(model, str) else folder.as_posix())
+    for one in FORMATS:
+        if all(any(folder.glob(mark)) for mark in one.marks):
+            found = one.read(folder, Path(base) if base is not None else None)
+            if four_bit and not found.adapters:
+                raise InputError(f"{model} is {one.title}; a base in 4 bits is for PEFT adapters.")
+            return replace(found, four_bit=four_bit or found.four_bit)
+    known = "; ".join(f"{one.title} ({', '.join(one.marks)})" for one in FORMATS if one.name != "refused")
+    raise BundleError(
+        f"{folder} has no bundle.json and is no other model that is known here. Known: {known}. Or train one: "
+        "python -m training --help"
+    )
+
+
+# --- The readers, one a format
+
+
+def _read_bundle(folder: Path, base: Path | None) -> Bundle:
+    return Bundle.read(folder)
+
+
+def _read_adapter(folder: Path, base: Path | None) -> Bundle:
+    return _adapters(folder, {TASK: "."}, base)
+
+
+def _read_adapters(folder: Path, base: Path | None) -> Bundle:
+    found = sorted(path.parent.name for path in folder.glob("*/adapter_config.json"))
+    return _adapters(folder, {_task_name(name): name for name in found}, base)
+
+
+def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> Bundle:
+    configs = {task: _adapter_config(folder / name) for task, name in adapters.items()}
+    bases = {(config["base_model_name_or_path"], config.get("revision")) for config in configs.values()}
+    if len(bases) > 1 and given is None:
+        raise BundleError(
+            f"The adapters in {folder} belong to different bases: {', '.join(sorted(str(one[0]) for one in bases))}. "
+            "Serve each from a folder of its own."
+        )
+    name, revision = next(iter(bases))
+    home = _find_base(folder, name, revision, given)
+    config = _config(home)
+    architecture = ARCHITECTURES[config["model_type"]]
+    tasks = {}
+    for task, at in adapters.items():
+        header = tensors(inside(folder / at, ADAPTER[1]))
+        head = next((shape for key, (_, shape, _) in header.items() if key.endswith(architecture.head)), None)
+        if head is None or len(head) != 2:
+            raise BundleError(
+                f"The adapter in {folder / at} has no classification head (no tensor …{architecture.head}), so its "
+                "answers would be random. Save it with modules_to_save=['classifier'], or with task_type='SEQ_CLS'."
+            )
+        own = folder / at / "config.json"  # PEFT keeps no label names: this is where they can be written
+        named = read_json(inside(folder / at, "config.json")) if own.exists() else config
+        tasks[task] = _task(folder / at, named, head[0])
+    tokenizer = folder if (folder / "tokenizer.json").is_file() else home
+    files = [f"{at}/{file}".removeprefix("./") for at in adapters.values() for file in ADAPTER]
+    files += [
+        f"{at}/config.json".removeprefix("./") for at in adapters.values() if (folder / at / "config.json").exists()
+    ]
+    files += _tokenizer_files(folder)
+    return Bundle(
+        folder=folder,
+        name=_model_name(folder),
+        tasks=tasks,
+        pooling=None,
+        max_tokens=_max_tokens(tokenizer, config),
+        base=Base(_hub_id(name), revision, _digests(home, _weight_files(home)), home),
+        files=_digests(folder, files),
+        format="peft",
+        pad_id=_pad_id(config),
+        vocab_size=config.get("vocab_size"),
+        adapters=dict(adapters),
+        four_bit=_is_four_bit(config),
+    )
+
+
+def _read_classifier(folder: Path, base: Path | None) -> Bundle:
+    config = _config(folder)
+    architectures = config.get("architectures") or []
+    if not any(str(name).endswith("ForSequenceClassification") for name in architectures):
+        raise BundleError(
+            f"{folder} is a {', '.join(map(str, architectures)) or 'model'} without a classification head: its answers "
+            "would be random. Fine-tune it first: python -m training --help"
+        )
+    if config.get("quantization_config"):
+        raise BundleError(
+            f"{folder} stores its weights quantised ({config['quantization_config'].get('quant_method', 'unknown')}). "
+            "Serve the full-precision model: INT8 is made from it here."
+        )
+    task = config.get("finetuning_task")
+    labels = _task(folder, config, None)
+    return Bundle(
+        folder=folder,
+        name=_model_name(folder),
+        tasks={_task_name(task) if isinstance(task, str) and task else TASK: labels},
+        pooling=None,
+        max_tokens=_max_tokens(folder, config),
+        base=None,
+        files=_digests(folder, _weight_files(folder)),
+        format="transformers",
+        pad_id=_pad_id(config),
+        vocab_size=config.get("vocab_size"),
+    )
+
+
+def _read_refused(folder: Path, base: Path | None) -> Bundle:
+    if (folder / "task_heads.pt").exists():
+        raise BundleError(
+            f"{folder} is a RapidFit checkpoint, whose heads are a pickle: opening one can run code. If you trust it, "
+            f"convert it once: python -m inference import rapidfit {folder} OUT"
+        )
+    raise BundleError(
+        f"{folder} has its weights as a pickle (*.bin): opening one can run code. If you trust it, convert it once: "
+        f"python -m inference import weights {folder} OUT"
+    )
+
+
+# In the order in which they are tried. A folder that is two of them is the first.
+FORMATS = (
+    Format("bundle", "a Triptych bundle", ("bundle.json",), _read_bundle),
+    Format("refused", "", ("task_heads.pt",), _read_refused),
+    Format("peft", "a PEFT adapter", ADAPTER, _read_adapter),
+    Format("refused", "", ("adapter_config.json", "adapter_model.bin"), _read_refused),
+    Format("transformers", "a Hugging Face classifier", ("config.json", "*.safetensors"), _read_classifier),
+    Format("refused", "", ("config.json", "*.bin"), _read_refused),
+    Format("adapters", "several PEFT adapters of one base", tuple(f"*/{name}" for name in ADAPTER), _read_adapters),
+)
+
+
+# --- What the readers share
+
+
+def _fetch(model: str) -> Path:
+    """The folder of a model on the Hub, fetched unless it is in the cache."""
+    if not _HUB_ID.fullmatch(model):
+        raise BundleError(f"No model folder {model}. Name a folder that holds a model, or a Hub id: OWNER/NAME.")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise MissingDependencyError(
+            f"There is no folder {model}, and to ask the Hugging Face Hub for it needs huggingface_hub. "
+            "Install it: pip install -r requirements.txt"
+        ) from None
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(FETCHED), max_workers=4))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise BundleError(
+            f"No model folder {model}, and the Hugging Face Hub gave none of that id ({type(error).__name__}). Name a "
+            "folder that holds a model, or an id you may read."
+        ) from None
+
+
+def _find_base(folder: Path, name: str, revision: str | None, given: Path | None) -> Path:
+    if given is not None or not (folder / name).is_dir():
+        local = Path(name) if Path(name).is_dir() else None
+        return locate_base(Base(_hub_id(name), revision, dict.fromkeys(FETCHED, ""), local), given)
+    return folder / name
+
+
+def _hub_id(name: str) -> str | None:
+    return name if _HUB_ID.fullmatch(name) else None
+
+
+def _adapter_config(folder: Path) -> dict[str, Any]:
+    config = read_json(inside(folder, ADAPTER[0]))
+    path = folder / ADAPTER[0]
+    kind, task = config.get("peft_type"), config.get("task_type")
+    if kind not in MERGEABLE:
+        raise BundleError(
+            f"{path}: an adapter of type {kind!r} cannot be merged into the weights it belongs to, so no ONNX can be "
+            f"made of it. Known: {', '.join(MERGEABLE)}."
+        )
+    if task != "SEQ_CLS":
+        raise BundleError(
+            f"{path}: task_type is {task!r}; a classifier's is 'SEQ_CLS'. It has no labels to answer with."
+        )
+    dangerous = [name for name in ("megatron_config", "auto_mapping", "layer_replication") if config.get(name)]
+    if dangerous:
+        raise BundleError(
+            f"{path}: {', '.join(dangerous)} would load code or layers that are not in the folder. Remove it."
+        )
+    rank = config.get("r", 1)
+    if not isinstance(rank, int) or not 0 <= rank <= 4096:
+        raise BundleError(f"{path}: r={rank!r} is no rank. It must be from 0 (none) to 4096.")
+    if not isinstance(config.get("base_model_name_or_path"), str) or not config["base_model_name_or_path"]:
+        raise BundleError(f"{path} does not name its base (base_model_name_or_path). Write it there, or give base=.")
+    revision = config.get("revision")
+    if revision is not None and not isinstance(revision, str):
+        raise BundleError(f"{path}: revision {revision!r} is none.")
+    return config
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config = read_json(inside(folder, "config.json"))
+    check_config(config, folder / "config.json")
+    for name in ("tokenizer_config.json",):
+        if (folder / name).exists() and read_json(inside(folder, name), 20_000_000).get("auto_map"):
+            raise BundleError(f"{folder / name} asks for code of its own (auto_map), which is never run here.")
+    if any(folder.glob("*.py")):
+        raise BundleError(
+            f"{folder} brings Python code, which is never run here. Remove it, if the model does without."
+        )
+    return config
+
+
+def _task(folder: Path, config: Mapping[str, Any], count: int | None) -> Task:
+    """The labels that a config names, checked against the `count` that the weights have."""
+    kind = config.get("problem_type")
+    if kind not in (None, SINGLE, MULTI, "regression"):
+        raise BundleError(f"{folder}: problem_type {kind!r} is not known. Known: {SINGLE}, {MULTI}.")
+    names = config.get("id2label")
+    if names is None:
+        size = config.get("num_labels", 2) if count is None else count
+        names = {str(i): f"LABEL_{i}" for i in range(size)} if isinstance(size, int) and size <= MOST_LABELS else {}
+    if not isinstance(names, dict) or len(names) > MOST_LABELS:
+        raise BundleError(f"{folder}: id2label must be an object of at most {MOST_LABELS:,} labels.")
+    if count is not None and len(names) != count:
+        if any(not re.fullmatch(r"LABEL_\d+", str(name)) for name in names.values()):
+            raise BundleError(
+                f"{folder}: id2label names {len(names)} labels, and the head has {count}. Correct config.json."
+            )
+        names = {str(i): f"LABEL_{i}" for i in range(count)}  # the base's own placeholders, which mean nothing
+    if kind == "regression" or len(names) < 2:
+        raise BundleError(
+            f"{folder} gives one number and no label (regression, or a head with one output). There is nothing to "
+            "classify: Triptych compares classifiers."
+        )
+    try:
+        labels = tuple(names[str(i)] if str(i) in names else names[i] for i in range(len(names)))
+    except KeyError as missing:
+        raise BundleError(f"{folder}: id2label has no entry {missing}; it must count from 0 without a gap.") from None
+    if not all(isinstance(label, str) and 0 < len(label) <= 200 for label in labels) or len(set(labels)) < len(labels):
+        raise BundleError(f"{folder}: id2label must give every label a name of its own, of 1 to 200 characters.")
+    return Task(labels, kind or SINGLE, 0.5 if kind == MULTI else 0.0)
+
+
+def _max_tokens(tokenizer: Path, config: Mapping[str, Any]) -> int:
+    """Tokens to cut at: what the tokenizer says, never more than there are positions."""
+    path = tokenizer / "tokenizer_config.json"
+    said = read_json(path, 20_000_000).get("model_max_length") if path.is_file() else None
+    if not isinstance(said, int | float) or isinstance(said, bool) or not 0 < said < 1_000_000:
+        said = MAX_TOKENS  # transformers writes 1e30 for "nobody said"
+    return max(8, int(min(said, max_positions(config))))
+
+
+def _pad_id(config: Mapping[str, Any]) -> int:
+    found = config.get("pad_token_id", 0)
+    return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else 0
+
+
+def _is_four_bit(config: Mapping[str, Any]) -> bool:
+    stored = config.get("quantization_config") or {}
+    if not stored:
+        return False
+    if not isinstance(stored, dict) or stored.get("quant_method") != "bitsandbytes" or not stored.get("load_in_4bit"):
+        raise BundleError(
+            "The base is stored quantised in a way that cannot be undone here. Known: bitsandbytes in 4 bits."
+        )
+    return True
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """The files of a whole model: config, weights (in one file or in shards), tokenizer."""
+    if (folder / INDEX).exists():
+        index = read_json(inside(folder, INDEX), 20_000_000).get("weight_map")
+        if not isinstance(index, dict) or not all(isinstance(name, str) and "/" not in name for name in index.values()):
+            raise BundleError(f"{folder / INDEX} is no list of weight files. Fetch the model again.")
+        weights = [INDEX, *sorted(set(index.values()))]
+    else:
+        weights = ["model.safetensors"]
+    headers = [tensors(inside(folder, name)) for name in weights if name != INDEX]
+    stored = sum(math.prod(shape) for header in headers for _, shape, _ in header.values())
+    check_size(read_json(inside(folder, "config.json")), stored, folder / "config.json")
+    return ["config.json", *weights, *_tokenizer_files(folder)]
+
+
+def _tokenizer_files(folder: Path) -> list[str]:
+    return [name for name in TOKENIZERS if (folder / name).is_file()]
+
+
+def _digests(folder: Path, names: list[str]) -> dict[str, str]:
+    return {name: sha256(inside(folder, name)) for name in names}
+
+
+def _task_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:64] or TASK
+
+
+def _model_name(folder: Path) -> str:
+    """The folder's name, or the Hub's for a snapshot in its cache."""
+    home = folder.resolve()
+    name = home.parents[1].name.rpartition("--")[2] if home.parent.name == "snapshots" else home.name
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-_")[:64] or "model"

@@ -1,0 +1,234 @@
+"""The PyTorch network of other people's classifiers: transformers' own classes, with or without PEFT adapters."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inference.architectures import ARCHITECTURES
+from inference.bundle import Bundle
+from inference.errors import BundleError, MissingDependencyError
+from inference.files import read_json, tensors
+from inference.network import check_finite, load_network, merge, quiet_peft, quiet_transformers
+
+
+class SequenceNetwork(nn.Module):
+    """One sequence classifier of transformers per task; one pass each, for their encoders differ."""
+
+    def __init__(self, models: dict[str, Any]) -> None:
+        super().__init__()
+        self.tasks = list(models)
+        self.models = nn.ModuleList(models.values())  # by number: a task may have a name that modules may not
+
+    @property
+    def config(self) -> Any:
+        """The first model's configuration; all have the same base."""
+        return self.models[0].config
+
+    def alone(self) -> list[SequenceNetwork]:
+        """Each task's classifier as a network of its own."""
+        return [SequenceNetwork({task: model}) for task, model in zip(self.tasks, self.models, strict=True)]
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """As `network.Network.forward`."""
+        return tuple(model(input_ids=input_ids, attention_mask=attention_mask).logits.float() for model in self.models)
+
+
+class AdapterNetwork(nn.Module):
+    """One base in memory and the adapters of several tasks on it, switched from task to task. One caller at a time."""
+
+    switches = True
+
+    def __init__(self, model: Any, tasks: list[str]) -> None:
+        super().__init__()
+        self.tasks = tasks
+        self.model = model  # a PeftModel whose adapters are called task0, task1, …
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """As `network.Network.forward`."""
+        found = []
+        for number in range(len(self.tasks)):
+            self.model.set_adapter(f"task{number}")
+            found.append(self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float())
+        return tuple(found)
+
+
+def load_served(bundle: Bundle, base: Path | None = None, device: str = "cpu") -> nn.Module:
+    """The network that PyTorch serves, in evaluation mode.
+
+    One adapter is merged into its base; several are switched on one base, and so is one on a base in 4 bits.
+
+    Raises:
+        BundleError: weights are missing, do not fit or are damaged.
+        MissingDependencyError: bitsandbytes is needed and not installed.
+    """
+    if bundle.format == "bundle":
+        return load_network(bundle, base)
+    if len(bundle.adapters) < 2 and not bundle.four_bit:
+        return load_merged(bundle, base)
+    from peft import PeftModel
+
+    home = bundle.base_folder(base)
+    first, *others = bundle.adapters
+    sizes = {task: len(bundle.tasks[task].labels) for task in bundle.adapters}
+    if len(set(sizes.values())) > 1:  # transformers makes one head, and PEFT copies it for every adapter
+        return load_merged(bundle, base)
+    with _explained(bundle):
+        model = _load(home, sizes[first], bundle, first, four_bit=bundle.four_bit, device=device)
+        with quiet_peft():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            found = PeftModel.from_pretrained(model, str(bundle.folder / bundle.adapters[first]), "task0")
+            for number, task in enumerate(others, start=1):
+                found.load_adapter(str(bundle.folder / bundle.adapters[task]), f"task{number}")
+        network = AdapterNetwork(found, list(bundle.adapters))
+    check_finite(network, bundle.folder)
+    return network.eval()
+
+
+def load_merged(bundle: Bundle, base: Path | None = None) -> nn.Module:
+    """The same in plain float32 weights, every adapter merged: what is exported, and what `merge` writes.
+
+    A base in 4 bits is brought back to float32 first, so that merging rounds nothing a second time. Tensors that no
+    adapter touches are shared between the tasks.
+
+    Raises:
+        BundleError: as `load_served`.
+    """
+    if bundle.format == "bundle":
+        return load_network(bundle, base)
+    home = bundle.base_folder(base)
+    models: dict[str, Any] = {}
+    with _explained(bundle):
+        for task, spec in bundle.tasks.items():
+            model = _load(home, len(spec.labels), bundle, task, four_bit=bundle.four_bit)
+            if bundle.four_bit:
+                model = model.dequantize().float()
+            if bundle.adapters:
+                model = merge(model, bundle.folder / bundle.adapters[task])
+            if models:
+                _share(model, next(iter(models.values())))
+            model.config.id2label = dict(enumerate(spec.labels))
+            model.config.label2id = {label: i for i, label in enumerate(spec.labels)}
+            model.config.problem_type = spec.problem_type
+            models[task] = model
+    network = SequenceNetwork(models)
+    check_finite(network, bundle.folder)
+    return network.eval()
+
+
+def convert_tokenizer(folder: Path) -> str:
+    """The tokenizer of a folder that has none in the format of the library tokenizers, in that format.
+
+    Raises:
+        BundleError: transformers cannot read or cannot convert it.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+        return str(found.backend_tokenizer.to_str())
+    except Exception as error:  # whatever the many tokenizers raise
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise BundleError(
+            f"{folder} has no tokenizer that can be read ({first[:200]}). Save it beside the model."
+        ) from None
+
+
+def load_classifier(folder: Path, labels: int | None = None, **options: Any) -> tuple[Any, list[str], list[str]]:
+    """The classifier in a folder, the tensors it lacks, and those of its files that it has no use for."""
+    from transformers import AutoModelForSequenceClassification
+
+    sizes = {} if labels is None else {"num_labels": labels}
+    with quiet_transformers(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, told = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **sizes,
+            **options,
+        )
+    return model, sorted(told["missing_keys"]), sorted(told["unexpected_keys"])
+
+
+def _load(home: Path, labels: int, bundle: Bundle, task: str, *, four_bit: bool, device: str = "cpu") -> Any:
+    model, missing, _ = load_classifier(home, labels, **(_four_bit(home, device) if four_bit else {}))
+    if bundle.adapters and missing:
+        stored = tensors(bundle.folder / bundle.adapters[task] / "adapter_model.safetensors")
+        missing = [name for name in missing if f"base_model.model.{name}" not in stored]
+    if missing:
+        raise BundleError(
+            f"{bundle.folder} lacks {len(missing)} tensors of its network, which would be random: "
+            f"{', '.join(missing[:6])}{', …' if len(missing) > 6 else ''}. Save the model with its head."
+        )
+    return model
+
+
+def _four_bit(home: Path, device: str) -> dict[str, Any]:
+    """How QLoRA holds a base: NF4 with double quantisation, the head in full precision."""
+    from transformers import BitsAndBytesConfig
+
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise MissingDependencyError(
+            "A base in 4 bits needs bitsandbytes. Install it: pip install -r requirements-qlora.txt"
+        ) from None
+    config = read_json(home / "config.json")
+    # "auto" would spread a base that does not fit; on a CPU there is nothing to spread over.
+    options: dict[str, Any] = {"device_map": {"": "cpu"} if device == "cpu" else "auto"}
+    if not config.get("quantization_config"):
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+            # In 4 bits the head's few rows cost accuracy, and the CPU's kernel refuses their number.
+            llm_int8_skip_modules=[
+                ARCHITECTURES[config["model_type"]].head.partition(".")[0],
+                "pooler",
+                "pre_classifier",
+            ],
+        )
+    return options
+
+
+def _share(model: nn.Module, first: nn.Module) -> None:
+    """Let `model` hold the tensors of `first` wherever both are equal."""
+    theirs = dict(first.named_parameters())
+    for name, value in list(model.named_parameters()):
+        other = theirs.get(name)
+        if other is not None and other.shape == value.shape and torch.equal(other, value):
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, other)
+
+
+@contextlib.contextmanager
+def _explained(bundle: Bundle) -> Iterator[None]:
+    """What transformers, PEFT and safetensors raise for weights that do not fit, as one BundleError."""
+    from safetensors import SafetensorError
+
+    known = (RuntimeError, KeyError, ValueError, TypeError, AttributeError, UserWarning, OSError, IndexError)
+    try:
+        yield
+    except (*known, SafetensorError, ImportError, ZeroDivisionError, AssertionError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise BundleError(
+            f"The weights in {bundle.folder} do not fit the network that it describes: {first[:300]}"
+        ) from error

@@ -27,7 +27,7 @@ from inference import cpu
 from inference.artifacts import CALIBRATION
 from inference.bundle import Task
 from inference.classifier import pad
-from inference.errors import ExportError, InputError
+from inference.errors import ExportError, InferenceError, InputError
 from inference.files import read_json, sha256
 from inference.onnx_backend import OUTPUT_PREFIX
 from inference.onnx_io import LIMIT, load_model, save_model
@@ -139,7 +139,7 @@ def quantize_onnx(path: str | Path, output_path: str | Path | None = None) -> Pa
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.tmp-", dir=target.parent) as folder:
             plain, made = Path(folder) / path.name, Path(folder) / "int8.onnx"
             save_model(select(path, model), plain, external=False)
-            quantize(plain, made, feeds, reduce_range=cpu.saturates())
+            _quantize(plain, made, feeds, path)
             made.replace(target)
         if listed := _listed(target.parent):
             _write_list(target.parent, listed["source"], {**listed["files"], target.name: sha256(target)})
@@ -212,6 +212,20 @@ def _write_tokenizer(source: Path, folder: Path, max_tokens: int, pad_id: int) -
             **roles,
         },
     )
+
+
+def _quantize(source: Path, target: Path, feeds: list[dict[str, Any]], path: Path) -> None:
+    try:
+        quantize(source, target, feeds, reduce_range=cpu.saturates())
+    except (InferenceError, OSError):
+        raise
+    except Exception as error:  # ONNX Runtime raises classes of its own that share no public base
+        longest = max(feed["input_ids"].shape[1] for feed in feeds)
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path} does not run on the calibration texts, which have up to {longest} tokens ({reason}). If it reads "
+            f"fewer, say so in {TOKENIZER_FOLDER}/tokenizer_config.json: model_max_length."
+        ) from error
 
 
 def _calibration(tokenizer_file: Path) -> list[list[int]]:

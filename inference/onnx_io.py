@@ -10,16 +10,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
 
 from inference.errors import BundleError, ExportError
 from inference.files import inside
+from inference.onnx_backend import Graph
 
 LIMIT = 2**31 - 1  # bytes of one protobuf message
 SMALL = 1024  # bytes: a smaller tensor stays in the graph, where ONNX Runtime looks for shapes and axes
@@ -43,23 +43,6 @@ class _Outside:
     data: Bytes
     named: bool
     """It is a weight of the graph itself and no part of an operator: a session can be given it by its name."""
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A graph that was checked, as a session takes it."""
-
-    model: bytes
-    weights: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
-    """Tensors that did not fit into `model`; empty below 2 GB."""
-
-    def attach(self, options: onnxruntime.SessionOptions) -> None:
-        """Hand the weights to a session that is about to be made from `model` with these options.
-
-        The session reads them where they are: keep this object for as long as the session.
-        """
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in self.weights.values()]
-        options.add_external_initializers(list(self.weights), values)
 
 
 def read_graph(path: Path, within: Path | None = None, digests: Mapping[str, str] | None = None) -> Graph:
@@ -164,6 +147,11 @@ def _read(path: Path, within: Path, digests: Mapping[str, str] | None) -> tuple[
             if tensor.data_location == TensorProto.EXTERNAL:
                 found = _external(path, tensor, within, folder, files, digests)
                 outside.append(_Outside(tensor, found, weight and number == 0))
+    held_bytes = sum(one.data.nbytes for one in outside)
+    if held_bytes > 2 * sum(file.nbytes for file in files.values()):  # a small file could ask for any memory
+        raise BundleError(
+            f"{path}: its weights overlap: {held_bytes:,} bytes are read from files of far less. {REMEDY}"
+        )
     return model, outside, data.nbytes
 
 

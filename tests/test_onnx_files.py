@@ -347,6 +347,15 @@ def test_weights_that_are_transposed_when_read_and_a_third_input_are_converted_t
     assert [node.op_type for node in made.graph.node].count("MatMulIntegerToFloat") == 2
 
 
+def test_a_tokenizer_that_reads_more_than_the_model_is_told_of_in_one_line(exported: Path, tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "m", exported)
+    (tmp_path / "m/tokenizer/tokenizer_config.json").unlink()  # which says that 16 tokens are read
+    with pytest.raises(InputError, match="say so in tokenizer/tokenizer_config.json: model_max_length") as refused:
+        quantize_onnx(source)
+    assert "\n" not in str(refused.value)
+    assert [path.name for path in (tmp_path / "m").iterdir() if "int8" in path.name] == []
+
+
 def test_a_graph_of_something_else_than_texts_is_not_converted(exported: Path, tmp_path: Path) -> None:
     source = folder_of(tmp_path / "m", exported)
     pixels = helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, ["b", 3])

@@ -132,6 +132,27 @@ def test_weights_that_lie_where_they_should_not_are_refused_in_one_line(split: P
     assert not (split.parent / "merged.onnx").exists()
 
 
+def test_many_tensors_that_share_their_bytes_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
+    path = large_model(tmp_path, tables=4, rows=100)
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        tensor.external_data[1].value, tensor.external_data[2].value = "0", str(4 * 4 * 100 * 1024)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BundleError, match="its weights overlap"):
+        load_model(path)
+
+
+def test_a_snapshot_in_the_cache_of_the_hub_is_read_through_its_own_links(split: Path, tmp_path: Path) -> None:
+    expected = logits(split)
+    snapshot, blobs = tmp_path / "models--a--b/snapshots/0123", tmp_path / "models--a--b/blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, path in enumerate(sorted(split.parent.iterdir())):
+        path.replace(blobs / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    np.testing.assert_array_equal(logits(snapshot / "mood.onnx"), expected)
+
+
 def test_a_tensor_inside_an_operator_reads_nothing_from_outside_either(split: Path) -> None:
     model = onnx.load(split, load_external_data=False)
     tensor = TensorProto(name="c", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Tiny, tiny_base, tiny_data
+from sklearn.metrics import f1_score
 
 from inference import load
 from inference.errors import InputError
 from training.__main__ import main
-from training.data import Rows, add_background, class_weights, plan_batches, read_task
+from training.data import Rows, TaskData, add_background, class_weights, plan_batches, split
+from training.sources import Request, read_sources
 
 
 def write_task(folder: Path, rows: list[tuple[str, str]]) -> Path:
     folder.mkdir(parents=True)
     (folder / "train.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
     return folder
+
+
+def read_task(folder: Path, tuning_share: float, seed: int) -> TaskData:
+    (source,) = read_sources(Request(str(folder)))[0].values()
+    return split(source, tuning_share, seed)
 
 
 def test_the_split_keeps_every_row_once_and_every_label_in_both_parts(tmp_path: Path) -> None:
@@ -52,6 +62,12 @@ def test_rows_that_cannot_be_trained_on_are_refused(tmp_path: Path, content: str
         read_task(tmp_path, 0.1, 1)
 
 
+def test_a_tuning_share_that_leaves_nothing_to_fit_is_refused(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "t", [(f"text {i}", "ab"[i % 2]) for i in range(8)])
+    with pytest.raises(InputError, match="share of 0.9 leaves no row of 'a' to fit"):
+        read_task(folder, 0.9, seed=1)
+
+
 def test_background_texts_come_from_other_tasks_and_are_only_fitted() -> None:
     tasks = tiny_data()
     before = len(tasks["topic"].fit)
@@ -73,6 +89,38 @@ def test_class_weights_favour_rare_labels_and_average_to_one() -> None:
     assert sum(weights[i] for i in rows.label_ids) == pytest.approx(5)
 
 
+def test_class_weights_of_power_one_are_those_that_scikit_learn_calls_balanced() -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+
+    ids = [0, 0, 0, 0, 1, 2, 2]
+    expected = compute_class_weight("balanced", classes=np.array([0, 1, 2]), y=np.array(ids))
+    assert class_weights(Rows([""] * 7, ids), ["a", "b", "c"], power=1.0) == pytest.approx(expected.tolist())
+
+
+def test_class_weights_and_smoothing_change_the_loss_as_worked_out_by_hand() -> None:
+    import torch
+
+    from training.loop import Settings, task_loss
+
+    rows = Rows([""] * 4, [0, 0, 0, 1])
+    data = TaskData(("a", "b"), rows, rows)
+    logits, target = torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 1])
+    log_p = [[-math.log(1 + math.exp(-2)), -2 - math.log(1 + math.exp(-2))], [-math.log(2), -math.log(2)]]
+
+    def loss(power: float, smoothing: float) -> float:
+        settings = Settings(epochs={"t": 1.0}, class_weight_power=power, label_smoothing=smoothing)
+        return float(task_loss(data, settings)(logits, target))
+
+    assert loss(0.0, 0.0) == pytest.approx((-log_p[0][0] - log_p[1][1]) / 2)
+    # balanced: three rows of a weigh 4/(2·3) each, the one of b weighs 4/(2·1)
+    a, b = 2 / 3, 2.0
+    assert loss(1.0, 0.0) == pytest.approx((-a * log_p[0][0] - b * log_p[1][1]) / (a + b))
+    # smoothing gives a share of the target to every label, each with its own weight
+    smooth = [-(a * row[0] + b * row[1]) / 2 for row in log_p]
+    mixed = 0.9 * (-a * log_p[0][0] - b * log_p[1][1]) + 0.1 * sum(smooth)
+    assert loss(1.0, 0.1) == pytest.approx(mixed / (a + b))
+
+
 def test_a_plan_shows_every_row_once_an_epoch_and_mixes_the_tasks() -> None:
     plan = plan_batches({"a": [3] * 40, "b": [5] * 20}, {"a": 2, "b": 4}, batch_size=8, seed=1)
     shown = [row for task, rows in plan if task == "a" for row in rows]
@@ -87,7 +135,10 @@ def test_half_an_epoch_is_half_the_rows() -> None:
     assert len({row for _, rows in plan for row in rows}) == 20
 
 
-def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("early_stopping", [0, 2])
+def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(
+    early_stopping: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
     from tokenizers import Tokenizer
 
@@ -96,30 +147,43 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path: Path, m
     tiny_base(tmp_path / "base")
     tokenizer = Tokenizer.from_file(str(tmp_path / "base" / "tokenizer.json"))
     data = tiny_data()
-    settings = loop.Settings(epochs=dict.fromkeys(data, 1.0), rank=4, batch_size=16, max_tokens=16, precision="fp32")
+    settings = loop.Settings(
+        epochs=dict.fromkeys(data, 4.0),
+        rank=4,
+        batch_size=16,
+        max_tokens=16,
+        precision="fp32",
+        learning_rate=2e-2,
+        early_stopping=early_stopping,
+    )
     monkeypatch.setattr(loop, "CHECKPOINT_STEPS", 5)
+
+    histories: dict[str, Any] = {}
 
     def run(checkpoint: str, stop_after: int | None = None) -> loop.Network:
         network = loop.new_network(tmp_path / "base", data, settings)
         if stop_after is not None:
             save = loop._save
 
-            def save_and_stop(*arguments: object) -> None:
-                save(*arguments)  # type: ignore[arg-type]
-                raise KeyboardInterrupt
+            def save_and_stop(*arguments: Any) -> None:
+                save(*arguments)
+                if arguments[1] >= stop_after:
+                    raise KeyboardInterrupt
 
             monkeypatch.setattr(loop, "_save", save_and_stop)
             with pytest.raises(KeyboardInterrupt):
                 loop.train(network, tokenizer, data, settings, tmp_path / checkpoint)
             monkeypatch.setattr(loop, "_save", save)
             return network
-        loop.train(network, tokenizer, data, settings, tmp_path / checkpoint)
+        histories[checkpoint] = loop.train(network, tokenizer, data, settings, tmp_path / checkpoint)
         return network
 
     whole = run("whole").state_dict()
-    run("cut", stop_after=5)
+    run("cut", stop_after=20)
     resumed = run("cut").state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert histories["whole"] == histories["cut"]
+    assert bool(histories["whole"].scores) == bool(early_stopping)
     # a checkpoint of other settings is not taken for this run's
     other = replace(settings, seed=99)
     network = loop.new_network(tmp_path / "base", data, other)
@@ -155,6 +219,36 @@ def test_the_adapter_loads_with_plain_peft(tiny: Tiny) -> None:
     config = PeftConfig.from_pretrained(str(tiny.folder / "adapter"))
     assert config.base_model_name_or_path == "nobody/tiny-base"
     assert config.peft_type == "LORA"
+
+
+def test_early_stopping_ends_a_run_that_gets_no_better_and_keeps_its_best_weights(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    from training import loop
+
+    tiny_base(tmp_path / "base")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "base" / "tokenizer.json"))
+    data = tiny_data()
+    settings = loop.Settings(
+        epochs=dict.fromkeys(data, 40.0),
+        rank=4,
+        batch_size=16,
+        max_tokens=16,
+        precision="fp32",
+        learning_rate=1e-2,
+        early_stopping=2,
+    )
+    network = loop.new_network(tmp_path / "base", data, settings)
+    history = loop.train(network, tokenizer, data, settings, tmp_path / "checkpoint")
+    best = int(np.argmax(history.scores))
+    assert len(history.scores) == best + 3  # two evaluations after the best one
+    assert history.steps < history.planned
+    assert history.written()["kept"] == best + 1
+    scores = []
+    for name, task in data.items():
+        found = loop.answer(network, tokenizer, name, task.tuning.texts).argmax(1)
+        scores.append(f1_score(task.tuning.label_ids, found, average="macro"))
+    assert np.mean(scores) == pytest.approx(max(history.scores))
 
 
 def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,22 +1,31 @@
-"""Command line of the training: one folder per task in, a bundle out.
+"""Command line of the training: labelled texts in, a bundle out, and how good it is.
 
-    python -m training --data DATA --out assets/models/mine --epochs 3
+    python -m training --data tickets.csv --out models/tickets
 
-DATA holds one folder per task, each with a train.csv (text,label) and, if you like, a validation.csv
-that is reported on and never fitted. Run it again after an interruption and it goes on where it was.
+--data is a file (CSV, JSONL or Parquet) with the columns text and label, a folder with train.* and, if you
+like, validation.*, a folder with one such folder per task, or hf://datasets/OWNER/NAME/PATH. Validation rows
+are reported on and never fitted. Run it again after an interruption and it goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import logging
 import math
+import shlex
 import shutil
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inference.errors import InferenceError, InputError
+
+if TYPE_CHECKING:
+    from training.loop import Settings
+    from training.sources import Source
 
 # The pinned base of every model trained here.
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -26,30 +35,52 @@ BASE_FILES = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
+# Where nothing is said: few rows want small batches and enough updates, many rows want few passes.
+SMALL_ROWS = 5000
+SMALL_BATCH, LARGE_BATCH = 16, 64
+LEAST_UPDATES = 200
+LEAST_EPOCHS = 3
+LEARNING_RATES = {"lora": 4e-4, "qlora": 4e-4, "full": 1e-4, "heads": 4e-4}
+HEAD_LEARNING_RATES = {"lora": 2e-3, "qlora": 2e-3, "full": 2e-3, "heads": 1e-2}
+WEIGHTS = {"none": 0.0, "balanced": 1.0}
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         run(args)
-    except InferenceError as error:
+    except (InferenceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser("python -m training", description=(__doc__ or "").split("\n\n")[0])
-    p.add_argument("--data", type=Path, required=True, help="folder with one folder per task, each with train.csv")
+    p.add_argument("--data", required=True, help="a file, a folder, or hf://datasets/OWNER/NAME/PATH: see above")
     p.add_argument("--out", type=Path, required=True, help="the model folder to write")
-    p.add_argument("--tasks", help="comma-separated; every folder of --data with a train.csv if left out")
-    p.add_argument("--epochs", default="3", help="a number, or task=number,… (default %(default)s)")
-    p.add_argument("--tuning-share", default="0.1", help="share of train.csv held out to tune on; also task=share,…")
+    p.add_argument("--tasks", help="comma-separated names (default: the folders' or the label columns')")
+    p.add_argument("--text-column", default="text", help="(default: %(default)s)")
+    p.add_argument("--label-columns", default="", help="comma-separated, one task each; an empty cell is no label")
+    p.add_argument("--validation", help="a file of validation rows for a single training file")
+    p.add_argument("--validation-share", type=float, help="split off, where there are none (default: 0.2 of a file)")
+    p.add_argument("--tuning-share", default="0.1", help="of the training rows, to tune on; also task=share,…")
+    p.add_argument("--method", choices=tuple(LEARNING_RATES), default="lora", help="(default: %(default)s)")
+    p.add_argument("--epochs", help="a number, or task=number,… (default: 3, and more of few rows)")
+    p.add_argument(
+        "--early-stopping", type=int, default=0, metavar="N", help="after N epochs without a better macro-F1"
+    )
+    p.add_argument("--class-weights", default="0.25", help="none, balanced, or a power of 1/frequency (%(default)s)")
+    p.add_argument("--label-smoothing", type=float, default=0.05, help="(default: %(default)s)")
+    p.add_argument("--max-tokens", type=int, default=128, help="texts are cut there (default: %(default)s)")
     p.add_argument("--out-of-scope", default="", metavar="TASK=LABEL", help='the label that means "none of the others"')
     p.add_argument("--background", type=int, default=0, metavar="N", help="texts of other tasks to add to that label")
     p.add_argument("--rank", type=int, default=64, help="LoRA rank (default %(default)s)")
-    p.add_argument("--batch-size", type=int, default=64)
-    p.add_argument("--learning-rate", type=float, default=4e-4)
+    p.add_argument("--batch-size", type=int, help=f"(default: {LARGE_BATCH}; {SMALL_BATCH} below {SMALL_ROWS:,} rows)")
+    p.add_argument("--learning-rate", type=float, help="of adapter or encoder (default: that of the method)")
     p.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     p.add_argument("--seed", type=int, default=13)
     p.add_argument("--threads", type=int, help="CPU threads; all cores if left out")
@@ -59,63 +90,115 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def settings_of(args: argparse.Namespace, rows: Mapping[str, int]) -> Settings:
+    """The settings that the arguments ask for, those left out chosen by the number of rows to fit of each task.
+
+    Raises:
+        InputError: a number that is none to train with.
+    """
+    from training.loop import Settings
+
+    batch_size = args.batch_size
+    if batch_size is None:
+        batch_size = SMALL_BATCH if sum(rows.values()) < SMALL_ROWS else LARGE_BATCH
+    for name, value, least in (("--batch-size", batch_size, 1), ("--rank", args.rank, 1)):
+        if value < least:
+            raise InputError(f"{name} {value} must be at least {least}.")
+    if args.early_stopping < 0:
+        raise InputError(f"--early-stopping {args.early_stopping} must be 0, for never, or more.")
+    if not 0 <= args.label_smoothing < 1:
+        raise InputError(f"--label-smoothing {args.label_smoothing:g} must be at least 0 and below 1.")
+    epochs = {
+        name: float(max(LEAST_EPOCHS, math.ceil(LEAST_UPDATES * batch_size / count))) for name, count in rows.items()
+    }
+    return Settings(
+        epochs=epochs if args.epochs is None else _per_task(args.epochs, list(rows)),
+        seed=args.seed,
+        rank=args.rank,
+        batch_size=batch_size,
+        learning_rate=LEARNING_RATES[args.method] if args.learning_rate is None else args.learning_rate,
+        head_learning_rate=HEAD_LEARNING_RATES[args.method],
+        label_smoothing=args.label_smoothing,
+        class_weight_power=_power(args.class_weights),
+        max_tokens=args.max_tokens,
+        precision=args.precision,
+        method=args.method,
+        early_stopping=args.early_stopping,
+    )
+
+
 def run(args: argparse.Namespace) -> None:
+    # Where bitsandbytes is installed, PEFT imports it, and it asks for a package that nothing here needs.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import torch
     from tokenizers import Tokenizer
 
     from inference import cpu, load
-    from inference.bundle import Base, check_digest, check_name, locate_base, sha256
-    from inference.evaluate import evaluate, read_rows
+    from inference.bundle import Base, check_name, locate_base
+    from inference.files import check_digest
     from training.card import write_card
-    from training.data import add_background, read_task
-    from training.loop import Settings, new_network, train
-    from training.save import write_bundle
+    from training.data import add_background, split
+    from training.loop import answer, new_network, train
+    from training.qlora import QUANTISATION
+    from training.report import drift, markdown, validate
+    from training.save import annotate, write_bundle
+    from training.sources import Request, read_sources
 
     torch.set_num_threads(args.threads or cpu.cores())
-    names = args.tasks.split(",") if args.tasks else sorted(p.parent.name for p in args.data.glob("*/train.csv"))
-    if not names:
-        raise InputError(f"{args.data} holds no task: one folder per task is wanted, each with a train.csv.")
-    shares = _per_task(args.tuning_share, names)
-    tasks = {name: read_task(args.data / name, shares[name], args.seed) for name in names}
+    _check_out(args.out)
+    sources, split_off = read_sources(
+        Request(
+            args.data,
+            _names(args.tasks),
+            args.text_column,
+            _names(args.label_columns),
+            args.validation,
+            args.validation_share,
+            args.seed,
+        )
+    )
     try:
-        for name in names:
+        for name in sources:
             check_name(name, "task")
         check_name(args.out.resolve().name, "--out")
     except ValueError as error:
         raise InputError(str(error)) from None
+    shares = _per_task(args.tuning_share, list(sources))
+    tasks = {name: split(source, shares[name], args.seed) for name, source in sources.items()}
     if args.out_of_scope and "=" not in args.out_of_scope:
         raise InputError(f"--out-of-scope {args.out_of_scope} must be TASK=LABEL.")
     outside = dict([args.out_of_scope.split("=", 1)]) if args.out_of_scope else {}
     for task, label in outside.items():
         add_background(tasks, task, label, args.background, args.seed)
+    settings = settings_of(args, {name: len(data.fit) for name, data in tasks.items()})
     base = Base(HUB_ID, REVISION, BASE_FILES)
     folder = locate_base(base, args.base)
     for file, digest in BASE_FILES.items():
         check_digest(folder / file, digest, "training starts from these bytes and no others")
-    settings = Settings(
-        epochs=_per_task(args.epochs, names),
-        seed=args.seed,
-        rank=args.rank,
-        batch_size=args.batch_size,
-        learning_rate=args.learning_rate,
-        precision=args.precision,
-    )
     started = time.time()
     network = new_network(folder, tasks, settings)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    train(network, tokenizer, tasks, settings, args.out / ".checkpoint")
+    for name, data in tasks.items():
+        print(
+            f"{name}: {len(data.labels)} labels; {len(data.fit):,} rows to fit, {settings.epochs[name]:g} times, "
+            f"{len(data.tuning):,} to tune on, {len(data.validation or ()):,} to report on."
+        )
+    history = train(network, tokenizer, tasks, settings, args.out / ".checkpoint")
     notes: dict[str, Any] = {
+        "run": history.written(),
         "licence": args.licence,
         "datasets": args.dataset,
         "data": {
             name: {
-                "rows": len(d.fit),
-                "tuning_rows": len(d.tuning),
-                "train_csv_sha256": sha256(args.data / name / "train.csv"),
+                "rows": len(data.fit),
+                "tuning_rows": len(data.tuning),
+                "validation_rows": len(data.validation or ()),
+                "train_csv_sha256": sources[name].sha256,
             }
-            for name, d in tasks.items()
+            for name, data in tasks.items()
         },
         "background": args.background,
+        **({"quantisation": QUANTISATION} if settings.method == "qlora" else {}),
     }
     write_bundle(
         network,
@@ -129,13 +212,62 @@ def run(args: argparse.Namespace) -> None:
         base_folder=folder,
     )
     shutil.rmtree(args.out / ".checkpoint", ignore_errors=True)  # the run is over; another is to start afresh
+    classifier = load(args.out, base=None if settings.method == "full" else folder)
+    found: dict[str, Any] = {"validation": validate(classifier, tasks)}
+    if settings.method == "qlora":
+        four_bit = {
+            name: answer(network, tokenizer, name, (d.validation or d.tuning).texts) for name, d in tasks.items()
+        }
+        found["drift"] = drift(classifier, tasks, four_bit)
+    annotate(args.out, found)
     write_card(args.out)
-    print(f"Wrote {args.out} after {(time.time() - started) / 60:.0f} minutes.")
-    classifier = load(args.out, base=args.base)
-    for name in names:
-        if (args.data / name / "validation.csv").is_file():
-            found = evaluate(classifier, name, read_rows(args.data / name / "validation.csv"))
-            print(f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items() if v is not None))
+    print(f"\n{markdown(found['validation'], found.get('drift'))}\n")
+    print(f"Wrote {args.out} after {(time.time() - started) / 60:.1f} minutes.")
+    commands = _compare(args.out, sources, split_off)
+    print(f"  try it:     make demo MODEL={shlex.quote(str(args.out))}")
+    for line in commands:
+        print(f"  compare it: {line}")
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a folder that holds something else than a model of ours, or the beginnings of one."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file. Name a folder.")
+    ours = any((out / name).exists() for name in ("bundle.json", ".checkpoint"))
+    if out.is_dir() and any(out.iterdir()) and not ours:
+        raise InputError(f"--out {out} holds something else than a model. Name a new folder.")
+
+
+def _compare(out: Path, sources: Mapping[str, Source], split_off: Sequence[Mapping[str, str]]) -> list[str]:
+    """The commands that measure the model on its validation rows; those split off are written beside it first.
+
+    Not into it: a model folder is what people hand on, and texts are not always theirs to give.
+    """
+    start = ["python", "-m", "inference", "compare", "--model", str(out)]
+    if split_off:
+        path = out.with_name(f"{out.name}.validation.csv")
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ["text", *sources], restval="")
+            writer.writeheader()
+            writer.writerows(split_off)
+        print(f"Wrote {path}: the {len(split_off):,} rows that were split off to report on.")
+        return [shlex.join([*start, "--data", str(path)])]
+    return [shlex.join([*start, *source.measure]) for source in sources.values() if source.measure]
+
+
+def _names(given: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (given or "").split(",") if name.strip())
+
+
+def _power(given: str) -> float:
+    """ "none", "balanced" or a number, as the power of a label's frequency that it is weighted down by."""
+    try:
+        power = WEIGHTS[given] if given in WEIGHTS else float(given)
+    except ValueError:
+        power = math.nan
+    if not 0 <= power <= 2:
+        raise InputError(f"--class-weights {given} must be none, balanced, or a power from 0 to 2.")
+    return power
 
 
 def _per_task(value: str, names: list[str]) -> dict[str, float]:

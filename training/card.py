@@ -17,6 +17,7 @@ from inference.backends import TITLES
 from inference.compare.receipt import Receipt, read_receipt
 from inference.compare.summary import summary
 from inference.errors import InferenceError, InputError
+from training.report import markdown
 
 MARKS = ("<!-- figures: written by training/card.py -->", "<!-- end of figures -->")
 # What the card says of a public data set: task, Hub id -> name, authors, licence.
@@ -28,6 +29,17 @@ SOURCES = {
 }
 
 
+# How a bundle came about, where it does not say so; the fields came later.
+OLD = {"method": "lora", "early_stopping": 0}
+METHODS = {
+    "lora": "One LoRA adapter (rank {rank}) on `{base}` and one linear head per task.",
+    "qlora": "One LoRA adapter (rank {rank}) on `{base}`, trained with the base in 4-bit NormalFloat (QLoRA) and "
+    "served on it in full precision, and one linear head per task.",
+    "full": "`{base}`, all of it fine-tuned, and one linear head per task.",
+    "heads": "One linear head per task on `{base}`, which is as it was.",
+}
+
+
 def write_card(model: Path, receipts: Sequence[Receipt] = ()) -> None:
     """Write `README.md` of a model folder from its `bundle.json` and the receipts of it.
 
@@ -35,6 +47,8 @@ def write_card(model: Path, receipts: Sequence[Receipt] = ()) -> None:
         InputError: a receipt is of another model.
     """
     described = json.loads((model / "bundle.json").read_text(encoding="utf-8"))
+    described["training"] = OLD | described["training"]
+    described.setdefault("started_from", described["base"])
     for receipt in receipts:
         if receipt["model"]["files"] != described["files"]:
             raise InputError(f"The receipt on {receipt['data']['name']} is not of the model in {model}: measure again.")
@@ -57,14 +71,15 @@ def update_readme(readme: Path, receipts: Sequence[Receipt]) -> None:
 
 def _front_matter(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
     """The YAML block that the Hub reads. JSON strings are YAML strings, so quoting is JSON's."""
+    adapted = described["training"]["method"] in ("lora", "qlora")
     lines = [
         "---",
         "language: en",
         f"license: {json.dumps(described['licence'])}",
-        "library_name: peft",
-        f"base_model: {json.dumps(described['base']['hub_id'])}",
+        *(["library_name: peft"] if adapted else []),
+        f"base_model: {json.dumps(described['started_from']['hub_id'])}",
         "pipeline_tag: text-classification",
-        "tags: [text-classification, lora, onnx, int8, multi-task]",
+        f"tags: [text-classification, {'lora, ' if adapted else ''}onnx, int8, multi-task]",
     ]
     if described["datasets"]:
         lines.append("datasets: " + json.dumps(described["datasets"]))
@@ -85,12 +100,19 @@ def _front_matter(described: dict[str, Any], receipts: Sequence[Receipt]) -> str
 
 
 def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
-    settings = described["training"]
+    settings, origin = described["training"], described["started_from"]
+    public = set(described["datasets"]) and set(described["datasets"]) <= set(SOURCES)
+    inside = "folder" in described["base"]
     parts = [
         f"# {described['name']}",
-        f"One LoRA adapter (rank {settings['rank']}) on `{described['base']['hub_id']}` and one linear head per task. "
-        f"Texts are cut at {described['max_tokens']} tokens. The base is not in this folder; it is pinned by revision "
-        f"`{described['base']['revision'][:12]}` and by the SHA-256 of each file.",
+        METHODS[settings["method"]].format(rank=settings.get("rank"), base=origin["hub_id"])
+        + f" Texts are cut at {described['max_tokens']} tokens. "
+        + (
+            f"It started from revision `{origin['revision'][:12]}`; the encoder is in the folder `encoder/`."
+            if inside
+            else "The base is not in this folder; it is pinned by revision "
+            f"`{origin['revision'][:12]}` and by the SHA-256 of each file."
+        ),
         "## Tasks",
         "\n".join(
             f"- **{name}**: {len(task['labels'])} labels ({', '.join(task['labels'][:8])}"
@@ -101,10 +123,16 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
         "## Training",
         "\n".join(
             f"- {name}: {settings['epochs'][name]:g} epochs over {data['rows']:,} rows; {data['tuning_rows']:,} rows "
-            "of the training file held out to choose the threshold. The validation file was not fitted."
+            f"of the training file held out to choose the threshold. {_not_fitted(data)}".rstrip()
             for name, data in described["data"].items()
         ),
     ]
+    if settings["early_stopping"]:
+        run = described["run"]
+        parts.append(
+            f"Stopped early: {run['steps']:,} of {run['planned_steps']:,} steps, and the weights kept are those of "
+            f"evaluation {run['kept']} of {len(run['tuning_macro_f1'])} (best macro-F1 on the held-out rows)."
+        )
     parts.append(
         "Where a training file holds overlapping phrases of the same sentences, as SST-2's does, held-out rows are "
         "easier than new ones: coverage on new texts is lower than the rule says."
@@ -117,14 +145,25 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
     parts.append(
         f"Batches of {settings['batch_size']} rows of one task, AdamW, learning rate {settings['learning_rate']:g} "
         f"(heads {settings['head_learning_rate']:g}) with {settings['warmup_share']:.0%} warm-up and linear decay, "
-        f"label smoothing {settings['label_smoothing']:g}, class weights proportional to frequency to the power of "
-        f"-{settings['class_weight_power']:g}, {settings['precision']}, seed {settings['seed']}. "
-        "The adapter is stored in float16."
+        f"label smoothing {settings['label_smoothing']:g}, "
+        + (
+            f"class weights proportional to frequency to the power of -{settings['class_weight_power']:g}, "
+            if settings["class_weight_power"]
+            else "no class weights, "
+        )
+        + f"{settings['precision']}, seed {settings['seed']}."
+        + (" The adapter is stored in float16." if "rank" in settings else "")
     )
     if described["datasets"]:
         parts += [
             "Data:",
             "\n".join(f"- `{name}`: {SOURCES.get(name, 'see the Hub')}" for name in described["datasets"]),
+        ]
+    if "validation" in described:
+        parts += [
+            "## Validation",
+            "Answers of the stored weights on PyTorch.",
+            markdown(described["validation"], described.get("drift")),
         ]
     if receipts:
         parts += [
@@ -134,17 +173,35 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
             "intervals. Coverage and out-of-scope recall are at the thresholds above; a row in scope counts as covered "
             "if it is neither uncertain nor called out of scope.",
         ]
+    files = {"full": "`encoder/`, ", "heads": ""}.get(settings["method"], "`adapter/` (PEFT), ")
     parts += [
         "## Limits",
-        "English only. Sentiment was learnt from film reviews, emotion from online comments (on whose labels the "
-        "annotators disagree), intents from requests to an assistant: elsewhere expect less. A confidence is not a "
-        "promise; it is what the thresholds were chosen on. Not for decisions about people.",
+        "English only. "
+        + (
+            "Sentiment was learnt from film reviews, emotion from online comments (on whose labels the "
+            "annotators disagree), intents from requests to an assistant: elsewhere expect less. "
+            if public
+            else "It knows the labels above and gives one of them to any text: on texts unlike those of its training "
+            "file expect less. "
+        )
+        + "A confidence is not a promise; it is what the thresholds were chosen on. Not for decisions about people.",
         "## Use",
         "```python\nfrom inference import load\n\n"
-        f'load("assets/models/{described["name"]}", backend="int8").predict_all_tasks("what a lovely film")\n```',
-        f"Backends: {', '.join(TITLES.values())}. Files: `adapter/` (PEFT), `heads.safetensors`, `bundle.json`.",
+        + (
+            f'load("assets/models/{described["name"]}", backend="int8").predict_all_tasks("what a lovely film")\n```'
+            if public
+            else f'load("{described["name"]}", backend="int8").predict_all_tasks("a text")  # path of this folder\n```'
+        ),
+        f"Backends: {', '.join(TITLES.values())}. Files: {files}`heads.safetensors`, `bundle.json`.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _not_fitted(data: dict[str, Any]) -> str:
+    rows = data.get("validation_rows")  # older bundles tell no number
+    if rows is None:
+        return "The validation file was not fitted."
+    return f"{rows:,} validation rows were not fitted and nothing was chosen on them." if rows else ""
 
 
 def main() -> int:

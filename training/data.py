@@ -1,4 +1,4 @@
-"""Labelled rows for training: reading, splitting and batching."""
+"""Labelled rows for training: splitting, weighting and batching."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from inference.errors import InputError
-from inference.evaluate import read_rows
+from inference.evaluate import LabelledRows
+from training.sources import Source
 
 
 @dataclass(frozen=True)
@@ -25,38 +25,57 @@ class Rows:
 
 @dataclass(frozen=True)
 class TaskData:
-    """One task's rows: `fit` is trained on, `tuning` chooses settings and thresholds."""
+    """One task's rows: `fit` is trained on, `tuning` chooses when to stop and the threshold."""
 
     labels: tuple[str, ...]
     fit: Rows
     tuning: Rows
+    validation: Rows | None = None
+    """Rows that nothing is chosen on; what is reported is reported on them."""
 
 
-def read_task(folder: Path, tuning_share: float, seed: int) -> TaskData:
-    """`folder/train.csv`, split by label into a part to fit and a part to tune on.
+def split(source: Source, tuning_share: float, seed: int) -> TaskData:
+    """The rows of a task, its training rows split by label into a part to fit and a part to tune on.
 
     Raises:
-        InputError: fewer than two labels, or a label with a single row.
+        InputError: fewer than two labels, a label with a single row, or one that only validation rows have.
     """
-    rows = read_rows(folder / "train.csv")
     by_label: dict[str, list[str]] = {}
-    for text, label in zip(rows.texts, rows.labels, strict=True):
+    for text, label in zip(source.train.texts, source.train.labels, strict=True):
         by_label.setdefault(label, []).append(text)
     if len(by_label) < 2:
-        raise InputError(f"{folder / 'train.csv'} has {len(by_label)} label(s): {sorted(by_label)}. Two are needed.")
-    labels = tuple(sorted(by_label))
+        raise InputError(f"{source.place} has {len(by_label)} label(s): {sorted(by_label)}. Two are needed.")
+    labels = tuple(label for label in source.order if label in by_label) or tuple(sorted(by_label))
     shuffler = random.Random(seed)
     fit, tuning = Rows([], []), Rows([], [])
     for label_id, label in enumerate(labels):
         texts = by_label[label]
         if len(texts) < 2:
-            raise InputError(f"{folder / 'train.csv'}: label {label!r} has one row; two are the least.")
+            raise InputError(
+                f"{source.place}: label {label!r} has one row; two are the least. "
+                "Add rows, or mend the label if it is misspelt."
+            )
         shuffler.shuffle(texts)
         held_out = max(1, round(len(texts) * tuning_share))
         for part, chosen in ((tuning, texts[:held_out]), (fit, texts[held_out:])):
             part.texts.extend(chosen)
             part.label_ids.extend([label_id] * len(chosen))
-    return TaskData(labels, fit, tuning)
+        if len(texts) == held_out:
+            raise InputError(f"A tuning share of {tuning_share:g} leaves no row of {label!r} to fit. Lower it.")
+    return TaskData(labels, fit, tuning, _with_ids(source.validation, labels, source.place))
+
+
+def _with_ids(rows: LabelledRows | None, labels: tuple[str, ...], place: str) -> Rows | None:
+    if rows is None:
+        return None
+    unknown = Counter(label for label in rows.labels if label not in labels)
+    if unknown:
+        label, count = unknown.most_common(1)[0]
+        raise InputError(
+            f"{count} validation row(s) have the label {label!r}, which no row of {place} has. Mend the label, add "
+            "training rows of it, or empty the cell to leave the row out."
+        )
+    return Rows(rows.texts, [labels.index(label) for label in rows.labels])
 
 
 def add_background(tasks: dict[str, TaskData], task: str, label: str, count: int, seed: int) -> None:
@@ -76,7 +95,10 @@ def add_background(tasks: dict[str, TaskData], task: str, label: str, count: int
 
 
 def class_weights(rows: Rows, labels: Sequence[str], power: float) -> list[float]:
-    """One loss weight per label, proportional to frequency ** -power, with mean 1 over the rows."""
+    """One loss weight per label, proportional to frequency ** -power, with mean 1 over the rows.
+
+    Power 0 weighs all alike; 1 gives every label the same say in sum (scikit-learn's "balanced").
+    """
     counts = Counter(rows.label_ids)
     raw = [counts[i] ** -power for i in range(len(labels))]
     mean = sum(raw[i] * counts[i] for i in range(len(labels))) / len(rows)

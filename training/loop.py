@@ -1,26 +1,36 @@
-"""The training loop: resumable, seeded, one task per batch on a shared encoder."""
+"""The training loop: resumable, seeded, one task per batch on a shared encoder; it stops early if told to."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
 from tqdm import tqdm
 
+from inference.bundle import Task
 from inference.classifier import pad
+from inference.errors import InputError
+from inference.evaluate import metrics
 from inference.network import Network, load_encoder, quiet_peft
-from training.data import TaskData, class_weights, plan_batches
+from training.data import Rows, TaskData, class_weights, plan_batches
+from training.qlora import quantise
 
 CHECKPOINT_STEPS = 500
+METHODS = ("lora", "full", "heads", "qlora")
+ADAPTED = ("lora", "qlora")  # an adapter is trained; else the whole encoder or nothing of it
 
 
 @dataclass(frozen=True)
@@ -41,13 +51,51 @@ class Settings:
     max_tokens: int = 128
     precision: str = "bf16"
     target_modules: list[str] = field(default_factory=lambda: ["query", "key", "value", "dense"])
+    method: str = "lora"
+    early_stopping: int = 0
+    """So many evaluations without a better macro-F1 on the tuning rows end the run; 0 for never."""
+
+    def written(self) -> dict[str, Any]:
+        """What belongs in a bundle: nothing of an adapter where there is none."""
+        of_adapters = {"rank", "lora_dropout", "target_modules"} if self.method not in ADAPTED else set()
+        return {key: value for key, value in asdict(self).items() if key not in of_adapters}
+
+
+@dataclass(frozen=True)
+class History:
+    """How a run went."""
+
+    steps: int
+    planned: int
+    scores: list[float]
+    """Macro-F1 on the tuning rows, mean of the tasks, at each evaluation; empty without early stopping."""
+
+    def written(self) -> dict[str, Any]:
+        """What belongs in a bundle."""
+        scores = [round(score, 4) for score in self.scores]
+        best = {"tuning_macro_f1": scores, "kept": int(np.argmax(self.scores)) + 1} if scores else {}
+        return {"steps": self.steps, "planned_steps": self.planned, **best}
 
 
 def new_network(base: Path, tasks: dict[str, TaskData], settings: Settings) -> Network:
-    """The base encoder with a fresh LoRA adapter, and a fresh head for each task."""
+    """The base encoder, ready for the method of training, and a fresh head for each task.
+
+    Raises:
+        InputError: `max_tokens` is not what the base can read.
+        MissingDependencyError: the method wants a library that is not installed.
+    """
     torch.manual_seed(settings.seed)
     encoder = load_encoder(base)
     hidden_size = encoder.config.hidden_size
+    sizes = {name: len(data.labels) for name, data in tasks.items()}
+    positions = getattr(encoder.config, "max_position_embeddings", settings.max_tokens)
+    if not 8 <= settings.max_tokens <= positions:
+        raise InputError(f"max_tokens={settings.max_tokens} must be from 8 to {positions}, the most the base reads.")
+    if settings.method not in ADAPTED:
+        encoder.requires_grad_(settings.method == "full")
+        return Network(encoder, hidden_size, sizes)
+    if settings.method == "qlora":
+        quantise(encoder)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=2 * settings.rank,
@@ -57,18 +105,26 @@ def new_network(base: Path, tasks: dict[str, TaskData], settings: Settings) -> N
     )
     with quiet_peft():
         adapted = get_peft_model(encoder, config)
-    return Network(adapted, hidden_size, {name: len(data.labels) for name, data in tasks.items()})
+    return Network(adapted, hidden_size, sizes)
+
+
+def task_loss(data: TaskData, settings: Settings) -> nn.CrossEntropyLoss:
+    """The loss of a task, its labels weighted and smoothed as the settings say."""
+    return nn.CrossEntropyLoss(
+        weight=torch.tensor(class_weights(data.fit, data.labels, settings.class_weight_power)),
+        label_smoothing=settings.label_smoothing,
+    )
 
 
 def train(
     network: Network, tokenizer: Tokenizer, tasks: dict[str, TaskData], settings: Settings, checkpoint: Path
-) -> None:
+) -> History:
     """Fit `network` in place; an interrupted run goes on from `checkpoint` when called again.
 
     Args:
         network: fresh from `new_network` with the same settings.
         tokenizer: without padding; truncation is set here.
-        tasks: their `fit` rows are used and nothing else.
+        tasks: their `fit` rows are trained on; the `tuning` rows are looked at for early stopping only.
         checkpoint: a folder for the state of the run, replaced every `CHECKPOINT_STEPS` steps.
     """
     tokenizer.no_padding()
@@ -80,15 +136,9 @@ def train(
         settings.batch_size,
         settings.seed,
     )
-    losses = {
-        name: nn.CrossEntropyLoss(
-            weight=torch.tensor(class_weights(data.fit, data.labels, settings.class_weight_power)),
-            label_smoothing=settings.label_smoothing,
-        )
-        for name, data in tasks.items()
-    }
+    losses = {name: task_loss(data, settings) for name, data in tasks.items()}
     heads = list(network.heads.parameters())
-    adapter = [p for p in network.encoder.parameters() if p.requires_grad]
+    adapter = [p for p in network.encoder.parameters() if p.requires_grad]  # or the encoder, or nothing
     optimizer = torch.optim.AdamW(
         [{"params": adapter, "lr": settings.learning_rate}, {"params": heads, "lr": settings.head_learning_rate}],
         weight_decay=settings.weight_decay,
@@ -97,7 +147,9 @@ def train(
     trainable = adapter + heads
     fitted = {name: [data.labels, data.fit.texts, data.fit.label_ids] for name, data in tasks.items()}
     run = {"settings": asdict(settings), "data": hashlib.sha256(json.dumps(fitted).encode()).hexdigest()}
-    start = _resume(checkpoint, run, trainable, optimizer)
+    start, scores, best = _resume(checkpoint, run, trainable, optimizer)
+    patience = settings.early_stopping
+    every = max(1, math.ceil(len(plan) / max(settings.epochs.values())))  # once an epoch of the task that has most
     warmup = max(1, round(settings.warmup_share * len(plan)))
     order = list(network.heads)
     network.train()
@@ -123,13 +175,57 @@ def train(
             bar.update()
             if step % 20 == 0:
                 bar.set_postfix({name: f"{running[name]:.3f}" for name in order}, refresh=False)
+            if patience and ((step + 1) % every == 0 or step + 1 == len(plan)):
+                scores.append(_tuning_score(network, tokenizer, tasks))
+                if scores[-1] > max(scores[:-1], default=-1.0):
+                    best = [p.detach().clone() for p in trainable]
+                if len(scores) - 1 - int(np.argmax(scores)) >= patience:
+                    break
+                network.train()
             if (step + 1) % CHECKPOINT_STEPS == 0:
-                _save(checkpoint, step + 1, run, trainable, optimizer)
+                _save(checkpoint, step + 1, run, trainable, optimizer, scores, best)
+    if best:
+        with torch.no_grad():
+            for p, value in zip(trainable, best, strict=True):
+                p.copy_(value)
     network.eval()
+    return History(step + 1 if plan[start:] else start, len(plan), scores)
+
+
+def answer(network: Network, tokenizer: Tokenizer, task: str, texts: Sequence[str]) -> NDArray[np.float64]:
+    """Probabilities that a network in training gives to the labels of each text, (texts, labels)."""
+    encoded = [e.ids for e in tokenizer.encode_batch_fast(list(texts))]
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    found: dict[int, NDArray[np.float64]] = {}
+    network.eval()
+    with torch.inference_mode():
+        for start in range(0, len(order), 32):
+            rows = order[start : start + 32]
+            feed = {name: torch.from_numpy(array) for name, array in pad([encoded[i] for i in rows]).items()}
+            logits = network.heads[task](network.pooled(**feed)).double()
+            found.update(zip(rows, logits.softmax(-1).numpy(), strict=True))
+    return np.stack([found[i] for i in range(len(encoded))])
+
+
+def _tuning_score(network: Network, tokenizer: Tokenizer, tasks: Mapping[str, TaskData]) -> float:
+    """Mean over the tasks of the macro-F1 on their tuning rows."""
+
+    def of(task: str, labels: tuple[str, ...], rows: Rows) -> float:
+        scores = answer(network, tokenizer, task, rows.texts)
+        plain = Task(labels, "single_label_classification", 0.0)
+        return float(metrics(scores.argmax(1), scores.max(1), np.array(rows.label_ids), plain)["macro_f1"])
+
+    return float(np.mean([of(task, data.labels, data.tuning) for task, data in tasks.items()]))
 
 
 def _save(
-    checkpoint: Path, step: int, run: dict[str, Any], trainable: list[nn.Parameter], optimizer: torch.optim.Optimizer
+    checkpoint: Path,
+    step: int,
+    run: dict[str, Any],
+    trainable: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    scores: list[float],
+    best: list[torch.Tensor],
 ) -> None:
     fresh = checkpoint.with_name(checkpoint.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -138,21 +234,25 @@ def _save(
     for i, p in enumerate(trainable):
         moments = optimizer.state.get(p, {})  # a task that has not come up yet has none
         state.update({f"{i}.{key}": moments[key] for key in ("exp_avg", "exp_avg_sq", "step") if key in moments})
+    state.update({f"{i}.best": value for i, value in enumerate(best)})
     save_file(state, fresh / "state.safetensors")
-    (fresh / "run.json").write_text(json.dumps({"step": step, **run}))
+    (fresh / "run.json").write_text(json.dumps({"step": step, "scores": scores, **run}))
     shutil.rmtree(checkpoint, ignore_errors=True)
     fresh.replace(checkpoint)
 
 
 def _resume(
     checkpoint: Path, run: dict[str, Any], trainable: list[nn.Parameter], optimizer: torch.optim.Optimizer
-) -> int:
-    """The step to go on from: 0 without a checkpoint, or with one of other settings or other rows."""
+) -> tuple[int, list[float], list[torch.Tensor]]:
+    """Step to go on from, scores so far and the weights that had the best of them.
+
+    The step is 0 without a checkpoint, or with one of other settings or other rows.
+    """
     if not (checkpoint / "run.json").is_file():
-        return 0
+        return 0, [], []
     saved = json.loads((checkpoint / "run.json").read_text())
-    if {**saved, "step": 0} != {**run, "step": 0}:
-        return 0
+    if {key: saved.get(key) for key in run} != run:
+        return 0, [], []
     state = load_file(checkpoint / "state.safetensors")
     with torch.no_grad():
         for i, p in enumerate(trainable):
@@ -160,4 +260,5 @@ def _resume(
             moments = {key: state[f"{i}.{key}"] for key in ("exp_avg", "exp_avg_sq", "step") if f"{i}.{key}" in state}
             if moments:
                 optimizer.state[p] = moments
-    return int(saved["step"])
+    best = [state[f"{i}.best"] for i in range(len(trainable)) if f"{i}.best" in state]
+    return int(saved["step"]), list(saved["scores"]), best

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from inference import load
-from inference.bundle import ADAPTER_FILES, FORMAT, HEADS_FILE, Base, sha256
+from inference.bundle import ADAPTER_FILES, BASE_FILES, ENCODER, FORMAT, HEADS_FILE, Base, locate_base
 from inference.evaluate import LabelledRows, evaluate
-from inference.network import Network
+from inference.files import sha256
+from inference.network import Network, quiet_transformers
 from training.data import TaskData
-from training.loop import Settings
+from training.loop import ADAPTED, Settings
 
 COVERAGE = 0.97
 THRESHOLD_RULE = (
@@ -40,30 +41,26 @@ def write_bundle(
     notes: Mapping[str, Any],
     base_folder: Path | None = None,
 ) -> None:
-    """Write adapter, heads and `bundle.json` to `out`, then choose each task's threshold on what was written.
+    """Write adapter or encoder, heads and `bundle.json` to `out`; choose each task's threshold on what was written.
 
     Adapter weights are stored in float16, which halves the file; everything measured afterwards is
-    measured on the stored weights. `notes` (licence, sources, data digests) goes into bundle.json as it is.
+    measured on the stored weights, and after QLoRA on the base in full precision, for that is what is served.
+    `notes` (licence, sources, data digests) goes into bundle.json as it is.
     """
-    encoder = network.encoder
-    assert isinstance(encoder, PeftModel)
-    adapter = out / "adapter"
-    adapter.mkdir(parents=True, exist_ok=True)
-    config = encoder.peft_config["default"]
-    config.base_model_name_or_path = base.hub_id  # not the folder it was read from: that one is nobody else's
-    config.revision = base.revision
-    config.inference_mode = True
-    config.save_pretrained(str(adapter))
-    config_file = out / ADAPTER_FILES[0]
-    # PEFT writes sets in whatever order; sorted, the same run gives the same bytes.
-    fields = json.loads(config_file.read_text())
-    fields["target_modules"] = sorted(fields["target_modules"])
-    config_file.write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
-    weights = {
-        k: v.detach().to(torch.float16).contiguous()
-        for k, v in get_peft_model_state_dict(encoder, save_embedding_layers=False).items()
-    }
-    save_file(weights, out / ADAPTER_FILES[1], metadata={"format": "pt"})
+    out.mkdir(parents=True, exist_ok=True)
+    for folder in ("adapter", ENCODER):  # of an earlier run by another method
+        shutil.rmtree(out / folder, ignore_errors=True)
+    files = [HEADS_FILE]
+    if settings.method in ADAPTED:
+        _write_adapter(network, out, base)
+        files = [*ADAPTER_FILES, HEADS_FILE]
+    pinned: dict[str, Any] = {"hub_id": base.hub_id, "revision": base.revision, "files": dict(base.files)}
+    if settings.method == "full":
+        with quiet_transformers():
+            network.encoder.save_pretrained(out / ENCODER)
+        shutil.copyfile(locate_base(base, base_folder) / "tokenizer.json", out / ENCODER / "tokenizer.json")
+        pinned = {"folder": ENCODER, "files": {file: sha256(out / ENCODER / file) for file in BASE_FILES}}
+        base_folder = None
     save_file({k: v.detach().contiguous() for k, v in network.heads.state_dict().items()}, out / HEADS_FILE)
 
     described: dict[str, Any] = {
@@ -81,9 +78,10 @@ def write_bundle(
         },
         "pooling": network.pooling,
         "max_tokens": settings.max_tokens,
-        "base": asdict(base),
-        "files": {file: sha256(out / file) for file in (*ADAPTER_FILES, HEADS_FILE)},
-        "training": asdict(settings),
+        "base": pinned,
+        "files": {file: sha256(out / file) for file in files},
+        "started_from": {"hub_id": base.hub_id, "revision": base.revision},
+        "training": settings.written(),
         **notes,
     }
     _write(out, described)
@@ -108,6 +106,33 @@ def write_bundle(
         found = evaluate(classifier, task, LabelledRows(data.tuning.texts, truth))
         described["tasks"][task]["tuning"] = {k: round(v, 4) for k, v in found.items() if v is not None}
     _write(out, described)
+
+
+def annotate(out: Path, fields: Mapping[str, Any]) -> None:
+    """Add fields to the `bundle.json` in `out`."""
+    _write(out, json.loads((out / "bundle.json").read_text(encoding="utf-8")) | dict(fields))
+
+
+def _write_adapter(network: Network, out: Path, base: Base) -> None:
+    encoder = network.encoder
+    assert isinstance(encoder, PeftModel)
+    adapter = out / "adapter"
+    adapter.mkdir()
+    config = encoder.peft_config["default"]
+    config.base_model_name_or_path = base.hub_id  # not the folder it was read from: that one is nobody else's
+    config.revision = base.revision
+    config.inference_mode = True
+    config.save_pretrained(str(adapter))
+    config_file = out / ADAPTER_FILES[0]
+    # PEFT writes sets in whatever order; sorted, the same run gives the same bytes.
+    fields = json.loads(config_file.read_text())
+    fields["target_modules"] = sorted(fields["target_modules"])
+    config_file.write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
+    weights = {
+        k: v.detach().to(torch.float16).contiguous()
+        for k, v in get_peft_model_state_dict(encoder, save_embedding_layers=False).items()
+    }
+    save_file(weights, out / ADAPTER_FILES[1], metadata={"format": "pt"})
 
 
 def _write(out: Path, described: Mapping[str, Any]) -> None:

@@ -1,0 +1,235 @@
+"""`python -m training` on a tiny base, by every method, to the report and the model card."""
+
+from __future__ import annotations
+
+import csv
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Tiny, tiny_base
+from sklearn.metrics import accuracy_score, classification_report, f1_score
+
+from inference import load
+from inference.bundle import Bundle
+from inference.compare.rows import read_data
+from inference.errors import MissingDependencyError
+from training import __main__ as command
+from training.report import markdown
+
+WORDS = {"down": ("bad", "sad", "dull"), "up": ("fine", "good", "glad")}
+
+
+def write_rows(path: Path, count: int = 80) -> Path:
+    labels = list(WORDS)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for i in range(count):
+            label = labels[i % 2]
+            writer.writerow([f"it was {WORDS[label][i // 2 % 3]} {i}", label])
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("methods") / "base"
+    return folder, tiny_base(folder)
+
+
+@pytest.fixture
+def train(base: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The command with the tiny base; returns its exit code."""
+    monkeypatch.setattr(command, "HUB_ID", "nobody/tiny-base")
+    monkeypatch.setattr(command, "BASE_FILES", base[1])
+    monkeypatch.setattr(command, "LEAST_UPDATES", 20)
+
+    def run(*arguments: str) -> int:
+        given = ["--base", str(base[0]), "--max-tokens", "16", "--rank", "4", "--threads", "1", "--precision", "fp32"]
+        return command.main(["--out", str(tmp_path / "model"), *given, *arguments])
+
+    return run
+
+
+def missing(method: str) -> str | None:
+    """Why a method cannot be tried here."""
+    if method != "qlora":
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import bitsandbytes  # noqa: F401
+    except ImportError:
+        return "bitsandbytes is not installed: pip install -r requirements-qlora.txt"
+    return None
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "heads", "qlora"])
+def test_a_model_of_every_method_is_served_as_the_report_says(method, train, base, tmp_path, capsys) -> None:
+    if reason := missing(method):
+        pytest.skip(reason)
+    assert train("--data", str(write_rows(tmp_path / "rows.csv")), "--method", method) == 0
+    printed = capsys.readouterr().out
+    model = tmp_path / "model"
+    described = json.loads((model / "bundle.json").read_text())
+    assert described["training"]["method"] == method
+    assert (model / "adapter").is_dir() == (method in ("lora", "qlora")) == ("rank" in described["training"])
+    assert (model / "encoder").is_dir() == (method == "full")
+    classifier = load(model, base=None if method == "full" else base[0])
+    with (tmp_path / "model.validation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16
+    given = [p.label for p in classifier.predict([row["text"] for row in rows], "label")]
+    figures = described["validation"]["label"]
+    assert figures["accuracy"] == pytest.approx(np.mean([g == r["label"] for g, r in zip(given, rows, strict=True)]))
+    card = (model / "README.md").read_text()
+    assert markdown(described["validation"], described.get("drift")) in card
+    assert markdown(described["validation"], described.get("drift")) in printed
+    assert f"make demo MODEL={model}" in printed
+    assert f"python -m inference compare --model {model} --data {model}.validation.csv" in printed
+    assert ("library_name: peft" in card) == (method in ("lora", "qlora"))
+    assert 'base_model: "nobody/tiny-base"' in card
+    if method == "qlora":
+        assert described["quantisation"]["bnb_4bit_quant_type"] == "nf4"
+        moved = described["drift"]["label"]
+        assert 0 < moved["mean_difference"] <= moved["max_difference"] < 1
+        assert moved["accuracy_served"] == pytest.approx(figures["accuracy"], abs=1e-4)
+
+
+def test_heads_alone_leave_the_encoder_as_it_was_and_full_does_not(train, base, tmp_path) -> None:
+    from safetensors.torch import load_file
+
+    data = str(write_rows(tmp_path / "rows.csv"))
+    assert train("--data", data, "--method", "heads") == 0
+    assert not list((tmp_path / "model").glob("*/*.safetensors"))
+    assert train("--data", data, "--method", "full") == 0
+    tuned = load_file(tmp_path / "model" / "encoder" / "model.safetensors")
+    before = load_file(base[0] / "model.safetensors")
+    assert any(not np.array_equal(tuned[name], before[name]) for name in tuned)
+    # and what an earlier run left is gone
+    assert train("--data", data, "--method", "lora") == 0
+    assert not (tmp_path / "model" / "encoder").exists()
+
+
+def test_bitsandbytes_that_is_not_there_is_asked_for_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from torch import nn
+
+    from training.qlora import quantise
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes.nn", None)
+    with pytest.raises(MissingDependencyError, match="pip install -r requirements-qlora.txt"):
+        quantise(nn.Linear(4, 4))
+
+
+def test_the_figures_of_a_report_are_those_of_scikit_learn(tiny: Tiny) -> None:
+    from conftest import tiny_data
+
+    from training.report import CONFUSIONS, validate
+
+    data = tiny_data()
+    classifier = load(tiny.folder, base=tiny.base)
+    for task, entry in data.items():
+        rows = entry.tuning
+        # every third label is turned, so that there is something to be wrong about
+        rows.label_ids[::3] = [(i + 1) % len(entry.labels) for i in rows.label_ids[::3]]
+        true = [entry.labels[i] for i in rows.label_ids]
+        given = [p.label for p in classifier.predict(rows.texts, task)]
+        expected = classification_report(true, given, labels=entry.labels, output_dict=True, zero_division=0)
+        found = validate(classifier, {task: entry})[task]
+        assert found["rows"] == "tuning"
+        assert found["accuracy"] == pytest.approx(accuracy_score(true, given), abs=1e-4)
+        assert found["macro_f1"] == pytest.approx(
+            f1_score(true, given, average="macro", labels=sorted(set(true))), abs=1e-4
+        )
+        for label, one in found["per_label"].items():
+            assert one["precision"] == pytest.approx(expected[label]["precision"], abs=1e-4)
+            assert one["recall"] == pytest.approx(expected[label]["recall"], abs=1e-4)
+            assert one["f1"] == pytest.approx(expected[label]["f1-score"], abs=1e-4)
+            assert one["rows"] == expected[label]["support"]
+        wrong = [(t, g) for t, g in zip(true, given, strict=True) if t != g]
+        counts = [one["rows"] for one in found["confusions"]]
+        assert counts == sorted(counts, reverse=True)
+        assert all(one["rows"] == wrong.count((one["true"], one["given"])) for one in found["confusions"])
+        assert sum(counts) == len(wrong) or len(counts) == CONFUSIONS
+        told = markdown({task: found})
+        first = found["confusions"][0]
+        assert f"- {first['true']} taken for {first['given']}: {first['rows']} row" in told
+        assert "There are no validation rows" in told
+
+
+def test_a_report_on_many_labels_shows_the_weakest() -> None:
+    per_label = {f"label {i}": {"precision": 0.5, "recall": 0.5, "f1": i / 100, "rows": 3} for i in range(50)}
+    report = {
+        "rows": "validation",
+        "count": 150,
+        "seen": 4,
+        "accuracy": 0.5,
+        "accuracy_interval": [0.4, 0.6],
+        "macro_f1": 0.5,
+        "per_label": per_label,
+        "confusions": [],
+    }
+    told = markdown({"intent": report})
+    assert "the 20 weakest of 50 labels" in told
+    assert "label 19 " in told
+    assert "label 20 " not in told
+    assert "4 of them have a text that was also fitted" in told
+
+
+def test_several_tasks_of_one_file_are_trained_stopped_early_and_measured_together(train, tmp_path, capsys) -> None:
+    lines = [f"it was {'good' if i % 2 else 'bad'} {i},{'up' if i % 2 else 'down'},{'xyz'[i % 3]}" for i in range(120)]
+    lines[0] = "it was bad 0,down,"
+    (tmp_path / "rows.csv").write_text("text,mood,topic\n" + "\n".join(lines) + "\n")
+    options = ("--label-columns", "mood,topic", "--epochs", "9", "--early-stopping", "1", "--class-weights", "balanced")
+    assert train("--data", str(tmp_path / "rows.csv"), *options) == 0
+    described = json.loads((tmp_path / "model" / "bundle.json").read_text())
+    assert set(described["tasks"]) == set(described["validation"]) == {"mood", "topic"}
+    assert described["training"]["class_weight_power"] == 1.0
+    assert described["training"]["early_stopping"] == 1
+    assert described["run"]["steps"] <= described["run"]["planned_steps"]
+    assert "Stopped early" in (tmp_path / "model" / "README.md").read_text()
+    # the rows split off are a file that compare reads
+    rows = read_data(tmp_path / "model.validation.csv", Bundle.read(tmp_path / "model").tasks)
+    assert len(rows) == 24
+    assert set(rows.labels) == {"mood", "topic"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--epochs", "x=1"), "must name each task once: label"),
+        (("--epochs", "many"), "neither a number nor"),
+        (("--class-weights", "heavy"), "must be none, balanced, or a power from 0 to 2"),
+        (("--label-smoothing", "1"), "at least 0 and below 1"),
+        (("--early-stopping", "-1"), "0, for never, or more"),
+        (("--batch-size", "0"), "must be at least 1"),
+        (("--max-tokens", "65"), "must be from 8 to 64"),
+        (("--out-of-scope", "label"), "must be TASK=LABEL"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused(arguments, message, train, tmp_path, capsys) -> None:
+    assert train("--data", str(write_rows(tmp_path / "rows.csv")), *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "model" / "bundle.json").exists()
+
+
+def test_a_folder_with_other_things_is_not_written_into(train, tmp_path, capsys) -> None:
+    (tmp_path / "model" / "encoder").mkdir(parents=True)
+    assert train("--data", str(write_rows(tmp_path / "rows.csv"))) == 2
+    assert "holds something else than a model" in capsys.readouterr().err
+    assert (tmp_path / "model" / "encoder").is_dir()
+
+
+def test_few_rows_get_small_batches_and_enough_updates_and_many_get_few_passes() -> None:
+    args = command.parser().parse_args(["--data", "d", "--out", "o"])
+    small = command.settings_of(args, {"t": 360})
+    assert small.batch_size == command.SMALL_BATCH
+    assert small.epochs["t"] * 360 / small.batch_size >= command.LEAST_UPDATES
+    large = command.settings_of(args, {"t": 60_000, "u": 300})
+    assert large.batch_size == command.LARGE_BATCH
+    assert large.epochs["t"] == command.LEAST_EPOCHS
+    assert large.epochs["u"] > large.epochs["t"]

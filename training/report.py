@@ -1,0 +1,142 @@
+"""How good a trained model is, label by label, on rows that it was not fitted to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.classifier import Classifier
+from inference.compare.stats import share
+from inference.evaluate import metrics
+from training.data import TaskData
+
+CONFUSIONS = 5
+LABELS_SHOWN = 20
+Report = dict[str, dict[str, Any]]
+
+
+def validate(classifier: Classifier, tasks: Mapping[str, TaskData]) -> Report:
+    """Task -> figures on its validation rows, or on its tuning rows where it has none.
+
+    `per_label` holds precision, recall, F1 (0 where undefined) and rows of every label; `confusions` the most
+    frequent pairs of true and given label; `accuracy_interval` is Wilson's at 95 %; `seen` counts the rows
+    whose very text was among those fitted.
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    report: Report = {}
+    for name, data in tasks.items():
+        rows = data.validation or data.tuning
+        task = classifier.tasks[name]
+        predictions = classifier.predict(rows.texts, name)
+        true = np.array(rows.label_ids)
+        found = np.array([task.labels.index(p.label) for p in predictions])
+        figures = metrics(found, np.array([p.confidence for p in predictions]), true, task)
+        accuracy = share(int((true == found).sum()), len(true))
+        columns = precision_recall_fscore_support(true, found, labels=range(len(task.labels)), zero_division=0)
+        wrong = Counter((int(t), int(g)) for t, g in zip(true, found, strict=True) if t != g)
+        fitted = set(data.fit.texts)
+        report[name] = {
+            "rows": "validation" if data.validation else "tuning",
+            "count": len(true),
+            "seen": sum(text in fitted for text in rows.texts),
+            "accuracy": round(figures["accuracy"], 4),
+            "accuracy_interval": [round(accuracy.low, 4), round(accuracy.high, 4)],
+            "macro_f1": round(figures["macro_f1"], 4),
+            "per_label": {
+                label: {
+                    "precision": round(float(columns[0][i]), 4),
+                    "recall": round(float(columns[1][i]), 4),
+                    "f1": round(float(columns[2][i]), 4),
+                    "rows": int(columns[3][i]),
+                }
+                for i, label in enumerate(task.labels)
+            },
+            "confusions": [
+                {"true": task.labels[t], "given": task.labels[g], "rows": count}
+                for (t, g), count in wrong.most_common(CONFUSIONS)
+            ],
+        }
+    return report
+
+
+def drift(
+    classifier: Classifier, tasks: Mapping[str, TaskData], four_bit: Mapping[str, NDArray[np.floating]]
+) -> dict[str, dict[str, Any]]:
+    """Task -> how far answers move between the 4-bit base that was trained on and the full-precision base served.
+
+    Args:
+        four_bit: task -> probabilities on the 4-bit base, of the rows that `validate` takes, (rows, labels).
+    """
+    found = {}
+    for name, data in tasks.items():
+        rows = data.validation or data.tuning
+        labels = classifier.tasks[name].labels
+        served = np.array([[p.scores[label] for label in labels] for p in classifier.predict(rows.texts, name)])
+        moved = np.abs(served - four_bit[name])
+        true = np.array(rows.label_ids)
+        found[name] = {
+            "rows": len(true),
+            "labels_that_differ": int((served.argmax(1) != four_bit[name].argmax(1)).sum()),
+            "max_difference": round(float(moved.max()), 4),
+            "mean_difference": round(float(moved.mean()), 4),
+            "accuracy_4_bit": round(float((four_bit[name].argmax(1) == true).mean()), 4),
+            "accuracy_served": round(float((served.argmax(1) == true).mean()), 4),
+        }
+    return found
+
+
+def markdown(report: Report, drifts: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """The report for a person, one section a task; of many labels the `LABELS_SHOWN` with the lowest F1."""
+    parts = []
+    for name, figures in report.items():
+        low, high = figures["accuracy_interval"]
+        parts.append(f"### {name}")
+        line = (
+            f"Accuracy {figures['accuracy']:.4f} (95 % interval {low:.3f} to {high:.3f}), macro-F1 "
+            f"{figures['macro_f1']:.4f} on {figures['count']:,} {figures['rows']} rows."
+        )
+        if figures["rows"] == "tuning":
+            line += " There are no validation rows, and the threshold was chosen on these: expect less on new texts."
+        if figures["seen"]:
+            line += f" {figures['seen']:,} of them have a text that was also fitted: expect less on new texts."
+        parts += [line, "\n".join(_table(figures["per_label"]))]
+        if figures["confusions"]:
+            parts.append(
+                "\n".join(
+                    f"- {one['true']} taken for {one['given']}: {one['rows']} row{'' if one['rows'] == 1 else 's'}"
+                    for one in figures["confusions"]
+                )
+            )
+        if drifts:
+            one = drifts[name]
+            parts.append(
+                f"Trained on the base in 4 bits, served on it in full precision: {one['labels_that_differ']} of "
+                f"{one['rows']:,} labels differ, a probability by {one['max_difference']:.3f} at most and by "
+                f"{one['mean_difference']:.4f} on average; accuracy {one['accuracy_4_bit']:.4f} in 4 bits, "
+                f"{one['accuracy_served']:.4f} as served."
+            )
+    return "\n\n".join(parts)
+
+
+def _table(per_label: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
+    shown = list(per_label)
+    heading = "label"
+    if len(shown) > LABELS_SHOWN:
+        shown = sorted((label for label in shown if per_label[label]["rows"]), key=lambda label: per_label[label]["f1"])
+        heading, shown = f"the {LABELS_SHOWN} weakest of {len(per_label)} labels", shown[:LABELS_SHOWN]
+    cells = {label: label.replace("|", "\\|").replace("\n", " ") for label in shown}
+    width = max(len(heading), *map(len, cells.values()))
+    return [
+        f"| {heading:<{width}} | precision | recall |     F1 | rows |",
+        f"| {'-' * width} | --------: | -----: | -----: | ---: |",
+        *(
+            f"| {cells[label]:<{width}} | {one['precision']:>9.4f} | {one['recall']:>6.4f} | {one['f1']:>6.4f} "
+            f"| {one['rows']:>4} |"
+            for label, one in ((label, per_label[label]) for label in shown)
+        ),
+    ]

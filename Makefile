@@ -2,6 +2,8 @@
 # make dashboard  the dashboard alone at http://127.0.0.1:8501  (MODEL=folder PORT=8501)
 # make test       every test that needs no extra system package
 # make check      style and types
+# make interop    RapidFit and PEFT, each in an environment of its own, must answer as Triptych does: two minutes,
+#                 fetches a few small packages
 # make figures    measure the demo model again and write the tables that README and model card show: some 20 minutes,
 #                 on a machine that does nothing else (DATA=folder with <task>/validation.csv)
 
@@ -11,7 +13,7 @@ BIN    := $(VENV)/bin
 MODEL  ?= assets/models/demo
 BACKEND ?= int8
 
-.PHONY: demo dashboard test check figures clean
+.PHONY: demo dashboard test check interop figures clean
 
 demo: $(VENV)/app
 	TRIPTYCH_MODEL="$(MODEL)" TRIPTYCH_BACKEND="$(BACKEND)" PORT="$(or $(PORT),7860)" $(BIN)/python serve.py
@@ -27,6 +29,9 @@ check: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+interop: $(VENV)/dev
+	$(BIN)/python tests/interop/run.py
 
 RECEIPTS := assets/receipts
 figures: $(VENV)/dev

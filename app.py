@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 
 from inference import Answer, InferenceError
-from inference.artifacts import showcase_texts
+from inference.assets import showcase_texts
 from inference.backends import TITLES
 from inference.models import Models
 from ui import render

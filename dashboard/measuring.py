@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from inference.artifacts import DEMO_MODEL, default_cache
+from inference.artifacts import default_cache
+from inference.assets import DEMO_MODEL
 from inference.compare.receipt import Receipt
 from inference.compare.rows import LabelledData
 from inference.compare.run import compare

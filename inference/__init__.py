@@ -6,9 +6,14 @@
 'positive'
 """
 
+from typing import TYPE_CHECKING, Any
+
 from inference.classifier import Answer, Classifier, Prediction, Timing
 from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError
 from inference.loading import load
+
+if TYPE_CHECKING:
+    from inference.onnx_files import quantize_onnx
 
 __version__ = "0.3.0"
 
@@ -23,4 +28,14 @@ __all__ = [
     "Prediction",
     "Timing",
     "load",
+    "quantize_onnx",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported above: it needs the library onnx, without which ONNX and INT8 are served all the same.
+    if name == "quantize_onnx":
+        from inference.onnx_files import quantize_onnx
+
+        return quantize_onnx
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

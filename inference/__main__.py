@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from inference import space
-from inference.artifacts import DEMO_MODEL, Artifact, Progress, default_cache, find, model_sizes, obtain
+from inference.artifacts import Artifact, default_cache, find, model_sizes, obtain
+from inference.assets import DEMO_MODEL
 from inference.backends import BACKENDS, TITLES
+from inference.building import Progress
 from inference.bundle import Bundle
 from inference.classifier import Prediction
+from inference.commands import add as add_files
 from inference.compare.commands import add as add_compare
 from inference.compare.commands import add_limits, limits_of
 from inference.errors import InferenceError, MissingDependencyError
@@ -84,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     command("build", build, "Build the ONNX and INT8 files if they are not there yet, and check them.")
     command("info", info, "What a model is: tasks, labels, sizes, hashes, parity.")
     add_compare(commands, command)
+    add_files(commands, command, _progress)
     add_import(commands)
     p = commands.add_parser("report", help=REPORT, description=REPORT)
     p.set_defaults(run=report)

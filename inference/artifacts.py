@@ -9,7 +9,6 @@ the right content is taken: it could not be rebuilt there anyway.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib.metadata
 import json
@@ -17,32 +16,37 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, Any
 
 from inference import cpu
-from inference.bundle import Bundle, locate_base
+from inference.assets import CALIBRATION, SHOWCASE
+from inference.building import FILES, Progress, build
+from inference.bundle import Bundle
 from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError
 from inference.files import check_digest, sha256
+from inference.tokenizer import TOKENIZER
 
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
-DEMO_MODEL = ASSETS / "models" / "demo"
-SHOWCASE = ASSETS / "showcase.csv"  # texts of the parity check
-CALIBRATION = ASSETS / "calibration.txt"  # texts that set the INT8 ranges; none of them is in the showcase
-FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
-TOKENIZER = "tokenizer.json"
-TOKENIZER_BYTES = 200_000_000
+if TYPE_CHECKING:
+    from inference.onnx_backend import Graph
+
 MANIFEST = "manifest.json"
 TOOLS = ("torch", "transformers", "peft", "onnx", "onnxruntime")
 # Their source is the recipe, the last two that of the parity report: a change of it makes a new artefact.
-RECIPE = ("network.py", "sequence.py", "export.py", "quantize.py", "parity.py", "classifier.py")
-
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the share that is done, 0 to 1."""
+RECIPE = (
+    "building.py",
+    "network.py",
+    "sequence.py",
+    "export.py",
+    "onnx_merge.py",
+    "graph.py",
+    "weights.py",
+    "quantize.py",
+    "ladder.py",
+    "parity.py",
+    "classifier.py",
+)
 
 
 @dataclass(frozen=True)
@@ -52,21 +56,35 @@ class Artifact:
     folder: Path
     manifest: dict[str, Any]
 
-    def read(self, backend: str) -> bytes:
-        """The bytes of the model for "onnx" or "int8", equal to those that were built.
+    def read(self, backend: str) -> Graph:
+        """The model for "onnx" or "int8", equal byte for byte to what was built.
 
         Raises:
-            BundleError: the file is missing or was altered.
+            BundleError: a file is missing or was altered.
         """
-        return self._verified(FILES[backend])
+        from inference.onnx_backend import Graph
+
+        path = self.folder / FILES[backend]
+        if f"{path.stem}_weights.bin" not in self.manifest["files"]:
+            return Graph(self._verified(FILES[backend]))
+        from inference.onnx_io import read_graph
+
+        return read_graph(path, self.folder, {name: one["sha256"] for name, one in self.manifest["files"].items()})
 
     def tokenizer_file(self) -> Path:
         """Path of the tokenizer, checked like a model file."""
         self._verified(TOKENIZER)
         return self.folder / TOKENIZER
 
+    def verify(self) -> None:
+        """Raise BundleError if a file is missing or was altered."""
+        for name, entry in self.manifest["files"].items():
+            check_digest(self.folder / name, entry["sha256"], _REBUILD)
+
     def size_bytes(self, backend: str) -> int:
-        return int(self.manifest["files"][FILES[backend]]["size_bytes"])
+        stem = Path(FILES[backend]).stem
+        ours = (FILES[backend], f"{stem}_weights.bin")
+        return sum(int(self.manifest["files"][name]["size_bytes"]) for name in ours if name in self.manifest["files"])
 
     @property
     def parity(self) -> dict[str, Any]:
@@ -134,15 +152,16 @@ def _recipe_key() -> str:
     )
 
 
-def can_build() -> bool:
-    """Whether every library that a build needs is installed."""
-    return len(tool_versions()) == len(TOOLS)
+def missing_tools(bundle: Bundle) -> list[str]:
+    """The libraries that building this model's files needs and that are not installed here."""
+    needed = ("onnx", "onnxruntime") if bundle.format == "onnx" else TOOLS
+    return sorted(set(needed) - set(tool_versions()))
 
 
 def find(bundle: Bundle, cache: Path) -> Artifact | None:
     """The artefact of this bundle if it was built here, else None. Its files are checked when read."""
     content = content_key(bundle)
-    if can_build():
+    if not missing_tools(bundle):
         candidates = [cache / f"{content}-{_recipe_key()}"]
     else:
         finished = [path for path in cache.glob(f"{content}-*/{MANIFEST}") if ".tmp-" not in path.parent.name]
@@ -151,7 +170,7 @@ def find(bundle: Bundle, cache: Path) -> Artifact | None:
     for folder in candidates:
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            if set(manifest["files"]) != {*FILES.values(), TOKENIZER}:
+            if not {*FILES.values(), TOKENIZER} <= set(manifest["files"]):
                 continue
             if manifest["reduce_range"] or not cpu.saturates():  # else INT8 would clip on this processor
                 return Artifact(folder, manifest)
@@ -171,10 +190,9 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
         MissingDependencyError: a build is needed and its libraries are not installed.
     """
     found = find(bundle, cache)
-    if found is not None and (not can_build() or _intact(found)):
+    if found is not None and (missing_tools(bundle) or _intact(found)):
         return found  # damaged but not to be mended here: reading it says what is wrong
-    if not can_build():
-        missing = ", ".join(sorted(set(TOOLS) - set(tool_versions())))
+    if missing := ", ".join(missing_tools(bundle)):
         raise MissingDependencyError(
             f"No ONNX or INT8 model was built for {bundle.folder} and this processor (looked in {cache}), and "
             f"building one needs {missing}. "
@@ -198,7 +216,7 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
             shutil.rmtree(stray, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=cache))
         try:
-            _build(bundle, folder, progress or (lambda step, share: None), base)
+            _fill(bundle, folder, progress or (lambda step, share: None), base)
             folder.chmod(0o755)  # mkdtemp keeps others out; what is built as root is served as somebody else
             shutil.rmtree(target, ignore_errors=True)  # damaged, or it would have been returned
             folder.replace(target)
@@ -213,126 +231,30 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
 
 def _intact(artifact: Artifact) -> bool:
     try:
-        for name, entry in artifact.manifest["files"].items():
-            check_digest(artifact.folder / name, entry["sha256"], _REBUILD)
+        artifact.verify()
     except (BundleError, KeyError, TypeError):
         return False
     return True
 
 
-def _build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -> None:
-    from inference import parity
-    from inference.classifier import Classifier, pad
-    from inference.export import export_onnx
-    from inference.onnx_backend import OnnxBackend
-    from inference.quantize import quantize
-    from inference.sequence import load_merged, load_served
-    from inference.torch_backend import TorchBackend
-
+def _fill(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -> None:
+    """Build into `folder`, write its manifest, and see that all of it is on disk: a rename makes it visible."""
     started = time.perf_counter()
-    threads = cpu.cores()
-    progress("loading the model in PyTorch", 0.0)
-    network = load_served(bundle, base)
-    tokenizer_file = folder / TOKENIZER
-    write_tokenizer(bundle, tokenizer_file, base)
-
-    def classifier(backend: Any) -> Classifier:
-        return Classifier(bundle, backend, read_tokenizer(bundle, tokenizer_file))
-
-    reference = classifier(TorchBackend(network, tokenizer_file, threads=threads))
-    progress("exporting to ONNX", 0.1)
-    plain = load_merged(bundle, base) if hasattr(network, "switches") else network
-    fused = export_onnx(plain, folder / FILES["onnx"])
-    progress("quantising to INT8", 0.3)
-    texts = CALIBRATION.read_text(encoding="utf-8").splitlines()
-    feeds = [pad([ids]) for ids in reference.tokenize(texts).ids]
-    quantized = quantize(folder / FILES["onnx"], folder / FILES["int8"], feeds, reduce_range=cpu.saturates())
-    progress("comparing the three on the showcase", 0.6)
-    built = [
-        classifier(OnnxBackend(name, (folder / file).read_bytes(), tokenizer_file, threads=threads))
-        for name, file in FILES.items()
-    ]
-    found = parity.report(reference, built, showcase_texts())
-    exact = found["backends"]["onnx"]
-    if exact["max_abs_dp"] > parity.FP32_TOLERANCE or exact["label_agreement"] < 1:
-        raise ExportError(
-            f"The ONNX model does not agree with PyTorch: largest |Δprobability| {exact['max_abs_dp']:.1e} (allowed "
-            f"{parity.FP32_TOLERANCE:.0e}), equal labels {exact['label_agreement']:.2%}. It was not kept."
-        )
-    flips = found["backends"]["int8"]["batch_flips"]
-    if flips:
-        raise ExportError(
-            f"{flips} INT8 labels depend on the texts beside them, which INT8 here never may. It was not kept."
-        )
+    made = build(bundle, folder, progress, base)
+    paths = sorted(folder.iterdir())
     manifest = {
         "model": bundle.name,
         "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "build_seconds": round(time.perf_counter() - started, 1),
         "tools": tool_versions(),
         "reduce_range": cpu.saturates(),
-        "fused": fused,
-        "quantized": quantized,
-        "parity": found,
-        "files": {
-            name: {"sha256": sha256(folder / name), "size_bytes": (folder / name).stat().st_size}
-            for name in [*FILES.values(), TOKENIZER]
-        },
+        **made,
+        "files": {path.name: {"sha256": sha256(path), "size_bytes": path.stat().st_size} for path in paths},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for path in folder.iterdir():  # on disk before the rename makes them visible
+    for path in folder.iterdir():
         _sync(path)
     _sync(folder)
-    progress("done", 1.0)
-
-
-def tokenizer_source(bundle: Bundle, base: Path | None = None) -> Path:
-    """The folder whose tokenizer prepares the texts of this model: its own where it has one, else its base's."""
-    own = (
-        bundle.folder
-        if any(name.startswith(("tokenizer", "vocab", "spiece", "spm")) for name in bundle.files)
-        else None
-    )
-    if own or bundle.base is None:
-        return own or bundle.folder
-    return locate_base(bundle.base, base)
-
-
-def write_tokenizer(bundle: Bundle, target: Path, base: Path | None = None) -> None:
-    """Put the model's tokenizer into the file `target`, converted where it is in an older format.
-
-    Raises:
-        BundleError: there is none that can be read.
-    """
-    source = tokenizer_source(bundle, base)
-    if (source / TOKENIZER).is_file():
-        shutil.copyfile(source / TOKENIZER, target)
-        return
-    from inference.sequence import convert_tokenizer
-
-    target.write_text(convert_tokenizer(source), encoding="utf-8")
-
-
-def read_tokenizer(bundle: Bundle, path: Path) -> Tokenizer:
-    """The tokenizer in a file.
-
-    Raises:
-        BundleError: it cannot be read, or knows more tokens than the model has embeddings.
-    """
-    if path.stat().st_size > TOKENIZER_BYTES:
-        raise BundleError(f"{path} has {path.stat().st_size:,} bytes; {TOKENIZER_BYTES:,} are the most. Restore it.")
-    try:
-        found = Tokenizer.from_file(str(path))
-        size = found.get_vocab_size(with_added_tokens=False)  # an added [MASK] never comes out of a text
-    except BaseException as error:  # the Rust library panics on some of what it cannot read, past Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
-            raise
-        raise BundleError(f"{path} is no tokenizer that can be read ({str(error)[:200]}). Restore it.") from None
-    if bundle.vocab_size is not None and size > bundle.vocab_size:
-        raise BundleError(
-            f"The tokenizer of {bundle.folder} knows {size:,} tokens, and the model has embeddings for "
-            f"{bundle.vocab_size:,}. It belongs to another model: put the right one there."
-        )
-    return found
 
 
 def model_sizes(bundle: Bundle, artifact: Artifact | None, base: Path | None = None) -> dict[str, int]:
@@ -348,12 +270,6 @@ def model_sizes(bundle: Bundle, artifact: Artifact | None, base: Path | None = N
     if artifact:
         sizes.update({name: artifact.size_bytes(name) for name in FILES})
     return sizes
-
-
-def showcase_texts() -> list[str]:
-    """The texts of the showcase, in file order."""
-    with SHOWCASE.open(encoding="utf-8", newline="") as file:
-        return [row["text"] for row in csv.DictReader(file)]
 
 
 def _sync(path: Path) -> None:

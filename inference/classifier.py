@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -14,6 +15,9 @@ from tokenizers import Tokenizer
 from inference.backends import Backend
 from inference.bundle import Bundle, Task
 from inference.errors import InferenceError, InputError
+
+Exporter = Callable[[Path, Mapping[str, Task], bool, bool | None], list[Path]]
+"""Folder, tasks, whether INT8 too, and where weights go -> the files written, as `Classifier.export_onnx`."""
 
 MAX_CHARS = 20_000  # far above any model's token limit; past it a tokenizer is only a way to burn CPU
 
@@ -70,12 +74,19 @@ class Classifier:
 
     Args:
         tokenizer: the base model's; its truncation and padding are set here.
+        exporter: writes the ONNX files for `export_onnx`; `load` gives one.
         batch_size: texts per forward pass at most.
         token_budget: tokens per forward pass at most, padding included; a single text may exceed it.
     """
 
     def __init__(
-        self, bundle: Bundle, backend: Backend, tokenizer: Tokenizer, batch_size: int = 32, token_budget: int = 2048
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        batch_size: int = 32,
+        token_budget: int = 2048,
+        exporter: Exporter | None = None,
     ) -> None:
         if batch_size < 1 or token_budget < 1:
             raise InputError(f"batch_size={batch_size} and token_budget={token_budget} must be at least 1.")
@@ -86,6 +97,7 @@ class Classifier:
         self.batch_size = batch_size
         self.token_budget = token_budget
         self.tokenizer = tokenizer
+        self._exporter = exporter
 
     @property
     def tasks(self) -> Mapping[str, Task]:
@@ -166,6 +178,40 @@ class Classifier:
         tokenize_s = before_forward - before_tokens
         rest_s = time.perf_counter() - started - tokenize_s - forward_s
         return Answer(predictions, Timing(tokenize_s * 1e3, forward_s * 1e3, rest_s * 1e3))
+
+    def export_onnx(
+        self,
+        path: str | Path,
+        tasks: Sequence[str] | None = None,
+        quantize: bool = False,
+        external_data: bool | None = None,
+    ) -> list[Path]:
+        """Write ONNX files that run with nothing but onnxruntime, tokenizers and NumPy; returns them.
+
+        Per task `<task>.onnx` (inputs `input_ids`, `attention_mask`; output `logits`) and `<task>_config.json`, the
+        `tokenizer` folder, and with several tasks `model.onnx`, one graph that answers all of them in one pass.
+
+        Args:
+            path: the folder to write, made if need be.
+            tasks: those to export; all if left out.
+            quantize: write `<task>_int8.onnx` too.
+            external_data: weights in a file beside the graph: always, never, or (None) where they pass 2 GB.
+
+        Raises:
+            InputError: an unknown task, or files in `path` that are not from such an export.
+            ExportError: `external_data` is False and the weights pass 2 GB, or the folder cannot be written.
+        """
+        if isinstance(tasks, str):
+            raise InputError(f"tasks must be a list of names; for one: [{tasks!r}].")
+        names = list(self.tasks) if tasks is None else list(tasks)
+        for name in names:
+            if name not in self.tasks:
+                raise InputError(f"Unknown task {name!r}. This model has: {', '.join(self.tasks)}.")
+        if not names:
+            raise InputError("tasks is empty: name at least one, or leave it out for all.")
+        if self._exporter is None:
+            raise InputError("This classifier was not made by load(), so there are no files to export.")
+        return self._exporter(Path(path), {name: self.tasks[name] for name in names}, quantize, external_data)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Token ids as the model was trained on them.

@@ -181,6 +181,35 @@ def _read_classifier(folder: Path, base: Path | None) -> Bundle:
     )
 
 
+def _read_onnx(folder: Path, base: Path | None) -> Bundle:
+    configs = {path.name.removesuffix("_config.json"): path.name for path in sorted(folder.glob("*_config.json"))}
+    tasks, lengths, files = {}, set(), []
+    for task, name in configs.items():
+        if _task_name(task) != task or not (folder / f"{task}.onnx").exists():
+            raise BundleError(f"{folder / name} belongs to no graph: {task}.onnx is missing. Export the model again.")
+        config = read_json(inside(folder, name))
+        tasks[task] = _task(folder / name, config, None)
+        lengths.add(config.get("max_length"))
+        graphs = (f"{task}.onnx", f"{task}_weights.bin", f"{task}_int8.onnx", f"{task}_int8_weights.bin")
+        files += [name, *(graph for graph in graphs if (folder / graph).exists())]
+    tokenizer = folder / "tokenizer"
+    described = {"model_type": "bert", "max_position_embeddings": 1_000_000}  # the graph does not say
+    stated = [length for length in lengths if isinstance(length, int) and not isinstance(length, bool)]
+    limit = min([*stated, _max_tokens(tokenizer, described)])
+    return Bundle(
+        folder=folder,
+        name=_model_name(folder),
+        tasks=tasks,
+        pooling=None,
+        max_tokens=max(8, min(limit, 8192)),
+        base=None,
+        files=_digests(folder, [*files, *(f"tokenizer/{name}" for name in _tokenizer_files(tokenizer))]),
+        format="onnx",
+        pad_id=_pad_of(tokenizer),
+        backends=("onnx", "int8"),
+    )
+
+
 def _read_refused(folder: Path, base: Path | None) -> Bundle:
     if (folder / "task_heads.pt").exists():
         raise BundleError(
@@ -201,6 +230,7 @@ FORMATS = (
     Format("refused", "", ("adapter_config.json", "adapter_model.bin"), _read_refused),
     Format("transformers", "a Hugging Face classifier", ("config.json", "*.safetensors"), _read_classifier),
     Format("refused", "", ("config.json", "*.bin"), _read_refused),
+    Format("onnx", "exported ONNX files", ("*.onnx", "*_config.json", "tokenizer/tokenizer.json"), _read_onnx),
     Format("adapters", "several PEFT adapters of one base", tuple(f"*/{name}" for name in ADAPTER), _read_adapters),
 )
 
@@ -325,6 +355,18 @@ def _max_tokens(tokenizer: Path, config: Mapping[str, Any]) -> int:
 def _pad_id(config: Mapping[str, Any]) -> int:
     found = config.get("pad_token_id", 0)
     return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else 0
+
+
+def _pad_of(tokenizer: Path) -> int:
+    """The id of the padding token that a tokenizer's own files name; 0 where they name none."""
+    path = tokenizer / "tokenizer_config.json"
+    named = read_json(path, 20_000_000).get("pad_token") if path.is_file() else None
+    text = named.get("content") if isinstance(named, dict) else named
+    added = read_json(inside(tokenizer, "tokenizer.json"), 200_000_000).get("added_tokens")
+    for entry in added if isinstance(added, list) else []:
+        if isinstance(entry, dict) and entry.get("content") == text and isinstance(entry.get("id"), int):
+            return max(0, int(entry["id"]))
+    return 0
 
 
 def _is_four_bit(config: Mapping[str, Any]) -> bool:

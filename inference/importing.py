@@ -97,6 +97,7 @@ def import_rapidfit(folder: str | Path, out: str | Path, max_length: int | None 
             stored = _needed(source, "pytorch_model.bin", "no encoder: it has no model.safetensors either")
             _save(_tensors(_read(stored, WEIGHTS_BYTES), stored), weights)
         check_size(config, sum(math.prod(shape) for _, shape, _ in tensors(weights).values()), source / "config.json")
+        _check_whole(source, encoder)
         _write_tokenizer(source, encoder)
         if max_length is None:
             max_length, note = _max_length(encoder / TOKENIZER, max_positions(config))
@@ -305,6 +306,23 @@ def _max_length(tokenizer: Path, positions: int) -> tuple[int, str]:
         f"The checkpoint does not say how many tokens the model reads: {found} are taken, {whence}. "
         "If it was trained with another max_length, import it again with --max-length."
     )
+
+
+def _check_whole(source: Path, encoder: Path) -> None:
+    """Raise BundleError where the encoder lacks weights: transformers would make them up, and only warn."""
+    from transformers import AutoModel
+
+    from inference.network import quiet_transformers
+
+    options = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+    try:
+        with quiet_transformers():
+            _, told = AutoModel.from_pretrained(encoder, output_loading_info=True, **options)
+    except Exception as error:  # whatever weights of strangers make transformers raise
+        raise BundleError(f"The encoder in {source} cannot be loaded: {_line(error)}. Restore it.") from None
+    missing = sorted(name for name in told["missing_keys"] if not name.startswith("pooler."))  # which is not used
+    if missing:
+        raise BundleError(f"The encoder in {source} lacks {len(missing)} weights, {missing[0]} for one. Restore it.")
 
 
 def _write_tokenizer(source: Path, encoder: Path) -> None:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from inference import cpu
-from inference.artifacts import (
-    TOKENIZER,
-    Progress,
-    content_key,
-    default_cache,
-    obtain,
-    read_tokenizer,
-    tokenizer_source,
-    write_tokenizer,
-)
+from inference.artifacts import content_key, default_cache, obtain
 from inference.backends import Backend, check_backend
-from inference.bundle import Bundle
+from inference.building import FILES, Progress
+from inference.bundle import Bundle, Task
 from inference.classifier import Classifier
 from inference.errors import InputError, MissingDependencyError
 from inference.formats import describe
+from inference.tokenizer import TOKENIZER, read_tokenizer, tokenizer_source, write_tokenizer
 
 # Texts and tokens per forward pass: a CPU is busy with little, a GPU wants to be fed.
 BATCHING = {"cpu": (32, 2048), "cuda": (256, 65_536)}
@@ -81,6 +76,7 @@ def load(
         read_tokenizer(bundle, opened.tokenizer_file),
         texts if batch_size is None else batch_size,
         tokens if token_budget is None else token_budget,
+        exporter=partial(_export, bundle, base, Path(cache) if cache else default_cache(), progress),
     )
 
 
@@ -103,6 +99,36 @@ def _open(
         ) from error
     artifact = obtain(bundle, cache, progress, base)
     return OnnxBackend(backend, artifact.read(backend), artifact.tokenizer_file(), threads)
+
+
+def _export(
+    bundle: Bundle,
+    base: Path | None,
+    cache: Path,
+    progress: Progress | None,
+    path: Path,
+    tasks: Mapping[str, Task],
+    quantize: bool,
+    external_data: bool | None,
+) -> list[Path]:
+    try:
+        from inference.onnx_files import export_files
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"Exporting needs the library {error.name!r}. Install it: pip install -r requirements.txt"
+        ) from error
+    artifact = obtain(bundle, cache, progress, base)
+    artifact.verify()
+    return export_files(
+        artifact.folder / FILES["onnx"],
+        artifact.tokenizer_file(),
+        path,
+        tasks,
+        bundle.max_tokens,
+        bundle.pad_id,
+        int8=artifact.folder / FILES["int8"] if quantize else None,
+        external_data=external_data,
+    )
 
 
 def _tokenizer_file(bundle: Bundle, base: Path | None, cache: Path) -> Path:

@@ -24,27 +24,21 @@ from onnx import helper
 from tokenizers import Tokenizer
 
 from inference import cpu
-from inference.artifacts import CALIBRATION
+from inference.assets import CALIBRATION
 from inference.bundle import Task
 from inference.classifier import pad
 from inference.errors import ExportError, InferenceError, InputError
 from inference.files import read_json, sha256
 from inference.onnx_backend import OUTPUT_PREFIX
 from inference.onnx_io import LIMIT, load_model, save_model
-from inference.onnx_merge import INPUTS, select, text_inputs
+from inference.onnx_merge import select, text_inputs
 from inference.quantize import quantize
+from inference.tokenizer import save_tokenizer
 
 SHARED = "model"  # the graph with every task
 LIST = "export.json"
 TOKENIZER_FOLDER = "tokenizer"
 MOST_TOKENS = 512  # of a calibration text whose tokenizer knows no end
-# What a tokenizer's special tokens are called, by what they are for.
-ROLES = {
-    "unk_token": ("[UNK]", "<unk>"),
-    "cls_token": ("[CLS]", "<s>"),
-    "sep_token": ("[SEP]", "</s>"),
-    "mask_token": ("[MASK]", "<mask>"),
-}
 
 
 def export_files(
@@ -89,7 +83,7 @@ def export_files(
             _write_graphs(int8, "_int8", staging, tasks, external_data)
         for name, task in tasks.items():
             _write_json(staging / f"{name}_config.json", _config(task, max_tokens))
-        _write_tokenizer(tokenizer_file, staging / TOKENIZER_FOLDER, max_tokens, pad_id)
+        save_tokenizer(tokenizer_file, staging / TOKENIZER_FOLDER, max_tokens, pad_id)
         names = [path.relative_to(staging).as_posix() for path in sorted(staging.rglob("*")) if path.is_file()]
         _publish(staging, out, names, source)
     except OSError as error:
@@ -185,33 +179,18 @@ def _config(task: Task, max_tokens: int) -> dict[str, Any]:
     return described if task.out_of_scope is None else {**described, "out_of_scope": task.out_of_scope}
 
 
-def _write_tokenizer(source: Path, folder: Path, max_tokens: int, pad_id: int) -> None:
-    """The tokenizer with its limits set, as `AutoTokenizer` reads it and as `tokenizers` does."""
-    tokenizer = Tokenizer.from_file(str(source))
-    pad_token = tokenizer.id_to_token(pad_id)
-    if pad_token is None:
-        raise ExportError(f"{source} has no token {pad_id}, which the model is said to be padded with.")
-    tokenizer.enable_truncation(max_tokens)
-    tokenizer.enable_padding(direction="right", pad_id=pad_id, pad_token=pad_token)
-    folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    # Only what is special in the tokenizer's own file: any other would be read differently by `AutoTokenizer`.
-    roles = {role: name for role, names in ROLES.items() for name in names if name in special}
-    roles["pad_token"] = pad_token
-    _write_json(folder / "special_tokens_map.json", roles)
-    _write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": max_tokens,
-            "model_input_names": list(INPUTS),  # no token_type_ids: the graphs do not take them
-            "padding_side": "right",
-            "truncation_side": "right",
-            "clean_up_tokenization_spaces": False,
-            **roles,
-        },
-    )
+def _calibration(tokenizer_file: Path) -> list[list[int]]:
+    """The token ids of each calibration text."""
+    try:
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    except Exception as error:  # the library raises no class of its own
+        raise InputError(f"{tokenizer_file} cannot be read: {error}. Restore it.") from None
+    config = tokenizer_file.with_name("tokenizer_config.json")
+    limit = read_json(config).get("model_max_length") if config.is_file() else None
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(int(min(MOST_TOKENS, limit)) if isinstance(limit, int | float) else MOST_TOKENS)
+    texts = CALIBRATION.read_text(encoding="utf-8").splitlines()
+    return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts) if encoding.ids]
 
 
 def _quantize(source: Path, target: Path, feeds: list[dict[str, Any]], path: Path) -> None:
@@ -226,20 +205,6 @@ def _quantize(source: Path, target: Path, feeds: list[dict[str, Any]], path: Pat
             f"{path} does not run on the calibration texts, which have up to {longest} tokens ({reason}). If it reads "
             f"fewer, say so in {TOKENIZER_FOLDER}/tokenizer_config.json: model_max_length."
         ) from error
-
-
-def _calibration(tokenizer_file: Path) -> list[list[int]]:
-    """The token ids of each calibration text."""
-    try:
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    except Exception as error:  # the library raises no class of its own
-        raise InputError(f"{tokenizer_file} cannot be read: {error}. Restore it.") from None
-    config = tokenizer_file.with_name("tokenizer_config.json")
-    limit = read_json(config).get("model_max_length") if config.is_file() else None
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(int(min(MOST_TOKENS, limit)) if isinstance(limit, int | float) else MOST_TOKENS)
-    texts = CALIBRATION.read_text(encoding="utf-8").splitlines()
-    return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts) if encoding.ids]
 
 
 def _publish(staging: Path, out: Path, names: list[str], source: str) -> None:

@@ -74,17 +74,24 @@ def load_served(bundle: Bundle, base: Path | None = None, device: str = "cpu") -
     """
     if bundle.format == "bundle":
         return load_network(bundle, base)
-    if len(bundle.adapters) < 2 and not bundle.four_bit:
-        return load_merged(bundle, base)
+    switched = len(bundle.adapters) > 1 or bundle.four_bit
+    # transformers makes one head, and PEFT copies it for every adapter
+    alike = len({len(task.labels) for task in bundle.tasks.values()}) == 1
+    return load_switched(bundle, base, device) if switched and alike else load_merged(bundle, base)
+
+
+def load_switched(bundle: Bundle, base: Path | None = None, device: str = "cpu") -> AdapterNetwork:
+    """The same with the adapters as PEFT runs them, unmerged. All tasks have as many labels.
+
+    Raises:
+        BundleError: as `load_served`.
+    """
     from peft import PeftModel
 
     home = bundle.base_folder(base)
     first, *others = bundle.adapters
-    sizes = {task: len(bundle.tasks[task].labels) for task in bundle.adapters}
-    if len(set(sizes.values())) > 1:  # transformers makes one head, and PEFT copies it for every adapter
-        return load_merged(bundle, base)
     with _explained(bundle):
-        model = _load(home, sizes[first], bundle, first, four_bit=bundle.four_bit, device=device)
+        model = _load(home, len(bundle.tasks[first].labels), bundle, first, four_bit=bundle.four_bit, device=device)
         with quiet_peft():
             warnings.filterwarnings("error", message="Found missing adapter keys")
             found = PeftModel.from_pretrained(model, str(bundle.folder / bundle.adapters[first]), "task0")

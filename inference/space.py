@@ -23,7 +23,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from inference.artifacts import ASSETS, DEMO_MODEL
+from inference.assets import ASSETS, DEMO_MODEL
 from inference.bundle import Bundle
 from inference.errors import BundleError, InferenceError, InputError, MissingDependencyError
 from inference.formats import describe

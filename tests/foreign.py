@@ -108,14 +108,14 @@ def classifier(folder: Path, kind: str = "bert", labels: tuple[str, ...] = ("bad
     return folder
 
 
-def base(folder: Path, kind: str = "bert") -> Path:
+def base(folder: Path, kind: str = "bert", **fields: Any) -> Path:
     """A bare encoder, as adapters are trained on."""
     import torch
     from transformers import AutoModel
 
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(1)
-    model = AutoModel.from_config(config(kind))
+    model = AutoModel.from_config(config(kind, **fields))
     spread(model)
     model.save_pretrained(folder)
     write_tokenizer(folder)

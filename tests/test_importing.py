@@ -236,6 +236,21 @@ def test_a_link_out_of_the_folder_is_not_followed(checkpoint: Path, tmp_path: Pa
         import_rapidfit(checkpoint, tmp_path / "out", 20)
 
 
+def test_an_encoder_that_lacks_a_weight_is_refused_and_one_without_pooler_is_not(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = checkpoint / "encoder" / "model.safetensors"
+    weights = {name: tensor for name, tensor in load_file(path).items() if not name.startswith("pooler.")}
+    save_file(weights, path, metadata={"format": "pt"})
+    import_rapidfit(checkpoint, tmp_path / "whole", 20)
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(BundleError, match=r"lacks 1 weights, encoder\.layer\.1\.output\.dense\.weight"):
+        import_rapidfit(checkpoint, tmp_path / "out", 20)
+
+
 def test_what_is_no_checkpoint_is_said(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"no task_heads\.pt, so it is no RapidFit checkpoint"):
         import_rapidfit(tmp_path / "nothing", tmp_path / "out")

@@ -188,7 +188,7 @@ def test_a_hub_that_cannot_be_reached_is_said_so() -> None:
 
 
 def test_the_showcase_is_readable_for_its_own_model() -> None:
-    from inference.artifacts import DEMO_MODEL, SHOWCASE
+    from inference.assets import DEMO_MODEL, SHOWCASE
     from inference.bundle import Bundle
 
     found = rows.read_data(SHOWCASE, Bundle.read(DEMO_MODEL).tasks)

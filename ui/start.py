@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference import InferenceError, InputError
-from inference.artifacts import DEMO_MODEL
+from inference.assets import DEMO_MODEL
 from inference.backends import TITLES, check_backend
 from inference.models import Models
 

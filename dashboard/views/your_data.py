@@ -17,7 +17,7 @@ from dashboard.report import report
 from dashboard.state import CHOICE, own, show
 from dashboard.texts import keep_texts
 from dashboard.upload import MOST_MB, TYPES, guess, read_upload
-from inference.artifacts import SHOWCASE
+from inference.assets import SHOWCASE
 from inference.bundle import Bundle
 from inference.compare.rows import LabelledData, parse_data, read_data
 from inference.compare.run import QUICK_ROWS

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from inference.artifacts import Progress
 from inference.backends import BACKENDS
+from inference.building import Progress
 from inference.errors import InputError
 from inference.formats import describe
 

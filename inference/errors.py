@@ -2,7 +2,13 @@
 
 
 class InferenceError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose.
+
+    The message is one line that any terminal can show, whatever names and files of strangers it quotes.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message))
 
 
 class InputError(InferenceError):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from inference.errors import BundleError
 
 JSON_BYTES = 1_000_000  # a config with ten thousand labels has a third of that
 HEADER_BYTES = 100_000_000  # what safetensors itself allows
+OTHER_BYTES = 200_000_000  # of a file that holds no weights: the largest tokenizers have a fifth of it
+_IS_WEIGHTS = re.compile(r"\.(onnx|onnx_data|data)$|_weights\.bin$")
 
 
 def sha256(path: Path) -> str:
@@ -56,6 +60,46 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+def check_folder(folder: Path) -> None:
+    """Raise BundleError where something in `folder` is a pipe, or a link that leads out of it.
+
+    Folders in it are not looked into. Libraries open more files than we name: none may be there that must not be
+    opened.
+    """
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise BundleError(f"{folder} cannot be read: {error.strerror}. Restore the model folder.") from None
+    for path in entries:
+        if not path.is_dir():
+            inside(folder, path.name)
+
+
+def refuse_code(folder: Path) -> None:
+    """Raise BundleError where Python code lies in `folder`."""
+    for path in sorted(folder.glob("*.py")):
+        raise BundleError(
+            f"{folder} brings Python code ({path.name}), which is never run here. Remove it, if the model does without."
+        )
+
+
+def check_file(folder: Path, name: str) -> Path:
+    """The path of a file, really in `folder`, that is not larger than it can be: worth being read to its end.
+
+    Raises:
+        BundleError: as `inside`; or it has more bytes than such a file needs, or than its own header tells of.
+    """
+    path = inside(folder, name)
+    if path.suffix == ".safetensors":
+        tensors(path)
+    elif not _IS_WEIGHTS.search(path.name) and path.stat().st_size > OTHER_BYTES:
+        raise BundleError(
+            f"{path} has {path.stat().st_size:,} bytes; {OTHER_BYTES:,} are the most that such a file can need. "
+            "Restore it."
+        )
+    return path
+
+
 def read_json(path: Path, most_bytes: int = JSON_BYTES) -> dict[str, Any]:
     """The object in a JSON file.
 
@@ -65,7 +109,9 @@ def read_json(path: Path, most_bytes: int = JSON_BYTES) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         if size > most_bytes:
-            raise BundleError(f"{path} has {size:,} bytes; {most_bytes:,} are the most that such a file can need.")
+            raise BundleError(
+                f"{path} has {size:,} bytes; {most_bytes:,} are the most that such a file can need. Restore it."
+            )
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -100,11 +146,27 @@ def tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...], int]]:
         end = max((one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"), default=0)
         if 8 + length + end != size:
             raise ValueError(f"it has {size:,} bytes where its header tells of {8 + length + end:,}")
-        if any(entry[2] < 0 or math.prod(entry[1]) > 8 * size for entry in found.values()):
+        if any(entry[2] < 0 or min(entry[1], default=0) < 0 for entry in found.values()):
+            raise ValueError("a tensor has a negative size")
+        if any(math.prod(entry[1]) > 8 * size for entry in found.values()):
             raise ValueError("a tensor is larger than the file")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
+    except (
+        OSError,
+        OverflowError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        struct.error,
+    ) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BundleError(
             f"{path} is no whole safetensors file ({reason}). Fetch it again from where the model came from."
         ) from None
     return found
+
+
+def count_stored(paths: Iterable[Path]) -> int:
+    """How many numbers the safetensors files hold."""
+    return sum(math.prod(shape) for path in paths for _, shape, _ in tensors(path).values())

@@ -5,17 +5,18 @@ Nothing here opens weights, but for the header of a safetensors file, and nothin
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from inference.architectures import ARCHITECTURES, check_config, check_size, max_positions
-from inference.bundle import Base, Bundle, Task, locate_base
-from inference.errors import BundleError, InputError, MissingDependencyError
-from inference.files import inside, read_json, sha256, tensors
+from inference.adapters import ADAPTER, check_adapter, read_adapter
+from inference.architectures import ARCHITECTURES, check_size, check_tokenizer, max_positions, read_config
+from inference.bundle import ENCODER, Base, Bundle, Task, check_labels
+from inference.errors import BundleError, InputError
+from inference.files import check_file, check_folder, count_stored, inside, read_json, refuse_code, sha256, tensors
+from inference.hub import fetch, find_base, hub_id, is_folder
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 TASK = "label"  # what the one task of a plain classifier is called where it does not say
@@ -23,20 +24,7 @@ MOST_LABELS = 10_000
 # Tokens a model is taken to read where its tokenizer does not say: the length both source guides train with is 128,
 # and a model that reads more than it was trained on is worse, not better.
 MAX_TOKENS = 128
-# What PEFT can merge into the weights. Prompt and prefix tuning leave nothing to merge, and BOFT compiles code.
-MERGEABLE = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "HRA", "VERA")
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 INDEX = "model.safetensors.index.json"
-# Of a model on the Hub, what is fetched: descriptions, tokenizers and safetensors. No pickle and no code.
-FETCHED = (
-    "*.json",
-    "*.safetensors",
-    "*.txt",
-    "*.model",
-    "*/adapter_config.json",
-    "*/adapter_model.safetensors",
-    "*.onnx",
-)
 TOKENIZERS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -49,7 +37,7 @@ TOKENIZERS = (
     "spm.model",
     "bpe.codes",
 )
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -75,8 +63,9 @@ def describe(model: str | Path, base: str | Path | None = None, *, four_bit: boo
         BundleError: no such folder, no format that is known, or something in it that is wrong.
     """
     folder = Path(model)
-    if not folder.is_dir():
-        folder = _fetch(str(model) if isinstance(model, str) else folder.as_posix())
+    if not is_folder(folder):
+        folder = fetch(str(model) if isinstance(model, str) else folder.as_posix())
+    check_folder(folder)
     for one in FORMATS:
         if all(any(folder.glob(mark)) for mark in one.marks):
             found = one.read(folder, Path(base) if base is not None else None)
@@ -94,7 +83,17 @@ def describe(model: str | Path, base: str | Path | None = None, *, four_bit: boo
 
 
 def _read_bundle(folder: Path, base: Path | None) -> Bundle:
-    return Bundle.read(folder)
+    found = Bundle.read(folder)
+    if found.adapter_folder is not None:
+        check_folder(found.adapter_folder)
+        refuse_code(found.adapter_folder)
+        check_adapter(read_json(inside(folder, f"adapter/{ADAPTER[0]}")), found.adapter_folder / ADAPTER[0])
+    if found.base is None or found.base.folder is None:
+        return found  # what is elsewhere is looked at when it is found
+    inside(folder, f"{ENCODER}/config.json")
+    config = read_config(folder / ENCODER)
+    _weight_files(folder / ENCODER)
+    return replace(found, vocab_size=config.get("vocab_size"))
 
 
 def _read_adapter(folder: Path, base: Path | None) -> Bundle:
@@ -103,20 +102,27 @@ def _read_adapter(folder: Path, base: Path | None) -> Bundle:
 
 def _read_adapters(folder: Path, base: Path | None) -> Bundle:
     found = sorted(path.parent.name for path in folder.glob("*/adapter_config.json"))
-    return _adapters(folder, {_task_name(name): name for name in found}, base)
+    adapters = {_task_name(name): name for name in found}
+    if len(adapters) < len(found):
+        raise BundleError(
+            f"{folder} holds adapters whose folders have names that are the same but for signs: {', '.join(found)}. "
+            "Rename them: each is the name of a task."
+        )
+    return _adapters(folder, adapters, base)
 
 
 def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> Bundle:
-    configs = {task: _adapter_config(folder / name) for task, name in adapters.items()}
+    configs = {task: read_adapter(folder, name) for task, name in adapters.items()}
     bases = {(config["base_model_name_or_path"], config.get("revision")) for config in configs.values()}
+    check_tokenizer(folder)
     if len(bases) > 1 and given is None:
         raise BundleError(
             f"The adapters in {folder} belong to different bases: {', '.join(sorted(str(one[0]) for one in bases))}. "
             "Serve each from a folder of its own."
         )
     name, revision = next(iter(bases))
-    home = _find_base(folder, name, revision, given)
-    config = _config(home)
+    home = find_base(folder, name, revision, given)
+    config = read_config(home)
     architecture = ARCHITECTURES[config["model_type"]]
     tasks = {}
     for task, at in adapters.items():
@@ -142,19 +148,21 @@ def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> 
         tasks=tasks,
         pooling=None,
         max_tokens=_max_tokens(tokenizer, config),
-        base=Base(_hub_id(name), revision, _digests(home, _weight_files(home)), home),
+        base=Base(hub_id(name), revision, _digests(home, _weight_files(home)), home),
         files=_digests(folder, files),
         format="peft",
         pad_id=_pad_id(config),
         vocab_size=config.get("vocab_size"),
         adapters=dict(adapters),
-        four_bit=_is_four_bit(config),
+        four_bit=_is_four_bit(config, home),
     )
 
 
 def _read_classifier(folder: Path, base: Path | None) -> Bundle:
-    config = _config(folder)
+    config = read_config(folder)
     architectures = config.get("architectures") or []
+    if not isinstance(architectures, list) or len(architectures) > 9:
+        raise BundleError(f"{folder / 'config.json'}: architectures must be a list of names. Restore it.")
     if not any(str(name).endswith("ForSequenceClassification") for name in architectures):
         raise BundleError(
             f"{folder} is a {', '.join(map(str, architectures)) or 'model'} without a classification head: its answers "
@@ -162,8 +170,8 @@ def _read_classifier(folder: Path, base: Path | None) -> Bundle:
         )
     if config.get("quantization_config"):
         raise BundleError(
-            f"{folder} stores its weights quantised ({config['quantization_config'].get('quant_method', 'unknown')}). "
-            "Serve the full-precision model: INT8 is made from it here."
+            f"{folder} stores its weights quantised ({_quant_method(config)}). Serve the full-precision model: "
+            "INT8 is made from it here."
         )
     task = config.get("finetuning_task")
     labels = _task(folder, config, None)
@@ -238,89 +246,17 @@ FORMATS = (
 # --- What the readers share
 
 
-def _fetch(model: str) -> Path:
-    """The folder of a model on the Hub, fetched unless it is in the cache."""
-    if not _HUB_ID.fullmatch(model):
-        raise BundleError(f"No model folder {model}. Name a folder that holds a model, or a Hub id: OWNER/NAME.")
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError:
-        raise MissingDependencyError(
-            f"There is no folder {model}, and to ask the Hugging Face Hub for it needs huggingface_hub. "
-            "Install it: pip install -r requirements.txt"
-        ) from None
-    try:
-        return Path(snapshot_download(model, allow_patterns=list(FETCHED), max_workers=4))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise BundleError(
-            f"No model folder {model}, and the Hugging Face Hub gave none of that id ({type(error).__name__}). Name a "
-            "folder that holds a model, or an id you may read."
-        ) from None
-
-
-def _find_base(folder: Path, name: str, revision: str | None, given: Path | None) -> Path:
-    if given is not None or not (folder / name).is_dir():
-        local = Path(name) if Path(name).is_dir() else None
-        return locate_base(Base(_hub_id(name), revision, dict.fromkeys(FETCHED, ""), local), given)
-    return folder / name
-
-
-def _hub_id(name: str) -> str | None:
-    return name if _HUB_ID.fullmatch(name) else None
-
-
-def _adapter_config(folder: Path) -> dict[str, Any]:
-    config = read_json(inside(folder, ADAPTER[0]))
-    path = folder / ADAPTER[0]
-    kind, task = config.get("peft_type"), config.get("task_type")
-    if kind not in MERGEABLE:
-        raise BundleError(
-            f"{path}: an adapter of type {kind!r} cannot be merged into the weights it belongs to, so no ONNX can be "
-            f"made of it. Known: {', '.join(MERGEABLE)}."
-        )
-    if task != "SEQ_CLS":
-        raise BundleError(
-            f"{path}: task_type is {task!r}; a classifier's is 'SEQ_CLS'. It has no labels to answer with."
-        )
-    dangerous = [name for name in ("megatron_config", "auto_mapping", "layer_replication") if config.get(name)]
-    if dangerous:
-        raise BundleError(
-            f"{path}: {', '.join(dangerous)} would load code or layers that are not in the folder. Remove it."
-        )
-    rank = config.get("r", 1)
-    if not isinstance(rank, int) or not 0 <= rank <= 4096:
-        raise BundleError(f"{path}: r={rank!r} is no rank. It must be from 0 (none) to 4096.")
-    if not isinstance(config.get("base_model_name_or_path"), str) or not config["base_model_name_or_path"]:
-        raise BundleError(f"{path} does not name its base (base_model_name_or_path). Write it there, or give base=.")
-    revision = config.get("revision")
-    if revision is not None and not isinstance(revision, str):
-        raise BundleError(f"{path}: revision {revision!r} is none.")
-    return config
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    config = read_json(inside(folder, "config.json"))
-    check_config(config, folder / "config.json")
-    for name in ("tokenizer_config.json",):
-        if (folder / name).exists() and read_json(inside(folder, name), 20_000_000).get("auto_map"):
-            raise BundleError(f"{folder / name} asks for code of its own (auto_map), which is never run here.")
-    if any(folder.glob("*.py")):
-        raise BundleError(
-            f"{folder} brings Python code, which is never run here. Remove it, if the model does without."
-        )
-    return config
-
-
 def _task(folder: Path, config: Mapping[str, Any], count: int | None) -> Task:
     """The labels that a config names, checked against the `count` that the weights have."""
     kind = config.get("problem_type")
     if kind not in (None, SINGLE, MULTI, "regression"):
-        raise BundleError(f"{folder}: problem_type {kind!r} is not known. Known: {SINGLE}, {MULTI}.")
+        raise BundleError(f"{folder}: problem_type {str(kind)[:60]!r} is not known. Known: {SINGLE}, {MULTI}.")
     names = config.get("id2label")
     if names is None:
         size = config.get("num_labels", 2) if count is None else count
-        names = {str(i): f"LABEL_{i}" for i in range(size)} if isinstance(size, int) and size <= MOST_LABELS else {}
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MOST_LABELS:
+            raise BundleError(f"{folder}: num_labels is {str(size)[:60]}; it must be from 2 to {MOST_LABELS:,} labels.")
+        names = {str(i): f"LABEL_{i}" for i in range(size)}
     if not isinstance(names, dict) or len(names) > MOST_LABELS:
         raise BundleError(f"{folder}: id2label must be an object of at most {MOST_LABELS:,} labels.")
     if count is not None and len(names) != count:
@@ -332,14 +268,16 @@ def _task(folder: Path, config: Mapping[str, Any], count: int | None) -> Task:
     if kind == "regression" or len(names) < 2:
         raise BundleError(
             f"{folder} gives one number and no label (regression, or a head with one output). There is nothing to "
-            "classify: Triptych compares classifiers."
+            "classify. Use a model with two labels or more."
         )
     try:
         labels = tuple(names[str(i)] if str(i) in names else names[i] for i in range(len(names)))
     except KeyError as missing:
         raise BundleError(f"{folder}: id2label has no entry {missing}; it must count from 0 without a gap.") from None
-    if not all(isinstance(label, str) and 0 < len(label) <= 200 for label in labels) or len(set(labels)) < len(labels):
-        raise BundleError(f"{folder}: id2label must give every label a name of its own, of 1 to 200 characters.")
+    try:
+        check_labels(labels)
+    except ValueError as error:
+        raise BundleError(f"{folder}: in id2label {error} Correct config.json.") from None
     return Task(labels, kind or SINGLE, 0.5 if kind == MULTI else 0.0)
 
 
@@ -369,38 +307,43 @@ def _pad_of(tokenizer: Path) -> int:
     return 0
 
 
-def _is_four_bit(config: Mapping[str, Any]) -> bool:
+def _quant_method(config: Mapping[str, Any]) -> str:
+    stored = config["quantization_config"]
+    return str(stored.get("quant_method", "unknown") if isinstance(stored, dict) else stored)[:60]
+
+
+def _is_four_bit(config: Mapping[str, Any], home: Path) -> bool:
     stored = config.get("quantization_config") or {}
     if not stored:
         return False
     if not isinstance(stored, dict) or stored.get("quant_method") != "bitsandbytes" or not stored.get("load_in_4bit"):
         raise BundleError(
-            "The base is stored quantised in a way that cannot be undone here. Known: bitsandbytes in 4 bits."
+            f"The base in {home} is stored quantised ({_quant_method(config)}) in a way that cannot be undone here. "
+            "Known: bitsandbytes in 4 bits."
         )
     return True
 
 
 def _weight_files(folder: Path) -> list[str]:
     """The files of a whole model: config, weights (in one file or in shards), tokenizer."""
-    if (folder / INDEX).exists():
+    if not (folder / "model.safetensors").exists() and (folder / INDEX).exists():  # transformers tries them so too
         index = read_json(inside(folder, INDEX), 20_000_000).get("weight_map")
-        if not isinstance(index, dict) or not all(isinstance(name, str) and "/" not in name for name in index.values()):
+        if not isinstance(index, dict) or not all(_SHARD.fullmatch(str(name)) for name in index.values()):
             raise BundleError(f"{folder / INDEX} is no list of weight files. Fetch the model again.")
         weights = [INDEX, *sorted(set(index.values()))]
     else:
         weights = ["model.safetensors"]
-    headers = [tensors(inside(folder, name)) for name in weights if name != INDEX]
-    stored = sum(math.prod(shape) for header in headers for _, shape, _ in header.values())
+    stored = count_stored(inside(folder, name) for name in weights if name != INDEX)
     check_size(read_json(inside(folder, "config.json")), stored, folder / "config.json")
     return ["config.json", *weights, *_tokenizer_files(folder)]
 
 
 def _tokenizer_files(folder: Path) -> list[str]:
-    return [name for name in TOKENIZERS if (folder / name).is_file()]
+    return [name for name in TOKENIZERS if (folder / name).exists()]
 
 
 def _digests(folder: Path, names: list[str]) -> dict[str, str]:
-    return {name: sha256(inside(folder, name)) for name in names}
+    return {name: sha256(check_file(folder, name)) for name in names}
 
 
 def _task_name(name: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from inference.errors import BundleError
+from inference.architectures import check_size, read_config
+from inference.errors import BundleError, InferenceError
+from inference.files import count_stored
 
 if TYPE_CHECKING:
     from inference.bundle import Bundle, Heads
 
+# Where it is installed PEFT imports it, and it tells every user of any model that one of its kernels is not there.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
@@ -90,18 +96,25 @@ def load_encoder(folder: Path) -> Any:
 
     Attention is `eager`: the only form whose trace ONNX Runtime fuses, and on CPU the faster one for
     short texts, so that the network that is exported is the network that answers.
+
+    Raises:
+        BundleError: the folder lacks weights of the encoder.
     """
     from transformers import AutoModel
 
     with quiet_transformers():  # the base's unused pooler is no news to the caller
-        encoder = AutoModel.from_pretrained(
+        encoder, told = AutoModel.from_pretrained(
             folder,
             attn_implementation="eager",
             dtype=torch.float32,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
+    # transformers makes up what is missing, and only warns. The pooler is not used.
+    if missing := sorted(name for name in told["missing_keys"] if not name.startswith("pooler.")):
+        raise BundleError(f"The encoder in {folder} lacks {len(missing)} weights, {missing[0]} for one. Restore it.")
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # `Network` pools by itself; an adapter on this one would be dead weight
     return encoder
@@ -110,16 +123,16 @@ def load_encoder(folder: Path) -> Any:
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """No progress bars and no warnings of transformers: what matters in them is said by us."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()
 
 
 @contextlib.contextmanager
@@ -136,27 +149,60 @@ def load_network(bundle: Bundle, base: Path | None = None) -> Network:
     Raises:
         BundleError: a file is missing or differs from its digest, or tensors do not fit the network.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     bundle.verify()
-    encoder = load_encoder(bundle.base_folder(base))
-    hidden_size = encoder.config.hidden_size
-    positions = getattr(encoder.config, "max_position_embeddings", bundle.max_tokens)
-    if bundle.max_tokens > positions:
-        raise BundleError(f"{bundle.folder} reads {bundle.max_tokens} tokens; its base has positions for {positions}.")
-    sizes = {name: len(task.labels) for name, task in bundle.tasks.items()}
-    try:
+    home = bundle.base_folder(base)
+    config = read_config(home)
+    check_size(config, count_stored([home / "model.safetensors"]), home / "config.json")
+    _check_heads(bundle, config)
+    with explained(bundle.folder):
+        encoder = load_encoder(home)
+        hidden_size = encoder.config.hidden_size
+        positions = getattr(encoder.config, "max_position_embeddings", bundle.max_tokens)
+        if bundle.max_tokens > positions:
+            raise BundleError(
+                f"{bundle.folder} reads {bundle.max_tokens} tokens; its base has positions for {positions}. Correct "
+                "max_tokens in bundle.json."
+            )
+        sizes = {name: len(task.labels) for name, task in bundle.tasks.items()}
         if bundle.adapter_folder is not None:
             encoder = merge(encoder, bundle.adapter_folder)
         network = Network(encoder, hidden_size, sizes, bundle.pooling or "mean", bundle.heads)
         network.heads.load_state_dict(load_file(bundle.heads_file))
-    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, UserWarning, SafetensorError) as error:
-        raise BundleError(
-            f"The weights in {bundle.folder} do not fit the network that bundle.json describes: {error}"
-        ) from error
     check_finite(network, bundle.folder)
     return network.eval()
+
+
+def _check_heads(bundle: Bundle, config: Mapping[str, Any]) -> None:
+    """Raise BundleError where heads are described that are larger than the file that holds them."""
+    hidden = int(config.get("hidden_size", config.get("dim", 1)))
+    described = 0
+    for task in bundle.tasks.values():
+        widths = [hidden, *bundle.heads.hidden, len(task.labels)]
+        described += sum((before + 1) * after for before, after in itertools.pairwise(widths))
+    stored = count_stored([bundle.heads_file])
+    if described > stored:
+        raise BundleError(
+            f"The weights in {bundle.folder} do not fit the network that bundle.json describes: its heads have "
+            f"{described:,} weights, and {bundle.heads_file.name} holds {stored:,}. Restore the model folder."
+        )
+
+
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Whatever transformers, PEFT and safetensors raise for weights that do not fit, as one BundleError."""
+    try:
+        yield
+    except InferenceError:
+        raise
+    except Exception as error:  # each of these libraries has classes of its own, and some stem from nothing else
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        if "ignore_mismatched_sizes" in said:  # the report that it points to was for the screen
+            said = "its tensors have other shapes than config.json tells of"
+        raise BundleError(
+            f"The weights in {folder} do not fit the network that it describes: {said}. Restore the model folder."
+        ) from error
 
 
 def merge(model: Any, adapter: Path) -> Any:
@@ -175,5 +221,8 @@ def merge(model: Any, adapter: Path) -> Any:
 def check_finite(network: nn.Module, folder: Path) -> None:
     """Raise BundleError if a weight is NaN or infinite."""
     for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise BundleError(f"The weights in {folder} are damaged: {name} holds NaN or infinity.")
+        # Of weights that are spread and wait on the disk there is nothing to look at.
+        if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all():
+            raise BundleError(
+                f"The weights in {folder} are damaged: {name} holds NaN or infinity. Restore the model folder."
+            )

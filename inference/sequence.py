@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,21 @@ from torch import Tensor, nn
 
 from inference.architectures import ARCHITECTURES
 from inference.bundle import Bundle
-from inference.errors import BundleError, MissingDependencyError
+from inference.errors import BundleError, InputError, MissingDependencyError
 from inference.files import read_json, tensors
-from inference.network import check_finite, load_network, merge, quiet_peft, quiet_transformers
+from inference.network import check_finite, explained, load_network, merge, quiet_peft, quiet_transformers
+from inference.torch_backend import best_dtype
+
+# What the words of a tokenizer can be in.
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+    "tokenizer.model",
+)
 
 
 class SequenceNetwork(nn.Module):
@@ -63,24 +73,37 @@ class AdapterNetwork(nn.Module):
         return tuple(found)
 
 
-def load_served(bundle: Bundle, base: Path | None = None, device: str = "cpu") -> nn.Module:
+def load_served(bundle: Bundle, base: Path | None = None, device: str = "cpu", dtype: str | None = None) -> nn.Module:
     """The network that PyTorch serves, in evaluation mode.
 
     One adapter is merged into its base; several are switched on one base, and so is one on a base in 4 bits.
 
+    Args:
+        device: "auto" spreads it over all GPUs and the main memory, in `dtype`. Any other: it is float32 on the CPU,
+            but for a base in 4 bits, which is where it will run.
+
     Raises:
+        InputError: a model of our own format is to be spread.
         BundleError: weights are missing, do not fit or are damaged.
         MissingDependencyError: bitsandbytes is needed and not installed.
     """
     if bundle.format == "bundle":
+        if device == "auto":
+            raise InputError(
+                f"device='auto' spreads Hugging Face classifiers; {bundle.name} has heads of its own and goes on one "
+                "device. Load it with device='cuda', or with device='cpu' where it does not fit."
+            )
         return load_network(bundle, base)
     switched = len(bundle.adapters) > 1 or bundle.four_bit
     # transformers makes one head, and PEFT copies it for every adapter
     alike = len({len(task.labels) for task in bundle.tasks.values()}) == 1
-    return load_switched(bundle, base, device) if switched and alike else load_merged(bundle, base)
+    load = load_switched if switched and alike else load_merged
+    return load(bundle, base, device, dtype)
 
 
-def load_switched(bundle: Bundle, base: Path | None = None, device: str = "cpu") -> AdapterNetwork:
+def load_switched(
+    bundle: Bundle, base: Path | None = None, device: str = "cpu", dtype: str | None = None
+) -> AdapterNetwork:
     """The same with the adapters as PEFT runs them, unmerged. All tasks have as many labels.
 
     Raises:
@@ -90,8 +113,8 @@ def load_switched(bundle: Bundle, base: Path | None = None, device: str = "cpu")
 
     home = bundle.base_folder(base)
     first, *others = bundle.adapters
-    with _explained(bundle):
-        model = _load(home, len(bundle.tasks[first].labels), bundle, first, four_bit=bundle.four_bit, device=device)
+    with explained(bundle.folder):
+        model = _load(home, len(bundle.tasks[first].labels), bundle, first, _options(bundle, home, device, dtype))
         with quiet_peft():
             warnings.filterwarnings("error", message="Found missing adapter keys")
             found = PeftModel.from_pretrained(model, str(bundle.folder / bundle.adapters[first]), "task0")
@@ -102,7 +125,7 @@ def load_switched(bundle: Bundle, base: Path | None = None, device: str = "cpu")
     return network.eval()
 
 
-def load_merged(bundle: Bundle, base: Path | None = None) -> nn.Module:
+def load_merged(bundle: Bundle, base: Path | None = None, device: str = "cpu", dtype: str | None = None) -> nn.Module:
     """The same in plain float32 weights, every adapter merged: what is exported, and what `merge` writes.
 
     A base in 4 bits is brought back to float32 first, so that merging rounds nothing a second time. Tensors that no
@@ -115,9 +138,9 @@ def load_merged(bundle: Bundle, base: Path | None = None) -> nn.Module:
         return load_network(bundle, base)
     home = bundle.base_folder(base)
     models: dict[str, Any] = {}
-    with _explained(bundle):
+    with explained(bundle.folder):
         for task, spec in bundle.tasks.items():
-            model = _load(home, len(spec.labels), bundle, task, four_bit=bundle.four_bit)
+            model = _load(home, len(spec.labels), bundle, task, _options(bundle, home, device, dtype))
             if bundle.four_bit:
                 model = model.dequantize().float()
             if bundle.adapters:
@@ -141,6 +164,11 @@ def convert_tokenizer(folder: Path) -> str:
     """
     from transformers import AutoTokenizer
 
+    if not any((folder / name).is_file() for name in VOCABULARIES):  # transformers would make one up
+        raise BundleError(
+            f"{folder} has no tokenizer: none of {', '.join(VOCABULARIES)}. Save it beside the model "
+            "(tokenizer.save_pretrained)."
+        )
     try:
         with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -163,19 +191,18 @@ def load_classifier(folder: Path, labels: int | None = None, **options: Any) -> 
         model, told = AutoModelForSequenceClassification.from_pretrained(
             folder,
             attn_implementation="eager",
-            dtype=torch.float32,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
             **sizes,
-            **options,
+            **({"dtype": torch.float32} | options),
         )
     return model, sorted(told["missing_keys"]), sorted(told["unexpected_keys"])
 
 
-def _load(home: Path, labels: int, bundle: Bundle, task: str, *, four_bit: bool, device: str = "cpu") -> Any:
-    model, missing, _ = load_classifier(home, labels, **(_four_bit(home, device) if four_bit else {}))
+def _load(home: Path, labels: int, bundle: Bundle, task: str, options: dict[str, Any]) -> Any:
+    model, missing, _ = load_classifier(home, labels, **options)
     if bundle.adapters and missing:
         stored = tensors(bundle.folder / bundle.adapters[task] / "adapter_model.safetensors")
         missing = [name for name in missing if f"base_model.model.{name}" not in stored]
@@ -185,6 +212,16 @@ def _load(home: Path, labels: int, bundle: Bundle, task: str, *, four_bit: bool,
             f"{', '.join(missing[:6])}{', …' if len(missing) > 6 else ''}. Save the model with its head."
         )
     return model
+
+
+def _options(bundle: Bundle, home: Path, device: str, dtype: str | None) -> dict[str, Any]:
+    """Where and in what the weights are to be, as `from_pretrained` takes it."""
+    if bundle.four_bit:
+        return _four_bit(home, device)
+    if device != "auto":
+        return {}
+    dtype = dtype or best_dtype(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return {"device_map": "auto", "dtype": getattr(torch, dtype)}
 
 
 def _four_bit(home: Path, device: str) -> dict[str, Any]:
@@ -221,21 +258,8 @@ def _share(model: nn.Module, first: nn.Module) -> None:
     theirs = dict(first.named_parameters())
     for name, value in list(model.named_parameters()):
         other = theirs.get(name)
-        if other is not None and other.shape == value.shape and torch.equal(other, value):
+        if other is None or other.shape != value.shape or other.device != value.device or value.is_meta:
+            continue
+        if torch.equal(other, value):
             owner, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(owner), leaf, other)
-
-
-@contextlib.contextmanager
-def _explained(bundle: Bundle) -> Iterator[None]:
-    """What transformers, PEFT and safetensors raise for weights that do not fit, as one BundleError."""
-    from safetensors import SafetensorError
-
-    known = (RuntimeError, KeyError, ValueError, TypeError, AttributeError, UserWarning, OSError, IndexError)
-    try:
-        yield
-    except (*known, SafetensorError, ImportError, ZeroDivisionError, AssertionError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise BundleError(
-            f"The weights in {bundle.folder} do not fit the network that it describes: {first[:300]}"
-        ) from error

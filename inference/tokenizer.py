@@ -42,6 +42,7 @@ def write_tokenizer(bundle: Bundle, target: Path, base: Path | None = None) -> N
     """
     source = tokenizer_source(bundle, base)
     if (source / TOKENIZER).is_file():
+        read_tokenizer(bundle, source / TOKENIZER)  # what is wrong with it is told of this file, and not of the copy
         shutil.copyfile(source / TOKENIZER, target)
         return
     from inference.sequence import convert_tokenizer

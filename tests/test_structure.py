@@ -11,7 +11,7 @@ from conftest import ROOT
 LAYERS = [
     {"errors", "cpu"},
     {"files", "backends"},
-    {"architectures", "assets", "bundle"},
+    {"adapters", "architectures", "assets", "bundle", "hub"},
     {"formats", "network", "torch_backend", "onnx_backend", "classifier", "tables"},
     {"onnx_io", "onnx_merge", "sequence", "tokenizer"},
     {"evaluate", "parity", "export", "graph", "weights", "quantize", "ladder"},

@@ -1,0 +1,84 @@
+"""Where a model lies: in a folder here, else on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from inference.bundle import Base, locate_base
+from inference.errors import BundleError, MissingDependencyError
+
+# Of a model on the Hub, what is fetched: descriptions, tokenizers and safetensors. No pickle and no code.
+FETCHED = (
+    "*.json",
+    "*.safetensors",
+    "*.txt",
+    "*.model",
+    "*/adapter_config.json",
+    "*/adapter_model.safetensors",
+    "*.onnx",
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+def fetch(model: str) -> Path:
+    """The folder of a model on the Hub, fetched unless it is in the cache.
+
+    Raises:
+        BundleError: it is no id of the Hub, or the Hub gives none of it.
+        MissingDependencyError: huggingface_hub is needed and not installed.
+    """
+    if not _HUB_ID.fullmatch(model):
+        raise BundleError(f"No model folder {model}. Name a folder that holds a model, or a Hub id: OWNER/NAME.")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise MissingDependencyError(
+            f"There is no folder {model}, and to ask the Hugging Face Hub for it needs huggingface_hub. "
+            "Install it: pip install -r requirements.txt"
+        ) from None
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(FETCHED), max_workers=4))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise BundleError(
+            f"No model folder {model}, and the Hugging Face Hub gave none of that id ({type(error).__name__}). Name a "
+            "folder that holds a model, or an id you may read."
+        ) from None
+
+
+def find_base(folder: Path, name: str, revision: str | None, given: Path | None) -> Path:
+    """The folder of the base that the adapter in `folder` names, as a folder or by its Hub id.
+
+    Raises:
+        BundleError: it is found nowhere, or is no model.
+    """
+    if given is None and is_folder(folder / name):
+        found = folder / name
+    else:
+        local = Path(name) if is_folder(Path(name)) else None
+        if given is None and local is None and hub_id(name) is None:
+            raise BundleError(
+                f"The base of the adapter in {folder} is no folder here and no Hub id: {name[:200]!r}. Name the folder "
+                "that holds it: base=…, or --base on the command line."
+            )
+        found = locate_base(Base(hub_id(name), revision, dict.fromkeys(FETCHED, ""), local), given)
+    if not (found / "config.json").exists():
+        raise BundleError(
+            f"{found}, the base of the adapter in {folder}, holds no config.json, so it is no model. Name the folder "
+            "that holds it: base=…, or --base on the command line."
+        )
+    return found
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; also for a name that no file can have."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def hub_id(name: str) -> str | None:
+    """The name, if it can be an id of the Hub."""
+    return name if _HUB_ID.fullmatch(name) else None

@@ -1,0 +1,124 @@
+"""Model folders that are broken or hostile are refused in one line; nothing is run, and nothing read elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults import FAULTS
+from hostile import Fault, healthy
+
+from inference import load
+from inference.errors import BundleError, ExportError, InputError
+
+SECONDS = 20  # a hang is told from a slow machine; every case takes less than one
+MEGABYTES = 600
+# What code of a stranger would have to do to do anything.
+RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "pty.spawn")
+REMEDY = re.compile(
+    r"Restore|Fetch|Save|Put|Remove|Correct|Name|Write|Use|Serve|Train|convert|Known|must|Install|Fine-tune|Give|Rename"
+)
+
+
+class Hang(BaseException):
+    """Past `Exception`: no loader may take it for a file that is broken."""
+
+
+class Watch:
+    """What happens in this process while it is on: files that are opened, programs that are started."""
+
+    def __init__(self) -> None:
+        self.on = False
+        self.opened: list[str] = []
+        self.run: list[str] = []
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.on:
+            return
+        if event == "open" and isinstance(arguments[0], str | os.PathLike):
+            self.opened.append(os.path.realpath(arguments[0]))
+        elif event in RUNS or event == "pickle.find_class":
+            self.run.append(f"{event} {arguments}")
+
+
+WATCH = Watch()
+sys.addaudithook(WATCH)  # for good: an audit hook cannot be taken away
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("healthy")
+    healthy(root)
+    return root
+
+
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """A test that hangs, or takes the memory of many, fails."""
+
+    def stop(*_: Any) -> None:
+        raise Hang(f"not done after {SECONDS} s")
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, previous)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (
+        1024 if sys.platform == "linux" else 1024**2
+    )
+    assert grown < MEGABYTES
+
+
+def made(fault: Fault, originals: Path, folder: Path) -> Path:
+    shutil.copytree(originals / fault.kind, folder)
+    fault.spoil(folder / "model")
+    return folder / "model"
+
+
+def refusal(model: str | Path, cache: Path, backend: str = "pytorch") -> str:
+    WATCH.opened, WATCH.run = [], []
+    WATCH.on = True
+    try:
+        with pytest.raises((BundleError, InputError, ExportError)) as caught:
+            load(model, backend, cache=cache)
+    finally:
+        WATCH.on = False
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "shards", "adapter", "adapters", "bundle"])
+def test_what_the_faults_are_planted_in_is_healthy(kind: str, originals: Path, tmp_path: Path) -> None:
+    found = load(originals / kind / "model", cache=tmp_path).predict_all_tasks("it was good")
+    assert all(0 <= one.confidence <= 1 for one in found.values())
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_folder_with_one_fault_is_refused_in_one_line(fault: Fault, originals: Path, tmp_path: Path) -> None:
+    model = made(fault, originals, tmp_path / "case")
+    cache = tmp_path / "cache"
+    said = refusal(model, cache)
+    assert re.search(fault.says, said), said
+    assert said.isprintable()
+    assert len(said) < 1500
+    assert str(model.parent) in said or "base" in said, said
+    assert REMEDY.search(said), said
+    assert WATCH.run == []
+    assert not (tmp_path / "case" / "mark").exists()
+    outside = [path for path in WATCH.opened if path.startswith(str(tmp_path)) and not _own(Path(path), tmp_path)]
+    assert outside == []
+    assert re.search(fault.says, refusal(model, cache, "onnx"))  # and no other way leads past it
+
+
+def _own(path: Path, root: Path) -> bool:
+    return any(path.is_relative_to(root / name) for name in ("case/model", "case/base", "cache"))

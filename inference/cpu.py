@@ -12,6 +12,8 @@ from typing import Any
 # The flags that decide how fast, and how exact, 8-bit arithmetic is.
 INT8_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
 
+BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86, x86, ARM
+
 
 def cores() -> int:
     """Processor cores this process may use."""
@@ -25,8 +27,13 @@ def model() -> str:
 
 def int8_flags() -> list[str]:
     """Those of `INT8_FLAGS` that this processor has; empty where the system does not tell."""
-    present = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    present = _flags()
     return [flag for flag in INT8_FLAGS if flag in present]
+
+
+def has_bf16() -> bool:
+    """Whether this processor multiplies in bfloat16; one that is not told about is taken not to."""
+    return bool(set(BF16_FLAGS) & set(_flags()))
 
 
 def matches(machine: Mapping[str, Any]) -> bool:
@@ -43,6 +50,10 @@ def saturates() -> bool:
     if platform.machine().lower() not in ("x86_64", "amd64", "i686", "x86"):
         return False
     return not {"avx512_vnni", "avx_vnni"} & set(int8_flags())
+
+
+def _flags() -> list[str]:
+    return (_cpuinfo("flags") or _cpuinfo("Features")).split()
 
 
 def _cpuinfo(field: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from inference import cpu
 from inference.artifacts import content_key, default_cache, obtain
-from inference.backends import Backend, check_backend
+from inference.backends import EVERY, Backend, check_backend, check_device, runtime
 from inference.building import FILES, Progress
 from inference.bundle import Bundle, Task
 from inference.classifier import Classifier
@@ -17,8 +18,9 @@ from inference.errors import InputError, MissingDependencyError
 from inference.formats import describe
 from inference.tokenizer import TOKENIZER, read_tokenizer, tokenizer_source, write_tokenizer
 
-# Texts and tokens per forward pass: a CPU is busy with little, a GPU wants to be fed.
-BATCHING = {"cpu": (32, 2048), "cuda": (256, 65_536)}
+# Texts and tokens per forward pass: a CPU is busy with little, a GPU wants to be fed. A model that must be spread
+# leaves little room beside it.
+BATCHING = {"cpu": (32, 2048), "cuda": (256, 65_536), "auto": (32, 8192)}
 
 
 def load(
@@ -26,6 +28,8 @@ def load(
     backend: str = "pytorch",
     *,
     device: str = "cpu",
+    dtype: str | None = None,
+    compile: bool = False,
     threads: int | None = None,
     batch_size: int | None = None,
     token_budget: int | None = None,
@@ -39,8 +43,13 @@ def load(
     "onnx" and "int8" are built first where they are not in the cache yet (under a minute).
 
     Args:
-        backend: "pytorch", "onnx" or "int8".
-        device: "cpu", or for "pytorch" also "cuda".
+        backend: "pytorch", "onnx" or "int8"; "pytorch-bf16" is PyTorch with dtype="bfloat16".
+        device: "cpu", or a GPU as "cuda" or "cuda:1" for "pytorch" and, where onnxruntime-gpu is installed, "onnx";
+            "auto" spreads a Hugging Face model over all GPUs and the main memory.
+        dtype: "float32", "bfloat16" or "float16". Left out: float32 on a CPU; on a GPU bfloat16 where it has that,
+            else float16, and float16 for "onnx".
+        compile: let `torch.compile` make faster kernels for "pytorch". The first text of each bucket of lengths
+            takes seconds.
         threads: CPU threads of one forward pass; all cores this process may use if left out.
         batch_size: texts per forward pass at most (32 on a CPU, 256 on a GPU).
         token_budget: tokens per forward pass at most, padding included (2,048 / 65,536).
@@ -55,21 +64,16 @@ def load(
         ExportError: the build failed, or its result does not agree with PyTorch.
         MissingDependencyError: naming the library and how to install it.
     """
-    check_backend(backend)
-    kind = device.partition(":")[0]
-    if kind not in BATCHING:
-        raise InputError(f"Unknown device {device!r}. Known: {', '.join(BATCHING)}.")
-    if kind != "cpu" and backend != "pytorch":
-        raise InputError(f"device={device!r} is not served by backend {backend!r}: it runs on device='cpu'.")
+    check_backend(backend, known=EVERY)
+    check_device(backend, device, dtype, compile)
     if threads is not None and threads < 1:
         raise InputError(f"threads={threads} must be at least 1.")
     base = Path(base) if base is not None else None
     bundle = describe(model, base, four_bit=load_in_4bit)
-    check_backend(backend, bundle.backends)
-    opened = _open(
-        bundle, backend, device, threads or cpu.cores(), base, Path(cache) if cache else default_cache(), progress
-    )
-    texts, tokens = BATCHING[kind]
+    check_backend(backend, bundle.backends, EVERY)
+    wish = _Wish(backend, device, dtype, compile, threads or cpu.cores())
+    opened = _open(bundle, wish, base, Path(cache) if cache else default_cache(), progress)
+    texts, tokens = BATCHING[device.partition(":")[0]]
     return Classifier(
         bundle,
         opened,
@@ -80,25 +84,57 @@ def load(
     )
 
 
-def _open(
-    bundle: Bundle, backend: str, device: str, threads: int, base: Path | None, cache: Path, progress: Progress | None
-) -> Backend:
-    # The runtimes are imported here and not above: each is seconds of start-up, and ONNX runs without torch.
-    try:
-        if backend == "pytorch":
-            from inference.sequence import load_served
-            from inference.torch_backend import TorchBackend
+@dataclass(frozen=True)
+class _Wish:
+    """How a model is to be served."""
 
-            network = load_served(bundle, base, device)
-            return TorchBackend(network, _tokenizer_file(bundle, base, cache), device, threads)
-        from inference.onnx_backend import OnnxBackend
+    backend: str
+    device: str
+    dtype: str | None
+    compiled: bool
+    threads: int
+
+
+def _open(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path, progress: Progress | None) -> Backend:
+    # The runtimes are imported here and not above: each is seconds of start-up, and ONNX runs without torch.
+    on_torch = runtime(wish.backend) == "pytorch"
+    on_gpu = not on_torch and wish.device != "cpu"
+    try:
+        if on_torch:
+            return _open_torch(bundle, wish, base, cache)
+        from inference.onnx_backend import OnnxBackend, check_cuda
+
+        if on_gpu:
+            check_cuda(wish.device)  # now, and not after a minute of building
+            from inference.half import halve
     except ImportError as error:
+        remedy = "onnx" if on_gpu else "-r " + ("requirements.txt" if on_torch else "requirements-onnx.txt")
         raise MissingDependencyError(
-            f"Backend {backend!r} needs the library {error.name!r}, which is not installed or broken ({error}). "
-            f"Install it: pip install -r {'requirements.txt' if backend == 'pytorch' else 'requirements-onnx.txt'}"
+            f"Backend {wish.backend!r} needs the library {error.name!r}, which is not installed or broken ({error}). "
+            f"Install it: pip install {remedy}"
         ) from error
     artifact = obtain(bundle, cache, progress, base)
-    return OnnxBackend(backend, artifact.read(backend), artifact.tokenizer_file(), threads)
+    graph = artifact.read(wish.backend)
+    if on_gpu and wish.dtype != "float32":
+        graph = halve(graph)
+    return OnnxBackend(wish.backend, graph, artifact.tokenizer_file(), wish.threads, wish.device)
+
+
+def _open_torch(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path) -> Backend:
+    from inference.sequence import load_served
+    from inference.torch_backend import Buckets, TorchBackend
+
+    dtype = "bfloat16" if wish.backend == "pytorch-bf16" else wish.dtype
+    network = load_served(bundle, base, wish.device, dtype)
+    return TorchBackend(
+        network,
+        _tokenizer_file(bundle, base, cache),
+        wish.device,
+        wish.threads,
+        dtype=dtype,
+        buckets=Buckets(bundle.max_tokens, bundle.pad_id) if wish.compiled else None,
+        name=wish.backend,
+    )
 
 
 def _export(

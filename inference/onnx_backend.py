@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend. FP32 and INT8 differ in the file it is given and in nothing else."""
+"""The ONNX Runtime backend, on a CPU or a GPU. FP32 and INT8 differ in the file it is given and in nothing else."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from inference.errors import BundleError
+from inference.backends import Logits, OutOfMemory, in_parts
+from inference.errors import BundleError, InputError, MissingDependencyError
 
+CUDA = "CUDAExecutionProvider"
+FULL = ("failed to allocate memory", "out of memory", "alloc_failed")  # how its errors of a full GPU read
 OUTPUT_PREFIX = "logits_"  # the graph's output for a task is called logits_<task>
 
 
@@ -41,10 +44,9 @@ class OnnxBackend:
             external data finds no folder to read it from.
     """
 
-    device = "cpu"
-
-    def __init__(self, name: str, graph: Graph, tokenizer_file: Path, threads: int = 1) -> None:
+    def __init__(self, name: str, graph: Graph, tokenizer_file: Path, threads: int = 1, device: str = "cpu") -> None:
         self.name = name
+        self.device = device
         self.threads = threads
         self.tokenizer_file = tokenizer_file
         options = onnxruntime.SessionOptions()
@@ -52,14 +54,66 @@ class OnnxBackend:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # its warnings are for people who build graphs
         self._graph = graph
+        on_gpu = device != "cpu"
+        providers = [(CUDA, {"device_id": check_cuda(device)})] if on_gpu else ["CPUExecutionProvider"]
         try:
             if graph.weights:
                 graph.attach(options)
-            self._session = onnxruntime.InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(graph.model, options, providers=providers)
         except Exception as error:  # ONNX Runtime raises classes of its own that share no public base
+            if on_gpu and _is_full(error):
+                raise self._no_memory("The model", error) from None
             raise BundleError(f"ONNX Runtime refuses the {name} model: {error}") from error
+        if on_gpu:
+            if self._session.get_providers()[0] != CUDA:  # it only logs that it went on without
+                raise MissingDependencyError(
+                    f"ONNX Runtime could not start its CUDA provider on device={device!r} and would have answered from "
+                    "the CPU: the driver, CUDA or cuDNN are of another version than onnxruntime-gpu wants. Install "
+                    "those, or use device='cpu'."
+                )
+            self._session.disable_fallback()
         self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        values = self._session.run(self._outputs, {"input_ids": input_ids, "attention_mask": attention_mask})
+    def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
+        """As `Backend.logits`."""
+        return in_parts(self._forward, input_ids, attention_mask)
+
+    def _forward(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
+        try:
+            # Into NumPy's arrays: it returns when a GPU is done.
+            values = self._session.run(self._outputs, {"input_ids": input_ids, "attention_mask": attention_mask})
+        except Exception as error:
+            if self.device != "cpu" and _is_full(error):
+                raise self._no_memory(f"A text of {input_ids.shape[1]:,} tokens", error) from None
+            raise
         return {name.removeprefix(OUTPUT_PREFIX): value for name, value in zip(self._outputs, values, strict=True)}
+
+    def _no_memory(self, what: str, error: Exception) -> OutOfMemory:
+        return OutOfMemory(
+            f"{what} does not fit into the memory of device={self.device!r}. Load the model with backend='pytorch' and "
+            "device='auto' (device_map=\"auto\"), which spreads it over all GPUs and main memory, or with "
+            f"device='cpu'. ONNX Runtime says: {str(error).partition(chr(10))[0][:200]}"
+        )
+
+
+def check_cuda(device: str) -> int:
+    """The number of the GPU that a device names, where ONNX Runtime can use one.
+
+    Raises:
+        InputError: the name has no number of a GPU.
+        MissingDependencyError: the ONNX Runtime installed is the one for CPUs.
+    """
+    if CUDA not in onnxruntime.get_available_providers():
+        raise MissingDependencyError(
+            f"device={device!r}, but the ONNX Runtime installed has no CUDA provider (it has "
+            f"{', '.join(onnxruntime.get_available_providers())}). On a machine with an NVIDIA GPU put the other build "
+            "in its place: pip uninstall onnxruntime && pip install onnxruntime-gpu"
+        )
+    number = device.partition(":")[2] or "0"
+    if not number.isdecimal():
+        raise InputError(f"Unknown device {device!r}. Known: cpu, cuda, cuda:0, cuda:1, …")
+    return int(number)
+
+
+def _is_full(error: Exception) -> bool:
+    return any(words in str(error).lower() for words in FULL)

@@ -68,3 +68,11 @@ class FakeBackend:
 
 def classifier(backend: FakeBackend | None = None, tasks: Mapping[str, Task] = TASKS, **options: int) -> Classifier:
     return Classifier(bundle(tasks), backend or FakeBackend(tasks=tasks), tokenizer(), **options)
+
+
+def feed(rows: int, tokens: int) -> dict[str, NDArray[np.int64]]:
+    """Random ids; the last row is half as long."""
+    ids = np.random.default_rng(rows * 100 + tokens).integers(4, 40, (rows, tokens))
+    mask = np.ones((rows, tokens), np.int64)
+    mask[-1, tokens // 2 + 1 :] = 0
+    return {"input_ids": ids * mask, "attention_mask": mask}

@@ -1,0 +1,371 @@
+"""GPUs and half precision as far as a CPU can tell; what only a GPU can is in test_gpu.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fakes
+import foreign
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import Tiny
+from fakes import feed
+
+from inference import cpu, load
+from inference.artifacts import obtain
+from inference.backends import BACKENDS, EVERY, Logits, OutOfMemory, check_device, in_parts
+from inference.bundle import Bundle
+from inference.errors import InputError, MissingDependencyError
+from inference.models import Models
+from inference.onnx_backend import CUDA, Graph, OnnxBackend, check_cuda
+from inference.sequence import load_served
+from inference.torch_backend import Buckets, TorchBackend, best_dtype, narrow, take_sdpa
+
+TEXTS = ["it was fine", "a lamp", "so bad, the bus was so, so, so bad"]
+Feed = dict[str, Any]
+
+
+def tiny_network(tiny: Tiny) -> Any:
+    return load_served(Bundle.read(tiny.folder), tiny.base)
+
+
+class Small:
+    """A forward pass with room for so many rows, as a GPU with little memory has it."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.rows: list[int] = []
+
+    def __call__(self, input_ids: Any, attention_mask: Any) -> Logits:
+        self.rows.append(len(input_ids))
+        if len(input_ids) > self.most:
+            raise OutOfMemory("full")
+        return {"sum": (input_ids * attention_mask).sum(1, keepdims=True).astype(np.float32)}
+
+
+def cuda_full() -> Any:
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore about it.")
+
+
+@pytest.mark.parametrize(
+    ("most", "rows"), [(100, [9]), (5, [9, 5, 4]), (3, [9, 5, 3, 3, 3]), (1, [9, 5, 3, 2, *[1] * 9])]
+)
+def test_a_batch_that_does_not_fit_is_answered_in_halves_in_its_order(most: int, rows: list[int]) -> None:
+    given, small = feed(9, 6), Small(most)
+    found = in_parts(small, **given)
+    assert found["sum"].ravel().tolist() == (given["input_ids"] * given["attention_mask"]).sum(1).tolist()
+    assert small.rows == rows
+
+
+def test_one_text_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(OutOfMemory, match="full"):
+        in_parts(Small(0), **feed(4, 6))
+
+
+class Cramped(torch.nn.Module):
+    """A network that runs out of memory as CUDA does, above so many rows."""
+
+    tasks = ("sentiment", "emotion")
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.fake = fakes.FakeBackend()
+
+    def forward(self, input_ids: Any, attention_mask: Any) -> tuple[Any, ...]:
+        if len(input_ids) > self.most:
+            raise cuda_full()
+        return tuple(map(torch.from_numpy, self.fake.logits(input_ids.numpy(), attention_mask.numpy()).values()))
+
+
+def test_a_classifier_goes_on_with_smaller_batches_when_pytorch_runs_out_of_memory() -> None:
+    texts = ["good", "bad sad", "glad good book", "cancel", "bad"] * 3
+    expected = fakes.classifier().predict_all_tasks(texts)
+    backend: Any = TorchBackend(Cramped(2), Path("x"))
+    assert fakes.classifier(backend).predict_all_tasks(texts) == expected
+
+
+def test_when_not_one_text_fits_device_auto_is_offered() -> None:
+    with pytest.raises(OutOfMemory) as told:
+        TorchBackend(Cramped(0), Path("x")).logits(**feed(4, 6))
+    assert "A text of 6 tokens does not fit" in str(told.value)
+    assert "device='auto' (device_map=\"auto\")" in str(told.value)
+    assert "Tried to allocate 2.00 GiB." in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_model_that_does_not_fit_is_an_error_that_offers_device_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Cramped(1)
+    monkeypatch.setattr(network, "to", lambda *_: (_ for _ in ()).throw(cuda_full()))
+    with pytest.raises(OutOfMemory, match=r"The model does not fit.*device='auto'"):
+        TorchBackend(network, Path("x"))
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "dtype", "compiled", "told"),
+    [
+        ("pytorch", "tpu", None, False, "Unknown device 'tpu'. Known: cpu, cuda, auto"),
+        ("pytorch", "cuda", "int4", False, "Unknown dtype 'int4'"),
+        ("int8", "cuda", None, False, "written for CPUs"),
+        ("int8", "cpu", "float32", False, "types are in its file"),
+        ("onnx", "auto", None, False, "runs on one device"),
+        ("onnx", "cuda", "bfloat16", False, "in float16 too"),
+        ("onnx", "cpu", "float16", False, "served in float32"),
+        ("onnx", "cpu", None, True, "compile=True is for PyTorch"),
+        ("pytorch", "auto", None, True, "compile=True is for PyTorch"),
+        ("pytorch", "cpu", "float16", False, "is for GPUs"),
+        ("pytorch-bf16", "cpu", "float32", False, "computes in bfloat16"),
+    ],
+)
+def test_what_no_device_can_do_is_refused_with_the_reason(
+    backend: str, device: str, dtype: str | None, compiled: bool, told: str
+) -> None:
+    with pytest.raises(InputError, match=told):
+        check_device(backend, device, dtype, compiled)
+
+
+def test_bf16_is_refused_on_a_processor_that_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, has in (("avx2 avx512_bf16", True), ("fp asimd bf16", True), ("avx2 avx512f", False), ("", False)):
+        monkeypatch.setattr(cpu, "_cpuinfo", lambda _, flags=flags: flags)
+        assert cpu.has_bf16() == has
+    for backend, dtype in (("pytorch-bf16", None), ("pytorch", "bfloat16")):
+        with pytest.raises(InputError, match="no arithmetic for it"):
+            check_device(backend, "cpu", dtype, False)
+    check_device("pytorch-bf16", "cuda", None, False)
+
+
+@pytest.fixture
+def bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch computes in bfloat16 on any processor; without the flag only more slowly."""
+    monkeypatch.setattr(cpu, "has_bf16", lambda: True)
+
+
+@pytest.mark.usefixtures("bf16")
+def test_bf16_answers_nearly_as_float32_and_in_float32(tiny: Tiny) -> None:
+    expected = load(tiny.folder, base=tiny.base).predict_all_tasks(TEXTS)
+    for options in ({"backend": "pytorch-bf16"}, {"backend": "pytorch", "dtype": "bfloat16"}):
+        served = load(tiny.folder, base=tiny.base, **options)  # type: ignore[arg-type]
+        assert served.backend.name == options["backend"]
+        assert {logits.dtype for logits in served.backend.logits(**feed(2, 8)).values()} == {np.dtype(np.float32)}
+        for task, found in served.predict_all_tasks(TEXTS).items():
+            assert [p.label for p in found] == [p.label for p in expected[task]]
+            for one, other in zip(found, expected[task], strict=True):
+                assert one.scores == pytest.approx(other.scores, abs=0.05)
+                assert one.scores != other.scores
+
+
+def test_a_bundles_heads_stay_in_float32(tiny: Tiny) -> None:
+    network = tiny_network(tiny)
+    narrow(network, torch.bfloat16)
+    assert {one.dtype for one in network.encoder.parameters()} == {torch.bfloat16}
+    assert {one.dtype for one in network.heads.parameters()} == {torch.float32}
+    ids = torch.ones((1, 4), dtype=torch.int64)
+    assert network.pooled(ids, ids).dtype == torch.float32
+
+
+@pytest.mark.usefixtures("bf16")
+@pytest.mark.parametrize("adapters", [0, 1, 2])
+def test_other_peoples_models_are_served_in_bf16(adapters: int, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    if adapters:
+        base = foreign.base(tmp_path / "base")
+        places = [folder / f"task{i}" for i in range(adapters)] if adapters > 1 else [folder]
+        for seed, place in enumerate(places):
+            foreign.adapter(place, base, seed=seed)
+    else:
+        foreign.classifier(folder)
+    expected = load(folder).predict_all_tasks(foreign.TEXTS)
+    found = load(folder, "pytorch-bf16").predict_all_tasks(foreign.TEXTS)
+    for task, predictions in found.items():
+        for one, other in zip(predictions, expected[task], strict=True):
+            assert one.scores == pytest.approx(other.scores, abs=0.1)
+
+
+def test_the_extra_backend_is_known_to_load_and_not_among_the_three(tiny: Tiny) -> None:
+    assert BACKENDS == ("pytorch", "onnx", "int8")
+    assert set(EVERY) - set(BACKENDS) == {"pytorch-bf16"}
+    assert Bundle.read(tiny.folder).backends == BACKENDS
+    models = Models(Bundle.read(tiny.folder), lambda name: load(tiny.folder, name, base=tiny.base))
+    with pytest.raises(InputError, match="Unknown backend 'pytorch-bf16'. Known: pytorch, onnx, int8."):
+        models.get("pytorch-bf16")
+
+
+def test_sdpa_answers_as_eager_does_and_only_a_gpu_takes_it(tiny: Tiny) -> None:
+    network = tiny_network(tiny)
+    given = feed(3, 12)
+    backend = TorchBackend(network, Path("x"))
+    assert network.config._attn_implementation == "eager"
+    expected = backend.logits(**given)
+    take_sdpa(network)
+    assert network.config._attn_implementation == "sdpa"
+    for task, logits in backend.logits(**given).items():
+        assert logits == pytest.approx(expected[task], abs=1e-5)
+
+
+def test_buckets_are_few_and_padded_as_the_model_wants_it() -> None:
+    buckets = Buckets(most_tokens=48, pad_id=7)
+    shapes = {
+        buckets.fill(**feed(rows, tokens))[0].shape for rows in (1, 2, 3, 5, 8) for tokens in (1, 9, 16, 17, 33, 48)
+    }
+    assert shapes == {(rows, tokens) for rows in (1, 2, 4, 8) for tokens in (16, 32, 48)}
+    assert len(shapes) <= buckets.graphs
+    given = feed(3, 20)
+    ids, mask = buckets.fill(**given)
+    assert (ids[:3, :20] == given["input_ids"]).all()
+    assert (ids[:, 20:] == 7).all()
+    assert mask[:, 20:].sum() == 0
+    assert (ids[3] == ids[0]).all()
+    assert mask[3].sum() == 20  # no row without a token
+
+
+def test_a_compiled_network_answers_as_the_same_one_uncompiled_from_few_graphs(tiny: Tiny) -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    counter = CompileCounter()
+    plain = TorchBackend(tiny_network(tiny), Path("x"))
+    compiled = TorchBackend(tiny_network(tiny), Path("x"), buckets=Buckets(24, 0, counter))  # type: ignore[arg-type]
+    for rows, tokens in ((1, 4), (1, 9), (3, 12), (4, 16), (5, 3), (5, 20), (7, 24), (2, 30)):
+        given = feed(rows, tokens)
+        expected, found = plain.logits(**given), compiled.logits(**given)
+        for task in expected:
+            assert found[task].shape == expected[task].shape
+            assert found[task] == pytest.approx(expected[task], abs=1e-5)
+    # Rows 1, 4 and 8 by 16 tokens, 8 rows by 24, and the one that is longer than was promised.
+    assert counter.frame_count == 5
+
+
+def test_compile_is_asked_for_by_load(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch, "compile", lambda network, **options: asked.append(options) or network)
+    expected = load(tiny.folder, base=tiny.base).predict_all_tasks(TEXTS)
+    found = load(tiny.folder, base=tiny.base, compile=True).predict_all_tasks(TEXTS)
+    assert [one["backend"] for one in asked] == ["inductor"]
+    for task in found:
+        assert [p.label for p in found[task]] == [p.label for p in expected[task]]
+        assert [p.confidence for p in found[task]] == pytest.approx([p.confidence for p in expected[task]], abs=1e-5)
+
+
+def test_adapters_that_are_switched_cannot_be_compiled(tmp_path: Path) -> None:
+    base = foreign.base(tmp_path / "base")
+    for seed in (0, 1):
+        foreign.adapter(tmp_path / "model" / f"task{seed}", base, seed=seed)
+    with pytest.raises(InputError, match="switched between adapters"):
+        load(tmp_path / "model", compile=True)
+
+
+@pytest.mark.parametrize("adapters", [0, 1])
+def test_device_auto_spreads_other_peoples_models(adapters: int, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    if adapters:
+        foreign.adapter(folder, foreign.base(tmp_path / "base"))
+    else:
+        foreign.classifier(folder)
+    expected = load(folder).predict_all_tasks(foreign.TEXTS)
+    spread = load(folder, device="auto", dtype="float32")
+    assert spread.backend.device == "auto"
+    for task, found in spread.predict_all_tasks(foreign.TEXTS).items():
+        assert [p.confidence for p in found] == pytest.approx([p.confidence for p in expected[task]], abs=1e-3)
+
+
+def test_device_auto_is_not_for_bundles(tiny: Tiny) -> None:
+    with pytest.raises(InputError, match="tiny has heads of its own"):
+        load(tiny.folder, base=tiny.base, device="auto")
+
+
+def test_without_a_wish_a_cpu_gets_float32_and_a_gpu_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert best_dtype(torch.device("cpu")) == "float32"
+    for has, dtype in ((True, "bfloat16"), (False, "float16")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
+        assert best_dtype(torch.device("cuda")) == dtype
+
+
+@pytest.fixture(scope="module")
+def graph(tiny: Tiny) -> Graph:
+    return obtain(Bundle.read(tiny.folder), tiny.cache, base=tiny.base).read("onnx")
+
+
+def test_onnx_on_a_gpu_wants_the_other_build_of_onnx_runtime(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(MissingDependencyError, match="no CUDA provider.*pip install onnxruntime-gpu"):
+        load(tiny.folder, "onnx", base=tiny.base, cache=tiny.cache, device="cuda")
+
+
+def test_a_gpu_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+    assert (check_cuda("cuda"), check_cuda("cuda:3")) == (0, 3)
+    with pytest.raises(InputError, match="Unknown device 'cuda:x'"):
+        check_cuda("cuda:x")
+
+
+class Session:
+    """A session of ONNX Runtime that says where it runs, and is full above so many rows."""
+
+    asked: Any = None
+    running_on = CUDA
+    most = 2
+
+    def __init__(self, model: bytes, options: Any, providers: Any) -> None:
+        type(self).asked = providers
+        self._session = Session.real(model, options, providers=["CPUExecutionProvider"])
+        self.fallback = True
+
+    real = onnxruntime.InferenceSession
+
+    def get_providers(self) -> list[str]:
+        return [self.running_on, "CPUExecutionProvider"]
+
+    def disable_fallback(self) -> None:
+        self.fallback = False
+
+    def get_outputs(self) -> Any:
+        return self._session.get_outputs()
+
+    def run(self, outputs: Any, given: Feed) -> Any:
+        if len(given["input_ids"]) > self.most:
+            raise RuntimeError("Non-zero status code: BFCArena: Failed to allocate memory for buffer of size 9")
+        return self._session.run(outputs, given)
+
+
+@pytest.fixture
+def gpu_build(monkeypatch: pytest.MonkeyPatch) -> type[Session]:
+    """ONNX Runtime as it is where onnxruntime-gpu is installed."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    return Session
+
+
+def test_onnx_on_a_gpu_is_float16_on_the_cuda_provider_with_no_way_back_to_the_cpu(
+    tiny: Tiny, gpu_build: type[Session]
+) -> None:
+    served: Any = load(tiny.folder, "onnx", base=tiny.base, cache=tiny.cache, device="cuda:1").backend
+    assert gpu_build.asked == [(CUDA, {"device_id": 1})]
+    assert not served._session.fallback
+    assert served.device == "cuda:1"
+    full: Any = load(tiny.folder, "onnx", base=tiny.base, cache=tiny.cache, device="cuda", dtype="float32").backend
+    assert len(served._graph.model) < 0.7 * len(full._graph.model)
+
+
+def test_a_session_that_fell_back_to_the_cpu_is_refused(
+    graph: Graph, gpu_build: type[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_build, "running_on", "CPUExecutionProvider")
+    with pytest.raises(MissingDependencyError, match="could not start its CUDA provider"):
+        OnnxBackend("onnx", graph, Path("x"), device="cuda")
+
+
+def test_onnx_goes_on_with_smaller_batches_when_a_gpu_is_full(
+    graph: Graph, gpu_build: type[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = feed(9, 7)
+    backend = OnnxBackend("onnx", graph, Path("x"), device="cuda")
+    found = backend.logits(**given)
+    expected = OnnxBackend("onnx", graph, Path("x")).logits
+    for task, logits in found.items():
+        rows = [expected(given["input_ids"][i : i + 1], given["attention_mask"][i : i + 1])[task] for i in range(9)]
+        assert logits == pytest.approx(np.concatenate(rows), abs=1e-4)
+    monkeypatch.setattr(gpu_build, "most", 0)
+    with pytest.raises(OutOfMemory, match=r"A text of 7 tokens does not fit.*device='auto'"):
+        backend.logits(**given)

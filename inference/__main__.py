@@ -1,9 +1,9 @@
-"""The command line: predict, build, info; compare, verdict, receipt, report; import; space.
+"""The command line: predict, build, info, doctor; compare, verdict, receipt, report; import; space.
 
     python -m inference predict --task sentiment "what a lovely film"
 
-Exit code 0 on success and 2 on an error, which goes to stderr; `verdict` gives 0, 1 or 3, and
-`receipt diff` 1 where something changed. With --json, stdout is one JSON document.
+Exit code 0 on success and 2 on an error, which goes to stderr; `verdict` gives 0, 1 or 3,
+`receipt diff` 1 where something changed, and `doctor` 1 where the model has errors. With --json, stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from inference.classifier import Prediction
 from inference.commands import add as add_files
 from inference.compare.commands import add as add_compare
 from inference.compare.commands import add_limits, limits_of
+from inference.doctor import add as add_doctor
 from inference.errors import InferenceError, MissingDependencyError
 from inference.formats import describe
 from inference.importing import add as add_import
@@ -89,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     add_compare(commands, command)
     add_files(commands, command, _progress)
     add_import(commands)
+    add_doctor(commands)
     p = commands.add_parser("report", help=REPORT, description=REPORT)
     p.set_defaults(run=report)
     p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
@@ -174,7 +176,7 @@ def info(args: argparse.Namespace) -> None:
     print(f"  base    {', '.join([base_in_words(bundle), *about, f'{bundle.max_tokens} tokens at most'])}")
     for name, task in bundle.tasks.items():
         labels = ", ".join(task.labels[:7]) + (f", … {len(task.labels)} in all" if len(task.labels) > 7 else "")
-        print(f"  task    {name}: {labels}; uncertain below {task.threshold:.3f}")
+        print(f"  task    {name}: {labels}{f'; uncertain below {task.threshold:.3f}' if task.threshold else ''}")
     for file, digest in bundle.files.items():
         print(f"  sha256  {digest[:16]}…  {file}")
     for backend, size in sizes.items():
@@ -215,9 +217,10 @@ def _line(task: str, p: Prediction) -> str:
 
 def _print_parity(artifact: Artifact) -> None:
     parity = artifact.parity
+    reference = TITLES[parity["reference"]]
     for name, found in parity["backends"].items():
         print(
-            f"  parity  {TITLES[name]}: same label as PyTorch on {found['label_agreement']:.2%} of "
+            f"  parity  {TITLES[name]}: same label as {reference} on {found['label_agreement']:.2%} of "
             f"{parity['texts']} texts per task, largest |Δprobability| {found['max_abs_dp']:.1e}, "
             f"labels that differ alone and in a batch: {found['batch_flips']}"
         )

@@ -25,7 +25,7 @@ LAYERS = [
     {"compare.receipt"},
     {"compare.disagreements", "compare.diff", "compare.summary", "compare.verdict"},
     {"compare.run"},
-    {"commands", "compare.commands", "space"},
+    {"commands", "compare.commands", "doctor", "space"},
     {"rapidfit"},
     {"importing"},
     {"__main__"},

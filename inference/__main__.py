@@ -2,8 +2,8 @@
 
     python -m inference predict --task sentiment "what a lovely film"
 
-Exit code 0 on success and 2 on an error, which goes to stderr; `verdict` gives 0, 1 or 3,
-`receipt diff` 1 where something changed, and `doctor` 1 where the model has errors. With --json, stdout is one JSON document.
+Exit code 0 on success and 2 on an error, which goes to stderr; `verdict` gives 0, 1 or 3, `receipt diff` 1
+where something changed, and `doctor` 1 where the model has errors. With --json, stdout is one JSON document.
 """
 
 from __future__ import annotations

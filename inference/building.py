@@ -10,7 +10,7 @@ from typing import Any
 from inference import cpu
 from inference.assets import calibration_texts, showcase_texts
 from inference.bundle import Bundle
-from inference.errors import ExportError
+from inference.errors import BundleError, ExportError
 from inference.tokenizer import TOKENIZER, read_tokenizer, write_tokenizer
 
 FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
@@ -45,6 +45,12 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
         progress("joining the graphs of the tasks", 0.0)
         fused = _join(bundle, "", folder / FILES["onnx"])
         reference = on_onnx("onnx", folder / FILES["onnx"])
+        for task, logits in reference.backend.logits(**pad(reference.tokenize(texts[:1]).ids)).items():
+            if logits.shape != (1, len(bundle.tasks[task].labels)):
+                raise BundleError(
+                    f"{bundle.folder / f'{task}.onnx'} gives logits of shape {logits.shape} for one text, and "
+                    f"{task}_config.json names {len(bundle.tasks[task].labels)} labels. Correct id2label."
+                )
         comparable: list[Classifier] = []
     else:
         from inference.export import export_onnx

@@ -197,12 +197,17 @@ def _read_onnx(folder: Path, base: Path | None) -> Bundle:
             raise BundleError(f"{folder / name} belongs to no graph: {task}.onnx is missing. Export the model again.")
         config = read_json(inside(folder, name))
         tasks[task] = _task(folder / name, config, None)
-        lengths.add(config.get("max_length"))
+        length = config.get("max_length")
+        if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
+            raise BundleError(f"{folder / name}: max_length is {str(length)[:60]}; it must be a number of tokens.")
+        lengths.add(length)
         graphs = (f"{task}.onnx", f"{task}_weights.bin", f"{task}_int8.onnx", f"{task}_int8_weights.bin")
         files += [name, *(graph for graph in graphs if (folder / graph).exists())]
     tokenizer = folder / "tokenizer"
+    inside(folder, "tokenizer/tokenizer.json")
+    check_folder(tokenizer)
     described = {"model_type": "bert", "max_position_embeddings": 1_000_000}  # the graph does not say
-    stated = [length for length in lengths if isinstance(length, int) and not isinstance(length, bool)]
+    stated = [length for length in lengths if length is not None]
     limit = min([*stated, _max_tokens(tokenizer, described)])
     return Bundle(
         folder=folder,

@@ -50,6 +50,8 @@ def merge_graphs(
     for task, path in graphs.items():
         model = load_model(path, within, digests)
         values = merger.add(path, model, _inputs(merger, path, model))
+        if not values:
+            raise BundleError(f"{path} has no output, so it gives no logits. {REMEDY}")
         outputs[OUTPUT_PREFIX + task] = merger.as_float(path, values[0], model.graph.output[0])
     axes = ["batch", "tokens"]
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, axes) for name in INPUTS]

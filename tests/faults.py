@@ -17,7 +17,9 @@ from hostile import (
     cut,
     drop,
     edit,
+    external,
     fifo,
+    graph,
     header,
     labels,
     link,
@@ -360,6 +362,29 @@ BUNDLE_FAULTS = [
     ("adapter of rank 10**9", pinned(edit(f"adapter/{SETTINGS}", r=10**9)), "no rank"),
     ("adapter's pickle", pinned(remove(f"adapter/{ADAPTER}"), pickled("adapter/adapter_model.bin")), "missing"),
 ]
+ONNX_FAULTS = [
+    ("graph empty", write("label.onnx", b""), "label.onnx"),
+    ("graph cut off", cut("label.onnx"), "label.onnx"),
+    ("graph a text", write("label.onnx", "not a graph at all"), "label.onnx"),
+    ("graph a link out", link("label.onnx"), "link out"),
+    ("graph a pipe", fifo("label.onnx"), "no file"),
+    ("graph of another task", lambda at: (at / "label.onnx").rename(at / "mood.onnx"), "label.onnx is missing"),
+    ("weights out of the folder", graph(external("../outside/w.bin")), "w.bin|outside"),
+    ("weights of the system", graph(external("/etc/passwd")), "passwd"),
+    ("weights missing", graph(external("gone.bin")), "gone.bin"),
+    ("an operator of a stranger", graph(lambda m: setattr(m.graph.node[0], "domain", "evil.ops")), "evil.ops"),
+    ("no output", graph(lambda m: m.graph.ClearField("output")), "label"),
+    ("labels doubled", edit("label_config.json", id2label={"0": "a", "1": "a"}), "name of its own"),
+    ("labels of another number", edit("label_config.json", id2label={"0": "a", "1": "b", "2": "c"}), "3|labels"),
+    ("configuration no JSON", write("label_config.json", "{"), "as JSON"),
+    ("length a text", edit("label_config.json", max_length="128"), "max_length"),
+    ("length negative", edit("label_config.json", max_length=-5), "max_length"),
+    ("tokenizer a link out", link("tokenizer"), "link out"),
+    ("tokenizer's file a link out", link("tokenizer/tokenizer.json"), "link out"),
+    ("tokenizer's file a pipe", fifo("tokenizer/tokenizer.json"), "no file"),
+    ("tokenizer empty", write("tokenizer/tokenizer.json", ""), "tokenizer.json"),
+    ("tokenizer a link to itself", both(remove("tokenizer"), point("tokenizer", "tokenizer")), "leads nowhere"),
+]
 FAULTS = [
     Fault(f"{kind}: {name}", kind, spoil, says)
     for kind, faults in (
@@ -368,6 +393,7 @@ FAULTS = [
         ("adapter", ADAPTER_FAULTS),
         ("adapters", ADAPTERS_FAULTS),
         ("bundle", BUNDLE_FAULTS),
+        ("onnx", ONNX_FAULTS),
     )
     for name, spoil, says in faults
 ]

@@ -75,6 +75,53 @@ def healthy(root: Path) -> None:
         },
     }
     (bundle / "bundle.json").write_text(json.dumps(described))
+    exported(classifier, root / "onnx" / "model")
+
+
+def exported(classifier: Path, folder: Path) -> None:
+    """The ONNX files of a classifier, without INT8."""
+    from inference.export import export_onnx
+    from inference.formats import describe
+    from inference.onnx_files import export_files
+    from inference.sequence import load_merged
+
+    bundle = describe(classifier)
+    graph = folder.parent / "graph" / "model.onnx"
+    graph.parent.mkdir(parents=True)
+    export_onnx(load_merged(bundle), graph)
+    export_files(graph, classifier / "tokenizer.json", folder, bundle.tasks, bundle.max_tokens, bundle.pad_id)
+    shutil.rmtree(graph.parent)
+
+
+def graph(change: Callable[[Any], Any]) -> Spoil:
+    """Change the graph of an exported model."""
+
+    def spoil(folder: Path) -> None:
+        import onnx
+
+        model = onnx.load(folder / "label.onnx", load_external_data=False)
+        change(model)
+        (folder / "label.onnx").write_bytes(model.SerializeToString())
+
+    return spoil
+
+
+def external(location: str) -> Callable[[Any], Any]:
+    """Let a weight of a graph be in a file of this name."""
+
+    def change(model: Any) -> None:
+        weight = next(one for one in model.graph.initializer if len(one.dims) == 2)
+        weight.ClearField("raw_data")
+        weight.data_location = 1
+        for key, value in (
+            ("location", location),
+            ("offset", "0"),
+            ("length", str(4 * weight.dims[0] * weight.dims[1])),
+        ):
+            entry = weight.external_data.add()
+            entry.key, entry.value = key, value
+
+    return change
 
 
 # --- Ways to spoil a folder

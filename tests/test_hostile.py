@@ -24,7 +24,7 @@ MEGABYTES = 600
 # What code of a stranger would have to do to do anything.
 RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "pty.spawn")
 REMEDY = re.compile(
-    r"Restore|Fetch|Save|Put|Remove|Correct|Name|Write|Use|Serve|Train|convert|Known|must|Install|Fine-tune|Give|Rename"
+    r"Restore|Fetch|Save|Put|Remove|Correct|Name|Write|Use|Serve|Train|convert|Known|must|Install|Fine-tune|Give|[Ee]xport|Rename"
 )
 
 
@@ -107,7 +107,7 @@ def test_what_the_faults_are_planted_in_is_healthy(kind: str, originals: Path, t
 def test_a_folder_with_one_fault_is_refused_in_one_line(fault: Fault, originals: Path, tmp_path: Path) -> None:
     model = made(fault, originals, tmp_path / "case")
     cache = tmp_path / "cache"
-    said = refusal(model, cache)
+    said = refusal(model, cache, "onnx" if fault.kind == "onnx" else "pytorch")
     assert re.search(fault.says, said), said
     assert said.isprintable()
     assert len(said) < 1500

@@ -7,14 +7,16 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from faults import FAULTS
-from hostile import Fault, healthy
+from hostile import Fault, edit, healthy
 
 from inference import load
 from inference.errors import BundleError, ExportError, InputError
@@ -122,3 +124,83 @@ def test_a_folder_with_one_fault_is_refused_in_one_line(fault: Fault, originals:
 
 def _own(path: Path, root: Path) -> bool:
     return any(path.is_relative_to(root / name) for name in ("case/model", "case/base", "cache"))
+
+
+@pytest.mark.parametrize(
+    "name", ["two\nlines", '\'"quotes"', "$(touch mark)", "-rf", "\x1b[2J", "<b>", "ünï", "x" * 200]
+)
+def test_a_folder_may_have_any_name_and_messages_stay_one_line(name: str, originals: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(originals / "classifier" / "model", tmp_path / name))
+    assert load(model, cache=tmp_path / "cache").predict("good").label in ("bad", "good")
+    (model / "config.json").unlink()
+    assert refusal(model, tmp_path / "cache").isprintable()
+
+
+@pytest.mark.parametrize(
+    "model", ["", "a\0b", "x" * 5000, "../../nowhere/at/all", "http://127.0.0.1:9/x", "-rf", "a/b/c"]
+)
+def test_what_names_no_folder_is_refused_in_one_line(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = refusal(model, tmp_path / "cache")
+    assert said.isprintable()
+    assert REMEDY.search(said)
+
+
+def test_a_file_and_a_pipe_are_no_folders(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("{}")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("file", "pipe"):
+        assert "No model folder" in refusal(tmp_path / name, tmp_path / "cache")
+
+
+def test_labels_of_strangers_are_only_ever_text(originals: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(originals / "classifier" / "model", tmp_path / "model"))
+    names = ["<script>alert(1)</script>", "=cmd|' /C calc'!A0"]
+    edit("config.json", id2label=dict(enumerate(names)))(model)
+    assert list(load(model, cache=tmp_path).predict("good").scores) == names
+
+
+def test_nothing_is_run_with_the_checks_of_a_debug_build_off(originals: Path, tmp_path: Path) -> None:
+    chosen = re.compile("code|pickle|trust|auto_map|megatron|operator")
+    models = []
+    for number, fault in enumerate(fault for fault in FAULTS if chosen.search(fault.name)):
+        models.append(str(made(fault, originals, tmp_path / str(number) / "case")))
+    assert len(models) > 20
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", RUN, str(tmp_path / "cache"), *models],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["refused"] * len(models)
+    assert list(tmp_path.rglob("mark")) == []
+
+
+# `assert` does nothing under -O: a guard that is one would be gone.
+RUN = """
+import sys
+on = False
+def hook(event, arguments):
+    if on and (event in ("os.system", "subprocess.Popen", "os.posix_spawn", "socket.connect", "pickle.find_class")):
+        sys.exit(f"{event} {arguments}")
+    if on and event == "import" and arguments[1] and "case" in str(arguments[1]):
+        sys.exit(f"{event} {arguments}")
+sys.addaudithook(hook)
+from inference import load
+from inference.errors import InferenceError
+import inference.sequence
+for model in sys.argv[2:]:
+    on = True
+    try:
+        load(model, "onnx" if any(name.endswith(".onnx") for name in __import__("os").listdir(model)) else "pytorch",
+             cache=sys.argv[1])
+        print("LOADED", model)
+    except InferenceError:
+        print("refused")
+    on = False
+"""

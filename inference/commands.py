@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,11 @@ def export(args: argparse.Namespace) -> None:
     progress: Progress | None = args.progress(args.json)
     classifier = load(args.model, "onnx", base=args.base, cache=args.cache, progress=progress)
     tasks = args.tasks.split(",") if args.tasks else None
-    for path in classifier.export_onnx(args.out, tasks, args.quantize, EXTERNAL[args.external_data]):
+    written = classifier.export_onnx(args.out, tasks, args.quantize, EXTERNAL[args.external_data])
+    if args.json:
+        print(json.dumps({"files": [str(path) for path in written]}, indent=1, ensure_ascii=False))
+        return
+    for path in written:
         print(path)
 
 
@@ -64,6 +69,9 @@ def merge(args: argparse.Namespace) -> None:
         load_in_4bit=args.load_in_4bit,
         max_tokens=args.max_tokens,
     )
+    if args.json:
+        print(json.dumps({"folder": str(args.out), **found}, indent=1, ensure_ascii=False))
+        return
     print(f"The merged model is {args.out}.")
     print(
         f"Against the adapter on its base, on the showcase: largest |Δprobability| {found['max_abs_dp']:.1e}, "

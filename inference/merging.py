@@ -14,6 +14,7 @@ from inference.classifier import Classifier
 from inference.errors import InputError
 from inference.files import read_json
 from inference.formats import describe
+from inference.network import quiet_transformers
 from inference.sequence import load_merged, load_switched
 from inference.tokenizer import TOKENIZER, read_tokenizer, save_tokenizer, write_tokenizer
 from inference.torch_backend import TorchBackend
@@ -75,7 +76,8 @@ def merge(
             for network in networks
         )
         plain: Any = networks[1]
-        plain.models[0].save_pretrained(folder)
+        with quiet_transformers():
+            plain.models[0].save_pretrained(folder)
         save_tokenizer(folder / TOKENIZER, folder, max_tokens or bundle.max_tokens, bundle.pad_id)
         if out.exists():
             out.rmdir()

@@ -127,3 +127,15 @@ def test_only_the_tasks_asked_for_are_exported_and_int8_can_follow(base: Path, t
     assert quantize_onnx(out / "mood.onnx", tmp_path / "elsewhere.onnx") == tmp_path / "elsewhere.onnx"
     with pytest.raises(InputError, match="Unknown task 'intent'"):
         load(model, cache=tmp_path / "cache").export_onnx(out, tasks=["intent"])
+
+
+def test_json_is_one_document_and_nothing_else(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = foreign.adapter(tmp_path / "adapter", base)
+    cache = ["--cache", str(tmp_path / "cache"), "--json"]
+    capfd.readouterr()
+    assert main(["merge", "--model", str(folder), *cache, str(tmp_path / "merged")]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["label_agreement"] == 1
+    assert err == ""
+    assert main(["export", "--model", str(folder), *cache, str(tmp_path / "files")]) == 0
+    assert str(tmp_path / "files" / "label.onnx") in json.loads(capfd.readouterr().out)["files"]

@@ -19,7 +19,7 @@ from typing import Any
 from inference import space
 from inference.artifacts import Artifact, default_cache, find, model_sizes, obtain
 from inference.assets import DEMO_MODEL
-from inference.backends import BACKENDS, TITLES
+from inference.backends import DTYPES, EVERY, TITLES
 from inference.building import Progress
 from inference.bundle import Bundle
 from inference.classifier import Prediction
@@ -80,10 +80,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "texts", nargs="+", metavar="TEXT", help="a text; - reads one text per line from stdin, blank lines left out"
     )
-    p.add_argument("--backend", default="pytorch", choices=BACKENDS, help="the runtime (default: %(default)s)")
+    p.add_argument("--backend", default="pytorch", choices=EVERY, help="the runtime (default: %(default)s)")
     p.add_argument("--task", help="all tasks if left out")
     p.add_argument("--threshold", type=float, help="uncertain below this confidence (default: the model's own)")
     p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … or auto (default: %(default)s)")
+    p.add_argument("--dtype", choices=DTYPES, help="(default: float32 on a CPU, half precision on a GPU)")
+    p.add_argument("--compile", action="store_true", help="compile PyTorch's network first: for many texts")
     p.add_argument("--load-in-4bit", action="store_true", help="hold an adapter's base in 4-bit NF4 (QLoRA)")
     command("build", build, "Build the ONNX and INT8 files if they are not there yet, and check them.")
     command("info", info, "What a model is: tasks, labels, sizes, hashes, parity.")
@@ -111,6 +114,9 @@ def predict(args: argparse.Namespace) -> None:
     classifier = load(
         args.model,
         args.backend,
+        device=args.device,
+        dtype=args.dtype,
+        compile=args.compile,
         threads=args.threads,
         base=args.base,
         load_in_4bit=args.load_in_4bit,

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from inference.backends import TITLES
 from inference.compare.benchmark import BATCH_SIZES, CONTROL
 from inference.compare.receipt import FORMAT, VERSION, Receipt, seal
 from inference.compare.results import results
 
 MS = {"pytorch": 12.0, "onnx": 4.0, "int8": 2.0}
+FOUR = MS | {"pytorch-bf16": 7.0}
 
 
 def receipt(
@@ -39,7 +41,7 @@ def receipt(
         ms: backend -> milliseconds of a text; each call is off by a random share of the size of `jitter`.
         calls: texts in a round.
     """
-    names = [name for name in MS if name in given]
+    names = [name for name in TITLES if name in given]
     rng = np.random.default_rng(seed)
     rows = len(true)
 

@@ -10,7 +10,8 @@ import made
 import pytest
 
 from dashboard.charts import accuracy, labels, latency, overview, size, words
-from dashboard.charts.look import COLORS, SYMBOLS, Chart
+from dashboard.charts.look import COLORS, DASHES, MARKS, PATTERNS, SYMBOLS, Chart
+from inference.backends import TITLES
 from inference.compare.results import results
 
 ROWS = 200
@@ -96,6 +97,26 @@ def test_a_backend_has_the_same_colour_in_every_chart(charts: dict[str, Chart]) 
                 assert drawn == COLORS[titles[data.name]]
 
 
+def test_every_chart_has_a_fourth_backend_where_the_receipt_has_it() -> None:
+    true, base = made.answers(ROWS, 12)
+    receipt = made.receipt(true, dict.fromkeys(TITLES, base), ms=made.FOUR)
+    charts = every_chart(receipt)
+    assert len(charts) == 25
+    for name, chart in charts.items():
+        if not name.startswith("confusion"):
+            assert "PyTorch bf16" in chart.takeaway + chart.alt + str(chart.table), name
+        for data in chart.figure.data:
+            if data.name == "PyTorch bf16":
+                assert (data.marker.color or data.line.color) == COLORS["pytorch-bf16"]
+    assert trace(charts["percentiles"], "PyTorch bf16").marker.pattern.shape == "x"
+
+
+def test_no_two_backends_look_alike_in_any_cue() -> None:
+    for cue in (COLORS, SYMBOLS, MARKS, DASHES, PATTERNS):
+        assert set(cue) == set(TITLES)
+        assert len(set(cue.values())) == len(TITLES)
+
+
 def test_bars_start_at_zero(charts: dict[str, Chart]) -> None:
     for name, chart in charts.items():
         bars = [data for data in chart.figure.data if data.type == "bar"]
@@ -141,8 +162,8 @@ def test_the_pareto_scatter_has_a_logarithmic_time_and_areas_by_size(receipt: An
     figure = charts["pareto"].figure
     assert figure.layout.xaxis.type == "log"
     markers = {data.marker.symbol: data.marker.size for data in figure.data if data.mode == "markers"}
-    area = {name: markers[SYMBOLS[name]] ** 2 for name in COLORS}
-    sizes = {name: receipt["results"]["size"][name]["model_bytes"] for name in COLORS}
+    area = {name: markers[SYMBOLS[name]] ** 2 for name in made.MS}
+    sizes = {name: receipt["results"]["size"][name]["model_bytes"] for name in made.MS}
     assert area["pytorch"] / area["onnx"] == pytest.approx(sizes["pytorch"] / sizes["onnx"], rel=0.01)
     assert all(data.error_x.array and data.error_y.array for data in figure.data if data.mode == "markers")
 
@@ -241,7 +262,7 @@ def test_a_confusion_matrix_of_many_labels_shows_those_in_mistakes() -> None:
 
 
 def test_both_matrices_of_a_receipt_show_the_same_labels(charts: dict[str, Chart]) -> None:
-    axes = {tuple(charts[f"confusion {name}"].figure.layout.yaxis.ticktext) for name in COLORS}
+    axes = {tuple(charts[f"confusion {name}"].figure.layout.yaxis.ticktext) for name in made.MS}
     assert len(axes) == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import made
 import pytest
 from conftest import ROOT, Tiny
 
+from inference import cpu
 from inference.__main__ import main
 from inference.bundle import Bundle
 from inference.compare import benchmark
@@ -23,6 +25,8 @@ from inference.compare.receipt import read_receipt, seal, write_receipt
 from inference.compare.results import results
 from inference.compare.rows import parse_data
 from inference.compare.run import compare
+from inference.compare.summary import summary
+from inference.compare.verdict import judge
 from inference.errors import InferenceError, InputError
 
 SMALL = Plan(
@@ -94,6 +98,27 @@ def test_answers_are_those_of_the_classifier(receipt: dict[str, Any], rows: Any,
         assert kept["confidence"] == pytest.approx([p.confidence for p in found], abs=2e-6)
     assert receipt["results"]["paired"]["mood"]["onnx"]["max_abs_dp"] < 1e-4
     assert receipt["backends"]["int8"]["batch_flips"] == {"rows": 10, "tasks": {"mood": 0}}
+
+
+@pytest.mark.skipif(not cpu.has_bf16(), reason="this processor has no bfloat16")
+def test_bf16_is_measured_where_it_is_named(tiny: Tiny, rows: Any, tmp_path: Path) -> None:
+    plan = dataclasses.replace(SMALL, launches=1, rounds=2, shape_rounds=0)
+    names = ["pytorch-bf16", "pytorch"]
+    found = compare(tiny.folder, rows, backends=names, cache=tiny.cache, base=tiny.base, threads=1, plan=plan)
+    write_receipt(found, tmp_path / "r.json")
+    assert read_receipt(tmp_path / "r.json")["settings"]["backends"] == ["pytorch", "pytorch-bf16"]
+    assert 0 < found["results"]["paired"]["mood"]["pytorch-bf16"]["max_abs_dp"] < 0.05
+    first, second = (found["backends"][name] for name in ("pytorch", "pytorch-bf16"))
+    assert first["files"] == second["files"]
+    assert "torch" in second["libraries"]
+    assert judge(found).backends["pytorch-bf16"].reasons
+    assert "PyTorch bf16" in summary([found])
+
+
+def test_bf16_is_not_measured_on_a_processor_without_it(tiny: Tiny, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "has_bf16", lambda: False)
+    with pytest.raises(InputError, match="this processor has no arithmetic for it"):
+        compare(tiny.folder, rows, backends=["pytorch", "pytorch-bf16"], cache=tiny.cache, base=tiny.base)
 
 
 def test_the_files_timed_are_tied_by_their_hash(receipt: dict[str, Any], tiny: Tiny) -> None:

@@ -81,6 +81,19 @@ def test_every_page_opens(folder: Path, page: str) -> None:
     assert test.main.header or test.main.title
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_has_a_fourth_backend_where_the_receipt_has_it(folder: Path, page: str) -> None:
+    true, base = made.answers(200, 20)
+    given = {name: made.flip(base, [number]) for number, name in enumerate(made.FOUR)}
+    write_receipt(made.receipt(true, given, ms=made.FOUR), folder / "good.json")
+    test = opened(page)
+    assert not test.exception
+    if page in MINE:
+        assert all("PyTorch bf16" in proto.spec for proto in charts(test) if '"heatmap"' not in proto.spec)
+    if page == "overview":
+        assert "◆</span> PyTorch bf16" in html(test)
+
+
 @pytest.mark.parametrize("page", MINE)
 def test_every_chart_has_an_alt_text_and_a_drawable_figure(folder: Path, page: str) -> None:
     found = charts(opened(page))

@@ -36,6 +36,14 @@ def test_the_verdict_comes_first_with_its_reasons_and_caveats() -> None:
     assert all(reason.text in html for judged in found.backends.values() for reason in judged.reasons)
 
 
+def test_a_fourth_backend_has_its_column_and_its_method() -> None:
+    true, first = made.answers(200, 20)
+    html = report([made.receipt(true, dict.fromkeys(made.FOUR, first), ms=made.FOUR)])
+    heads = re.findall(r'<th><span class="backend">.*?</span> ([^<]+)</span></th>', html)
+    assert heads[:4] == ["PyTorch", "ONNX", "PyTorch bf16", "INT8"]
+    assert "PyTorch bf16: pytorch-bf16.bin" in html
+
+
 def test_the_limits_that_were_asked_for_are_said_and_decide() -> None:
     html = report([receipt()], Limits(max_drop=0.2, max_p95_ms=1.0))
     assert "accuracy falls by at most 20 pp and p95 is at most 1 ms" in html

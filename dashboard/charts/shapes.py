@@ -11,7 +11,8 @@ from dashboard.charts.look import COLORS, DASHES, GREY, SYMBOLS, bar_style, fini
 from dashboard.charts.words import Estimate, digits
 from inference.backends import TITLES
 
-INKS = {"pytorch": "#ffffff", "onnx": "#000000", "int8": "#000000"}  # readable on the backend's colour: at least 4.5:1
+# Readable on the backend's colour: at least 4.5:1.
+INKS = {"pytorch": "#ffffff", "onnx": "#000000", "pytorch-bf16": "#000000", "int8": "#000000"}
 LETTER = 0.032  # of the longest bar is taken by a letter, on a narrow screen
 GROUP = 0.8  # of a category's width is bars
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from inference.backends import BACKENDS
+from inference.backends import EVERY, EXTRA
 from inference.building import Progress
 from inference.errors import InputError
 from inference.formats import describe
@@ -22,7 +22,10 @@ def add(commands: Any, with_model: Any) -> None:
     p.add_argument("--task", help="whose labels the label column holds, where the model has several tasks")
     p.add_argument("--text-column", default="text", help="(default: %(default)s)")
     p.add_argument("--label-column", help="(default: the column named like the task, else label)")
-    p.add_argument("--backends", help=f"comma-separated (default: all that the model has of {', '.join(BACKENDS)})")
+    p.add_argument(
+        "--backends",
+        help=f"comma-separated, of {', '.join(EVERY)} (default: all that the model has but {', '.join(EXTRA)})",
+    )
     p.add_argument("--threads", type=int, help="CPU threads of each backend (default: all cores)")
     p.add_argument("--quick", action="store_true", help="under a minute: fewer samples, at most 500 rows")
     p.add_argument("--rows", type=int, help="draw so many of the rows")
@@ -41,7 +44,7 @@ def add(commands: Any, with_model: Any) -> None:
     p = plain("verdict", verdict, "SHIP, NO or INCONCLUSIVE for each backend of a receipt; exit code 0, 1 or 3.")
     p.add_argument("receipt", type=Path)
     add_limits(p)
-    p.add_argument("--backend", choices=BACKENDS, help="whose verdict is the exit code (default: the worst of all)")
+    p.add_argument("--backend", choices=EVERY, help="whose verdict is the exit code (default: the worst of all)")
     p.add_argument("--json", action="store_true", help="one JSON document on stdout and nothing else")
 
     receipt = commands.add_parser("receipt", help="Look at receipts.", description="Look at receipts.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.artifacts import Artifact
+from inference.backends import runtime
 from inference.building import FILES
 from inference.bundle import Bundle
 from inference.errors import InferenceError
@@ -48,7 +49,7 @@ def footprint(bundle: Bundle, artifact: Artifact, backend: str, base: Path | Non
     Raises:
         BundleError: a file is missing.
     """
-    if backend == "pytorch":
+    if runtime(backend) == "pytorch":
         paths = bundle.paths(base)
         weights = [path for path in paths.values() if path.suffix == ".safetensors"]
         dtypes = _merge([_safetensors_types(path) for path in weights])
@@ -65,7 +66,7 @@ def footprint(bundle: Bundle, artifact: Artifact, backend: str, base: Path | Non
             for name, path in paths.items()
         },
         "dtypes": dtypes,
-        "libraries": libraries(LIBRARIES[backend]),
+        "libraries": libraries(LIBRARIES[runtime(backend)]),
     }
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from inference import __version__, cpu
 from inference.artifacts import Artifact, default_cache, obtain, tool_versions
 from inference.assets import CALIBRATION, SHOWCASE
-from inference.backends import BACKENDS, check_backend
+from inference.backends import EVERY, TITLES, check_backend, check_device
 from inference.building import Progress
 from inference.bundle import Bundle
 from inference.compare import benchmark
@@ -55,7 +55,7 @@ def compare(
     Args:
         data: labelled rows; the showcase, with its texts kept, if left out.
         backends: the first of them is the reference, "pytorch" where it is among them; all that the model has if
-            left out.
+            left out. "pytorch-bf16" is measured where it is named.
         threads: CPU threads of each backend, the same for all; every core this process may use if left out.
         quick: under a minute instead of some: one start of each process, fewer samples, at most `QUICK_ROWS` rows.
         seed: draws the rows that are timed, the sample of rows, and the bootstrap.
@@ -71,9 +71,10 @@ def compare(
     bundle = describe(model, base)
     backends = bundle.backends if backends is None else backends
     for name in backends:
-        check_backend(name, bundle.backends)
+        check_backend(name, bundle.backends, EVERY)
+        check_device(name, "cpu", None, compiled=False)
     if not backends or len(set(backends)) < len(backends):
-        raise InputError(f"backends={','.join(backends)} must name each backend once. Known: {', '.join(BACKENDS)}.")
+        raise InputError(f"backends={','.join(backends)} must name each backend once. Known: {', '.join(EVERY)}.")
     if seed < 0:
         raise InputError(f"seed={seed} must not be negative.")
     threads = cpu.cores() if threads is None else threads
@@ -91,8 +92,8 @@ def compare(
     if quick:
         data = data.sample(QUICK_ROWS, seed)
     artifact = obtain(bundle, cache, lambda step, share: say(f"building: {step}", 0.0), base)
-    # In the order of `BACKENDS`, the reference first.
-    names = [name for name in BACKENDS if name in backends]
+    # In the order of exactness, the reference first.
+    names = [name for name in TITLES if name in backends]
     plan = plan or (benchmark.QUICK if quick else benchmark.FULL)
     run = _Run(bundle, artifact, data, names, threads, cache, base, seed, plan, say)
     before, stolen, started = _machine_now(), benchmark.steal([]), time.monotonic()

@@ -20,8 +20,10 @@ from statistics import median
 from typing import Any
 
 # What is imported before anything is loaded, so that the start can be told apart: imports, model, first answer.
+_TORCH = ("torch", "transformers", "peft", "inference.torch_backend")
 IMPORTS = {
-    "pytorch": ("torch", "transformers", "peft", "inference.torch_backend"),
+    "pytorch": _TORCH,
+    "pytorch-bf16": _TORCH,
     "onnx": ("onnxruntime", "inference.onnx_backend"),
     "int8": ("onnxruntime", "inference.onnx_backend"),
 }

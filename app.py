@@ -88,8 +88,7 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
                     True,
                     label="Use the model's own thresholds",
                     elem_id="own",
-                    info="An answer below its threshold is called Uncertain: "
-                    + ", ".join(f"{name} {task.threshold:.3g}" for name, task in tasks.items()),
+                    info="; ".join(f"{name}: {render.uncertain_below(task)}" for name, task in tasks.items()) + ".",
                 )
                 threshold = gr.Slider(
                     0,

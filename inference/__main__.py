@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "texts", nargs="+", metavar="TEXT", help="a text; - reads one text per line from stdin, blank lines left out"
     )
-    p.add_argument("--backend", default="pytorch", choices=EVERY, help="the runtime (default: %(default)s)")
+    p.add_argument("--backend", choices=EVERY, help="the runtime (default: the model's first, mostly pytorch)")
     p.add_argument("--task", help="all tasks if left out")
     p.add_argument("--threshold", type=float, help="uncertain below this confidence (default: the model's own)")
     p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
@@ -113,7 +113,7 @@ def predict(args: argparse.Namespace) -> None:
     texts = [line for text in args.texts for line in (_stdin_lines() if text == "-" else [text])]
     classifier = load(
         args.model,
-        args.backend,
+        args.backend or describe(args.model, args.base).backends[0],
         device=args.device,
         dtype=args.dtype,
         compile=args.compile,
@@ -129,7 +129,7 @@ def predict(args: argparse.Namespace) -> None:
             {"text": text, "predictions": {task: found[i].to_dict() for task, found in answer.items()}}
             for i, text in enumerate(texts)
         ]
-        _print_json({"model": classifier.bundle.name, "backend": args.backend, "results": rows})
+        _print_json({"model": classifier.bundle.name, "backend": classifier.backend.name, "results": rows})
         return
     for i, text in enumerate(texts):
         if len(texts) > 1:

@@ -36,6 +36,8 @@ TOOLS = ("torch", "transformers", "peft", "onnx", "onnxruntime")
 # Their source is the recipe, the last two that of the parity report: a change of it makes a new artefact.
 RECIPE = (
     "building.py",
+    "tokenizer.py",
+    "onnx_io.py",
     "network.py",
     "sequence.py",
     "export.py",
@@ -125,6 +127,8 @@ def content_key(bundle: Bundle) -> str:
             "pooling": bundle.pooling,
             "max_tokens": bundle.max_tokens,
             "four_bit": bundle.four_bit,
+            "heads": [bundle.heads.hidden, bundle.heads.activation],
+            "pad_id": bundle.pad_id,
         }
     )
 
@@ -223,10 +227,8 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-    built = find(bundle, cache)
-    if built is None:
-        raise ExportError(f"The artefact vanished from {target} right after it was built.")
-    return built
+    # By its name, which was made before the build: not looked for again.
+    return Artifact(target, json.loads((target / MANIFEST).read_text(encoding="utf-8")))
 
 
 def _intact(artifact: Artifact) -> bool:
@@ -258,17 +260,22 @@ def _fill(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -
 
 
 def model_sizes(bundle: Bundle, artifact: Artifact | None, base: Path | None = None) -> dict[str, int]:
-    """Bytes of the weight files that each backend reads, of the backends whose files are here."""
+    """Bytes of the weight files that each of the model's backends reads, of those whose files are here."""
     sizes: dict[str, int] = {}
-    try:
-        paths = bundle.paths(base, offline=True)
-        sizes["pytorch"] = sum(
-            path.stat().st_size for name, path in paths.items() if name in bundle.files or name.endswith(".safetensors")
-        )
-    except (InferenceError, OSError):
-        pass  # ONNX and INT8 are served without the base
-    if artifact:
-        sizes.update({name: artifact.size_bytes(name) for name in FILES})
+    for backend in bundle.backends:
+        if backend in FILES:
+            if artifact:
+                sizes[backend] = artifact.size_bytes(backend)
+            continue
+        try:
+            paths = bundle.paths(base, offline=True)
+            sizes[backend] = sum(
+                path.stat().st_size
+                for name, path in paths.items()
+                if name in bundle.files or name.endswith(".safetensors")
+            )
+        except (InferenceError, OSError):
+            continue  # ONNX and INT8 are served without the base
     return sizes
 
 

@@ -89,6 +89,8 @@ class Bundle:
     """Task -> folder of its PEFT adapter inside the model's, where there are such."""
     vocab_size: int | None = None
     """Rows of the embedding table, as far as it is told: no tokenizer may have more."""
+    tokenizer: Path | None = None
+    """The folder of the tokenizer, where it is another than the model's own or its base's."""
     four_bit: bool = False
     """PyTorch serves the base in 4 bits (QLoRA)."""
 

@@ -14,6 +14,24 @@ from typing import Any
 from inference.errors import BundleError
 
 JSON_BYTES = 1_000_000  # a config with ten thousand labels has a third of that
+# The files that a tokenizer is read from; those that hold a vocabulary, without which transformers makes one up.
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+    "tokenizer.model",
+)
+TOKENIZERS = (
+    *VOCABULARIES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "bpe.codes",
+)
 HEADER_BYTES = 100_000_000  # what safetensors itself allows
 OTHER_BYTES = 200_000_000  # of a file that holds no weights: the largest tokenizers have a fifth of it
 _IS_WEIGHTS = re.compile(r"\.(onnx|onnx_data|data)$|_weights\.bin$")

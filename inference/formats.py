@@ -15,7 +15,18 @@ from inference.adapters import ADAPTER, check_adapter, read_adapter
 from inference.architectures import ARCHITECTURES, check_size, check_tokenizer, max_positions, read_config
 from inference.bundle import ENCODER, Base, Bundle, Task, check_labels
 from inference.errors import BundleError, InputError
-from inference.files import check_file, check_folder, count_stored, inside, read_json, refuse_code, sha256, tensors
+from inference.files import (
+    TOKENIZERS,
+    VOCABULARIES,
+    check_file,
+    check_folder,
+    count_stored,
+    inside,
+    read_json,
+    refuse_code,
+    sha256,
+    tensors,
+)
 from inference.hub import fetch, find_base, hub_id, is_folder
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
@@ -25,18 +36,6 @@ MOST_LABELS = 10_000
 # and a model that reads more than it was trained on is worse, not better.
 MAX_TOKENS = 128
 INDEX = "model.safetensors.index.json"
-TOKENIZERS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "spm.model",
-    "bpe.codes",
-)
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 
 
@@ -102,6 +101,11 @@ def _read_adapter(folder: Path, base: Path | None) -> Bundle:
 
 def _read_adapters(folder: Path, base: Path | None) -> Bundle:
     found = sorted(path.parent.name for path in folder.glob("*/adapter_config.json"))
+    if saved := [name for name in found if re.fullmatch(r"checkpoint-\d+", name)]:
+        raise BundleError(
+            f"{folder} holds checkpoints of one training ({', '.join(saved)}) and not one adapter per task. Name the "
+            f"one to serve: {folder / saved[-1]}"
+        )
     adapters = {_task_name(name): name for name in found}
     if len(adapters) < len(found):
         raise BundleError(
@@ -115,7 +119,7 @@ def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> 
     configs = {task: read_adapter(folder, name) for task, name in adapters.items()}
     bases = {(config["base_model_name_or_path"], config.get("revision")) for config in configs.values()}
     check_tokenizer(folder)
-    if len(bases) > 1 and given is None:
+    if len(bases) > 1:
         raise BundleError(
             f"The adapters in {folder} belong to different bases: {', '.join(sorted(str(one[0]) for one in bases))}. "
             "Serve each from a folder of its own."
@@ -136,12 +140,14 @@ def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> 
         own = folder / at / "config.json"  # PEFT keeps no label names: this is where they can be written
         named = read_json(inside(folder / at, "config.json")) if own.exists() else config
         tasks[task] = _task(folder / at, named, head[0])
-    tokenizer = folder if (folder / "tokenizer.json").is_file() else home
+    tokenizer = _adapters_tokenizer(folder, adapters, home)
     files = [f"{at}/{file}".removeprefix("./") for at in adapters.values() for file in ADAPTER]
     files += [
         f"{at}/config.json".removeprefix("./") for at in adapters.values() if (folder / at / "config.json").exists()
     ]
-    files += _tokenizer_files(folder)
+    if tokenizer != home:
+        inner = tokenizer.relative_to(folder).as_posix()
+        files += [f"{inner}/{name}".removeprefix("./") for name in _tokenizer_files(tokenizer)]
     return Bundle(
         folder=folder,
         name=_model_name(folder),
@@ -154,8 +160,22 @@ def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> 
         pad_id=_pad_id(config),
         vocab_size=config.get("vocab_size"),
         adapters=dict(adapters),
+        tokenizer=tokenizer,
         four_bit=_is_four_bit(config, home),
     )
+
+
+def _adapters_tokenizer(folder: Path, adapters: Mapping[str, str], home: Path) -> Path:
+    """The folder of the tokenizer: one beside the adapters, the same one in their own folders, or the base's."""
+    places = [folder, *(folder / at for at in adapters.values())]
+    own = [place for place in places if any((place / name).is_file() for name in VOCABULARIES)]
+    kinds = {tuple(sorted(_digests(place, _tokenizer_files(place)).items())) for place in own}
+    if len(kinds) > 1:
+        raise BundleError(
+            f"The adapters in {folder} bring different tokenizers, and one text is read for all of them at once. Serve "
+            "each from a folder of its own."
+        )
+    return own[0] if own else home
 
 
 def _read_classifier(folder: Path, base: Path | None) -> Bundle:
@@ -218,6 +238,7 @@ def _read_onnx(folder: Path, base: Path | None) -> Bundle:
         base=None,
         files=_digests(folder, [*files, *(f"tokenizer/{name}" for name in _tokenizer_files(tokenizer))]),
         format="onnx",
+        tokenizer=tokenizer,
         pad_id=_pad_of(tokenizer),
         backends=("onnx", "int8"),
     )

@@ -7,18 +7,16 @@ from pathlib import Path
 
 from inference.bundle import Base, locate_base
 from inference.errors import BundleError, MissingDependencyError
+from inference.files import TOKENIZERS
 
 # Of a model on the Hub, what is fetched: descriptions, tokenizers and safetensors. No pickle and no code.
-FETCHED = (
-    "*.json",
-    "*.safetensors",
-    "*.txt",
-    "*.model",
-    "*/adapter_config.json",
-    "*/adapter_model.safetensors",
-    "*.onnx",
-)
+FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.codes", "*.onnx", "*_weights.bin")
+# `*` matches a slash too: these folders repeat the model in other forms, or at other times.
+LEFT = ("onnx/*", "openvino/*", "checkpoint-*/*", "runs/*", "coreml/*")
+# The same of a base: one whole model and its tokenizer.
+BASE = ("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", *TOKENIZERS)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_BASE_ID = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}")  # bert-base-uncased has no owner
 
 
 def fetch(model: str) -> Path:
@@ -28,7 +26,9 @@ def fetch(model: str) -> Path:
         BundleError: it is no id of the Hub, or the Hub gives none of it.
         MissingDependencyError: huggingface_hub is needed and not installed.
     """
-    if not _HUB_ID.fullmatch(model):
+    model = re.sub("^hf:/{1,2}", "", model)
+    # "models/tickets" with a typing error in it is no wish for somebody else's model.
+    if not _HUB_ID.fullmatch(model) or is_folder(Path(model).parent):
         raise BundleError(f"No model folder {model}. Name a folder that holds a model, or a Hub id: OWNER/NAME.")
     try:
         from huggingface_hub import snapshot_download
@@ -39,7 +39,7 @@ def fetch(model: str) -> Path:
             "Install it: pip install -r requirements.txt"
         ) from None
     try:
-        return Path(snapshot_download(model, allow_patterns=list(FETCHED), max_workers=4))
+        return Path(snapshot_download(model, allow_patterns=list(FETCHED), ignore_patterns=list(LEFT), max_workers=4))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise BundleError(
             f"No model folder {model}, and the Hugging Face Hub gave none of that id ({type(error).__name__}). Name a "
@@ -62,7 +62,7 @@ def find_base(folder: Path, name: str, revision: str | None, given: Path | None)
                 f"The base of the adapter in {folder} is no folder here and no Hub id: {name[:200]!r}. Name the folder "
                 "that holds it: base=…, or --base on the command line."
             )
-        found = locate_base(Base(hub_id(name), revision, dict.fromkeys(FETCHED, ""), local), given)
+        found = locate_base(Base(hub_id(name), revision, dict.fromkeys(BASE, ""), local), given)
     if not (found / "config.json").exists():
         raise BundleError(
             f"{found}, the base of the adapter in {folder}, holds no config.json, so it is no model. Name the folder "
@@ -80,5 +80,5 @@ def is_folder(path: Path) -> bool:
 
 
 def hub_id(name: str) -> str | None:
-    """The name, if it can be an id of the Hub."""
-    return name if _HUB_ID.fullmatch(name) else None
+    """The name of a base, if it can be an id of the Hub."""
+    return name if _BASE_ID.fullmatch(name) else None

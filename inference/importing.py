@@ -30,9 +30,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from inference.architectures import check_config, check_size, max_positions
 from inference.bundle import ENCODER, FORMAT, HEADS_FILE, Bundle
-from inference.errors import BundleError, InferenceError, InputError
-from inference.files import inside, read_json, sha256, tensors
-from inference.formats import TOKENIZERS
+from inference.errors import BundleError, InputError
+from inference.files import TOKENIZERS, inside, read_json, sha256, tensors
 from inference.rapidfit import read_heads, shown
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ MAX_LENGTH = 128  # what RapidFit takes where nobody says otherwise
 WEIGHTS = {"pytorch_model.bin": "model.safetensors", "adapter_model.bin": "adapter_model.safetensors"}
 CONFIGS = ("config.json", "adapter_config.json", "tokenizer_config.json")
 TOKENIZER = "tokenizer.json"
-TOKENIZER_FILES = (*TOKENIZERS, "added_tokens.json", "tokenizer.model")
 HEADS_BYTES = 1_000_000_000  # two hundred tasks, each with a hidden layer 1,024 wide
 WEIGHTS_BYTES = 40_000_000_000
 TOKENIZER_BYTES = 100_000_000
@@ -97,7 +95,6 @@ def import_rapidfit(folder: str | Path, out: str | Path, max_length: int | None 
             stored = _needed(source, "pytorch_model.bin", "no encoder: it has no model.safetensors either")
             _save(_tensors(_read(stored, WEIGHTS_BYTES), stored), weights)
         check_size(config, sum(math.prod(shape) for _, shape, _ in tensors(weights).values()), source / "config.json")
-        _check_whole(source, encoder)
         _write_tokenizer(source, encoder)
         if max_length is None:
             max_length, note = _max_length(encoder / TOKENIZER, max_positions(config))
@@ -160,7 +157,7 @@ def import_weights(folder: str | Path, out: str | Path) -> None:
         for name in CONFIGS:
             if (folder / name).exists():
                 _config(inside(folder, name))
-        _copy(folder, made, (*CONFIGS, *TOKENIZER_FILES))
+        _copy(folder, made, (*CONFIGS, *TOKENIZERS))
         for name in found:
             path = inside(folder, name)
             _save(_tensors(_read(path, WEIGHTS_BYTES), path), made / WEIGHTS[name])
@@ -308,46 +305,26 @@ def _max_length(tokenizer: Path, positions: int) -> tuple[int, str]:
     )
 
 
-def _check_whole(source: Path, encoder: Path) -> None:
-    """Raise BundleError where the encoder lacks weights: transformers would make them up, and only warn."""
-    from transformers import AutoModel
-
-    from inference.network import quiet_transformers
-
-    options = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
-    try:
-        with quiet_transformers():
-            _, told = AutoModel.from_pretrained(encoder, output_loading_info=True, **options)
-    except Exception as error:  # whatever weights of strangers make transformers raise
-        raise BundleError(f"The encoder in {source} cannot be loaded: {_line(error)}. Restore it.") from None
-    missing = sorted(name for name in told["missing_keys"] if not name.startswith("pooler."))  # which is not used
-    if missing:
-        raise BundleError(f"The encoder in {source} lacks {len(missing)} weights, {missing[0]} for one. Restore it.")
-
-
 def _write_tokenizer(source: Path, encoder: Path) -> None:
     """Put tokenizer.json into `encoder`, made from an older form of tokenizer if need be."""
     from tokenizers import Tokenizer
 
+    from inference.sequence import convert_tokenizer
+
     _copy(source, encoder, (TOKENIZER,))
     target = encoder / TOKENIZER
+    if not target.exists():
+        if (source / "tokenizer_config.json").exists():
+            _config(inside(source, "tokenizer_config.json"))
+        with tempfile.TemporaryDirectory() as copied:
+            _copy(source, Path(copied), ("config.json", *TOKENIZERS))
+            try:
+                target.write_text(convert_tokenizer(Path(copied)), encoding="utf-8")
+            except BundleError as error:
+                raise BundleError(str(error).replace(copied, str(source))) from None
     try:
-        if target.exists():
-            Tokenizer.from_file(str(target))
-            return
-        from transformers import AutoTokenizer
-
-        from inference.network import quiet_transformers
-
-        with tempfile.TemporaryDirectory() as copied, quiet_transformers():
-            if (source / "tokenizer_config.json").exists():
-                _config(inside(source, "tokenizer_config.json"))
-            _copy(source, Path(copied), ("config.json", *TOKENIZER_FILES))
-            made = AutoTokenizer.from_pretrained(copied, local_files_only=True, trust_remote_code=False)
-            made.backend_tokenizer.save(str(target))
-    except InferenceError:
-        raise
-    except Exception as error:  # tokenizers raises nothing narrower, and transformers whatever it likes
+        Tokenizer.from_file(str(target))
+    except Exception as error:  # tokenizers raises nothing narrower
         raise BundleError(f"The tokenizer in {source} cannot be read: {_line(error)}. Restore it.") from None
 
 

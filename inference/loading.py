@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from inference.bundle import Bundle, Task
 from inference.classifier import Classifier
 from inference.errors import InputError, MissingDependencyError
 from inference.formats import describe
-from inference.tokenizer import TOKENIZER, read_tokenizer, tokenizer_source, write_tokenizer
+from inference.tokenizer import TOKENIZER, is_final, read_tokenizer, tokenizer_source, write_tokenizer
 
 # Texts and tokens per forward pass: a CPU is busy with little, a GPU wants to be fed. A model that must be spread
 # leaves little room beside it.
@@ -108,6 +109,8 @@ def _open(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path, progress:
             check_cuda(wish.device)  # now, and not after a minute of building
             from inference.half import halve
     except ImportError as error:
+        if str(error.name).startswith("inference"):
+            raise
         remedy = "onnx" if on_gpu else "-r " + ("requirements.txt" if on_torch else "requirements-onnx.txt")
         raise MissingDependencyError(
             f"Backend {wish.backend!r} needs the library {error.name!r}, which is not installed or broken ({error}). "
@@ -169,10 +172,11 @@ def _export(
 
 def _tokenizer_file(bundle: Bundle, base: Path | None, cache: Path) -> Path:
     """The tokenizer's file, converted into the cache where the model has it in an older format."""
-    found = tokenizer_source(bundle, base) / TOKENIZER
-    if found.is_file():
-        return found
-    converted = cache / "tokenizers" / f"{content_key(bundle)}.json"
+    source = tokenizer_source(bundle, base)
+    if is_final(bundle, source):
+        return source / TOKENIZER
+    version = importlib.metadata.version("transformers")
+    converted = cache / "tokenizers" / f"{content_key(bundle)}-{version}.json"
     if not converted.is_file():
         converted.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=converted.parent) as folder:

@@ -12,20 +12,11 @@ from torch import Tensor, nn
 from inference.architectures import ARCHITECTURES
 from inference.bundle import Bundle
 from inference.errors import BundleError, InputError, MissingDependencyError
-from inference.files import read_json, tensors
+from inference.files import VOCABULARIES, read_json, tensors
 from inference.network import check_finite, explained, load_network, merge, quiet_peft, quiet_transformers
 from inference.torch_backend import best_dtype
 
 # What the words of a tokenizer can be in.
-VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "spm.model",
-    "tokenizer.model",
-)
 
 
 class SequenceNetwork(nn.Module):
@@ -97,6 +88,11 @@ def load_served(bundle: Bundle, base: Path | None = None, device: str = "cpu", d
     switched = len(bundle.adapters) > 1 or bundle.four_bit
     # transformers makes one head, and PEFT copies it for every adapter
     alike = len({len(task.labels) for task in bundle.tasks.values()}) == 1
+    if bundle.four_bit and not alike:
+        raise BundleError(
+            f"The adapters in {bundle.folder} have different numbers of labels, so they cannot share a base in 4 bits. "
+            "Serve each from a folder of its own, or the base in full."
+        )
     load = load_switched if switched and alike else load_merged
     return load(bundle, base, device, dtype)
 
@@ -173,8 +169,13 @@ def convert_tokenizer(folder: Path) -> str:
         with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
-        return str(found.backend_tokenizer.to_str())
-    except Exception as error:  # whatever the many tokenizers raise
+        backend = found.backend_tokenizer
+        # Kept in the file for whoever cuts: the length is theirs to choose, the end is not.
+        backend.enable_truncation(512, direction=found.truncation_side)
+        return str(backend.to_str())
+    except BaseException as error:  # whatever the many tokenizers raise; the Rust library panics past Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise BundleError(
             f"{folder} has no tokenizer that can be read ({first[:200]}). Save it beside the model."

@@ -13,8 +13,6 @@ from inference.errors import BundleError, ExportError
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_BYTES = 200_000_000
-# How the names of files begin that a tokenizer is read from.
-BEGINNINGS = ("tokenizer", "vocab", "spiece", "sentencepiece", "spm")
 
 # What a tokenizer's special tokens are called, by what they are for.
 ROLES = {
@@ -27,11 +25,9 @@ ROLES = {
 
 def tokenizer_source(bundle: Bundle, base: Path | None = None) -> Path:
     """The folder whose tokenizer prepares the texts of this model: its own where it has one, else its base's."""
-    if bundle.format == "onnx":
-        return bundle.folder / "tokenizer"
-    if bundle.base is None or any(name.startswith(BEGINNINGS) for name in bundle.files):
-        return bundle.folder
-    return locate_base(bundle.base, base)
+    if bundle.tokenizer is not None:
+        return bundle.tokenizer
+    return bundle.folder if bundle.base is None else locate_base(bundle.base, base)
 
 
 def write_tokenizer(bundle: Bundle, target: Path, base: Path | None = None) -> None:
@@ -43,11 +39,22 @@ def write_tokenizer(bundle: Bundle, target: Path, base: Path | None = None) -> N
     source = tokenizer_source(bundle, base)
     if (source / TOKENIZER).is_file():
         read_tokenizer(bundle, source / TOKENIZER)  # what is wrong with it is told of this file, and not of the copy
+    if is_final(bundle, source):
         shutil.copyfile(source / TOKENIZER, target)
         return
     from inference.sequence import convert_tokenizer
 
     target.write_text(convert_tokenizer(source), encoding="utf-8")
+
+
+def is_final(bundle: Bundle, source: Path) -> bool:
+    """Whether tokenizer.json alone says how texts are read.
+
+    In folders of transformers, its tokenizer_config.json can say otherwise (lower case, which end is cut off).
+    """
+    if bundle.format in ("bundle", "onnx"):
+        return True
+    return (source / TOKENIZER).is_file() and not (source / "tokenizer_config.json").exists()
 
 
 def read_tokenizer(bundle: Bundle, path: Path) -> Tokenizer:

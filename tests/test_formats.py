@@ -11,7 +11,7 @@ import foreign
 import numpy as np
 import pytest
 
-from inference import load
+from inference import BundleError, load
 from inference.artifacts import obtain
 from inference.formats import describe
 from inference.parity import score_rows
@@ -207,3 +207,53 @@ def test_an_id_of_the_hub_is_served_from_the_hubs_cache(tmp_path: Path, monkeypa
     found = load("somebody/tickets")
     assert found.bundle.name == "tickets"
     assert found.predict("good").label in ("bad", "good")
+
+
+@pytest.mark.parametrize("setting", [{"do_lower_case": False}, {"truncation_side": "left"}])
+def test_what_the_tokenizers_config_says_beside_its_file_holds_here_too(
+    setting: dict[str, Any], tmp_path: Path, cache: Path
+) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    folder = foreign.classifier(tmp_path / "m")
+    config = {"tokenizer_class": "BertTokenizer", "model_max_length": 16, "pad_token": "[PAD]", **setting}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    texts = ["IT WAS so Good and went on for very long", "Soup", "a bad lamp " * 9]
+    expected = foreign.by_hand(model, folder, texts, 16)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    for backend in ("pytorch", "onnx"):
+        found = score_rows(load(folder, backend, cache=cache).predict(texts))
+        assert np.abs(found - expected).max() < 1e-4
+
+
+def test_checkpoints_of_one_training_are_not_taken_for_tasks(base: Path, tmp_path: Path) -> None:
+    for step in (500, 1000):
+        foreign.adapter(tmp_path / "run" / f"checkpoint-{step}", base)
+    with pytest.raises(BundleError, match=r"checkpoints of one training.*Name the one to serve"):
+        describe(tmp_path / "run")
+
+
+def test_adapters_with_tokenizers_of_their_own_must_agree_on_them(base: Path, tmp_path: Path) -> None:
+    for task in ("mood", "topic"):
+        foreign.adapter(tmp_path / "both" / task, base)
+        foreign.write_tokenizer(tmp_path / "both" / task, 24)
+    assert describe(tmp_path / "both").max_tokens == 24
+    foreign.write_tokenizer(tmp_path / "both" / "mood", 30)
+    with pytest.raises(BundleError, match="bring different tokenizers"):
+        describe(tmp_path / "both")
+
+
+def test_adapters_of_different_bases_are_not_put_on_one(base: Path, tmp_path: Path) -> None:
+    other = foreign.base(tmp_path / "other")
+    foreign.adapter(tmp_path / "both" / "mood", base)
+    foreign.adapter(tmp_path / "both" / "topic", other)
+    with pytest.raises(BundleError, match="different bases"):
+        describe(tmp_path / "both", base)
+
+
+def test_a_misspelt_folder_is_no_wish_for_a_model_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(BundleError, match="No model folder models/tickts"):
+        load("models/tickts")

@@ -13,7 +13,6 @@ from inference.bundle import Bundle, Task
 
 # A shape for each runtime beside its colour (page.css): colour alone says nothing to one person in twelve.
 MARKS = {"pytorch": "●", "onnx": "▲", "int8": "■"}
-REFERENCE = "pytorch"  # what the two others are compared with
 NOTABLE = 0.01  # a confidence that moved by this much is worth a mark
 
 INVITATION = '<p class="invitation">Type a text and press Enter, or pick an example.</p>'
@@ -37,13 +36,14 @@ def message(error: InferenceError) -> str:
 def verdict(name: str, task: Task, prediction: Prediction, threshold: float) -> str:
     """One task's best guess, its exact confidence and, in words, whether that is enough."""
     side = "Below" if prediction.uncertain else "At or above"
+    held = f"{side} the threshold {threshold:.3g}" if threshold else "This model has no threshold of its own"
     hint = "<br>It means: none of the other labels fits." if prediction.label == task.out_of_scope else ""
     return (
         f'<div class="verdict" role="status" data-task="{escape(name)}"><h3>{escape(name)}</h3>'
         f'<p class="guess"><b>{breakable(prediction.label)}</b> · '
         f'<span class="figure">{prediction.confidence:.4f}</span> '
         f"{UNCERTAIN if prediction.uncertain else ''}</p>"
-        f'<p class="small">{side} the threshold {threshold:.3g}{hint}</p></div>'
+        f'<p class="small">{held}{hint}</p></div>'
     )
 
 
@@ -53,7 +53,7 @@ def timing(backend: str, spent: Timing, truncated: bool, max_tokens: int) -> str
     bar = "".join(f'<i style="flex-grow:{ms:.4f}"></i>' for ms in parts.values())
     split = " · ".join(f"{name} {ms:.2f}" for name, ms in parts.items())
     return (
-        f'<div class="timing {backend}"><p>{title(backend)} answered every task in one pass: '
+        f'<div class="timing {backend}"><p>{title(backend)} answered: '
         f'<span class="figure">{spent.total_ms:.2f} ms</span> '
         f'<span class="small">({split}; one sample, so noisy)</span></p>'
         f'<div class="bar" aria-hidden="true">{bar}</div>{cut_note(max_tokens) if truncated else ""}</div>'
@@ -61,22 +61,23 @@ def timing(backend: str, spent: Timing, truncated: bool, max_tokens: int) -> str
 
 
 def side_by_side(bundle: Bundle, found: Mapping[str, Answer | InferenceError]) -> str:
-    """Three columns, one per runtime: label, confidence, milliseconds, and what differs from PyTorch.
+    """Three columns, one per runtime: label, confidence, milliseconds, and what differs from the reference.
 
     Args:
         found: per backend its answer to one text, or why it has none.
     """
     answers = {name: answer for name, answer in found.items() if isinstance(answer, Answer)}
-    reference = answers.get(REFERENCE)
+    first = bundle.backends[0]
+    reference = answers.get(first)
     rows = [
         "<thead><tr>"
-        + "".join(f'<th scope="col" class="{name}">{title(name)}{_role(name)}</th>' for name in found)
+        + "".join(f'<th scope="col" class="{name}">{title(name)}{_role(name, first)}</th>' for name in found)
         + "</tr></thead>"
     ]
     for task, spec in bundle.tasks.items():
         expected = reference.predictions[task][0] if reference else None
         cells = [
-            _cell(answer.predictions[task][0], expected if name != REFERENCE else None, name)
+            _cell(answer.predictions[task][0], expected if name != first else None, name, TITLES[first])
             if isinstance(answer, Answer)
             else "<td>no answer</td>"
             for name, answer in found.items()
@@ -85,16 +86,16 @@ def side_by_side(bundle: Bundle, found: Mapping[str, Answer | InferenceError]) -
     rows.append(_group("time of this answer", [_spent(answer) for answer in found.values()]))
     cut = any(answer.predictions[task][0].truncated for answer in answers.values() for task in bundle.tasks)
     return (
-        f'<div class="triptych">{_sentences(found)}{cut_note(bundle.max_tokens) if cut else ""}'
-        f"<table><caption>The same text on three runtimes</caption>{''.join(rows)}</table>"
-        f'<p class="small">Δ: what PyTorch\'s label gets here, less what PyTorch gave it. ◆ marks a Δ of {NOTABLE} or '
-        "more. The milliseconds are one sample each, taken one after the other: they are noisy, and only a "
-        "benchmark with many answers ranks the runtimes.</p></div>"
+        f'<div class="triptych">{_sentences(found, first)}{cut_note(bundle.max_tokens) if cut else ""}'
+        f"<table><caption>The same text on every runtime</caption>{''.join(rows)}</table>"
+        f'<p class="small">Δ: what the label of {TITLES[first]} gets here, less what {TITLES[first]} gave it. ◆ marks '
+        f"a Δ of {NOTABLE} or more. The milliseconds are one sample each, taken one after the other: they are noisy, "
+        "and only a benchmark with many answers ranks the runtimes.</p></div>"
     )
 
 
-def _role(backend: str) -> str:
-    return " <small>the reference</small>" if backend == REFERENCE else ""
+def _role(backend: str, reference: str) -> str:
+    return " <small>the reference</small>" if backend == reference else ""
 
 
 def _group(heading: str, cells: list[str]) -> str:
@@ -104,16 +105,16 @@ def _group(heading: str, cells: list[str]) -> str:
     )
 
 
-def _cell(prediction: Prediction, expected: Prediction | None, backend: str) -> str:
+def _cell(prediction: Prediction, expected: Prediction | None, backend: str, reference: str) -> str:
     notes = [UNCERTAIN] if prediction.uncertain else []
     changed = expected is not None and prediction.label != expected.label
     if expected is not None:
         delta = prediction.scores[expected.label] - expected.confidence
         notes.append(f'<span class="delta{" notable" if abs(delta) >= NOTABLE else ""}">{delta_text(delta)}</span>')
         if prediction.uncertain != expected.uncertain:
-            notes.append(_differs(f"PyTorch is {'certain' if prediction.uncertain else 'uncertain'}"))
+            notes.append(_differs(f"{reference} is {'certain' if prediction.uncertain else 'uncertain'}"))
         if changed:
-            notes.insert(0, _differs(f"PyTorch: {expected.label}"))
+            notes.insert(0, _differs(f"{reference}: {expected.label}"))
     return (
         f'<td class="{backend}{" changed" if changed else ""}"><b>{breakable(prediction.label)}</b> '
         f'<span class="figure">{prediction.confidence:.4f}</span>'
@@ -136,15 +137,15 @@ def _spent(answer: Answer | InferenceError) -> str:
     )
 
 
-def _sentences(found: Mapping[str, Answer | InferenceError]) -> str:
-    """What a person would say who had read the table: who differs from PyTorch, and by how much."""
-    reference = found.get(REFERENCE)
+def _sentences(found: Mapping[str, Answer | InferenceError], first: str) -> str:
+    """What a person would say who had read the table: who differs from the first, and by how much."""
+    reference, told = found.get(first), TITLES[first]
     if not isinstance(reference, Answer):
-        return '<p class="summary">PyTorch gave no answer, so there is nothing to compare the others with.</p>'
+        return f'<p class="summary">{told} gave no answer, so there is nothing to compare the others with.</p>'
     differing: list[str] = []
     largest, where = 0.0, ""
     for name, answer in found.items():
-        if name == REFERENCE or not isinstance(answer, Answer):
+        if name == first or not isinstance(answer, Answer):
             continue
         for task, (expected,) in reference.predictions.items():
             got = answer.predictions[task][0]
@@ -154,7 +155,7 @@ def _sentences(found: Mapping[str, Answer | InferenceError]) -> str:
                     f"<b>{breakable(got.label)}</b> instead of <b>{breakable(expected.label)}</b>."
                 )
             elif got.uncertain != expected.uncertain:
-                sure, unsure = (TITLES[name], "PyTorch") if expected.uncertain else ("PyTorch", TITLES[name])
+                sure, unsure = (TITLES[name], told) if expected.uncertain else (told, TITLES[name])
                 differing.append(f"{unsure} calls {escape(task)} Uncertain where {sure} does not.")
             delta = got.scores[expected.label] - expected.confidence
             if abs(delta) > abs(largest):
@@ -184,6 +185,11 @@ def strip(bundle: Bundle, sizes: Mapping[str, int]) -> str:
     return f'<p class="strip"><span>Model <b>{escape(bundle.name)}</b>: {tasks}</span>{held}</p>'
 
 
+def uncertain_below(task: Task) -> str:
+    """Which answers of a task are called uncertain, in words."""
+    return f"an answer below {task.threshold:.3g} is called Uncertain" if task.threshold else "no threshold of its own"
+
+
 def _made_of(bundle: Bundle) -> str:
     if bundle.base is None:
         return "a Hugging Face classifier"
@@ -198,7 +204,7 @@ def about(bundle: Bundle, sizes: Mapping[str, int], parity: Mapping[str, Any] | 
     items = [
         f"It is {_made_of(bundle)}, and reads the first {bundle.max_tokens} tokens of a text.",
         *(
-            f"{escape(name)}: {len(task.labels)} labels; an answer below {task.threshold:.3g} is called Uncertain."
+            f"{escape(name)}: {len(task.labels)} labels; {uncertain_below(task)}."
             for name, task in bundle.tasks.items()
         ),
         *(f"{title(name)}: {size / 1e6:.1f} MB{_contents(name)}." for name, size in sizes.items()),
@@ -206,10 +212,11 @@ def about(bundle: Bundle, sizes: Mapping[str, int], parity: Mapping[str, Any] | 
     if parity is None:
         items.append("How far the three agree was not measured.")
     texts, compared = (parity["texts"], parity["backends"]) if parity else (0, {})
+    first = TITLES[parity["reference"]] if parity else ""
     for name, found in compared.items():
         by_task = ", ".join(f"{escape(task)} {share(one['label_agreement'])}" for task, one in found["tasks"].items())
         items.append(
-            f"{title(name)} against PyTorch on {texts} texts, same label: {by_task}; all tasks together "
+            f"{title(name)} against {first} on {texts} texts, same label: {by_task}; all tasks together "
             f"{share(found['label_agreement'])}. The largest difference in any probability is "
             f"{small(found['max_abs_dp'])}. Between a text alone and the same text in a batch, "
             f"{found['batch_flips'] or 'no'} label{'' if found['batch_flips'] == 1 else 's'} changed."
@@ -218,7 +225,7 @@ def about(bundle: Bundle, sizes: Mapping[str, int], parity: Mapping[str, Any] | 
 
 
 def _contents(backend: str) -> str:
-    return " (base model, adapter and heads)" if backend == REFERENCE else " (one file)"
+    return " (all files that it reads)" if backend == "pytorch" else " (one file)"
 
 
 def title(backend: str) -> str:

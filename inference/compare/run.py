@@ -36,6 +36,16 @@ QUICK_ROWS = 500
 START, WARM_UP, CALL, SWEEP, ROW, SHAPE_ROUND = 14.0, 4.0, 0.035, 6.0, 0.022, 6.0
 
 
+def _showcase(bundle: Bundle) -> LabelledData:
+    try:
+        return read_data(SHOWCASE, bundle.tasks)
+    except InputError as error:
+        raise InputError(
+            f"The showcase has no labels for {bundle.name} ({', '.join(bundle.tasks)}). Give labelled rows of your "
+            "own: --data FILE.csv with the columns text and label."
+        ) from error
+
+
 def compare(
     model: str | Path,
     data: LabelledData | None = None,
@@ -83,7 +93,7 @@ def compare(
     say = progress or (lambda step, share: None)
     cache = cache or default_cache()
     if data is None:
-        data, keep_texts = read_data(SHOWCASE, bundle.tasks), True
+        data, keep_texts = _showcase(bundle), True
     # What set the INT8 ranges must not be what they are judged on.
     if data.sha256 in bundle.trained_on:
         raise InputError(f"{data.name} is the file that {bundle.name} was trained on. Give rows it has not seen.")

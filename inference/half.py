@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +12,8 @@ from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 from inference.errors import ExportError
 from inference.onnx_backend import Graph
 
+# It tells of every dimension that it cannot work out; what is asked of it are types.
+logging.getLogger("onnxruntime.tools.symbolic_shape_infer").setLevel(logging.ERROR)
 ENDS = ("SkipLayerNormalization", "LayerNormalization")  # the last operators of an encoder's layer
 # Sums over many values, and operators that have no float16.
 FLOATS = ("Softmax", "Range", "CumSum", "Min", "Max", "TopK")

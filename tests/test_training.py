@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,53 @@ def test_the_split_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
     assert read_task(folder, 0.2, seed=1) != read_task(folder, 0.2, seed=2)
 
 
+def test_rows_with_the_same_text_are_all_fitted_or_all_tuned_on(tmp_path: Path) -> None:
+    # every third text comes twice under its label, every seventh once more under the other one
+    rows = [(f"text {i}", "ab"[i % 2]) for i in range(60)]
+    rows += rows[::3] + [(text, "ba"["ab".index(label)]) for text, label in rows[::7]]
+    for seed in range(20):
+        data = read_task(write_task(tmp_path / str(seed), rows), tuning_share=0.2, seed=seed)
+        assert not set(data.fit.texts) & set(data.tuning.texts)
+        parts = (data.fit, data.tuning)
+        pairs = [(t, data.labels[i]) for part in parts for t, i in zip(part.texts, part.label_ids, strict=True)]
+        assert sorted(pairs) == sorted(rows)
+        for label_id, label in enumerate(data.labels):
+            expected = 0.2 * sum(row[1] == label for row in rows)
+            assert abs(data.tuning.label_ids.count(label_id) - expected) <= 2
+
+
+def test_a_text_that_is_more_than_the_share_is_tuned_on_only_if_there_is_no_other(tmp_path: Path) -> None:
+    rows = [("often", "a")] * 12 + [(f"once {i}", "a") for i in range(8)] + [("x", "b")] * 9 + [("y", "b")] * 4
+    data = read_task(write_task(tmp_path / "t", rows), tuning_share=0.2, seed=1)
+    tuned = [text for text, label_id in zip(data.tuning.texts, data.tuning.label_ids, strict=True) if label_id == 0]
+    assert len(tuned) == 4
+    assert "often" not in tuned
+    assert data.tuning.texts.count("y") == 4
+    assert data.fit.texts.count("x") == 9
+
+
+def test_texts_that_differ_are_split_as_models_that_are_out_were(tmp_path: Path) -> None:
+    rows = [(f"text {i}", "abc"[i % 3]) for i in range(90)]
+    data = read_task(write_task(tmp_path / "t", rows), tuning_share=0.1, seed=13)
+    shuffler = random.Random(13)
+    fit: list[str] = []
+    tuning: list[str] = []
+    for label in "abc":
+        texts = [text for text, given in rows if given == label]
+        shuffler.shuffle(texts)
+        tuning += texts[:3]
+        fit += texts[3:]
+    assert data.tuning.texts == tuning
+    assert data.fit.texts == fit
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("text\nhello\n", "lacks the column"),
         ("text,label\nhello,a\nbye,a\n", "has 1 label"),
         ("text,label\nhello,a\nbye,a\nhi,b\n", "label 'b' has one row"),
+        ("text,label\nhello,a\nbye,a\nhi,b\nhi,b\n", "label 'b' has .*one text over and over"),
         ("text,label\n ,a\n", "row 1: the text is empty"),
         ("text,label\n", "has no row with a label"),
     ],
@@ -79,7 +121,19 @@ def test_background_texts_come_from_other_tasks_and_are_only_fitted() -> None:
     with pytest.raises(InputError, match="topic=nothing is not in the data"):
         add_background(tasks, "topic", "nothing", 10, seed=1)
     with pytest.raises(InputError, match="the other tasks have 96"):
-        add_background(tasks, "topic", "other", 1000, seed=1)
+        add_background(tiny_data(), "topic", "other", 1000, seed=1)
+
+
+def test_background_texts_are_none_that_the_task_has_itself() -> None:
+    own = {"fit": ["one", "two"], "tuning": ["three", "four"], "validation": ["five", "six"]}
+    topic = TaskData(("food", "other"), *(Rows(texts, [0, 1]) for texts in own.values()))
+    theirs = Rows(["one", "three", "five", "seven", "eight"], [0, 1, 0, 1, 0])
+    tasks = {"topic": topic, "mood": TaskData(("down", "up"), theirs, Rows(["nine", "ten"], [0, 1]))}
+    with pytest.raises(InputError, match="3 background texts are asked for; the other tasks have 2 that 'topic' has"):
+        add_background(tasks, "topic", "other", 3, seed=1)
+    add_background(tasks, "topic", "other", 2, seed=1)
+    assert sorted(topic.fit.texts) == ["eight", "one", "seven", "two"]
+    assert topic.tuning.texts == ["three", "four"]
 
 
 def test_class_weights_favour_rare_labels_and_average_to_one() -> None:
@@ -133,6 +187,8 @@ def test_a_plan_shows_every_row_once_an_epoch_and_mixes_the_tasks() -> None:
 def test_half_an_epoch_is_half_the_rows() -> None:
     plan = plan_batches({"a": [3] * 40}, {"a": 0.5}, batch_size=8, seed=1)
     assert len({row for _, rows in plan for row in rows}) == 20
+    with pytest.raises(InputError, match=r"0.001 epochs of the 40 rows of 'a' are none"):
+        plan_batches({"a": [3] * 40}, {"a": 0.001}, batch_size=8, seed=1)
 
 
 @pytest.mark.parametrize("early_stopping", [0, 2])
@@ -156,7 +212,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(
         learning_rate=2e-2,
         early_stopping=early_stopping,
     )
-    monkeypatch.setattr(loop, "CHECKPOINT_STEPS", 5)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)  # after each step
 
     histories: dict[str, Any] = {}
 
@@ -189,6 +245,58 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(
     network = loop.new_network(tmp_path / "base", data, other)
     loop.train(network, tokenizer, data, other, tmp_path / "cut")
     assert any(not torch.equal(whole[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("within", ["a step", "an evaluation", "an update of the weights"])
+def test_ctrl_c_loses_no_step_of_a_run_too_short_for_a_checkpoint(
+    within: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from tokenizers import Tokenizer
+
+    from training import loop
+
+    tiny_base(tmp_path / "base")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "base" / "tokenizer.json"))
+    data = tiny_data()
+    settings = loop.Settings(
+        epochs=dict.fromkeys(data, 2.0), rank=4, batch_size=16, max_tokens=16, precision="fp32", early_stopping=9
+    )
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", math.inf)
+
+    def train(checkpoint: str) -> tuple[dict[str, torch.Tensor], loop.History]:
+        network = loop.new_network(tmp_path / "base", data, settings)
+        history = loop.train(network, tokenizer, data, settings, tmp_path / checkpoint)
+        return network.state_dict(), history
+
+    whole, history = train("whole")
+    assert history.steps == 24
+    assert not (tmp_path / "whole").exists()
+    owner, name, calls = {
+        "a step": (loop.nn.utils, "clip_grad_norm_", 8),
+        "an evaluation": (loop, "metrics", 2),
+        "an update of the weights": (torch.optim.AdamW, "step", 8),
+    }[within]
+    real = getattr(owner, name)
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls -= 1
+        if calls == 0:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train("cut")
+    # weights of which only some are updated are not gone on from
+    assert (tmp_path / "cut").exists() == (within != "an update of the weights")
+    if (tmp_path / "cut").exists():
+        assert json.loads((tmp_path / "cut" / "run.json").read_text())["step"] == (7 if within == "a step" else 12)
+    resumed, again = train("cut")
+    assert again == history
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
 def test_a_threshold_is_the_highest_that_still_answers_97_percent_of_the_tuning_rows(tiny: Tiny) -> None:

@@ -161,6 +161,26 @@ def test_the_figures_of_a_report_are_those_of_scikit_learn(tiny: Tiny) -> None:
         assert "There are no validation rows" in told
 
 
+def test_drift_is_told_by_the_probability_that_moves_most_in_each_text(tiny: Tiny) -> None:
+    from conftest import tiny_data
+
+    from inference.parity import score_rows
+    from training.report import drift
+
+    data = {"topic": tiny_data()["topic"]}
+    rows = data["topic"].tuning
+    classifier = load(tiny.folder, base=tiny.base)
+    four_bit = score_rows(classifier.predict(rows.texts, "topic"))
+    four_bit[:, 0] += 0.01  # of three labels; a mean over all of them would be a third of it
+    four_bit[0] = np.roll(four_bit[0], 1)
+    served = score_rows(classifier.predict(rows.texts, "topic"))
+    moved = np.abs(served - four_bit).max(axis=1)
+    found = drift(classifier, data, {"topic": four_bit})["topic"]
+    assert found["labels_that_differ"] == 1
+    assert found["max_difference"] == pytest.approx(moved[0], abs=1e-4)
+    assert found["mean_difference"] == pytest.approx((moved[0] + 0.01 * (len(moved) - 1)) / len(moved), abs=1e-4)
+
+
 def test_a_report_on_many_labels_shows_the_weakest() -> None:
     per_label = {f"label {i}": {"precision": 0.5, "recall": 0.5, "f1": i / 100, "rows": 3} for i in range(50)}
     report = {
@@ -203,6 +223,11 @@ def test_several_tasks_of_one_file_are_trained_stopped_early_and_measured_togeth
     [
         (("--epochs", "x=1"), "must name each task once: label"),
         (("--epochs", "many"), "neither a number nor"),
+        (("--epochs", "0"), "--epochs 0 must be above 0"),
+        (("--epochs", "-1"), "--epochs -1 must be above 0"),
+        (("--epochs", "label=nan"), "--epochs label=nan must be above 0"),
+        (("--epochs", "0.001"), "0.001 epochs of the 58 rows of 'label' are none"),
+        (("--tuning-share", "-1"), "--tuning-share -1 must be 0 or more"),
         (("--class-weights", "heavy"), "must be none, balanced, or a power from 0 to 2"),
         (("--label-smoothing", "1"), "at least 0 and below 1"),
         (("--early-stopping", "-1"), "0, for never, or more"),
@@ -222,6 +247,11 @@ def test_a_folder_with_other_things_is_not_written_into(train, tmp_path, capsys)
     assert train("--data", str(write_rows(tmp_path / "rows.csv"))) == 2
     assert "holds something else than a model" in capsys.readouterr().err
     assert (tmp_path / "model" / "encoder").is_dir()
+
+
+def test_a_folder_with_half_a_first_checkpoint_is_trained_into(train, tmp_path) -> None:
+    (tmp_path / "model" / ".checkpoint.new").mkdir(parents=True)
+    assert train("--data", str(write_rows(tmp_path / "rows.csv")), "--epochs", "1") == 0
 
 
 def test_few_rows_get_small_batches_and_enough_updates_and_many_get_few_passes() -> None:

@@ -176,6 +176,43 @@ def test_a_cell_that_is_no_label_is_named(tmp_path: Path) -> None:
         read(tmp_path / "a.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("up\ndown", r"row 2, column 'label': label 'up\\ndown' has line breaks"),
+        (
+            "x" * 201,
+            "row 2, column 'label': every label must have a name of its own, of 1 to 200 char.*--label-columns",
+        ),
+    ],
+)
+def test_a_label_that_no_model_could_be_loaded_with_is_refused_with_its_row(
+    label: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": "x", "label": name}) + "\n" for name in ("a", label)))
+    with pytest.raises(InputError, match=f"a.jsonl, {message}"):
+        read(path)
+
+
+def test_a_numbered_label_with_an_empty_name_is_refused(tmp_path: Path) -> None:
+    note = {"huggingface": json.dumps({"info": {"features": {"label": {"names": ["up", ""]}}}})}
+    table = pa.table({"text": TEXTS, "label": [i % 2 for i in range(40)]})
+    pyarrow.parquet.write_table(table.replace_schema_metadata(note), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="row 2, column 'label': every label must have a name"):
+        read(tmp_path / "a.parquet")
+
+
+def test_a_rare_label_keeps_two_texts_to_train_on(tmp_path: Path) -> None:
+    texts = [*TEXTS[:36], "same", "same", "same", "another"]
+    labels: list[str | None] = ["common"] * 36 + ["rare"] * 4
+    source = read(write(tmp_path / "a.csv", texts, label=labels), validation_share=0.9)["label"]
+    assert {t for t, label in zip(source.train.texts, source.train.labels, strict=True) if label == "rare"} == {
+        "same",
+        "another",
+    }
+
+
 def test_a_validation_label_that_no_training_row_has_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "train.csv")
     write(tmp_path / "validation.csv", ["x", "y"], label=["up", "upp"])

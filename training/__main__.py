@@ -112,7 +112,7 @@ def settings_of(args: argparse.Namespace, rows: Mapping[str, int]) -> Settings:
         name: float(max(LEAST_EPOCHS, math.ceil(LEAST_UPDATES * batch_size / count))) for name, count in rows.items()
     }
     return Settings(
-        epochs=epochs if args.epochs is None else _per_task(args.epochs, list(rows)),
+        epochs=epochs if args.epochs is None else _per_task("--epochs", args.epochs, list(rows), above_zero=True),
         seed=args.seed,
         rank=args.rank,
         batch_size=batch_size,
@@ -163,7 +163,7 @@ def run(args: argparse.Namespace) -> None:
         check_name(args.out.resolve().name, "--out")
     except ValueError as error:
         raise InputError(str(error)) from None
-    shares = _per_task(args.tuning_share, list(sources))
+    shares = _per_task("--tuning-share", args.tuning_share, list(sources))
     tasks = {name: split(source, shares[name], args.seed) for name, source in sources.items()}
     if args.out_of_scope and "=" not in args.out_of_scope:
         raise InputError(f"--out-of-scope {args.out_of_scope} must be TASK=LABEL.")
@@ -233,7 +233,7 @@ def _check_out(out: Path) -> None:
     """Refuse a folder that holds something else than a model of ours, or the beginnings of one."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file. Name a folder.")
-    ours = any((out / name).exists() for name in ("bundle.json", ".checkpoint"))
+    ours = any((out / name).exists() for name in ("bundle.json", ".checkpoint", ".checkpoint.new"))
     if out.is_dir() and any(out.iterdir()) and not ours:
         raise InputError(f"--out {out} holds something else than a model. Name a new folder.")
 
@@ -270,7 +270,7 @@ def _power(given: str) -> float:
     return power
 
 
-def _per_task(value: str, names: list[str]) -> dict[str, float]:
+def _per_task(option: str, value: str, names: list[str], *, above_zero: bool = False) -> dict[str, float]:
     """ "3" or "a=3,b=5" as a number for each task."""
     try:
         given = (
@@ -280,8 +280,10 @@ def _per_task(value: str, names: list[str]) -> dict[str, float]:
         )
     except ValueError:
         raise InputError(f"{value!r} is neither a number nor task=number,…") from None
-    if not all(math.isfinite(number) and number >= 0 for number in given.values()):
-        raise InputError(f"{value!r} holds a number that is none to count with.")
+    if not all(math.isfinite(number) and number >= 0 for number in given.values()) or (
+        above_zero and 0 in given.values()
+    ):
+        raise InputError(f"{option} {value} must be {'above 0' if above_zero else '0 or more'} for every task.")
     if set(given) != set(names):
         raise InputError(f"{value!r} must name each task once: {', '.join(names)}.")
     return given

@@ -37,31 +37,52 @@ class TaskData:
 def split(source: Source, tuning_share: float, seed: int) -> TaskData:
     """The rows of a task, its training rows split by label into a part to fit and a part to tune on.
 
+    Rows with the same text stay on the same side, whatever their labels, and every label keeps one to fit.
+
     Raises:
-        InputError: fewer than two labels, a label with a single row, or one that only validation rows have.
+        InputError: fewer than two labels, a label with a single text, or one that only validation rows have.
     """
     by_label: dict[str, list[str]] = {}
+    labels_of: dict[str, set[str]] = {}
     for text, label in zip(source.train.texts, source.train.labels, strict=True):
         by_label.setdefault(label, []).append(text)
+        labels_of.setdefault(text, set()).add(label)
     if len(by_label) < 2:
         raise InputError(f"{source.place} has {len(by_label)} label(s): {sorted(by_label)}. Two are needed.")
     labels = tuple(label for label in source.order if label in by_label) or tuple(sorted(by_label))
     shuffler = random.Random(seed)
     fit, tuning = Rows([], []), Rows([], [])
+    left = {label: len(set(texts)) for label, texts in by_label.items()}
+    seen: set[str] = set()  # texts whose side a label before this one has settled
+    held: set[str] = set()
     for label_id, label in enumerate(labels):
         texts = by_label[label]
-        if len(texts) < 2:
+        if len(set(texts)) < 2:
             raise InputError(
-                f"{source.place}: label {label!r} has one row; two are the least. "
+                f"{source.place}: label {label!r} has one row, or one text over and over; two texts are the least. "
                 "Add rows, or mend the label if it is misspelt."
             )
-        shuffler.shuffle(texts)
         held_out = max(1, round(len(texts) * tuning_share))
-        for part, chosen in ((tuning, texts[:held_out]), (fit, texts[held_out:])):
-            part.texts.extend(chosen)
-            part.label_ids.extend([label_id] * len(chosen))
         if len(texts) == held_out:
             raise InputError(f"A tuning share of {tuning_share:g} leaves no row of {label!r} to fit. Lower it.")
+        shuffler.shuffle(texts)
+        copies = Counter(texts)  # in the order drawn
+        wanted = held_out - sum(count for text, count in copies.items() if text in held)
+        free = [text for text in copies if text not in seen and all(left[other] > 1 for other in labels_of[text])]
+        if wanted == held_out and free and min(copies[text] for text in free) > wanted:
+            wanted = min(copies[text] for text in free)  # no text is rare enough for the share: the rarest is
+        for text in free:
+            # looked at again: another text may have been the last but one of a label
+            if copies[text] <= wanted and all(left[other] > 1 for other in labels_of[text]):
+                wanted -= copies[text]
+                held.add(text)
+                for other in labels_of[text]:
+                    left[other] -= 1
+        seen.update(copies)
+        for text in texts:
+            part = tuning if text in held else fit
+            part.texts.append(text)
+            part.label_ids.append(label_id)
     return TaskData(labels, fit, tuning, _with_ids(source.validation, labels, source.place))
 
 
@@ -83,13 +104,19 @@ def add_background(tasks: dict[str, TaskData], task: str, label: str, count: int
 
     Outlier exposure (Hendrycks et al. 2019): a classifier that has seen texts from elsewhere under
     "none of these" stops forcing them into a class. Only `fit` grows; `tuning` keeps the task's own rows.
+    Texts that the task itself has, in any part, are left out: they have a label already, or are to be judged on.
     """
     if task not in tasks or label not in tasks[task].labels:
         raise InputError(f"The out-of-scope label {task}={label} is not in the data.")
-    others = [text for name, data in tasks.items() if name != task for text in data.fit.texts]
-    if count > len(others):
-        raise InputError(f"{count} background texts are asked for; the other tasks have {len(others)}.")
     rows = tasks[task].fit
+    parts = (rows, tasks[task].tuning, tasks[task].validation)
+    own = {text for part in parts if part for text in part.texts}
+    others = [text for name, data in tasks.items() if name != task for text in data.fit.texts if text not in own]
+    if count > len(others):
+        raise InputError(
+            f"{count} background texts are asked for; the other tasks have {len(others)} that {task!r} has not. "
+            "Ask for fewer."
+        )
     rows.texts.extend(random.Random(seed).sample(others, count))
     rows.label_ids.extend([tasks[task].labels.index(label)] * count)
 
@@ -112,6 +139,9 @@ def plan_batches(
 
     A batch holds one task and rows of similar length. Tasks are spread evenly over the run, so that
     none is learnt first and forgotten. The run can be resumed at any step because nothing is drawn later.
+
+    Raises:
+        InputError: a task is to be trained on none of its rows.
     """
     shuffler = random.Random(seed)
     placed: list[tuple[float, str, list[int]]] = []
@@ -130,6 +160,8 @@ def plan_batches(
                 epoch.extend(rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
             shuffler.shuffle(epoch)
             batches.extend(epoch)
+        if not batches:
+            raise InputError(f"{epochs[task]:g} epochs of the {len(sizes)} rows of {task!r} are none. Ask for more.")
         placed.extend(((i + shuffler.random()) / len(batches), task, rows) for i, rows in enumerate(batches))
     placed.sort(key=lambda item: item[0])
     return [(task, rows) for _, task, rows in placed]

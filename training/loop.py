@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from inference.network import Network, load_encoder, quiet_peft
 from training.data import Rows, TaskData, class_weights, plan_batches
 from training.qlora import quantise
 
-CHECKPOINT_STEPS = 500
+CHECKPOINT_SECONDS = 60  # between checkpoints: what a run that is killed may lose
 METHODS = ("lora", "full", "heads", "qlora")
 ADAPTED = ("lora", "qlora")  # an adapter is trained; else the whole encoder or nothing of it
 
@@ -125,7 +126,10 @@ def train(
         network: fresh from `new_network` with the same settings.
         tokenizer: without padding; truncation is set here.
         tasks: their `fit` rows are trained on; the `tuning` rows are looked at for early stopping only.
-        checkpoint: a folder for the state of the run, replaced every `CHECKPOINT_STEPS` steps.
+        checkpoint: a folder for the state of the run, replaced every `CHECKPOINT_SECONDS` and on Ctrl-C.
+
+    Raises:
+        InputError: a task is to be trained on none of its rows.
     """
     tokenizer.no_padding()
     tokenizer.enable_truncation(settings.max_tokens)
@@ -154,42 +158,55 @@ def train(
     order = list(network.heads)
     network.train()
     running = dict.fromkeys(tasks, 0.0)
-    with tqdm(total=len(plan), initial=start, unit="step", smoothing=0.05, mininterval=5) as bar:
-        for step in range(start, len(plan)):
-            task, rows = plan[step]
-            torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout as in an uninterrupted run
-            scale = min((step + 1) / warmup, (len(plan) - step) / max(1, len(plan) - warmup))
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * scale
-            feed = {name: torch.from_numpy(array) for name, array in pad([ids[task][row] for row in rows]).items()}
-            target = torch.tensor([tasks[task].fit.label_ids[row] for row in rows])
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
-                pooled = network.pooled(**feed)
-            logits = network.heads[task](pooled)
-            loss = losses[task](logits, target)
-            loss.backward()
-            nn.utils.clip_grad_norm_(trainable, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            running[task] += 0.02 * (loss.item() - running[task]) if running[task] else loss.item()
-            bar.update()
-            if step % 20 == 0:
-                bar.set_postfix({name: f"{running[name]:.3f}" for name in order}, refresh=False)
-            if patience and ((step + 1) % every == 0 or step + 1 == len(plan)):
-                scores.append(_tuning_score(network, tokenizer, tasks))
-                if scores[-1] > max(scores[:-1], default=-1.0):
-                    best = [p.detach().clone() for p in trainable]
-                if len(scores) - 1 - int(np.argmax(scores)) >= patience:
+    done, saved = start, time.monotonic()
+    settled = True  # the weights are those after `done` steps, so that they can be gone on from
+    try:
+        with tqdm(total=len(plan), initial=start, unit="step", smoothing=0.05, mininterval=5) as bar:
+            while True:
+                due = done // every + (done == len(plan) and done % every > 0)
+                if patience and len(scores) < due:
+                    score = _tuning_score(network, tokenizer, tasks)
+                    if score > max(scores, default=-1.0):
+                        best = [p.detach().clone() for p in trainable]
+                    scores.append(score)
+                    network.train()
+                if done == len(plan) or (scores and len(scores) - 1 - int(np.argmax(scores)) >= patience):
                     break
-                network.train()
-            if (step + 1) % CHECKPOINT_STEPS == 0:
-                _save(checkpoint, step + 1, run, trainable, optimizer, scores, best)
+                if done > start and time.monotonic() - saved >= CHECKPOINT_SECONDS:
+                    _save(checkpoint, done, run, trainable, optimizer, scores, best)
+                    saved = time.monotonic()
+                task, rows = plan[done]
+                torch.manual_seed(settings.seed * 1_000_003 + done)  # dropout as in an uninterrupted run
+                scale = min((done + 1) / warmup, (len(plan) - done) / max(1, len(plan) - warmup))
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["lr"] = peak * scale
+                feed = {name: torch.from_numpy(array) for name, array in pad([ids[task][row] for row in rows]).items()}
+                target = torch.tensor([tasks[task].fit.label_ids[row] for row in rows])
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
+                    pooled = network.pooled(**feed)
+                logits = network.heads[task](pooled)
+                loss = losses[task](logits, target)
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(trainable, 1.0)
+                settled = False
+                optimizer.step()
+                done += 1
+                settled = True
+                running[task] += 0.02 * (loss.item() - running[task]) if running[task] else loss.item()
+                bar.update()
+                if done % 20 == 1:
+                    bar.set_postfix({name: f"{running[name]:.3f}" for name in order}, refresh=False)
+    except KeyboardInterrupt:
+        if done and settled:
+            _save(checkpoint, done, run, trainable, optimizer, scores, best)
+        raise
     if best:
         with torch.no_grad():
             for p, value in zip(trainable, best, strict=True):
                 p.copy_(value)
     network.eval()
-    return History(step + 1 if plan[start:] else start, len(plan), scores)
+    return History(done, len(plan), scores)
 
 
 def answer(network: Network, tokenizer: Tokenizer, task: str, texts: Sequence[str]) -> NDArray[np.float64]:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from inference.classifier import Classifier
 from inference.compare.stats import share
 from inference.evaluate import metrics
+from inference.parity import Matrix, compare, score_rows
 from training.data import TaskData
 
 CONFUSIONS = 5
@@ -65,9 +65,11 @@ def validate(classifier: Classifier, tasks: Mapping[str, TaskData]) -> Report:
 
 
 def drift(
-    classifier: Classifier, tasks: Mapping[str, TaskData], four_bit: Mapping[str, NDArray[np.floating]]
+    classifier: Classifier, tasks: Mapping[str, TaskData], four_bit: Mapping[str, Matrix]
 ) -> dict[str, dict[str, Any]]:
     """Task -> how far answers move between the 4-bit base that was trained on and the full-precision base served.
+
+    `max_difference` and `mean_difference` are what `inference.parity.compare` calls max_abs_dp and mean_abs_dp.
 
     Args:
         four_bit: task -> probabilities on the 4-bit base, of the rows that `validate` takes, (rows, labels).
@@ -75,15 +77,14 @@ def drift(
     found = {}
     for name, data in tasks.items():
         rows = data.validation or data.tuning
-        labels = classifier.tasks[name].labels
-        served = np.array([[p.scores[label] for label in labels] for p in classifier.predict(rows.texts, name)])
-        moved = np.abs(served - four_bit[name])
+        served = score_rows(classifier.predict(rows.texts, name))
+        moved = compare({name: four_bit[name]}, {name: served})[name]
         true = np.array(rows.label_ids)
         found[name] = {
             "rows": len(true),
-            "labels_that_differ": int((served.argmax(1) != four_bit[name].argmax(1)).sum()),
-            "max_difference": round(float(moved.max()), 4),
-            "mean_difference": round(float(moved.mean()), 4),
+            "labels_that_differ": round((1 - moved["label_agreement"]) * len(true)),
+            "max_difference": round(moved["max_abs_dp"], 4),
+            "mean_difference": round(moved["mean_abs_dp"], 4),
             "accuracy_4_bit": round(float((four_bit[name].argmax(1) == true).mean()), 4),
             "accuracy_served": round(float((served.argmax(1) == true).mean()), 4),
         }
@@ -116,9 +117,9 @@ def markdown(report: Report, drifts: Mapping[str, Mapping[str, Any]] | None = No
             one = drifts[name]
             parts.append(
                 f"Trained on the base in 4 bits, served on it in full precision: {one['labels_that_differ']} of "
-                f"{one['rows']:,} labels differ, a probability by {one['max_difference']:.3f} at most and by "
-                f"{one['mean_difference']:.4f} on average; accuracy {one['accuracy_4_bit']:.4f} in 4 bits, "
-                f"{one['accuracy_served']:.4f} as served."
+                f"{one['rows']:,} labels differ, the largest change of a probability in a text is "
+                f"{one['max_difference']:.3f} at most and {one['mean_difference']:.4f} on average; accuracy "
+                f"{one['accuracy_4_bit']:.4f} in 4 bits, {one['accuracy_served']:.4f} as served."
             )
     return "\n\n".join(parts)
 

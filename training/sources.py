@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference.bundle import check_name
+from inference.bundle import check_labels, check_name
 from inference.classifier import check_texts
-from inference.compare import rows as compared
+from inference.compare.rows import from_hub
 from inference.errors import InputError
 from inference.evaluate import LabelledRows
 from inference.tables import FORMATS, read_table
@@ -162,7 +162,7 @@ def _part(folder: Path, name: str) -> Path | None:
 
 
 def _read(source: str) -> _File:
-    path = compared._from_hub(source) if source.startswith("hf://") else Path(source)
+    path = from_hub(source) if source.startswith("hf://") else Path(source)
     if not path.is_file():
         raise InputError(f"No file {path}. A CSV, JSONL or Parquet file with texts and labels is wanted.")
     content = path.read_bytes()
@@ -243,19 +243,30 @@ def _label(file: _File, column: str, row: int) -> str:
         )
     names = file.names.get(column)
     if names is None or isinstance(cell, str):
-        return str(cell).strip()
-    if cell == -1:  # how data sets mark a row whose label is kept secret
+        label = str(cell).strip()
+        if not label:
+            return ""
+    elif cell == -1:  # how data sets mark a row whose label is kept secret
         return ""
-    if not 0 <= cell < len(names):
+    elif not 0 <= cell < len(names):
         raise InputError(f"{file.name}, row {row + 1}, column {column!r}: there is no label number {cell}.")
-    return str(names[cell])
+    else:
+        label = names[cell]
+    try:
+        check_labels((label,))
+    except ValueError as error:  # no model folder with such a label could be read
+        raise InputError(
+            f"{file.name}, row {row + 1}, column {column!r}: {error} Mend it, or name another column with "
+            "--label-columns."
+        ) from None
+    return label
 
 
 def _hold_out(rows: Sequence[_Row], share: float, seed: int) -> tuple[list[_Row], list[_Row]]:
     """The rows to train on and about `share` of them to report on, in file order.
 
     Drawn in proportion to the labels. Rows with the same text stay on the same side, and no label is
-    left with fewer than two rows to train on.
+    left with fewer than two texts to train on.
     """
     same: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
@@ -263,14 +274,14 @@ def _hold_out(rows: Sequence[_Row], share: float, seed: int) -> tuple[list[_Row]
     groups = list(same.values())
     random.Random(seed).shuffle(groups)
     groups.sort(key=lambda group: sorted(rows[group[0]].labels.items()))
-    left = Counter(pair for row in rows for pair in row.labels.items())
+    pairs = [{pair for row in group for pair in rows[row].labels.items()} for group in groups]
+    left = Counter(pair for of_group in pairs for pair in of_group)
     held: set[int] = set()
     for i, group in enumerate(groups):
         if int((i + 1) * share) == int(i * share):  # every so many rows of the sorted ones: in proportion
             continue
-        pairs = Counter(pair for row in group for pair in rows[row].labels.items())
-        if all(left[pair] - count >= 2 for pair, count in pairs.items()):
-            left -= pairs
+        if all(left[pair] > 2 for pair in pairs[i]):
+            left.subtract(pairs[i])
             held.update(group)
     return [row for i, row in enumerate(rows) if i not in held], [rows[i] for i in sorted(held)]
 

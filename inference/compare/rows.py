@@ -132,7 +132,7 @@ def read_data(
             empty, or there are fewer than `LEAST_ROWS` rows.
     """
     if str(source).startswith("hf://"):
-        path = _from_hub(str(source))
+        path = from_hub(str(source))
     else:
         path = Path(source)
         if not path.is_file():
@@ -239,7 +239,7 @@ def _label_ids(name: str, column: str, cells: Sequence[Any], key: str, task: Tas
     return [positions[label] if label else -1 for label in given]
 
 
-def _from_hub(address: str) -> Path:
+def from_hub(address: str) -> Path:
     """The local copy of a file of a data set, fetched if need be: hf://datasets/OWNER/NAME[@REVISION]/PATH."""
     parts = address.removeprefix(HUB).split("/", 2)
     if not address.startswith(HUB) or len(parts) < 3 or not all(parts):

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dashboard.charts.words import digits, many, mb, ms, names, percent, points, times
-from inference.backends import TITLES
+from inference.backends import TITLES, runtime
 from inference.compare.benchmark import BATCH_SIZES, SLOW, STEAL_LIMIT
 from inference.compare.results import PERCENTILES, noise_is_assumed
 from inference.compare.stats import RESAMPLES, rows_to_settle, samples_wanted
+from inference.compare.summary import base_in_words
 from inference.compare.verdict import INCONCLUSIVE, Limits, accuracy_decision
 
 Facts = list[tuple[str, str]]
@@ -258,12 +259,14 @@ def _size(receipt: Mapping[str, Any]) -> Section:
         )
         for name, one in figures["size"].items()
     ]
+    on_torch = any(runtime(name) == "pytorch" for name in receipt["settings"]["backends"])
+    more = "; for PyTorch the base model and what was trained on it" if on_torch and receipt["model"]["base"] else ""
     return Section(
         "Size and memory",
         [
-            "The model is every file that answering needs: weights, tokenizer, description; for PyTorch the base model "
-            "and the adapter. 1 MB is 1,000,000 bytes. Libraries are what is installed for it: the runtime and all "
-            "that it requires, as they lie on this disk. An image of a container can be smaller or larger.",
+            f"The model is every file that answering needs: weights, tokenizer, description{more}. 1 MB is 1,000,000 "
+            "bytes. Libraries are what is installed for it: the runtime and all that it requires, as they lie on this "
+            "disk. An image of a container can be smaller or larger.",
             "Memory is that of the answering process, Python included, after its texts were answered one by one and in "
             "batches: what it holds then, and the most it held. Medians over the starts.",
         ],
@@ -359,9 +362,8 @@ def _hashes(receipt: Mapping[str, Any]) -> Section:
     return Section(
         "Hashes",
         [
-            f"The model is {model['name']}, on {model['base']['hub_id']} at revision {model['base']['revision']}. The "
-            "figures hold for files with these SHA-256 and no others. The receipt's own checksum finds damage; it "
-            "is no signature."
+            f"The model is {model['name']}, {base_in_words(model)}. The figures hold for files with these SHA-256 and "
+            "no others. The receipt's own checksum finds damage; it is no signature."
         ],
         [("receipt", receipt["checksum"]), (f"rows: {data['name']}", data["sha256"]), *facts],
     )

@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from inference.assets import ASSETS, DEMO_MODEL
+from inference.backends import TITLES
 from inference.bundle import Bundle
 from inference.errors import BundleError, InferenceError, InputError, MissingDependencyError
+from inference.files import inside
 from inference.formats import describe
 
 ROOT = ASSETS.parent
@@ -57,21 +59,27 @@ _REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
-def stage(out: str | Path, kind: str = "gradio", model: str | Path = DEMO_MODEL) -> list[str]:
+def stage(
+    out: str | Path, kind: str = "gradio", model: str | Path = DEMO_MODEL, base: str | Path | None = None
+) -> list[str]:
     """Copy what a Space of this kind needs into `out`; returns the files by their paths in it, sorted.
+
+    Args:
+        base: where the model's base lies here. The Space looks for it in the model's folder, else by its Hub id.
 
     Raises:
         InputError: there is no such kind, or `out` holds what no staging put there.
-        BundleError: the model is none, is damaged, or a link in it leads out of its folder.
+        BundleError: the model is none, is damaged, or a link in it leads out of its folder; or its base is where the
+            Space cannot reach it.
     """
     if kind not in KINDS:
         raise InputError(f"Unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
-    out, bundle = Path(out), describe(model)
+    out, bundle = Path(out), describe(model, base)
     sources = {str(path.relative_to(ROOT)): path for pattern in FILES[kind] for path in ROOT.glob(pattern)}
     if bundle.folder.resolve() == DEMO_MODEL and kind == "docker":
         sources |= {str(path.relative_to(ROOT)): path for path in ROOT.glob(RECEIPTS)}
     place = DEMO_MODEL.relative_to(ROOT)
-    sources |= {str(place / name): path for name, path in _model_files(bundle).items()}
+    sources |= {str(place / name): path for name, path in _model_files(bundle, base).items()}
     if kind == "docker":
         sources |= {name: ROOT / "deploy" / name for name in ("Dockerfile", ".dockerignore")}
     written = {
@@ -155,7 +163,7 @@ def run(args: argparse.Namespace) -> None:
     token = (args.token or os.environ.get("HF_TOKEN") or "").strip()
     if args.to and not token:
         raise InputError("--to needs a token with write access. Set HF_TOKEN, or give --token.")
-    files = stage(args.out, args.kind, args.model)
+    files = stage(args.out, args.kind, args.model, args.base)
     size = sum((args.out / name).stat().st_size for name in files)
     if not args.json:
         print(f"{len(files)} files, {size / 1e6:.1f} MB, in {args.out}. Starting it from there …", flush=True)
@@ -170,16 +178,31 @@ def run(args: argparse.Namespace) -> None:
 # --- What is staged
 
 
-def _model_files(bundle: Bundle) -> dict[str, Path]:
-    """The files of a model by name: those its digests cover, and what is written about it."""
+def _model_files(bundle: Bundle, base: str | Path | None) -> dict[str, Path]:
+    """The files of a model by name: those its digests cover, a base in its folder, and what is written about it."""
     bundle.verify()
     about = [name for name in ("README.md", "figures.json") if (bundle.folder / name).exists()]
     described = ["bundle.json"] if bundle.format == "bundle" else []
-    found = {name: bundle.folder / name for name in [*described, *bundle.files, *about]}
-    for path in found.values():
-        if not path.resolve().is_relative_to(bundle.folder.resolve()):
-            raise BundleError(f"{path} is a link out of the model's folder. Put the file itself there.")
-    return found
+    names = [*described, *bundle.files, *_base_files(bundle, base), *about]
+    return {name: inside(bundle.folder, name) for name in names}
+
+
+def _base_files(bundle: Bundle, given: str | Path | None) -> list[str]:
+    """Names of the base's files where it lies in the model's folder; none where the Space can fetch it."""
+    if bundle.base is None:
+        return []
+    home, folder = bundle.base.folder, bundle.folder.resolve()
+    if home is not None and home.resolve().is_relative_to(folder):
+        bundle.base_folder()
+        return [(home.resolve().relative_to(folder) / name).as_posix() for name in bundle.base.files]
+    if bundle.base.hub_id is None:
+        raise BundleError(
+            f"The base of {bundle.folder} has no Hub id and lies outside of the model's folder, where no Space reaches "
+            "it. Put it into the model's folder, or on the Hub, and let the adapter name it so."
+        )
+    if given is not None:
+        bundle.base_folder(given)  # of the bytes that the Space will fetch, where they are pinned
+    return []
 
 
 def _card(bundle: Bundle, kind: str) -> str:
@@ -198,17 +221,15 @@ def _card(bundle: Bundle, kind: str) -> str:
         data["title"] = bundle.name
     if kind == "docker":
         data |= {"sdk": "docker", "app_port": PORT, "sdk_version": None, "python_version": None, "app_file": None}
+    titles = [TITLES[name] for name in bundle.backends]
+    revision = f" at revision {bundle.base.revision}" if bundle.base and bundle.base.revision else ""
     tasks = ", ".join(f"{name} ({len(task.labels)} labels)" for name, task in bundle.tasks.items())
     block = _hub().SpaceCardData(**{name: value for name, value in data.items() if value is not None}).to_yaml()
     return (
         f"---\n{block}\n---\n\n# {data['title']}\n\n"
-        "One fine-tuned text classifier on three runtimes, PyTorch, ONNX and INT8, side by side.\n\n"
+        f"One fine-tuned text classifier on {', '.join(titles[:-1])} and {titles[-1]}, side by side.\n\n"
         f"The model, {bundle.name}, answers {tasks}.\n"
-        + (
-            f"It is fine-tuned from {hub_id} at revision {bundle.base.revision}.\n\n"
-            if hub_id and bundle.base
-            else "\n"
-        )
+        + (f"It is fine-tuned from {hub_id}{revision}.\n\n" if hub_id else "\n")
         + "Made with Triptych.\n"
     )
 
@@ -306,7 +327,7 @@ def _too_large(folder: Path) -> list[str]:
 def _start(folder: Path) -> None:
     """Start what the Space starts, from the folder and with nothing else in reach, and see that it answers."""
     kind = str(_front_matter(folder)["sdk"])
-    ours = ("PYTHONPATH", "TRIPTYCH_MODEL", "TRIPTYCH_BACKEND")
+    ours = ("PYTHONPATH", "TRIPTYCH_MODEL", "TRIPTYCH_BASE", "TRIPTYCH_BACKEND")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

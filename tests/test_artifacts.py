@@ -7,13 +7,14 @@ import multiprocessing
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Tiny
 
 from inference import artifacts, load
-from inference.artifacts import Artifact, find, obtain
+from inference.artifacts import Artifact, find, model_sizes, obtain
 from inference.bundle import Bundle
 from inference.classifier import Classifier
 from inference.errors import BundleError, ExportError, MissingDependencyError
@@ -77,6 +78,15 @@ def test_a_second_call_builds_nothing(tiny: Tiny, built: Artifact) -> None:
     again = obtain(Bundle.read(tiny.folder), tiny.cache, lambda step, share: steps.append(step))
     assert again.folder == built.folder
     assert steps == []
+
+
+def test_sizes_are_of_the_models_own_backends(tiny: Tiny, built: Artifact) -> None:
+    bundle = Bundle.read(tiny.folder)
+    assert list(model_sizes(bundle, built, tiny.base)) == ["pytorch", "onnx", "int8"]
+    assert list(model_sizes(bundle, None, tiny.base)) == ["pytorch"]
+    assert list(model_sizes(bundle, built)) == ["onnx", "int8"]  # its base is nowhere
+    exported = replace(bundle, format="onnx", backends=("onnx", "int8"), base=None)
+    assert list(model_sizes(exported, built)) == ["onnx", "int8"]
 
 
 def test_progress_runs_from_zero_to_one(own: Tiny) -> None:

@@ -16,10 +16,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import foreign
 import pytest
-from conftest import DEMO, ROOT
+from conftest import DEMO, ROOT, Tiny
 
 from inference import InferenceError, InputError, space
+from inference.bundle import Bundle
 from inference.errors import BundleError
 
 MODEL = "assets/models/demo"
@@ -108,6 +110,55 @@ def test_a_link_out_of_the_models_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"heads.safetensors is a link out of the model's folder"):
         space.stage(tmp_path / "space", model=model)
     assert not (tmp_path / "space").exists()
+
+
+def test_a_base_in_the_models_folder_is_staged_with_it(tmp_path: Path, tiny: Tiny) -> None:
+    model = shutil.copytree(tiny.folder, tmp_path / "mine")
+    described = json.loads((model / "bundle.json").read_text())
+    shutil.copytree(tiny.base, model / "encoder")
+    described["base"] = {"folder": "encoder", "files": described["base"]["files"]}
+    (model / "bundle.json").write_text(json.dumps(described))
+    listed = space.stage(tmp_path / "space", model=model)
+    assert {f"{MODEL}/encoder/{name}" for name in described["base"]["files"]} <= set(listed)
+    Bundle.read(tmp_path / "space" / MODEL).base_folder()
+    with (model / "encoder/tokenizer.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(BundleError, match="tokenizer.json has SHA-256"):
+        space.stage(tmp_path / "other", model=model)
+
+
+def test_a_base_that_a_space_cannot_reach_is_refused(tmp_path: Path) -> None:
+    base = foreign.base(tmp_path / "base")
+    model = foreign.adapter(tmp_path / "mine", base)  # it names its base by this machine's folder
+    with pytest.raises(BundleError, match="has no Hub id and lies outside of the model's folder"):
+        space.stage(tmp_path / "space", model=model)
+    assert not (tmp_path / "space").exists()
+    described = json.loads((model / "adapter_config.json").read_text())
+    (model / "adapter_config.json").write_text(json.dumps(described | {"base_model_name_or_path": "nobody/base"}))
+    space.stage(tmp_path / "space", model=model, base=base)  # the Space fetches it from the Hub
+    data = space._front_matter(tmp_path / "space")
+    assert data["models"] == ["nobody/base"]
+    assert "None" not in (tmp_path / "space/README.md").read_text()
+
+
+def test_a_base_of_other_bytes_than_the_space_will_fetch_is_refused(tmp_path: Path, tiny: Tiny) -> None:
+    with pytest.raises(BundleError, match="nobody/tiny-base"):
+        space.stage(tmp_path / "space", model=tiny.folder, base=foreign.base(tmp_path / "base"))
+    assert space.stage(tmp_path / "space", model=tiny.folder, base=tiny.base)
+
+
+def test_a_snapshot_in_the_hubs_cache_is_staged(tmp_path: Path) -> None:
+    source = foreign.classifier(tmp_path / "source")
+    home = tmp_path / "models--nobody--mine"
+    snapshot = home / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (home / "blobs").mkdir()
+    for path in source.iterdir():
+        path.rename(home / "blobs" / path.name)
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+    listed = space.stage(tmp_path / "space", model=snapshot)
+    assert f"{MODEL}/model.safetensors" in listed
+    assert not (tmp_path / "space" / MODEL / "model.safetensors").is_symlink()
 
 
 def test_a_file_of_more_than_10_mb_goes_through_lfs(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ def write_card(model: Path, receipts: Sequence[Receipt] = ()) -> None:
         InputError: a receipt is of another model.
     """
     described = json.loads((model / "bundle.json").read_text(encoding="utf-8"))
+    if "training" not in described:  # nor does it say what it started from
+        raise InputError(f"{model} was not trained by python -m training, so there is nothing to write of how.")
     described["training"] = OLD | described["training"]
     described.setdefault("started_from", described["base"])
     for receipt in receipts:

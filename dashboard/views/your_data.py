@@ -37,7 +37,7 @@ PLANS = {
 def page() -> None:
     st.header("Your data", anchor=False)
     st.markdown(
-        "Measure PyTorch, ONNX and INT8 on this machine with labelled texts of your own, and get the verdict for them."
+        "Measure the model's backends on this machine with labelled texts of your own, and get the verdict for them."
     )
     job: Measurement | None = st.session_state.get(JOB)
     if job is not None and not job.done:

@@ -70,7 +70,7 @@ def _identity(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Change]:
     for what, one, two in (
         ("model", a["model"]["name"], b["model"]["name"]),
         ("model files", _digest(a["model"]["files"]), _digest(b["model"]["files"])),
-        ("base files", _digest(a["model"]["base"]["files"]), _digest(b["model"]["base"]["files"])),
+        ("base files", *(_digest((one["model"]["base"] or {"files": {}})["files"]) or "none" for one in (a, b))),
         *((f"files of {TITLES[name]}", *(_artifact(one, name) for one in (a, b))) for name in _both(a, b)),
         ("plan", *("quick" if one["settings"]["quick"] else "full" for one in (a, b))),
         ("rows", a["data"]["sha256"][:12], b["data"]["sha256"][:12]),

@@ -55,6 +55,16 @@ def provenance(receipt: Mapping[str, Any]) -> str:
     )
 
 
+def base_in_words(model: Mapping[str, Any]) -> str:
+    """What a receipt's model stands on, to follow its name: its base by Hub id and revision, as far as it has them."""
+    base = model["base"]
+    if base is None:
+        return "a whole model with no base under it"
+    if base["hub_id"] is None:
+        return "on a base without a Hub id"
+    return f"on {base['hub_id']} at " + (f"revision {base['revision']}" if base["revision"] else "no pinned revision")
+
+
 def _accuracy(receipt: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
     lines = []
     reference = receipt["settings"]["reference"]

@@ -6,11 +6,11 @@ settled in between. "At most 0.5 pp less accurate" is a test of non-inferiority:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from inference.backends import TITLES
+from inference.backends import TITLES, runtime
 from inference.compare import stats
 from inference.compare.benchmark import SLOW
 from inference.compare.results import MARGIN
@@ -206,8 +206,7 @@ def _choose(receipt: Mapping[str, Any], situation: str, shippable: list[str]) ->
     """The decision tree of a deployment, each branch taken by a figure."""
     figures = receipt["results"]
     if situation == "GPU service":
-        told = "No GPU was measured, so no figure decides. Of the three only PyTorch runs on one here: measure there."
-        return Choice("pytorch" if "pytorch" in shippable else None, told)
+        return _choose_for_gpu(receipt["settings"]["backends"], shippable)
     if not shippable:
         return Choice(None, "No backend is known to keep the limits.")
     p50: Callable[[str], float] = lambda name: float(figures["latency"][name]["p50_ms"]["value"])  # noqa: E731
@@ -239,6 +238,16 @@ def _choose(receipt: Mapping[str, Any], situation: str, shippable: list[str]) ->
         if not figures["ratios"][best][name]["different"]:
             return Choice(name, f"{p50(name):.1f} ms a text; {TITLES[best]} is not measurably faster.")
     return Choice(best, why + f", {figures['throughput'][best]['predictions_per_hour']:,.0f} an hour in batches.")
+
+
+def _choose_for_gpu(names: Sequence[str], shippable: Sequence[str]) -> Choice:
+    able = [name for name in names if name != "int8"]  # its 8-bit products are written for CPUs
+    if not able:
+        return Choice(None, f"No GPU was measured, and {' and '.join(TITLES[name] for name in names)} runs on none.")
+    held = [TITLES[name] for name in dict.fromkeys(map(runtime, able))]
+    told = f"{' and '.join(held)} {'runs' if len(held) == 1 else 'run'} on one (device='cuda'): measure there."
+    best = next((name for name in able if name in shippable), None)
+    return Choice(best, f"No GPU was measured, so no figure decides. {told}")
 
 
 def _sentence(receipt: Mapping[str, Any], judged: Mapping[str, Judgement], best: str | None) -> str:

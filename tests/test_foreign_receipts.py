@@ -1,0 +1,117 @@
+"""Receipts of other people's models: no base, a base without a Hub id, and no PyTorch among the backends."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import made
+import pytest
+from test_dashboard import MINE, PAGES, charts, html, opened, words
+
+from dashboard import receipts
+from dashboard.method import method
+from dashboard.report import report
+from inference.compare.diff import diff
+from inference.compare.receipt import Receipt, seal, write_receipt
+from inference.compare.summary import base_in_words, summary
+from inference.compare.verdict import judge
+from inference.errors import InputError
+from training.card import write_card
+
+PINNED = {"hub_id": "nobody/base", "revision": "0" * 40, "files": {"config.json": "4" * 64}}
+BASES: list[tuple[Any, str]] = [
+    (None, "a whole model with no base under it"),
+    (PINNED | {"hub_id": None, "revision": None}, "on a base without a Hub id"),
+    (PINNED | {"revision": None}, "on nobody/base at no pinned revision"),
+    (PINNED, "on nobody/base at revision " + "0" * 40),
+]
+
+
+def receipt(backends: tuple[str, ...] = ("pytorch", "onnx", "int8"), **model: Any) -> Receipt:
+    """200 rows on which the last backend breaks one."""
+    true, first = made.answers(200, 20)
+    given = dict.fromkeys(backends, first) | {backends[-1]: made.flip(first, [true.index(1)])}
+    found = made.receipt(true, given)
+    found["model"] |= model
+    return seal(found)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The only folder of receipts that the dashboard sees."""
+    monkeypatch.setattr(receipts, "RECORDED", tmp_path / "none")
+    monkeypatch.setenv("TRIPTYCH_RECEIPTS", str(tmp_path))
+    yield tmp_path
+    receipts._read.clear()
+
+
+@pytest.mark.parametrize(("base", "said"), BASES)
+def test_the_method_and_the_report_word_any_base(folder: Path, base: Any, said: str) -> None:
+    one = receipt(base=base)
+    write_receipt(one, folder / "one.json")
+    test = opened("method")
+    assert not test.exception
+    assert base_in_words(one["model"]) == said
+    (hashes,) = (section for section in method(one) if section.heading == "Hashes")
+    assert f"The model is made, {said}. " in hashes.paragraphs[0]
+    for told in (words(test), report([one]), summary([one, one])):
+        assert not re.search("(on|at|revision) None", told)
+    assert said in report([one])
+
+
+@pytest.mark.parametrize("base", [base for base, _ in BASES])
+def test_receipts_with_any_base_are_compared(base: Any) -> None:
+    one = receipt(base=base)
+    assert not any(change.what == "base files" for change in diff(one, one)[0])
+    told = {change.what: (change.before, change.after) for change in diff(one, receipt(base=PINNED))[0]}
+    assert told.get("base files") == (("none", "4" * 8) if base is None else None)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_opens_with_a_receipt_of_a_folder_of_onnx_files(folder: Path, page: str) -> None:
+    write_receipt(receipt(("onnx", "int8"), base=None), folder / "one.json")
+    test = opened(page)
+    assert not test.exception
+    assert "PyTorch" not in words(test) + html(test)
+    if page in MINE:
+        found = charts(test)
+        assert len(found) >= 3
+        assert not any("PyTorch" in proto.spec + proto.alt for proto in found)
+    if page == "overview":
+        assert len(test.metric) == 8  # two backends; INT8's median is against ONNX's
+        assert test.metric[0].delta == ""
+        assert test.metric[4].delta.startswith("-5")
+
+
+def test_the_report_and_the_table_of_a_folder_of_onnx_files_speak_of_no_pytorch() -> None:
+    one = receipt(("onnx", "int8"), base=None)
+    html = report([one])
+    assert "as fast as ONNX" in html
+    assert "PyTorch" not in html + summary([one])
+
+
+@pytest.mark.parametrize(
+    ("backends", "best", "said"),
+    [
+        (("pytorch", "onnx", "int8"), "pytorch", "PyTorch and ONNX run on one"),
+        (("onnx", "int8"), "onnx", "ONNX runs on one"),
+        (("pytorch", "int8"), "pytorch", "PyTorch runs on one"),
+        (("int8",), None, "INT8 runs on none"),
+    ],
+)
+def test_for_a_gpu_only_the_backends_of_the_receipt_are_named(
+    backends: tuple[str, ...], best: str | None, said: str
+) -> None:
+    choice = judge(receipt(backends)).recommended["GPU service"]
+    assert choice.backend == best
+    assert said in choice.why
+
+
+def test_no_card_is_written_of_a_model_that_was_not_trained_here(tmp_path: Path) -> None:
+    (tmp_path / "bundle.json").write_text(json.dumps({"name": "mine", "base": {"folder": "encoder", "files": {}}}))
+    with pytest.raises(InputError, match="was not trained by python -m training"):
+        write_card(tmp_path)

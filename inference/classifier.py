@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from inference.backends import Backend
 from inference.bundle import Bundle, Task
-from inference.errors import InferenceError, InputError
+from inference.errors import BundleError, InferenceError, InputError
 
 Exporter = Callable[[Path, Mapping[str, Task], bool, bool | None], list[Path]]
 """Folder, tasks, whether INT8 too, and where weights go -> the files written, as `Classifier.export_onnx`."""
@@ -91,7 +91,8 @@ class Classifier:
         if batch_size < 1 or token_budget < 1:
             raise InputError(f"batch_size={batch_size} and token_budget={token_budget} must be at least 1.")
         tokenizer.no_padding()
-        tokenizer.enable_truncation(bundle.max_tokens)
+        direction = (tokenizer.truncation or {}).get("direction", "right")
+        tokenizer.enable_truncation(bundle.max_tokens, direction=direction)
         self.bundle = bundle
         self.backend = backend
         self.batch_size = batch_size
@@ -237,6 +238,13 @@ class Classifier:
             outputs = self.backend.logits(**feed)
             seconds += time.perf_counter() - started
             for task in tasks:
+                found, expected = outputs[task].shape, (len(rows), logits[task].shape[1])
+                if found != expected:  # NumPy would spread one column over all labels
+                    raise BundleError(
+                        f"{self.bundle.folder}: the {self.backend.name} model gives logits of shape {found} for task "
+                        f"{task!r}, where {expected[0]} texts and {expected[1]} labels make it {expected}. Correct its "
+                        "labels (id2label), or export it again."
+                    )
                 logits[task][rows] = outputs[task]
         return logits, seconds
 

@@ -18,7 +18,11 @@ from torch import nn
 from inference.architectures import ARCHITECTURES
 from inference.errors import ExportError
 from inference.onnx_backend import OUTPUT_PREFIX
+from inference.onnx_io import LIMIT
 from inference.onnx_merge import merge_graphs
+
+# Bytes of weights. The exporter, the optimizer and INT8 each hold the graph as one message, operators and all.
+MOST_WEIGHTS = LIMIT - 64 * 2**20
 
 
 def export_onnx(network: nn.Module, target: Path) -> dict[str, int]:
@@ -28,9 +32,15 @@ def export_onnx(network: nn.Module, target: Path) -> dict[str, int]:
     `logits_<task>`, float32 (batch, labels).
 
     Raises:
-        ExportError: the exporter fails, or an architecture known to fuse did not: it would answer
-            correctly and be a good deal slower, which nobody would notice.
+        ExportError: the weights do not fit into one ONNX file of 2 GB, the exporter fails, or an architecture known
+            to fuse did not: it would answer correctly and be a good deal slower, which nobody would notice.
     """
+    size_bytes = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    if size_bytes > MOST_WEIGHTS:
+        raise ExportError(
+            f"This model has {size_bytes / 1e9:.1f} GB of weights, and ONNX and INT8 are built of up to "
+            f"{MOST_WEIGHTS / 1e9:.1f} GB. Serve it with backend='pytorch'."
+        )
     tasks: list[str] = list(network.tasks)  # type: ignore[arg-type]
     if len(tasks) > 1 and hasattr(network, "alone"):
         return _export_each(network.alone(), target)  # type: ignore[operator]

@@ -15,6 +15,7 @@ from inference.adapters import ADAPTER, check_adapter, read_adapter
 from inference.architectures import ARCHITECTURES, check_size, check_tokenizer, max_positions, read_config
 from inference.bundle import ENCODER, Base, Bundle, Task, check_labels
 from inference.errors import BundleError, InputError
+from inference.exported import check_export, common_length, pad_of, said_length, with_limits
 from inference.files import (
     TOKENIZERS,
     VOCABULARIES,
@@ -211,24 +212,21 @@ def _read_classifier(folder: Path, base: Path | None) -> Bundle:
 
 def _read_onnx(folder: Path, base: Path | None) -> Bundle:
     configs = {path.name.removesuffix("_config.json"): path.name for path in sorted(folder.glob("*_config.json"))}
-    tasks, lengths, files = {}, set(), []
+    tasks, read, files = {}, {}, []
     for task, name in configs.items():
         if _task_name(task) != task or not (folder / f"{task}.onnx").exists():
             raise BundleError(f"{folder / name} belongs to no graph: {task}.onnx is missing. Export the model again.")
-        config = read_json(inside(folder, name))
-        tasks[task] = _task(folder / name, config, None)
-        length = config.get("max_length")
-        if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
-            raise BundleError(f"{folder / name}: max_length is {str(length)[:60]}; it must be a number of tokens.")
-        lengths.add(length)
+        read[name] = read_json(inside(folder, name))
+        tasks[task] = with_limits(folder / name, read[name], _task(folder / name, read[name], None))
         graphs = (f"{task}.onnx", f"{task}_weights.bin", f"{task}_int8.onnx", f"{task}_int8_weights.bin")
         files += [name, *(graph for graph in graphs if (folder / graph).exists())]
     tokenizer = folder / "tokenizer"
     inside(folder, "tokenizer/tokenizer.json")
     check_folder(tokenizer)
-    described = {"model_type": "bert", "max_position_embeddings": 1_000_000}  # the graph does not say
-    stated = [length for length in lengths if length is not None]
-    limit = min([*stated, _max_tokens(tokenizer, described)])
+    said = (common_length(folder, read), said_length(tokenizer))
+    limit = int(min((length for length in said if length is not None), default=MAX_TOKENS))
+    digests = _digests(folder, [*files, *(f"tokenizer/{name}" for name in _tokenizer_files(tokenizer))])
+    check_export(folder, digests)
     return Bundle(
         folder=folder,
         name=_model_name(folder),
@@ -236,10 +234,10 @@ def _read_onnx(folder: Path, base: Path | None) -> Bundle:
         pooling=None,
         max_tokens=max(8, min(limit, 8192)),
         base=None,
-        files=_digests(folder, [*files, *(f"tokenizer/{name}" for name in _tokenizer_files(tokenizer))]),
+        files=digests,
         format="onnx",
         tokenizer=tokenizer,
-        pad_id=_pad_of(tokenizer),
+        pad_id=pad_of(tokenizer),
         backends=("onnx", "int8"),
     )
 
@@ -309,28 +307,13 @@ def _task(folder: Path, config: Mapping[str, Any], count: int | None) -> Task:
 
 def _max_tokens(tokenizer: Path, config: Mapping[str, Any]) -> int:
     """Tokens to cut at: what the tokenizer says, never more than there are positions."""
-    path = tokenizer / "tokenizer_config.json"
-    said = read_json(path, 20_000_000).get("model_max_length") if path.is_file() else None
-    if not isinstance(said, int | float) or isinstance(said, bool) or not 0 < said < 1_000_000:
-        said = MAX_TOKENS  # transformers writes 1e30 for "nobody said"
-    return max(8, int(min(said, max_positions(config))))
+    said = said_length(tokenizer)
+    return max(8, int(min(MAX_TOKENS if said is None else said, max_positions(config))))
 
 
 def _pad_id(config: Mapping[str, Any]) -> int:
     found = config.get("pad_token_id", 0)
     return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else 0
-
-
-def _pad_of(tokenizer: Path) -> int:
-    """The id of the padding token that a tokenizer's own files name; 0 where they name none."""
-    path = tokenizer / "tokenizer_config.json"
-    named = read_json(path, 20_000_000).get("pad_token") if path.is_file() else None
-    text = named.get("content") if isinstance(named, dict) else named
-    added = read_json(inside(tokenizer, "tokenizer.json"), 200_000_000).get("added_tokens")
-    for entry in added if isinstance(added, list) else []:
-        if isinstance(entry, dict) and entry.get("content") == text and isinstance(entry.get("id"), int):
-            return max(0, int(entry["id"]))
-    return 0
 
 
 def _quant_method(config: Mapping[str, Any]) -> str:

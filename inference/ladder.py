@@ -85,7 +85,7 @@ def climb(source: Path, target: Path, feeds: Feeds, judge: Judge, *, reduce_rang
         before = keep_float
         counts = write(calibrated, target, reduce_range=reduce_range, keep_float=keep_float)
         try:
-            tried.append({"recipe": recipe.name, **_verdict(judge(target))})
+            tried.append({"recipe": recipe.name, **verdict(judge(target))})
         except Exception as error:  # NaN answers, or an operator that this processor's ONNX Runtime lacks
             if recipe is LADDER[-1]:
                 raise
@@ -115,8 +115,8 @@ def _worst(errors: Mapping[str, float], share: float) -> set[str]:
     return worst
 
 
-def _verdict(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether these figures hold the bounds, why, and the figures themselves.
+def verdict(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """`held`, whether these figures (as a `Judge` gives them) keep the bounds, `why`, and the figures themselves.
 
     Labels may differ in any number where no probability of the task moved by `SMALL_DP`: such a label was
     one of several about equally likely ones, as all are in a network that was never trained.
@@ -125,7 +125,7 @@ def _verdict(figures: Mapping[str, Any]) -> dict[str, Any]:
     for name, task in figures["tasks"].items():
         if task["label_agreement"] < MIN_AGREEMENT and task["max_abs_dp"] > SMALL_DP:
             broken.append(
-                f"{task['label_agreement']:.1%} of the labels of task {name!r} are those of PyTorch, below "
+                f"{task['label_agreement']:.1%} of the labels of task {name!r} are those of the FP32 model, below "
                 f"{MIN_AGREEMENT:.0%}"
             )
         if task["mean_abs_dp"] > SMALL_DP:

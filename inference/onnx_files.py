@@ -20,23 +20,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onnx import helper
 from tokenizers import Tokenizer
 
-from inference import cpu
-from inference.assets import CALIBRATION
-from inference.bundle import Task
-from inference.classifier import pad
-from inference.errors import ExportError, InferenceError, InputError
+from inference import cpu, parity
+from inference.assets import calibration_texts, showcase_texts
+from inference.bundle import PROBLEM_TYPES, Bundle, Task
+from inference.classifier import Classifier, pad
+from inference.errors import BundleError, ExportError, InferenceError, InputError
+from inference.exported import EXPORT_LIST as LIST
 from inference.files import read_json, sha256
-from inference.onnx_backend import OUTPUT_PREFIX
-from inference.onnx_io import LIMIT, load_model, save_model
-from inference.onnx_merge import select, text_inputs
-from inference.quantize import quantize
+from inference.ladder import climb
+from inference.onnx_backend import OUTPUT_PREFIX, OnnxBackend
+from inference.onnx_io import LIMIT, load_model, read_graph, save_model
+from inference.onnx_merge import check_mask, select, text_inputs
+from inference.onnx_plain import LOGITS, PlainGraph, logits_of
 from inference.tokenizer import save_tokenizer
 
 SHARED = "model"  # the graph with every task
-LIST = "export.json"
 TOKENIZER_FOLDER = "tokenizer"
 MOST_TOKENS = 512  # of a calibration text whose tokenizer knows no end
 
@@ -68,7 +68,8 @@ def export_files(
 
     Raises:
         InputError: a task cannot be a file name here, or `out` holds a file that is not from such an export.
-        ExportError: the graph lacks a task, is too large for `external_data=False`, or cannot be written.
+        ExportError: the graph lacks a task, is too large for `external_data=False`, does not open in ONNX Runtime, or
+            cannot be written.
     """
     _check_names(tasks)
     source = hashlib.sha256(f"{sha256(shared)} {sha256(tokenizer_file)} {max_tokens} {pad_id}".encode()).hexdigest()
@@ -96,7 +97,9 @@ def export_files(
 def quantize_onnx(path: str | Path, output_path: str | Path | None = None) -> Path:
     """Write an INT8 version of an FP32 text classifier, one task or several, and return its path.
 
-    Its scales are fixed here, from calibration texts of this project: a text's label never depends on those beside it.
+    It is made by the first recipe of `inference.ladder` whose answers are close enough to those of the FP32 graph on
+    the showcase. Scales are fixed here, from calibration texts of this project: a text's label never depends on those
+    beside it. Of the outputs those are kept that are logits.
 
     Args:
         path: the graph. Beside it is the folder `tokenizer` with the model's tokenizer.json.
@@ -107,6 +110,11 @@ def quantize_onnx(path: str | Path, output_path: str | Path | None = None) -> Pa
         BundleError: the graph or one of its files is not allowed or damaged.
         ExportError: it has nothing that could be converted, or cannot be written.
     """
+    return quantize_graph(path, output_path)[0]
+
+
+def quantize_graph(path: str | Path, output_path: str | Path | None = None) -> tuple[Path, dict[str, Any]]:
+    """The same, with how it was made and how far it agrees: what `inference.ladder.climb` returns."""
     path = Path(path)
     target = Path(output_path) if output_path is not None else path.with_stem(f"{path.stem}_int8")
     tokenizer_file = path.parent / TOKENIZER_FOLDER / "tokenizer.json"
@@ -122,24 +130,22 @@ def quantize_onnx(path: str | Path, output_path: str | Path | None = None) -> Pa
     size_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if size_bytes > LIMIT - 2**20:
         raise InputError(f"{path} has {size_bytes / 1e9:.1f} GB of weights; up to 2.1 GB are converted to INT8.")
-    kinds = text_inputs(path, model)
-    feeds = []
-    for ids in _calibration(tokenizer_file):
-        given = pad([ids])
-        given["token_type_ids"] = given["attention_mask"] * 0
-        feeds.append({name: given[name].astype(helper.tensor_dtype_to_np_dtype(kinds[name])) for name in kinds})
+    text_inputs(path, model)
+    outputs = logits_of([output.name for output in model.graph.output])
+    for name in outputs:
+        check_mask(path, model, name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.tmp-", dir=target.parent) as folder:
-            plain, made = Path(folder) / path.name, Path(folder) / "int8.onnx"
-            save_model(select(path, model), plain, external=False)
-            _quantize(plain, made, feeds, path)
-            made.replace(target)
+            plain, found = Path(folder) / path.name, Path(folder) / "int8.onnx"
+            save_model(select(path, model, {name: name for name in outputs}), plain, external=False)
+            made = _quantize(plain, found, tokenizer_file, path)
+            found.replace(target)
         if listed := _listed(target.parent):
             _write_list(target.parent, listed["source"], {**listed["files"], target.name: sha256(target)})
     except OSError as error:
         raise ExportError(f"{target} cannot be written: {error.strerror}. Name another file.") from None
-    return target
+    return target, made
 
 
 def _check_names(tasks: Mapping[str, Task]) -> None:
@@ -165,7 +171,12 @@ def _write_graphs(source: Path, ending: str, folder: Path, tasks: Mapping[str, T
     if len(tasks) > 1:
         graphs[SHARED] = {OUTPUT_PREFIX + name: OUTPUT_PREFIX + name for name in tasks}
     for name, outputs in graphs.items():
-        save_model(select(source, model, outputs), folder / f"{name}{ending}.onnx", external=external)
+        target = folder / f"{name}{ending}.onnx"
+        save_model(select(source, model, outputs), target, external=external)
+        try:
+            OnnxBackend(target.name, read_graph(target), folder)
+        except BundleError as error:
+            raise ExportError(f"Nothing was exported: {error}") from None
 
 
 def _config(task: Task, max_tokens: int) -> dict[str, Any]:
@@ -179,32 +190,56 @@ def _config(task: Task, max_tokens: int) -> dict[str, Any]:
     return described if task.out_of_scope is None else {**described, "out_of_scope": task.out_of_scope}
 
 
-def _calibration(tokenizer_file: Path) -> list[list[int]]:
-    """The token ids of each calibration text."""
-    try:
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    except Exception as error:  # the library raises no class of its own
-        raise InputError(f"{tokenizer_file} cannot be read: {error}. Restore it.") from None
-    config = tokenizer_file.with_name("tokenizer_config.json")
-    limit = read_json(config).get("model_max_length") if config.is_file() else None
+def _quantize(source: Path, target: Path, tokenizer_file: Path, path: Path) -> dict[str, Any]:
+    """Climb the ladder with the graph `source`, a copy of `path`."""
+    tokenizer, limit = _tokenizer(tokenizer_file)
+    pad_id = (tokenizer.padding or {}).get("pad_id", 0)
     tokenizer.no_padding()
-    tokenizer.enable_truncation(int(min(MOST_TOKENS, limit)) if isinstance(limit, int | float) else MOST_TOKENS)
-    texts = CALIBRATION.read_text(encoding="utf-8").splitlines()
-    return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts) if encoding.ids]
-
-
-def _quantize(source: Path, target: Path, feeds: list[dict[str, Any]], path: Path) -> None:
+    tokenizer.enable_truncation(limit)
+    ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(calibration_texts()) if encoding.ids]
+    threads = cpu.cores()
     try:
-        quantize(source, target, feeds, reduce_range=cpu.saturates())
+        plain = PlainGraph("onnx", read_graph(source), tokenizer_file, threads)
+        shapes = {name: values.shape for name, values in plain.logits(**pad(ids[:1], pad_id)).items()}
+        tasks = {
+            name: Task(tuple(map(str, range(shape[-1]))), _kind(path, name), 0.0) for name, shape in shapes.items()
+        }
+        bundle = Bundle(path.parent, path.stem, tasks, None, limit, None, {}, pad_id=pad_id)
+        texts = showcase_texts()
+        expected = parity.score_matrix(Classifier(bundle, plain, tokenizer), texts)
+
+        def judge(made: Path) -> dict[str, Any]:
+            backend = PlainGraph("int8", read_graph(made), tokenizer_file, threads)
+            return parity.judge(expected, Classifier(bundle, backend, tokenizer), texts)
+
+        feeds = [plain.feed(**pad([row])) for row in ids]
+        return climb(source, target, feeds, judge, reduce_range=cpu.saturates())
     except (InferenceError, OSError):
         raise
     except Exception as error:  # ONNX Runtime raises classes of its own that share no public base
-        longest = max(feed["input_ids"].shape[1] for feed in feeds)
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{path} does not run on the calibration texts, which have up to {longest} tokens ({reason}). If it reads "
-            f"fewer, say so in {TOKENIZER_FOLDER}/tokenizer_config.json: model_max_length."
+            f"{path} does not run on the calibration texts, which have up to {max(map(len, ids))} tokens ({reason}). "
+            f"If it reads fewer, say so in {TOKENIZER_FOLDER}/tokenizer_config.json: model_max_length."
         ) from error
+
+
+def _tokenizer(path: Path) -> tuple[Tokenizer, int]:
+    """The tokenizer in a file, and how many tokens of a text are read."""
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises no class of its own
+        raise InputError(f"{path} cannot be read: {error}. Restore it.") from None
+    config = path.with_name("tokenizer_config.json")
+    limit = read_json(config).get("model_max_length") if config.is_file() else None
+    return tokenizer, int(min(MOST_TOKENS, limit)) if isinstance(limit, int | float) else MOST_TOKENS
+
+
+def _kind(path: Path, output: str) -> str:
+    """The problem type of an output of a graph, as the configuration beside it says."""
+    config = path.with_name(f"{path.stem if output == LOGITS else output.removeprefix(OUTPUT_PREFIX)}_config.json")
+    said = read_json(config).get("problem_type") if config.is_file() else None
+    return said if said in PROBLEM_TYPES else PROBLEM_TYPES[0]
 
 
 def _publish(staging: Path, out: Path, names: list[str], source: str) -> None:

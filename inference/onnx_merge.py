@@ -17,10 +17,12 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from inference.errors import BundleError
 from inference.onnx_backend import OUTPUT_PREFIX
 from inference.onnx_io import REMEDY, graphs_of, load_model, save_model, subgraphs
+from inference.onnx_plain import logits_of
 
 INPUTS = ("input_ids", "attention_mask")
 INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+_UNMASKED = "Padding would be read as text, and change an answer: export it so that the logits depend on the mask."
 _INNER = "inner/"  # values inside the branch of an If are called so, and no other value is
 
 
@@ -37,22 +39,26 @@ def merge_graphs(
     `<stem>_weights.bin` beside it.
 
     Args:
-        graphs: task -> its graph, whose first output is the logits. It may want `token_type_ids` too, which become
-            zeros: one text has one segment. The same file may stand for several tasks only if it is meant to.
+        graphs: task -> its graph, whose output `logits`, or else the first one, is the logits. It may want
+            `token_type_ids` too, which become zeros: one text has one segment. The same file may stand for several
+            tasks only if it is meant to.
         within, digests: as in `inference.onnx_io.read_graph`.
 
     Raises:
-        BundleError: a graph that is not allowed, or is no text classifier with free axes, or does not go together
-            with the others.
+        BundleError: a graph that is not allowed, or is no text classifier with free axes, or reads padding as text,
+            or does not go together with the others.
     """
     merger = _Merger()
     outputs = {}
     for task, path in graphs.items():
         model = load_model(path, within, digests)
+        names = [output.name for output in model.graph.output]
         values = merger.add(path, model, _inputs(merger, path, model))
         if not values:
             raise BundleError(f"{path} has no output, so it gives no logits. {REMEDY}")
-        outputs[OUTPUT_PREFIX + task] = merger.as_float(path, values[0], model.graph.output[0])
+        number = names.index(logits_of(names)[0])
+        outputs[OUTPUT_PREFIX + task] = merger.as_float(path, values[number], model.graph.output[number])
+        check_mask(path, model, names[number])
     axes = ["batch", "tokens"]
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, axes) for name in INPUTS]
     return save_model(merger.finish(inputs, outputs), target)
@@ -71,11 +77,11 @@ def select(path: Path, model: ModelProto, outputs: Mapping[str, str] | None = No
     Raises:
         BundleError: operators are out of order, or read a value that nothing makes.
     """
-    merger = _Merger()
     inputs = _real_inputs(model)
     infos = {output.name: output for output in model.graph.output}
-    values = dict(zip(infos, merger.add(path, model, {one.name: one.name for one in inputs}), strict=True))
     outputs = outputs or {name: name for name in infos}
+    merger = _Merger(outputs)
+    values = dict(zip(infos, merger.add(path, model, {one.name: one.name for one in inputs}), strict=True))
     part = merger.finish(inputs, {name: values[old] for name, old in outputs.items()})
     for made, (name, old) in zip(part.graph.output, outputs.items(), strict=True):
         made.CopyFrom(infos[old])
@@ -103,7 +109,16 @@ def text_inputs(path: Path, model: ModelProto) -> dict[str, int]:
         found[one.name] = kind.elem_type
     if INPUTS[0] not in found:
         raise BundleError(f"{path} does not read input_ids, so it is no text classifier. {REMEDY}")
+    if INPUTS[1] not in found:
+        raise BundleError(f"{path} has no input attention_mask. {_UNMASKED}")
     return found
+
+
+def check_mask(path: Path, model: ModelProto, output: str) -> None:
+    """Raise BundleError unless this output of `model` depends on its attention_mask."""
+    read = {name for node in needed(model.graph.node, [output]) for name in _reads(node)}
+    if INPUTS[1] not in read:
+        raise BundleError(f"{path}: its output {output!r} does not depend on attention_mask. {_UNMASKED}")
 
 
 def _real_inputs(model: ModelProto) -> list[ValueInfoProto]:
@@ -126,13 +141,17 @@ def _inputs(merger: _Merger, path: Path, model: ModelProto) -> dict[str, str]:
 
 
 class _Merger:
-    """One graph in the making. Values keep their names where these are free."""
+    """One graph in the making. Values keep their names where these are free.
 
-    def __init__(self) -> None:
+    Args:
+        outputs: names that the graph's outputs will have, where they do not begin with `OUTPUT_PREFIX`.
+    """
+
+    def __init__(self, outputs: Iterable[str] = ()) -> None:
         self._nodes: list[NodeProto] = []
         self._weights: dict[str, TensorProto] = {}
         self._known: dict[object, tuple[str, ...]] = {}
-        self._taken = {*INPUTS}
+        self._taken = {*INPUTS, *outputs}
         self._versions: dict[str, int] = {}
         self._ir_version = 0
 
@@ -180,7 +199,7 @@ class _Merger:
         """The logits `value` in float32, whatever the graph gives."""
         kind = output.type.tensor_type.elem_type
         if kind not in FLOATS:
-            raise BundleError(f"{path}: its first output {output.name!r} is no float tensor, so no logits. {REMEDY}")
+            raise BundleError(f"{path}: its output {output.name!r} is no float tensor, so no logits. {REMEDY}")
         if kind == TensorProto.FLOAT:
             return value
         return self.node(helper.make_node("Cast", [value], ["float"], to=TensorProto.FLOAT))[0]

@@ -12,8 +12,6 @@ from inference.classifier import Classifier, Prediction, pad, probabilities
 
 Matrix = NDArray[np.float64]  # (texts, labels), probabilities
 FP32_TOLERANCE = 1e-4  # largest difference in any probability that FP32 arithmetic may explain
-# ONNX is made of the base that 4 bits stand for, merged in float32; the 4-bit kernels round on their own.
-FOUR_BIT_TOLERANCE = 0.05
 
 
 def score_rows(predictions: Sequence[Prediction]) -> Matrix:

@@ -79,7 +79,7 @@ def healthy(root: Path) -> None:
 
 
 def exported(classifier: Path, folder: Path) -> None:
-    """The ONNX files of a classifier, without INT8."""
+    """The ONNX files of a classifier, without INT8, and without the list by which every change of them is noticed."""
     from inference.export import export_onnx
     from inference.formats import describe
     from inference.onnx_files import export_files
@@ -91,6 +91,7 @@ def exported(classifier: Path, folder: Path) -> None:
     export_onnx(load_merged(bundle), graph)
     export_files(graph, classifier / "tokenizer.json", folder, bundle.tasks, bundle.max_tokens, bundle.pad_id)
     shutil.rmtree(graph.parent)
+    (folder / "export.json").unlink()
 
 
 def graph(change: Callable[[Any], Any]) -> Spoil:

@@ -123,7 +123,7 @@ def test_a_model_with_planted_outliers_is_rescued(outliers: Path, tmp_path: Path
     assert not first["held"]
     assert first["label_agreement"] < MIN_AGREEMENT
     assert first["mean_abs_dp"] > 2 * SMALL_DP
-    assert "of the labels of task 'topic' are those of PyTorch, below 97%" in first["why"]
+    assert "of the labels of task 'topic' are those of the FP32 model, below 97%" in first["why"]
     assert kept["recipe"] == found["recipe"] == "static-half"
     assert kept["held"] and found["held"]
     assert kept["label_agreement"] > 0.99

@@ -9,9 +9,10 @@ import foreign
 import numpy as np
 import pytest
 
-from inference import InputError, load, quantize_onnx
+from inference import ExportError, InputError, load, quantize_onnx
 from inference.__main__ import main
 from inference.artifacts import obtain
+from inference.building import check_joined
 from inference.formats import describe
 from inference.merging import merge
 from inference.parity import score_rows
@@ -72,13 +73,16 @@ def test_an_adapter_on_a_base_in_4_bits_is_served_and_merged_dequantised(tmp_pat
     served = load(folder, load_in_4bit=True, cache=tmp_path / "cache")
     assert any("4bit" in type(module).__name__ for module in served.backend._network.modules())  # type: ignore[attr-defined]
     four_bit = score_rows(served.predict(foreign.TEXTS))
-    assert 1e-4 < np.abs(four_bit - full).max()  # the base is another one now
+    assert np.abs(four_bit - full).max() > 1e-4  # the base is another one now
     drift = merge(folder, tmp_path / "out", load_in_4bit=True)
     assert drift["max_abs_dp"] < 0.05
     merged = score_rows(load(tmp_path / "out").predict(foreign.TEXTS))
     assert np.abs(merged - four_bit).max() < 0.05
     onnx = load(folder, "onnx", load_in_4bit=True, cache=tmp_path / "cache")
     assert np.abs(score_rows(onnx.predict(foreign.TEXTS)) - merged).max() < 1e-4
+    built = obtain(describe(folder, four_bit=True), tmp_path / "cache")
+    assert built.parity["backends"]["onnx"]["max_abs_dp"] < 1e-4
+    assert built.parity["four_bit_drift"]["label"]["max_abs_dp"] > built.parity["backends"]["onnx"]["max_abs_dp"]
 
 
 def test_a_base_that_is_stored_in_4_bits_is_known_by_its_config(tmp_path: Path) -> None:
@@ -112,10 +116,53 @@ def test_exported_files_are_a_model_again_and_answer_the_same(base: Path, tmp_pa
             assert np.abs(score_rows(found[task]) - score_rows(expected[task])).max() < 1e-5
     with pytest.raises(InputError, match="has no PyTorch: its folder holds the files of ONNX and INT8"):
         load(tmp_path / "files", "pytorch")
-    assert obtain(describe(tmp_path / "files"), cache).manifest["quantized"]["recipe"] == "as found"
+    built = obtain(describe(tmp_path / "files"), cache)
+    assert built.manifest["quantized"]["recipe"] == "as found"
+    assert (built.manifest["quantized"]["held"], built.manifest["quantized"]["why"]) == (True, "Every bound holds.")
+    assert {task: found["label_agreement"] for task, found in built.parity["single_graphs"].items()} == {
+        "mood": 1,
+        "topic": 1,
+    }
 
 
-def test_only_the_tasks_asked_for_are_exported_and_int8_can_follow(base: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def exported(base: Path, tmp_path: Path) -> Path:
+    """The files of two tasks, INT8 too, without the list that says how they were."""
+    for seed, task in enumerate(("mood", "topic")):
+        foreign.adapter(tmp_path / "both" / task, base, seed=seed)
+    load(tmp_path / "both", "onnx", cache=tmp_path / "cache").export_onnx(tmp_path / "files", quantize=True)
+    (tmp_path / "files" / "export.json").unlink()
+    return tmp_path / "files"
+
+
+def swap(folder: Path, ending: str) -> None:
+    (folder / f"mood{ending}").rename(folder / "kept")
+    (folder / f"topic{ending}").rename(folder / f"mood{ending}")
+    (folder / "kept").rename(folder / f"topic{ending}")
+
+
+def test_int8_files_of_a_folder_that_answer_otherwise_are_told_to_be_out_of_bounds(
+    exported: Path, tmp_path: Path
+) -> None:
+    swap(exported, "_int8.onnx")
+    made = obtain(describe(exported), tmp_path / "cache").manifest["quantized"]
+    assert (made["recipe"], made["held"]) == ("as found", False)
+    assert "probabilities of task 'mood' move by 0." in made["why"]
+
+
+def test_a_joined_graph_that_answers_otherwise_than_those_it_is_made_of_is_not_kept(
+    exported: Path, tmp_path: Path
+) -> None:
+    joined = load(exported, "onnx", cache=tmp_path / "cache")
+    assert check_joined(describe(exported), joined, foreign.TEXTS)["mood"]["max_abs_dp"] < 1e-5
+    swap(exported, ".onnx")
+    with pytest.raises(ExportError, match=r"does not answer as mood\.onnx does: largest"):
+        check_joined(describe(exported), joined, foreign.TEXTS)
+
+
+def test_only_the_tasks_asked_for_are_exported_and_int8_can_follow(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for task in ("mood", "topic"):
         foreign.adapter(tmp_path / "both" / task, base)
     model = str(tmp_path / "both")
@@ -124,6 +171,10 @@ def test_only_the_tasks_asked_for_are_exported_and_int8_can_follow(base: Path, t
     assert sorted(path.name for path in out.glob("*.onnx")) == ["mood.onnx"]
     assert main(["quantize", str(out / "mood.onnx")]) == 0
     assert (out / "mood_int8.onnx").exists()
+    told = capsys.readouterr().out.splitlines()[-3:]
+    assert told[0] == str(out / "mood_int8.onnx")
+    assert told[1].startswith("Recipe 'static': every product in INT8 with static scales. Every bound holds.")
+    assert told[2].startswith("Against mood.onnx on the showcase, the task that fares worst: largest |Δprobability|")
     assert quantize_onnx(out / "mood.onnx", tmp_path / "elsewhere.onnx") == tmp_path / "elsewhere.onnx"
     with pytest.raises(InputError, match="Unknown task 'intent'"):
         load(model, cache=tmp_path / "cache").export_onnx(out, tasks=["intent"])

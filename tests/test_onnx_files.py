@@ -263,6 +263,16 @@ def test_tasks_that_differ_in_case_only_are_refused(artifact: Artifact, tmp_path
         export_files(artifact.folder / "model.onnx", artifact.folder / "tokenizer.json", tmp_path / "o", tasks, 9, 0)
 
 
+def test_a_graph_that_onnx_runtime_does_not_open_is_not_published(artifact: Artifact, tmp_path: Path) -> None:
+    model = onnx.load(artifact.folder / "model.onnx")
+    model.graph.node[-1].op_type = "NothingThatIsKnown"
+    onnx.save(model, tmp_path / "broken.onnx")
+    tasks = {"mood": Task(("a", "b"), "s", 0.5), "topic": Task(("a", "b", "c"), "s", 0.5)}
+    with pytest.raises(ExportError, match=r"Nothing was exported: ONNX Runtime refuses the .*NothingThatIsKnown"):
+        export_files(tmp_path / "broken.onnx", artifact.folder / "tokenizer.json", tmp_path / "o", tasks, 9, 0)
+    assert files(tmp_path) == {"broken.onnx"}
+
+
 def test_a_task_that_the_graph_lacks_is_refused_and_nothing_stays(artifact: Artifact, tmp_path: Path) -> None:
     task = Task(("a", "b"), "single_label_classification", 0.5)
     with pytest.raises(ExportError, match="logits_other"):
@@ -324,11 +334,15 @@ def test_weights_that_are_transposed_when_read_and_a_third_input_are_converted_t
     source = folder_of(tmp_path / "m", exported)
     random = np.random.default_rng(0)
     shapes = {"words": (200, 32), "segments": (2, 32), "up": (64, 32), "down": (32, 64), "head": (32, 3)}
-    weights = [numpy_helper.from_array(random.standard_normal(s).astype("f4") / 6, n) for n, s in shapes.items()]
+    weights = [numpy_helper.from_array(np.array([2]), "last")]
+    weights += [numpy_helper.from_array(random.standard_normal(s).astype("f4") / 6, n) for n, s in shapes.items()]
     nodes = [
         helper.make_node("Gather", ["words", "input_ids"], ["w"]),
         helper.make_node("Gather", ["segments", "token_type_ids"], ["t"]),
-        helper.make_node("Add", ["w", "t"], ["x"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["m"]),
+        helper.make_node("Add", ["w", "t"], ["s"]),
+        helper.make_node("Mul", ["s", "m"], ["x"]),
         helper.make_node("Transpose", ["up"], ["up_t"], perm=[1, 0]),
         helper.make_node("MatMul", ["x", "up_t"], ["u"]),
         helper.make_node("Relu", ["u"], ["r"]),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from transformers import BertConfig, BertModel
 
-from inference.errors import BundleError
+from inference.errors import BundleError, ExportError
 from inference.export import export_onnx
 from inference.network import Network
 from inference.onnx_io import load_model, save_model
@@ -65,10 +65,11 @@ def write(
 
 
 def encoder(prefix: str, table: int = 0, up: int = 1) -> tuple[list[NodeProto], list[TensorProto]]:
-    """A mean of word vectors and a layer on it, ending in `<prefix>r`. The seeds say which weights it has."""
+    """A sum of word vectors and a layer on it, ending in `<prefix>r`. The seeds say which weights it has."""
     nodes = [
         helper.make_node("Gather", [f"{prefix}table", "input_ids"], [f"{prefix}w"], name=f"{prefix}n0"),
-        helper.make_node("ReduceMean", [f"{prefix}w"], [f"{prefix}m"], axes=[1], keepdims=0),
+        helper.make_node("Cast", ["attention_mask"], [f"{prefix}f"], to=TensorProto.FLOAT),
+        helper.make_node("Einsum", [f"{prefix}w", f"{prefix}f"], [f"{prefix}m"], equation="btc,bt->bc"),
         helper.make_node("MatMul", [f"{prefix}m", f"{prefix}up"], [f"{prefix}u"]),
         helper.make_node("Relu", [f"{prefix}u"], [f"{prefix}r"]),
     ]
@@ -101,7 +102,8 @@ def test_copies_of_one_encoder_become_one_whatever_they_are_called(tmp_path: Pat
     same(tmp_path / "merged.onnx", singles)
     assert operators(tmp_path / "merged.onnx") == [
         "Gather",
-        "ReduceMean",
+        "Cast",
+        "Einsum",
         "MatMul",
         "Relu",
         "MatMul",
@@ -129,7 +131,7 @@ def test_encoders_that_have_nothing_in_common_are_all_kept(tmp_path: Path) -> No
     }
     merge_graphs(singles, tmp_path / "merged.onnx")
     same(tmp_path / "merged.onnx", singles)
-    assert len(operators(tmp_path / "merged.onnx")) == 10
+    assert len(operators(tmp_path / "merged.onnx")) == 11  # the mask as floats is what they share
 
 
 def test_operators_that_differ_in_an_attribute_only_stay_apart(tmp_path: Path) -> None:
@@ -282,6 +284,38 @@ def _single(shared: Path, task: str, folder: Path) -> Path:
     return path
 
 
+def test_the_output_that_is_called_logits_is_taken_wherever_it_stands(tmp_path: Path) -> None:
+    single = one_task(tmp_path / "mood.onnx", "", 2)
+    both = onnx.load(single)
+    both.graph.output.insert(0, helper.make_tensor_value_info("r", TensorProto.FLOAT, ["b", 8]))
+    onnx.save(both, tmp_path / "both.onnx")
+    merge_graphs({"mood": tmp_path / "both.onnx"}, tmp_path / "merged.onnx")
+    same(tmp_path / "merged.onnx", {"mood": single})
+
+
+def test_a_value_called_like_the_output_asked_for_makes_way_for_it(tmp_path: Path) -> None:
+    """As in a merged float16 graph: its own `logits` are followed by a Cast."""
+    nodes, weights = encoder("")
+    nodes += [
+        helper.make_node("MatMul", ["r", "head"], ["wide"]),
+        helper.make_node("Cast", ["wide"], ["logits"], to=TensorProto.FLOAT16),
+    ]
+    half = write(tmp_path / "half.onnx", nodes, [*weights, weight("head", 2, 8, 3)], kind=TensorProto.FLOAT16)
+    merge_graphs({"mood": half}, tmp_path / "merged.onnx")
+    again = select(half, load_model(tmp_path / "merged.onnx"), {"logits": "logits_mood"})
+    made = [name for node in again.graph.node for name in node.output]
+    assert len(set(made)) == len(made)
+    save_model(again, tmp_path / "again.onnx")
+    same(tmp_path / "merged.onnx", {"mood": tmp_path / "again.onnx"})
+
+
+def test_a_model_past_the_size_of_one_file_is_refused_before_it_is_exported(tmp_path: Path) -> None:
+    network = torch.nn.Linear(1, 600_000_000, bias=False, device="meta")
+    network.tasks = ["mood"]  # type: ignore[assignment]
+    with pytest.raises(ExportError, match=r"has 2\.4 GB of weights.*up to 2\.1 GB\. Serve it with backend='pytorch'"):
+        export_onnx(network, tmp_path / "model.onnx")
+
+
 def test_graphs_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     first = one_task(tmp_path / "mood.onnx", "", 2)
     nodes = [helper.make_node("Cast", ["input_ids"], ["logits"], to=TensorProto.FLOAT)]
@@ -289,6 +323,8 @@ def test_graphs_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         "is of opset 18 and another graph beside it of 17": write(tmp_path / "a.onnx", nodes, [], opset=18),
         "takes the input 'pixels'": write(tmp_path / "b.onnx", nodes, [], inputs={"pixels": TensorProto.FLOAT}),
         "does not read input_ids": write(tmp_path / "c.onnx", nodes, [], inputs={"attention_mask": TensorProto.INT64}),
+        "has no input attention_mask": write(tmp_path / "h.onnx", nodes, [], inputs={"input_ids": TensorProto.INT64}),
+        "'logits' does not depend on attention_mask": write(tmp_path / "i.onnx", nodes, []),
         r"of shape \[1, 128\] only": write(tmp_path / "d.onnx", nodes, [], axes=(1, 128)),
         "is no float tensor": write(tmp_path / "e.onnx", nodes, [], kind=TensorProto.INT64),
         "reads 'nothing', which": write(tmp_path / "f.onnx", [helper.make_node("Relu", ["nothing"], ["logits"])], []),

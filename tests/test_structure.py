@@ -11,9 +11,9 @@ from conftest import ROOT
 LAYERS = [
     {"errors", "cpu"},
     {"files", "backends"},
-    {"adapters", "architectures", "assets", "bundle", "hub"},
+    {"adapters", "architectures", "assets", "bundle", "exported", "hub"},
     {"formats", "network", "torch_backend", "onnx_backend", "classifier", "tables"},
-    {"half", "onnx_io", "onnx_merge", "sequence", "tokenizer"},
+    {"half", "onnx_io", "onnx_plain", "onnx_merge", "sequence", "tokenizer"},
     {"evaluate", "parity", "export", "graph", "weights", "quantize", "ladder"},
     {"building"},
     {"artifacts", "onnx_files", "merging"},

@@ -195,7 +195,7 @@ def _quantize(source: Path, target: Path, tokenizer_file: Path, path: Path) -> d
     tokenizer, limit = _tokenizer(tokenizer_file)
     pad_id = (tokenizer.padding or {}).get("pad_id", 0)
     tokenizer.no_padding()
-    tokenizer.enable_truncation(limit)
+    tokenizer.enable_truncation(limit, direction=(tokenizer.truncation or {}).get("direction", "right"))
     ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(calibration_texts()) if encoding.ids]
     threads = cpu.cores()
     try:

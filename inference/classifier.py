@@ -196,11 +196,13 @@ class Classifier:
             path: the folder to write, made if need be.
             tasks: those to export; all if left out.
             quantize: write `<task>_int8.onnx` too.
-            external_data: weights in a file beside the graph: always, never, or (None) where they pass 2 GB.
+            external_data: weights in a file beside the graph: always, never, or (None) where one file cannot hold
+                them, which is past 2 GB.
 
         Raises:
             InputError: an unknown task, or files in `path` that are not from such an export.
-            ExportError: `external_data` is False and the weights pass 2 GB, or the folder cannot be written.
+            ExportError: PyTorch weights past 2 GB, of which no ONNX is made yet; `external_data` is False and one
+                file cannot hold them; or the folder cannot be written.
         """
         if isinstance(tasks, str):
             raise InputError(f"tasks must be a list of names; for one: [{tasks!r}].")

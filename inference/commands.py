@@ -24,7 +24,7 @@ def add(commands: Any, with_model: Callable[..., argparse.ArgumentParser], progr
         "--external-data",
         choices=EXTERNAL,
         default="auto",
-        help="weights in a file beside the graph (default: %(default)s, where they pass 2 GB)",
+        help="weights in a file beside the graph (default: %(default)s, where one cannot hold them)",
     )
     help = "An INT8 version of an FP32 ONNX file that has its tokenizer beside it."
     p = commands.add_parser("quantize", help=help, description=help)

@@ -90,7 +90,8 @@ def save_tokenizer(source: Path, folder: Path, max_tokens: int, pad_id: int) -> 
     pad_token = tokenizer.id_to_token(pad_id)
     if pad_token is None:
         raise ExportError(f"{source} has no token {pad_id}, which the model is said to be padded with.")
-    tokenizer.enable_truncation(max_tokens)
+    direction = (tokenizer.truncation or {}).get("direction", "right")
+    tokenizer.enable_truncation(max_tokens, direction=direction)
     tokenizer.enable_padding(direction="right", pad_id=pad_id, pad_token=pad_token)
     folder.mkdir(exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -104,7 +105,7 @@ def save_tokenizer(source: Path, folder: Path, max_tokens: int, pad_id: int) -> 
         "model_max_length": max_tokens,
         "model_input_names": ["input_ids", "attention_mask"],  # one text is one segment
         "padding_side": "right",
-        "truncation_side": "right",
+        "truncation_side": direction,
         "clean_up_tokenization_spaces": False,
         **roles,
     }

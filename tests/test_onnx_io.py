@@ -223,7 +223,10 @@ def large_model(folder: Path, tables: int, rows: int, width: int = 1024) -> Path
         initializers.append(tensor)
     nodes = [helper.make_node("Gather", [f"w{number}", "input_ids"], [f"g{number}"]) for number in range(tables)]
     nodes.append(helper.make_node("Sum", [f"g{number}" for number in range(tables)], ["s"]))
-    nodes.append(helper.make_node("ReduceMean", ["s"], ["logits"], axes=[1], keepdims=0))
+    nodes.append(helper.make_node("ReduceMean", ["s"], ["mean"], axes=[1], keepdims=0))
+    nodes.append(helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT))
+    nodes.append(helper.make_node("ReduceMean", ["mask"], ["share"], axes=[1], keepdims=1))
+    nodes.append(helper.make_node("Mul", ["mean", "share"], ["logits"]))
     ids = [helper.make_tensor_value_info(n, TensorProto.INT64, ["b", "t"]) for n in ("input_ids", "attention_mask")]
     output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", width])
     graph = helper.make_graph(nodes, "large", ids, [output], initializers)

@@ -143,7 +143,7 @@ CLASSIFIER_FAULTS = [
     ("pooler 10**9", edit(CONFIG, model_type="deberta-v2", pooler_hidden_size=10**9), "pooler_hidden_size"),
     ("labels 10**9", both(drop(CONFIG, "id2label", "label2id"), edit(CONFIG, num_labels=10**9)), "labels"),
     ("a size nobody knows 10**18", edit(CONFIG, some_size=10**18), "some_size"),
-    ("a dropout that is a text", edit(CONFIG, hidden_dropout_prob="much"), "do not fit"),
+    ("a dropout that is a text", edit(CONFIG, hidden_dropout_prob="much"), "do not fit|hidden_dropout_prob"),
     ("an activation nobody knows", edit(CONFIG, hidden_act="os.system"), "do not fit"),
     # Another kind of model
     ("model_type unknown", edit(CONFIG, model_type="brain"), "model_type 'brain'"),

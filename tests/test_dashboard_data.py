@@ -159,7 +159,7 @@ class Compare:
         monkeypatch.setattr(measuring, "compare", self)
         monkeypatch.setattr(measuring, "build", lambda job: None)
 
-    def __call__(self, model: Path, data: Any, *, quick: bool, progress: Any) -> dict[str, Any]:
+    def __call__(self, model: Path, data: Any, *, quick: bool, base: Path | None, progress: Any) -> dict[str, Any]:
         self.asked = {"model": model, "texts": data and list(data.texts), "quick": quick}
         while not self.go.wait(0.02):
             progress("latency", 0.5)

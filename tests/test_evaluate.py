@@ -84,7 +84,9 @@ def test_a_file_that_cannot_be_measured_on_is_refused(tmp_path: Path, content: b
 def test_parity_compares_probabilities_and_labels() -> None:
     one = {"t": np.array([[0.9, 0.1], [0.6, 0.4]])}
     two = {"t": np.array([[0.8, 0.2], [0.4, 0.6]])}
-    assert parity.compare(one, two)["t"] == pytest.approx({"max_abs_dp": 0.2, "label_agreement": 0.5})
+    assert parity.compare(one, two)["t"] == pytest.approx(
+        {"max_abs_dp": 0.2, "mean_abs_dp": 0.15, "label_agreement": 0.5}
+    )
 
 
 def test_parity_notices_an_answer_that_depends_on_its_neighbours() -> None:

@@ -113,7 +113,7 @@ def predict(args: argparse.Namespace) -> None:
     texts = [line for text in args.texts for line in (_stdin_lines() if text == "-" else [text])]
     classifier = load(
         args.model,
-        args.backend or describe(args.model, args.base).backends[0],
+        args.backend,
         device=args.device,
         dtype=args.dtype,
         compile=args.compile,
@@ -179,7 +179,7 @@ def info(args: argparse.Namespace) -> None:
         return
     print(f"{bundle.name}  ({bundle.folder})")
     about = [f"{bundle.pooling} pooling"] if bundle.pooling else []
-    print(f"  base    {', '.join([base_in_words(bundle), *about, f'{bundle.max_tokens} tokens at most'])}")
+    print(f"  base    {', '.join([_base(bundle), *about, f'{bundle.max_tokens} tokens at most'])}")
     for name, task in bundle.tasks.items():
         labels = ", ".join(task.labels[:7]) + (f", … {len(task.labels)} in all" if len(task.labels) > 7 else "")
         print(f"  task    {name}: {labels}{f'; uncertain below {task.threshold:.3f}' if task.threshold else ''}")
@@ -208,7 +208,7 @@ def report(args: argparse.Namespace) -> None:
     print(f"The report is {args.out}.")
 
 
-def base_in_words(bundle: Bundle) -> str:
+def _base(bundle: Bundle) -> str:
     """The base's Hub id and revision, or where it is."""
     if bundle.base is None:
         return "none, the folder is a whole model"

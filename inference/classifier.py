@@ -157,12 +157,7 @@ class Classifier:
             InputError: as in `predict`.
         """
         started = time.perf_counter()
-        if isinstance(tasks, str):
-            raise InputError(f"tasks must be a list of names; for one: [{tasks!r}].")
-        names = list(self.tasks) if tasks is None else list(tasks)
-        for name in names:
-            if name not in self.tasks:
-                raise InputError(f"Unknown task {name!r}. This model has: {', '.join(self.tasks)}.")
+        names = self._named(tasks)
         if threshold is not None:
             try:
                 threshold = float(threshold)  # a NumPy number too, and the answers stay plain types
@@ -204,17 +199,22 @@ class Classifier:
             ExportError: PyTorch weights past 2 GB, of which no ONNX is made yet; `external_data` is False and one
                 file cannot hold them; or the folder cannot be written.
         """
+        names = self._named(tasks)
+        if not names:
+            raise InputError("tasks is empty: name at least one, or leave it out for all.")
+        if self._exporter is None:
+            raise InputError("This classifier was not made by load(), so there are no files to export.")
+        return self._exporter(Path(path), {name: self.tasks[name] for name in names}, quantize, external_data)
+
+    def _named(self, tasks: Sequence[str] | None) -> list[str]:
+        """The tasks asked for; all where none are named."""
         if isinstance(tasks, str):
             raise InputError(f"tasks must be a list of names; for one: [{tasks!r}].")
         names = list(self.tasks) if tasks is None else list(tasks)
         for name in names:
             if name not in self.tasks:
                 raise InputError(f"Unknown task {name!r}. This model has: {', '.join(self.tasks)}.")
-        if not names:
-            raise InputError("tasks is empty: name at least one, or leave it out for all.")
-        if self._exporter is None:
-            raise InputError("This classifier was not made by load(), so there are no files to export.")
-        return self._exporter(Path(path), {name: self.tasks[name] for name in names}, quantize, external_data)
+        return names
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Token ids as the model was trained on them.

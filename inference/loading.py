@@ -26,7 +26,7 @@ BATCHING = {"cpu": (32, 2048), "cuda": (256, 65_536), "auto": (32, 8192)}
 
 def load(
     model: str | Path,
-    backend: str = "pytorch",
+    backend: str | None = "pytorch",
     *,
     device: str = "cpu",
     dtype: str | None = None,
@@ -44,7 +44,8 @@ def load(
     "onnx" and "int8" are built first where they are not in the cache yet (under a minute).
 
     Args:
-        backend: "pytorch", "onnx" or "int8"; "pytorch-bf16" is PyTorch with dtype="bfloat16".
+        backend: "pytorch", "onnx" or "int8"; "pytorch-bf16" is PyTorch with dtype="bfloat16"; None is the
+            first that the model has.
         device: "cpu", or a GPU as "cuda" or "cuda:1" for "pytorch" and, where onnxruntime-gpu is installed, "onnx";
             "auto" spreads a Hugging Face model over all GPUs and the main memory.
         dtype: "float32", "bfloat16" or "float16". Left out: float32 on a CPU; on a GPU bfloat16 where it has that,
@@ -65,12 +66,16 @@ def load(
         ExportError: the build failed, or its result does not agree with PyTorch.
         MissingDependencyError: naming the library and how to install it.
     """
-    check_backend(backend, known=EVERY)
-    check_device(backend, device, dtype, compile)
+    if backend is not None:  # told before anything is read
+        check_backend(backend, known=EVERY)
+        check_device(backend, device, dtype, compile)
     if threads is not None and threads < 1:
         raise InputError(f"threads={threads} must be at least 1.")
     base = Path(base) if base is not None else None
     bundle = describe(model, base, four_bit=load_in_4bit)
+    if backend is None:
+        backend = bundle.backends[0]
+        check_device(backend, device, dtype, compile)
     check_backend(backend, bundle.backends, EVERY)
     wish = _Wish(backend, device, dtype, compile, threads or cpu.cores())
     opened = _open(bundle, wish, base, Path(cache) if cache else default_cache(), progress)

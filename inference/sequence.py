@@ -16,8 +16,6 @@ from inference.files import VOCABULARIES, read_json, tensors
 from inference.network import check_finite, explained, load_network, merge, quiet_peft, quiet_transformers
 from inference.torch_backend import best_dtype
 
-# What the words of a tokenizer can be in.
-
 
 class SequenceNetwork(nn.Module):
     """One sequence classifier of transformers per task; one pass each, for their encoders differ."""
@@ -153,7 +151,7 @@ def load_merged(bundle: Bundle, base: Path | None = None, device: str = "cpu", d
 
 
 def convert_tokenizer(folder: Path) -> str:
-    """The tokenizer of a folder that has none in the format of the library tokenizers, in that format.
+    """The tokenizer of a folder as transformers reads it, in the format of the library tokenizers.
 
     Raises:
         BundleError: transformers cannot read or cannot convert it.

@@ -13,7 +13,7 @@ from inference.errors import BundleError, ExportError, InferenceError, InputErro
 from inference.loading import load
 
 if TYPE_CHECKING:
-    from inference.onnx_files import quantize_onnx
+    from inference.onnx.files import quantize_onnx
 
 __version__ = "0.3.0"
 
@@ -35,7 +35,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Not imported above: it needs the library onnx, without which ONNX and INT8 are served all the same.
     if name == "quantize_onnx":
-        from inference.onnx_files import quantize_onnx
+        from inference.onnx.files import quantize_onnx
 
         return quantize_onnx
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,8 +28,8 @@ from inference.compare.commands import add as add_compare
 from inference.compare.commands import add_limits, limits_of
 from inference.doctor import add as add_doctor
 from inference.errors import InferenceError, MissingDependencyError
-from inference.formats import describe
-from inference.importing import add as add_import
+from inference.formats.describe import describe
+from inference.formats.importing import add as add_import
 
 REPORT = "One HTML file with verdict, charts, disagreements and method, to hand over."
 

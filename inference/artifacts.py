@@ -25,11 +25,11 @@ from inference.assets import CALIBRATION, SHOWCASE
 from inference.building import FILES, Progress, build
 from inference.bundle import Bundle
 from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError
-from inference.files import check_digest, sha256
+from inference.formats.files import check_digest, sha256
 from inference.tokenizer import TOKENIZER
 
 if TYPE_CHECKING:
-    from inference.onnx_backend import Graph
+    from inference.onnx.backend import Graph
 
 MANIFEST = "manifest.json"
 TOOLS = ("torch", "transformers", "peft", "onnx", "onnxruntime")
@@ -37,15 +37,15 @@ TOOLS = ("torch", "transformers", "peft", "onnx", "onnxruntime")
 RECIPE = (
     "building.py",
     "tokenizer.py",
-    "onnx_io.py",
+    "onnx/io.py",
     "network.py",
     "sequence.py",
-    "export.py",
-    "onnx_merge.py",
-    "graph.py",
-    "weights.py",
-    "quantize.py",
-    "ladder.py",
+    "onnx/export.py",
+    "onnx/merge.py",
+    "onnx/graph.py",
+    "onnx/weights.py",
+    "onnx/quantize.py",
+    "onnx/ladder.py",
     "parity.py",
     "classifier.py",
 )
@@ -64,12 +64,12 @@ class Artifact:
         Raises:
             BundleError: a file is missing or was altered.
         """
-        from inference.onnx_backend import Graph
+        from inference.onnx.backend import Graph
 
         path = self.folder / FILES[backend]
         if f"{path.stem}_weights.bin" not in self.manifest["files"]:
             return Graph(self._verified(FILES[backend]))
-        from inference.onnx_io import read_graph
+        from inference.onnx.io import read_graph
 
         return read_graph(path, self.folder, {name: one["sha256"] for name, one in self.manifest["files"].items()})
 

@@ -35,9 +35,9 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
     """
     from inference import parity
     from inference.classifier import Classifier, pad
-    from inference.ladder import climb, verdict
-    from inference.onnx_backend import OnnxBackend
-    from inference.onnx_io import LIMIT, read_graph
+    from inference.onnx.backend import OnnxBackend
+    from inference.onnx.io import LIMIT, read_graph
+    from inference.onnx.ladder import climb, verdict
 
     threads = cpu.cores()
     tokenizer_file = folder / TOKENIZER
@@ -56,7 +56,7 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
         more["single_graphs"] = check_joined(bundle, reference, texts[:JOINED_TEXTS])
         comparable: list[Classifier] = []
     else:
-        from inference.export import export_onnx
+        from inference.onnx.export import export_onnx
         from inference.sequence import load_merged, load_served
         from inference.torch_backend import TorchBackend
 
@@ -122,8 +122,8 @@ def check_joined(bundle: Bundle, joined: Classifier, texts: Sequence[str]) -> di
     """
     from inference import parity
     from inference.classifier import pad, probabilities
-    from inference.onnx_io import read_graph
-    from inference.onnx_plain import PlainGraph
+    from inference.onnx.io import read_graph
+    from inference.onnx.plain import PlainGraph
 
     ids = joined.tokenize(texts).ids
     feeds = [pad(ids[start : start + 32], bundle.pad_id) for start in range(0, len(ids), 32)]
@@ -156,8 +156,8 @@ def check_joined(bundle: Bundle, joined: Classifier, texts: Sequence[str]) -> di
 
 def _join(bundle: Bundle, ending: str, target: Path) -> dict[str, int]:
     """One graph of the exported ones of all tasks; how often each of ONNX Runtime's own operators is in it."""
-    from inference.onnx_io import load_model
-    from inference.onnx_merge import merge_graphs
+    from inference.onnx.io import load_model
+    from inference.onnx.merge import merge_graphs
 
     graphs = {task: bundle.folder / f"{task}{ending}.onnx" for task in bundle.tasks}
     merge_graphs(graphs, target, within=bundle.folder, digests=bundle.files)

@@ -12,7 +12,7 @@ from typing import Any
 
 from inference.backends import BACKENDS
 from inference.errors import BundleError, MissingDependencyError
-from inference.files import check_digest, check_file, inside, read_json
+from inference.formats.files import check_digest, check_file, inside, read_json
 
 FORMAT = 1
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")

@@ -53,7 +53,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def quantize(args: argparse.Namespace) -> None:
-    from inference.onnx_files import quantize_graph
+    from inference.onnx.files import quantize_graph
 
     path, made = quantize_graph(args.file, args.out)
     worst = made["tried"][-1]

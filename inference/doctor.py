@@ -12,12 +12,12 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from inference.architectures import ARCHITECTURES, max_positions
 from inference.artifacts import default_cache, find
 from inference.bundle import Bundle
 from inference.errors import InferenceError
-from inference.files import inside, read_json, tensors
-from inference.formats import describe
+from inference.formats.architectures import ARCHITECTURES, max_positions
+from inference.formats.describe import describe
+from inference.formats.files import inside, read_json, tensors
 from inference.tokenizer import TOKENIZER, read_tokenizer, tokenizer_source
 
 SEVERITIES = ("error", "warning", "note")

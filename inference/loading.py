@@ -16,7 +16,7 @@ from inference.building import FILES, Progress
 from inference.bundle import Bundle, Task
 from inference.classifier import Classifier
 from inference.errors import InputError, MissingDependencyError
-from inference.formats import describe
+from inference.formats.describe import describe
 from inference.tokenizer import TOKENIZER, is_final, read_tokenizer, tokenizer_source, write_tokenizer
 
 # Texts and tokens per forward pass: a CPU is busy with little, a GPU wants to be fed. A model that must be spread
@@ -108,11 +108,11 @@ def _open(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path, progress:
     try:
         if on_torch:
             return _open_torch(bundle, wish, base, cache)
-        from inference.onnx_backend import OnnxBackend, check_cuda
+        from inference.onnx.backend import OnnxBackend, check_cuda
 
         if on_gpu:
             check_cuda(wish.device)  # now, and not after a minute of building
-            from inference.half import halve
+            from inference.onnx.half import halve
     except ImportError as error:
         if str(error.name).startswith("inference"):
             raise
@@ -156,7 +156,7 @@ def _export(
     external_data: bool | None,
 ) -> list[Path]:
     try:
-        from inference.onnx_files import export_files
+        from inference.onnx.files import export_files
     except ImportError as error:
         raise MissingDependencyError(
             f"Exporting needs the library {error.name!r}. Install it: pip install -r requirements.txt"

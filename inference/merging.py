@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from inference import cpu, parity
-from inference.architectures import max_positions
 from inference.assets import showcase_texts
 from inference.classifier import Classifier
 from inference.errors import InputError
-from inference.files import read_json
-from inference.formats import describe
+from inference.formats.architectures import max_positions
+from inference.formats.describe import describe
+from inference.formats.files import read_json
 from inference.network import quiet_transformers
 from inference.sequence import load_merged, load_switched
 from inference.tokenizer import TOKENIZER, read_tokenizer, save_tokenizer, write_tokenizer

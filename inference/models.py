@@ -12,7 +12,7 @@ from inference.backends import check_backend
 from inference.bundle import Bundle
 from inference.classifier import Answer, Classifier
 from inference.errors import InferenceError, InputError
-from inference.formats import describe
+from inference.formats.describe import describe
 from inference.loading import load
 
 

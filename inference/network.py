@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from inference.architectures import check_size, read_config
 from inference.errors import BundleError, InferenceError
-from inference.files import count_stored
+from inference.formats.architectures import check_size, read_config
+from inference.formats.files import count_stored
 
 if TYPE_CHECKING:
     from inference.bundle import Bundle, Heads

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inference.architectures import ARCHITECTURES
 from inference.bundle import Bundle
 from inference.errors import BundleError, InputError, MissingDependencyError
-from inference.files import VOCABULARIES, read_json, tensors
+from inference.formats.architectures import ARCHITECTURES
+from inference.formats.files import VOCABULARIES, read_json, tensors
 from inference.network import check_finite, explained, load_network, merge, quiet_peft, quiet_transformers
 from inference.torch_backend import best_dtype
 

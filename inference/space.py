@@ -27,8 +27,8 @@ from inference.assets import ASSETS, DEMO_MODEL
 from inference.backends import TITLES
 from inference.bundle import Bundle
 from inference.errors import BundleError, InferenceError, InputError, MissingDependencyError
-from inference.files import inside
-from inference.formats import describe
+from inference.formats.describe import describe
+from inference.formats.files import inside
 
 ROOT = ASSETS.parent
 KINDS = ("gradio", "docker")

@@ -27,7 +27,7 @@ def tiny_base(folder: Path) -> dict[str, str]:
     from tokenizers.processors import TemplateProcessing
     from transformers import BertConfig, BertModel
 
-    from inference.files import sha256
+    from inference.formats.files import sha256
 
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'"
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{x}" for x in letters)]

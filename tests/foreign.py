@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from inference.architectures import ARCHITECTURES
+from inference.formats.architectures import ARCHITECTURES
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS, *(f"##{x}" for x in LETTERS)]

@@ -41,7 +41,7 @@ def healthy(root: Path) -> None:
     from transformers import AutoModel, AutoModelForSequenceClassification
 
     from inference.bundle import BASE_FILES
-    from inference.files import sha256
+    from inference.formats.files import sha256
 
     classifier = foreign.classifier(root / "classifier" / "model")
     AutoModelForSequenceClassification.from_pretrained(classifier).save_pretrained(
@@ -80,9 +80,9 @@ def healthy(root: Path) -> None:
 
 def exported(classifier: Path, folder: Path) -> None:
     """The ONNX files of a classifier, without INT8, and without the list by which every change of them is noticed."""
-    from inference.export import export_onnx
-    from inference.formats import describe
-    from inference.onnx_files import export_files
+    from inference.formats.describe import describe
+    from inference.onnx.export import export_onnx
+    from inference.onnx.files import export_files
     from inference.sequence import load_merged
 
     bundle = describe(classifier)
@@ -261,7 +261,7 @@ def pinned(*spoils: Spoil) -> Spoil:
     """Spoil a bundle and write the digests anew, as somebody does who means it."""
 
     def spoil(folder: Path) -> None:
-        from inference.files import sha256
+        from inference.formats.files import sha256
 
         for one in spoils:
             one(folder)

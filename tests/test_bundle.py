@@ -130,7 +130,7 @@ def test_heads_of_another_shape_are_refused(copy: Path, tiny: Tiny) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from inference.files import sha256
+    from inference.formats.files import sha256
 
     save_file({"mood.weight": torch.zeros(3, 32), "mood.bias": torch.zeros(3)}, copy / "heads.safetensors")
     files = json.loads((copy / "bundle.json").read_text())["files"]
@@ -142,7 +142,7 @@ def test_heads_of_another_shape_are_refused(copy: Path, tiny: Tiny) -> None:
 def test_weights_with_nan_are_refused(copy: Path, tiny: Tiny) -> None:
     from safetensors.torch import load_file, save_file
 
-    from inference.files import sha256
+    from inference.formats.files import sha256
 
     heads = load_file(copy / "heads.safetensors")
     heads["mood.bias"][0] = float("nan")
@@ -167,7 +167,7 @@ def test_an_unknown_backend_or_device_is_refused(tiny: Tiny) -> None:
 def test_an_adapter_that_lacks_weights_is_refused_and_not_answered_without(copy: Path, tiny: Tiny) -> None:
     from safetensors.torch import load_file, save_file
 
-    from inference.files import sha256
+    from inference.formats.files import sha256
 
     name = "adapter/adapter_model.safetensors"
     weights = load_file(copy / name)

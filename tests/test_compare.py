@@ -123,7 +123,7 @@ def test_bf16_is_not_measured_on_a_processor_without_it(tiny: Tiny, rows: Any, m
 
 def test_the_files_timed_are_tied_by_their_hash(receipt: dict[str, Any], tiny: Tiny) -> None:
     from inference.artifacts import obtain
-    from inference.files import sha256
+    from inference.formats.files import sha256
 
     artifact = obtain(Bundle.read(tiny.folder), tiny.cache, base=tiny.base)
     files = receipt["backends"]["int8"]["files"]

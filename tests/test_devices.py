@@ -20,7 +20,7 @@ from inference.backends import BACKENDS, EVERY, Logits, OutOfMemory, check_devic
 from inference.bundle import Bundle
 from inference.errors import InputError, MissingDependencyError
 from inference.models import Models
-from inference.onnx_backend import CUDA, Graph, OnnxBackend, check_cuda
+from inference.onnx.backend import CUDA, Graph, OnnxBackend, check_cuda
 from inference.sequence import load_served
 from inference.torch_backend import Buckets, TorchBackend, best_dtype, narrow, take_sdpa
 

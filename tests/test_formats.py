@@ -13,7 +13,7 @@ import pytest
 
 from inference import BundleError, load
 from inference.artifacts import obtain
-from inference.formats import describe
+from inference.formats.describe import describe
 from inference.parity import score_rows
 
 
@@ -36,7 +36,7 @@ def scores(model: Path, backend: str, cache: Path, **options: Any) -> Any:
 def test_a_hugging_face_classifier_answers_as_in_transformers(kind: str, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    from inference.architectures import ARCHITECTURES
+    from inference.formats.architectures import ARCHITECTURES
 
     folder = foreign.classifier(tmp_path / "model", kind)
     expected = foreign.by_hand(AutoModelForSequenceClassification.from_pretrained(folder), folder)

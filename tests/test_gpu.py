@@ -17,7 +17,7 @@ import torch
 from inference import load
 from inference.assets import showcase_texts
 from inference.errors import InputError
-from inference.onnx_backend import CUDA
+from inference.onnx.backend import CUDA
 from inference.torch_backend import TorchBackend
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA GPU here")

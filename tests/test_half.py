@@ -15,8 +15,8 @@ from inference import load
 from inference.artifacts import obtain
 from inference.bundle import Bundle
 from inference.errors import ExportError
-from inference.half import halve
-from inference.onnx_backend import Graph, OnnxBackend
+from inference.onnx.backend import Graph, OnnxBackend
+from inference.onnx.half import halve
 
 
 @pytest.fixture(scope="module")

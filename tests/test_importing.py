@@ -16,7 +16,7 @@ from inference import load
 from inference.__main__ import main
 from inference.bundle import Bundle
 from inference.errors import BundleError, InferenceError, InputError
-from inference.importing import import_rapidfit, import_weights
+from inference.formats.importing import import_rapidfit, import_weights
 
 TEXTS = ["it was fine", "so bad, so so bad and then some more words", "a bus", "soup!"]
 

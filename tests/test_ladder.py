@@ -17,11 +17,11 @@ from test_quantize import answer_each, integer_weights, padded, random_network, 
 
 from inference.classifier import probabilities
 from inference.errors import ExportError
-from inference.export import export_onnx
-from inference.ladder import LADDER, MIN_AGREEMENT, SMALL_DP, Judge, climb
 from inference.network import Network
+from inference.onnx.export import export_onnx
+from inference.onnx.ladder import LADDER, MIN_AGREEMENT, SMALL_DP, Judge, climb
+from inference.onnx.quantize import quantize
 from inference.parity import compare
-from inference.quantize import quantize
 
 NAMES = [recipe.name for recipe in LADDER]
 CALIBRATION, TEXTS = texts(40, seed=1), texts(300, seed=5)

@@ -13,7 +13,7 @@ from inference import ExportError, InputError, load, quantize_onnx
 from inference.__main__ import main
 from inference.artifacts import obtain
 from inference.building import check_joined
-from inference.formats import describe
+from inference.formats.describe import describe
 from inference.merging import merge
 from inference.parity import score_rows
 

@@ -20,8 +20,8 @@ import inference
 from inference.artifacts import Artifact, obtain
 from inference.bundle import Bundle, Task
 from inference.errors import BundleError, ExportError, InputError
-from inference.files import sha256
-from inference.onnx_files import export_files, quantize_onnx
+from inference.formats.files import sha256
+from inference.onnx.files import export_files, quantize_onnx
 
 TEXTS = ["it was so fine", "bad", "a bus, a lamp and a soup, and then another soup and one more bus", "fine!"]
 

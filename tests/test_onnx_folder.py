@@ -16,9 +16,9 @@ from test_ladder import outlier_network
 from inference.artifacts import obtain
 from inference.bundle import Bundle, Task
 from inference.errors import BundleError
-from inference.export import export_onnx
-from inference.formats import describe
-from inference.onnx_files import export_files, quantize_graph
+from inference.formats.describe import describe
+from inference.onnx.export import export_onnx
+from inference.onnx.files import export_files, quantize_graph
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from inference.errors import BundleError, ExportError
-from inference.files import sha256
-from inference.onnx_io import LIMIT, load_model, read_graph, save_model
-from inference.onnx_merge import merge_graphs
+from inference.formats.files import sha256
+from inference.onnx.io import LIMIT, load_model, read_graph, save_model
+from inference.onnx.merge import merge_graphs
 
 WORDS, WIDTH = 50, 32
 
@@ -256,7 +256,7 @@ def test_past_the_limit_weights_go_to_a_session_beside_the_graph_and_to_a_file_b
 ) -> None:
     path = large_model(tmp_path, tables=4, rows=100)  # 1.6 MB, with a limit to match
     expected = np.full((1, 1024), 10, np.float32)
-    monkeypatch.setattr("inference.onnx_io.LIMIT", 1_500_000)
+    monkeypatch.setattr("inference.onnx.io.LIMIT", 1_500_000)
     graph = read_graph(path)
     assert list(graph.weights) == ["w0", "w1", "w2", "w3"]
     assert len(graph.model) < 10_000
@@ -274,6 +274,6 @@ def test_past_the_limit_weights_go_to_a_session_beside_the_graph_and_to_a_file_b
 def test_a_tensor_of_another_size_than_its_shape_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = large_model(tmp_path, tables=4, rows=100)
     entries(path, length="4096")
-    monkeypatch.setattr("inference.onnx_io.LIMIT", 1_000_000)
+    monkeypatch.setattr("inference.onnx.io.LIMIT", 1_000_000)
     with pytest.raises(BundleError, match=r"'w0' of shape \[100, 1024\] is said to have 4,096 bytes"):
         read_graph(path)

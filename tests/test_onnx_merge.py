@@ -15,11 +15,11 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from transformers import BertConfig, BertModel
 
 from inference.errors import BundleError, ExportError
-from inference.export import export_onnx
 from inference.network import Network
-from inference.onnx_io import load_model, save_model
-from inference.onnx_merge import merge_graphs, select
-from inference.quantize import quantize
+from inference.onnx.export import export_onnx
+from inference.onnx.io import load_model, save_model
+from inference.onnx.merge import merge_graphs, select
+from inference.onnx.quantize import quantize
 
 Feed = dict[str, NDArray[np.int64]]
 

@@ -14,9 +14,9 @@ from onnx import helper, numpy_helper
 from transformers import BertConfig, BertModel
 
 from inference.errors import ExportError
-from inference.export import export_onnx
 from inference.network import Network
-from inference.quantize import Calibrated, calibrate, quantize, sensitivities, write
+from inference.onnx.export import export_onnx
+from inference.onnx.quantize import Calibrated, calibrate, quantize, sensitivities, write
 
 HIDDEN, WORDS = 32, 200
 Feed = dict[str, NDArray[np.int64]]

@@ -72,7 +72,7 @@ def test_the_table_is_that_of_the_receipts() -> None:
 
 @pytest.mark.parametrize("name", [*TASKS, "showcase"])
 def test_a_receipt_belongs_to_the_model_and_the_rows_that_are_here(name: str) -> None:
-    from inference.files import sha256
+    from inference.formats.files import sha256
 
     receipt = RECEIPTS[name]
     assert receipt["model"]["files"] == json.loads((DEMO / "bundle.json").read_text())["files"]

@@ -10,13 +10,13 @@ from conftest import ROOT
 # Lower layers know nothing of higher ones. A module may import those left of it or beside it.
 LAYERS = [
     {"errors", "cpu"},
-    {"files", "backends"},
-    {"adapters", "architectures", "assets", "bundle", "exported", "hub"},
-    {"formats", "network", "torch_backend", "onnx_backend", "classifier", "tables"},
-    {"half", "onnx_io", "onnx_plain", "onnx_merge", "sequence", "tokenizer"},
-    {"evaluate", "parity", "export", "graph", "weights", "quantize", "ladder"},
+    {"formats.files", "backends"},
+    {"formats.adapters", "formats.architectures", "assets", "bundle", "formats.exported", "formats.hub"},
+    {"formats.describe", "network", "torch_backend", "onnx.backend", "classifier", "tables"},
+    {"onnx.half", "onnx.io", "onnx.plain", "onnx.merge", "sequence", "tokenizer"},
+    {"evaluate", "parity", "onnx.export", "onnx.graph", "onnx.weights", "onnx.quantize", "onnx.ladder"},
     {"building"},
-    {"artifacts", "onnx_files", "merging"},
+    {"artifacts", "onnx.files", "merging"},
     {"loading"},
     {"models"},
     {"compare.stats", "compare.rows", "compare.footprint", "compare.worker"},
@@ -26,16 +26,25 @@ LAYERS = [
     {"compare.disagreements", "compare.diff", "compare.summary", "compare.verdict"},
     {"compare.run"},
     {"commands", "compare.commands", "doctor", "space"},
-    {"rapidfit"},
-    {"importing"},
+    {"formats.rapidfit"},
+    {"formats.importing"},
     {"__main__"},
 ]
 HOMES = {
-    "torch": {"network", "sequence", "torch_backend", "export", "importing"},
-    "transformers": {"network", "sequence", "importing"},
+    "torch": {"network", "sequence", "torch_backend", "onnx.export", "formats.importing"},
+    "transformers": {"network", "sequence", "formats.importing"},
     "peft": {"network", "sequence"},
-    "onnx": {"graph", "half", "weights", "quantize", "onnx_io", "onnx_merge", "onnx_files", "compare.footprint"},
-    "onnxruntime": {"half", "onnx_backend", "export", "quantize", "onnx_io"},
+    "onnx": {
+        "onnx.graph",
+        "onnx.half",
+        "onnx.weights",
+        "onnx.quantize",
+        "onnx.io",
+        "onnx.merge",
+        "onnx.files",
+        "compare.footprint",
+    },
+    "onnxruntime": {"onnx.half", "onnx.backend", "onnx.export", "onnx.quantize", "onnx.io"},
     "sklearn": {"evaluate", "compare.results"},
     "scipy": {"compare.stats", "compare.diff"},
     "jsonschema": {"compare.receipt"},
@@ -131,5 +140,5 @@ def test_pickles_are_opened_where_a_user_asks_for_it_and_nowhere_else() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load"
     }
-    assert calls == {"inference/importing.py"}
-    assert "weights_only=True" in (ROOT / "inference/importing.py").read_text(encoding="utf-8")
+    assert calls == {"inference/formats/importing.py"}
+    assert "weights_only=True" in (ROOT / "inference/formats/importing.py").read_text(encoding="utf-8")

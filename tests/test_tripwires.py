@@ -21,7 +21,7 @@ from conftest import ROOT
 
 from inference.__main__ import main
 from inference.errors import BundleError
-from inference.importing import import_weights
+from inference.formats.importing import import_weights
 
 
 @pytest.fixture

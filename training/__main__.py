@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
 
     from inference import cpu, load
     from inference.bundle import Base, check_name, locate_base
-    from inference.files import check_digest
+    from inference.formats.files import check_digest
     from training.card import write_card
     from training.data import add_background, split
     from training.loop import answer, new_network, train

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from inference import load
 from inference.bundle import ADAPTER_FILES, BASE_FILES, ENCODER, FORMAT, HEADS_FILE, Base, locate_base
 from inference.evaluate import LabelledRows, evaluate
-from inference.files import sha256
+from inference.formats.files import sha256
 from inference.network import Network, quiet_transformers
 from training.data import TaskData
 from training.loop import ADAPTED, Settings

@@ -23,7 +23,7 @@ from inference.compare.rows import LabelledData, parse_data, read_data
 from inference.compare.run import QUICK_ROWS
 from inference.compare.verdict import Limits, judge
 from inference.errors import InferenceError
-from inference.formats import describe
+from inference.formats.describe import describe
 
 MOST_ROWS = 20_000
 JOB, RESULT, TEXTS = "_measurement", "_measured", "_measured_texts"

@@ -12,7 +12,7 @@ from typing import Any
 from inference.backends import EVERY, EXTRA
 from inference.building import Progress
 from inference.errors import InputError
-from inference.formats import describe
+from inference.formats.describe import describe
 
 
 def add(commands: Any, with_model: Any) -> None:

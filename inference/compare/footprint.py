@@ -14,7 +14,7 @@ from inference.backends import runtime
 from inference.building import FILES
 from inference.bundle import Bundle
 from inference.errors import InferenceError
-from inference.files import sha256
+from inference.formats.files import sha256
 from inference.tokenizer import TOKENIZER
 
 # What serving with a backend imports. Their own requirements are counted with them.

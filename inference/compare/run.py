@@ -28,7 +28,7 @@ from inference.compare.receipt import FORMAT, VERSION, Receipt, seal
 from inference.compare.results import results
 from inference.compare.rows import LabelledData, read_data
 from inference.errors import InputError
-from inference.formats import describe
+from inference.formats.describe import describe
 
 CHUNK = 500  # rows that a backend answers before it is the next one's turn
 QUICK_ROWS = 500

@@ -24,8 +24,8 @@ _TORCH = ("torch", "transformers", "peft", "inference.torch_backend")
 IMPORTS = {
     "pytorch": _TORCH,
     "pytorch-bf16": _TORCH,
-    "onnx": ("onnxruntime", "inference.onnx_backend"),
-    "int8": ("onnxruntime", "inference.onnx_backend"),
+    "onnx": ("onnxruntime", "inference.onnx.backend"),
+    "int8": ("onnxruntime", "inference.onnx.backend"),
 }
 FIRST = "how long does the first answer take?"
 PLATEAU = 0.05  # two passes in a row whose medians differ by less than this share: warm

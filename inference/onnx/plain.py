@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.backends import Logits
-from inference.onnx_backend import OUTPUT_PREFIX, Graph, OnnxBackend
+from inference.onnx.backend import OUTPUT_PREFIX, Graph, OnnxBackend
 
 LOGITS = "logits"  # what most exporters call the output of a classifier
 

@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from inference.graph import Array, Product, add_constant, replace_nodes
+from inference.onnx.graph import Array, Product, add_constant, replace_nodes
 
 BLOCK = 32  # weights that share a scale: one large weight spoils no more than these
 

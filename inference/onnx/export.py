@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from inference.architectures import ARCHITECTURES
 from inference.errors import ExportError
-from inference.onnx_backend import OUTPUT_PREFIX
-from inference.onnx_io import LIMIT
-from inference.onnx_merge import merge_graphs
+from inference.formats.architectures import ARCHITECTURES
+from inference.onnx.backend import OUTPUT_PREFIX
+from inference.onnx.io import LIMIT
+from inference.onnx.merge import merge_graphs
 
 # Bytes of weights. The exporter, the optimizer and INT8 each hold the graph as one message, operators and all.
 MOST_WEIGHTS = LIMIT - 64 * 2**20

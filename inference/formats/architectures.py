@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.errors import BundleError
-from inference.files import check_folder, inside, read_json, refuse_code
+from inference.formats.files import check_folder, inside, read_json, refuse_code
 
 
 @dataclass(frozen=True)

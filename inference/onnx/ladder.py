@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference.quantize import Feeds, calibrate, sensitivities, write
+from inference.onnx.quantize import Feeds, calibrate, sensitivities, write
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def climb(source: Path, target: Path, feeds: Feeds, judge: Judge, *, reduce_rang
     Where none does, as may be with a network that was never trained, the safest is kept and `held` is false.
 
     Args:
-        source, feeds: as in `inference.quantize.calibrate`.
+        source, feeds: as in `inference.onnx.quantize.calibrate`.
         target: the file to write. Equal arguments and figures give equal bytes.
         judge: called with `target` after each attempt.
-        reduce_range: as in `inference.quantize.write`.
+        reduce_range: as in `inference.onnx.quantize.write`.
 
     Returns:
         `recipe` and `summary` of what was kept, `held`, `counts` of its operators, `kept_float`: names of the

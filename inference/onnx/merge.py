@@ -15,9 +15,9 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from inference.errors import BundleError
-from inference.onnx_backend import OUTPUT_PREFIX
-from inference.onnx_io import REMEDY, graphs_of, load_model, save_model, subgraphs
-from inference.onnx_plain import logits_of
+from inference.onnx.backend import OUTPUT_PREFIX
+from inference.onnx.io import REMEDY, graphs_of, load_model, save_model, subgraphs
+from inference.onnx.plain import logits_of
 
 INPUTS = ("input_ids", "attention_mask")
 INTEGERS = (TensorProto.INT64, TensorProto.INT32)
@@ -42,7 +42,7 @@ def merge_graphs(
         graphs: task -> its graph, whose output `logits`, or else the first one, is the logits. It may want
             `token_type_ids` too, which become zeros: one text has one segment. The same file may stand for several
             tasks only if it is meant to.
-        within, digests: as in `inference.onnx_io.read_graph`.
+        within, digests: as in `inference.onnx.io.read_graph`.
 
     Raises:
         BundleError: a graph that is not allowed, or is no text classifier with free axes, or reads padding as text,
@@ -68,7 +68,7 @@ def select(path: Path, model: ModelProto, outputs: Mapping[str, str] | None = No
     """The part of `model` that computes some of its outputs, its constants plain weights and transposed beforehand.
 
     PyTorch's newer exporter transposes a weight each time it is read; whoever looks for a product with constant
-    weights, like `inference.quantize`, finds none in such a graph.
+    weights, like `inference.onnx.quantize`, finds none in such a graph.
 
     Args:
         path: where the model is from, for messages.

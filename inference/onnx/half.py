@@ -10,7 +10,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from inference.errors import ExportError
-from inference.onnx_backend import Graph
+from inference.onnx.backend import Graph
 
 # It tells of every dimension that it cannot work out; what is asked of it are types.
 logging.getLogger("onnxruntime.tools.symbolic_shape_infer").setLevel(logging.ERROR)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.errors import BundleError
-from inference.files import check_folder, inside, read_json, refuse_code
+from inference.formats.files import check_folder, inside, read_json, refuse_code
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # What PEFT can merge into the weights. Prompt and prefix tuning leave nothing to merge, and BOFT compiles code.

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from inference.errors import ExportError
-from inference.graph import (
+from inference.onnx.graph import (
     MICROSOFT,
     Array,
     Product,
@@ -40,7 +40,7 @@ from inference.graph import (
     replace_nodes,
     split_fused,
 )
-from inference.weights import round_weights, shrink_tables
+from inference.onnx.weights import round_weights, shrink_tables
 
 SMOOTHING = 0.75  # SmoothQuant's alpha: at 0 activations carry all of a channel's range, at 1 weights do
 OUTLIER_RATIO = 8.0  # a channel this many times as strong as the median one stays float ...
@@ -104,7 +104,7 @@ def write(
 ) -> dict[str, int]:
     """Write a graph whose products compute in 8 bits with scales that are fixed now, but for those kept float.
 
-    The weights of the latter are stored in 8 bits too (`inference.weights`). They are nearly as exact as in FP32
+    The weights of the latter are stored in 8 bits too (`inference.onnx.weights`). They are nearly as exact as in FP32
     and as fast: what reaches them is not rounded, and can be as wide as it likes.
 
     Args:

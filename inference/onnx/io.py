@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
 
 from inference.errors import BundleError, ExportError
-from inference.files import inside
-from inference.onnx_backend import Graph
+from inference.formats.files import inside
+from inference.onnx.backend import Graph
 
 LIMIT = 2**31 - 1  # bytes of one protobuf message
 SMALL = 1024  # bytes: a smaller tensor stays in the graph, where ONNX Runtime looks for shapes and axes

@@ -27,13 +27,13 @@ from inference.assets import calibration_texts, showcase_texts
 from inference.bundle import PROBLEM_TYPES, Bundle, Task
 from inference.classifier import Classifier, pad
 from inference.errors import BundleError, ExportError, InferenceError, InputError
-from inference.exported import EXPORT_LIST as LIST
-from inference.files import read_json, sha256
-from inference.ladder import climb
-from inference.onnx_backend import OUTPUT_PREFIX, OnnxBackend
-from inference.onnx_io import LIMIT, load_model, read_graph, save_model
-from inference.onnx_merge import check_mask, select, text_inputs
-from inference.onnx_plain import LOGITS, PlainGraph, logits_of
+from inference.formats.exported import EXPORT_LIST as LIST
+from inference.formats.files import read_json, sha256
+from inference.onnx.backend import OUTPUT_PREFIX, OnnxBackend
+from inference.onnx.io import LIMIT, load_model, read_graph, save_model
+from inference.onnx.ladder import climb
+from inference.onnx.merge import check_mask, select, text_inputs
+from inference.onnx.plain import LOGITS, PlainGraph, logits_of
 from inference.tokenizer import save_tokenizer
 
 SHARED = "model"  # the graph with every task
@@ -97,9 +97,9 @@ def export_files(
 def quantize_onnx(path: str | Path, output_path: str | Path | None = None) -> Path:
     """Write an INT8 version of an FP32 text classifier, one task or several, and return its path.
 
-    It is made by the first recipe of `inference.ladder` whose answers are close enough to those of the FP32 graph on
-    the showcase. Scales are fixed here, from calibration texts of this project: a text's label never depends on those
-    beside it. Of the outputs those are kept that are logits.
+    It is made by the first recipe of `inference.onnx.ladder` whose answers are close enough to those of the FP32 graph
+    on the showcase. Scales are fixed here, from calibration texts of this project: a text's label never depends on
+    those beside it. Of the outputs those are kept that are logits.
 
     Args:
         path: the graph. Beside it is the folder `tokenizer` with the model's tokenizer.json.
@@ -114,7 +114,7 @@ def quantize_onnx(path: str | Path, output_path: str | Path | None = None) -> Pa
 
 
 def quantize_graph(path: str | Path, output_path: str | Path | None = None) -> tuple[Path, dict[str, Any]]:
-    """The same, with how it was made and how far it agrees: what `inference.ladder.climb` returns."""
+    """The same, with how it was made and how far it agrees: what `inference.onnx.ladder.climb` returns."""
     path = Path(path)
     target = Path(output_path) if output_path is not None else path.with_stem(f"{path.stem}_int8")
     tokenizer_file = path.parent / TOKENIZER_FOLDER / "tokenizer.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from inference.bundle import Base, locate_base
 from inference.errors import BundleError, MissingDependencyError
-from inference.files import TOKENIZERS
+from inference.formats.files import TOKENIZERS
 
 # Of a model on the Hub, what is fetched: descriptions, tokenizers and safetensors. No pickle and no code.
 FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.codes", "*.onnx", "*_weights.bin")

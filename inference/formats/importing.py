@@ -28,11 +28,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from inference.architectures import check_config, check_size, max_positions
 from inference.bundle import ENCODER, FORMAT, HEADS_FILE, Bundle
 from inference.errors import BundleError, InputError
-from inference.files import TOKENIZERS, inside, read_json, sha256, tensors
-from inference.rapidfit import read_heads, shown
+from inference.formats.architectures import check_config, check_size, max_positions
+from inference.formats.files import TOKENIZERS, inside, read_json, sha256, tensors
+from inference.formats.rapidfit import read_heads, shown
 
 if TYPE_CHECKING:
     from torch import Tensor

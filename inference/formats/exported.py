@@ -9,7 +9,7 @@ from typing import Any
 
 from inference.bundle import Task
 from inference.errors import BundleError
-from inference.files import inside, read_json
+from inference.formats.files import inside, read_json
 
 EXPORT_LIST = "export.json"  # the SHA-256 of each file of an export
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from inference.adapters import ADAPTER, check_adapter, read_adapter
-from inference.architectures import ARCHITECTURES, check_size, check_tokenizer, max_positions, read_config
 from inference.bundle import ENCODER, Base, Bundle, Task, check_labels
 from inference.errors import BundleError, InputError
-from inference.exported import check_export, common_length, pad_of, said_length, with_limits
-from inference.files import (
+from inference.formats.adapters import ADAPTER, check_adapter, read_adapter
+from inference.formats.architectures import ARCHITECTURES, check_size, check_tokenizer, max_positions, read_config
+from inference.formats.exported import check_export, common_length, pad_of, said_length, with_limits
+from inference.formats.files import (
     TOKENIZERS,
     VOCABULARIES,
     check_file,
@@ -28,7 +28,7 @@ from inference.files import (
     sha256,
     tensors,
 )
-from inference.hub import fetch, find_base, hub_id, is_folder
+from inference.formats.hub import fetch, find_base, hub_id, is_folder
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 TASK = "label"  # what the one task of a plain classifier is called where it does not say

@@ -1,4 +1,4 @@
-"""The command line: predict, build, info, doctor; compare, verdict, receipt, report; import; space.
+"""The command line: predict, build, info, doctor; compare, verdict, receipt, report; import; space; serve.
 
     python -m inference predict --task sentiment "what a lovely film"
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from inference import space
+from inference.api.commands import add as add_api
 from inference.artifacts import Artifact, default_cache, find, model_sizes, obtain
 from inference.assets import DEMO_MODEL
 from inference.backends import DTYPES, EVERY, TITLES
@@ -92,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     command("info", info, "What a model is: tasks, labels, sizes, hashes, parity.")
     add_compare(commands, command)
     add_files(commands, command, _progress)
+    add_api(command, _progress)
     add_import(commands)
     add_doctor(commands)
     p = commands.add_parser("report", help=REPORT, description=REPORT)

@@ -1,0 +1,269 @@
+"""Requests that wait are answered together: one thread takes what waits as soon as it is free, and nothing lingers.
+
+There is no delay in which a batch is collected. While the model is busy, requests gather; when it is free, those that
+gathered make the next batch, up to its number of texts and its budget of tokens. A lone request goes at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from inference.api.errors import ApiError
+from inference.api.metrics import Metrics
+from inference.classifier import Answer, Classifier, Prediction
+from inference.errors import InferenceError, InputError
+
+log = logging.getLogger(__name__)
+
+# A token of English is some 4 characters. Only how much is taken at once hangs on it: `Classifier` cuts batches by the
+# tokens there are.
+CHARS_PER_TOKEN = 4
+RATE_MEMORY = 0.1  # weight of the last batch in the texts/s that Retry-After is worked out from
+
+
+@dataclass(eq=False)
+class Job:
+    """One request on its way: texts in, predictions of each task out, through `future`."""
+
+    classifier: Classifier
+    texts: Sequence[str]
+    tasks: Sequence[str]
+    future: asyncio.Future[dict[str, list[Prediction]]]
+    loop: asyncio.AbstractEventLoop
+    counted: int
+    """Texts it takes of what may wait; a probe takes none."""
+    since: float = field(default_factory=time.perf_counter)
+    found: dict[str, list[Any]] = field(init=False)
+    left: list[int] = field(init=False)
+    """Rows to be answered, the longest first: they are taken from the end."""
+    pending: int = field(init=False)
+    """Rows that have no answer yet: those in `left` and those in a batch."""
+    over: bool = False
+    """Answered, failed or dropped."""
+
+    def __post_init__(self) -> None:
+        self.found = {task: [None] * len(self.texts) for task in self.tasks}
+        # Rows of like length beside each other: less padding where a request takes several batches.
+        self.left = sorted(range(len(self.texts)), key=lambda row: len(self.texts[row]), reverse=True)
+        self.pending = len(self.left)
+
+
+@dataclass
+class Part:
+    """The rows of a job that are in a batch."""
+
+    job: Job
+    rows: list[int]
+
+
+class Batcher:
+    """Answers jobs on one thread of its own, which starts with the first.
+
+    Args:
+        limit: texts that may wait, of all requests together.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.waiting = 0
+        """Texts admitted and not answered yet."""
+        self.metrics = Metrics(lambda: self.waiting)
+        self._changed = threading.Condition()
+        self._jobs: deque[Job] = deque()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._rate = 100.0  # texts a second; a guess until the first batch is through
+
+    def submit(self, classifier: Classifier, texts: Sequence[str], tasks: Sequence[str], probe: bool = False) -> Job:
+        """A job on its way. To be called on an event loop, which its future belongs to.
+
+        Args:
+            probe: goes before all others and is not counted.
+
+        Raises:
+            ApiError: 429 where too much waits, 503 where the server is being stopped.
+        """
+        loop = asyncio.get_running_loop()
+        job = Job(classifier, texts, tasks, loop.create_future(), loop, 0 if probe else len(texts))
+        with self._changed:
+            if self._closed:
+                raise ApiError(503, "stopping", "The server is being stopped. Ask again in a moment.", 1)
+            if self.waiting + job.counted > self.limit:
+                raise ApiError(
+                    429,
+                    "overloaded",
+                    f"{self.waiting} texts wait already, and no more than {self.limit} may. Ask again later.",
+                    self.retry_after(),
+                )
+            self.waiting += job.counted
+            self._jobs.appendleft(job) if probe else self._jobs.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        return job
+
+    def retry_after(self) -> int:
+        """Whole seconds until what waits now is likely to be answered: 1 to 60."""
+        return min(60, 1 + int(self.waiting / self._rate))
+
+    def drop(self, job: Job) -> None:
+        """Forget a job: nobody waits for it any more. One that is over already is none of it."""
+        with self._changed:
+            if self._finish(job):
+                if job in self._jobs:
+                    self._jobs.remove(job)
+                job.future.cancel()
+
+    def close(self) -> None:
+        """Take no more jobs, answer those that there are, and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._jobs:
+                    if self._closed:
+                        return
+                    self._changed.wait()
+                parts = self._take()
+            self._answer(parts)
+
+    def _take(self) -> list[Part]:
+        """The next batch: of the first job's classifier, in the order of arrival, as much as one pass takes.
+
+        A job that is too large for it goes to the end of the queue with its rest: others are not held up by it.
+        """
+        classifier = self._jobs[0].classifier
+        parts: list[Part] = []
+        later: list[Job] = []
+        taken, widest, full = 0, 0, False
+        while self._jobs and not full:
+            job = self._jobs.popleft()
+            if job.classifier is not classifier:
+                later.append(job)
+                continue
+            rows: list[int] = []
+            while job.left and not full:
+                tokens = min(classifier.bundle.max_tokens, len(job.texts[job.left[-1]]) // CHARS_PER_TOKEN + 2)
+                wider = max(widest, tokens)
+                full = taken == classifier.batch_size or (taken > 0 and wider * (taken + 1) > classifier.token_budget)
+                if not full:
+                    rows.append(job.left.pop())
+                    taken, widest = taken + 1, wider
+            if rows:
+                parts.append(Part(job, rows))
+            if job.left:
+                (self._jobs if rows else later).append(job)
+        self._jobs.extendleft(reversed(later))
+        return parts
+
+    def _answer(self, parts: Sequence[Part]) -> None:
+        parts = [part for part in parts if not part.job.over]
+        if not parts:
+            return
+        classifier = parts[0].job.classifier
+        texts = [part.job.texts[row] for part in parts for row in part.rows]
+        tasks = list(dict.fromkeys(task for part in parts for task in part.job.tasks))
+        started = time.perf_counter()
+        try:
+            answer = classifier.classify(texts, tasks)
+        except Exception as error:  # whatever it is, it belongs to one request and must not reach the others
+            if len(parts) > 1:
+                for part in parts:
+                    self._answer([part])
+            else:
+                self._settle([(parts[0].job, _reason(error, parts[0]))])
+            return
+        self._rate += RATE_MEMORY * (len(texts) / (time.perf_counter() - started) - self._rate)
+        self._record(classifier.backend.name, answer, len(texts))
+        self._settle([(part.job, None) for part in _filled(parts, answer, self.metrics, started)])
+
+    def _record(self, backend: str, answer: Answer, texts: int) -> None:
+        cut = sum(prediction.truncated for prediction in next(iter(answer.predictions.values())))
+        timing = answer.timing
+        self.metrics.batch(backend, texts, cut, timing.tokenize_ms / 1e3, timing.forward_ms / 1e3)
+
+    def _settle(self, jobs: Sequence[tuple[Job, ApiError | None]]) -> None:
+        """Hand over what is done, with one call to each event loop that waits for any of it."""
+        with self._changed:
+            jobs = [(job, error) for job, error in jobs if self._finish(job)]
+            for job, error in jobs:
+                if error is not None and job in self._jobs:  # the rest of one that failed
+                    self._jobs.remove(job)
+        for loop in {job.loop for job, _ in jobs}:
+            with contextlib.suppress(RuntimeError):  # a loop that was closed has nobody who waits
+                loop.call_soon_threadsafe(_resolve, [one for one in jobs if one[0].loop is loop])
+
+    def _finish(self, job: Job) -> bool:
+        """Count a job out, once. The lock is held."""
+        if job.over:
+            return False
+        job.over = True
+        self.waiting -= job.counted
+        return True
+
+
+def _filled(parts: Sequence[Part], answer: Answer, metrics: Metrics, started: float) -> Iterator[Part]:
+    """Put each answer in its place; gives those parts that were the last of their job."""
+    start = 0
+    for part in parts:
+        job, end = part.job, start + len(part.rows)
+        if job.pending == len(job.texts):
+            metrics.wait.observe(started - job.since)
+        for task, places in job.found.items():
+            for row, prediction in zip(part.rows, answer.predictions[task][start:end], strict=True):
+                places[row] = prediction
+        job.pending -= len(part.rows)
+        start = end
+        if not job.pending:
+            yield part
+
+
+def _resolve(jobs: Sequence[tuple[Job, ApiError | None]]) -> None:
+    for job, error in jobs:
+        if job.future.done():
+            continue
+        if error is None:
+            job.future.set_result(job.found)
+        else:
+            job.future.set_exception(error)
+
+
+def _reason(error: Exception, part: Part) -> ApiError:
+    """What to tell the caller. A path or a number of the model's stays in the log."""
+    if isinstance(error, InputError):
+        return ApiError(422, "unreadable_text", _with_place(error, part))
+    log.error("A batch failed.", exc_info=error)
+    if isinstance(error, InferenceError):
+        return ApiError(
+            500,
+            "model_error",
+            "The model gave no answer to a text: its numbers are NaN or infinite, or its files are damaged. The "
+            "server's log says more.",
+        )
+    return ApiError(500, "internal", "The server failed at this request; its log says why.")
+
+
+def _with_place(error: InputError, part: Part) -> str:
+    """The message with the text's own index in the request: that in the error is its place in a batch."""
+    if len(part.job.texts) == 1:
+        return str(error)
+    for row in sorted(part.rows):
+        try:
+            part.job.classifier.tokenize([part.job.texts[row]])
+        except InputError as one:
+            return f"texts[{row}]{str(one).removeprefix('The text')}"
+    return str(error)

@@ -1,0 +1,106 @@
+"""The command of the API: serve."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from inference.backends import DTYPES, EVERY
+from inference.building import Progress
+from inference.errors import InputError, MissingDependencyError
+
+
+def add(with_model: Callable[..., argparse.ArgumentParser], progress: Callable[[bool], Any]) -> None:
+    """Add it to the parser. `with_model` makes a command that has --model, --base, --cache and --json."""
+    p = with_model("serve", serve, "The HTTP API of a model, until it is told to stop.")
+    p.add_argument("folder", nargs="?", type=Path, metavar="MODEL", help="the same as --model")
+    p.add_argument("--backend", choices=EVERY, help="the runtime (default: int8 where the model has it)")
+    p.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from outside (default: %(default)s)")
+    p.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
+    p.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="its first line is wanted of every request but those for health (default: $TRIPTYCH_API_KEY, else none)",
+    )
+    p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … or auto (default: %(default)s)")
+    p.add_argument("--dtype", choices=DTYPES, help="(default: float32 on a CPU, half precision on a GPU)")
+    p.set_defaults(progress=progress)
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM; what has been asked by then is answered. Returns the exit code."""
+    from inference.formats.describe import describe
+    from inference.loading import load
+
+    try:
+        from inference.api import create_app, server
+    except ImportError as error:
+        if str(error.name).startswith("inference"):
+            raise
+        raise MissingDependencyError(
+            f"The HTTP API needs the library {error.name!r}. Install it: pip install -r requirements-api.txt"
+        ) from error
+    key = read_key(args.api_key_file, os.environ)
+    if not 0 <= args.port < 65536:
+        raise InputError(f"--port {args.port} is no port number. Give one from 0 to 65535.")
+    for number in (signal.SIGINT, signal.SIGTERM):  # both end it alike, also as a background job or in a container
+        signal.signal(number, signal.default_int_handler)
+    held = server.bind(args.host, args.port, f"Give another: --port {args.port + 1}")  # now, not when all is loaded
+    try:
+        model = args.folder or args.model
+        backend = args.backend or _best(describe(model, args.base).backends)
+        show: Progress | None = args.progress(args.json)
+        classifier = load(
+            model,
+            backend,
+            device=args.device,
+            dtype=args.dtype,
+            threads=args.threads,
+            base=args.base,
+            cache=args.cache,
+            progress=show,
+        )
+        classifier.classify("warm up")  # a runtime's first pass is slower than any other
+        app = create_app(classifier, api_key=key)
+        address = f"{server.url(args.host, held.getsockname()[1])}/api"
+
+        def ready() -> None:
+            about = {"model": classifier.bundle.name, "backend": backend, "url": address}
+            told = f"Triptych serves {about['model']} ({backend}) at {address}"
+            print(json.dumps(about) if args.json else told, flush=True)
+
+        server.serve(app, held, ready, app.state.service.stop)
+    except KeyboardInterrupt:
+        if not args.json:
+            print("Triptych stops.", flush=True)
+    finally:
+        held.close()
+    return 0
+
+
+def read_key(file: Path | None, environment: Mapping[str, str]) -> str | None:
+    """The API key in a file, else in TRIPTYCH_API_KEY; None where there is neither.
+
+    Raises:
+        InputError: the file cannot be read or begins with an empty line.
+    """
+    if file is None:
+        return environment.get("TRIPTYCH_API_KEY") or None
+    try:
+        key: str = file.read_text(encoding="utf-8").partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--api-key-file {file} cannot be read: {type(error).__name__}.") from None
+    if not key:
+        raise InputError(f"--api-key-file {file} begins with an empty line. Write the key there.")
+    return key
+
+
+def _best(backends: tuple[str, ...]) -> str:
+    return "int8" if "int8" in backends else backends[0]

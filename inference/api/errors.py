@@ -1,0 +1,66 @@
+"""What the API answers where it has no answer: a status, a fixed word for programs, one line for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from inference.errors import InferenceError
+
+JSON = "application/json"
+# HTTP status -> the word for it, where the server itself refuses a request.
+CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+class ApiError(InferenceError):
+    """A request that gets an error for an answer. Its message never quotes the request."""
+
+    def __init__(self, status: int, code: str, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+
+
+def problem(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
+    """The response that says so."""
+    body = orjson.dumps({"error": {"code": error.code, "message": str(error)}})
+    return Response(body, error.status, {**error.headers, **(headers or {})}, JSON)
+
+
+def install(app: FastAPI) -> None:
+    """Let every error of this application be answered as a `Problem`."""
+
+    async def refused(request: Request, error: Exception) -> Response:
+        return problem(error) if isinstance(error, ApiError) else problem(_internal())
+
+    async def by_server(request: Request, error: Exception) -> Response:
+        if not isinstance(error, HTTPException):
+            return problem(_internal())
+        known = ", ".join(app.state.addresses)
+        message = {
+            404: f"There is nothing at this address. There are: {known}.",
+            405: "This address takes another method: see the header Allow.",
+        }.get(error.status_code, "The request cannot be answered.")
+        return problem(ApiError(error.status_code, CODES.get(error.status_code, "refused"), message), error.headers)
+
+    async def malformed(request: Request, error: Exception) -> Response:
+        return problem(ApiError(422, "invalid_request", "The request is not what this address takes."))
+
+    handlers: dict[Any, Any] = {
+        ApiError: refused,
+        HTTPException: by_server,
+        RequestValidationError: malformed,
+        Exception: refused,  # and it goes on to the server, which logs it
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+
+
+def _internal() -> ApiError:
+    return ApiError(500, "internal", "The server failed at this request; its log says why.")

@@ -1,0 +1,134 @@
+"""What stands before an application, as plain ASGI: a cap on bodies, a key, and the count of what was answered."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Collection
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from inference.api.errors import ApiError, problem
+from inference.api.metrics import Metrics
+
+
+class BodyCap:
+    """Answers 413 to a body above `most` bytes, said or sent in chunks, without keeping it or reading on."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app = app
+        self.most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        said = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if not said.isdigit() or int(said[:20]) > self.most:
+            await self._refuse(scope, receive, send)
+            return
+        got, begun = 0, False
+
+        async def counted() -> Message:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > self.most:
+                raise _TooLarge
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            if got > self.most and not begun:
+                return  # what the application makes of a body that broke off: the answer is 413
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, counted, watched)
+        except _TooLarge:
+            pass
+        except Exception:
+            if got <= self.most:
+                raise
+        if got > self.most and not begun:
+            await self._refuse(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        message = f"The body is above {self.most:,} bytes. Send fewer texts at a time."
+        # The rest of the body is not read: the connection ends with this answer.
+        await problem(ApiError(413, "too_large", message), {"Connection": "close"})(scope, receive, send)
+
+
+class _TooLarge(Exception):
+    pass
+
+
+class Key:
+    """Answers 401 to whoever does not bring the key, as `Authorization: Bearer …` or `X-API-Key`.
+
+    Args:
+        open_to_all: paths that need none.
+    """
+
+    def __init__(self, app: ASGIApp, key: str, open_to_all: Collection[str]) -> None:
+        self.app = app
+        self.key = key.encode()
+        self.open_to_all = frozenset(open_to_all)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and path_of(scope) not in self.open_to_all and not self._brought(scope):
+            error = ApiError(401, "no_key", "A key is wanted: the header Authorization: Bearer KEY, or X-API-Key: KEY.")
+            await problem(error, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _brought(self, scope: Scope) -> bool:
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                kind, _, given = value.partition(b" ")
+                if kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.key):
+                    return True
+            elif name == b"x-api-key" and hmac.compare_digest(value.strip(), self.key):
+                return True
+        return False
+
+
+class Counted:
+    """Counts every answer by address and status, with the time it took.
+
+    Args:
+        addresses: those that are told apart; any other counts as "other".
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, addresses: Collection[str]) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.addresses = frozenset(addresses)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status: Any = 500  # of an answer that never began
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        finally:
+            path = path_of(scope)
+            self.metrics.request(path if path in self.addresses else "other", status)
+            self.metrics.total.observe(time.perf_counter() - started)
+
+
+def path_of(scope: Scope) -> str:
+    """The path within the application, which may be mounted under another."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))

@@ -1,0 +1,210 @@
+"""What requests and answers look like. Requests are validated by these; answers are written to match, and documented.
+
+No string of a caller's gets into a message: `parse` says where something is wrong and what would be right.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from inference.api.errors import ApiError
+from inference.classifier import MAX_CHARS
+
+MAX_TEXTS = 512
+
+# What no tokenizer takes is refused here; which other texts it reads nothing of, only `Classifier` can say.
+Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARS, pattern=r"\S")]
+Name = Annotated[str, Field(max_length=200)]
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+def _either(schema: dict[str, Any]) -> None:
+    """One of `texts` and `text`, which pydantic has no words for."""
+    schema["oneOf"] = [{"required": ["texts"]}, {"required": ["text"]}]
+    for name in ("texts", "text"):
+        schema["properties"][name].pop("default")
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+
+
+class PredictRequest(_Request):
+    """Texts to classify: either `texts` or `text`."""
+
+    model_config = ConfigDict(json_schema_extra=_either)
+
+    texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS, description="answered in their order")] = []
+    text: Annotated[Text, Field(description="one text, in place of `texts`; the answer is then one result")] = ""
+    tasks: Annotated[
+        list[Name] | None, Field(min_length=1, max_length=64, description="those to answer; all if left out")
+    ] = None
+    return_scores: Annotated[bool | None, Field(description="add the probability of every label")] = False
+    threshold: Annotated[
+        Probability | None, Field(description="confidence below which an answer is uncertain; else each task's own")
+    ] = None
+    backend: Annotated[Name | None, Field(description="the runtime; the server's first if left out")] = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> PredictRequest:
+        if ("texts" in self.model_fields_set) == self.single:
+            raise ValueError("give either texts, a list of strings, or text, a string")
+        return self
+
+    @property
+    def single(self) -> bool:
+        """`text` was given."""
+        return "text" in self.model_fields_set
+
+
+class ExplainRequest(_Request):
+    """One text, and which answer to account for."""
+
+    text: Text
+    task: Annotated[Name | None, Field(description="may be left out where the model has one task")] = None
+    label: Annotated[Name | None, Field(description="the label to explain; the predicted one if left out")] = None
+    method: Annotated[Literal["occlusion", "integrated_gradients"], Field(description="how")] = "occlusion"
+    backend: Annotated[Name | None, Field(description="the runtime; the server's first if left out")] = None
+
+
+class Predicted(BaseModel):
+    """One task's answer to one text."""
+
+    label: str
+    confidence: Probability
+    uncertain: Annotated[bool, Field(description="the confidence is below the threshold")]
+    probabilities: Annotated[dict[str, float], Field(description="of every label; with return_scores")] = {}
+
+
+class Result(BaseModel):
+    """The answers to one text; `prediction`, `confidence`, `probabilities` where one task was answered."""
+
+    predictions: Annotated[dict[str, Predicted], Field(description="by task")]
+    truncated: Annotated[bool, Field(description="the text was longer than the model reads; the rest was not seen")]
+    prediction: Annotated[str, Field(description="the label")] = ""
+    confidence: Annotated[Probability, Field(description="of that label")] = 0
+    probabilities: Annotated[dict[str, float], Field(description="of every label; with return_scores")] = {}
+
+
+class Results(BaseModel):
+    """The answer to `texts`."""
+
+    model: str
+    backend: str
+    results: Annotated[list[Result], Field(description="one for each text, in the order of the texts")]
+
+
+class OneResult(Result):
+    """The answer to `text`."""
+
+    model: str
+    backend: str
+
+
+class TaskInfo(BaseModel):
+    """What a task is."""
+
+    labels: list[str]
+    problem_type: str
+    threshold: Annotated[float | None, Field(description="confidence below which an answer is uncertain")]
+
+
+class LimitsInfo(BaseModel):
+    """What one request may hold, and how much may wait."""
+
+    texts: int
+    characters: Annotated[int, Field(description="of one text")]
+    body_bytes: int
+    waiting_texts: Annotated[int, Field(description="of all requests together; past it there is 429")]
+    timeout_s: float
+
+
+class ModelInfo(BaseModel):
+    """What is served."""
+
+    name: str
+    backends: Annotated[list[str], Field(description="the first is asked where a request names none")]
+    tasks: dict[str, TaskInfo]
+    max_tokens: Annotated[int, Field(description="a longer text is cut there")]
+    limits: LimitsInfo
+    version: Annotated[str, Field(description="of Triptych")]
+
+
+class Live(BaseModel):
+    """The process answers."""
+
+    status: Literal["live"]
+
+
+class Ready(BaseModel):
+    """A text went through the model just now."""
+
+    status: Literal["ready"]
+    backend: str
+    forward_ms: float
+
+
+class ErrorBody(BaseModel):
+    """Why there is no answer."""
+
+    code: Annotated[str, Field(description="a fixed word for programs")]
+    message: Annotated[str, Field(description="one line for people; never quotes the request")]
+
+
+class Problem(BaseModel):
+    """Every answer that is an error."""
+
+    error: ErrorBody
+
+
+R = TypeVar("R", bound=_Request)
+
+
+def parse(kind: type[R], body: bytes) -> R:
+    """The request that this JSON holds.
+
+    Raises:
+        ApiError: 400 where it is no JSON, 422 where it is not what this address takes.
+    """
+    try:
+        made = kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _refused(kind, error) from None
+    if _repeats(body):
+        raise ApiError(422, "invalid_request", "A field stands twice in the request: which one is meant?")
+    return made
+
+
+def _refused(kind: type[_Request], error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        place = first["msg"].removeprefix("Invalid JSON: ")  # what was expected, and the column
+        return ApiError(400, "invalid_json", f"The body is no JSON in UTF-8: {place}.")
+    known = ", ".join(kind.model_fields)
+    if first["type"] == "extra_forbidden":  # its place is the caller's own word
+        return ApiError(422, "invalid_request", f"The request has a field that is not known. Known: {known}.")
+    place = "".join(f"[{one}]" if isinstance(one, int) else str(one) for one in first["loc"]) or "The request"
+    if first["type"] in ("string_pattern_mismatch", "string_too_short"):
+        said = "is empty: give it at least one word"
+    elif first["type"] == "value_error":
+        said = f"is refused: {first['msg'].removeprefix('Value error, ')}"
+    else:
+        # "Input should be a valid string", "List should have at most 512 items after validation, not 513"
+        said = re.sub(r"^\w+ should", "should", first["msg"].partition(" after validation")[0])
+    return ApiError(422, "invalid_request", f"{place} {said}.")
+
+
+def _repeats(body: bytes) -> bool:
+    """A field stands twice: readers differ in which they take, so one in between may have checked the other."""
+    found = False
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal found
+        found = found or len({name for name, _ in pairs}) < len(pairs)
+
+    json.loads(body, object_pairs_hook=look)
+    return found

@@ -1,0 +1,90 @@
+"""A server that ends gracefully: told to stop, it takes no new requests and answers those it has."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from inference.errors import InferenceError, InputError
+
+PATIENCE_S = 10  # what is being answered when the server is told to stop may take this long
+CONNECTIONS = 512  # more at a time get 503 at once, and not an answer minutes later
+
+
+class Server(uvicorn.Server):
+    """Uvicorn that says when it answers, and when it is told to stop.
+
+    Args:
+        ready: called once requests are answered.
+        stopping: called before the requests that are left are waited for.
+    """
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stopping: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+        self._stopping = stopping
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopping()
+        await super().shutdown(sockets)
+
+
+def serve(
+    app: Any, held: socket.socket, ready: Callable[[], None], stopping: Callable[[], None], **options: Any
+) -> None:
+    """Serve an ASGI application on this socket until a signal comes, and then until its answers are out.
+
+    Args:
+        options: of `uvicorn.Config`.
+
+    Raises:
+        InferenceError: it did not start.
+        KeyboardInterrupt: as Python's own handler raises it, where that is set for the signal that came.
+    """
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=PATIENCE_S,
+        limit_concurrency=CONNECTIONS,
+        **options,
+    )
+    server = Server(config, ready, stopping)
+    with held:
+        server.run(sockets=[held])
+    if not server.started:
+        raise InferenceError("The server did not start; the lines above say why.")
+
+
+def bind(host: str, port: int, remedy: str) -> socket.socket:
+    """The port, held and not yet listened on.
+
+    Args:
+        remedy: how to ask for another port, in the message where this one cannot be had.
+
+    Raises:
+        InputError: somebody else has it, or it is not ours to have.
+    """
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a port just freed is refused for a minute
+    try:
+        held.bind((host, port))
+    except OSError as error:
+        held.close()
+        raise InputError(f"Port {port} on {host} cannot be had ({error.strerror}). {remedy}") from None
+    return held
+
+
+def url(host: str, port: int) -> str:
+    """Where a client on this machine finds the server, without a slash at the end."""
+    host = "localhost" if host in ("0.0.0.0", "::") else host
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

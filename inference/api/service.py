@@ -1,0 +1,174 @@
+"""What the addresses of the API stand for: a model on its runtimes, asked through one queue."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inference.api.batching import Batcher
+from inference.api.errors import ApiError
+from inference.backends import TITLES
+from inference.classifier import Classifier, Prediction
+from inference.errors import InferenceError, InputError
+from inference.models import Models
+
+Receive = Callable[[], Awaitable[Any]]
+
+WATCH_AFTER_S = 0.1  # who waits longer is looked after: a client that has gone needs no answer
+PROBE_S = 5  # a model that gives no answer to one short text in this time is not ready
+PROBE_TEXT = "ready"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one server takes on.
+
+    Args:
+        waiting_texts: of all requests together. One request may hold `schemas.MAX_TEXTS` of them.
+        body_bytes: of one request.
+        bodies_bytes: of all requests that are being read.
+        timeout_s: from the last byte of a request to its answer; and for the body to arrive.
+    """
+
+    waiting_texts: int = 1024
+    body_bytes: int = 2_000_000
+    bodies_bytes: int = 64_000_000
+    timeout_s: float = 30
+
+
+class Service:
+    """A model's classifiers behind one queue.
+
+    Args:
+        first: the backend that answers where a request names none.
+    """
+
+    def __init__(self, served: Classifier | Models, first: str | None, limits: Limits) -> None:
+        self.bundle = served.bundle
+        names = [served.backend.name] if isinstance(served, Classifier) else list(self.bundle.backends)
+        if first is not None and first not in names:
+            raise InputError(f"Unknown backend {first!r}. Served here: {', '.join(names)}.")
+        self.backends = sorted(names, key=lambda name: name != (first or names[0]))
+        self.limits = limits
+        self.batcher = Batcher(limits.waiting_texts)
+        self.stopping = False
+        self._served = served
+        self._opened = {served.backend.name: served} if isinstance(served, Classifier) else {}
+        self._probe: asyncio.Future[float] | None = None
+
+    async def classifier(self, name: str | None) -> Classifier:
+        """The one of this backend, opened now if need be, off the event loop.
+
+        Raises:
+            ApiError: 422 where there is no such backend, 503 where it cannot be opened.
+        """
+        name = name or self.backends[0]
+        if name in self._opened:
+            return self._opened[name]
+        if name not in self.backends or isinstance(self._served, Classifier):
+            raise ApiError(422, "unknown_backend", f"This backend is not served. Served: {', '.join(self.backends)}.")
+        try:
+            self._opened[name] = await asyncio.to_thread(self._served.get, name)
+        except InferenceError as error:  # PyTorch is not installed, say
+            raise ApiError(
+                503, "backend_unavailable", f"{TITLES[name]} cannot be opened on this server: ask another backend."
+            ) from error
+        return self._opened[name]
+
+    def tasks(self, asked: Sequence[str] | None) -> list[str]:
+        """The tasks asked for, each once; all where none are named.
+
+        Raises:
+            ApiError: 422 where one is unknown.
+        """
+        if asked is None:
+            return list(self.bundle.tasks)
+        if not all(name in self.bundle.tasks for name in asked):
+            raise ApiError(422, "unknown_task", f"A task is not known. This model has: {', '.join(self.bundle.tasks)}.")
+        return list(dict.fromkeys(asked))
+
+    async def predict(
+        self, classifier: Classifier, texts: Sequence[str], tasks: Sequence[str], receive: Receive
+    ) -> dict[str, list[Prediction]]:
+        """Predictions by task, in the order of the texts.
+
+        Args:
+            receive: of the request, whose body was read: it tells when the client goes.
+
+        Raises:
+            ApiError: 422 for a text that cannot be read, 429 and 503 where there is no room or no time, 499 where
+                nobody waits any more.
+        """
+        job = self.batcher.submit(classifier, texts, tasks)
+        try:
+            done, _ = await asyncio.wait([job.future], timeout=min(WATCH_AFTER_S, self.limits.timeout_s))
+            if not done:
+                await self._wait(job.future, receive)
+            return job.future.result()
+        finally:
+            if not job.over:
+                self.batcher.drop(job)
+
+    async def _wait(self, future: asyncio.Future[Any], receive: Receive) -> None:
+        gone = asyncio.ensure_future(_gone(receive))
+        try:
+            await asyncio.wait(
+                [future, gone], timeout=self.limits.timeout_s - WATCH_AFTER_S, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            gone.cancel()
+        if future.done():
+            return
+        if gone.done():
+            raise ApiError(499, "client_gone", "The client closed its connection.")
+        raise ApiError(
+            503,
+            "timed_out",
+            f"No answer within {self.limits.timeout_s:g} s. Ask again later, or with fewer texts.",
+            self.batcher.retry_after(),
+        )
+
+    async def probe(self) -> float:
+        """Milliseconds that one short text takes through the model. Who asks meanwhile gets the same.
+
+        Raises:
+            ApiError: 503 where the model does not answer, or the server is being stopped.
+        """
+        if self.stopping:
+            raise ApiError(503, "stopping", "The server is being stopped.", 1)
+        loop = asyncio.get_running_loop()
+        if self._probe is None or self._probe.done() or self._probe.get_loop() is not loop:
+            self._probe = asyncio.ensure_future(self._pass())
+        return await asyncio.shield(self._probe)
+
+    async def _pass(self) -> float:
+        classifier = await self.classifier(None)
+        started = time.perf_counter()
+        job = self.batcher.submit(classifier, [PROBE_TEXT], list(self.bundle.tasks), probe=True)
+        try:
+            await asyncio.wait([job.future], timeout=PROBE_S)
+            if not job.future.done():
+                raise ApiError(503, "not_ready", f"The model gave no answer within {PROBE_S} s.", PROBE_S)
+            job.future.result()
+        except ApiError as error:
+            raise ApiError(503, "not_ready", f"The model does not answer: {error}", PROBE_S) from error
+        finally:
+            self.batcher.drop(job)
+        return (time.perf_counter() - started) * 1e3
+
+    def stop(self) -> None:
+        """Say "not ready" from now on; what has been asked is still answered."""
+        self.stopping = True
+
+    def close(self) -> None:
+        """Answer what waits and end the threads."""
+        self.stop()
+        self.batcher.close()
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,306 @@
+"""The HTTP API over a classifier whose numbers can be worked out by hand: what it answers, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import fakes
+import numpy as np
+import pytest
+from asgi import JSON, Client
+from numpy.typing import NDArray
+
+from inference import InputError, MissingDependencyError
+from inference.api import Limits, create_app
+from inference.models import Models
+
+NO_JSON = "The body is no JSON in UTF-8:"
+EITHER = "The request is refused: give either texts, a list of strings, or text, a string."
+UNKNOWN = "The request has a field that is not known. Known: texts, text, tasks, return_scores, threshold, backend."
+TOO_LONG = f"{NO_JSON} number out of range at line 1 column 4329."
+SURE = 1 / (1 + math.exp(-2))  # "good" adds 2 to the logit of positive
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    made = Client(create_app(fakes.classifier()))
+    yield made
+    made.close()
+
+
+def test_texts_are_answered_in_their_order_for_every_task(client: Client) -> None:
+    reply = client.predict(texts=["sad", "a very good book", "bad"])
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "application/json"
+    document = reply.json()
+    assert (document["model"], document["backend"]) == ("fake", "pytorch")
+    found = [{task: one["label"] for task, one in row["predictions"].items()} for row in document["results"]]
+    assert found == [
+        {"sentiment": "negative", "emotion": "sadness"},
+        {"sentiment": "positive", "emotion": "joy"},
+        {"sentiment": "negative", "emotion": "joy"},
+    ]
+    good = document["results"][1]["predictions"]["sentiment"]
+    assert good == {"label": "positive", "confidence": pytest.approx(SURE), "uncertain": False}
+
+
+def test_one_task_is_answered_as_the_peft_guide_shows_it(client: Client) -> None:
+    plain = client.predict(texts=["good"], tasks=["sentiment"]).json()["results"]
+    assert plain[0]["prediction"] == "positive"
+    assert "probabilities" not in plain[0]
+    scored = client.predict(texts=["good"], tasks=["sentiment"], return_scores=True).json()["results"][0]
+    assert scored["confidence"] == pytest.approx(SURE)
+    assert scored["probabilities"] == pytest.approx({"negative": 1 - SURE, "positive": SURE})
+    assert scored["predictions"]["sentiment"]["probabilities"] == scored["probabilities"]
+
+
+def test_a_single_text_gets_a_single_result(client: Client) -> None:
+    one = client.predict(text="good", tasks=["sentiment"], return_scores=True).json()
+    (row,) = client.predict(texts=["good"], tasks=["sentiment"], return_scores=True).json()["results"]
+    assert one == {"model": "fake", "backend": "pytorch", **row}
+
+
+def test_a_threshold_holds_for_its_own_request_alone(client: Client) -> None:
+    strict, plain = client.together([{"text": "good", "threshold": 0.9}, {"text": "good"}])
+    assert strict.json()["predictions"]["sentiment"]["uncertain"]
+    assert not plain.json()["predictions"]["sentiment"]["uncertain"]
+
+
+def test_a_text_longer_than_the_model_reads_is_said_to_be_cut(client: Client) -> None:
+    rows = client.predict(texts=["good " * 20, "good"]).json()["results"]
+    assert [row["truncated"] for row in rows] == [True, False]
+    assert 'triptych_truncated_texts_total{backend="pytorch"} 1.0' in client.get("/api/metrics").body.decode()
+
+
+def test_null_stands_for_what_is_left_out(client: Client) -> None:
+    fields = {"tasks": None, "return_scores": None, "threshold": None, "backend": None}
+    assert client.predict(text="good", **fields).json() == client.predict(text="good").json()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"", 400, f"{NO_JSON} EOF while parsing a value at line 1 column 0."),
+        (b"{", 400, f"{NO_JSON} EOF while parsing an object at line 1 column 1."),
+        (b'{"text": "\xff\xfe"}', 400, f"{NO_JSON} invalid unicode code point at line 1 column 11."),
+        (b'{"text": "\\ud800"}', 400, f"{NO_JSON} unexpected end of hex escape at line 1 column 17."),
+        (b"[" * 100_000, 400, f"{NO_JSON} recursion limit exceeded at line 1 column 202."),
+        (b"[]", 422, "The request should be an object."),
+        (b"null", 422, "The request should be an object."),
+        (b"{}", 422, EITHER),
+        (b'{"text": "a", "texts": ["a"]}', 422, EITHER),
+        (b'{"text": "a", "text": "b"}', 422, "A field stands twice in the request: which one is meant?"),
+        (b'{"text": null}', 422, "text should be a valid string."),
+        (b'{"text": ["a"]}', 422, "text should be a valid string."),
+        (b'{"texts": "a"}', 422, "texts should be a valid array."),
+        (b'{"texts": []}', 422, "texts should have at least 1 item."),
+        (b'{"texts": ["a", 1]}', 422, "texts[1] should be a valid string."),
+        (b'{"texts": ["a", NaN]}', 422, "texts[1] should be a valid string."),
+        (b'{"texts": ["a", " \\n"]}', 422, "texts[1] is empty: give it at least one word."),
+        (b'{"text": ""}', 422, "text is empty: give it at least one word."),
+        (b'{"text": "a", "threshold": NaN}', 422, "threshold should be a finite number."),
+        (b'{"text": "a", "threshold": -Infinity}', 422, "threshold should be a finite number."),
+        (b'{"text": "a", "threshold": 1e999}', 422, "threshold should be a finite number."),
+        (b'{"text": "a", "threshold": ' + b"9" * 5000 + b"}", 400, TOO_LONG),
+        (b'{"text": "a", "threshold": "0.5"}', 422, "threshold should be a valid number."),
+        (b'{"text": "a", "threshold": true}', 422, "threshold should be a valid number."),
+        (b'{"text": "a", "return_scores": 1}', 422, "return_scores should be a valid boolean."),
+        (b'{"text": "a", "tasks": "sentiment"}', 422, "tasks should be a valid array."),
+        (b'{"text": "a", "tasks": []}', 422, "tasks should have at least 1 item."),
+        (b'{"text": "a", "tasks": ["MARK"]}', 422, "A task is not known. This model has: sentiment, emotion."),
+        (b'{"text": "a", "backend": "MARK"}', 422, "This backend is not served. Served: pytorch."),
+        (b'{"text": "a", "MARK": 1}', 422, UNKNOWN),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_answered_is_refused_in_words_that_do_not_quote_it(
+    client: Client, body: bytes, status: int, message: str
+) -> None:
+    reply = client.post("/api/predict", body)
+    assert (reply.status, reply.message) == (status, message)
+    assert b"MARK" not in reply.body
+
+
+def test_too_many_or_too_long_texts_are_refused(client: Client) -> None:
+    assert client.predict(texts=["good"] * 512).status == 200
+    assert client.predict(texts=["good"] * 513).message == "texts should have at most 512 items."
+    assert client.predict(text="good" * 5000).status == 200
+    assert client.predict(text="good" * 5000 + "!").message == "text should have at most 20000 characters."
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, "no_json"),
+        ({"Content-Type": "text/plain"}, "no_json"),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, "no_json"),
+        (JSON | {"Content-Encoding": "gzip"}, "compressed"),
+    ],
+)
+def test_anything_but_plain_json_is_refused(client: Client, headers: dict[str, str], code: str) -> None:
+    reply = client.post("/api/predict", {"text": "good"}, headers)
+    assert (reply.status, reply.code) == (415, code)
+
+
+def test_json_may_say_its_charset(client: Client) -> None:
+    headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+    assert client.post("/api/predict", {"text": "good"}, headers).status == 200
+
+
+def test_other_addresses_and_methods_are_refused_with_what_there_is(client: Client) -> None:
+    reply = client.get("/api/MARK")
+    assert (reply.status, reply.code) == (404, "not_found")
+    assert "/api/predict" in reply.message
+    assert b"MARK" not in reply.body
+    reply = client.get("/api/predict")
+    assert (reply.status, reply.code, reply.headers["allow"]) == (405, "method_not_allowed", "POST")
+
+
+def test_a_body_above_the_cap_is_refused_unread() -> None:
+    client = Client(create_app(fakes.classifier(), limits=Limits(body_bytes=1000)))
+    large = JSON | {"Content-Length": "1001"}
+    said = client.run(client.ask("/api/predict", (b"a" for _ in range(10)), large))
+    assert (said.status, said.code, said.headers["connection"]) == (413, "too_large", "close")
+    assert client.pieces_read == 0
+    chunked = client.run(client.ask("/api/predict", (b"a" * 100 for _ in range(1_000_000)), JSON))
+    assert (chunked.status, chunked.code) == (413, "too_large")
+    assert client.pieces_read == 11
+    within = client.run(client.ask("/api/predict", [b'{"text": "good"}', b" " * 984], JSON))
+    assert within.status == 200
+    client.close()
+
+
+def test_a_text_of_which_the_tokenizer_reads_nothing_is_named_and_others_are_answered() -> None:
+    classifier = fakes.classifier()
+    from tokenizers.normalizers import Replace, Sequence
+
+    classifier.tokenizer.normalizer = Sequence([classifier.tokenizer.normalizer, Replace("\x00", "")])
+    client = Client(create_app(classifier))
+    bad, good = client.together([{"texts": ["good", "longer than it", "\0"]}, {"text": "good"}])
+    assert (bad.status, bad.code) == (422, "unreadable_text")
+    assert bad.message == "texts[2] has nothing to classify: no readable character in it."
+    assert good.json()["predictions"]["sentiment"]["label"] == "positive"
+    client.close()
+
+
+class Damaged(fakes.FakeBackend):
+    """Gives NaN for "cancel", and fails at "book"."""
+
+    def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        if fakes.WORDS.index("book") in input_ids:
+            raise RuntimeError("a secret path")
+        found = super().logits(input_ids, attention_mask)
+        for values in found.values():
+            values[(input_ids == fakes.WORDS.index("cancel")).any(1)] = np.nan
+        return found
+
+
+def test_a_text_that_breaks_the_model_is_a_named_error_and_no_neighbour_pays_for_it() -> None:
+    client = Client(create_app(fakes.classifier(Damaged())))
+    asked = [{"text": "good"}, {"text": "cancel"}, {"text": "book"}, {"texts": ["sad", "bad"]}]
+    good, nan, broken, rest = client.together(asked)
+    assert (good.status, rest.status) == (200, 200)
+    assert (nan.status, nan.code) == (500, "model_error")
+    assert (broken.status, broken.code) == (500, "internal")
+    assert b"secret" not in broken.body
+    assert client.predict(text="good").status == 200
+    client.close()
+
+
+def test_a_key_is_wanted_of_all_but_health() -> None:
+    client = Client(create_app(fakes.classifier(), api_key="open sesame"))
+    assert client.get("/api/live").status == 200
+    assert client.get("/api/ready").status == 200
+    for headers in ({}, {"Authorization": "Bearer open"}, {"X-API-Key": "é"}, {"Authorization": "Basic open sesame"}):
+        for path in ("/api/model", "/api/metrics", "/api/openapi.json", "/api/nothing"):
+            reply = client.get(path, headers)
+            assert (reply.status, reply.code, reply.headers["www-authenticate"]) == (401, "no_key", "Bearer")
+        assert client.post("/api/predict", {"text": "good"}, JSON | headers).status == 401
+    for headers in ({"Authorization": "Bearer open sesame"}, {"X-API-Key": "open sesame"}):
+        assert client.post("/api/predict", {"text": "good"}, JSON | headers).status == 200
+    client.close()
+
+
+@pytest.mark.parametrize("key", ["", " ", "é", "a\n", " a"])
+def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
+    with pytest.raises(InputError, match="printable ASCII"):
+        create_app(fakes.classifier(), api_key=key)
+
+
+def test_the_backends_of_a_model_are_chosen_by_the_request() -> None:
+    def open_one(name: str) -> fakes.Classifier:
+        if name == "pytorch":
+            raise MissingDependencyError("no torch in /secret/path")
+        return fakes.classifier(fakes.FakeBackend(name))
+
+    client = Client(create_app(Models(fakes.bundle(), open_one), backend="int8"))
+    assert client.get("/api/model").json()["backends"] == ["int8", "pytorch", "onnx"]
+    assert client.predict(text="good").json()["backend"] == "int8"
+    assert client.predict(text="good", backend="onnx").json()["backend"] == "onnx"
+    reply = client.predict(text="good", backend="pytorch")
+    assert (reply.status, reply.code) == (503, "backend_unavailable")
+    assert b"secret" not in reply.body
+    client.close()
+
+
+def test_a_backend_that_is_not_served_cannot_be_the_first() -> None:
+    with pytest.raises(InputError, match="Unknown backend 'onnx'. Served here: pytorch."):
+        create_app(fakes.classifier(), backend="onnx")
+
+
+def test_the_model_is_described_with_its_limits(client: Client) -> None:
+    found = client.get("/api/model").json()
+    assert found["tasks"]["sentiment"] == {
+        "labels": ["negative", "positive"],
+        "problem_type": fakes.SINGLE,
+        "threshold": 0.6,
+    }
+    assert found["max_tokens"] == 8
+    assert found["limits"]["texts"] == 512
+    assert found["limits"]["body_bytes"] == 2_000_000
+
+
+def test_ready_asks_the_model_and_live_does_not() -> None:
+    backend = Damaged()
+    client = Client(create_app(fakes.classifier(backend)))
+    reply = client.get("/api/ready")
+    assert (reply.status, reply.json()["status"]) == (200, "ready")
+    assert len(backend.shapes) == 1
+    assert client.get("/api/live").json() == {"status": "live"}
+    assert len(backend.shapes) == 1
+    backend._tables["sentiment"][:] = np.nan
+    reply = client.get("/api/ready")
+    assert (reply.status, reply.code) == (503, "not_ready")
+    assert client.get("/api/live").status == 200
+    client.close()
+
+
+def test_metrics_are_those_of_this_application(client: Client) -> None:
+    client.predict(texts=["good", "bad"])
+    client.predict(texts=[])
+    client.get("/api/nothing/at/all")
+    page = client.get("/api/metrics")
+    assert page.headers["content-type"].startswith("text/plain; version=")
+    lines = page.body.decode().splitlines()
+    assert 'triptych_requests_total{route="/api/predict",status="200"} 1.0' in lines
+    assert 'triptych_requests_total{route="/api/predict",status="422"} 1.0' in lines
+    assert 'triptych_requests_total{route="other",status="404"} 1.0' in lines
+    assert 'triptych_texts_total{backend="pytorch"} 2.0' in lines
+    assert "triptych_waiting_texts 0.0" in lines
+    for stage in ("wait", "tokenize", "forward"):
+        assert f'triptych_stage_seconds_count{{stage="{stage}"}} 1.0' in lines
+
+
+def test_it_can_be_mounted_in_another_application() -> None:
+    from fastapi import FastAPI
+
+    site, api = FastAPI(openapi_url=None), create_app(fakes.classifier(), api_key="key", prefix="")
+    site.mount("/classify", api)
+    site.state.service = api.state.service
+    client = Client(site)
+    assert client.get("/classify/live").status == 200
+    assert client.get("/classify/model").status == 401
+    reply = client.post("/classify/predict", {"text": "good"}, JSON | {"X-API-Key": "key"})
+    assert reply.json()["predictions"]["sentiment"]["label"] == "positive"
+    assert client.get("/classify/openapi.json", {"X-API-Key": "key"}).json()["servers"] == [{"url": "/classify"}]
+    client.close()

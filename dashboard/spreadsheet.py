@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-RUN = ("=", "+", "-", "@", "\t", "\r", "\n")  # a cell that begins so is taken for a formula
+from inference.spreadsheet import harmless
 
 
 def as_csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> bytes:
@@ -15,9 +15,6 @@ def as_csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> bytes:
     out = io.StringIO(newline="")
     writer = csv.writer(out)
     writer.writerow(columns)
-    writer.writerows([[_harmless(row[column]) for column in columns] for row in rows])
+    cells = ([row[column] for column in columns] for row in rows)
+    writer.writerows([harmless(cell) if isinstance(cell, str) else cell for cell in row] for row in cells)
     return out.getvalue().encode("utf-8-sig")
-
-
-def _harmless(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(RUN) else cell

@@ -14,24 +14,11 @@ from starlette.formparsers import MultiPartParser
 
 from inference.bundle import Task
 from inference.errors import InputError
-from inference.tables import FORMATS, read_table
+from inference.tables import FORMATS, named, named_text, read_table
 
 MOST_MB = 5  # of the uploader; .streamlit/config.toml says the same to the server
 MOST_COLUMNS = 500
 MOST_UNPACKED = 200_000_000  # bytes of a Parquet file in memory: 5 MB of it can hold very much more
-TEXT_NAMES = (
-    "text",
-    "texts",
-    "sentence",
-    "utterance",
-    "message",
-    "review",
-    "comment",
-    "content",
-    "body",
-    "query",
-    "input",
-)
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "gold", "y")
 TYPES = [ending[1:] for ending in FORMATS]
 # By default what is larger than 1 MB takes its way in through a temporary file; the page promises that nothing does.
@@ -118,18 +105,13 @@ def guess(columns: Mapping[str, Sequence[Any]], tasks: Mapping[str, Task]) -> Gu
     if any(name in tasks for name in others):
         return Guess(text, None, None)
     fits = {name: _fitting_task(columns[name], tasks) for name in others}
-    label = _named(others, LABEL_NAMES) or next((name for name in others if fits[name]), others[0] if others else text)
+    label = named(others, LABEL_NAMES) or next((name for name in others if fits[name]), others[0] if others else text)
     return Guess(text, label, fits.get(label) or (next(iter(tasks)) if tasks else None))
 
 
 def guess_text(columns: Mapping[str, Sequence[Any]]) -> str:
     """The column that holds the texts, most likely."""
-    return _named(list(columns), TEXT_NAMES) or max(columns, key=lambda name: _length(columns[name]))
-
-
-def _named(columns: Sequence[str], wanted: Sequence[str]) -> str | None:
-    lower = {name.strip().lower(): name for name in reversed(columns)}
-    return next((lower[name] for name in wanted if name in lower), None)
+    return named_text(list(columns)) or max(columns, key=lambda name: _length(columns[name]))
 
 
 def _length(cells: Sequence[Any]) -> float:

@@ -31,6 +31,7 @@ from inference.doctor import add as add_doctor
 from inference.errors import InferenceError, MissingDependencyError
 from inference.formats.describe import describe
 from inference.formats.importing import add as add_import
+from inference.score.commands import add as add_score
 
 REPORT = "One HTML file with verdict, charts, disagreements and method, to hand over."
 
@@ -94,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     add_compare(commands, command)
     add_files(commands, command, _progress)
     add_api(command, _progress)
+    add_score(commands, command)
     add_import(commands)
     add_doctor(commands)
     p = commands.add_parser("report", help=REPORT, description=REPORT)

@@ -5,12 +5,38 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from inference.errors import InputError, MissingDependencyError
 
 FORMATS = (".csv", ".jsonl", ".parquet")
+# What a column of texts is called, the likeliest first.
+TEXT_NAMES = (
+    "text",
+    "texts",
+    "sentence",
+    "utterance",
+    "message",
+    "review",
+    "comment",
+    "content",
+    "body",
+    "query",
+    "input",
+)
+
+
+def named(columns: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """The column that has the first of these names, whatever the case of its letters; None if no column has one."""
+    lower = {name.strip().lower(): name for name in reversed(columns)}
+    return next((lower[name] for name in wanted if name in lower), None)
+
+
+def named_text(columns: Sequence[str]) -> str | None:
+    """The column whose name says that it holds texts; None if there is none."""
+    return named(columns, TEXT_NAMES)
 
 
 def read_table(name: str, content: bytes) -> dict[str, list[Any]]:

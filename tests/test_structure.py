@@ -9,7 +9,7 @@ from conftest import ROOT
 
 # Lower layers know nothing of higher ones. A module may import those left of it or beside it.
 LAYERS = [
-    {"errors", "cpu"},
+    {"errors", "cpu", "spreadsheet"},
     {"formats.files", "backends"},
     {"formats.adapters", "formats.architectures", "assets", "bundle", "formats.exported", "formats.hub"},
     {"formats.describe", "network", "torch_backend", "onnx.backend", "classifier", "tables"},
@@ -19,6 +19,9 @@ LAYERS = [
     {"artifacts", "onnx.files", "merging"},
     {"loading"},
     {"models"},
+    {"score.answers", "score.reading"},
+    {"score.journal", "score.workers", "score.writing"},
+    {"score.run"},
     {"api.server", "api.errors", "api.metrics"},
     {"api.layers", "api.schemas", "api.batching"},
     {"api.service"},
@@ -30,7 +33,7 @@ LAYERS = [
     {"compare.receipt"},
     {"compare.disagreements", "compare.diff", "compare.summary", "compare.verdict"},
     {"compare.run"},
-    {"commands", "api.commands", "compare.commands", "doctor", "space"},
+    {"commands", "api.commands", "compare.commands", "doctor", "score.commands", "space"},
     {"formats.rapidfit"},
     {"formats.importing"},
     {"__main__"},

@@ -1,0 +1,130 @@
+"""The command that scores a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from inference import cpu
+from inference.backends import EVERY, check_backend
+from inference.building import Progress
+from inference.compare.commands import progress_bar
+from inference.errors import InputError
+from inference.formats.describe import describe
+from inference.score.answers import Tally
+from inference.score.writing import FORMATS
+
+DEFAULT = "int8"
+ENGINES = ("local", "ray")
+
+
+def add(commands: Any, with_model: Any) -> None:
+    """Add it to the parser. `with_model` makes a command that has --model, --base, --cache and --json."""
+    p = with_model("score", score, "A file with the model's answers in every row; goes on after an interruption.")
+    p.add_argument("file", type=Path, metavar="IN", help="a .csv, .jsonl or .parquet file")
+    p.add_argument("--out", type=Path, required=True, help="the file to write; what is there is replaced at the end")
+    p.add_argument("--text-column", help='(default: "text", else the only one or one named like texts)')
+    p.add_argument("--tasks", help="comma-separated; all if left out")
+    p.add_argument("--backend", choices=EVERY, help=f"the runtime (default: {DEFAULT}, else the model's first)")
+    p.add_argument("--threshold", type=float, help="uncertain below this confidence (default: the model's own)")
+    p.add_argument("--format", choices=FORMATS, help="(default: what OUT ends in, else as IN)")
+    p.add_argument("--all-scores", action="store_true", help="add a column with the probability of each label")
+    p.add_argument(
+        "--workers",
+        type=int,
+        help="processes that share the cores, each with the model in memory (default: one for each core, 8 at most)",
+    )
+    p.add_argument("--engine", choices=ENGINES, default="local", help="ray: Parquet on a cluster (%(default)s)")
+
+
+def score(args: argparse.Namespace) -> None:
+    from inference.score.run import Job, check_out
+    from inference.score.run import score as run
+
+    if args.workers is not None and args.workers < 1:
+        raise InputError(f"--workers {args.workers} must be at least 1.")
+    check_out(args.file, args.out)
+    job = Job(
+        source=args.file,
+        out=args.out,
+        text_column=args.text_column,
+        tasks=tuple(name.strip() for name in args.tasks.split(",")) if args.tasks else None,
+        threshold=args.threshold,
+        all_scores=args.all_scores,
+        format=args.format,
+    )
+    progress = None if args.json else _by_percent(progress_bar())
+    workers = args.workers or min(cpu.cores(), 8)
+    model = open_model(args.model, args.backend, args.base, args.cache, workers, progress)
+    try:
+        report = run(job, model, workers, progress)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        raise
+    if args.json:
+        print(json.dumps(asdict(report) | {"out": str(report.out)}, ensure_ascii=False))
+        return
+    print(f"{args.out}: {report.tally.rows:,} rows in {report.seconds:,.1f} s, texts from {report.text_column!r}.")
+    if report.prefix:
+        print(f"The file has a column with the name of an answer, so all answers begin with {report.prefix}.")
+    for line in told(report.tally):
+        print(line)
+
+
+def open_model(
+    folder: Path, backend: str | None, base: Path | None, cache: Path, workers: int, progress: Progress | None
+) -> Any:
+    """The model to score with, described and built and not yet opened; INT8 unless another backend is named.
+
+    Raises:
+        InferenceError: the folder is no model, has no such backend, or its files could not be built.
+    """
+    from inference.artifacts import obtain
+    from inference.loading import load
+    from inference.score.run import Model
+
+    bundle = describe(folder, base)
+    if backend is None:
+        backend = DEFAULT if DEFAULT in bundle.backends else bundle.backends[0]
+    check_backend(backend, bundle.backends, EVERY)
+    if backend in ("onnx", "int8"):
+        obtain(bundle, cache, progress, base)  # once, and with its progress shown; the workers find it built
+    threads = max(1, cpu.cores() // workers)
+    return Model(bundle, backend, partial(load, bundle.folder, backend, threads=threads, base=base, cache=cache))
+
+
+def told(tally: Tally) -> list[str]:
+    """What a tally says, a line for each task and one for each thing to know."""
+    answered = tally.rows - tally.errors
+    lines = []
+    for task, counts in tally.tasks.items():
+        most = sorted(counts.labels.items(), key=lambda pair: (-pair[1], pair[0]))
+        shares = ", ".join(f"{label} {rows / answered:.1%}" for label, rows in most[:5])
+        more = f", {len(most) - 5} more labels" if len(most) > 5 else ""
+        uncertain = f"; uncertain {counts.uncertain / answered:.1%}" if counts.uncertain else ""
+        lines.append(f"  {task:<12} {shares or 'no answers'}{more}{uncertain}")
+    if tally.errors:
+        rows = "1 row has" if tally.errors == 1 else f"{tally.errors:,} rows have"
+        lines.append(f"{rows} no answer; the column error says why.")
+    if tally.truncated:
+        texts = "1 text is" if tally.truncated == 1 else f"{tally.truncated:,} texts are"
+        lines.append(f"{texts} longer than the model reads; the rest was not seen.")
+    return lines
+
+
+def _by_percent(show: Progress) -> Progress:
+    """The same, called when another percent is done: a log of two million rows has a hundred lines."""
+    last = -1
+
+    def seldom(step: str, share: float) -> None:
+        nonlocal last
+        if int(share * 100) != last:
+            last = int(share * 100)
+            show(step, share)
+
+    return seldom

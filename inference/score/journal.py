@@ -1,0 +1,153 @@
+"""What a run has done so far, on disk: whenever it is killed, the next run goes on and ends in the same bytes.
+
+Beside OUT lies the folder `OUT.partial` with a file for each block of rows that is done, and `journal.jsonl`. The first
+line of the journal says what the run is of: digests of input and model, settings. Each other line names a part that is
+done, with its SHA-256. A part counts when the journal names it and its bytes are those. At the end the parts are joined
+to a file in that folder, which takes the place of OUT in one step; then the journal goes, and then the rest. Killed
+between those steps, the next run finds every part, and joins them again to the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+from inference.errors import InputError
+from inference.score.answers import Tally
+
+JOURNAL, LOCK, WHOLE, STRAY = "journal.jsonl", "lock", "whole", ".tmp"
+
+
+class Journal:
+    """The parts of one run that are done. Use it in a `with`: it holds a lock, and nobody else may write this OUT.
+
+    Args:
+        out: the file that is to come of it.
+        about: what the run is of, in plain types. Parts of a run of anything else are not taken.
+
+    Raises:
+        InputError: another run is writing this file, or what was begun there is of other things.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, out: Path, about: Mapping[str, Any]) -> None:
+        self.out = out
+        self.folder = out.with_name(f"{out.name}.partial")
+        self.done: dict[int, Tally] = {}
+        """Number of each part that is done -> what is in it."""
+        self._about = json.loads(json.dumps(about))
+        self._path = self.folder / JOURNAL
+        self.folder.mkdir(exist_ok=True)
+        self._lock = FileLock(self.folder / LOCK)
+
+    def __enter__(self) -> Journal:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"{self.out} is being written by another process. Wait for it, or name another.") from None
+        try:
+            self._resume()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not self.done:  # nothing to go on from
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()
+
+    def path(self, number: int) -> Path:
+        """Where a part lies."""
+        return self.folder / f"part-{number:06}"
+
+    def commit(self, number: int, content: bytes, tally: Tally) -> None:
+        """Keep a part: when this returns, it is on the disk."""
+        write(self.path(number), lambda file: file.write(content))
+        line = {"part": number, "sha256": sha256(content).hexdigest(), "tally": asdict(tally)}
+        with self._path.open("ab") as file:
+            file.write(_line(line))
+            _flush(file)
+        self.done[number] = tally
+
+    def finish(self, join: Callable[[BinaryIO], object]) -> None:
+        """Put what `join` writes in the place of OUT, and take the folder away."""
+        whole = self.folder / WHOLE
+        write(whole, join)
+        whole.replace(self.out)
+        _sync_folder(self.out.parent)
+        self._path.unlink()  # first: parts without a journal are nothing, a journal without its parts is not
+        _sync_folder(self.folder)
+        self._lock.release()
+        shutil.rmtree(self.folder)
+
+    def _resume(self) -> None:
+        """Read what was done, drop what is damaged, and begin the journal where there is none."""
+        entries: list[dict[str, Any]] = []
+        try:
+            lines = self._path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            lines = []
+        for line in lines[:-1]:  # what follows the last line end was cut off by a kill
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                break
+        if entries and entries[0] != self._about and len(entries) > 1:
+            raise InputError(
+                f"{self.folder} holds {len(entries) - 1} parts of another run: {self._difference(entries[0])}. Give "
+                "what was given then, or delete that folder to start anew."
+            )
+        kept = {}
+        for entry in entries[1:] if entries[:1] == [self._about] else ():
+            path = self.path(entry["part"])
+            if path.is_file() and sha256(path.read_bytes()).hexdigest() == entry["sha256"]:
+                kept[entry["part"]] = entry
+        for path in self.folder.iterdir():
+            is_part = path.name.startswith("part-") and path not in map(self.path, kept)
+            if is_part or path.name.endswith(STRAY) or path.name == WHOLE:
+                path.unlink()
+        content = b"".join(map(_line, [self._about, *kept.values()]))
+        write(self._path, lambda file: file.write(content))
+        self.done = {number: Tally.of_dict(entry["tally"]) for number, entry in kept.items()}
+
+    def _difference(self, before: Mapping[str, Any]) -> str:
+        names = [name for name in self._about if before.get(name) != self._about[name]]
+        return f"other {', '.join(names)}" if names else "of an older version"
+
+
+def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Put what `fill` writes in the place of a file: whoever looks sees the old one or the new one, whole."""
+    stray = path.with_name(path.name + STRAY)
+    with stray.open("wb") as file:
+        fill(file)
+        _flush(file)
+    stray.replace(path)
+    _sync_folder(path.parent)
+
+
+def _line(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode() + b"\n"
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "nt":  # a folder cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

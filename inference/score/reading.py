@@ -1,0 +1,321 @@
+"""A table in a file, block by block: CSV, JSONL or Parquet, in memory that does not grow with the file.
+
+A file is read twice. The first time counts its rows and finds what is wrong with it: that is told before any text is
+answered, and not after an hour. Every cell of a CSV is kept as it is written; "NA" and "null" are texts like others.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TextIO, TypeVar
+
+from inference.errors import InputError, MissingDependencyError
+from inference.tables import FORMATS, named_text
+
+BLOCK_ROWS = 2_000  # seconds of work: what a kill may cost; and enough texts to sort by length
+BLOCK_LETTERS = 16_000_000  # a block of large cells has fewer rows
+LINE_LETTERS = 16_000_000  # of one line: a file without line ends is not taken into memory
+MOST_COLUMNS = 10_000
+DELIMITERS = ",;\t"
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that follow each other in a file."""
+
+    texts: list[Any]
+    """What is in the text column; from JSONL it may be anything."""
+    rows: Callable[[], Iterable[Sequence[Any]]]
+    """The cells of each row, in the order of the table's columns."""
+    lines: Sequence[str] = ()
+    """The rows as they are written, from JSONL."""
+    batch: Any = None
+    """The rows as a pyarrow table, from Parquet."""
+
+
+class Table(Protocol):
+    """A file that was looked through."""
+
+    path: Path
+    format: str
+    columns: list[str]
+    text_column: str
+    rows: int
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """Its rows in order, at most so many at a time. The same file gives the same blocks each time."""
+        ...
+
+
+def open_table(path: Path, text_column: str | None = None) -> Table:
+    """The table in a file, looked through once.
+
+    Args:
+        text_column: left out, the column "text", else the only one, else one with another name that texts have.
+
+    Raises:
+        InputError: there is no such file or column, or the file is not what its ending says; naming the line.
+        MissingDependencyError: a library that reads its format is not installed.
+    """
+    if not path.is_file():
+        raise InputError(f"No file {path}. A CSV, JSONL or Parquet file is wanted.")
+    kinds: dict[str, Callable[[Path, str | None], Table]] = dict(
+        zip(FORMATS, (CsvTable, JsonlTable, ParquetTable), strict=True)
+    )
+    ending = path.suffix.lower()
+    if ending not in kinds:
+        raise InputError(f"{path.name} is none of {', '.join(FORMATS)}. Convert it, and do not compress it.")
+    try:
+        return kinds[ending](path, text_column)
+    except UnicodeDecodeError:
+        raise _no_utf8(path) from None
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"Reading {ending} needs the library {error.name}. Install it: pip install -r requirements.txt"
+        ) from None
+
+
+class CsvTable:
+    """A CSV file: a header, and cells that are text as written. The separator is that of the header: , ; or tab."""
+
+    format = "csv"
+
+    def __init__(self, path: Path, text_column: str | None) -> None:
+        csv.field_size_limit(LINE_LETTERS)
+        self.path = path
+        with path.open("rb") as file:
+            self.bom = file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+        with self._open() as file:
+            self.line_end = "\r\n" if file.readline(LINE_LETTERS).endswith("\r\n") else "\n"
+        self.delimiter, self.columns = self._header(text_column)
+        self.text_column = find_text_column(path.name, self.columns, text_column)
+        self.rows = sum(1 for _ in self._records())
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        at = self.columns.index(self.text_column)
+        for rows in _gather(self._records(), size, lambda cells: sum(map(len, cells))):
+            yield Block([cells[at] for cells in rows], partial(iter, rows))
+
+    def _header(self, text_column: str | None) -> tuple[str, list[str]]:
+        """The separator by which the header has a column of texts, the comma where none does; and the header."""
+        for delimiter in (*DELIMITERS, DELIMITERS[0]):
+            with self._open() as file:
+                columns = next(self._parsed(file, delimiter), (0, []))[1]
+            if text_column in columns if text_column else named_text(columns):
+                return delimiter, columns
+        return delimiter, columns
+
+    def _records(self) -> Iterator[list[str]]:
+        """The rows without the header; a short one gets empty cells at its end, as an empty line has only such."""
+        width = len(self.columns)
+        with self._open() as file:
+            parsed = self._parsed(file, self.delimiter)
+            next(parsed, None)
+            for line, cells in parsed:
+                if len(cells) > width:
+                    raise InputError(
+                        f"{self.path.name}, line {line:,}: {len(cells)} cells, and the header has {width}. Put a text "
+                        "that holds the separator between quotation marks."
+                    )
+                yield cells + [""] * (width - len(cells))
+
+    def _parsed(self, file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+        """Each record, and the line that it begins on."""
+        # Strict: a quotation mark that is never closed would make one cell of all rows that follow it.
+        reader = csv.reader(_lines(file, self.path.name), delimiter=delimiter, strict=True)
+        while True:
+            line = reader.line_num + 1
+            try:
+                yield line, next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise InputError(
+                    f"{self.path.name}, line {line:,} cannot be read as CSV: {error}. Mend or re-export it."
+                ) from None
+
+    def _open(self) -> TextIO:
+        return self.path.open(encoding="utf-8-sig", newline="")
+
+
+class JsonlTable:
+    """A JSONL file: an object in each line; lines with nothing in them are no rows."""
+
+    format = "jsonl"
+
+    def __init__(self, path: Path, text_column: str | None) -> None:
+        self.path = path
+        self.rows = 0
+        self.kinds: dict[str, set[type]] = {}
+        """Column -> the types of its values, None left out; whole numbers past 64 bits count as texts. Whatever any
+        line names is a column."""
+        for _, row in self._records():
+            self.rows += 1
+            for name, value in row.items():
+                kinds = self.kinds.setdefault(name, set())
+                if value is not None:
+                    is_large = type(value) is int and not -(2**63) <= value < 2**63
+                    kinds.add(str if is_large else type(value))
+            if len(self.kinds) > MOST_COLUMNS:
+                raise InputError(f"{path.name}: its lines name more than {MOST_COLUMNS:,} columns.")
+        self.columns = list(self.kinds)
+        self.text_column = find_text_column(path.name, self.columns, text_column) if self.rows else text_column or ""
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        for records in _gather(self._records(), size, lambda record: len(record[0])):
+            yield Block(
+                [row.get(self.text_column) for _, row in records],
+                partial(_cells, [row for _, row in records], self.columns),
+                lines=[line for line, _ in records],
+            )
+
+    def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        with self.path.open(encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(_lines(file, self.path.name), 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise InputError(f"{self.path.name}, line {number:,} is no JSON: {error}. Mend it.") from None
+                if not isinstance(row, dict):
+                    raise InputError(
+                        f"{self.path.name}, line {number:,} is no JSON object but {_kind(row)}. Each line must be one "
+                        "object."
+                    )
+                yield line.strip(), row
+
+
+class ParquetTable:
+    """A Parquet file; its row groups are read as they are needed."""
+
+    format = "parquet"
+
+    def __init__(self, path: Path, text_column: str | None) -> None:
+        import pyarrow
+
+        self.path = path
+        with self._open() as file:
+            self.schema = file.schema_arrow
+            self.rows: int = file.metadata.num_rows
+        self.columns = list(self.schema.names)
+        self.text_column = find_text_column(path.name, self.columns, text_column)
+        held = self.schema.field(self.text_column).type
+        held = held.value_type if pyarrow.types.is_dictionary(held) else held
+        is_text = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view)
+        if not any(fits(held) for fits in is_text):
+            raise InputError(f"{path.name}: column {self.text_column!r} holds {held} and no texts. Name another.")
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        import pyarrow
+
+        with self._open() as file:
+            batches = file.iter_batches(size)
+            while True:
+                try:
+                    table = pyarrow.Table.from_batches([next(batches)])
+                    texts = table.column(self.text_column).to_pylist()
+                except StopIteration:
+                    return
+                except (pyarrow.ArrowException, OSError, ValueError) as error:
+                    raise self._damaged(error) from None
+                yield Block(texts, partial(_arrow_cells, table), batch=table)
+
+    def _open(self) -> Any:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+
+        try:
+            return ParquetFile(self.path)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> InputError:
+        said = str(error).strip().partition("\n")[0].rstrip(".")
+        return InputError(f"{self.path.name} cannot be read as Parquet: {said}. Mend or re-export it.")
+
+
+def find_text_column(name: str, columns: Sequence[str], wanted: str | None) -> str:
+    """The column that is asked for; else the one that is named as texts are, or the only one.
+
+    Raises:
+        InputError: it has none, or two of that name.
+    """
+    found = wanted or named_text(columns) or (columns[0] if len(columns) == 1 else None)
+    has = f"it has {', '.join(map(repr, columns[:20]))}{', …' if len(columns) > 20 else ''}"
+    if len(columns) > MOST_COLUMNS:
+        raise InputError(f"{name} has {len(columns):,} columns; {MOST_COLUMNS:,} are the most.")
+    if not columns:
+        raise InputError(f"{name} is empty. A header and rows are wanted.")
+    if found is None:
+        raise InputError(f"{name}: which column holds the texts? Name it with --text-column; {has}.")
+    if found not in columns:
+        raise InputError(f"{name} has no column {found!r}; {has}.")
+    if columns.count(found) > 1:
+        raise InputError(f"{name} has {columns.count(found)} columns that are called {found!r}. Rename all but one.")
+    return found
+
+
+def _lines(file: TextIO, name: str) -> Iterator[str]:
+    """Its lines with their ends."""
+    number = 0
+    while line := file.readline(LINE_LETTERS):
+        number += 1
+        if len(line) == LINE_LETTERS:
+            raise InputError(f"{name}, line {number:,} has more than {LINE_LETTERS:,} characters. Split it.")
+        yield line
+
+
+def _gather(rows: Iterator[_Row], size: int, letters: Callable[[_Row], int]) -> Iterator[list[_Row]]:
+    """Lists of at most `size` rows, and of fewer where they are large."""
+    block: list[_Row] = []
+    held = 0
+    for row in rows:
+        block.append(row)
+        held += letters(row)
+        if len(block) == size or held > BLOCK_LETTERS:
+            yield block
+            block, held = [], 0
+    if block:
+        yield block
+
+
+def _cells(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Iterator[list[Any]]:
+    return ([row.get(name) for name in columns] for row in rows)
+
+
+def _arrow_cells(table: Any) -> Iterator[tuple[Any, ...]]:
+    return zip(*(column.to_pylist() for column in table.columns), strict=True)
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _no_utf8(path: Path) -> InputError:
+    """What is said of a file that is not UTF-8: the first line that is not, and why."""
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(LINE_LETTERS):
+            number += 1
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                if error.end == len(line) == LINE_LETTERS:  # a character on both sides of the cut
+                    continue
+                if line.startswith(b"\x1f\x8b"):
+                    return InputError(f"{path.name} is compressed with gzip. Unpack it first.")
+                byte, place = error.object[error.start], error.start + 1
+                return InputError(
+                    f"{path.name}, line {number:,} is not UTF-8 (byte {byte:#04x} at position {place:,}). Save it as "
+                    'UTF-8; Excel calls that "CSV UTF-8".'
+                )
+    return InputError(f"{path.name} is not UTF-8. Save it as UTF-8.")

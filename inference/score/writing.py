@@ -1,0 +1,243 @@
+"""The rows of a block and their answers as bytes of CSV, JSONL or Parquet, and such parts joined to a file.
+
+JSONL keeps everything: a line that was JSONL is written as it was, with the answers added before its last brace.
+Parquet keeps its types. CSV has text alone: what is nested is written as JSON, and a cell that a spreadsheet would run
+as a formula gets a ' before it, unless it is a number.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from inference.errors import InputError, MissingDependencyError
+from inference.score.answers import DIGITS, FLAG, NUMBER, TEXT
+from inference.score.reading import Block, CsvTable, JsonlTable, ParquetTable, Table
+from inference.spreadsheet import harmless, is_number
+
+FORMATS = ("csv", "jsonl", "parquet")
+GROUP_BYTES = 64_000_000  # of a row group of Parquet in memory: parts are joined up to it
+GROUP_ROWS = 100_000
+
+Added = Mapping[str, Sequence[Any]]
+"""Column -> its value in each row."""
+
+
+class Writer(Protocol):
+    """How rows become bytes."""
+
+    def part(self, block: Block, added: Added) -> bytes:
+        """The rows of a block with their answers. Equal rows and answers give equal bytes."""
+        ...
+
+    def join(self, parts: Iterable[Path], out: BinaryIO) -> None:
+        """Write the whole file, of these parts in this order."""
+        ...
+
+
+def open_writer(format: str, table: Table, kinds: Mapping[str, str]) -> Writer:
+    """What writes the rows of this table.
+
+    Args:
+        kinds: the added columns, and what they hold.
+
+    Raises:
+        InputError: the format cannot hold such rows.
+        MissingDependencyError: a library that writes it is not installed.
+    """
+    if format not in FORMATS:
+        raise InputError(f"Unknown format {format!r}. Known: {', '.join(FORMATS)}.")
+    if format != table.format and len(set(table.columns)) < len(table.columns):
+        twice = next(name for name in table.columns if table.columns.count(name) > 1)
+        raise InputError(f"{table.path.name} has two columns {twice!r}, which {format} cannot hold. Rename one.")
+    if format == "csv":
+        return _CsvWriter(table, kinds)
+    if format == "jsonl":
+        return _JsonlWriter(table)
+    try:
+        return _ParquetWriter(table, kinds)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"Writing Parquet needs the library {error.name}. Install it: pip install -r requirements.txt"
+        ) from None
+
+
+class _CsvWriter:
+    def __init__(self, table: Table, kinds: Mapping[str, str]) -> None:
+        self._delimiter, self._line_end, self._bom = ",", "\n", ""
+        if isinstance(table, CsvTable):
+            self._delimiter, self._line_end = table.delimiter, table.line_end
+            self._bom = "\ufeff" if table.bom else ""
+        self._header = [*table.columns, *kinds]
+        self._kinds = kinds
+
+    def part(self, block: Block, added: Added) -> bytes:
+        answers = [_written(added[name], kind) for name, kind in self._kinds.items()]
+        rows = zip(block.rows(), zip(*answers, strict=True), strict=True)
+        return self._bytes([_safe(cell) for cell in chain(map(as_text, cells), more)] for cells, more in rows)
+
+    def join(self, parts: Iterable[Path], out: BinaryIO) -> None:
+        out.write(self._bom.encode() + self._bytes([[_safe(name) for name in self._header]]))
+        _copy(parts, out)
+
+    def _bytes(self, rows: Iterable[list[str]]) -> bytes:
+        lines = _Lines(self._line_end)
+        # With this line end the writer quotes cells that hold \r or \n; with "\n" it leaves a lone \r bare.
+        csv.writer(lines, delimiter=self._delimiter, lineterminator="\r\n").writerows(rows)
+        return _whole("".join(lines.found)).encode()
+
+
+class _Lines:
+    """A file for csv.writer, which writes it one row at a time: they get the line end that is wanted."""
+
+    def __init__(self, line_end: str) -> None:
+        self.found: list[str] = []
+        self._line_end = line_end
+
+    def write(self, line: str) -> None:
+        self.found.append(line[:-2] + self._line_end)
+
+
+class _JsonlWriter:
+    def __init__(self, table: Table) -> None:
+        self._columns = table.columns
+        self._is_jsonl = isinstance(table, JsonlTable)
+
+    def part(self, block: Block, added: Added) -> bytes:
+        lines = []
+        answers = (dict(zip(added, values, strict=True)) for values in zip(*added.values(), strict=True))
+        if self._is_jsonl:
+            for line, answer in zip(block.lines, answers, strict=True):
+                start = line[:-1].rstrip()
+                lines.append(f"{start}{'' if start == '{' else ', '}{_json(answer)[1:]}\n")
+        else:
+            for cells, answer in zip(block.rows(), answers, strict=True):
+                row = dict(zip(self._columns, map(_finite, cells), strict=True))
+                lines.append(_json(row | answer) + "\n")
+        return "".join(lines).encode()
+
+    def join(self, parts: Iterable[Path], out: BinaryIO) -> None:
+        _copy(parts, out)
+
+
+class _ParquetWriter:
+    def __init__(self, table: Table, kinds: Mapping[str, str]) -> None:
+        import pyarrow
+
+        types = {TEXT: pyarrow.string(), NUMBER: pyarrow.float64(), FLAG: pyarrow.bool_()}
+        self._added = pyarrow.schema([(name, types[kind]) for name, kind in kinds.items()])
+        if isinstance(table, ParquetTable):
+            self._schema = table.schema
+        else:
+            held = table.kinds if isinstance(table, JsonlTable) else {}
+            self._schema = pyarrow.schema([(name, _arrow_type(held.get(name, {str}))) for name in table.columns])
+
+    def part(self, block: Block, added: Added) -> bytes:
+        import pyarrow
+        import pyarrow.parquet
+
+        table = block.batch if block.batch is not None else self._table(list(block.rows()))
+        for field in self._added:
+            table = table.append_column(field, pyarrow.array(added[field.name], field.type))
+        out = io.BytesIO()
+        pyarrow.parquet.write_table(table, out)
+        return out.getvalue()
+
+    def join(self, parts: Iterable[Path], out: BinaryIO) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        schema = pyarrow.schema([*self._schema, *self._added], metadata=self._schema.metadata)
+        held: list[Any] = []
+        with pyarrow.parquet.ParquetWriter(out, schema) as writer:
+            for path in parts:
+                held.append(pyarrow.parquet.read_table(path, partitioning=None).cast(schema))
+                if sum(one.nbytes for one in held) > GROUP_BYTES or sum(map(len, held)) >= GROUP_ROWS:
+                    writer.write_table(pyarrow.concat_tables(held))
+                    held = []
+            if held:
+                writer.write_table(pyarrow.concat_tables(held))
+
+    def _table(self, rows: list[Sequence[Any]]) -> Any:
+        import pyarrow
+
+        columns = []
+        for at, field in enumerate(self._schema):
+            cells = [row[at] for row in rows]
+            if pyarrow.types.is_string(field.type):
+                cells = [None if cell is None else _whole(as_text(cell)) for cell in cells]
+            columns.append(pyarrow.array(cells, field.type))
+        return pyarrow.Table.from_arrays(columns, schema=self._schema)
+
+
+def as_text(value: Any) -> str:
+    """A cell as CSV holds it: a text as it is, nothing as "", all else as JSON has it or as Python writes it."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return value.hex()
+    return _json(value) if isinstance(value, bool | int | float | list | dict) else str(value)
+
+
+def _safe(cell: str) -> str:
+    return cell if is_number(cell) else harmless(cell)
+
+
+def _written(values: Sequence[Any], kind: str) -> list[str]:
+    if kind == NUMBER:
+        return ["" if one is None else f"{one:.{DIGITS}f}" for one in values]
+    if kind == FLAG:
+        return ["" if one is None else str(one).lower() for one in values]
+    return ["" if one is None else one for one in values]
+
+
+def _json(value: Any) -> str:
+    """On one line; with escapes where a text holds half a character, which UTF-8 cannot."""
+    line = json.dumps(value, ensure_ascii=False, default=as_text)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, default=as_text)
+    return line
+
+
+def _finite(value: Any) -> Any:
+    """The value; None for NaN and infinity, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _whole(text: str) -> str:
+    """The text with U+FFFD in place of half characters, which JSON can say and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _arrow_type(kinds: set[type]) -> Any:
+    """The type of a column of JSON values; text, in JSON, where they are of several kinds or nested."""
+    import pyarrow
+
+    if kinds == {bool}:
+        return pyarrow.bool_()
+    if kinds == {int}:
+        return pyarrow.int64()
+    if kinds in ({float}, {int, float}):
+        return pyarrow.float64()
+    return pyarrow.string()
+
+
+def _copy(parts: Iterable[Path], out: BinaryIO) -> None:
+    for path in parts:
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, out)

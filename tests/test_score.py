@@ -1,0 +1,263 @@
+"""A file in, the same rows with the model's answers out: what is added, what is kept, what is said."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tracemalloc
+from pathlib import Path
+
+import fakes
+import pytest
+import scored
+from conftest import Tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from scored import ADDED, read_csv, run, write_csv
+
+from inference.bundle import Task
+from inference.classifier import MAX_CHARS
+from inference.errors import InferenceError, InputError
+from inference.score.answers import Wanted, answer
+from inference.score.run import Job, Model, score
+from inference.spreadsheet import harmless
+
+TEXTS = ["good", "bad glad", "sad sad sad", "book", "good bad good"]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Thirty rows that are told apart by their number."""
+    rows = [[str(i), TEXTS[i % 5], "x"] for i in range(30)]
+    return write_csv(tmp_path / "in.csv", ["id", "text", "more"], rows)
+
+
+# --- What is added
+
+
+def test_every_row_gets_the_answers_that_the_classifier_gives(source: Path, tmp_path: Path) -> None:
+    report = run(source, tmp_path / "out.csv")
+    rows = read_csv(report.out)
+    classifier = fakes.classifier()
+    assert list(rows[0]) == ["id", "text", "more", *ADDED]
+    assert [row["id"] for row in rows] == [str(i) for i in range(30)]
+    for row in rows:
+        for task, found in classifier.predict_all_tasks(row["text"]).items():
+            assert row[task] == found.label
+            assert row[f"{task}_confidence"] == f"{found.confidence:.6f}"
+            assert row[f"{task}_uncertain"] == str(found.uncertain).lower()
+        assert row["error"] == ""
+    assert (report.tally.rows, report.tally.errors, report.text_column) == (30, 0, "text")
+    assert report.tally.tasks["sentiment"].labels == {"positive": 12, "negative": 18}
+    assert sum(report.tally.tasks["sentiment"].confidence) == 30
+
+
+def test_all_scores_have_a_column_for_each_label(source: Path, tmp_path: Path) -> None:
+    run(source, tmp_path / "out.csv", all_scores=True, tasks=("emotion",))
+    row = read_csv(tmp_path / "out.csv")[1]
+    assert list(row)[6:] == ["emotion_joy", "emotion_sadness", "emotion_neutral", "error"]
+    assert float(row["emotion_joy"]) == pytest.approx(fakes.classifier().predict("bad glad", "emotion").scores["joy"])
+
+
+def test_a_threshold_replaces_the_models_own(source: Path, tmp_path: Path) -> None:
+    run(source, tmp_path / "out.csv", threshold=1.0)
+    assert {row["sentiment_uncertain"] for row in read_csv(tmp_path / "out.csv")} == {"true"}
+
+
+def test_columns_that_are_there_already_are_kept_and_the_answers_get_a_prefix(tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "in.csv", ["text", "sentiment"], [["good", "positive?"]])
+    report = run(source, tmp_path / "out.csv")
+    (row,) = read_csv(tmp_path / "out.csv")
+    assert row["sentiment"] == "positive?"
+    assert row["predicted_sentiment"] == "positive"
+    assert list(row)[2:] == [f"predicted_{name}" for name in ADDED]
+    assert report.prefix == "predicted_"
+    run(tmp_path / "out.csv", tmp_path / "again.csv", tasks=("emotion",), text_column="text", format="jsonl")
+
+
+def test_a_name_that_is_taken_twice_is_refused(tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "in.csv", ["text", "error", "predicted_error"], [["good", "", ""]])
+    with pytest.raises(InputError, match="The file has a column 'predicted_error', where an answer would go"):
+        run(source, tmp_path / "out.csv")
+    tasks = {"a": Task(("confidence", "x"), fakes.SINGLE, 0.5)}
+    source = write_csv(tmp_path / "in.csv", ["text"], [["good"]])
+    with pytest.raises(InputError, match="Two added columns would be called 'a_confidence'"):
+        score(Job(source, tmp_path / "out.csv", all_scores=True), scored.model(tasks))
+
+
+# --- Rows that cannot be answered
+
+
+def test_a_row_that_cannot_be_answered_says_why_and_the_others_are_as_without_it(tmp_path: Path) -> None:
+    texts = ["good", "", "bad", "   ", "x" * (MAX_CHARS + 1), "glad"]
+    run(write_csv(tmp_path / "in.csv", ["text", "n"], [[text, "1"] for text in texts]), tmp_path / "out.csv")
+    kept = [text for text in texts if text.strip() and len(text) < MAX_CHARS]
+    run(write_csv(tmp_path / "few.csv", ["text", "n"], [[text, "1"] for text in kept]), tmp_path / "fewer.csv")
+    rows = read_csv(tmp_path / "out.csv")
+    assert [row["error"].partition(":")[0].partition(";")[0] for row in rows] == [
+        "",
+        "The text is empty",
+        "",
+        "The text is empty",
+        "The text has 20,001 characters",
+        "",
+    ]
+    assert rows[1]["sentiment"] == rows[1]["sentiment_confidence"] == rows[1]["sentiment_uncertain"] == ""
+    assert [row for row in rows if not row["error"]] == read_csv(tmp_path / "fewer.csv")
+
+
+def test_a_text_in_which_the_tokenizer_reads_nothing_is_the_only_row_without_an_answer(tiny: Tiny) -> None:
+    from inference import load
+
+    classifier = load(tiny.folder, base=tiny.base, threads=1)
+    wanted = Wanted(("mood",))
+    found = answer(classifier, ["so good", "\x00\x01", "\u200b", "so bad"], wanted)
+    assert found.columns["error"][0] is found.columns["error"][3] is None
+    assert "nothing to classify" in found.columns["error"][1]
+    assert found.columns["mood"][1] is None
+    assert found.tally.errors == 2
+    alone = answer(classifier, ["so good", "so bad"], wanted)
+    assert [found.columns["mood_confidence"][i] for i in (0, 3)] == alone.columns["mood_confidence"]
+
+
+@pytest.mark.parametrize("value", [None, 3, 2.5, True, ["good"], {"a": 1}, "\ud800", float("nan"), "a\udfffb"])
+def test_whatever_is_no_text_is_an_error_of_its_row(value: object) -> None:
+    wanted = Wanted(("sentiment",))
+    found = answer(fakes.classifier(), ["good", value, "bad"], wanted)
+    assert found.columns["error"][1]
+    assert found.columns["sentiment"] == ["positive", None, "negative"]
+
+
+def test_rows_that_all_lack_a_text_are_all_errors(tmp_path: Path) -> None:
+    report = run(write_csv(tmp_path / "in.csv", ["id", "text"], [["1", ""]] * 20), tmp_path / "out.csv")
+    assert (report.tally.rows, report.tally.errors) == (20, 20)
+
+
+def test_texts_that_are_cut_are_counted(tmp_path: Path) -> None:
+    rows = [["good " * 30], ["good"], [""]]
+    assert run(write_csv(tmp_path / "in.csv", ["text"], rows), tmp_path / "out.csv").tally.truncated == 1
+
+
+# --- Nothing depends on who answers
+
+
+def test_workers_and_blocks_change_nothing(source: Path, tmp_path: Path) -> None:
+    run(source, tmp_path / "one.csv")
+    run(source, tmp_path / "two.csv", workers=2)
+    run(source, tmp_path / "three.csv", block_rows=4)
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "three.csv").read_bytes()
+
+
+def _broken() -> object:
+    raise InferenceError("The weights are damaged.")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_model_that_cannot_be_opened_is_said_by_every_kind_of_worker(
+    source: Path, tmp_path: Path, workers: int
+) -> None:
+    with pytest.raises(InferenceError, match="^The weights are damaged.$"):
+        score(Job(source, tmp_path / "out.csv"), scored.model(open_one=_broken), workers)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv"]
+
+
+def _ended() -> object:
+    os._exit(9)
+
+
+def test_a_worker_that_is_ended_from_outside_is_one_error(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(InferenceError, match="A worker process was ended from outside"):
+        score(Job(source, tmp_path / "out.csv"), scored.model(open_one=_ended), 2)
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    def peak(rows: int) -> int:
+        path = write_csv(tmp_path / f"{rows}.csv", ["id", "text"], [[str(i), f"good {i}"] for i in range(rows)])
+        tracemalloc.start()
+        run(path, tmp_path / "out.csv", block_rows=250)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(250)  # what is imported and cached once
+    assert peak(20_000) < 1.5 * peak(2_000)
+
+
+def test_progress_names_rows_and_rate_and_ends_at_one(source: Path, tmp_path: Path) -> None:
+    seen: list[tuple[str, float]] = []
+    run(source, tmp_path / "out.csv", progress=lambda step, share: seen.append((step, share)))
+    assert seen[0] == ("0 of 30 rows on INT8", 0)
+    assert seen[-1][0].startswith("30 of 30 rows on INT8, ")
+    assert "rows/s" in seen[-1][0]
+    assert [share for _, share in seen] == sorted(share for _, share in seen)
+    assert seen[-1][1] == 1
+
+
+# --- What is refused, in one line
+
+
+def test_out_must_be_a_file_other_than_the_input(source: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.csv"
+    link.symlink_to(source)
+    for out, said in (
+        (source, "is the input"),
+        (link, "is the input"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "no" / "out.csv", "there is no folder"),
+        (Path("/dev/null"), "is no plain file"),
+    ):
+        with pytest.raises(InputError, match=said):
+            run(source, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "link.csv"]
+
+
+def test_a_disk_that_is_full_is_one_line_and_with_room_it_goes_on(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        if sum(path.name.startswith("part-") for path in (tmp_path / "out.csv.partial").iterdir()) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(InferenceError, match="out.csv cannot be written: No space left on device. Make room"):
+            run(source, tmp_path / "out.csv")
+    assert run(source, tmp_path / "out.csv").resumed_rows == 14
+    run(source, tmp_path / "other.csv")
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "other.csv").read_bytes()
+
+
+def test_tasks_and_thresholds_that_are_none_are_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Unknown task 'mood'. This model has: sentiment, emotion."):
+        run(source, tmp_path / "out.csv", tasks=("mood",))
+    with pytest.raises(InputError, match="threshold=2 is not a probability"):
+        run(source, tmp_path / "out.csv", threshold=2)
+    with pytest.raises(InputError, match="Unknown format 'xlsx'. Known: csv, jsonl, parquet."):
+        run(source, tmp_path / "out.csv", format="xlsx")
+
+
+def test_a_model_whose_answers_are_nan_is_an_error_and_no_answer(source: Path, tmp_path: Path) -> None:
+    model = Model(fakes.bundle(), "int8", _nan)
+    with pytest.raises(InferenceError, match="NaN or infinity"):
+        score(Job(source, tmp_path / "out.csv"), model)
+
+
+def _nan() -> object:
+    backend = fakes.FakeBackend()
+    for table in backend._tables.values():
+        table[:] = float("nan")
+    return fakes.classifier(backend)
+
+
+# --- Formulas
+
+
+@given(st.text(), st.sampled_from("=+-@\t\r\n＝＋－＠"), st.text(alphabet=" \t\r\n\x0b\x0c\xa0\u2003\u200b\ufeff\x00"))
+def test_no_cell_begins_like_a_formula_behind_white_space(rest: str, sign: str, before: str) -> None:
+    assert harmless(f"{before}{sign}{rest}") == f"'{before}{sign}{rest}"
+
+
+@given(st.text(alphabet=st.characters(categories=["L", "N"])))
+def test_words_and_numbers_stay_as_they_are(text: str) -> None:
+    assert harmless(text) == text

@@ -1,4 +1,4 @@
-"""Page and dashboard on one port: both are there, no answer holds up another, and a signal cuts none off."""
+"""Page, dashboard and API on one port: all are there, no answer holds up another, and a signal cuts none off."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Started:
             text=True,
         )
         assert self.process.stdout
-        self.said = [self.process.stdout.readline() for _ in range(2)]
+        self.said = [self.process.stdout.readline() for _ in range(3)]
 
     def ask(self, path: str, method: str = "GET", body: str | None = None, **headers: str) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
@@ -130,14 +130,40 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
         yield server
 
 
-def test_it_says_where_page_and_dashboard_are_once_they_answer(server: Started) -> None:
+def test_it_says_where_everything_is_once_it_answers(server: Started) -> None:
     assert server.said == [
         f"Triptych serves fake at {server.url}\n",
         f"The dashboard is at {server.url}/dashboard/\n",
+        f"The API is at {server.url}/api\n",
     ]
     assert server.status("/") == 200
     assert server.status("/dashboard/") == 200
     assert server.status("/dashboard/_stcore/health") == 200
+
+
+def test_the_api_answers_beside_the_page(server: Started) -> None:
+    assert server.status("/api/live") == 200
+    assert server.status("/api/ready") == 200
+    with server.ask("/api/predict", "POST", '{"text": "good", "tasks": ["sentiment"]}') as response:
+        answer = json.load(response)
+    assert (answer["backend"], answer["prediction"]) == ("int8", "positive")
+    with server.ask("/api/predict", "POST", '{"text": "good", "backend": "onnx"}') as response:
+        assert json.load(response)["backend"] == "onnx"
+    with server.ask("/api/openapi.json") as response:
+        assert "/predict" in json.load(response)["paths"]
+    with server.ask("/api/nothing") as response:
+        assert json.load(response)["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize(("path", "most"), [("/api/predict", 2_000_000), ("/gradio_api/call/predict", 8_000_000)])
+def test_no_body_is_read_above_the_cap(server: Started, path: str, most: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
+    connection.putrequest("POST", path)
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(most + 1))
+    connection.endheaders()
+    with connection.getresponse() as response:
+        assert response.status == 413
 
 
 def test_the_dashboard_without_its_slash_leads_to_the_dashboard(server: Started) -> None:

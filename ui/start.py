@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference import InferenceError, InputError
+from inference.api import server
 from inference.assets import DEMO_MODEL
 from inference.backends import TITLES, check_backend
 from inference.models import Models
@@ -55,8 +56,7 @@ class Settings:
     @property
     def url(self) -> str:
         """Where a browser on this machine finds the page, without a slash at the end."""
-        host = "localhost" if self.host in ("0.0.0.0", "::") else self.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return server.url(self.host, self.port)
 
     def bind(self) -> socket.socket:
         """The port, held and not yet listened on.
@@ -64,16 +64,7 @@ class Settings:
         Raises:
             InputError: somebody else has it, or it is not ours to have.
         """
-        held = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a port just freed is refused for a minute
-        try:
-            held.bind((self.host, self.port))
-        except OSError as error:
-            held.close()
-            raise InputError(
-                f"Port {self.port} on {self.host} cannot be had ({error.strerror}). Give another: PORT={self.port + 1}"
-            ) from None
-        return held
+        return server.bind(self.host, self.port, f"Give another: PORT={self.port + 1}")
 
 
 def run(serve: Callable[[Settings, Models, Callable[[], None]], None]) -> int:

@@ -90,7 +90,7 @@ class Artifact:
 
     @property
     def parity(self) -> dict[str, Any]:
-        """What `inference.parity.report` found right after the build."""
+        """How far ONNX and INT8 agreed right after the build: `texts`, `reference`, `backends` as `parity.judge`."""
         return dict(self.manifest["parity"])
 
     def _verified(self, name: str) -> bytes:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from inference.classifier import Classifier
 
 FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
-WEIGHTS = "model_weights.bin"  # beside model.onnx, where a folder of ONNX files has more than 2 GB
 JOINED_TEXTS = 96  # of the showcase, by which a joined graph is compared with those it is made of
 
 Progress = Callable[[str, float], None]
@@ -31,12 +30,12 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
 
     Raises:
         BundleError: the model is damaged.
-        ExportError: the weights pass 2 GB, the build failed, or its result does not agree with PyTorch.
+        ExportError: the build failed, or its result does not agree with PyTorch.
     """
     from inference import parity
     from inference.classifier import Classifier, pad
     from inference.onnx.backend import OnnxBackend
-    from inference.onnx.io import LIMIT, read_graph
+    from inference.onnx.io import read_graph
     from inference.onnx.ladder import climb, verdict
 
     threads = cpu.cores()
@@ -54,7 +53,6 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
         fused = _join(bundle, "", folder / FILES["onnx"])
         reference = on_onnx("onnx", folder / FILES["onnx"])
         more["single_graphs"] = check_joined(bundle, reference, texts[:JOINED_TEXTS])
-        comparable: list[Classifier] = []
     else:
         from inference.onnx.export import export_onnx
         from inference.sequence import load_merged, load_served
@@ -75,43 +73,45 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
             more["four_bit_drift"] = parity.compare(expected, parity.score_matrix(reference, texts))
         progress("exporting to ONNX", 0.1)
         fused = export_onnx(plain, folder / FILES["onnx"])
-        comparable = [on_onnx("onnx", folder / FILES["onnx"])]
-    progress("quantising to INT8", 0.3)
+    progress("comparing ONNX on the showcase", 0.3)
     expected = parity.score_matrix(reference, texts)
+    figures: dict[str, dict[str, Any]] = {}
+    if bundle.format != "onnx":
+        figures["onnx"] = parity.judge(expected, on_onnx("onnx", folder / FILES["onnx"]), texts)
+        exact = figures["onnx"]
+        if exact["max_abs_dp"] > parity.FP32_TOLERANCE or exact["label_agreement"] < 1:
+            raise ExportError(
+                f"The ONNX model does not agree with PyTorch: largest |Δprobability| {exact['max_abs_dp']:.1e} "
+                f"(allowed {parity.FP32_TOLERANCE:.0e}), equal labels {exact['label_agreement']:.2%}. It was not kept."
+            )
+
+    def judge_int8(path: Path) -> dict[str, Any]:
+        figures["int8"] = parity.judge(expected, on_onnx("int8", path), texts)
+        return figures["int8"]
+
+    progress("quantising to INT8, and comparing it", 0.45)
     found_made = bundle.format == "onnx" and all(f"{task}_int8.onnx" in bundle.files for task in bundle.tasks)
     if found_made:
         quantized: dict[str, Any] = {"recipe": "as found", "summary": "the folder's own INT8 files"}
         quantized["counts"] = _join(bundle, "_int8", folder / FILES["int8"])
     else:
-        if (folder / WEIGHTS).exists():
-            raise ExportError(
-                f"{bundle.folder} has {(folder / WEIGHTS).stat().st_size / 1e9:.1f} GB of weights, and INT8 is made of "
-                f"up to {LIMIT / 1e9:.1f} GB. Put INT8 files of its tasks beside them (<task>_int8.onnx)."
-            )
         quantized = climb(
             folder / FILES["onnx"],
             folder / FILES["int8"],
             [pad([ids]) for ids in reference.tokenize(calibration_texts()).ids],
-            lambda path: parity.judge(expected, on_onnx("int8", path), texts),
+            judge_int8,
             reduce_range=cpu.saturates(),
         )
-    progress("comparing them on the showcase", 0.6)
-    found = parity.report(reference, [*comparable, on_onnx("int8", folder / FILES["int8"])], texts) | more
     if found_made:
-        quantized |= verdict(found["backends"]["int8"])
-    exact = found["backends"].get("onnx")
-    if exact and (exact["max_abs_dp"] > parity.FP32_TOLERANCE or exact["label_agreement"] < 1):
-        raise ExportError(
-            f"The ONNX model does not agree with PyTorch: largest |Δprobability| {exact['max_abs_dp']:.1e} (allowed "
-            f"{parity.FP32_TOLERANCE:.0e}), equal labels {exact['label_agreement']:.2%}. It was not kept."
-        )
-    flips = found["backends"]["int8"]["batch_flips"]
+        quantized |= verdict(judge_int8(folder / FILES["int8"]))
+    flips = figures["int8"]["batch_flips"]
     if flips and not found_made:  # other people's INT8 is shown as it is, flips and all
         raise ExportError(
             f"{flips} INT8 labels depend on the texts beside them, which INT8 here never may. It was not kept."
         )
     progress("done", 1.0)
-    return {"fused": fused, "quantized": quantized, "parity": found}
+    found = {"texts": len(texts), "reference": reference.backend.name, "backends": figures}
+    return {"fused": fused, "quantized": quantized, "parity": found | more}
 
 
 def check_joined(bundle: Bundle, joined: Classifier, texts: Sequence[str]) -> dict[str, dict[str, float]]:

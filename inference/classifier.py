@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from inference.backends import Backend
 from inference.bundle import Bundle, Task
 from inference.errors import BundleError, InferenceError, InputError
+
+if TYPE_CHECKING:
+    from inference.explain.explanation import Explanation
 
 Exporter = Callable[[Path, Mapping[str, Task], bool, bool | None], list[Path]]
 """Folder, tasks, whether INT8 too, and where weights go -> the files written, as `Classifier.export_onnx`."""
@@ -124,10 +127,7 @@ class Classifier:
         Raises:
             InputError: a text that cannot be read (the message names its index), or an unknown task.
         """
-        if task is None:
-            if len(self.tasks) > 1:
-                raise InputError(f"This model has {len(self.tasks)} tasks; name one: {', '.join(self.tasks)}.")
-            task = next(iter(self.tasks))
+        task = self.one_task(task)
         found = self.classify(texts, [task], threshold).predictions[task]
         return found[0] if isinstance(texts, str) else found
 
@@ -175,6 +175,33 @@ class Classifier:
         rest_s = time.perf_counter() - started - tokenize_s - forward_s
         return Answer(predictions, Timing(tokenize_s * 1e3, forward_s * 1e3, rest_s * 1e3))
 
+    def explain(
+        self,
+        text: str,
+        task: str | None = None,
+        label: str | None = None,
+        method: str = "occlusion",
+        *,
+        budget_s: float | None = None,
+        progress: Callable[[str, float], None] | None = None,
+    ) -> Explanation:
+        """What each word of a text does to the log-odds of a label, on this backend.
+
+        Args:
+            task: may be left out where the model has one task only.
+            label: the one that the model gives if left out.
+            method: "occlusion" leaves out one word at a time, on any backend; "integrated_gradients" is for PyTorch.
+            budget_s: seconds that it may take. What did not fit into them is told in the explanation's `notes`.
+            progress: called with the step and the share done; what it raises ends the work.
+
+        Raises:
+            InputError: a text that cannot be read, or a task, label or method that there is not.
+            MissingDependencyError: integrated gradients need Captum.
+        """
+        from inference.explain.run import explain
+
+        return explain(self, text, self.one_task(task), label, method, budget_s=budget_s, progress=progress)
+
     def export_onnx(
         self,
         path: str | Path,
@@ -196,8 +223,8 @@ class Classifier:
 
         Raises:
             InputError: an unknown task, or files in `path` that are not from such an export.
-            ExportError: PyTorch weights past 2 GB, of which no ONNX is made yet; `external_data` is False and one
-                file cannot hold them; or the folder cannot be written.
+            ExportError: the build failed; `external_data` is False and one file cannot hold the weights; or the
+                folder cannot be written.
         """
         names = self._named(tasks)
         if not names:
@@ -205,6 +232,12 @@ class Classifier:
         if self._exporter is None:
             raise InputError("This classifier was not made by load(), so there are no files to export.")
         return self._exporter(Path(path), {name: self.tasks[name] for name in names}, quantize, external_data)
+
+    def one_task(self, task: str | None) -> str:
+        """The task asked for; where none is named, the only one. InputError where there is none, or several."""
+        if task is None and len(self.tasks) > 1:
+            raise InputError(f"This model has {len(self.tasks)} tasks; name one: {', '.join(self.tasks)}.")
+        return self._named(None if task is None else [task])[0]
 
     def _named(self, tasks: Sequence[str] | None) -> list[str]:
         """The tasks asked for; all where none are named."""
@@ -227,6 +260,28 @@ class Classifier:
             if all(encoding.special_tokens_mask):
                 raise InputError(f"{_where(index, texts)} has nothing to classify: no readable character in it.")
         return Tokens([e.ids for e in encodings], [bool(e.overflowing) for e in encodings])
+
+    def encode(self, text: str) -> Encoding:
+        """The tokens of one text, checked as in `predict`, with the place of each in it.
+
+        Raises:
+            InputError: as in `predict`.
+        """
+        if not isinstance(text, str):
+            raise InputError(f"text must be a string, not {type(text).__name__}.")
+        self.tokenize(check_texts(text))
+        return self.tokenizer.encode(text)
+
+    def logits(self, ids: Sequence[Sequence[int]], tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Logits (rows, labels) of each task for rows of token ids, special tokens included, in their order.
+
+        Raises:
+            InferenceError: NaN or infinity came out.
+        """
+        found, _ = self._forward(ids, tasks)
+        for task in tasks:
+            self._check_finite(task, found[task])
+        return found
 
     def _forward(
         self, ids: Sequence[Sequence[int]], tasks: Sequence[str]
@@ -265,18 +320,21 @@ class Classifier:
     ) -> list[Prediction]:
         labels = self.tasks[task].labels
         limit = self.tasks[task].threshold if threshold is None else threshold
-        bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
-        if bad.size:
-            raise InferenceError(
-                f"The {self.backend.name} model gave NaN or infinity for texts[{bad[0]}], task {task!r}. "
-                "Its weights are damaged or overflow: restore the model folder."
-            )
+        self._check_finite(task, logits)
         scores = probabilities(logits, self.tasks[task].problem_type)
         best = scores.argmax(axis=1)
         return [
             Prediction(labels[top], row[top], dict(zip(labels, row, strict=True)), row[top] < limit, cut)
             for row, top, cut in zip(scores.tolist(), best.tolist(), truncated, strict=True)
         ]
+
+    def _check_finite(self, task: str, logits: NDArray[np.float32]) -> None:
+        bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+        if bad.size:
+            raise InferenceError(
+                f"The {self.backend.name} model gave NaN or infinity for texts[{bad[0]}], task {task!r}. "
+                "Its weights are damaged or overflow: restore the model folder."
+            )
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int = 0) -> dict[str, NDArray[np.int64]]:
@@ -298,6 +356,14 @@ def probabilities(logits: NDArray[np.floating], problem_type: str) -> NDArray[np
     powers = np.exp(wide - wide.max(axis=1, keepdims=True))
     shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return shares
+
+
+def log_odds(logits: NDArray[np.floating], problem_type: str, label: int) -> NDArray[np.float64]:
+    """Natural logarithm of p / (1 - p) of one label for each row, exact where p itself rounds to 1."""
+    wide = logits.astype(np.float64)
+    if problem_type == "multi_label_classification":
+        return wide[:, label]
+    return np.asarray(wide[:, label] - np.logaddexp.reduce(np.delete(wide, label, axis=1), axis=1))
 
 
 def check_texts(texts: str | Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ class Models:
     Args:
         open_one: makes the classifier of a backend.
         sizes: bytes on disk per backend, as far as known.
-        parity: as `inference.parity.report` gives it.
+        parity: as the manifest of a build has it: `texts`, `reference`, and `backends` with what `parity.judge` gives.
     """
 
     def __init__(

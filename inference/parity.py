@@ -58,16 +58,6 @@ def compare(reference: dict[str, Matrix], other: dict[str, Matrix]) -> dict[str,
     }
 
 
-def report(reference: Classifier, built: Sequence[Classifier], texts: Sequence[str]) -> dict[str, Any]:
-    """Agreement of each built model with `reference`, and of its answers alone with those in batches.
-
-    Per backend what `judge` gives.
-    """
-    expected = score_matrix(reference, texts)
-    found = {classifier.backend.name: judge(expected, classifier, texts) for classifier in built}
-    return {"texts": len(texts), "reference": reference.backend.name, "backends": found}
-
-
 def judge(expected: dict[str, Matrix], classifier: Classifier, texts: Sequence[str]) -> dict[str, Any]:
     """How far a classifier's answers are from the `expected` probabilities, and those alone from those in batches.
 

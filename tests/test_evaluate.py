@@ -98,8 +98,9 @@ def test_parity_notices_an_answer_that_depends_on_its_neighbours() -> None:
             return found
 
     texts = ["good", "bad", "good good"]
-    fine = parity.report(fakes.classifier(), [fakes.classifier(fakes.FakeBackend("onnx"))], texts)
-    moody = parity.report(fakes.classifier(), [fakes.classifier(Moody("int8"))], texts)
-    assert fine["backends"]["onnx"]["batch_flips"] == 0
-    assert moody["backends"]["int8"]["batch_flips"] == 3
-    assert moody["backends"]["int8"]["label_agreement"] == pytest.approx(0.5)  # one task of two
+    expected = parity.score_matrix(fakes.classifier(), texts)
+    fine = parity.judge(expected, fakes.classifier(fakes.FakeBackend("onnx")), texts)
+    moody = parity.judge(expected, fakes.classifier(Moody("int8")), texts)
+    assert fine["batch_flips"] == 0
+    assert moody["batch_flips"] == 3
+    assert moody["label_agreement"] == pytest.approx(0.5)  # one task of two

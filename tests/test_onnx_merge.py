@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from transformers import BertConfig, BertModel
 
-from inference.errors import BundleError, ExportError
+from inference.errors import BundleError
 from inference.network import Network
 from inference.onnx.export import export_onnx
 from inference.onnx.io import load_model, save_model
@@ -307,13 +307,6 @@ def test_a_value_called_like_the_output_asked_for_makes_way_for_it(tmp_path: Pat
     assert len(set(made)) == len(made)
     save_model(again, tmp_path / "again.onnx")
     same(tmp_path / "merged.onnx", {"mood": tmp_path / "again.onnx"})
-
-
-def test_a_model_past_the_size_of_one_file_is_refused_before_it_is_exported(tmp_path: Path) -> None:
-    network = torch.nn.Linear(1, 600_000_000, bias=False, device="meta")
-    network.tasks = ["mood"]  # type: ignore[assignment]
-    with pytest.raises(ExportError, match=r"has 2\.4 GB of weights.*up to 2\.1 GB\. Serve it with backend='pytorch'"):
-        export_onnx(network, tmp_path / "model.onnx")
 
 
 def test_graphs_that_do_not_go_together_are_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from transformers import BertConfig, BertModel
 from inference.errors import ExportError
 from inference.network import Network
 from inference.onnx.export import export_onnx
+from inference.onnx.io import load_model, save_model
 from inference.onnx.quantize import Calibrated, calibrate, quantize, sensitivities, write
 
 HIDDEN, WORDS = 32, 200
@@ -95,6 +96,16 @@ def int8(fp32: Path) -> Path:
     counts = quantize(fp32, path, texts(40, seed=1), reduce_range=False)
     assert counts == {"QAttention": 2, "MatMulIntegerToFloat": 6, "Gather": 1}
     return path
+
+
+def test_a_graph_past_the_limit_of_one_file_gives_the_same_int8(
+    fp32: Path, int8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, *_ = save_model(load_model(fp32), tmp_path / "model.onnx", external=True)
+    monkeypatch.setattr("inference.onnx.io.LIMIT", 60_000)  # bytes; the weights have 100,000
+    quantize(split, tmp_path / "model.int8.onnx", texts(40, seed=1), reduce_range=False)
+    assert (tmp_path / "model.int8_weights.bin").is_file()
+    assert load_model(tmp_path / "model.int8.onnx").SerializeToString(deterministic=True) == int8.read_bytes()
 
 
 @pytest.fixture(scope="module")

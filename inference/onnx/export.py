@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import tempfile
@@ -12,17 +13,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from inference.errors import ExportError
 from inference.formats.architectures import ARCHITECTURES
 from inference.onnx.backend import OUTPUT_PREFIX
-from inference.onnx.io import LIMIT
+from inference.onnx.graph import MICROSOFT
+from inference.onnx.io import LIMIT, save_model
 from inference.onnx.merge import merge_graphs
 
-# Bytes of weights. The exporter, the optimizer and INT8 each hold the graph as one message, operators and all.
+# Past this many bytes of weights the tables are kept from the optimizer: it holds what it is given seven times.
 MOST_WEIGHTS = LIMIT - 64 * 2**20
+TABLE_BYTES = 64 * 2**20  # smaller ones are not worth it, and may be indexed by a constant
 
 
 def export_onnx(network: nn.Module, target: Path) -> dict[str, int]:
@@ -32,15 +38,9 @@ def export_onnx(network: nn.Module, target: Path) -> dict[str, int]:
     `logits_<task>`, float32 (batch, labels).
 
     Raises:
-        ExportError: the weights do not fit into one ONNX file of 2 GB, the exporter fails, or an architecture known
-            to fuse did not: it would answer correctly and be a good deal slower, which nobody would notice.
+        ExportError: the exporter fails, or an architecture known to fuse did not: it would answer correctly and be a
+            good deal slower, which nobody would notice.
     """
-    size_bytes = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    if size_bytes > MOST_WEIGHTS:
-        raise ExportError(
-            f"This model has {size_bytes / 1e9:.1f} GB of weights, and ONNX and INT8 are built of up to "
-            f"{MOST_WEIGHTS / 1e9:.1f} GB. Serve it with backend='pytorch'."
-        )
     tasks: list[str] = list(network.tasks)  # type: ignore[arg-type]
     if len(tasks) > 1 and hasattr(network, "alone"):
         return _export_each(network.alone(), target)  # type: ignore[operator]
@@ -87,6 +87,7 @@ def _fuse(traced: Path, target: Path, network: nn.Module) -> dict[str, int]:
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
 
+    tables = _take_tables(traced) if _weights_bytes(network) > MOST_WEIGHTS else None
     config: Any = network.config
     model_type = "bert"  # the optimizer's name for encoders of this kind; what it cannot fuse it leaves
     options = FusionOptions(model_type)
@@ -100,8 +101,21 @@ def _fuse(traced: Path, target: Path, network: nn.Module) -> dict[str, int]:
             opt_level=1,
             optimization_options=options,
         )
-        model.save_model_to_file(str(target))
-    fused = Counter(node.op_type for node in model.model.graph.node if node.domain == "com.microsoft")
+        model.topological_sort()
+    for tensor in model.model.graph.initializer:
+        if tables and tensor.name in tables:
+            dims, file = tables.pop(tensor.name)
+            tensor.dims[:] = dims
+            tensor.raw_data = file.read_bytes()
+    if tables:
+        raise ExportError(f"ONNX Runtime's optimizer lost a table of this network: {', '.join(tables)}.")
+    if all(opset.domain != MICROSOFT for opset in model.model.opset_import):
+        model.model.opset_import.add(domain=MICROSOFT, version=1)
+    save_model(model.model, target)
+    fused = Counter(node.op_type for node in model.model.graph.node if node.domain == MICROSOFT)
+    if tables is not None:
+        del model, tensor
+        gc.collect()  # it refers to itself, and may be gigabytes
     layers = config.num_hidden_layers
     known = ARCHITECTURES[config.model_type].fuses
     if known and (fused["Attention"] != layers or fused["SkipLayerNormalization"] < 2 * layers):
@@ -111,6 +125,34 @@ def _fuse(traced: Path, target: Path, network: nn.Module) -> dict[str, int]:
             "check the versions in requirements.txt."
         )
     return dict(fused)
+
+
+def _weights_bytes(network: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+
+
+def _take_tables(traced: Path) -> dict[str, tuple[list[int], Path]]:
+    """Put a row of zeros in place of each large table that rows are looked up in; returns their shapes and files.
+
+    PyTorch has written each to a file of its own beside the graph.
+    """
+    model = onnx.load(traced, load_external_data=False)
+    readers: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        for number, name in enumerate(node.input):
+            readers.setdefault(name, set()).add(f"{node.op_type} {number}")
+    tables = {}
+    for tensor in model.graph.initializer:
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        if not location or readers.get(tensor.name) != {"Gather 0"} or len(tensor.dims) != 2:
+            continue
+        file = traced.parent / location
+        if file.stat().st_size >= TABLE_BYTES and tensor.data_type == onnx.TensorProto.FLOAT:
+            tables[tensor.name] = (list(tensor.dims), file)
+            row = np.zeros((1, tensor.dims[1]), np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(row, tensor.name))
+    onnx.save(model, traced)
+    return tables
 
 
 @contextlib.contextmanager

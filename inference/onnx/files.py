@@ -30,7 +30,7 @@ from inference.errors import BundleError, ExportError, InferenceError, InputErro
 from inference.formats.exported import EXPORT_LIST as LIST
 from inference.formats.files import read_json, sha256
 from inference.onnx.backend import OUTPUT_PREFIX, OnnxBackend
-from inference.onnx.io import LIMIT, load_model, read_graph, save_model
+from inference.onnx.io import load_model, read_graph, save_model
 from inference.onnx.ladder import climb
 from inference.onnx.merge import check_mask, select, text_inputs
 from inference.onnx.plain import LOGITS, PlainGraph, logits_of
@@ -127,9 +127,6 @@ def quantize_graph(path: str | Path, output_path: str | Path | None = None) -> t
         )
     _check_free(target, _listed(target.parent).get("files", {}), target.name)
     model = load_model(path)
-    size_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    if size_bytes > LIMIT - 2**20:
-        raise InputError(f"{path} has {size_bytes / 1e9:.1f} GB of weights; up to 2.1 GB are converted to INT8.")
     text_inputs(path, model)
     outputs = logits_of([output.name for output in model.graph.output])
     for name in outputs:
@@ -137,12 +134,17 @@ def quantize_graph(path: str | Path, output_path: str | Path | None = None) -> t
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.tmp-", dir=target.parent) as folder:
-            plain, found = Path(folder) / path.name, Path(folder) / "int8.onnx"
-            save_model(select(path, model, {name: name for name in outputs}), plain, external=False)
+            plain, found = Path(folder) / "fp32.onnx", Path(folder) / "int8" / target.name
+            found.parent.mkdir()
+            save_model(select(path, model, {name: name for name in outputs}), plain)
+            del model  # there is a copy, and a large one is gigabytes
             made = _quantize(plain, found, tokenizer_file, path)
-            found.replace(target)
+            written = sorted(found.parent.iterdir())  # the graph, and past 2 GB its weights
+            for file in written:
+                file.replace(target.parent / file.name)
         if listed := _listed(target.parent):
-            _write_list(target.parent, listed["source"], {**listed["files"], target.name: sha256(target)})
+            digests = {file.name: sha256(target.parent / file.name) for file in written}
+            _write_list(target.parent, listed["source"], {**listed["files"], **digests})
     except OSError as error:
         raise ExportError(f"{target} cannot be written: {error.strerror}. Name another file.") from None
     return target, made

@@ -109,8 +109,7 @@ def product_of(
 def drop_unused(graph: GraphProto) -> None:
     """Remove constants that no node reads any more."""
     used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-    del graph.initializer[:]
-    graph.initializer.extend(copies)
+    for index in reversed(range(len(graph.initializer))):  # one by one: a copy of the rest may be gigabytes
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]
     del graph.value_info[:]  # it describes tensors that are gone

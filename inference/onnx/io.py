@@ -8,6 +8,7 @@ that run, and ONNX Runtime never opens a file that a graph names.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from inference.errors import BundleError, ExportError
 from inference.formats.files import inside
@@ -88,11 +89,7 @@ def save_model(model: ModelProto, target: Path, *, external: bool | None = None)
     Raises:
         ExportError: `external` is False and the graph passes 2 GB.
     """
-    large = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= SMALL]
-    weights_bytes = sum(len(tensor.raw_data) + 64 for tensor in large)
-    # Not model.ByteSize(): it fails on the very models that this is about.
-    rest = [*model.graph.node, *(tensor for tensor in model.graph.initializer if len(tensor.raw_data) < SMALL)]
-    rest_bytes = sum(one.ByteSize() + 8 for one in rest) + 2**20
+    weights_bytes, rest_bytes = _sizes(model)
     fits = weights_bytes + rest_bytes <= LIMIT
     if external is False and not fits:
         raise ExportError(
@@ -104,7 +101,9 @@ def save_model(model: ModelProto, target: Path, *, external: bool | None = None)
         return [target]
     weights = target.with_name(f"{target.stem}_weights.bin")
     with weights.open("wb") as file:
-        for tensor in large:
+        for tensor in model.graph.initializer:
+            if _raw_bytes(tensor) < SMALL:
+                continue
             file.seek(-file.tell() % ALIGNMENT, os.SEEK_CUR)
             entries = {"location": weights.name, "offset": file.tell(), "length": file.write(tensor.raw_data)}
             tensor.ClearField("raw_data")
@@ -113,6 +112,53 @@ def save_model(model: ModelProto, target: Path, *, external: bool | None = None)
                 tensor.external_data.add(key=key, value=str(value))
     target.write_bytes(model.SerializeToString(deterministic=True))
     return [target, weights]
+
+
+def as_graph(model: ModelProto, outputs: Sequence[ValueInfoProto] = ()) -> Graph:
+    """`model` as a session takes it: its bytes, or past 2 GB its operators and a copy of its large weights.
+
+    Args:
+        outputs: what the session gives, inner values too; the model's own outputs if left out.
+    """
+    outputs = outputs or list(model.graph.output)
+    if sum(_sizes(model)) <= LIMIT:
+        whole = ModelProto()
+        whole.CopyFrom(model)
+        del whole.graph.output[:]
+        whole.graph.output.extend(outputs)
+        return Graph(whole.SerializeToString())
+    graph = GraphProto(name=model.graph.name, node=model.graph.node, value_info=model.graph.value_info)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(outputs)
+    beside: dict[str, NDArray[np.generic]] = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_type in _NATIVE and _raw_bytes(tensor) >= SMALL:
+            values = np.frombuffer(tensor.raw_data, helper.tensor_dtype_to_np_dtype(tensor.data_type))
+            beside[tensor.name] = values.reshape(tuple(tensor.dims))
+            stub = graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            stub.data_location = TensorProto.EXTERNAL
+            stub.external_data.add(key="location", value="given to the session")
+        else:
+            graph.initializer.append(tensor)
+    lean = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=graph)
+    return Graph(lean.SerializeToString(), beside)
+
+
+def _raw_bytes(tensor: TensorProto) -> int:
+    """How many bytes the weights of a tensor have that holds them raw, as all but tiny ones do; else 0."""
+    if not tensor.HasField("raw_data"):
+        return 0
+    # By its shape: protobuf copies the bytes for whoever asks how many they are.
+    return int(math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def _sizes(model: ModelProto) -> tuple[int, int]:
+    """Bytes of the weights that can lie outside of a message, and at most of everything else."""
+    # Not model.ByteSize(): it fails on the very models that this is about.
+    sizes = {tensor.name: _raw_bytes(tensor) for tensor in model.graph.initializer}
+    rest = [*model.graph.node, *(tensor for tensor in model.graph.initializer if sizes[tensor.name] < SMALL)]
+    large = [size + 64 for size in sizes.values() if size >= SMALL]
+    return sum(large), sum(one.ByteSize() + 8 for one in rest) + 2**20
 
 
 def _read(path: Path, within: Path, digests: Mapping[str, str] | None) -> tuple[ModelProto, list[_Outside], int]:

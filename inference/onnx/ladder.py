@@ -44,7 +44,7 @@ SMALL_DP = 0.02
 RANKING_TEXTS = 32
 
 Judge = Callable[[Path], Mapping[str, Any]]
-"""Figures of the INT8 file at a path as in `inference.parity.report`: `tasks` with `label_agreement`,
+"""Figures of the INT8 file at a path as in `inference.parity.judge`: `tasks` with `label_agreement`,
 `mean_abs_dp` and `max_abs_dp` of each, and `batch_flips`."""
 
 

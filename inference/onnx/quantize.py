@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from inference.errors import ExportError
+from inference.onnx.backend import Graph
 from inference.onnx.graph import (
     MICROSOFT,
     Array,
@@ -40,6 +41,7 @@ from inference.onnx.graph import (
     replace_nodes,
     split_fused,
 )
+from inference.onnx.io import as_graph, load_model, save_model
 from inference.onnx.weights import round_weights, shrink_tables
 
 SMOOTHING = 0.75  # SmoothQuant's alpha: at 0 activations carry all of a channel's range, at 1 weights do
@@ -87,7 +89,7 @@ def calibrate(source: Path, feeds: Feeds) -> Calibrated:
     Raises:
         ExportError: nothing but heads could be quantised, or `feeds` is empty.
     """
-    model = onnx.load(source)
+    model = load_model(source)
     split_fused(model.graph)
     if all(opset.domain != MICROSOFT for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
@@ -129,7 +131,8 @@ def write(
     counts += _quantize_products(graph, calibrated, keep_float, reduce_range)
     shrink_tables(graph, counts)
     drop_unused(graph)
-    target.write_bytes(model.SerializeToString(deterministic=True))
+    target.with_name(f"{target.stem}_weights.bin").unlink(missing_ok=True)  # of an earlier recipe, which passed 2 GB
+    save_model(model, target)
     return dict(counts)
 
 
@@ -185,11 +188,9 @@ def _find(graph: GraphProto, keep_float: Collection[str] = ()) -> list[_Activati
 
 def _observe(model: ModelProto, names: Sequence[str], feeds: Feeds) -> list[tuple[Array, Array]]:
     """The smallest and the largest value of every channel of every tensor named over `feeds`, each (channels,)."""
-    watched = ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
-    session = _session(watched)
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names]
+    graph = as_graph(model, outputs)  # held for as long as its session
+    session = _session(graph)
     ranges: list[tuple[Array, Array]] = []
     for feed in feeds:
         seen = [np.asarray(v).reshape(-1, np.shape(v)[-1]) for v in session.run(names, dict(feed))]
@@ -202,16 +203,19 @@ def _observe(model: ModelProto, names: Sequence[str], feeds: Feeds) -> list[tupl
 
 def _answers(model: ModelProto, feeds: Feeds) -> list[NDArray[np.float64]]:
     """Every output of the graph over all `feeds`, each (texts, …)."""
-    session = _session(model)
+    graph = as_graph(model)
+    session = _session(graph)
     runs = [session.run(None, dict(feed)) for feed in feeds]
     return [np.concatenate(values).astype(np.float64) for values in zip(*runs, strict=True)]
 
 
-def _session(model: ModelProto) -> onnxruntime.InferenceSession:
+def _session(graph: Graph) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would starve other work
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    if graph.weights:
+        graph.attach(options)
+    return onnxruntime.InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
 
 
 def _channels(activation: _Activation, low: Array, high: Array) -> tuple[Array, Array]:

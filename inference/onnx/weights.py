@@ -18,6 +18,7 @@ from onnx import GraphProto, NodeProto, helper, numpy_helper
 from inference.onnx.graph import Array, Product, add_constant, replace_nodes
 
 BLOCK = 32  # weights that share a scale: one large weight spoils no more than these
+ROWS = 65_536  # of a table that are rounded at a time: a table may have gigabytes
 
 
 def round_weights(graph: GraphProto, kept: Mapping[str, tuple[Product, NDArray[np.int64]]]) -> Counter[str]:
@@ -82,8 +83,13 @@ def shrink_tables(graph: GraphProto, counts: Counter[str]) -> None:
             nodes.append(node)
             continue
         rows, out, ids = numpy_helper.to_array(table), node.output[0], node.input[1]
-        scale = np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.float32(1e-12)) / np.float32(127)
-        eight = add_constant(graph, f"{out}/table", np.rint(rows / scale).astype(np.int8))
+        widest = np.maximum(rows.max(axis=1, keepdims=True), -rows.min(axis=1, keepdims=True))
+        scale = np.maximum(widest, np.float32(1e-12)) / np.float32(127)
+        rounded = np.empty(rows.shape, np.int8)
+        for start in range(0, len(rows), ROWS):
+            part = slice(start, start + ROWS)
+            np.rint(rows[part] / scale[part], out=rounded[part], casting="unsafe")
+        eight = add_constant(graph, f"{out}/table", rounded)
         scales = add_constant(graph, f"{out}/table_scale", scale)
         nodes += [
             helper.make_node("Gather", [eight, ids], [f"{out}/row"]),

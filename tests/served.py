@@ -1,0 +1,131 @@
+"""The API over fakes, or over a real model, in a process of its own.
+
+python tests/served.py FOLDER [--delay-ms 0] [--waiting-texts 1024]: over fakes, at a free port, which it prints. A text
+with the word "book" is answered once there is a file FOLDER/gate, and leaves FOLDER/asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE_S = 60  # a busy machine is no broken server
+FAKES = [sys.executable, "tests/served.py"]
+
+
+class Served:
+    """A process that says in its first line, as JSON or last word, at which address it serves."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | (environment or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout
+        self.said = self.process.stdout.readline()
+        if not self.said:
+            raise RuntimeError(self.process.communicate()[1])
+        self.url = json.loads(self.said)["url"] if self.said.startswith("{") else self.said.split()[-1]
+        self.port = int(urlsplit(self.url).port or 0)
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+
+    def ask(self, path: str, fields: Any = None, **headers: str) -> tuple[int, Any]:
+        """Status and JSON of a POST with these fields, or of a GET without."""
+        connection = self.connect()
+        body = None if fields is None else json.dumps(fields)
+        connection.request(
+            "GET" if fields is None else "POST", path, body, {"Content-Type": "application/json"} | headers
+        )
+        with connection.getresponse() as response:
+            found = response.read()
+        connection.close()
+        return response.status, json.loads(found)
+
+    def peak_kb(self) -> int:
+        """Most memory that the process has had so far."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0])
+
+    def resident_kb(self) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0])
+
+    def listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S).close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
+        """Exit code, what else it said, and what went to stderr."""
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, out, err
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not true():
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.01)
+
+
+def main() -> None:
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    import fakes
+
+    from inference.api import Limits, create_app, server
+
+    p = argparse.ArgumentParser()
+    p.add_argument("folder", type=Path)
+    p.add_argument("--delay-ms", type=float, default=0)
+    p.add_argument("--waiting-texts", type=int, default=1024)
+    args = p.parse_args()
+
+    class Slow(fakes.FakeBackend):
+        def logits(self, input_ids: Any, attention_mask: Any) -> Any:
+            time.sleep(args.delay_ms / 1e3)
+            if fakes.WORDS.index("book") in input_ids:
+                (args.folder / "asked").touch()
+                wait_until((args.folder / "gate").exists)
+            return super().logits(input_ids, attention_mask)
+
+    app = create_app(fakes.classifier(Slow()), limits=Limits(waiting_texts=args.waiting_texts))
+    held = server.bind("127.0.0.1", 0, "")
+    url = f"{server.url('127.0.0.1', held.getsockname()[1])}/api"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        server.serve(app, held, lambda: print(url, flush=True), app.state.service.stop)
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+
+
+if __name__ == "__main__":
+    main()

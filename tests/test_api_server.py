@@ -1,0 +1,159 @@
+"""The API as a process: it starts without torch, holds no body that is too large, and cuts nobody off when it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from served import FAKES, Served, wait_until
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to send")
+SERVE = [sys.executable, "-m", "inference", "serve", "--port", "0", "--json"]
+ABSENT = ("torch", "transformers", "onnx", "gradio", "streamlit", "pandas")
+WITHOUT_TORCH = f"""
+import runpy, sys
+for name in {ABSENT!r}:
+    sys.modules[name] = None
+sys.argv[:1] = ["inference"]
+runpy.run_module("inference", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_all_that_are_in_flight_when_it_is_told_to_stop_are_answered(tmp_path: Path, number: signal.Signals) -> None:
+    with Served([*FAKES, str(tmp_path)]) as server:
+        statuses: list[int] = []
+
+        def ask(text: str) -> None:
+            statuses.append(server.ask("/api/predict", {"text": text})[0])
+
+        threads = [threading.Thread(target=ask, args=(text,)) for text in ["book", *["good"] * 31]]
+        threads[0].start()
+        wait_until((tmp_path / "asked").exists)
+        for thread in threads[1:]:
+            thread.start()
+
+        def waiting() -> bool:
+            connection = server.connect()
+            connection.request("GET", "/api/metrics")
+            return b"triptych_waiting_texts 32.0" in connection.getresponse().read()
+
+        wait_until(waiting)
+        server.process.send_signal(number)
+        wait_until(lambda: not server.listens())
+        assert server.process.poll() is None
+        (tmp_path / "gate").touch()
+        for thread in threads:
+            thread.join()
+        assert statuses == [200] * 32
+        out, err = server.process.communicate(timeout=60)
+        assert (server.process.returncode, out, err) == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_body_of_200_mb_raises_no_memory(tmp_path: Path, chunked: bool) -> None:
+    with Served([*FAKES, str(tmp_path)]) as server:
+        server.ask("/api/predict", {"text": "good"})
+        before = server.peak_kb()
+        head = "Transfer-Encoding: chunked" if chunked else "Content-Length: 200000000"
+        piece = b"a" * 1_000_000
+        sent = b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+            connection.sendall(
+                f"POST /api/predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{head}\r\n\r\n".encode()
+            )
+            pushed = 0
+            try:
+                for _ in range(200):
+                    connection.sendall(sent)
+                    pushed += 1
+            except OSError:  # the server has closed
+                pass
+        assert pushed < 200
+        assert server.ask("/api/predict", {"text": "good"})[0] == 200
+        assert server.peak_kb() - before < 20_000
+
+
+def test_a_client_that_reads_gets_413_for_a_large_body(tmp_path: Path) -> None:
+    with Served([*FAKES, str(tmp_path)]) as server:
+        status, answer = server.ask("/api/predict", {"text": "a" * 3_000_000})
+        assert (status, answer["error"]["code"]) == (413, "too_large")
+
+
+def test_it_serves_int8_where_torch_is_not_installed(demo: Path, demo_cache: Path) -> None:
+    with Served([sys.executable, "-c", WITHOUT_TORCH, *SERVE[3:], str(demo)]) as server:
+        assert json.loads(server.said) == {"model": "demo", "backend": "int8", "url": server.url}
+        assert server.ask("/api/ready")[0] == 200
+        status, answer = server.ask("/api/predict", {"text": "what a lovely film", "tasks": ["sentiment"]})
+        assert (status, answer["prediction"]) == (200, "positive")
+        assert server.end() == (0, "", "")
+
+
+def test_a_key_is_read_from_a_file_or_the_environment(demo: Path, demo_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("open sesame\n")
+    by_file = [*SERVE, "--backend", "onnx", "--api-key-file", str(tmp_path / "key")]
+    with Served(by_file, {"TRIPTYCH_API_KEY": "another"}) as server:
+        assert server.ask("/api/live")[0] == 200
+        assert server.ask("/api/model")[0] == 401
+        assert server.ask("/api/model", Authorization="Bearer another")[0] == 401
+        assert server.ask("/api/model", Authorization="Bearer open sesame")[1]["backends"] == ["onnx"]
+        assert "open sesame" not in server.said
+
+
+def test_without_json_it_says_where_it_serves_and_that_it_stops(demo: Path, demo_cache: Path) -> None:
+    with Served([one for one in SERVE if one != "--json"], {"TRIPTYCH_API_KEY": ""}) as server:
+        assert server.said == f"Triptych serves demo (int8) at {server.url}\n"
+        assert server.ask("/api/model")[0] == 200
+        assert server.end(signal.SIGINT) == (0, "Triptych stops.\n", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--port", "70000"], "--port 70000 is no port number. Give one from 0 to 65535."),
+        (["--api-key-file", "nowhere"], "--api-key-file nowhere cannot be read: FileNotFoundError."),
+        (["--api-key-file", "/dev/null"], "--api-key-file /dev/null begins with an empty line. Write the key there."),
+        (["nowhere"], "No model folder nowhere."),
+        (["--host", "300.0.0.1"], "Port 0 on 300.0.0.1 cannot be had"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_one_line(options: list[str], message: str) -> None:
+    done = subprocess.run([*SERVE, *options], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_port_in_use_is_said_in_one_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run([*SERVE, "--port", str(port)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: Port {port} on 127.0.0.1 cannot be had")
+    assert done.stderr.endswith(f"Give another: --port {port + 1}\n")
+
+
+def test_the_api_and_its_guards_hold_where_assertions_are_switched_off() -> None:
+    """`assert` does nothing under -O: a guard that is one would be gone."""
+    code = (
+        "import sys; sys.path[:0] = ['.', 'tests']; import fakes; from asgi import Client, JSON;"
+        "from inference.api import Limits, create_app;"
+        "c = Client(create_app(fakes.classifier(), api_key='k', limits=Limits(body_bytes=100, waiting_texts=2)));"
+        "key = JSON | {'X-API-Key': 'k'};"
+        "print([c.post('/api/predict', body, headers).status for body, headers in ("
+        "({'text': 'good'}, key), ({'text': 'good'}, JSON), ({'text': 'a' * 200}, key), (b'{', key),"
+        "({'texts': ['a', 'b', 'c']}, key), ({'text': ' '}, key), ({'text': 1}, key))]); c.close()"
+    )
+    done = subprocess.run([sys.executable, "-O", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "[200, 401, 413, 400, 429, 422, 422]\n", done.stderr

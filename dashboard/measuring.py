@@ -6,7 +6,6 @@ What is measured runs in processes of its own. Two comparisons at once would tim
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -15,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dashboard import served
 from inference.artifacts import default_cache
-from inference.assets import DEMO_MODEL
 from inference.compare.receipt import Receipt
 from inference.compare.rows import LabelledData
 from inference.compare.run import compare
@@ -88,7 +87,7 @@ class Measurement:
     def _run(self) -> None:
         try:
             build(self)
-            self.receipt = compare(model(), self.data, quick=self.quick, base=base(), progress=self._say)
+            self.receipt = compare(served.model(), self.data, quick=self.quick, base=served.base(), progress=self._say)
         except _Cancelled:
             self.cancelled = True
         except InferenceError as error:
@@ -101,17 +100,6 @@ class Measurement:
             self._over.set()
 
 
-def model() -> Path:
-    """The folder of the model that is measured."""
-    return Path(os.environ.get("TRIPTYCH_MODEL") or DEMO_MODEL)
-
-
-def base() -> Path | None:
-    """The folder of its base model, where that is not where the model says."""
-    given = os.environ.get("TRIPTYCH_BASE")
-    return Path(given) if given else None
-
-
 def build(job: Measurement) -> None:
     """Make the ONNX and INT8 files if they are missing, in a process of its own: torch has no place in this one.
 
@@ -119,7 +107,8 @@ def build(job: Measurement) -> None:
         InferenceError: it failed.
     """
     job._say("looking for the ONNX and INT8 files", 0.0)
-    command = [sys.executable, "-m", "inference", "build", "--model", str(model()), "--cache", str(default_cache())]
+    model, cache = str(served.model()), str(default_cache())
+    command = [sys.executable, "-m", "inference", "build", "--model", model, "--cache", cache]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8"
     ) as process:

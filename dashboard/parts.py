@@ -10,6 +10,7 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 import streamlit as st
 
+from dashboard import served
 from dashboard.charts.look import COLORS, MARKS, Chart, named
 from dashboard.charts.words import asked, many, mb, ms, percent, points
 from inference import cpu
@@ -44,6 +45,7 @@ def page(title: str, receipt: Receipt, about: str = "") -> None:
     st.header(title, anchor=False)
     if about:
         st.markdown(plain(about))
+    model_banner(receipt)
     cpu_banner(receipt)
     provenance(receipt)
 
@@ -161,6 +163,20 @@ def provenance(receipt: Receipt) -> None:
         *(f"{name} {receipt['versions'][name]}" for name in ("torch", "onnxruntime") if name in receipt["versions"]),
     ]
     st.caption(" · ".join(plain(str(one)) for one in told))
+
+
+def model_banner(receipt: Receipt) -> None:
+    """A warning, and the way to measure the model that is served, where the receipt is of another one."""
+    bundle = served.named()
+    if bundle is None or served.is_of(receipt, bundle):
+        return
+    text, button = st.columns([4, 1], vertical_alignment="center")
+    text.warning(
+        f"This receipt is of another model ({plain(receipt['model']['name'])}) than the one that is served "
+        f"({plain(bundle.name)}). Measure that one, or choose a receipt of it."
+    )
+    if button.button("Measure it", key="measure_it", width="stretch"):
+        st.switch_page("views/your_data.py")
 
 
 def cpu_banner(receipt: Receipt) -> None:

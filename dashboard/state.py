@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from dashboard import receipts
+from dashboard import receipts, served
 from dashboard.parts import plain
 from inference.compare.receipt import Receipt
 from inference.compare.verdict import Limits
@@ -60,8 +60,12 @@ def own() -> dict[str, Receipt]:
 
 
 def names() -> list[str]:
-    """Every receipt there is to choose, those of this session first."""
-    return [*own(), *(name for name in receipts.shelf().files if name not in own())]
+    """Every receipt there is to choose: those of this session, those of the model that is served, the others."""
+    files = {name: path for name, path in receipts.shelf().files.items() if name not in own()}
+    bundle = served.named()
+    if bundle is None:
+        return [*own(), *files]
+    return [*own(), *sorted(files, key=lambda name: not served.is_of(receipts.load(files[name]), bundle))]
 
 
 def receipt(name: str) -> Receipt:

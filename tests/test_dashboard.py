@@ -16,13 +16,14 @@ from typing import Any
 
 import made
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Tiny
 from streamlit.testing.v1 import AppTest
 
 from dashboard import receipts, state
 from dashboard.parts import plain
 from inference import cpu
 from inference.compare.receipt import seal, write_receipt
+from inference.formats.describe import describe
 
 PAGES = ("overview", "latency", "size", "accuracy", "disagreements", "your_data", "method")
 MINE = PAGES[:4]
@@ -225,6 +226,22 @@ def test_a_receipt_of_another_processor_says_so_and_leads_to_measuring_here(fold
     test.main.button[0].click().run()
     assert not test.exception
     assert [element.value for element in test.main.header] != ["Overview"]
+
+
+def test_a_receipt_of_another_model_than_the_one_served_says_so_and_leads_to_measuring_it(
+    folder: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIPTYCH_MODEL", str(tiny.folder))
+    test = opened()
+    (warning,) = test.main.warning
+    assert "is of another model" in warning.value and describe(tiny.folder).name in warning.value
+    assert [button.label for button in test.main.button] == ["Measure it"]
+    ours = one()
+    ours["model"]["files"] = dict(describe(tiny.folder).files)
+    write_receipt(seal(ours), folder / "ours.json")
+    test = opened()
+    assert not test.main.warning
+    assert test.sidebar.selectbox(key="receipt").options == ["ours", "good"]
 
 
 def test_a_receipt_of_this_processor_needs_no_warning(folder: Path) -> None:

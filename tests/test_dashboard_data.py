@@ -18,6 +18,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard import measuring, receipts
 from dashboard.spreadsheet import as_csv
 from dashboard.upload import guess, read_upload
+from inference.assets import DEMO_MODEL
 from inference.bundle import Task
 from inference.compare.receipt import seal, write_receipt
 from inference.errors import InferenceError, InputError
@@ -212,7 +213,7 @@ def test_the_showcase_is_measured_with_nothing_uploaded(monkeypatch: pytest.Monk
     at.radio(key="plan").set_value("full").run()
     press(at, "Measure")
     finish(at, compare)
-    assert compare.asked == {"model": measuring.DEMO_MODEL, "texts": None, "quick": False}
+    assert compare.asked == {"model": DEMO_MODEL, "texts": None, "quick": False}
     assert "The verdict" in [one.value for one in at.subheader]
 
 

@@ -9,7 +9,7 @@ import streamlit as st
 from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from dashboard import measuring, parts
+from dashboard import measuring, parts, served
 from dashboard.charts.words import joined, many
 from dashboard.measuring import Measurement
 from dashboard.parts import plain
@@ -128,7 +128,7 @@ def result() -> None:
 def form(ready: bool = True) -> None:
     """What to measure, and how thoroughly. While this session measures it is not `ready`, but keeps what was chosen."""
     try:
-        bundle = describe(measuring.model(), measuring.base())
+        bundle = describe(served.model(), served.base())
         source = st.segmented_control("Measure on", [FILE, SHOWN], default=FILE, required=True, key="measure_on")
         chosen = from_file(bundle) if source == FILE else from_showcase(bundle)
         if chosen is None:

@@ -1,0 +1,47 @@
+"""The model that the page beside this dashboard serves, and whether a receipt is of that model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from inference.assets import DEMO_MODEL
+from inference.bundle import Bundle
+from inference.errors import InferenceError
+from inference.formats.describe import describe
+
+
+def model() -> Path:
+    """The folder of the model that is served, and measured on "Your data"."""
+    return Path(os.environ.get("TRIPTYCH_MODEL") or DEMO_MODEL)
+
+
+def base() -> Path | None:
+    """The folder of its base model, where that is not where the model says."""
+    given = os.environ.get("TRIPTYCH_BASE")
+    return Path(given) if given else None
+
+
+def named() -> Bundle | None:
+    """The model that TRIPTYCH_MODEL names; None where it names none that can be read here."""
+    return _described(str(model()), base()) if os.environ.get("TRIPTYCH_MODEL") else None
+
+
+def is_of(receipt: Mapping[str, Any], bundle: Bundle) -> bool:
+    """The receipt was measured on these very files."""
+    files: Mapping[str, str] = receipt["model"]["files"]
+    return dict(files) == dict(bundle.files)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)  # type: ignore[untyped-decorator,unused-ignore]
+def _described(folder: str, base: Path | None) -> Bundle | None:
+    if not Path(folder).is_dir():
+        return None  # an id of the Hub: fetched where it is measured, and not to look at a receipt
+    try:
+        return describe(folder, base)
+    except InferenceError:
+        return None  # "Your data" says what is wrong with it

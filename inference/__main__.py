@@ -1,4 +1,4 @@
-"""The command line: predict, build, info, doctor; compare, verdict, receipt, report; import; space; serve.
+"""The command line: predict, explain, build, info, doctor; compare, verdict, receipt, report; import; space; serve.
 
     python -m inference predict --task sentiment "what a lovely film"
 
@@ -29,6 +29,7 @@ from inference.compare.commands import add as add_compare
 from inference.compare.commands import add_limits, limits_of
 from inference.doctor import add as add_doctor
 from inference.errors import InferenceError, MissingDependencyError
+from inference.explain.commands import add as add_explain
 from inference.formats.describe import describe
 from inference.formats.importing import add as add_import
 from inference.score.commands import add as add_score
@@ -94,8 +95,9 @@ def parser() -> argparse.ArgumentParser:
     command("info", info, "What a model is: tasks, labels, sizes, hashes, parity.")
     add_compare(commands, command)
     add_files(commands, command, _progress)
-    add_api(command, _progress)
+    add_explain(commands, command, _progress)
     add_score(commands, command)
+    add_api(command, _progress)
     add_import(commands)
     add_doctor(commands)
     p = commands.add_parser("report", help=REPORT, description=REPORT)

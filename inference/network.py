@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,11 @@ class Network(nn.Module):
     def config(self) -> Any:
         """The encoder's configuration."""
         return self.encoder.config
+
+    def of_task(self, task: str) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
+        """What gives the logits of one task from ids and mask, and the table of word embeddings that it reads."""
+        head = self.heads[task]
+        return lambda ids, mask: head(self.pooled(ids, mask)), self.encoder.get_input_embeddings()
 
     def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Sentence vectors, float32 (batch, hidden)."""

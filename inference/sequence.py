@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ class SequenceNetwork(nn.Module):
         """The first model's configuration; all have the same base."""
         return self.models[0].config
 
+    def of_task(self, task: str) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
+        """As `network.Network.of_task`."""
+        return _alone(self.models[self.tasks.index(task)])
+
     def alone(self) -> list[SequenceNetwork]:
         """Each task's classifier as a network of its own."""
         return [SequenceNetwork({task: model}) for task, model in zip(self.tasks, self.models, strict=True)]
@@ -53,6 +58,11 @@ class AdapterNetwork(nn.Module):
     def config(self) -> Any:
         return self.model.config
 
+    def of_task(self, task: str) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
+        """As `network.Network.of_task`. The network is switched to the task: for one that nobody else asks."""
+        self.model.set_adapter(f"task{self.tasks.index(task)}")
+        return _alone(self.model)
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """As `network.Network.forward`."""
         found = []
@@ -60,6 +70,10 @@ class AdapterNetwork(nn.Module):
             self.model.set_adapter(f"task{number}")
             found.append(self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float())
         return tuple(found)
+
+
+def _alone(model: Any) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
+    return lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits.float(), model.get_input_embeddings()
 
 
 def load_served(bundle: Bundle, base: Path | None = None, device: str = "cpu", dtype: str | None = None) -> nn.Module:

@@ -101,7 +101,9 @@ class TorchBackend:
             raise self._no_memory("The model", full)
         if self._device.type == "cuda":
             take_sdpa(network)
-        self._network: Any = network.eval()
+        self.network = network.eval()
+        """As it was given; gradients are taken of it."""
+        self._network: Any = network
         if buckets:
             compiled: Any = torch.compile  # its stubs do not know the limit yet
             self._network = compiled(network, backend=buckets.compiler, dynamic=False, recompile_limit=buckets.graphs)

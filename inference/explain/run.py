@@ -1,0 +1,216 @@
+"""`explain`: from a classifier and a text to what each word does to a label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding
+
+from inference.backends import TITLES
+from inference.classifier import log_odds, probabilities
+from inference.errors import InputError, MissingDependencyError
+from inference.explain import occlusion
+from inference.explain.explanation import GRADIENTS, METHODS, OCCLUSION, Attribution, Explanation
+from inference.explain.words import Word, words_of
+
+if TYPE_CHECKING:
+    from inference.classifier import Classifier
+
+Progress = Callable[[str, float], None]
+"""Called with the step and the share done."""
+
+
+def explain(
+    classifier: Classifier,
+    text: str,
+    task: str,
+    label: str | None,
+    method: str,
+    *,
+    budget_s: float | None = None,
+    progress: Progress | None = None,
+) -> Explanation:
+    """As `Classifier.explain`, of a task that the classifier has."""
+    started = occlusion.clock()
+    spec = classifier.tasks[task]
+    _check(classifier, task, label, method, budget_s)
+    encoding = classifier.encode(text)
+    logits = classifier.logits([encoding.ids], [task])[task]
+    predicted = spec.labels[int(logits[0].argmax())]
+    label = predicted if label is None else label
+    index = spec.labels.index(label)
+    words, read = words_read(classifier, text, encoding)
+    asked = _Question(
+        classifier=classifier,
+        task=task,
+        index=index,
+        encoding=encoding,
+        words=words,
+        log_odds=float(log_odds(logits, spec.problem_type, index)[0]),
+        deadline=None if budget_s is None else started + budget_s,
+        progress=progress,
+    )
+    found = asked.occlude() if method == OCCLUSION else asked.integrate()
+    return Explanation(
+        text=text,
+        task=task,
+        label=label,
+        predicted=predicted,
+        score=float(probabilities(logits, spec.problem_type)[0, index]),
+        log_odds=asked.log_odds,
+        backend=classifier.backend.name,
+        method=method,
+        words=tuple(
+            Attribution(text[word.start : word.end], word.start, word.end, value, without)
+            for word, value, without in zip(found.words, found.attributions, found.without, strict=True)
+        ),
+        read=read,
+        truncated=bool(encoding.overflowing),
+        grouped=-(-len(words) // len(found.words)),
+        baseline_log_odds=found.baseline,
+        delta=found.delta,
+        steps=found.steps,
+        converged=found.converged,
+        seconds=occlusion.clock() - started,
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a method gives."""
+
+    words: Sequence[Word]
+    attributions: Sequence[float | None]
+    without: Sequence[float | None]
+    baseline: float | None = None
+    delta: float | None = None
+    steps: int | None = None
+    converged: bool | None = None
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One text and the label that is to be explained."""
+
+    classifier: Classifier
+    task: str
+    index: int
+    encoding: Encoding
+    words: Sequence[Word]
+    log_odds: float
+    deadline: float | None
+    progress: Progress | None
+
+    @property
+    def rows_at_once(self) -> int:
+        """As many as the classifier would take in one pass: time is looked at between two."""
+        return max(1, min(self.classifier.batch_size, self.classifier.token_budget // len(self.encoding.ids)))
+
+    def score(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        """Log-odds of the label for rows of token ids."""
+        logits = self.classifier.logits(rows, [self.task])[self.task]
+        return log_odds(logits, self.classifier.tasks[self.task].problem_type, self.index)
+
+    def tell(self, step: str, share: float) -> None:
+        if self.progress is not None:
+            self.progress(step, share)
+
+    def occlude(self) -> _Found:
+        before = occlusion.clock()
+        self.score([self.encoding.ids])  # the runtime's first pass is over: this one is like those that follow
+        groups, lost = occlusion.occlude(
+            self.score,
+            self.encoding.ids,
+            self.words,
+            whole=self.log_odds,
+            row_seconds=occlusion.clock() - before,
+            deadline=self.deadline,
+            rows_at_once=self.rows_at_once,
+            progress=lambda share: self.tell("leaving out words", share),
+        )
+        values = [None if math.isnan(value) else value for value in lost.tolist()]
+        left = [None if value is None else _probability(self.log_odds - value) for value in values]
+        return _Found(groups, values, left)
+
+    def integrate(self) -> _Found:
+        gradients = _library()
+
+        def tick(share: float) -> None:
+            if self.deadline is not None and occlusion.clock() > self.deadline:
+                raise gradients.TimeIsUp
+            self.tell("integrating gradients", share)
+
+        ids, special = self.encoding.ids, self.encoding.special_tokens_mask
+        pad = self.classifier.bundle.pad_id
+        try:
+            found = gradients.integrate(
+                self.classifier.backend.network,  # type: ignore[attr-defined]
+                self.task,
+                self.index,
+                self.classifier.tasks[self.task].problem_type == "multi_label_classification",
+                ids,
+                [token if none else pad for token, none in zip(ids, special, strict=True)],
+                rows_at_once=self.rows_at_once,
+                tick=tick,
+            )
+        except gradients.TimeIsUp:
+            raise InputError(
+                "Time was up before integrated gradients had anything to tell of this text. Give it more time, or take "
+                f"method={OCCLUSION!r}."
+            ) from None
+        sums = [float(found.attributions[list(word.pieces)].sum()) for word in self.words]
+        return _Found(self.words, sums, [None] * len(sums), found.baseline, found.delta, found.steps, found.converged)
+
+
+def _check(classifier: Classifier, task: str, label: str | None, method: str, budget_s: float | None) -> None:
+    if method not in METHODS:
+        raise InputError(f"Unknown method {method!r}. Known: {', '.join(METHODS)}.")
+    labels = classifier.tasks[task].labels
+    if label is not None and label not in labels:
+        some = ", ".join(labels[:12]) + (f", … {len(labels)} in all" if len(labels) > 12 else "")
+        raise InputError(f"Task {task!r} has no label {label!r}. It has: {some}.")
+    if budget_s is not None and not (isinstance(budget_s, int | float) and budget_s > 0):
+        raise InputError(f"budget_s={budget_s!r} is no time. Give seconds above 0, or leave it out.")
+    name = classifier.backend.name
+    if method == GRADIENTS and not hasattr(classifier.backend, "network"):
+        raise InputError(
+            f"method={GRADIENTS!r} needs the gradients of a PyTorch network, and this model is open on "
+            f"{TITLES.get(name, name)}. Take method={OCCLUSION!r}, or load it with backend='pytorch'."
+        )
+
+
+def _library() -> Any:
+    try:
+        from inference.explain import gradients
+    except ImportError as error:
+        if str(error.name).startswith("inference"):
+            raise
+        raise MissingDependencyError(
+            f"Integrated gradients need the library {error.name!r}. Install it: pip install -r requirements.txt. Or "
+            f"take method={OCCLUSION!r}."
+        ) from error
+    return gradients
+
+
+def words_read(classifier: Classifier, text: str, encoding: Encoding) -> tuple[list[Word], tuple[int, int]]:
+    """The words of a text that the model gets, and start and end of the part of the text that they are in."""
+    special = encoding.special_tokens_mask
+    low, high = 0, len(text)
+    if encoding.overflowing:
+        places = [place for place, none in zip(encoding.offsets, special, strict=True) if not none]
+        if (classifier.tokenizer.truncation or {}).get("direction") == "left":
+            low = min(start for start, _ in places)
+        else:
+            high = max(end for _, end in places)
+    return words_of(text, encoding.offsets, special, (low, high)), (low, high)
+
+
+def _probability(log_odds: float) -> float:
+    """The probability with these log-odds."""
+    small = math.exp(-abs(log_odds))  # never above 1: no overflow on either side
+    return 1 / (1 + small) if log_odds >= 0 else small / (1 + small)

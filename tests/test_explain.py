@@ -1,0 +1,261 @@
+"""Explanations: what a word does to a label, on fakes by hand and on models of every kind."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from inference import Classifier, InferenceError, InputError
+from inference.bundle import Task
+from inference.explain import occlusion
+from inference.explain.agreement import Agreement, agreement, compare, in_words
+from inference.explain.explanation import GRADIENTS, Explanation
+
+MULTI = {"topics": Task(("food", "travel"), "multi_label_classification", 0.5)}
+
+
+def figures(found: Explanation) -> dict[str, float | None]:
+    return {word.text: word.attribution for word in found.words}
+
+
+# --- Occlusion, by hand: the logits of a fake are the sum over its words
+
+
+def test_a_word_adds_to_the_log_odds_what_they_lose_without_it() -> None:
+    found = fakes.classifier().explain("Good film, not bad", "sentiment")
+    assert (found.label, found.predicted) == ("negative", "negative")  # a tie, and the first one is given
+    assert figures(found) == {"Good": -2.0, "film": 0.0, ",": 0.0, "not": 0.0, "bad": 2.0}
+    assert found.log_odds == pytest.approx(0)
+    assert found.words[-1].without == pytest.approx(1 / (1 + math.exp(2)))
+    assert (found.words[0].start, found.words[0].end) == (0, 4)
+    assert found.notes == []
+
+
+def test_another_label_than_the_models_can_be_explained() -> None:
+    found = fakes.classifier().explain("glad", "emotion", "sadness")
+    assert (found.label, found.predicted) == ("sadness", "joy")
+    assert found.words[0].attribution == pytest.approx(math.log(2) - math.log(math.exp(3) + 1))
+
+
+def test_a_label_of_several_at_once_is_explained_by_its_own_logit() -> None:
+    class Topics(fakes.FakeBackend):
+        def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
+            books = (input_ids == fakes.WORDS.index("book")).sum(1)
+            return {"topics": np.stack([-1.0 - 0 * books, 3.0 * books - 1], 1).astype(np.float32)}
+
+    made = fakes.classifier(Topics(tasks=MULTI), MULTI)
+    assert figures(made.explain("book it", label="travel")) == {"book": 3.0, "it": 0.0}
+    assert figures(made.explain("book it", label="food")) == {"book": 0.0, "it": 0.0}
+
+
+def test_what_is_explained_is_what_answers() -> None:
+    made = fakes.classifier()
+    found, said = made.explain("good bad good", "sentiment"), made.predict("good bad good", "sentiment")
+    assert (found.predicted, found.score) == (said.label, said.confidence)
+
+
+def test_the_last_word_left_leaves_an_empty_text_and_no_error() -> None:
+    assert figures(fakes.classifier().explain("good", "sentiment")) == {"good": 2.0}
+
+
+def test_what_was_cut_off_has_no_figure_and_is_told() -> None:
+    text = "good good good good good good bad bad"  # eight tokens are read, two of them special
+    found = fakes.classifier().explain(text, "sentiment")
+    assert (len(found.words), found.read, found.truncated) == (6, (0, 29), True)
+    assert [word.text for word in found.words] == ["good"] * 6
+    assert found.notes == [
+        "The model read characters 0 to 29 of the text; the other 8 were cut off and had no part in the answer."
+    ]
+
+
+def test_where_the_start_is_cut_off_the_end_is_explained() -> None:
+    tokenizer = fakes.tokenizer()
+    tokenizer.enable_truncation(8, direction="left")
+    made = Classifier(fakes.bundle(), fakes.FakeBackend(), tokenizer)
+    found = made.explain("bad bad good good good good good good", "sentiment")
+    assert (found.read, {word.text for word in found.words}) == ((8, 37), {"good"})
+
+
+def test_passes_are_batched_and_none_is_larger_than_the_classifier_allows() -> None:
+    backend = fakes.FakeBackend()
+    fakes.classifier(backend, batch_size=4).explain("good bad good bad good bad", "sentiment")
+    assert max(rows for rows, _ in backend.shapes) <= 4
+    assert sum(rows for rows, _ in backend.shapes) == 1 + 1 + 6  # the text, the same to be timed, and one a word
+
+
+def test_a_long_text_is_explained_in_groups_of_neighbours_and_that_is_told() -> None:
+    long = Classifier(fakes.bundle(max_tokens=4096), fakes.FakeBackend(), fakes.tokenizer())
+    found = long.explain("good " * 1300, "sentiment")
+    assert found.grouped == 3
+    assert len(found.words) == math.ceil(1300 / 3) <= occlusion.MOST_PASSES
+    assert found.words[0].text == "good good good"
+    assert found.words[0].attribution == pytest.approx(6.0)
+    assert "3 neighbouring words" in found.notes[0]
+
+
+# --- Time
+
+
+class Clock:
+    """A clock that a backend moves: every row it is given takes `seconds`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+        self.now, self.seconds = 100.0, seconds
+        monkeypatch.setattr(occlusion, "clock", lambda: self.now)
+
+    def classifier(self) -> Classifier:
+        clock = self
+
+        class Slow(fakes.FakeBackend):
+            def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
+                clock.now += clock.seconds * len(input_ids)
+                return super().logits(input_ids, attention_mask)
+
+        return Classifier(fakes.bundle(max_tokens=64), Slow(), fakes.tokenizer(), batch_size=4)
+
+
+def test_with_little_time_neighbours_are_left_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, 1.0)
+    found = clock.classifier().explain("good " * 40, "sentiment", budget_s=14.0)
+    assert found.grouped == 5  # of 14 s two are gone; four fifths of 12 are 9 rows
+    assert len(found.words) == 8
+    assert found.unreached == 0
+    assert found.seconds == 10.0
+
+
+def test_when_time_is_up_the_rest_has_no_figure_and_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, 1.0)
+
+    def slower(_: str, __: float) -> None:
+        clock.seconds = 5.0
+
+    found = clock.classifier().explain("good " * 8, "sentiment", budget_s=20.0, progress=slower)
+    assert [word.attribution for word in found.words] == [2.0] * 8
+    clock.seconds = 1.0
+    found = clock.classifier().explain("good " * 12, "sentiment", budget_s=20.0, progress=slower)
+    assert [word.attribution for word in found.words] == [2.0] * 8 + [None] * 4
+    assert "4 of 12 parts of the text were not tried" in found.notes[0]
+
+
+def test_without_a_budget_nothing_is_left_out_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Clock(monkeypatch, 1e6).classifier().explain("good " * 40, "sentiment")
+    assert (found.grouped, found.unreached) == (1, 0)
+
+
+def test_progress_goes_from_little_to_all() -> None:
+    told: list[tuple[str, float]] = []
+    fakes.classifier(batch_size=2).explain(
+        "good bad good bad good", "sentiment", progress=lambda step, share: told.append((step, share))
+    )
+    assert [share for _, share in told] == [0.4, 0.8, 1.0]
+
+
+def test_what_progress_raises_ends_the_work() -> None:
+    def stop(_: str, __: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fakes.classifier().explain("good", "sentiment", progress=stop)
+
+
+# --- What is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"text": " "}, "The text is empty"),
+        ({"text": "a\ud800"}, "lone surrogate"),
+        ({"text": "a" * 20_001}, "20,001 characters"),
+        ({"text": ["good"]}, "text must be a string, not list"),
+        ({"task": None}, "has 2 tasks; name one"),
+        ({"task": "mood"}, "Unknown task 'mood'"),
+        ({"label": "great"}, "has no label 'great'. It has: negative, positive"),
+        ({"label": 3}, "has no label 3"),
+        ({"method": "lime"}, "Unknown method 'lime'. Known: occlusion, integrated_gradients"),
+        ({"budget_s": 0}, "budget_s=0 is no time"),
+        ({"budget_s": float("nan")}, "budget_s=nan is no time"),
+        ({"budget_s": "5"}, "budget_s='5' is no time"),
+        ({"method": GRADIENTS}, "needs the gradients of a PyTorch network, and this model is open on INT8"),
+    ],
+)
+def test_what_cannot_be_explained_is_refused_with_a_remedy(options: dict[str, Any], said: str) -> None:
+    asked = {"text": "good", "task": "sentiment"} | options
+    with pytest.raises(InputError, match=said):
+        fakes.classifier(fakes.FakeBackend("int8")).explain(**asked)
+
+
+def test_logits_that_are_no_numbers_are_an_error_and_no_figure() -> None:
+    class Broken(fakes.FakeBackend):
+        def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
+            found = super().logits(input_ids, attention_mask)
+            found["sentiment"][attention_mask.sum(1) < 4] = np.nan
+            return found
+
+    with pytest.raises(InferenceError, match="NaN or infinity"):
+        fakes.classifier(Broken()).explain("good bad", "sentiment")
+
+
+def test_an_explanation_is_plain_json_with_its_notes() -> None:
+    found = fakes.classifier().explain("good " * 20, "sentiment").to_dict()
+    again = json.loads(json.dumps(found, allow_nan=False))
+    assert again["words"][0] == {
+        "text": "good",
+        "start": 0,
+        "end": 4,
+        "attribution": 2.0,
+        "without": pytest.approx(1 / (1 + math.exp(-10))),
+    }
+    assert again["read"] == [0, 29]
+    assert len(again["notes"]) == 1
+
+
+# --- Two explanations
+
+
+def test_the_same_order_of_words_has_tau_1_and_the_reverse_minus_1() -> None:
+    made = fakes.classifier()
+    one = made.explain("bad film good", "sentiment", "positive")
+    other = made.explain("bad film good", "sentiment", "positive")
+    assert agreement(one, other) == Agreement(3, pytest.approx(1.0), 0.0, "bad")
+    against = Agreement(2, -1.0, 0.5, "film")
+    assert "Kendall's tau -1.00" in in_words(against, "pytorch", "int8")
+
+
+def test_words_that_all_count_the_same_have_no_order() -> None:
+    made = fakes.classifier()
+    found = agreement(made.explain("this that", "sentiment"), made.explain("this that", "sentiment"))
+    assert found.tau is None
+    assert "no order" in in_words(found, "pytorch", "int8")
+
+
+def test_explanations_of_other_labels_or_texts_are_not_compared() -> None:
+    made = fakes.classifier()
+    one = made.explain("good bad", "sentiment", "positive")
+    for other in (made.explain("good bad", "sentiment", "negative"), made.explain("good", "sentiment", "positive")):
+        with pytest.raises(InputError, match="cannot be compared"):
+            agreement(one, other)
+
+
+def test_a_comparison_explains_the_label_of_the_first_on_all_of_them() -> None:
+    class Turned(fakes.FakeBackend):
+        def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
+            return {task: -values for task, values in super().logits(input_ids, attention_mask).items()}
+
+    found = compare(
+        {"pytorch": fakes.classifier(), "int8": fakes.classifier(Turned("int8"))},
+        "good film bad good",
+        "sentiment",
+        None,
+        "occlusion",
+    )
+    assert [one.label for one in found.explanations.values()] == ["positive", "positive"]
+    assert [one.predicted for one in found.explanations.values()] == ["positive", "negative"]
+    assert found.agreements["int8"].tau == pytest.approx(-1.0)
+    assert json.dumps(found.to_dict())

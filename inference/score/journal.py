@@ -43,6 +43,7 @@ class Journal:
         self.folder = out.with_name(f"{out.name}.partial")
         self.done: dict[int, Tally] = {}
         """Number of each part that is done -> what is in it."""
+        self._begun = False
         self._about = json.loads(json.dumps(about))
         self._path = self.folder / JOURNAL
         self.folder.mkdir(exist_ok=True)
@@ -61,7 +62,7 @@ class Journal:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if not self.done:  # nothing to go on from
+        if not self.done and self._begun:  # nothing to go on from
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
 
@@ -91,6 +92,9 @@ class Journal:
 
     def _resume(self) -> None:
         """Read what was done, drop what is damaged, and begin the journal where there is none."""
+        foreign = [path.name for path in self.folder.iterdir() if not _is_ours(path.name)]
+        if foreign:
+            raise InputError(f"{self.folder} holds {foreign[0]}, which no run of this kind made. Move it elsewhere.")
         entries: list[dict[str, Any]] = []
         try:
             lines = self._path.read_bytes().split(b"\n")
@@ -112,12 +116,12 @@ class Journal:
             if path.is_file() and sha256(path.read_bytes()).hexdigest() == entry["sha256"]:
                 kept[entry["part"]] = entry
         for path in self.folder.iterdir():
-            is_part = path.name.startswith("part-") and path not in map(self.path, kept)
-            if is_part or path.name.endswith(STRAY) or path.name == WHOLE:
+            if path.name not in (JOURNAL, LOCK) and path not in map(self.path, kept):
                 path.unlink()
         content = b"".join(map(_line, [self._about, *kept.values()]))
         write(self._path, lambda file: file.write(content))
         self.done = {number: Tally.of_dict(entry["tally"]) for number, entry in kept.items()}
+        self._begun = True
 
     def _difference(self, before: Mapping[str, Any]) -> str:
         names = [name for name in self._about if before.get(name) != self._about[name]]
@@ -132,6 +136,10 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
         _flush(file)
     stray.replace(path)
     _sync_folder(path.parent)
+
+
+def _is_ours(name: str) -> bool:
+    return name in (JOURNAL, LOCK, WHOLE) or name.startswith("part-") or name.endswith(STRAY)
 
 
 def _line(document: Mapping[str, Any]) -> bytes:

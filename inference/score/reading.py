@@ -7,6 +7,7 @@ answered, and not after an hour. Every cell of a CSV is kept as it is written; "
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -105,12 +106,14 @@ class CsvTable:
 
     def _header(self, text_column: str | None) -> tuple[str, list[str]]:
         """The separator by which the header has a column of texts, the comma where none does; and the header."""
-        for delimiter in (*DELIMITERS, DELIMITERS[0]):
-            with self._open() as file:
-                columns = next(self._parsed(file, delimiter), (0, []))[1]
-            if text_column in columns if text_column else named_text(columns):
-                return delimiter, columns
-        return delimiter, columns
+        for delimiter in DELIMITERS:
+            # No error here: '"id";"text"' is none with a semicolon, and is one with a comma.
+            with self._open() as file, contextlib.suppress(InputError):
+                _, columns = next(self._parsed(file, delimiter), (0, []))
+                if text_column in columns if text_column else named_text(columns):
+                    return delimiter, columns
+        with self._open() as file:
+            return DELIMITERS[0], next(self._parsed(file, DELIMITERS[0]), (0, []))[1]
 
     def _records(self) -> Iterator[list[str]]:
         """The rows without the header; a short one gets empty cells at its end, as an empty line has only such."""

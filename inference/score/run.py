@@ -108,9 +108,7 @@ def score(job: Job, model: Model, workers: int = 1, progress: Progress | None = 
             with answering(model.open, wanted, workers) as submit:
                 parts.fill(job.block_rows, submit, ahead=workers + 1)
             if _state(job.source) != before:
-                raise InputError(
-                    f"{job.source} has changed since it was looked through. Start anew: delete {out}.partial"
-                )
+                raise InputError(f"{job.source} has changed meanwhile. Delete {journal.folder} and start anew.")
             total = Tally()
             for number in sorted(journal.done):
                 total.add(journal.done[number])

@@ -43,8 +43,15 @@ def answering(open_one: Opener, wanted: Wanted, workers: int) -> Iterator[Submit
         return
     # Spawned: a runtime that has threads does not survive a fork.
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     with _ending(ProcessPoolExecutor(workers, context, initializer=_start)) as pool:
-        yield lambda texts: pool.submit(_there, open_one, texts, wanted)
+        try:
+            yield lambda texts: pool.submit(_there, open_one, texts, wanted)
+        except BaseException:
+            # What they have at hand nobody will keep, and it may take them half a minute.
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
+            raise
 
 
 def result(promised: Future[Answers]) -> Answers:

@@ -99,7 +99,7 @@ def kill(points: int, seed: int = 0) -> dict[str, int]:
     """
     draw = random.Random(seed)
     counts = {"points": 0, "kills": 0, "torn": 0, "timed": 0, "wrong": 0}
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory(dir=scored.MEMORY) as home:
         folder = Path(home)
         made = forked(lambda: sources(folder) and None)
         assert made == 0

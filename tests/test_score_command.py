@@ -1,0 +1,110 @@
+"""`python -m inference score` on the demo model: what it prints, and that INT8 gives each text its own answer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from scored import read_csv, read_jsonl, write_csv
+
+from inference.__main__ import main
+from inference.assets import SHOWCASE, showcase_texts
+
+
+@pytest.fixture(autouse=True)
+def _built(demo: Path, demo_cache: Path) -> None:
+    """The demo model's files are there, so that nothing is built while a command is timed out."""
+
+
+def test_the_showcase_is_answered_as_predict_answers_it(
+    tmp_path: Path, demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from inference import load
+
+    assert main(["score", str(SHOWCASE), "--out", str(tmp_path / "out.csv"), "--workers", "1"]) == 0
+    said = capsys.readouterr()
+    assert "388 rows in" in said.out
+    assert "all answers begin with predicted_" in said.out
+    assert "388 of 388 rows on INT8" in said.err
+    rows = read_csv(tmp_path / "out.csv")
+    alone = load(demo, "int8")
+    for row in rows[::40]:
+        for task, found in alone.predict_all_tasks(row["text"]).items():
+            assert row[f"predicted_{task}"] == found.label
+            assert row[f"predicted_{task}_confidence"] == f"{found.confidence:.6f}"
+
+
+@pytest.mark.parametrize("backend", ["int8", "onnx", "pytorch"])
+def test_workers_give_the_same_bytes_on_every_backend(tmp_path: Path, backend: str) -> None:
+    source = write_csv(tmp_path / "in.csv", ["text"], [[text] for text in showcase_texts()[:60]])
+    for workers in ("1", "2"):
+        out = str(tmp_path / f"{workers}.jsonl")
+        assert main(["score", str(source), "--out", out, "--backend", backend, "--workers", workers, "--json"]) == 0
+    assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "2.jsonl").read_bytes()
+
+
+def test_json_is_one_document_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--tasks", "sentiment", "--all-scores", "--threshold", "0.9", "--format", "jsonl", "--json"]
+    assert main(["score", str(SHOWCASE), "--out", str(tmp_path / "out"), *arguments]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    report = json.loads(said.out)
+    assert (report["tally"]["rows"], report["format"]) == (388, "jsonl")
+    row = read_jsonl(tmp_path / "out")[0]
+    assert row["predicted_sentiment_positive"] == row["predicted_sentiment_confidence"] > 0.9
+    assert row["predicted_sentiment_uncertain"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["no.csv", "--out", "out.csv"], "error: No file no.csv."),
+        (["in.csv", "--out", "in.csv"], "error: --out in.csv is the input."),
+        (["in.csv", "--out", "no/out.csv"], "error: --out no/out.csv: there is no folder no."),
+        (["in.csv", "--out", "out.csv", "--workers", "0"], "error: --workers 0 must be at least 1."),
+        (["in.csv", "--out", "out.csv", "--tasks", "mood"], "error: Unknown task 'mood'."),
+        (["in.csv", "--out", "out.csv", "--text-column", "x"], "error: in.csv has no column 'x'"),
+        (["in.csv", "--out", "out.csv", "--threshold", "nan"], "error: threshold=nan is not a probability"),
+        (["in.csv", "--out", "out.csv", "--model", "no/such"], "error: No model folder no/such"),
+    ],
+)
+def test_an_error_is_one_line_with_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.csv").write_text("text\ngood\n")
+    assert main(["score", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(said)
+    assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("text\n" + "".join(f"a text of some words and the number {i}\n" for i in range(40_000)))
+    command = [sys.executable, "-m", "inference", "score", str(source), "--out", str(tmp_path / "out.csv")]
+    with subprocess.Popen(
+        [*command, "--workers", "2"], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("out.csv.partial/part-*[0-9]")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert said.endswith("Stopped. The same command goes on from here.\n")
+    assert "Traceback" not in said
+    shutil.rmtree(tmp_path / "out.csv.partial")

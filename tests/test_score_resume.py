@@ -1,0 +1,183 @@
+"""A run that was killed goes on: with the same bytes in the end, and never with parts of something else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import scored
+from conftest import ROOT
+from scored import run, write_csv
+
+from inference.errors import InputError
+from inference.score.journal import Journal
+from inference.score.run import Job, score
+
+
+class Stopped(BaseException):
+    """What ends a run from within its progress, as Ctrl-C does."""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    rows = [[str(i), ("good", "bad", "sad")[i % 3]] for i in range(50)]
+    return write_csv(tmp_path / "in.csv", ["id", "text"], rows)
+
+
+def stop_at(share: float) -> object:
+    def progress(step: str, done: float) -> None:
+        if done >= share:
+            raise Stopped
+
+    return progress
+
+
+@pytest.fixture
+def begun(source: Path, tmp_path: Path) -> Path:
+    """An output of which 28 rows are done."""
+    with pytest.raises(Stopped):
+        run(source, tmp_path / "out.csv", progress=stop_at(0.5))
+    return tmp_path / "out.csv"
+
+
+def test_a_run_goes_on_where_it_was_stopped_and_says_so(source: Path, begun: Path, tmp_path: Path) -> None:
+    assert not begun.exists()
+    seen: list[str] = []
+    report = run(source, begun, progress=lambda step, share: seen.append(step))
+    assert report.resumed_rows == 28
+    assert report.tally.rows == 50
+    assert seen[0] == "28 of 50 rows on INT8 (28 done before)"
+    whole = run(source, tmp_path / "whole.csv")
+    assert begun.read_bytes() == whole.out.read_bytes()
+    assert report.tally == whole.tally
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv", "whole.csv"]
+
+
+def test_a_run_goes_on_with_another_number_of_workers(source: Path, begun: Path, tmp_path: Path) -> None:
+    assert run(source, begun, workers=2).resumed_rows == 28
+    assert begun.read_bytes() == run(source, tmp_path / "whole.csv").out.read_bytes()
+
+
+def test_the_model_is_not_opened_when_all_is_done(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        run(source, tmp_path / "out.csv", progress=stop_at(1))
+
+    def never() -> None:
+        raise AssertionError
+
+    report = score(Job(source, tmp_path / "out.csv", block_rows=7), scored.model(open_one=never))
+    assert report.resumed_rows == 50
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"threshold": 0.9}, "settings"),
+        ({"tasks": ("emotion",)}, "thresholds, settings"),
+        ({"all_scores": True}, "settings"),
+        ({"text_column": "id"}, "settings"),
+        ({"format": "jsonl"}, "format"),
+        ({"block_rows": 8}, "rows in a block"),
+    ],
+)
+def test_parts_of_another_setting_are_refused_and_stay(
+    source: Path, begun: Path, change: dict[str, object], named: str
+) -> None:
+    with pytest.raises(InputError, match=f"out.csv.partial holds 4 parts of another run: other {named}. Give what"):
+        run(source, begun, **change)
+    assert run(source, begun).resumed_rows == 28
+
+
+def test_parts_of_another_input_are_refused(source: Path, begun: Path) -> None:
+    source.write_text(source.read_text().replace("49,bad", "49,sad"))
+    with pytest.raises(InputError, match="parts of another run: other input. Give what was given then, or delete"):
+        run(source, begun)
+
+
+def test_an_input_that_changes_meanwhile_is_refused(source: Path, tmp_path: Path) -> None:
+    def change(step: str, share: float) -> None:
+        if share == 1:
+            source.write_text(source.read_text() + "50,good\n")
+
+    with pytest.raises(InputError, match="in.csv has changed meanwhile. Delete .*out.csv.partial and start anew."):
+        run(source, tmp_path / "out.csv", progress=change)
+
+
+def test_a_part_that_is_damaged_or_lost_is_done_again(source: Path, begun: Path, tmp_path: Path) -> None:
+    folder = begun.with_name("out.csv.partial")
+    (folder / "part-000001").write_bytes(b"1,good\n")
+    (folder / "part-000002").unlink()
+    (folder / "part-000009").write_bytes(b"what no journal names")
+    assert run(source, begun).resumed_rows == 14
+    assert begun.read_bytes() == run(source, tmp_path / "whole.csv").out.read_bytes()
+
+
+@pytest.mark.parametrize("end", [b"", b'{"part": 4, "sha', b'{"part": 4}x\n'])
+def test_a_journal_whose_end_was_cut_off_is_read_to_there(
+    source: Path, begun: Path, tmp_path: Path, end: bytes
+) -> None:
+    journal = begun.with_name("out.csv.partial") / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes() + end)
+    assert run(source, begun).resumed_rows == 28
+    assert begun.read_bytes() == run(source, tmp_path / "whole.csv").out.read_bytes()
+
+
+def test_a_kill_between_the_replacement_and_the_end_of_the_journal_changes_nothing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(Stopped):
+            run(source, tmp_path / "out.csv")
+    before = (tmp_path / "out.csv").read_bytes()
+    assert (tmp_path / "out.csv.partial" / "journal.jsonl").exists()
+    assert run(source, tmp_path / "out.csv").resumed_rows == 50
+    assert (tmp_path / "out.csv").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
+
+
+def test_what_is_there_stays_until_all_is_done(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.csv").write_text("of yesterday")
+    with pytest.raises(Stopped):
+        run(source, tmp_path / "out.csv", progress=stop_at(1))
+    assert (tmp_path / "out.csv").read_text() == "of yesterday"
+    run(source, tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text().startswith("id,text,sentiment")
+
+
+def test_two_runs_cannot_write_one_file(source: Path, begun: Path) -> None:
+    with (
+        Journal(begun, json.loads((begun.with_name("out.csv.partial") / "journal.jsonl").read_text().split("\n")[0])),
+        pytest.raises(InputError, match="out.csv is being written by another process"),
+    ):
+        run(source, begun)
+    assert run(source, begun).resumed_rows == 28
+
+
+def test_a_folder_with_files_of_somebody_else_is_not_emptied(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out.csv.partial"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="out.csv.partial holds thesis.txt, which no run of this kind made"):
+        run(source, tmp_path / "out.csv")
+    assert (folder / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_hundred_killed_runs_end_in_the_bytes_of_one_that_was_not() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "soak" / "kills.py", "--points", "100", "--seed", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("points 100, kills 1")
+    assert ", wrong 0 in " in done.stdout

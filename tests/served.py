@@ -117,7 +117,7 @@ def main() -> None:
                 wait_until((args.folder / "gate").exists)
             return super().logits(input_ids, attention_mask)
 
-    app = create_app(fakes.classifier(Slow()), limits=Limits(waiting_texts=args.waiting_texts))
+    app = create_app(fakes.classifier(Slow("int8")), limits=Limits(waiting_texts=args.waiting_texts))
     held = server.bind("127.0.0.1", 0, "")
     url = f"{server.url('127.0.0.1', held.getsockname()[1])}/api"
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -16,7 +16,7 @@ from inference.api.documents import describe
 from inference.api.errors import JSON, ApiError
 from inference.api.layers import BodyCap, Counted, Key
 from inference.api.metrics import CONTENT_TYPE_LATEST
-from inference.api.schemas import MAX_TEXTS, PredictRequest, parse
+from inference.api.schemas import MAX_TEXTS, ExplainRequest, PredictRequest, parse
 from inference.api.service import Limits, Service
 from inference.classifier import MAX_CHARS, Classifier, Prediction
 from inference.errors import InputError
@@ -67,7 +67,7 @@ def create_app(
     app.state.service = service
     router = _routes(service)
     app.include_router(router, prefix=prefix)
-    addresses = [f"{prefix}{path}" for path in ("/predict", "/model", *HEALTH, "/metrics", "/openapi.json")]
+    addresses = [f"{prefix}{path}" for path in ("/predict", "/explain", "/model", *HEALTH, "/metrics", "/openapi.json")]
     app.state.addresses = addresses
     describe(app, service, keyed=api_key is not None, prefix=prefix)
     errors.install(app)
@@ -92,6 +92,12 @@ def _routes(service: Service) -> APIRouter:
         rows = _results(found, len(texts), bool(asked.return_scores), asked.threshold)
         about = {"model": service.bundle.name, "backend": classifier.backend.name}
         return _json(about | (rows[0] if asked.single else {"results": rows}))
+
+    @router.post("/explain")
+    async def explain(request: Request) -> Response:
+        asked = parse(ExplainRequest, await reader.body(request))
+        classifier = await service.classifier(asked.backend)
+        return _json(await service.explain(classifier, asked, service.one_task(asked), request.receive))
 
     @router.get("/model")
     async def model() -> Response:

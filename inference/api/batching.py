@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 import time
 from collections import deque
@@ -16,12 +15,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from inference.api.errors import ApiError
+from inference.api.errors import ApiError, failure
 from inference.api.metrics import Metrics
 from inference.classifier import Answer, Classifier, Prediction
-from inference.errors import InferenceError, InputError
-
-log = logging.getLogger(__name__)
+from inference.errors import InputError
 
 # A token of English is some 4 characters. Only how much is taken at once hangs on it: `Classifier` cuts batches by the
 # tokens there are.
@@ -260,18 +257,10 @@ def _resolve(jobs: Sequence[tuple[Job, ApiError | None]]) -> None:
 
 
 def _reason(error: Exception, part: Part) -> ApiError:
-    """What to tell the caller. A path or a number of the model's stays in the log."""
+    """What to tell the caller."""
     if isinstance(error, InputError):
         return ApiError(422, "unreadable_text", _with_place(error, part))
-    log.error("A batch failed.", exc_info=error)
-    if isinstance(error, InferenceError):
-        return ApiError(
-            500,
-            "model_error",
-            "The model gave no answer to a text: its numbers are NaN or infinite, or its files are damaged. The "
-            "server's log says more.",
-        )
-    return ApiError(500, "internal", "The server failed at this request; its log says why.")
+    return failure(error)
 
 
 def _with_place(error: InputError, part: Part) -> str:

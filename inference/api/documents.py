@@ -12,11 +12,14 @@ from pydantic.json_schema import models_json_schema
 from inference.api import schemas
 from inference.api.errors import JSON
 from inference.api.service import Service
+from inference.backends import runtime
 
 MODELS: tuple[type[BaseModel], ...] = (
     schemas.PredictRequest,
     schemas.Results,
     schemas.OneResult,
+    schemas.ExplainRequest,
+    schemas.Explained,
     schemas.ModelInfo,
     schemas.Live,
     schemas.Ready,
@@ -31,7 +34,8 @@ ERRORS = {
     415: ("The body is not said to be JSON, or is compressed.", "no_json, compressed"),
     422: (
         "The JSON is not what this address takes, or a text cannot be read.",
-        "invalid_request, unknown_task, unknown_backend, unreadable_text",
+        "invalid_request, unknown_task, unknown_label, unknown_backend, unreadable_text, cannot_explain, "
+        "method_unavailable",
     ),
     429: ("Too many texts wait. The header Retry-After says when to ask again.", "overloaded"),
     500: ("The model gave no usable numbers, or the server failed.", "model_error, internal"),
@@ -79,7 +83,23 @@ def _schemas(service: Service) -> dict[str, Any]:
     asked = found["PredictRequest"]["properties"]
     asked["tasks"]["anyOf"][0]["items"] = {"type": "string", "enum": list(service.bundle.tasks)}
     asked["backend"]["anyOf"][0] = {"type": "string", "enum": service.backends}
+    _describe_explain(found["ExplainRequest"], service)
     return found
+
+
+def _describe_explain(asked: dict[str, Any], service: Service) -> None:
+    """Which labels a task has, and what can be explained here."""
+    fields, tasks = asked["properties"], service.bundle.tasks
+    fields["backend"]["anyOf"][0] = {"type": "string", "enum": service.backends}
+    fields["task"] = {"type": "string", "enum": list(tasks)}
+    if not any(runtime(name) == "pytorch" for name in service.backends):
+        fields["method"]["enum"] = ["occlusion"]
+    if len(tasks) > 1:
+        asked["required"].append("task")
+    asked["anyOf"] = [
+        {"properties": {"task": {"enum": [name]}, "label": {"enum": [*task.labels, None]}}}
+        for name, task in tasks.items()
+    ]
 
 
 def _paths(service: Service, keyed: bool, prefix: str) -> dict[str, Any]:
@@ -111,8 +131,16 @@ def _paths(service: Service, keyed: bool, prefix: str) -> dict[str, Any]:
             }
         },
     }
+    explain = _operation(
+        "What each word does to a label", "explain", _ref("Explained"), (400, 408, 413, 415, 422, 429, 500, 503)
+    )
+    explain["requestBody"] = {
+        "required": True,
+        "content": {JSON: {"schema": _ref("ExplainRequest"), "example": {"text": EXAMPLE, "task": task}}},
+    }
     found = {
         "/predict": {"post": predict},
+        "/explain": {"post": explain},
         "/model": {"get": _operation("What is served, and within which limits", "model", _ref("ModelInfo"), ())},
         "/live": {"get": _operation("The process answers", "live", _ref("Live"), (), {"live": {"status": "live"}})},
         "/ready": {"get": _operation("A text goes through the model now", "ready", _ref("Ready"), (503,))},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from inference.errors import InferenceError
+
+log = logging.getLogger(__name__)
 
 JSON = "application/json"
 # HTTP status -> the word for it, where the server itself refuses a request.
@@ -27,6 +30,24 @@ class ApiError(InferenceError):
         self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
 
 
+def internal() -> ApiError:
+    """What a caller is told of a failure that is none of its own."""
+    return ApiError(500, "internal", "The server failed at this request; its log says why.")
+
+
+def failure(error: Exception) -> ApiError:
+    """What a caller is told of what went wrong in the model; the whole of it goes to the log, paths and numbers too."""
+    log.error("The model failed.", exc_info=error)
+    if not isinstance(error, InferenceError):
+        return internal()
+    return ApiError(
+        500,
+        "model_error",
+        "The model gave no answer to a text: its numbers are NaN or infinite, or its files are damaged. The server's "
+        "log says more.",
+    )
+
+
 def problem(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
     """The response that says so."""
     body = orjson.dumps({"error": {"code": error.code, "message": str(error)}})
@@ -37,11 +58,11 @@ def install(app: FastAPI) -> None:
     """Let every error of this application be answered as a `Problem`."""
 
     async def refused(request: Request, error: Exception) -> Response:
-        return problem(error) if isinstance(error, ApiError) else problem(_internal())
+        return problem(error) if isinstance(error, ApiError) else problem(internal())
 
     async def by_server(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
-            return problem(_internal())
+            return problem(internal())
         known = ", ".join(app.state.addresses)
         message = {
             404: f"There is nothing at this address. There are: {known}.",
@@ -60,7 +81,3 @@ def install(app: FastAPI) -> None:
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
-
-
-def _internal() -> ApiError:
-    return ApiError(500, "internal", "The server failed at this request; its log says why.")

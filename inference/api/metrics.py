@@ -33,14 +33,14 @@ class Metrics:
         )
         stages = Histogram(
             "triptych_stage_seconds",
-            "Time by stage: a request waits; a batch is tokenized and goes forward; a request in all.",
+            "A request waits, a batch is tokenized and goes forward, a text is explained; total is a request's.",
             ["stage"],
             buckets=BUCKETS,
             registry=registry,
         )
         self._batch = Histogram("triptych_batch_texts", "Texts answered together.", buckets=SIZES, registry=registry)
-        self.wait, self.tokenize, self.forward, self.total = (
-            stages.labels(stage) for stage in ("wait", "tokenize", "forward", "total")
+        self.wait, self.tokenize, self.forward, self.explain, self.total = (
+            stages.labels(stage) for stage in ("wait", "tokenize", "forward", "explain", "total")
         )
         Gauge("triptych_waiting_texts", "Texts admitted and not answered yet.", registry=registry).set_function(waiting)
         self._children: dict[tuple[str, int], Counter] = {}

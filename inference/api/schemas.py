@@ -105,6 +105,39 @@ class OneResult(Result):
     backend: str
 
 
+class Word(BaseModel):
+    """One word, or several neighbours taken together."""
+
+    text: str
+    start: Annotated[int, Field(description="its place in the text, in characters")]
+    end: int
+    attribution: Annotated[float | None, Field(description="what it adds to the log-odds; null: time was up before")]
+    without: Annotated[float | None, Field(description="the label's probability without it; occlusion only")]
+
+
+class Explained(BaseModel):
+    """Why the text gets the label. `notes` say what to know before it is believed."""
+
+    text: str
+    task: str
+    label: Annotated[str, Field(description="the one that is explained")]
+    predicted: Annotated[str, Field(description="the one that the model gives")]
+    score: Annotated[Probability, Field(description="of `label`")]
+    log_odds: Annotated[float, Field(description="of `label`: ln(p / (1 - p))")]
+    backend: str
+    method: str
+    words: Annotated[list[Word], Field(description="in the order of the text")]
+    read: Annotated[list[int], Field(description="start and end of the part that the model read")]
+    truncated: bool
+    grouped: Annotated[int, Field(description="words taken together as one, at most")]
+    baseline_log_odds: Annotated[float | None, Field(description="integrated gradients only, as the next three")]
+    delta: float | None
+    steps: int | None
+    converged: bool | None
+    seconds: float
+    notes: list[str]
+
+
 class TaskInfo(BaseModel):
     """What a task is."""
 

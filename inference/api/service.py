@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from inference.api.batching import Batcher
-from inference.api.errors import ApiError
+from inference.api.errors import ApiError, failure
+from inference.api.schemas import ExplainRequest
 from inference.backends import TITLES
 from inference.classifier import Classifier, Prediction
-from inference.errors import InferenceError, InputError
+from inference.errors import InferenceError, InputError, MissingDependencyError
 from inference.models import Models
 
 Receive = Callable[[], Awaitable[Any]]
@@ -20,6 +23,7 @@ Receive = Callable[[], Awaitable[Any]]
 WATCH_AFTER_S = 0.1  # who waits longer is looked after: a client that has gone needs no answer
 PROBE_S = 5  # a model that gives no answer to one short text in this time is not ready
 PROBE_TEXT = "ready"
+EXPLAIN_AGAIN_S = 5
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,16 @@ class Limits:
         body_bytes: of one request.
         bodies_bytes: of all requests that are being read.
         timeout_s: from the last byte of a request to its answer; and for the body to arrive.
+        explanations: that run or wait. They run one at a time, beside the predictions.
+        explanation_s: what one may take; the words that it did not suffice for have no figure.
     """
 
     waiting_texts: int = 1024
     body_bytes: int = 2_000_000
     bodies_bytes: int = 64_000_000
     timeout_s: float = 30
+    explanations: int = 8
+    explanation_s: float = 10
 
 
 class Service:
@@ -58,6 +66,9 @@ class Service:
         self._served = served
         self._opened = {served.backend.name: served} if isinstance(served, Classifier) else {}
         self._probe: asyncio.Future[float] | None = None
+        # Beside the queue: an explanation is some hundred texts, and predictions must not wait for it.
+        self._explainer = ThreadPoolExecutor(1, "explainer")
+        self._explaining = 0
 
     async def classifier(self, name: str | None) -> Classifier:
         """The one of this backend, opened now if need be, off the event loop.
@@ -77,6 +88,20 @@ class Service:
                 503, "backend_unavailable", f"{TITLES[name]} cannot be opened on this server: ask another backend."
             ) from error
         return self._opened[name]
+
+    def one_task(self, asked: ExplainRequest) -> str:
+        """The task whose answer is to be explained.
+
+        Raises:
+            ApiError: 422 where it, or the label, is unknown, or none is named of several.
+        """
+        known = ", ".join(self.bundle.tasks)
+        if asked.task is None and len(self.bundle.tasks) > 1:
+            raise ApiError(422, "unknown_task", f"This model has several tasks; name one: {known}.")
+        (task,) = self.tasks(None if asked.task is None else [asked.task])
+        if asked.label is not None and asked.label not in self.bundle.tasks[task].labels:
+            raise ApiError(422, "unknown_label", "The task has no such label. GET …/model lists them.")
+        return task
 
     def tasks(self, asked: Sequence[str] | None) -> list[str]:
         """The tasks asked for, each once; all where none are named.
@@ -104,15 +129,68 @@ class Service:
         """
         job = self.batcher.submit(classifier, texts, tasks)
         try:
-            done, _ = await asyncio.wait([job.future], timeout=min(WATCH_AFTER_S, self.limits.timeout_s))
-            if not done:
-                await self._wait(job.future, receive)
+            await self._wait(job.future, receive)
             return job.future.result()
         finally:
             if not job.over:
                 self.batcher.drop(job)
 
+    async def explain(
+        self, classifier: Classifier, asked: ExplainRequest, task: str, receive: Receive
+    ) -> dict[str, Any]:
+        """What `Explanation.to_dict` gives.
+
+        Raises:
+            ApiError: as `predict`; 422 too where the method cannot be had.
+        """
+        if self._explaining >= self.limits.explanations:
+            raise ApiError(
+                429, "overloaded", f"{self._explaining} explanations wait already. Ask again later.", EXPLAIN_AGAIN_S
+            )
+        given_up = threading.Event()
+
+        def go_on(step: str, share: float) -> None:
+            if given_up.is_set():
+                raise _GivenUp
+
+        def run() -> dict[str, Any]:
+            go_on("", 0)
+            budget_s = self.limits.explanation_s
+            with self.batcher.metrics.explain.time():
+                found = classifier.explain(
+                    asked.text, task, asked.label, asked.method, budget_s=budget_s, progress=go_on
+                )
+            return found.to_dict()
+
+        self._explaining += 1
+        future = asyncio.get_running_loop().run_in_executor(self._explainer, run)
+        future.add_done_callback(self._explained)
+        try:
+            await self._wait(future, receive)
+            return future.result()
+        except InputError as error:
+            raise ApiError(422, "cannot_explain", str(error)) from None
+        except MissingDependencyError as error:
+            raise ApiError(
+                422, "method_unavailable", f"{asked.method} is not installed on this server: ask for occlusion."
+            ) from error
+        except ApiError:
+            raise
+        except Exception as error:
+            raise failure(error) from error
+        finally:
+            given_up.set()
+
+    def _explained(self, future: asyncio.Future[Any]) -> None:
+        self._explaining -= 1
+        if not future.cancelled():
+            future.exception()  # of one that nobody waits for: it is no news
+
     async def _wait(self, future: asyncio.Future[Any], receive: Receive) -> None:
+        """Return when the future is done; ApiError when time is up or the client has gone."""
+        done, _ = await asyncio.wait([future], timeout=min(WATCH_AFTER_S, self.limits.timeout_s))
+        if done:
+            return
         gone = asyncio.ensure_future(_gone(receive))
         try:
             await asyncio.wait(
@@ -167,6 +245,11 @@ class Service:
         """Answer what waits and end the threads."""
         self.stop()
         self.batcher.close()
+        self._explainer.shutdown()
+
+
+class _GivenUp(Exception):
+    """Nobody waits for this explanation."""
 
 
 async def _gone(receive: Receive) -> None:

@@ -19,7 +19,7 @@ from inference import Answer, InferenceError
 from inference.assets import showcase_texts
 from inference.backends import TITLES
 from inference.models import Models
-from ui import render
+from ui import render, why
 from ui.launch import LAUNCH, SHOW_ANSWER
 from ui.start import Settings, run
 
@@ -40,7 +40,7 @@ EXAMPLES = {
 
 
 def build(models: Models, backend: str = "int8", dashboard: str | None = None) -> gr.Blocks:
-    """The page over these models. Its public endpoints: /predict and /compare.
+    """The page over these models. Its public endpoints: /predict, /compare and /explain.
 
     Args:
         backend: the runtime chosen at first.
@@ -131,22 +131,26 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
                             )
             with gr.Tab("Side by side", id="compare") as compare_tab:
                 table = gr.HTML(elem_id="side-by-side")
+            with gr.Tab("Why", id="why") as why_tab:
+                reasons = why.panel(models.bundle)
         with gr.Accordion("About this model: sizes and how far the three runtimes agree", open=False):
             gr.HTML(render.about(models.bundle, models.sizes, models.parity))
 
-        shown = [message, panels, *verdicts.values(), *labels.values(), *tables.values(), spent, table]
+        shown = [message, panels, *verdicts.values(), *labels.values(), *tables.values(), spent, table, reasons.found]
         keep = [gr.skip()] * len(shown)
 
-        def run(given: str, at: str, chosen: str, use_own: bool, limit: float) -> list[Any]:
+        def run(given: str, at: str, chosen: str, use_own: bool, limit: float, *reason: str) -> list[Any]:
             """The open tab filled for this text, in the order of `shown`; or the message why not."""
             applied = None if use_own else limit
             try:
+                if at == "why":
+                    return ["", *keep[1:-1], why.explained(models, given, chosen, *reason)]
                 if at == "compare":
                     found = models.compare(given, applied)
-                    return ["", *keep[1:-1], render.side_by_side(models.bundle, found)]
+                    return ["", *keep[1:-2], render.side_by_side(models.bundle, found), gr.skip()]
                 answer = models.answer(given, chosen, applied)
             except InferenceError as error:
-                return [render.message(error), gr.update(visible=False), *keep[2:-1], ""]
+                return [render.message(error), gr.update(visible=False), *keep[2:-2], "", ""]
             first = {name: predictions[0] for name, predictions in answer.predictions.items()}
             limits = {name: task.threshold if applied is None else applied for name, task in tasks.items()}
             cut = any(prediction.truncated for prediction in first.values())
@@ -157,28 +161,37 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
                 *(dict(first[name].scores) for name in labels),
                 *(by_score(first[name].scores) for name in tables),
                 render.timing(chosen, answer.timing, cut, models.bundle.max_tokens),
-                gr.skip(),
+                *keep[-2:],
             ]
 
         def run_again(given: str, *settings: Any) -> list[Any]:
             """`run` where a setting changed: without a text there is nothing to do and nothing to complain about."""
             return run(given, *settings) if (given or "").strip() else keep
 
-        def move(given: str, at: str, chosen: str, limit: float) -> list[Any]:
-            return [False, *run_again(given, at, chosen, False, limit)]
+        def move(given: str, at: str, chosen: str, limit: float, *reason: str) -> list[Any]:
+            return [False, *(keep if at == "why" else run_again(given, at, chosen, False, limit, *reason))]
 
         def pick(sample: list[str], *settings: Any) -> list[Any]:
             return [sample[0], *run(sample[0], *settings)]
 
-        settings = [view, runtime, own, threshold]
+        def turn(
+            given: str, at: str, chosen: str, use_own: bool, limit: float, task: str, _: str, method: str
+        ) -> list[Any]:
+            choices = gr.update(choices=why.labels(models.bundle, task), value=why.PREDICTED)
+            return [choices, *run_again(given, at, chosen, use_own, limit, task, why.PREDICTED, method)]
+
+        settings = [view, runtime, own, threshold, *reasons.inputs]
         asked = gr.on([text.submit, classify.click], run, [text, *settings], shown, **private)
         gr.on([runtime.input, own.input], run_again, [text, *settings], shown, **private)
         # A drag sends many values: the last one must win, the ones between may be lost.
-        threshold.change(move, [text, view, runtime, threshold], [own, *shown], trigger_mode="always_last", **private)
+        moved = [text, view, runtime, threshold, *reasons.inputs]
+        threshold.change(move, moved, [own, *shown], trigger_mode="always_last", **private)
+        gr.on([reasons.label.input, reasons.method.input], run_again, [text, *settings], shown, **private)
+        reasons.task.input(turn, [text, *settings], [reasons.label, *shown], **private)
         picked = examples.click(pick, [examples, *settings], [text, *shown], **private)
         for event in (asked, picked):
             event.then(None, js=SHOW_ANSWER)
-        for tab in (answer_tab, compare_tab):
+        for tab in (answer_tab, compare_tab, why_tab):
             tab.select(None, None, view, js=f"() => {json.dumps(tab.id)}", api_visibility="private")
         view.change(run_again, [text, *settings], shown, **private)
 
@@ -209,6 +222,28 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
             except InferenceError as error:
                 raise gr.Error(str(error), print_exception=False) from error
 
+        def explain(
+            text: str,
+            task: str | None = None,
+            label: str | None = None,
+            method: str = "occlusion",
+            backend: str = default,
+        ) -> dict[str, Any]:
+            """What each word of the text adds to the log-odds of a label, and what to know about it.
+
+            Args:
+                text: what to explain.
+                task: may be left out where the model has one.
+                label: null for the one that the model gives.
+                method: "occlusion", or "integrated_gradients" on PyTorch.
+                backend: "pytorch", "onnx" or "int8".
+            """
+            try:
+                return models.explain(text, backend, task, label, method).to_dict()
+            except InferenceError as error:
+                raise gr.Error(str(error), print_exception=False) from error
+
+        gr.api(explain, api_name="explain", **inference)
         gr.api(predict, api_name="predict", **inference)
         gr.api(compare, api_name="compare", **inference)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 DEMO_MODEL = ASSETS / "models" / "demo"
 SHOWCASE = ASSETS / "showcase.csv"  # texts of the parity check
+FAITHFULNESS = ASSETS / "faithfulness.json"  # what `explain --check` found on the showcase
 CALIBRATION = ASSETS / "calibration.txt"  # texts that set the INT8 ranges; none of them is in the showcase
 
 

@@ -12,8 +12,11 @@ from inference.backends import check_backend
 from inference.bundle import Bundle
 from inference.classifier import Answer, Classifier
 from inference.errors import InferenceError, InputError
+from inference.explain.explanation import Explanation
 from inference.formats.describe import describe
 from inference.loading import load
+
+EXPLAIN_S = 20.0  # everybody else waits meanwhile
 
 
 class Models:
@@ -85,6 +88,18 @@ class Models:
         if isinstance(threshold, bool) or not isinstance(threshold, int | float | None):
             raise InputError(f"threshold={threshold!r} is no number. Give 0 to 1, or null for the model's own.")
         return self.get(backend).classify(text, threshold=threshold)
+
+    def explain(
+        self, text: str, backend: str, task: str | None = None, label: str | None = None, method: str = "occlusion"
+    ) -> Explanation:
+        """Why one text gets a label on one backend, as `Classifier.explain` says it, in `EXPLAIN_S` seconds or so.
+
+        Raises:
+            InferenceError: as `Classifier.explain`, or there is no such backend.
+        """
+        if not isinstance(task, str | None):
+            raise InputError(f"Unknown task: it must be a string, not {type(task).__name__}.")
+        return self.get(backend).explain(text, task, label, method, budget_s=EXPLAIN_S)
 
     def compare(self, text: str, threshold: float | None) -> dict[str, Answer | InferenceError]:
         """Per backend its answer, or why it has none. One after the other: at once they would fight over the cores.

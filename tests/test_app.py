@@ -178,12 +178,12 @@ def test_a_backend_that_cannot_be_opened_leaves_the_others_alone() -> None:
     assert "PyTorch is &lt;not&gt; installed." in html
 
 
-def test_predict_and_compare_are_public_and_nothing_else_is(client: Client) -> None:
+def test_predict_compare_and_explain_are_public_and_nothing_else_is(client: Client) -> None:
     known = client.view_api(return_format="dict", print_info=False)
-    assert set(known["named_endpoints"]) == {"/predict", "/compare"}
+    assert set(known["named_endpoints"]) == {"/predict", "/compare", "/explain"}
     assert not known["unnamed_endpoints"]
     visible = {one["api_name"]: one["api_visibility"] for one in client.config["dependencies"]}
-    assert {name for name, how in visible.items() if how != "private"} == {"predict", "compare"}
+    assert {name for name, how in visible.items() if how != "private"} == {"predict", "compare", "explain"}
 
 
 @pytest.mark.parametrize(

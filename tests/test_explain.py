@@ -86,7 +86,7 @@ def test_passes_are_batched_and_none_is_larger_than_the_classifier_allows() -> N
     backend = fakes.FakeBackend()
     fakes.classifier(backend, batch_size=4).explain("good bad good bad good bad", "sentiment")
     assert max(rows for rows, _ in backend.shapes) <= 4
-    assert sum(rows for rows, _ in backend.shapes) == 1 + 1 + 6  # the text, the same to be timed, and one a word
+    assert sum(rows for rows, _ in backend.shapes) == 1 + 6  # the text, and one a word
 
 
 def test_a_long_text_is_explained_in_groups_of_neighbours_and_that_is_told() -> None:
@@ -123,10 +123,10 @@ class Clock:
 def test_with_little_time_neighbours_are_left_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, 1.0)
     found = clock.classifier().explain("good " * 40, "sentiment", budget_s=14.0)
-    assert found.grouped == 5  # of 14 s two are gone; four fifths of 12 are 9 rows
-    assert len(found.words) == 8
+    assert found.grouped == 6  # of 14 s five are gone with the text and four rows to time; of 9, four fifths are 7 rows
+    assert len(found.words) == 7
     assert found.unreached == 0
-    assert found.seconds == 10.0
+    assert found.seconds == 12.0
 
 
 def test_when_time_is_up_the_rest_has_no_figure_and_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

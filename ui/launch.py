@@ -40,7 +40,7 @@ SHOW_ANSWER = """() => {
 
 
 async def _no_such_endpoint(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": "No such endpoint. There are /predict and /compare."}, 404)
+    return JSONResponse({"detail": "No such endpoint. There are /predict, /compare and /explain."}, 404)
 
 
 async def _malformed(request: Request, error: Exception) -> JSONResponse:

@@ -19,6 +19,7 @@ from inference.explain.words import Word, grouped
 
 MOST_PASSES = 512  # rows that a text may cost; beyond it neighbouring words are left out together
 SAFE_SHARE = 0.8  # of the time left, for the rest of the work and for a machine that gets busier
+PROBE = 4  # rows that are timed to know what the others will take; one alone costs more than its share of a batch
 clock = time.monotonic
 
 Score = Callable[[Sequence[Sequence[int]]], NDArray[np.float64]]
@@ -37,7 +38,6 @@ def occlude(
     words: Sequence[Word],
     *,
     whole: float,
-    row_seconds: float,
     deadline: float | None,
     rows_at_once: int,
     progress: Callable[[float], None],
@@ -48,13 +48,15 @@ def occlude(
 
     Args:
         whole: log-odds of the whole text.
-        row_seconds: what one row takes, as measured; with the `deadline` it decides how many groups there are.
-        deadline: by `clock`; None for no limit.
+        deadline: by `clock`; None for no limit. What a few rows take at once decides how many groups there are.
         progress: called with the share done.
     """
     most = MOST_PASSES
     if deadline is not None:
-        most = min(most, int(SAFE_SHARE * (deadline - clock()) / max(row_seconds, 1e-6)))
+        before, tried = clock(), min(PROBE, rows_at_once)
+        score([ids] * tried)
+        row_seconds = max((clock() - before) / tried, 1e-6)
+        most = min(most, int(SAFE_SHARE * (deadline - clock()) / row_seconds))
     groups = grouped(words, max(most, 1))
     lost = np.full(len(groups), np.nan)
     for start in range(0, len(groups), rows_at_once):

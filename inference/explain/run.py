@@ -121,14 +121,11 @@ class _Question:
             self.progress(step, share)
 
     def occlude(self) -> _Found:
-        before = occlusion.clock()
-        self.score([self.encoding.ids])  # the runtime's first pass is over: this one is like those that follow
         groups, lost = occlusion.occlude(
             self.score,
             self.encoding.ids,
             self.words,
             whole=self.log_odds,
-            row_seconds=occlusion.clock() - before,
             deadline=self.deadline,
             rows_at_once=self.rows_at_once,
             progress=lambda share: self.tell("leaving out words", share),

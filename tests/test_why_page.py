@@ -1,0 +1,260 @@
+"""The tab that says why: its endpoint, its HTML, and the page in a real browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import fakes
+import pytest
+import test_browser
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from test_app import HOSTILE, IMAGE, SCRIPT, models, served
+from test_browser import Visit, sync_api
+
+from inference.explain import faithfulness
+from inference.explain.explanation import GRADIENTS, Explanation
+from inference.models import Models
+from ui import why
+
+needs_chromium = test_browser.pytestmark
+
+
+@pytest.fixture(scope="module")
+def given() -> Models:
+    return models()
+
+
+@pytest.fixture(scope="module")
+def address(given: Models) -> Iterator[str]:
+    with served(given) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        started = playwright.chromium.launch(executable_path=test_browser.CHROMIUM, args=arguments)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(browser: Any, address: str) -> Iterator[Visit]:
+    opened = Visit(browser, address)
+    yield opened
+    opened.page.close()
+    assert opened.errors == []
+    assert opened.outside == []
+
+
+def explained(text: str = "good film, bad", **options: Any) -> Explanation:
+    return fakes.classifier(**options).explain(text, "sentiment", "positive")
+
+
+def shown(html: str) -> str:
+    """What a reader sees of it."""
+    parts: list[str] = []
+    reader = HTMLParser()
+    reader.handle_data = parts.append  # type: ignore[method-assign]
+    reader.feed(html)
+    return "".join(parts)
+
+
+# --- The endpoint
+
+
+def test_explain_gives_every_word_its_figure_and_its_place(address: str) -> None:
+    client = Client(address, verbose=False, analytics_enabled=False)
+    found = client.predict("good film", "sentiment", None, "occlusion", "onnx", api_name="/explain")
+    assert (found["label"], found["backend"], found["method"]) == ("positive", "onnx", "occlusion")
+    assert [(word["text"], word["start"], word["attribution"]) for word in found["words"]] == [
+        ("good", 0, 2.0),
+        ("film", 5, 0.0),
+    ]
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("good",), "has 2 tasks; name one"),
+        (("good", "sentiment", "great"), "has no label 'great'"),
+        (("good", "sentiment", None, "lime"), "Unknown method 'lime'"),
+        (("good", "sentiment", None, GRADIENTS, "int8"), "needs the gradients of a PyTorch network"),
+        (("good", "sentiment", None, "occlusion", "gpu"), "Unknown backend 'gpu'"),
+        ((["good"], "sentiment"), "text must be a string, not list"),
+        (("good", ["sentiment"]), "Unknown task"),
+    ],
+)
+def test_what_cannot_be_explained_reaches_the_client_as_the_errors_message(
+    address: str, arguments: tuple[Any, ...], said: str
+) -> None:
+    client = Client(address, verbose=False, analytics_enabled=False)
+    with pytest.raises(AppError, match=said):
+        client.predict(*arguments, api_name="/explain")
+    client.close()
+
+
+# --- The HTML
+
+
+def test_each_side_has_a_sign_a_figure_and_a_line_of_its_own() -> None:
+    html = why.html(explained())
+    assert re.search(r'class="word for"[^>]*><bdi>good</bdi><small dir="ltr">\+2.00</small>', html)
+    assert re.search(r'class="word against"[^>]*><bdi>bad</bdi><small dir="ltr">−2.00</small>', html)
+    assert "for it most <q><bdi>good</bdi></q>; against it most <q><bdi>bad</bdi></q>." in html
+
+
+def test_the_text_stands_there_letter_by_letter_between_the_figures() -> None:
+    text = "good  <b>film</b>\n& שלום, bad"
+    html = why.html(explained(text))
+    words = re.sub(r"<small.*?</small>", "", re.search(r'<p class="words".*?</p>', html, re.DOTALL)[0])  # type: ignore[index]
+    assert shown(words) == text
+
+
+def test_what_was_not_read_is_marked_and_told() -> None:
+    html = why.html(explained("good " * 9))
+    assert '<span class="unread"> good good good </span>' in html
+    assert "were cut off" in html
+
+
+def test_what_was_not_tried_has_no_figure() -> None:
+    found = explained("good bad")
+    found = replace(found, words=(found.words[0], replace(found.words[1], attribution=None, without=None)))
+    html = why.html(found)
+    assert '<span class="word untried"><bdi>bad</bdi></span>' in html
+    assert "not tried" in html
+
+
+def test_the_delta_of_gradients_is_shown() -> None:
+    found = replace(explained(), method=GRADIENTS, baseline_log_odds=-1.0, delta=0.0123, steps=64, converged=False)
+    text = shown(why.html(found))
+    assert "in 64 steps; the figures miss the difference by +0.0123" in text
+    assert "take them as rough" in text
+
+
+def test_a_label_other_than_the_models_is_named_so() -> None:
+    assert "(the model says negative)" in why.html(explained("bad"))
+
+
+def test_a_text_of_which_no_word_matters_is_no_reason_to_divide_by_zero() -> None:
+    assert "no word of the text moves it" in why.html(explained("this that"))
+
+
+def record(low: float) -> dict[str, Any]:
+    figure = {
+        "explained": 0.3,
+        "random": 0.1,
+        "difference": {"value": 0.2, "low": low, "high": 0.3},
+        "better": 0.9,
+    }
+    return {
+        "backend": "int8",
+        "method": "occlusion",
+        "tasks": {"sentiment": {"texts": 388, "comprehensiveness": figure, "sufficiency": figure}},
+    }
+
+
+@pytest.mark.parametrize(("low", "said"), [(0.1, "✓ beats random words"), (-0.1, "? no better than random words")])
+def test_the_badge_says_whether_the_words_named_first_matter_more_than_random_ones(low: float, said: str) -> None:
+    text = shown(why.html(explained(), record(low)))
+    assert said in text
+    assert "lowers the confidence by 0.300 on average, taking away as many random words by 0.100" in text
+
+
+def test_a_model_that_was_not_checked_has_no_badge() -> None:
+    assert "badge" not in why.html(explained())
+
+
+def test_gradients_on_another_runtime_than_pytorch_are_refused_with_the_way_out(given: Models) -> None:
+    html = why.explained(given, "good", "int8", "sentiment", why.PREDICTED, GRADIENTS)
+    assert "Choose PyTorch as the runtime above" in html
+
+
+def test_the_badge_belongs_to_this_very_model(given: Models, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = record(0.1) | {"model": {"name": "fake", "digest": faithfulness.model_digest(given.bundle)}}
+    monkeypatch.setattr(why, "FAITHFULNESS", tmp_path / "f.json")
+    asked = (given, "good", "int8", "sentiment", why.PREDICTED, "occlusion")
+    faithfulness.add_record(tmp_path / "f.json", made)
+    assert "beats random words" in why.explained(*asked)
+    made["model"]["digest"] = "0" * 64
+    (tmp_path / "f.json").unlink()
+    faithfulness.add_record(tmp_path / "f.json", made)
+    assert "beats random words" not in why.explained(*asked)
+    (tmp_path / "f.json").write_text("{")
+    assert "beats random words" not in why.explained(*asked)
+
+
+# --- The page
+
+
+def ask_why(visit: Visit, text: str) -> None:
+    visit.page.get_by_role("tab", name="Why").press("Enter")
+    visit.ask(text)
+    visit.page.locator(".why .words").wait_for()
+
+
+@needs_chromium
+def test_enter_on_the_tab_why_explains_and_another_label_explains_again(visit: Visit) -> None:
+    ask_why(visit, "good bad glad")
+    assert "+2.00" in visit.page.locator(".why .words .for").first.inner_text()
+    visit.page.get_by_role("combobox", name="Label").click()
+    visit.page.get_by_role("option", name="positive").click()
+    visit.see("Why positive")
+
+
+@needs_chromium
+def test_opening_the_tab_explains_the_text_that_is_there_and_another_task_brings_its_labels(visit: Visit) -> None:
+    visit.ask("glad")
+    visit.page.locator(".verdict").first.wait_for()
+    visit.page.get_by_role("tab", name="Why").press("Enter")
+    visit.page.locator(".why .words").wait_for()
+    visit.page.get_by_role("combobox", name="Task").click()
+    visit.page.get_by_role("option", name="emotion").click()
+    visit.see("Why joy")
+    visit.page.get_by_role("combobox", name="Label").click()
+    visit.page.get_by_role("option", name="sadness").wait_for()
+
+
+@needs_chromium
+def test_every_figure_can_be_reached_with_the_keyboard(visit: Visit) -> None:
+    ask_why(visit, "good bad")
+    visit.page.locator(".why summary").focus()
+    visit.page.keyboard.press("Enter")
+    visit.page.get_by_role("rowheader", name="bad").wait_for()
+
+
+@needs_chromium
+def test_an_empty_text_gives_the_message_on_this_tab_too(visit: Visit) -> None:
+    visit.page.get_by_role("tab", name="Why").press("Enter")
+    visit.ask(" ")
+    visit.page.get_by_role("alert").get_by_text("The text is empty").wait_for()
+
+
+@needs_chromium
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_phone_shows_the_words_without_scrolling_sideways(browser: Any, address: str, theme: str) -> None:
+    visit = Visit(browser, f"{address}/?__theme={theme}", width=390)
+    ask_why(visit, "good " + "replacement_card_duration" * 8)
+    visit.page.locator(".why summary").click()
+    assert visit.overflow() <= 0
+    assert visit.errors == []
+    visit.page.close()
+
+
+@needs_chromium
+def test_scripts_in_texts_and_labels_are_shown_and_not_run(browser: Any) -> None:
+    with served(models(tasks=HOSTILE)) as url:
+        visit = Visit(browser, url)
+        ask_why(visit, f"{SCRIPT} {IMAGE} bad good")
+        assert visit.page.locator(".why .words").inner_text().startswith("<script>")
+        assert SCRIPT in visit.page.locator(".why .summary").inner_text()
+        assert visit.page.evaluate("window.hacked") is None
+        assert visit.outside == []
+        visit.page.close()

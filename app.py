@@ -19,7 +19,7 @@ from inference import Answer, InferenceError
 from inference.assets import showcase_texts
 from inference.backends import TITLES
 from inference.models import Models
-from ui import render, why
+from ui import render, scoring, why
 from ui.launch import LAUNCH, SHOW_ANSWER
 from ui.start import Settings, run
 
@@ -133,6 +133,8 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
                 table = gr.HTML(elem_id="side-by-side")
             with gr.Tab("Why", id="why") as why_tab:
                 reasons = why.panel(models.bundle)
+            with gr.Tab("Score a file", id="file") as file_tab:
+                scoring.panel(models, runtime, own, threshold)
         with gr.Accordion("About this model: sizes and how far the three runtimes agree", open=False):
             gr.HTML(render.about(models.bundle, models.sizes, models.parity))
 
@@ -165,8 +167,8 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
             ]
 
         def run_again(given: str, *settings: Any) -> list[Any]:
-            """`run` where a setting changed: without a text there is nothing to do and nothing to complain about."""
-            return run(given, *settings) if (given or "").strip() else keep
+            """`run` where a setting changed: without a text, or where files are scored, there is nothing to do."""
+            return run(given, *settings) if (given or "").strip() and settings[0] != "file" else keep
 
         def move(given: str, at: str, chosen: str, limit: float, *reason: str) -> list[Any]:
             return [False, *(keep if at == "why" else run_again(given, at, chosen, False, limit, *reason))]
@@ -191,7 +193,7 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
         picked = examples.click(pick, [examples, *settings], [text, *shown], **private)
         for event in (asked, picked):
             event.then(None, js=SHOW_ANSWER)
-        for tab in (answer_tab, compare_tab, why_tab):
+        for tab in (answer_tab, compare_tab, why_tab, file_tab):
             tab.select(None, None, view, js=f"() => {json.dumps(tab.id)}", api_visibility="private")
         view.change(run_again, [text, *settings], shown, **private)
 

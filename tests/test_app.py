@@ -211,10 +211,14 @@ def test_the_page_sends_nothing_home_and_keeps_nothing(client: Client) -> None:
     assert client.config["run_history"] is False
 
 
-def test_one_forward_pass_runs_at_a_time() -> None:
+def test_one_question_and_one_file_are_answered_at_a_time() -> None:
     demo = app.build(models())
     asking = [fn for fn in demo.fns.values() if fn.fn is not None]
-    assert {(fn.concurrency_id, fn.concurrency_limit) for fn in asking} == {("inference", 1)}
+    limits = {
+        name: {fn.concurrency_limit for fn in asking if fn.concurrency_id == name} for name in ("inference", "score")
+    }
+    assert limits == {"inference": {1}, "score": {1}}
+    assert {fn.concurrency_id for fn in asking} == {"inference", "score", "look"}  # "look" asks no model
     assert all(fn.queue for fn in asking)
 
 

@@ -41,6 +41,18 @@ class Block:
     """The rows as a pyarrow table, from Parquet."""
 
 
+class NoTextColumn(InputError):
+    """It cannot be told which column holds the texts.
+
+    Args:
+        columns: those of the file.
+    """
+
+    def __init__(self, message: str, columns: Sequence[str]) -> None:
+        super().__init__(message)
+        self.columns = list(columns)
+
+
 class Table(Protocol):
     """A file that was looked through."""
 
@@ -258,7 +270,7 @@ def find_text_column(name: str, columns: Sequence[str], wanted: str | None) -> s
     if not columns:
         raise InputError(f"{name} is empty. A header and rows are wanted.")
     if found is None:
-        raise InputError(f"{name}: which column holds the texts? Name it with --text-column; {has}.")
+        raise NoTextColumn(f"{name}: which column holds the texts? Name it with --text-column; {has}.", columns)
     if found not in columns:
         raise InputError(f"{name} has no column {found!r}; {has}.")
     if columns.count(found) > 1:

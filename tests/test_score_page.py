@@ -1,0 +1,205 @@
+"""The tab "Score a file": its limits, and in a real browser an upload, its answers, a stop, and files that attack."""
+
+from __future__ import annotations
+
+import csv
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fakes
+import pyarrow
+import pyarrow.parquet
+import pytest
+from scored import read_csv, write_csv
+from test_app import HOSTILE, IMAGE, SCRIPT, models, served
+from test_browser import Visit, browser, pytestmark, sync_api
+
+from inference import InputError
+from inference.models import Models
+from ui import scoring
+
+__all__ = ["browser", "pytestmark"]  # the browser of the other tests, and where it is missing
+
+
+class Slow(fakes.FakeBackend):
+    """A fake that answers its first batch and then waits to be let on."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.on = threading.Event()
+
+    def logits(self, *arguments: Any, **named: Any) -> Any:
+        if len(self.shapes) > 10:
+            self.on.wait(60)
+        return super().logits(*arguments, **named)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with served(models(int8=2.0)) as url:
+        yield url
+
+
+@pytest.fixture
+def visit(browser: sync_api.Browser, address: str) -> Iterator[Visit]:
+    opened = Visit(browser, address)
+    yield opened
+    opened.page.close()
+    assert opened.errors == []
+    assert opened.outside == []
+
+
+def upload(visit: Visit, path: Path) -> None:
+    visit.page.get_by_role("tab", name="Score a file").press("Enter")
+    visit.page.locator("#score-file input[type=file]").set_input_files(path)
+
+
+def begin(visit: Visit, path: Path) -> None:
+    upload(visit, path)
+    visit.page.locator("#score-preview table").wait_for()
+    visit.page.get_by_role("button", name="Score the file").click()
+
+
+def scored_file(visit: Visit) -> Path:
+    button = visit.page.locator("#score-download")
+    button.wait_for()
+    with visit.page.expect_download() as waiting:
+        button.click()
+    path = Path(waiting.value.path())
+    return path.rename(path.with_name(waiting.value.suggested_filename))
+
+
+def test_a_file_is_uploaded_scored_and_downloaded_with_its_pictures(visit: Visit, tmp_path: Path) -> None:
+    rows = [[str(i), ["good", "bad", ""][i % 3]] for i in range(700)]
+    begin(visit, write_csv(tmp_path / "my rows.csv", ["id", "text"], rows))
+    found = scored_file(visit)
+    assert found.name == "my_rows.scored.csv"
+    assert [[row["id"], row["text"]] for row in read_csv(found)] == rows
+    assert [row["sentiment"] for row in read_csv(found)][:3] == ["positive", "negative", ""]
+    told = visit.page.locator("#score-status").inner_text()
+    assert "700 rows on INT8" in told
+    assert "233 without an answer" in told
+    plots = visit.page.locator("#score-plots .js-plotly-plot .main-svg .barlayer")
+    plots.first.wait_for()
+    assert visit.page.locator("#score-plots .js-plotly-plot").count() == 4
+
+
+def test_the_column_the_runtime_and_the_format_are_those_chosen(visit: Visit, tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "in.csv", ["said", "number"], [["good", "1"], ["bad", "2"]])
+    visit.page.get_by_role("radio", name="PyTorch").check()
+    upload(visit, source)
+    visit.page.locator("#score-preview table").wait_for()
+    sync_api.expect(visit.page.get_by_label("Column with the texts")).to_have_value("said")
+    visit.page.get_by_role("radio", name="JSONL").check()
+    visit.page.get_by_role("checkbox", name="Also the probability of every label").check()
+    visit.page.get_by_role("button", name="Score the file").click()
+    found = scored_file(visit)
+    first = json.loads(found.read_text().splitlines()[0])
+    assert first["said"] == "good"
+    assert first["sentiment_positive"] == pytest.approx(0.880797)
+    assert "2 rows on PyTorch" in visit.page.locator("#score-status").inner_text()
+
+
+def test_a_file_that_cannot_be_scored_says_why_and_the_next_one_is(visit: Visit, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes(b"id,text\n1,b\xe4d\n")
+    upload(visit, tmp_path / "in.csv")
+    visit.page.locator("#score-preview [role=alert]").get_by_text("line 2 is not UTF-8").wait_for()
+    sync_api.expect(visit.page.get_by_role("button", name="Score the file")).to_be_disabled()
+    visit.page.locator("#score-file").get_by_role("button", name="Clear").first.click()
+    visit.page.locator("#score-preview [role=alert]").wait_for(state="detached")
+    begin(visit, write_csv(tmp_path / "next.csv", ["text"], [["good"]]))
+    assert len(read_csv(scored_file(visit))) == 1
+
+
+def test_a_question_shows_its_answer_in_the_tab_for_answers(visit: Visit) -> None:
+    visit.page.get_by_role("tab", name="Score a file").press("Enter")
+    visit.ask("good")
+    visit.page.locator(".verdict").first.wait_for()
+    sync_api.expect(visit.page.get_by_role("tab", name="Answer")).to_have_attribute("aria-selected", "true")
+
+
+def test_a_file_can_be_stopped_and_a_question_does_not_wait_for_it(browser: sync_api.Browser, tmp_path: Path) -> None:
+    slow = Slow("int8")
+    given = Models(fakes.bundle(), lambda name: fakes.classifier(slow if name == "int8" else fakes.FakeBackend(name)))
+    with served(given) as url:
+        visit = Visit(browser, url)
+        begin(visit, write_csv(tmp_path / "in.csv", ["text"], [["good"]] * 5_000))
+        visit.page.locator("#score-status progress").wait_for()
+        other = Visit(browser, url)
+        other.page.get_by_role("radio", name="PyTorch").check()
+        other.ask("good")
+        other.page.locator(".verdict").first.wait_for()
+        visit.page.get_by_role("button", name="Stop").click()
+        slow.on.set()
+        visit.page.locator("#score-status").get_by_text("Stopped.").wait_for()
+        sync_api.expect(visit.page.get_by_role("button", name="Score the file")).to_be_enabled()
+        other.page.close()
+        visit.page.close()
+
+
+def test_scripts_in_texts_columns_labels_and_file_names_are_shown_and_not_run(
+    browser: sync_api.Browser, tmp_path: Path
+) -> None:
+    rows = [[f"{SCRIPT} bad", IMAGE, "=1+1"], [f"${{window.hacked=1}} {{{{hacked}}}} {IMAGE}", SCRIPT, "@x"]]
+    source = write_csv(tmp_path / f"{IMAGE.replace('/', '')}.csv", ["text", SCRIPT, IMAGE], rows)
+    with served(models(int8=5.0, tasks=HOSTILE)) as url:
+        visit = Visit(browser, url)
+        begin(visit, source)
+        assert IMAGE in visit.page.locator("#score-preview").inner_text()
+        assert SCRIPT in visit.page.locator("#score-preview thead").inner_text()
+        found = scored_file(visit)
+        assert found.name == "img_src_x_onerror_window.hacked_1.scored.csv"
+        assert IMAGE in visit.page.locator("#score-status").inner_text()  # the label given most often
+        visit.page.locator("#score-plots .js-plotly-plot .main-svg .barlayer").first.wait_for()
+        with found.open(newline="") as file:
+            assert [row[:3] for row in csv.reader(file)][1] == [rows[0][0], IMAGE, "'=1+1"]
+        assert visit.page.evaluate("window.hacked") is None
+        assert visit.outside == []
+        visit.page.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_phone_shows_the_tab_without_scrolling_sideways(
+    browser: sync_api.Browser, address: str, tmp_path: Path, theme: str
+) -> None:
+    visit = Visit(browser, f"{address}/?__theme={theme}", width=390)
+    begin(visit, write_csv(tmp_path / "in.csv", ["a" * 40, "text", "c"], [["x " * 60, "good", "z" * 60]] * 3))
+    visit.page.locator("#score-plots .js-plotly-plot .main-svg .barlayer").first.wait_for()
+    assert visit.overflow() <= 0
+    visit.page.close()
+
+
+# --- What is too much for a page
+
+
+def test_files_that_are_larger_than_a_page_scores_are_refused(tmp_path: Path) -> None:
+    many = write_csv(tmp_path / "many.csv", ["text"], [["good"]] * (scoring.MOST_ROWS + 1))
+    with pytest.raises(InputError, match="The file has 20,001 rows; 20,000 are the most here. Use the command line"):
+        scoring.examine(many)
+    wide = write_csv(tmp_path / "wide.csv", ["text", *map(str, range(500))], [])
+    with pytest.raises(InputError, match="The file has 501 columns; 500 are the most here"):
+        scoring.examine(wide)
+    with pytest.raises(InputError, match="The file has no rows"):
+        scoring.examine(write_csv(tmp_path / "none.csv", ["text"], []))
+    bomb = tmp_path / "bomb.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["x" * 1_000_000] * 300}), bomb)
+    assert bomb.stat().st_size < 5_000_000
+    with pytest.raises(InputError, match="The file unpacks to more than 200 MB"):
+        scoring.examine(bomb)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("a/rows.csv", "rows.scored.csv"),
+        ("../../etc/passwd", "passwd.scored.csv"),
+        ("<script>.csv", "script.scored.csv"),
+        ("你好.csv", "file.scored.csv"),
+        (f"{'x' * 300}.csv", f"{'x' * 60}.scored.csv"),
+    ],
+)
+def test_a_download_has_a_plain_name(path: str, name: str) -> None:
+    assert scoring.file_name(path, "csv") == name

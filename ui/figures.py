@@ -1,0 +1,120 @@
+"""What a scored file holds, as pictures and as a table. Everything that came from outside is escaped here."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from inference.backends import TITLES
+from inference.score.answers import BINS, TaskTally
+from inference.score.run import Report
+
+MOST = 10  # labels that have a bar of their own
+COLOR = "#0072B2"  # Okabe–Ito, at least 3:1 on both backgrounds
+FAINT = "rgba(128,128,128,0.25)"
+LETTERS = 24  # of a label beside its bar
+
+
+def shares(counts: TaskTally) -> list[tuple[str, int]]:
+    """The labels given most often with their rows, and in the end all others together."""
+    ordered = sorted(counts.labels.items(), key=lambda pair: (-pair[1], pair[0]))
+    rest = ordered[MOST:]
+    return ordered[:MOST] + ([(f"{len(rest)} more labels", sum(rows for _, rows in rest))] if rest else [])
+
+
+def label_shares(counts: TaskTally) -> Any:
+    """A plotly figure: the share of the rows that each label got."""
+    found = shares(counts)[::-1]
+    total = sum(rows for _, rows in found) or 1
+    figure = _figure(130 + 26 * len(found), "share of the rows")
+    figure.add_bar(
+        x=[rows / total for _, rows in found],
+        y=list(range(len(found))),  # and not names: two labels may be cut to the same words
+        orientation="h",
+        text=[f"{rows / total:.1%}" for _, rows in found],
+        textposition="outside",
+        cliponaxis=False,
+        customdata=[_plain(name) for name, _ in found],
+        hovertemplate="%{customdata}: %{text}<extra></extra>",
+        marker={"color": COLOR},
+    )
+    widest = max((rows / total for _, rows in found), default=1)
+    figure.update_xaxes(tickformat=".0%", range=[0, widest * 1.2])
+    figure.update_yaxes(tickvals=list(range(len(found))), ticktext=[_plain(_short(name)) for name, _ in found])
+    return figure
+
+
+def confidence(counts: TaskTally, threshold: float) -> Any:
+    """A plotly figure: how many answers are how confident, with the line below which they are uncertain."""
+    figure = _figure(260, "confidence", "rows")
+    edges = [number / BINS for number in range(BINS)]
+    figure.add_bar(
+        x=[edge + 0.5 / BINS for edge in edges],
+        y=counts.confidence,
+        width=1 / BINS,
+        customdata=[f"{edge:.2f} to {edge + 1 / BINS:.2f}" for edge in edges],
+        hovertemplate="%{customdata}: %{y:,} rows<extra></extra>",
+        marker={"color": COLOR, "line": {"width": 1, "color": FAINT}},
+    )
+    if threshold:
+        figure.add_vline(x=threshold, line={"color": "#808080", "width": 1.5, "dash": "dash"})
+    figure.update_xaxes(range=[0, 1])
+    return figure
+
+
+def summary(report: Report, seconds: float, backend: str) -> str:
+    """The same figures in words and as a table."""
+    tally = report.tally
+    answered = tally.rows - tally.errors
+    notes = [f"{tally.rows:,} rows on {TITLES[backend]} in {seconds:,.1f} s"]
+    if tally.errors:
+        notes.append(f"{tally.errors:,} without an answer: the column {report.prefix}error says why")
+    if tally.truncated:
+        notes.append(f"{tally.truncated:,} longer than the model reads: the rest of these texts was not seen")
+    if report.prefix:
+        notes.append(f"the file has a column with the name of an answer, so all answers begin with {report.prefix}")
+    lines = "".join(
+        f'<tr><th scope="row">{escape(task)}</th><td>{_most(counts, answered)}</td>'
+        f'<td class="figure">{_share(counts.uncertain, answered)}</td></tr>'
+        for task, counts in tally.tasks.items()
+    )
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("task", "given most often", "uncertain"))
+    return (
+        f'<div class="scored" role="status"><p>{escape("; ".join(notes))}.</p>'
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
+def _most(counts: TaskTally, answered: int) -> str:
+    return ", ".join(f"{escape(name)} {_share(rows, answered)}" for name, rows in shares(counts)[:3]) or "nothing"
+
+
+def _share(rows: int, of: int) -> str:
+    return f"{rows / of:.1%}" if of else "–"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LETTERS else text[: LETTERS - 1] + "…"
+
+
+def _plain(text: str) -> str:
+    """Text as plotly may show it: it reads a subset of HTML in every label."""
+    return escape(text, quote=False)
+
+
+def _figure(height: int, x: str, y: str = "") -> Any:
+    import plotly.graph_objects as go  # half a second, which only those who score a file wait for
+
+    figure = go.Figure()
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 16, "t": 36, "b": 8, "pad": 2},  # above: what Gradio calls the picture
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        showlegend=False,
+        dragmode=False,
+        bargap=0.3,
+    )
+    figure.update_xaxes(title_text=x, title_standoff=8, automargin=True, gridcolor=FAINT, zerolinecolor=FAINT)
+    figure.update_yaxes(title_text=y, title_standoff=8, automargin=True, gridcolor=FAINT, zerolinecolor=FAINT)
+    return figure

@@ -1,0 +1,281 @@
+"""The tab "Score a file": a table in, the same table with the model's answers out, by the scorer of the command line.
+
+A file is scored in a thread, block by block, so that it can be stopped and says how far it is. It has a queue of its
+own, in which one file is answered at a time: a single question does not wait for it, it only shares the cores with it.
+What is uploaded and what comes of it lie in Gradio's folder of temporary files, which are deleted within two hours.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from inference import InferenceError, InputError
+from inference.models import Models
+from inference.score.reading import NoTextColumn, ParquetTable, Table, open_table
+from inference.score.run import Job, Model, Report, score
+from inference.score.writing import FORMATS, as_text
+from ui import figures, render
+
+MOST_MB = 5  # of an upload; ui/launch.py says the same to the server
+MOST_ROWS = 20_000  # a minute or so
+MOST_COLUMNS = 500
+MOST_UNPACKED = 200_000_000  # bytes of a Parquet file in memory
+BLOCK_ROWS = 250  # half a second: as often is progress shown, and so soon is a file stopped
+PATIENCE_S = 20  # a reader who was not seen for so long has left
+SHOWN = 5  # rows of the preview
+
+INTRO = (
+    f'<p class="invitation">A CSV, JSONL or Parquet file with a text in every row: at most {MOST_MB} MB and '
+    f"{MOST_ROWS:,} rows. The answers are added as columns. Nothing else changes, but that in a CSV a ' is put before "
+    "cells that a spreadsheet would run as a formula. For larger files: <code>python -m inference score</code>. "
+    "File and answers are deleted from this server within two hours.</p>"
+)
+
+
+class _Stopped(Exception):
+    """Raised where the scorer reports progress; so it ends."""
+
+
+@dataclass
+class Scoring:
+    """A file that is being scored: how far it is, and in the end its report or what went wrong."""
+
+    job: Job
+    model: Model
+    step: str = "Starting"
+    share: float = 0.0
+    report: Report | None = None
+    error: InferenceError | None = None
+    stopped: bool = False
+    _seen: float = field(default_factory=time.monotonic)
+    _started: float = field(default_factory=time.monotonic)
+
+    def follow(self) -> Iterator[str]:
+        """Score it; what to show meanwhile, every moment."""
+        thread = threading.Thread(target=self._run, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            self._seen = time.monotonic()
+            yield progress(self.step, self.share, self.seconds)
+            thread.join(0.3)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def _run(self) -> None:
+        try:
+            self.report = score(self.job, self.model, progress=self._tell)
+        except _Stopped:
+            self.stopped = True
+        except InferenceError as error:
+            self.error = error
+
+    def _tell(self, step: str, share: float) -> None:
+        if self.stopped or time.monotonic() - self._seen > PATIENCE_S:
+            raise _Stopped
+        self.step, self.share = step, share
+
+
+def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Slider) -> None:
+    """The widgets of the tab, within it. They answer on the runtime and by the threshold that the page has chosen."""
+    running: dict[str, Scoring] = {}  # session -> its file
+    tasks = models.bundle.tasks
+    gr.HTML(INTRO)
+    with gr.Row():
+        with gr.Column(scale=3, min_width=280):
+            file = gr.File(label="File", file_types=[".csv", ".jsonl", ".parquet"], height=130, elem_id="score-file")
+        with gr.Column(scale=2, min_width=280):
+            column = gr.Dropdown(label="Column with the texts", choices=[], interactive=True, elem_id="score-column")
+            format = gr.Radio([("CSV", "csv"), ("JSONL", "jsonl"), ("Parquet", "parquet")], value="csv", label="Format")
+            every = gr.Checkbox(False, label="Also the probability of every label")
+    preview = gr.HTML(elem_id="score-preview")
+    with gr.Row():
+        begin = gr.Button("Score the file", variant="primary", interactive=False, elem_id="score-begin")
+        stop = gr.Button("Stop", interactive=False, elem_id="score-stop")
+    status = gr.HTML(elem_id="score-status")
+    download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="score-download")
+    plots: list[gr.Plot] = []
+    with gr.Column(visible=False, elem_id="score-plots") as pictures:
+        for task in tasks:
+            with gr.Row():
+                for what in ("share of each label", "confidence of the answers"):
+                    with gr.Column(min_width=280):
+                        plots.append(gr.Plot(label=f"{task}: {what}"))
+
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    result = [status, download, pictures, *plots, begin, stop]
+    nothing = [gr.update(visible=False), gr.update(visible=False), *[gr.skip()] * len(plots)]
+
+    def look(path: str | None) -> list[Any]:
+        """The columns and first rows of an upload, or why it cannot be scored."""
+        if path is None:
+            return [gr.update(choices=[], value=None), "", gr.update(interactive=False), "", *nothing[:2]]
+        try:
+            table = examine(Path(path))
+        except InferenceError as error:
+            return [
+                gr.update(choices=[], value=None),
+                render.message(error),
+                gr.update(interactive=False),
+                "",
+                *nothing[:2],
+            ]
+        kind = gr.update(choices=list(dict.fromkeys(table.columns)), value=table.text_column)
+        return [kind, rows_as_html(table), gr.update(interactive=True), "", *nothing[:2]]
+
+    def begin_it(
+        path: str | None,
+        text_column: str | None,
+        chosen: str,
+        scores: bool,
+        backend: str,
+        use_own: bool,
+        limit: float,
+        request: gr.Request,
+    ) -> Iterator[list[Any]]:
+        """The file scored; what is shown while it is, and in the end the download and the pictures."""
+        session = request.session_hash or ""
+        if path is None:
+            yield [render.message(InputError("There is no file. Upload one first.")), *nothing, *_buttons(False)]
+            return
+        folder = Path(tempfile.mkdtemp(prefix="triptych-score-"))
+        try:
+            check_choice(chosen, FORMATS)
+            given = None if use_own else limit
+            examine(Path(path), text_column)  # what the browser says was looked at, need not be
+            job = Job(
+                Path(path),
+                folder / file_name(path, chosen),
+                text_column=text_column,
+                threshold=given,
+                all_scores=bool(scores),
+                format=chosen,
+                block_rows=BLOCK_ROWS,
+            )
+            running[session] = now = Scoring(job, Model(models.bundle, backend, partial(models.get, backend)))
+            for shown in now.follow():
+                yield [shown, *nothing, *_buttons(True)]
+            if now.error:
+                raise now.error
+            if now.report is None:
+                yield ['<p class="small" role="status">Stopped.</p>', *nothing, *_buttons(False)]
+                return
+            limits = {name: task.threshold if given is None else given for name, task in tasks.items()}
+            made = [
+                figure
+                for name, counts in now.report.tally.tasks.items()
+                for figure in (figures.label_shares(counts), figures.confidence(counts, limits[name]))
+            ]
+            yield [
+                figures.summary(now.report, now.seconds, backend),
+                gr.update(visible=True, value=str(now.report.out), label=f"Download {now.report.out.name}"),
+                gr.update(visible=True),
+                *made,
+                *_buttons(False),
+            ]
+        except InferenceError as error:
+            yield [render.message(error), *nothing, *_buttons(False)]
+        finally:
+            if session in running:
+                running.pop(session).stopped = True
+            shutil.rmtree(folder, ignore_errors=True)  # Gradio has a copy of what is to be downloaded
+
+    def stop_it(request: gr.Request) -> None:
+        if (now := running.get(request.session_hash or "")) is not None:
+            now.stopped = True
+
+    shown = [column, preview, begin, status, download, pictures]
+    gr.on([file.upload, file.clear], look, [file], shown, concurrency_id="look", concurrency_limit=4, **quiet)
+    begin.click(
+        begin_it,
+        [file, column, format, every, runtime, own, threshold],
+        result,
+        concurrency_id="score",
+        concurrency_limit=1,
+        **quiet,
+    )
+    stop.click(stop_it, None, None, concurrency_id="look", **quiet)
+
+
+def examine(path: Path, text_column: str | None = None) -> Table:
+    """An uploaded table, if it is one that this page scores.
+
+    Raises:
+        InputError: it is none, or is larger than is scored here.
+    """
+    try:
+        table = open_table(path, text_column)
+    except NoTextColumn as error:
+        table = open_table(path, error.columns[0])
+    more = "Use the command line for it: python -m inference score."
+    if len(table.columns) > MOST_COLUMNS:
+        raise InputError(f"The file has {len(table.columns):,} columns; {MOST_COLUMNS} are the most here. {more}")
+    if table.rows > MOST_ROWS:
+        raise InputError(f"The file has {table.rows:,} rows; {MOST_ROWS:,} are the most here. {more}")
+    if not table.rows:
+        raise InputError("The file has no rows. A header and a text in every row are wanted.")
+    if isinstance(table, ParquetTable):
+        held = 0
+        for block in table.blocks(64):
+            held += block.batch.nbytes
+            if held > MOST_UNPACKED:
+                raise InputError(f"The file unpacks to more than {MOST_UNPACKED / 1e6:.0f} MB. {more}")
+    return table
+
+
+def rows_as_html(table: Table) -> str:
+    """The first rows of a table."""
+    block = next(table.blocks(SHOWN))
+    head = "".join(f'<th scope="col">{escape(_cut(name))}</th>' for name in table.columns[:12])
+    lines = "".join(
+        f"<tr>{''.join(f'<td>{escape(_cut(as_text(cell)))}</td>' for cell in cells[:12])}</tr>"
+        for cells in block.rows()
+    )
+    more = f" and {len(table.columns) - 12} columns more" if len(table.columns) > 12 else ""
+    return (
+        f'<div class="preview"><p class="small">{table.rows:,} rows; the first {min(SHOWN, table.rows)}{more}:</p>'
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div></div>'
+    )
+
+
+def progress(step: str, share: float, seconds: float) -> str:
+    """A bar, what is done, and the time that is left."""
+    left = f", about {seconds * (1 - share) / share:,.0f} s left" if 0.05 < share < 1 else ""
+    return (
+        f'<div class="scoring" role="status"><progress max="1" value="{share:.3f}" aria-label="share done"></progress>'
+        f"<p>{escape(step)}{left}</p></div>"
+    )
+
+
+def file_name(path: str, format: str) -> str:
+    """What the download of an upload is called: its name in plain letters."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(path).stem, flags=re.ASCII).strip("._")[:60]
+    return f"{stem or 'file'}.scored.{format}"
+
+
+def check_choice(value: object, known: tuple[str, ...]) -> None:
+    """Raise InputError unless a browser chose something that there is."""
+    if value not in known:
+        raise InputError(f"There is no such format. Known: {', '.join(known)}.")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 120 else text[:119] + "…"
+
+
+def _buttons(busy: bool) -> list[Any]:
+    """The two buttons: while a file is scored, it can be stopped and no other begun."""
+    return [gr.update(interactive=not busy), gr.update(interactive=busy)]

@@ -6,8 +6,9 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import parts
+from dashboard import parts, served
 from dashboard.charts.words import digits, many, percent, points
+from dashboard.explaining import explain
 from dashboard.parts import plain
 from dashboard.spreadsheet import as_csv
 from dashboard.state import current
@@ -17,8 +18,13 @@ from inference.backends import TITLES
 from inference.compare.benchmark import LENGTHS, length_name
 from inference.compare.disagreements import BOTH_WRONG, BROKEN, FIXED, KINDS, Disagreement, attach_texts, disagreements
 from inference.compare.receipt import Receipt
-from inference.errors import InputError
+from inference.errors import InferenceError, InputError
+from inference.explain.agreement import Agreement
+from inference.explain.agreement import in_words as agreement_in_words
+from inference.formats.describe import describe
 
+MOST_WHY = 200  # rows to choose from; more than anybody reads
+WHY = "_why"
 BANDS = {length_name(low, high): (low, high) for low, high in LENGTHS}
 COLUMNS = ("row", "kind", "true", "reference", "reference_confidence", "backend", "backend_confidence", "tokens")
 
@@ -57,6 +63,8 @@ def page() -> None:
         st.info("No row is left by these filters. Widen them to see some.")
         return
     show(shown, len(found), TITLES[reference], TITLES[backend])
+    if shown[0].text is not None:
+        why(shown, choice.receipt, choice.task, reference, backend)
     name = f"disagreements-{choice.task}-{backend}.csv"
     columns = COLUMNS if shown[0].text is None else ("text", *COLUMNS)
     st.download_button(
@@ -183,6 +191,72 @@ def show(shown: list[Disagreement], total: int, reference: str, backend: str) ->
             f"{backend} sure": st.column_config.NumberColumn(format="percent"),
             "Row": st.column_config.NumberColumn(help="Of the file, from 1, the header not counted", format="%d"),
         },
+    )
+
+
+def why(shown: list[Disagreement], receipt: Receipt, task: str, reference: str, backend: str) -> None:
+    """For a row that the reader chooses: what each word does to a label on both backends, and how far they agree."""
+    st.subheader("Why", anchor=False)
+    try:
+        if not served.is_of(receipt, describe(served.model(), served.base())):
+            st.caption("This receipt is of another model than the one that is served, so its rows cannot be explained.")
+            return
+    except InferenceError as error:
+        st.caption(plain(str(error)))
+        return
+    pick, of, ask = st.columns([4, 2, 1], vertical_alignment="bottom")
+    one = pick.selectbox("Row", shown[:MOST_WHY], format_func=_row, key="why_row")
+    label = of.selectbox(
+        "What speaks for", list(dict.fromkeys([one.reference, one.backend, one.true])), key=f"why_label_{one.row}"
+    )
+    asked = (receipt["checksum"], task, one.row, label, reference, backend)
+    if ask.button("Why", width="stretch", key="why"):
+        st.session_state.pop(WHY, None)
+        try:
+            with st.spinner("Leaving out one word at a time, on both. The models are opened first."):
+                st.session_state[WHY] = (asked, explain(one.text or "", task, label, reference, backend))
+        except InferenceError as error:
+            st.error(plain(str(error)))
+    held = st.session_state.get(WHY)
+    if held is not None and held[0] == asked:
+        because(held[1], reference, backend)
+
+
+def _row(one: Disagreement) -> str:
+    text = " ".join((one.text or "").split())
+    return f"{one.row}: {text[:80]}{'…' if len(text) > 80 else ''}"
+
+
+def because(found: Mapping[str, Any], reference: str, backend: str) -> None:
+    """Both explanations, word by word."""
+    first, second = (found["explanations"][name] for name in (reference, backend))
+    st.markdown(plain(agreement_in_words(Agreement(**found["agreements"][backend]), reference, backend)))
+    st.markdown(
+        plain(
+            f"The label {first['label']} has the probability {first['score']:.4f} on {TITLES[reference]} and "
+            f"{second['score']:.4f} on {TITLES[backend]}."
+        )
+    )
+    figure = st.column_config.NumberColumn(format="%+.3f")
+    st.dataframe(
+        [
+            {
+                "Word": one["text"],
+                TITLES[reference]: one["attribution"],
+                TITLES[backend]: two["attribution"],
+                "Difference": two["attribution"] - one["attribution"],
+            }
+            for one, two in zip(first["words"], second["words"], strict=True)
+        ],
+        hide_index=True,
+        width="stretch",
+        column_config=dict.fromkeys((TITLES[reference], TITLES[backend], "Difference"), figure),
+    )
+    for note in first["notes"]:
+        st.caption(plain(note))
+    st.caption(
+        "What the log-odds of the label lose when a word is left out: + speaks for it, − against it. On the command "
+        f"line: python -m inference explain --compare {reference},{backend}"
     )
 
 

@@ -1,0 +1,301 @@
+"""explain on the command line and on the dashboard, and the check of whether explanations are to be believed."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fakes
+import made
+import pytest
+from conftest import DEMO, ROOT, Tiny
+from streamlit.testing.v1 import AppTest
+
+from dashboard import explaining, measuring, receipts
+from inference import InputError, load
+from inference.__main__ import main
+from inference.assets import FAITHFULNESS, SHOWCASE, showcase_texts
+from inference.bundle import Bundle
+from inference.compare.receipt import seal, write_receipt
+from inference.errors import InferenceError
+from inference.explain import faithfulness
+from inference.explain.commands import columns, lines, printable
+from inference.explain.explanation import GRADIENTS, OCCLUSION
+from inference.formats.files import sha256
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command on the tiny model: exit code, stdout, stderr."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        where = ["--model", str(tiny.folder), "--base", str(tiny.base), "--cache", str(tiny.cache)]
+        code = main(["explain", *arguments, *where])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return command
+
+
+# --- The command
+
+
+def test_every_word_has_a_line_with_its_figure_a_bar_on_its_side_and_what_is_left_without_it(run: Run) -> None:
+    code, out, _ = run("it was bad", "--task", "mood")
+    assert code == 0
+    head, *words = out.splitlines()
+    assert head.startswith("mood: down 0.")
+    assert "occlusion on PyTorch" in head
+    assert [line.split()[0] for line in words] == ["it", "was", "bad"]
+    for line in words:
+        figure, bar = line.split()[1], line.split("without it")[0]
+        assert ("█" in bar.split("│")[1]) <= (figure[0] == "+")
+        assert ("░" in bar.split("│")[0]) <= (figure[0] == "-")
+
+
+def test_without_a_task_every_task_is_explained(run: Run) -> None:
+    _, out, _ = run("it was bad", "--json")
+    found = json.loads(out)
+    assert found["model"] == "tiny"
+    assert [one["task"] for one in found["explanations"]] == ["mood", "topic"]
+
+
+def test_the_delta_of_gradients_is_told(run: Run) -> None:
+    code, out, _ = run("it was bad", "--task", "mood", "--method", GRADIENTS)
+    assert code == 0
+    assert "in 32 steps; the attributions miss the difference by " in out
+
+
+def test_two_backends_are_compared_on_the_label_of_the_first(run: Run) -> None:
+    code, out, _ = run("it was so bad", "--task", "mood", "--compare", "onnx,int8")
+    assert code == 0
+    assert "INT8 against ONNX, 4 words: " in out
+    _, out, _ = run("it was so bad", "--task", "mood", "--compare", "onnx,int8", "--json")
+    (found,) = json.loads(out)["comparisons"]
+    assert list(found["explanations"]) == ["onnx", "int8"]
+    assert -1 <= found["agreements"]["int8"]["tau"] <= 1
+
+
+def test_a_dash_reads_the_whole_of_stdin_as_one_text(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("it was\nbad \u00e9".encode())))
+    _, out, _ = run("-", "--task", "mood", "--json")
+    assert json.loads(out)["explanations"][0]["text"] == "it was\nbad \u00e9"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "explain needs a TEXT"),
+        (("bad", "--label", "up"), "This model has 2 tasks; name one"),
+        (("bad", "--task", "mood", "--label", "sad"), "has no label 'sad'. It has: down, up"),
+        (("bad", "--compare", "onnx"), "name two different backends or more"),
+        (("bad", "--compare", "onnx,gpu"), "Unknown backend 'gpu'"),
+        (("bad", "--compare", "onnx,int8", "--backend", "onnx"), "--compare names the backends itself"),
+        (("bad", "--backend", "int8", "--method", GRADIENTS), "Take method='occlusion', or load it with"),
+        (("bad", "--task", "mood", "--budget", "0"), "budget_s=0.0 is no time"),
+        (("bad", "--out", "x.json"), "--out is for --check"),
+        (("bad", "--check"), "leave out TEXT"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(run: Run, arguments: tuple[str, ...], said: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert said in err.splitlines()[-1]
+
+
+def test_no_control_character_of_a_text_reaches_the_terminal() -> None:
+    text = "good\u202e\x9b31m bad \x1b]0;x\x07"
+    told = lines(fakes.classifier().explain(text, "sentiment"))
+    assert all(letter.isprintable() or letter == "\n" for letter in told)
+    assert printable("\x1b[31m👩\u200d👩") == "\\x1b[31m👩\u200d👩"
+
+
+def test_wide_letters_count_for_two_columns_and_marks_for_none() -> None:
+    assert (columns("abc"), columns("東京"), columns("e\u0301"), columns("שָׁ")) == (3, 4, 1, 1)
+
+
+# --- Faithfulness
+
+
+def test_the_figures_are_those_worked_out_by_hand() -> None:
+    # Four words, of which "good" alone counts: every bin takes one word, and 50 % two.
+    found = faithfulness.check(fakes.classifier(), ["good this that it"], OCCLUSION, tasks=["sentiment"], draws=200)
+    whole = 1 / (1 + math.exp(-2))
+    figures = found["sentiment"]
+    assert figures["comprehensiveness"]["explained"] == pytest.approx(whole - 0.5)
+    assert figures["sufficiency"]["explained"] == pytest.approx(0.0)
+    # A random word is "good" one time in four, two random words every other time.
+    assert figures["comprehensiveness"]["random"] == pytest.approx((whole - 0.5) * (4 * 0.25 + 0.5) / 5, abs=0.03)
+    assert figures["sufficiency"]["random"] == pytest.approx((whole - 0.5) * (4 * 0.75 + 0.5) / 5, abs=0.03)
+
+
+def test_words_that_do_not_matter_are_no_better_than_random_ones() -> None:
+    found = faithfulness.check(fakes.classifier(), ["this that it", "it this"], OCCLUSION, tasks=["sentiment"])
+    assert found["sentiment"]["comprehensiveness"]["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    told = faithfulness.in_words({"backend": "int8", "method": OCCLUSION, "tasks": found}, "sentiment")
+    assert all("no better than chance" in sentence for sentence in told)
+
+
+def test_the_same_seed_gives_the_same_figures() -> None:
+    asked = (fakes.classifier(), ["good this that", "bad it"], OCCLUSION)
+    assert faithfulness.check(*asked) == faithfulness.check(*asked)
+
+
+def test_a_record_replaces_that_of_the_same_model_backend_and_method_and_no_other(tmp_path: Path) -> None:
+    path, classifier = tmp_path / "f.json", fakes.classifier(fakes.FakeBackend("int8"))
+    for number, method in ((1, OCCLUSION), (2, GRADIENTS), (3, OCCLUSION)):
+        one = faithfulness.record(classifier, method, {"sentiment": {"texts": number}}, "0" * 64)
+        faithfulness.add_record(path, one)
+    assert [one["tasks"]["sentiment"]["texts"] for one in faithfulness.read_records(path)] == [2, 3]
+    found = faithfulness.find_record(path, classifier.bundle, "int8", OCCLUSION)
+    assert found is not None and found["tasks"]["sentiment"]["texts"] == 3
+    assert faithfulness.find_record(path, classifier.bundle, "onnx", OCCLUSION) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": "other", "version": 1}', '{"format": 1}', "null"])
+def test_a_file_of_something_else_is_not_written_over(tmp_path: Path, content: str) -> None:
+    (tmp_path / "f.json").write_text(content)
+    with pytest.raises(InputError, match="holds no records of this check"):
+        faithfulness.add_record(tmp_path / "f.json", {})
+    assert (tmp_path / "f.json").read_text() == content
+
+
+def test_the_words_that_the_demo_model_names_first_matter_more_than_random_ones(demo: Path, demo_cache: Path) -> None:
+    texts = showcase_texts()[::8]
+    found = faithfulness.check(load(demo, "int8", cache=demo_cache), texts, OCCLUSION, draws=2)
+    for figures in found.values():
+        for name in faithfulness.FIGURES:
+            assert figures[name]["difference"]["low"] > 0
+
+
+def test_the_recorded_figures_are_of_the_demo_model_and_of_the_showcase_and_beat_chance() -> None:
+    records = faithfulness.read_records(FAITHFULNESS)
+    bundle = Bundle.read(DEMO)
+    assert {(one["backend"], one["method"]) for one in records} >= {("int8", OCCLUSION)}
+    for one in records:
+        assert one["model"]["digest"] == faithfulness.model_digest(bundle)
+        assert one["data"]["sha256"] == sha256(SHOWCASE)
+        assert set(one["tasks"]) == set(bundle.tasks)
+        for figures in one["tasks"].values():
+            assert figures["texts"] == len(showcase_texts())
+            assert figures["comprehensiveness"]["difference"]["low"] > 0
+
+
+def test_check_prints_its_record_and_adds_it_to_a_file(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inference.assets.showcase_texts", lambda: ["it was bad", "so fine"])
+    out_file = tmp_path / "f.json"
+    code, out, _ = run("--check", "--task", "mood", "--out", str(out_file))
+    assert code == 0
+    assert out.startswith("mood\n  On the showcase (2 texts; PyTorch, occlusion), ")
+    (held,) = faithfulness.read_records(out_file)
+    assert (held["model"]["name"], held["backend"], list(held["tasks"])) == ("tiny", "pytorch", ["mood"])
+
+
+# --- The dashboard
+
+
+@pytest.fixture
+def dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., AppTest]]:
+    """Opens the disagreements of a receipt of the demo model whose texts are held, or of another model."""
+    monkeypatch.setattr(receipts, "RECORDED", tmp_path)
+    for name in ("TRIPTYCH_RECEIPTS", "TRIPTYCH_MODEL", "TRIPTYCH_BASE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def open_page(served: bool = True) -> AppTest:
+        true = [0, 1] * 10
+        texts = [f"text {i} :red[x] <b>" for i in range(20)]
+        one = made.receipt(
+            true, {"onnx": true, "int8": made.flip(true, [3])}, labels=("negative", "positive"), texts=texts
+        )
+        if served:
+            one["model"]["files"] = dict(Bundle.read(DEMO).files)
+        write_receipt(seal(one), tmp_path / "mine.json")
+        at = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=60).run()
+        at.switch_page("views/disagreements.py").run()
+        assert not at.exception
+        return at
+
+    yield open_page
+    receipts._read.clear()
+
+
+def comparison() -> dict[str, Any]:
+    def explanation(second: float) -> dict[str, Any]:
+        words = [{"text": "<b>", "attribution": 1.5}, {"text": "text", "attribution": second}]
+        return {"label": "positive", "score": 0.75, "words": words, "notes": ["The text is long."]}
+
+    return {
+        "explanations": {"onnx": explanation(-0.5), "int8": explanation(-1.0)},
+        "agreements": {"int8": {"words": 2, "tau": 1.0, "largest_difference": -0.5, "differs_most": "text"}},
+    }
+
+
+def test_a_row_is_explained_on_both_backends_with_how_far_they_agree(
+    dashboard: Callable[..., AppTest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def explain(*arguments: str) -> dict[str, Any]:
+        asked.append(arguments)
+        return comparison()
+
+    monkeypatch.setattr(explaining, "explain", explain)
+    at = dashboard()
+    at.button(key="why").click().run()
+    assert not at.exception
+    assert asked == [("text 3 :red[x] <b>", "mood", "positive", "onnx", "int8")]
+    table = at.dataframe[-1].value
+    assert list(table["Word"]) == ["<b>", "text"]
+    assert list(table["Difference"]) == [0.0, -0.5]
+    told = " ".join(one.value for one in [*at.markdown, *at.caption]).replace("\\", "").replace("\u2060", "")
+    assert "INT8 against ONNX, 2 words: they put the words in the same order" in told
+    assert "The text is long." in told
+    at.selectbox(key="why_label_4").set_value("negative").run()
+    assert len(at.dataframe) == 1  # another question: the old answer is gone
+
+
+def test_what_goes_wrong_is_said_in_place_of_an_explanation(
+    dashboard: Callable[..., AppTest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explain(*_: str) -> dict[str, Any]:
+        raise InferenceError("Backend 'pytorch' needs the library 'torch'.")
+
+    monkeypatch.setattr(explaining, "explain", explain)
+    at = dashboard()
+    at.button(key="why").click().run()
+    assert not at.exception
+    assert "needs the library" in at.error[0].value
+
+
+def test_rows_of_another_model_than_the_one_that_is_served_are_not_explained(
+    dashboard: Callable[..., AppTest],
+) -> None:
+    at = dashboard(served=False)
+    assert any("is of another model" in one.value for one in at.caption)
+    assert not [one for one in at.button if one.key == "why"]
+
+
+def test_the_dashboard_shows_what_the_command_prints(
+    demo: Path, demo_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRIPTYCH_MODEL", raising=False)
+    found = explaining.explain("what a lovely film", "sentiment", "positive", "onnx", "int8")
+    assert [word["text"] for word in found["explanations"]["int8"]["words"]] == ["what", "a", "lovely", "film"]
+    assert set(found["agreements"]) == {"int8"}
+    with pytest.raises(InferenceError, match="has no label 'great'"):
+        explaining.explain("what a lovely film", "sentiment", "great", "onnx", "int8")
+
+
+def test_nothing_is_explained_while_something_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "running", lambda: object())
+    with pytest.raises(InputError, match="A measurement is running here"):
+        explaining.explain("good", "sentiment", "positive", "onnx", "int8")

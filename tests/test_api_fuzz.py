@@ -1,6 +1,6 @@
 """Any bytes at all are answered with 200 or 4xx, in the shape that is documented, and never come back.
 
-The long forms are in `tests/soak/requests.py`.
+The long forms are in `tests/soak/api.py`.
 """
 
 from __future__ import annotations

@@ -110,6 +110,7 @@ def test_null_stands_for_what_is_left_out(client: Client) -> None:
         (b'{"text": "a", "tasks": []}', 422, "tasks should have at least 1 item."),
         (b'{"text": "a", "tasks": ["MARK"]}', 422, "A task is not known. This model has: sentiment, emotion."),
         (b'{"text": "a", "backend": "MARK"}', 422, "This backend is not served. Served: pytorch."),
+        (b'{"text": "a", "backend": ""}', 422, "This backend is not served. Served: pytorch."),
         (b'{"text": "a", "MARK": 1}', 422, UNKNOWN),
     ],
 )  # fmt: skip
@@ -289,6 +290,32 @@ def test_metrics_are_those_of_this_application(client: Client) -> None:
     assert "triptych_waiting_texts 0.0" in lines
     for stage in ("wait", "tokenize", "forward"):
         assert f'triptych_stage_seconds_count{{stage="{stage}"}} 1.0' in lines
+
+
+def test_the_document_names_every_address_and_status_and_its_examples_hold(client: Client) -> None:
+    document = client.get("/api/openapi.json").json()
+    assert set(document["paths"]) == set(client.app.state.addresses) - {"/api/openapi.json"}
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert {"200", "413", "500"} <= set(operation["responses"])
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                given = content.get("examples", {"": {"value": content.get("example")}})
+                for example in given.values():
+                    assert client.post(path, example["value"]).status == 200
+    asked = document["components"]["schemas"]["PredictRequest"]["properties"]
+    assert asked["tasks"]["anyOf"][0]["items"]["enum"] == ["sentiment", "emotion"]
+    assert "security" not in document
+    keyed = Client(create_app(fakes.classifier(), api_key="key"))
+    document = keyed.get("/api/openapi.json", {"X-API-Key": "key"}).json()
+    assert document["security"] == [{"bearer": []}, {"header": []}]
+    assert document["paths"]["/api/live"]["get"]["security"] == []
+    assert "401" in document["paths"]["/api/predict"]["post"]["responses"]
+    keyed.close()
+
+
+def test_no_page_loads_anything_from_elsewhere(client: Client) -> None:
+    for path in ("/api/docs", "/docs", "/redoc", "/api/redoc"):
+        assert client.get(path).status == 404
 
 
 def test_it_can_be_mounted_in_another_application() -> None:

@@ -76,7 +76,7 @@ class Service:
         Raises:
             ApiError: 422 where there is no such backend, 503 where it cannot be opened.
         """
-        name = name or self.backends[0]
+        name = self.backends[0] if name is None else name
         if name in self._opened:
             return self._opened[name]
         if name not in self.backends or isinstance(self._served, Classifier):

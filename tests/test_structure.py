@@ -26,6 +26,7 @@ LAYERS = [
     {"score.answers", "score.reading"},
     {"score.journal", "score.workers", "score.writing"},
     {"score.run"},
+    {"score.cluster"},
     {"api.server", "api.errors", "api.metrics"},
     {"api.layers", "api.schemas", "api.batching"},
     {"api.service"},
@@ -68,6 +69,7 @@ HOMES = {
     "pydantic": {"api.documents", "api.schemas"},
     "prometheus_client": {"api.metrics"},
     "orjson": {"api.app", "api.errors"},
+    "ray": {"score.cluster"},
     "gradio": set(),
     "streamlit": set(),
 }

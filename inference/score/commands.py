@@ -43,8 +43,8 @@ def add(commands: Any, with_model: Any) -> None:
 
 
 def score(args: argparse.Namespace) -> None:
+    from inference.score import cluster, run
     from inference.score.run import Job, check_out
-    from inference.score.run import score as run
 
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers} must be at least 1.")
@@ -62,7 +62,7 @@ def score(args: argparse.Namespace) -> None:
     workers = args.workers or min(cpu.cores(), 8)
     model = open_model(args.model, args.backend, args.base, args.cache, workers, progress)
     try:
-        report = run(job, model, workers, progress)
+        report = (cluster if args.engine == "ray" else run).score(job, model, workers, progress)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
         raise

@@ -104,7 +104,7 @@ def score(job: Job, model: Model, workers: int = 1, progress: Progress | None = 
     try:
         with Journal(out, about) as journal:
             resumed = sum(one.rows for one in journal.done.values())
-            parts = _Run(table, writer, journal, _Meter(table.rows, resumed, model.backend, progress))
+            parts = _Run(table, writer, journal, Meter(table.rows, resumed, model.backend, progress))
             with answering(model.open, wanted, workers) as submit:
                 parts.fill(job.block_rows, submit, ahead=workers + 1)
             if _state(job.source) != before:
@@ -166,7 +166,7 @@ def plan(job: Job, bundle: Bundle, table: Table) -> Wanted:
 class _Run:
     """Blocks that are answered ahead while others are written."""
 
-    def __init__(self, table: Table, writer: Writer, journal: Journal, meter: _Meter) -> None:
+    def __init__(self, table: Table, writer: Writer, journal: Journal, meter: Meter) -> None:
         self._table = table
         self._writer = writer
         self._journal = journal
@@ -192,7 +192,7 @@ class _Run:
         self._meter.tell(answers.tally.rows)
 
 
-class _Meter:
+class Meter:
     """How far a run is: rows, the rate of this run, and the share done."""
 
     def __init__(self, rows: int, resumed: int, backend: str, progress: Progress | None) -> None:

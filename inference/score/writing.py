@@ -129,52 +129,71 @@ class _JsonlWriter:
 
 class _ParquetWriter:
     def __init__(self, table: Table, kinds: Mapping[str, str]) -> None:
-        import pyarrow
-
-        types = {TEXT: pyarrow.string(), NUMBER: pyarrow.float64(), FLAG: pyarrow.bool_()}
-        self._added = pyarrow.schema([(name, types[kind]) for name, kind in kinds.items()])
-        if isinstance(table, ParquetTable):
-            self._schema = table.schema
-        else:
-            held = table.kinds if isinstance(table, JsonlTable) else {}
-            self._schema = pyarrow.schema([(name, _arrow_type(held.get(name, {str}))) for name in table.columns])
+        self._kinds = kinds
+        self._schema = schema_of(table, kinds)
+        self._width = len(table.columns)
 
     def part(self, block: Block, added: Added) -> bytes:
-        import pyarrow
         import pyarrow.parquet
 
         table = block.batch if block.batch is not None else self._table(list(block.rows()))
-        for field in self._added:
-            table = table.append_column(field, pyarrow.array(added[field.name], field.type))
         out = io.BytesIO()
-        pyarrow.parquet.write_table(table, out)
+        pyarrow.parquet.write_table(with_answers(table, added, self._kinds), out)
         return out.getvalue()
 
     def join(self, parts: Iterable[Path], out: BinaryIO) -> None:
-        import pyarrow
         import pyarrow.parquet
 
-        schema = pyarrow.schema([*self._schema, *self._added], metadata=self._schema.metadata)
-        held: list[Any] = []
-        with pyarrow.parquet.ParquetWriter(out, schema) as writer:
-            for path in parts:
-                held.append(pyarrow.parquet.read_table(path, partitioning=None).cast(schema))
-                if sum(one.nbytes for one in held) > GROUP_BYTES or sum(map(len, held)) >= GROUP_ROWS:
-                    writer.write_table(pyarrow.concat_tables(held))
-                    held = []
-            if held:
-                writer.write_table(pyarrow.concat_tables(held))
+        write_groups((pyarrow.parquet.read_table(path, partitioning=None) for path in parts), self._schema, out)
 
     def _table(self, rows: list[Sequence[Any]]) -> Any:
         import pyarrow
 
         columns = []
-        for at, field in enumerate(self._schema):
+        fields = [self._schema.field(at) for at in range(self._width)]
+        for at, field in enumerate(fields):
             cells = [row[at] for row in rows]
             if pyarrow.types.is_string(field.type):
                 cells = [None if cell is None else _whole(as_text(cell)) for cell in cells]
             columns.append(pyarrow.array(cells, field.type))
-        return pyarrow.Table.from_arrays(columns, schema=self._schema)
+        return pyarrow.Table.from_arrays(columns, schema=pyarrow.schema(fields))
+
+
+def schema_of(table: Table, kinds: Mapping[str, str]) -> Any:
+    """The pyarrow schema of a table with its added columns: a Parquet file's own types, else those that hold all."""
+    import pyarrow
+
+    if isinstance(table, ParquetTable):
+        given = table.schema
+    else:
+        held = table.kinds if isinstance(table, JsonlTable) else {}
+        given = pyarrow.schema([(name, _arrow_type(held.get(name, {str}))) for name in table.columns])
+    return pyarrow.schema([*given, *_added_fields(kinds)], metadata=given.metadata)
+
+
+def with_answers(table: Any, added: Added, kinds: Mapping[str, str]) -> Any:
+    """A pyarrow table with the added columns behind its own."""
+    import pyarrow
+
+    for field in _added_fields(kinds):
+        table = table.append_column(field, pyarrow.array(added[field.name], field.type))
+    return table
+
+
+def write_groups(tables: Iterable[Any], schema: Any, out: BinaryIO) -> None:
+    """Write pyarrow tables as one Parquet file, several of them in a row group."""
+    import pyarrow
+    import pyarrow.parquet
+
+    held: list[Any] = []
+    with pyarrow.parquet.ParquetWriter(out, schema) as writer:
+        for table in tables:
+            held.append(table.cast(schema))
+            if sum(one.nbytes for one in held) > GROUP_BYTES or sum(map(len, held)) >= GROUP_ROWS:
+                writer.write_table(pyarrow.concat_tables(held))
+                held = []
+        if held:
+            writer.write_table(pyarrow.concat_tables(held))
 
 
 def as_text(value: Any) -> str:
@@ -222,6 +241,13 @@ def _whole(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
+
+
+def _added_fields(kinds: Mapping[str, str]) -> list[Any]:
+    import pyarrow
+
+    types = {TEXT: pyarrow.string(), NUMBER: pyarrow.float64(), FLAG: pyarrow.bool_()}
+    return [pyarrow.field(name, types[kind]) for name, kind in kinds.items()]
 
 
 def _arrow_type(kinds: set[type]) -> Any:

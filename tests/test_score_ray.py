@@ -1,0 +1,63 @@
+"""The scorer on Ray: what one machine gives, whatever dies on the way. It needs requirements-scale.txt."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from conftest import ROOT
+from scored import model, run, write_csv
+
+from inference.errors import InputError, MissingDependencyError
+from inference.score import cluster
+from inference.score.run import Job
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray: requirements-scale.txt")
+
+
+@needs_ray
+def test_a_worker_that_is_killed_costs_no_row_and_changes_no_byte(tmp_path: Path) -> None:
+    texts = ["good", "bad glad", None, "sad", "book"]
+    table = pyarrow.table({"id": range(1_500), "text": [texts[i % 5] for i in range(1_500)]})
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet", row_group_size=300)
+    (tmp_path / "pids").mkdir()
+    script = [ROOT / "tests" / "killed_ray.py", tmp_path / "in.parquet", tmp_path / "out.parquet", tmp_path / "pids"]
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, *script], capture_output=True, text=True, check=False, env=bare | {"HOME": str(tmp_path)}
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["rows"], told["killed"], told["opened"]) == (1_500, 1, 2)
+    assert told["auth"] == "token"
+    assert {"127.0.0.1"} <= set(told["addresses"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    run(tmp_path / "in.parquet", tmp_path / "here.parquet", block_rows=50)
+    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "here.parquet").read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("*.parquet*")) == ["here.parquet", "in.parquet", "out.parquet"]
+
+
+def test_only_parquet_goes_to_ray(tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "in.csv", ["text"], [["good"]])
+    with pytest.raises(InputError, match="--engine ray reads and writes Parquet. Name .parquet files"):
+        cluster.score(Job(source, tmp_path / "out.parquet"), model())
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["good"]}), tmp_path / "in.parquet")
+    with pytest.raises(InputError, match="--engine ray reads and writes Parquet"):
+        cluster.score(Job(tmp_path / "in.parquet", tmp_path / "out.csv"), model())
+
+
+def test_without_ray_it_is_named_with_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["good"]}), tmp_path / "in.parquet")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for name in cluster.SETTINGS:
+        monkeypatch.setenv(name, "x")  # what is set stays, and is put back
+    with pytest.raises(
+        MissingDependencyError, match="needs the library ray. Install it: pip install -r requirements-scale"
+    ):
+        cluster.score(Job(tmp_path / "in.parquet", tmp_path / "out.parquet"), model())

@@ -43,6 +43,7 @@ FILES: dict[str, tuple[str, ...]] = {
         "inference/**/*.py",
         "inference/**/*.json",
         "assets/calibration.txt",
+        "assets/faithfulness.json",
         "assets/showcase.csv",
         "LICENSE",
     ),

@@ -58,6 +58,7 @@ def test_a_gradio_space_gets_what_the_page_needs_and_nothing_else(tmp_path: Path
     assert folders == {"app.py", "ui", "inference", "assets", "README.md", "requirements.txt", "LICENSE"}
     assert {name for name in listed if name.startswith("assets/")} == {
         "assets/calibration.txt",
+        "assets/faithfulness.json",
         "assets/showcase.csv",
         *(f"{MODEL}/{name}" for name in files(DEMO)),
     }

@@ -63,8 +63,6 @@ def page() -> None:
         st.info("No row is left by these filters. Widen them to see some.")
         return
     show(shown, len(found), TITLES[reference], TITLES[backend])
-    if shown[0].text is not None:
-        why(shown, choice.receipt, choice.task, reference, backend)
     name = f"disagreements-{choice.task}-{backend}.csv"
     columns = COLUMNS if shown[0].text is None else ("text", *COLUMNS)
     st.download_button(
@@ -74,6 +72,8 @@ def page() -> None:
         "text/csv",
         help="A cell that a spreadsheet would take for a formula has a ' before it.",
     )
+    if shown[0].text is not None:
+        why(shown, choice.receipt, choice.task, reference, backend)
 
 
 def counts(pair: Mapping[str, Any], reference: str, backend: str) -> None:
@@ -256,7 +256,7 @@ def because(found: Mapping[str, Any], reference: str, backend: str) -> None:
         st.caption(plain(note))
     st.caption(
         "What the log-odds of the label lose when a word is left out: + speaks for it, − against it. On the command "
-        f"line: python -m inference explain --compare {reference},{backend}"
+        f"line: `python -m inference explain --compare {reference},{backend}`"
     )
 
 

@@ -4,6 +4,10 @@
 # make check      style and types
 # make interop    RapidFit and PEFT, each in an environment of its own, must answer as Triptych does: two minutes,
 #                 fetches a few small packages
+# make soak       the long forms of the tests, half an hour or more: raw bytes and generated requests against the API,
+#                 overload, memory over ten minutes; the scorer killed 1,000 times and fed 50,000 changed files
+# make load       requests/s of the API at 1, 8 and 32 connections, on a machine that does nothing else, into
+#                 assets/load.json (INFINITY=python of an environment with infinity-emb, to be measured beside it)
 # make figures    measure the demo model again and write the tables that README and model card show: some 20 minutes,
 #                 on a machine that does nothing else (DATA=folder with <task>/validation.csv)
 
@@ -13,7 +17,7 @@ BIN    := $(VENV)/bin
 MODEL  ?= assets/models/demo
 BACKEND ?= int8
 
-.PHONY: demo dashboard test check interop figures clean
+.PHONY: demo dashboard test check interop soak load figures clean
 
 demo: $(VENV)/app
 	TRIPTYCH_MODEL="$(MODEL)" TRIPTYCH_BACKEND="$(BACKEND)" PORT="$(or $(PORT),7860)" $(BIN)/python serve.py
@@ -32,6 +36,14 @@ check: $(VENV)/dev
 
 interop: $(VENV)/dev
 	$(BIN)/python tests/interop/run.py
+
+soak: $(VENV)/dev
+	$(BIN)/python tests/soak/kills.py --points 1000
+	$(BIN)/python tests/soak/csvs.py --files 50000
+	$(BIN)/python tests/soak/api.py
+
+load: $(VENV)/dev
+	$(BIN)/python tests/load/run.py --out assets/load.json $(if $(INFINITY),--infinity "$(INFINITY)")
 
 RECEIPTS := assets/receipts
 figures: $(VENV)/dev

@@ -6,16 +6,19 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import DEMO, ROOT
+from served import Served
 
 from inference.compare.receipt import read_receipt
 from inference.compare.summary import summary
@@ -30,7 +33,29 @@ def blocks(language: str) -> list[str]:
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line]
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("make ")])
+SERVE = ".venv/bin/python -m inference serve"
+
+
+@pytest.fixture(scope="module")
+def served(demo: Path, demo_cache: Path) -> Iterator[Served]:
+    """What the README serves, at a free port."""
+    assert SERVE in COMMANDS
+    command = [sys.executable, *shlex.split(SERVE)[1:], "--port", "0"]
+    with Served(command, {"TRIPTYCH_MODEL": "", "TRIPTYCH_API_KEY": ""}) as server:
+        yield server
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("curl ")])
+def test_a_request_of_the_readme_is_answered(command: str, served: Served) -> None:
+    assert "http://127.0.0.1:8000/api" in served.said.replace(str(served.port), "8000")
+    here = command.replace("curl ", "curl --fail-with-body ", 1).replace(":8000/", f":{served.port}/")
+    done = subprocess.run(["bash", "-c", here], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"predictions"' in done.stdout or "/predict" not in command
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith(("make ", "curl ", SERVE))])
 def test_a_command_of_the_readme_runs(command: str, demo: Path, demo_cache: Path, tmp_path: Path) -> None:
     here = command.replace(".venv/bin/python", shlex.quote(sys.executable))
     for written in ("--out receipt.json", "--out report.html", "--out build/space"):

@@ -1,0 +1,96 @@
+"""The API on Ray Serve, on a cluster of this machine. It needs requirements-scale.txt."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import ROOT
+from served import Served
+
+from inference.artifacts import default_cache
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray: requirements-scale.txt")
+WORDS = ["lovely", "dreadful", "boring", "wonderful"]
+
+
+@pytest.fixture(scope="module")
+def started(demo: Path, demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    home = tmp_path_factory.mktemp("ray")
+    (home / "key").write_text("sesame")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    bare = {name: "" for name in os.environ if name.startswith("RAY_")}
+    command = [sys.executable, "deploy/ray_serve.py", str(demo), "--port", str(port), "--max-replicas", "2"]
+    return Served(
+        [*command, "--api-key-file", str(home / "key")],
+        bare | {"HOME": str(home), "XDG_CACHE_HOME": str(default_cache().parent)},
+    )
+
+
+def listening() -> list[tuple[str, int]]:
+    """Address and port of everything on this machine that listens."""
+    import psutil
+
+    found = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    return [(one.laddr.ip, one.laddr.port) for one in found]
+
+
+def test_a_cluster_of_this_machine_serves_the_api_until_it_is_told_to_stop(started: Served) -> None:
+    key = {"X-API-Key": "sesame"}
+    with started as server:
+        assert server.ask("/api/live")[0] == 200
+        assert server.ask("/api/ready")[1]["backend"] == "int8"
+        assert server.ask("/api/model")[0] == 401
+        bodies = [{"text": f"what a {word} film", "tasks": ["sentiment"]} for word in WORDS * 8]
+        with ThreadPoolExecutor(16) as pool:
+            replies = list(pool.map(lambda body: server.ask("/api/predict", body, **key), bodies))
+        assert {status for status, _ in replies} == {200}
+        found = [answer["prediction"] for _, answer in replies]
+        assert found == ["positive", "negative", "negative", "positive"] * 8
+        status, answer = server.ask("/api/predict", {"text": " "}, **key)
+        assert (status, answer["error"]["code"]) == (422, "invalid_request")
+        assert ("127.0.0.1", server.port) in listening()
+        refuses_whoever_has_no_token()
+        code, out, err = server.end()
+        assert code == 0, err
+        assert out.endswith("Triptych stops.\n")  # Ray may have something to say before
+
+
+def refuses_whoever_has_no_token() -> None:
+    """Of the ports that are open to other machines, those that speak gRPC, Ray Serve's, do nothing without a token."""
+    import grpc
+
+    asked = 0
+    for address, port in listening():
+        if address not in ("::", "0.0.0.0"):
+            continue
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+            with pytest.raises(grpc.RpcError) as refused:
+                call(b"", timeout=5)
+        if refused.value.code() != grpc.StatusCode.UNAVAILABLE:  # something else on this machine, which speaks no gRPC
+            assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+            asked += 1
+    assert asked
+
+
+def test_the_application_is_what_the_arguments_say() -> None:
+    code = (
+        "import json; from deploy.ray_serve import build; import os;"
+        "d = build({'model': 'm', 'max_replicas': '7', 'threads': '2'})._bound_deployment;"
+        "c = d._deployment_config.autoscaling_config;"
+        "print(json.dumps([c.min_replicas, c.max_replicas, d.ray_actor_options['num_cpus'],"
+        "os.environ['RAY_AUTH_MODE'], os.environ['RAY_USAGE_STATS_ENABLED']]))"
+    )
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, env=bare)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [1, 7, 2, "token", "0"]

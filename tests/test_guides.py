@@ -155,8 +155,11 @@ CHECKS = {
     "adapter.predict(texts[0]).label": lambda found: found in LABELS["sentiment"],
     "adapter.predict(texts[0]).scores": lambda found: list(found) == LABELS["sentiment"],
     "predict_all_tasks(": lambda found: set(found) == set(LABELS),
-    '"int8", None, api_name': lambda found: set(found["predictions"]) == set(LABELS),
-    '"pytorch", 0.7, api_name': lambda found: set(found["predictions"]) == {"label"},
+    'json={"texts": texts}': lambda found: [set(one["predictions"]) for one in found] == [set(LABELS)] * 2,
+    'json={"texts": texts, "return_scores"': lambda found: (
+        {"prediction", "confidence", "probabilities"} < set(found[1])
+    ),
+    'json={"text": texts[0]': lambda found: found in LABELS["sentiment"],
     '"Uncertain"': lambda found: {*found} <= {"Uncertain", *LABELS["sentiment"]},
 }
 # Added to a command so that it is short, and to none that a person would type.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import fakes
@@ -189,6 +190,15 @@ def test_what_cannot_be_explained_is_refused_with_a_remedy(options: dict[str, An
     asked = {"text": "good", "task": "sentiment"} | options
     with pytest.raises(InputError, match=said):
         fakes.classifier(fakes.FakeBackend("int8")).explain(**asked)
+
+
+def test_gradients_through_a_base_in_4_bits_on_a_cpu_are_refused_with_a_remedy() -> None:
+    backend = fakes.FakeBackend()
+    backend.network = object()  # type: ignore[attr-defined]
+    made = Classifier(replace(fakes.bundle(), four_bit=True), backend, fakes.tokenizer())
+    with pytest.raises(InputError, match="cannot go through a base in 4 bits on a CPU. Take method='occlusion'"):
+        made.explain("good", "sentiment", method=GRADIENTS)
+    assert figures(made.explain("good", "sentiment")) == {"good": 2.0}
 
 
 def test_logits_that_are_no_numbers_are_an_error_and_no_figure() -> None:

@@ -179,6 +179,12 @@ def _check(classifier: Classifier, task: str, label: str | None, method: str, bu
             f"method={GRADIENTS!r} needs the gradients of a PyTorch network, and this model is open on "
             f"{TITLES.get(name, name)}. Take method={OCCLUSION!r}, or load it with backend='pytorch'."
         )
+    if method == GRADIENTS and classifier.bundle.four_bit and classifier.backend.device == "cpu":
+        # The kernels of bitsandbytes for CPUs are for answers alone.
+        raise InputError(
+            f"method={GRADIENTS!r} cannot go through a base in 4 bits on a CPU. Take method={OCCLUSION!r}, or load the "
+            "base in full."
+        )
 
 
 def _library() -> Any:

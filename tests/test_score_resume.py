@@ -46,11 +46,12 @@ def begun(source: Path, tmp_path: Path) -> Path:
 
 def test_a_run_goes_on_where_it_was_stopped_and_says_so(source: Path, begun: Path, tmp_path: Path) -> None:
     assert not begun.exists()
-    seen: list[str] = []
-    report = run(source, begun, progress=lambda step, share: seen.append(step))
+    seen: list[tuple[str, float]] = []
+    report = run(source, begun, progress=lambda step, share: seen.append((step, share)))
     assert report.resumed_rows == 28
     assert report.tally.rows == 50
-    assert seen[0] == "28 of 50 rows on INT8 (28 done before)"
+    assert seen[0] == ("28 of 50 rows on INT8 (28 done before)", 0)
+    assert seen[1][1] == pytest.approx(7 / 22)  # of what was left: the time that is left follows from it
     whole = run(source, tmp_path / "whole.csv")
     assert begun.read_bytes() == whole.out.read_bytes()
     assert report.tally == whole.tally

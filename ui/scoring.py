@@ -7,6 +7,7 @@ What is uploaded and what comes of it lie in Gradio's folder of temporary files,
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ from typing import Any
 import gradio as gr
 
 from inference import InferenceError, InputError
+from inference.backends import check_backend
 from inference.models import Models
 from inference.score.reading import NoTextColumn, ParquetTable, Table, open_table
 from inference.score.run import Job, Model, Report, score
@@ -35,6 +37,7 @@ MOST_UNPACKED = 200_000_000  # bytes of a Parquet file in memory
 BLOCK_ROWS = 250  # half a second: as often is progress shown, and so soon is a file stopped
 PATIENCE_S = 20  # a reader who was not seen for so long has left
 SHOWN = 5  # rows of the preview
+_log = logging.getLogger(__name__)
 
 INTRO = (
     f'<p class="invitation">A CSV, JSONL or Parquet file with a text in every row: at most {MOST_MB} MB and '
@@ -82,6 +85,9 @@ class Scoring:
             self.stopped = True
         except InferenceError as error:
             self.error = error
+        except Exception:  # a thread that dies in silence would look as if it had been stopped
+            _log.exception("scoring an uploaded file failed")
+            self.error = InferenceError("Scoring the file failed; the server's log says why.")
 
     def _tell(self, step: str, share: float) -> None:
         if self.stopped or time.monotonic() - self._seen > PATIENCE_S:
@@ -154,6 +160,7 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
         folder = Path(tempfile.mkdtemp(prefix="triptych-score-"))
         try:
             check_choice(chosen, FORMATS)
+            check_backend(backend, models.bundle.backends)
             given = None if use_own else limit
             examine(Path(path), text_column)  # what the browser says was looked at, need not be
             job = Job(

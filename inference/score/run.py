@@ -78,8 +78,8 @@ def score(job: Job, model: Model, workers: int = 1, progress: Progress | None = 
 
     Args:
         workers: see `answering`.
-        progress: called with what was done and the share of it; an exception that it raises ends the run, which can
-            be gone on with.
+        progress: called with what is done, and the share that is done of what was left; an exception that it raises
+            ends the run, which can be gone on with.
 
     Raises:
         InputError: the file, the column, a task or the place to write to is none; naming the line where one is wrong.
@@ -211,8 +211,9 @@ class Meter:
         spent = time.monotonic() - self._started
         rate = f", {self._done / spent:,.0f} rows/s" if self._done else ""
         gone_on = f" ({self._resumed:,} done before)" if self._resumed else ""
-        done = self._resumed + self._done
-        share = done / self._rows if self._rows else 1.0
+        done, left = self._resumed + self._done, self._rows - self._resumed
+        # The share of what this run has to do: whoever shows it works out the time that is left from it.
+        share = self._done / left if left else 1.0
         self._progress(f"{done:,} of {self._rows:,} rows on {TITLES[self._backend]}{rate}{gone_on}", share)
 
 

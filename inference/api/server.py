@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ from inference.errors import InferenceError, InputError
 
 PATIENCE_S = 10  # what is being answered when the server is told to stop may take this long
 CONNECTIONS = 512  # more at a time get 503 at once, and not an answer minutes later
+# The thread with the model asks for Python's lock between two forward passes, and the cores are idle until it has it.
+# Python's own 5 ms are several passes of a short text.
+SWITCH_S = 0.0005
 
 
 class Server(uvicorn.Server):
@@ -59,6 +63,7 @@ def serve(
         **options,
     )
     server = Server(config, ready, stopping)
+    sys.setswitchinterval(SWITCH_S)
     with held:
         server.run(sockets=[held])
     if not server.started:

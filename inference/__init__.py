@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference.classifier import Answer, Classifier, Prediction, Timing
 from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError
+from inference.explain.explanation import Explanation
 from inference.loading import load
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ __all__ = [
     "Answer",
     "BundleError",
     "Classifier",
+    "Explanation",
     "ExportError",
     "InferenceError",
     "InputError",

@@ -36,9 +36,11 @@ def explain(
     progress: Progress | None = None,
 ) -> Explanation:
     """As `Classifier.explain`, of a task that the classifier has."""
-    started = occlusion.clock()
     spec = classifier.tasks[task]
     _check(classifier, task, label, method, budget_s)
+    if method == GRADIENTS:
+        _library()  # seconds, the first time: they are not this text's
+    started = occlusion.clock()
     encoding = classifier.encode(text)
     logits = classifier.logits([encoding.ids], [task])[task]
     predicted = spec.labels[int(logits[0].argmax())]

@@ -97,6 +97,15 @@ def test_it_serves_int8_where_torch_is_not_installed(demo: Path, demo_cache: Pat
         assert server.end() == (0, "", "")
 
 
+@pytest.mark.parametrize("library", ["fastapi", "uvicorn", "orjson", "prometheus_client"])
+def test_a_library_that_is_missing_is_named_with_how_to_install_it(library: str) -> None:
+    code = WITHOUT_TORCH.replace(repr(ABSENT), repr((library,)))
+    done = subprocess.run([sys.executable, "-c", code, *SERVE[3:]], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"needs the library '{library}'" in done.stderr
+    assert done.stderr.endswith("Install it: pip install -r requirements-api.txt\n")
+
+
 def test_a_key_is_read_from_a_file_or_the_environment(demo: Path, demo_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("open sesame\n")
     by_file = [*SERVE, "--backend", "onnx", "--api-key-file", str(tmp_path / "key")]

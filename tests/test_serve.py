@@ -186,7 +186,9 @@ def test_the_page_refuses_what_it_refuses_on_its_own(server: Started, path: str,
 def test_the_page_is_as_closed_as_on_its_own(server: Started) -> None:
     assert server.status("/monitoring") == 403
     assert server.status("/gradio_api/file=app.py") == 403
-    upload = '--a\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' + "a" * 3000 + "\r\n--a--\r\n"
+    upload = (
+        '--a\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' + "a" * 6_000_000 + "\r\n--a--\r\n"
+    )
     kind = {"Content-Type": "multipart/form-data; boundary=a"}
     assert server.status("/gradio_api/upload", "POST", upload, **kind) == 413
     with server.ask("/config") as response:

@@ -150,6 +150,12 @@ def test_every_local_link_leads_somewhere() -> None:
         assert (ROOT / target).exists(), target
 
 
+def test_every_test_that_security_md_names_is_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert len(set(named)) > 10
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 def test_make_knows_every_target_the_readme_names() -> None:
     for command in (c for c in COMMANDS if c.startswith("make ")):
         done = subprocess.run(

@@ -87,6 +87,11 @@ def draw_file(draw: random.Random) -> bytes:
     return bytes(content)
 
 
+def header_of(content: bytes, delimiter: str) -> list[str]:
+    """The first record, however odd its quotation marks are with this separator."""
+    return next(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=delimiter))
+
+
 def rows_of(content: bytes, delimiter: str) -> list[list[str]]:
     """The rows as Python's reader finds them, short ones filled up; the header is the first."""
     rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=delimiter, strict=True))
@@ -107,8 +112,7 @@ def check(content: bytes, folder: Path) -> bool:
         assert "\n" not in str(error)
         assert not out.exists()
         return False
-    lines_of = content.decode("utf-8-sig").splitlines(keepends=True)
-    delimiter = next(one for one in ",;\t" if report.text_column in next(csv.reader(lines_of, delimiter=one)))
+    delimiter = next(one for one in ",;\t" if report.text_column in header_of(content, one))
     given = rows_of(content, delimiter)
     width = len(given[0])
     found = rows_of(out.read_bytes(), delimiter)

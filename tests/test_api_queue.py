@@ -229,6 +229,37 @@ def test_five_times_as_much_as_can_be_answered_gives_200_429_or_503_and_nothing_
     client.close()
 
 
+class Panic(BaseException):
+    """No `Exception`, as what a panic in native code becomes."""
+
+
+def test_a_panic_below_fails_its_own_request_and_the_next_one_is_answered() -> None:
+    class Panics(fakes.FakeBackend):
+        def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
+            if fakes.WORDS.index("book") in input_ids:
+                raise Panic("a secret path")
+            return super().logits(input_ids, attention_mask)
+
+    client = Client(create_app(fakes.classifier(Panics())))
+    broken, good = client.together([{"text": "book"}, {"text": "good"}])
+    assert (broken.status, broken.code, good.status) == (500, "internal", 200)
+    assert b"secret" not in broken.body
+    assert client.predict(text="good").status == 200
+    client.close()
+
+
+def test_an_error_in_the_bookkeeping_fails_the_batch_at_hand_and_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(create_app(fakes.classifier()))
+    batcher = client.app.state.service.batcher
+    with monkeypatch.context() as patched:
+        patched.setattr(batcher.metrics, "batch", lambda *_: 1 // 0)
+        reply = client.predict(text="good")
+    assert (reply.status, reply.code) == (500, "internal")
+    assert batcher.waiting == 0
+    assert client.predict(text="good").status == 200
+    client.close()
+
+
 def test_requests_to_different_backends_are_never_mixed() -> None:
     backends = {name: Gated(name) for name in ("pytorch", "onnx", "int8")}
     client = Client(create_app(Models(fakes.bundle(), lambda name: fakes.classifier(backends[name]))))

@@ -140,7 +140,11 @@ class Batcher:
                     self._changed.wait()
                 taken = self._take()
             for parts in _alike(taken):
-                self._answer(parts)
+                try:
+                    self._answer(parts)
+                except BaseException as error:  # of the bookkeeping: the thread goes on for those that come after
+                    told = failure(error)
+                    self._settle([(part.job, told) for part in parts])
 
     def _take(self) -> list[Part]:
         """The rows to answer next: of the first job's classifier, in the order of arrival, within its limits.
@@ -181,7 +185,9 @@ class Batcher:
         started = time.perf_counter()
         try:
             answer = classifier.classify(texts, tasks)
-        except Exception as error:  # whatever it is, it belongs to one request and must not reach the others
+        # Whatever it is belongs to one request and must not reach the others: a panic of the tokenizer too, which is no
+        # `Exception`.
+        except BaseException as error:
             if len(parts) > 1:
                 for part in parts:
                     self._answer([part])
@@ -256,7 +262,7 @@ def _resolve(jobs: Sequence[tuple[Job, ApiError | None]]) -> None:
             job.future.set_exception(error)
 
 
-def _reason(error: Exception, part: Part) -> ApiError:
+def _reason(error: BaseException, part: Part) -> ApiError:
     """What to tell the caller."""
     if isinstance(error, InputError):
         return ApiError(422, "unreadable_text", _with_place(error, part))

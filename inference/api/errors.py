@@ -35,7 +35,7 @@ def internal() -> ApiError:
     return ApiError(500, "internal", "The server failed at this request; its log says why.")
 
 
-def failure(error: Exception) -> ApiError:
+def failure(error: BaseException) -> ApiError:
     """What a caller is told of what went wrong in the model; the whole of it goes to the log, paths and numbers too."""
     log.error("The model failed.", exc_info=error)
     if not isinstance(error, InferenceError):

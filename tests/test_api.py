@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
+from typing import Any
 
 import fakes
 import numpy as np
 import pytest
 from asgi import JSON, Client
 from numpy.typing import NDArray
+from pytest import MonkeyPatch
 
 from inference import InputError, MissingDependencyError
-from inference.api import Limits, create_app
+from inference.api import Limits, create_app, layers
 from inference.models import Models
 
 NO_JSON = "The body is no JSON in UTF-8:"
@@ -157,18 +160,40 @@ def test_other_addresses_and_methods_are_refused_with_what_there_is(client: Clie
     assert (reply.status, reply.code, reply.headers["allow"]) == (405, "method_not_allowed", "POST")
 
 
-def test_a_body_above_the_cap_is_refused_unread() -> None:
+def test_a_body_above_the_cap_is_refused_and_no_more_of_it_is_read_than_is_said(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "DRAINED_BYTES", 500)
     client = Client(create_app(fakes.classifier(), limits=Limits(body_bytes=1000)))
     large = JSON | {"Content-Length": "1001"}
-    said = client.run(client.ask("/api/predict", (b"a" for _ in range(10)), large))
+    said = client.run(client.ask("/api/predict", (b"a" * 100 for _ in range(1000)), large))
     assert (said.status, said.code, said.headers["connection"]) == (413, "too_large", "close")
-    assert client.pieces_read == 0
+    assert client.pieces_read == 5
+    client.pieces_read = 0
     chunked = client.run(client.ask("/api/predict", (b"a" * 100 for _ in range(1_000_000)), JSON))
     assert (chunked.status, chunked.code) == (413, "too_large")
-    assert client.pieces_read == 11
+    assert client.pieces_read == 11 + 5
     within = client.run(client.ask("/api/predict", [b'{"text": "good"}', b" " * 984], JSON))
     assert within.status == 200
+    lines = client.get("/api/metrics").body.decode().splitlines()
+    assert 'triptych_requests_total{route="/api/predict",status="413"} 2.0' in lines
     client.close()
+
+
+def test_a_body_above_the_cap_that_never_ends_is_waited_for_no_longer_than_is_said(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "DRAINED_S", 0.05)
+    app = layers.BodyCap(create_app(fakes.classifier()), most=10)
+    sent: list[dict[str, Any]] = []
+
+    async def stalls() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(dict(message))
+
+    scope = {"type": "http", "headers": [(b"content-length", b"11")]}
+    asyncio.run(app(scope, stalls, send))
+    assert sent[0]["status"] == 413
+    assert [message.get("more_body") for message in sent] == [None, True, False]
 
 
 def test_a_text_of_which_the_tokenizer_reads_nothing_is_named_and_others_are_answered() -> None:

@@ -73,8 +73,9 @@ def create_app(
     errors.install(app)
     if api_key is not None:
         app.add_middleware(Key, key=api_key, open_to_all=[f"{prefix}{path}" for path in HEALTH])
+    app.add_middleware(BodyCap, most=service.limits.body_bytes)
+    # The last one added is the outermost: whatever is answered is counted.
     app.add_middleware(Counted, metrics=service.batcher.metrics, addresses=addresses)
-    app.add_middleware(BodyCap, most=service.limits.body_bytes)  # the last one added is the outermost
     return app
 
 

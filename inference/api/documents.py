@@ -30,7 +30,7 @@ ERRORS = {
     400: ("The body is no JSON.", "invalid_json"),
     401: ("No key, or a wrong one.", "no_key"),
     408: ("The body did not arrive in time.", "slow_body"),
-    413: ("The body is too large; it is not read to its end.", "too_large"),
+    413: ("The body is too large.", "too_large"),
     415: ("The body is not said to be JSON, or is compressed.", "no_json, compressed"),
     422: (
         "The JSON is not what this address takes, or a text cannot be read.",

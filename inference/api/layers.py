@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import time
 from collections.abc import Collection
@@ -12,9 +14,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from inference.api.errors import ApiError, problem
 from inference.api.metrics import Metrics
 
+DRAINED_BYTES = 8_000_000
+DRAINED_S = 2
+
 
 class BodyCap:
-    """Answers 413 to a body above `most` bytes, said or sent in chunks, without keeping it or reading on."""
+    """Answers 413 to a body above `most` bytes, said or sent in chunks, and keeps none of it.
+
+    A connection that is closed while the client still sends is reset, and most clients lose the answer with it. So what
+    they send after the answer is thrown away first, up to `DRAINED_BYTES` and for `DRAINED_S`.
+    """
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self.app = app
@@ -57,8 +66,23 @@ class BodyCap:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         message = f"The body is above {self.most:,} bytes. Send fewer texts at a time."
-        # The rest of the body is not read: the connection ends with this answer.
-        await problem(ApiError(413, "too_large", message), {"Connection": "close"})(scope, receive, send)
+        answer = problem(ApiError(413, "too_large", message), {"Connection": "close"})
+        await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
+        await send({"type": "http.response.body", "body": answer.body, "more_body": True})
+        await _drain(receive)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _drain(receive: Receive) -> None:
+    """Throw away what still comes of a body, within bounds."""
+    drained = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAINED_S):
+            while drained < DRAINED_BYTES:
+                message = await receive()
+                drained += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 class _TooLarge(Exception):

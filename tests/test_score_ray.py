@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
+import fakes
 import pyarrow
 import pyarrow.parquet
 import pytest
 from conftest import ROOT
 from scored import model, run, write_csv
 
-from inference.errors import InputError, MissingDependencyError
+from inference.errors import InferenceError, InputError, MissingDependencyError
 from inference.score import cluster
+from inference.score.answers import Wanted
 from inference.score.run import Job
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray: requirements-scale.txt")
@@ -41,6 +45,20 @@ def test_a_worker_that_is_killed_costs_no_row_and_changes_no_byte(tmp_path: Path
     run(tmp_path / "in.parquet", tmp_path / "here.parquet", block_rows=50)
     assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "here.parquet").read_bytes()
     assert sorted(path.name for path in tmp_path.glob("*.parquet*")) == ["here.parquet", "in.parquet", "out.parquet"]
+
+
+def test_rows_that_do_not_come_back_leave_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = cluster.Answering(model().open, Wanted(tuple(fakes.TASKS)), "text")(pyarrow.table({"text": ["good"]}))
+    ray = MagicMock()
+    ray.exceptions.RayError = ConnectionError
+    ray.data.read_parquet().map_batches().iter_batches.return_value = [half]
+    monkeypatch.setattr(cluster, "_cluster", lambda workers: contextlib.nullcontext(ray))
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["good", "bad"]}), tmp_path / "in.parquet")
+    (tmp_path / "out.parquet").write_text("of yesterday")
+    with pytest.raises(InferenceError, match="Ray gave 1 rows of 2. Start again"):
+        cluster.score(Job(tmp_path / "in.parquet", tmp_path / "out.parquet"), model())
+    assert (tmp_path / "out.parquet").read_text() == "of yesterday"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out.parquet"]
 
 
 def test_only_parquet_goes_to_ray(tmp_path: Path) -> None:

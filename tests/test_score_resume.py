@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import scored
@@ -14,7 +15,7 @@ from conftest import ROOT
 from scored import run, write_csv
 
 from inference.errors import InputError
-from inference.score.journal import Journal
+from inference.score.journal import Journal, free_name, write
 from inference.score.run import Job, score
 
 
@@ -169,6 +170,24 @@ def test_a_folder_with_files_of_somebody_else_is_not_emptied(source: Path, tmp_p
     with pytest.raises(InputError, match="out.csv.partial holds thesis.txt, which no run of this kind made"):
         run(source, tmp_path / "out.csv")
     assert (folder / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("error", [InputError("too few rows"), KeyboardInterrupt()])
+def test_what_fails_while_it_is_written_leaves_the_old_file_and_nothing_beside_it(
+    tmp_path: Path, error: BaseException
+) -> None:
+    (tmp_path / "out.parquet").write_text("of yesterday")
+    (tmp_path / "out.parquet.tmp").write_text("mine")
+
+    def fill(file: BinaryIO) -> None:
+        file.write(b"half")
+        assert len(list(tmp_path.iterdir())) == 3
+        raise error
+
+    with pytest.raises(type(error)):
+        write(tmp_path / "out.parquet", fill, free_name(tmp_path / "out.parquet"))
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found == {"out.parquet": "of yesterday", "out.parquet.tmp": "mine"}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from inference.building import Progress
 from inference.errors import InferenceError, InputError, MissingDependencyError
 from inference.score.answers import Tally, Wanted, answer
-from inference.score.journal import write
+from inference.score.journal import free_name, write
 from inference.score.reading import ParquetTable, open_table
 from inference.score.run import Job, Meter, Model, Report, check_out, format_of, plan
 from inference.score.workers import Opener
@@ -97,14 +97,21 @@ def score(job: Job, model: Model, workers: int = 1, progress: Progress | None = 
 
         def fill(file: BinaryIO) -> None:
             write_groups(tables(answered), schema_of(table, kinds), file)
+            check_rows(total.rows, table.rows)  # here: OUT is replaced when this returns
 
         try:
-            write(out, fill)
+            write(out, fill, free_name(out))
         except ray.exceptions.RayError as error:
             raise InferenceError(f"The run failed on Ray: {_cause(error)}. Its logs are in /tmp/ray.") from None
-    if total.rows != table.rows:
-        raise InferenceError(f"Ray gave {total.rows:,} rows of {table.rows:,}. Start again, and look at its logs.")
+        except OSError as error:
+            raise InferenceError(f"{out} cannot be written: {error.strerror or error}. Name another place.") from None
     return Report(out, "parquet", table.text_column, wanted.prefix, total, 0, time.monotonic() - started)
+
+
+def check_rows(answered: int, rows: int) -> None:
+    """Raise InferenceError unless every row came back."""
+    if answered != rows:
+        raise InferenceError(f"Ray gave {answered:,} rows of {rows:,}. Start again, and look at its logs in /tmp/ray.")
 
 
 @contextmanager

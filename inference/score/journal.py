@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -128,14 +129,28 @@ class Journal:
         return f"other {', '.join(names)}" if names else "of an older version"
 
 
-def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Put what `fill` writes in the place of a file: whoever looks sees the old one or the new one, whole."""
-    stray = path.with_name(path.name + STRAY)
-    with stray.open("wb") as file:
-        fill(file)
-        _flush(file)
-    stray.replace(path)
+def write(path: Path, fill: Callable[[BinaryIO], object], stray: Path | None = None) -> None:
+    """Put what `fill` writes in the place of a file: whoever looks sees the old one or the new one, whole.
+
+    Args:
+        stray: where it is written meanwhile, in the same folder; gone again when `fill` raises. Left out, a name that
+            is only free where nobody else writes.
+    """
+    stray = stray or path.with_name(path.name + STRAY)
+    try:
+        with stray.open("wb") as file:
+            fill(file)
+            _flush(file)
+        stray.replace(path)
+    except BaseException:
+        stray.unlink(missing_ok=True)
+        raise
     _sync_folder(path.parent)
+
+
+def free_name(path: Path) -> Path:
+    """A name beside a file that nobody has."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{STRAY}")
 
 
 def _is_ours(name: str) -> bool:

@@ -163,13 +163,41 @@ def test_two_runs_cannot_write_one_file(source: Path, begun: Path) -> None:
     assert run(source, begun).resumed_rows == 28
 
 
-def test_a_folder_with_files_of_somebody_else_is_not_emptied(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["thesis.txt", "notes.tmp", "part-00000-abc.csv", "part-1", "lock.tmp"])
+def test_a_folder_with_files_of_somebody_else_is_not_emptied(source: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "out.csv.partial"
     folder.mkdir()
-    (folder / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="out.csv.partial holds thesis.txt, which no run of this kind made"):
+    (folder / name).write_text("mine")
+    with pytest.raises(InputError, match=f"out.csv.partial holds {name}, which no run of this kind made"):
         run(source, tmp_path / "out.csv")
-    assert (folder / "thesis.txt").read_text() == "mine"
+    assert (folder / name).read_text() == "mine"
+
+
+def test_parts_whose_journal_a_kill_took_are_begun_anew(source: Path, begun: Path) -> None:
+    (begun.with_name("out.csv.partial") / "journal.jsonl").unlink()
+    assert run(source, begun).resumed_rows == 0
+    assert not begun.with_name("out.csv.partial").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be deleted there")
+def test_nobody_else_can_begin_while_the_folder_is_taken_away(
+    source: Path, begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = []
+    real = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        with pytest.raises(InputError, match="is being written by another process"), Journal(begun, {}):
+            pass
+        refused.append(path.name)
+        real(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        run(source, begun)
+    assert refused[0] == "journal.jsonl"
+    assert refused[-1] == "lock"
+    assert not begun.with_name("out.csv.partial").exists()
 
 
 @pytest.mark.parametrize("error", [InputError("too few rows"), KeyboardInterrupt()])

@@ -9,10 +9,11 @@ between those steps, the next run finds every part, and joins them again to the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from hashlib import sha256
@@ -25,6 +26,8 @@ from inference.errors import InputError
 from inference.score.answers import Tally
 
 JOURNAL, LOCK, WHOLE, STRAY = "journal.jsonl", "lock", "whole", ".tmp"
+OURS = re.compile(r"(part-\d{6,}|journal\.jsonl|whole)(\.tmp)?|lock", re.ASCII)
+"""Files that a run makes in its folder. Other tools write `part-00000-….csv` into such folders, which are not ours."""
 
 
 class Journal:
@@ -64,7 +67,7 @@ class Journal:
 
     def __exit__(self, *error: object) -> None:
         if not self.done and self._begun:  # nothing to go on from
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._remove()
         self._lock.release()
 
     def path(self, number: int) -> Path:
@@ -88,12 +91,23 @@ class Journal:
         _sync_folder(self.out.parent)
         self._path.unlink()  # first: parts without a journal are nothing, a journal without its parts is not
         _sync_folder(self.folder)
-        self._lock.release()
-        shutil.rmtree(self.folder)
+        self._begun = False
+        self._remove()
+
+    def _remove(self) -> None:
+        """Take the folder away. The lock is held until it is the last file: who comes then begins anew, beside us."""
+        for path in self.folder.iterdir():
+            if path.name != LOCK:
+                path.unlink()
+        if os.name == "nt":  # an open file cannot be deleted there
+            self._lock.release()
+        with contextlib.suppress(OSError):  # another run has begun there
+            (self.folder / LOCK).unlink(missing_ok=True)
+            self.folder.rmdir()
 
     def _resume(self) -> None:
         """Read what was done, drop what is damaged, and begin the journal where there is none."""
-        foreign = [path.name for path in self.folder.iterdir() if not _is_ours(path.name)]
+        foreign = [path.name for path in self.folder.iterdir() if not OURS.fullmatch(path.name)]
         if foreign:
             raise InputError(f"{self.folder} holds {foreign[0]}, which no run of this kind made. Move it elsewhere.")
         entries: list[dict[str, Any]] = []
@@ -111,13 +125,14 @@ class Journal:
                 f"{self.folder} holds {len(entries) - 1} parts of another run: {self._difference(entries[0])}. Give "
                 "what was given then, or delete that folder to start anew."
             )
-        kept = {}
+        kept: dict[int, dict[str, Any]] = {}
         for entry in entries[1:] if entries[:1] == [self._about] else ():
             path = self.path(entry["part"])
             if path.is_file() and sha256(path.read_bytes()).hexdigest() == entry["sha256"]:
                 kept[entry["part"]] = entry
+        staying = {JOURNAL, LOCK, *(self.path(number).name for number in kept)}
         for path in self.folder.iterdir():
-            if path.name not in (JOURNAL, LOCK) and path not in map(self.path, kept):
+            if path.name not in staying:
                 path.unlink()
         content = b"".join(map(_line, [self._about, *kept.values()]))
         write(self._path, lambda file: file.write(content))
@@ -151,10 +166,6 @@ def write(path: Path, fill: Callable[[BinaryIO], object], stray: Path | None = N
 def free_name(path: Path) -> Path:
     """A name beside a file that nobody has."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}{STRAY}")
-
-
-def _is_ours(name: str) -> bool:
-    return name in (JOURNAL, LOCK, WHOLE) or name.startswith("part-") or name.endswith(STRAY)
 
 
 def _line(document: Mapping[str, Any]) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from inference.errors import InferenceError, InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 180  # a model may have to be built first
-_lock = threading.Lock()
 
 
 def explain(text: str, task: str, label: str, first: str, second: str) -> dict[str, Any]:
@@ -28,14 +26,14 @@ def explain(text: str, task: str, label: str, first: str, second: str) -> dict[s
         InputError: somebody else is being answered, or something is measured.
         InferenceError: the command failed, in its words, or took too long.
     """
-    if measuring.running() is not None:
-        raise InputError("A measurement is running here, and this would disturb it. Try again when it is over.")
-    if not _lock.acquire(blocking=False):
+    if not measuring.explaining.acquire(blocking=False):
         raise InputError("Somebody else is being told why. Try again in some seconds.")
     try:
+        if measuring.running() is not None:
+            raise InputError("A measurement is running here, and this would disturb it. Try again when it is over.")
         return _run(text, task, label, f"{first},{second}")
     finally:
-        _lock.release()
+        measuring.explaining.release()
 
 
 def _run(text: str, task: str, label: str, backends: str) -> dict[str, Any]:

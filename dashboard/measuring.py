@@ -25,6 +25,8 @@ PATIENCE_S = 60  # a reader whose connection is gone for longer does not come ba
 ROOT = Path(__file__).resolve().parents[1]
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
+explaining = threading.Lock()
+"""Held while two backends explain a text: that takes the cores, and would be measured along."""
 _latest: Measurement | None = None
 
 
@@ -138,10 +140,12 @@ def start(name: str, data: LabelledData | None, quick: bool, wanted: Callable[[]
     """Begin a comparison and return at once.
 
     Raises:
-        InputError: another one is running.
+        InputError: another one is running, or an explanation.
     """
     global _latest
     with _lock:
+        if explaining.locked():
+            raise InputError("Somebody is being told why, which would be measured along. Try again in some seconds.")
         if running() is not None:
             raise InputError("A measurement is running on this server already. Two at once would disturb each other.")
         _latest = job = Measurement(name, data, quick, wanted)

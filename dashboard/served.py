@@ -26,9 +26,15 @@ def base() -> Path | None:
     return Path(given) if given else None
 
 
+def described() -> Bundle | None:
+    """The model that is served; None where it cannot be read here. Its files are hashed once."""
+    found: Bundle | None = _described(str(model()), base())
+    return found
+
+
 def named() -> Bundle | None:
-    """The model that TRIPTYCH_MODEL names; None where it names none that can be read here."""
-    return _described(str(model()), base()) if os.environ.get("TRIPTYCH_MODEL") else None
+    """The same where TRIPTYCH_MODEL names it; None where nothing does."""
+    return described() if os.environ.get("TRIPTYCH_MODEL") else None
 
 
 def is_of(receipt: Mapping[str, Any], bundle: Bundle) -> bool:

@@ -75,14 +75,14 @@ def test_integrated_gradients_are_those_of_captums_own_call(network: Classifier,
 
 @pytest.mark.parametrize("kind", foreign.KINDS)
 def test_integrated_gradients_are_complete_on_every_architecture(kind: str, tmp_path: Path) -> None:
-    made = load(foreign.classifier(tmp_path / kind, kind), "pytorch")
+    # Not as wild as random weights are elsewhere in the tests: there some want more steps than there are.
+    made = load(foreign.classifier(tmp_path / kind, kind, initializer_range=0.005), "pytorch")
     found = made.explain("a bad lamp, twice!", method=GRADIENTS)
+    assert found.converged
     total = sum(word.attribution or 0.0 for word in found.words)
     assert found.baseline_log_odds is not None and found.delta is not None
-    assert total == pytest.approx(found.log_odds - found.baseline_log_odds + found.delta, abs=1e-4)
+    assert total == pytest.approx(found.log_odds - found.baseline_log_odds, abs=0.02)
     assert found.log_odds == pytest.approx(made.explain("a bad lamp, twice!").log_odds, abs=1e-4)
-    # These weights are random and wild: some want more steps than there are, and then it is told.
-    assert found.converged or "miss what they should add up to" in found.notes[-1]
     assert np.abs([word.attribution for word in found.words]).max() > 1e-3
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
+import fakes
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from inference import Classifier, InputError
 from inference.explain.words import MOST_LETTERS, Word, grouped, segments, words_of
 
 FAMILY, WAVE, FLAGS = "👩‍👩‍👧", "👋🏽", "🇩🇪🇫🇷"
@@ -192,3 +196,16 @@ def test_the_longest_of_hostile_texts_is_split_into_short_runs(letter: str) -> N
     found = segments(text)
     assert max(end - start for start, end in found) <= MOST_LETTERS
     assert "".join(text[a:b] for a, b in found) == text
+
+
+def test_a_text_of_which_only_white_space_is_read_has_no_words_to_explain() -> None:
+    class Even(fakes.FakeBackend):
+        def logits(self, input_ids: Any, attention_mask: Any) -> Any:
+            return {
+                name: np.zeros((len(input_ids), len(task.labels)), np.float32) for name, task in fakes.TASKS.items()
+            }
+
+    made = Classifier(fakes.bundle(), Even(), byte_level(False))
+    assert made.predict("\n" * 50 + "hello", "sentiment").truncated
+    with pytest.raises(InputError, match="is white space, so there is no word to explain"):
+        made.explain("\n" * 50 + "hello", "sentiment")

@@ -21,7 +21,6 @@ from inference.compare.receipt import Receipt
 from inference.errors import InferenceError, InputError
 from inference.explain.agreement import Agreement
 from inference.explain.agreement import in_words as agreement_in_words
-from inference.formats.describe import describe
 
 MOST_WHY = 200  # rows to choose from; more than anybody reads
 WHY = "_why"
@@ -197,12 +196,9 @@ def show(shown: list[Disagreement], total: int, reference: str, backend: str) ->
 def why(shown: list[Disagreement], receipt: Receipt, task: str, reference: str, backend: str) -> None:
     """For a row that the reader chooses: what each word does to a label on both backends, and how far they agree."""
     st.subheader("Why", anchor=False)
-    try:
-        if not served.is_of(receipt, describe(served.model(), served.base())):
-            st.caption("This receipt is of another model than the one that is served, so its rows cannot be explained.")
-            return
-    except InferenceError as error:
-        st.caption(plain(str(error)))
+    bundle = served.described()
+    if bundle is None or not served.is_of(receipt, bundle):
+        st.caption("This receipt is of another model than the one that is served, so its rows cannot be explained.")
         return
     pick, of, ask = st.columns([4, 2, 1], vertical_alignment="bottom")
     one = pick.selectbox("Row", shown[:MOST_WHY], format_func=_row, key="why_row")

@@ -126,8 +126,11 @@ def check(args: argparse.Namespace) -> None:
             "--check takes the texts of the showcase and the labels that the model gives them: leave out TEXT, "
             "--label, --compare and --budget."
         )
-    if args.out:
-        faithfulness.read_records(args.out)  # whether it can be added to is told now, and not after minutes
+    if args.out:  # whether it can be written is told now, and not after minutes
+        if not args.out.parent.is_dir() or args.out.is_dir():
+            what = "is a folder" if args.out.is_dir() else f"there is no folder {args.out.parent}"
+            raise InputError(f"--out {args.out}: {what}. Name a file.")
+        faithfulness.read_records(args.out)
     classifier = load(
         args.model,
         args.backend,

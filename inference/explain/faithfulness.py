@@ -31,6 +31,7 @@ from inference.explain.words import Word
 
 BINS = (0.01, 0.05, 0.10, 0.20, 0.50)
 FORMAT, VERSION = "triptych-faithfulness", 1
+SEED = 0
 DRAWS = 5  # random rankings of each text
 FIGURES = ("comprehensiveness", "sufficiency")
 Array = NDArray[np.float64]
@@ -43,7 +44,6 @@ def check(
     *,
     tasks: Sequence[str] | None = None,
     draws: int = DRAWS,
-    seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Any]:
     """Per task, comprehensiveness and sufficiency of the rankings by `method` and of random ones, over the texts.
@@ -63,7 +63,7 @@ def check(
     for number, text in enumerate(texts):
         if progress is not None:
             progress("explaining, and taking words away", number / len(texts))
-        rng = np.random.default_rng([seed, number])
+        rng = np.random.default_rng([SEED, number])
         encoding = classifier.encode(text)
         ids, (words, _) = encoding.ids, words_read(classifier, text, encoding)
         random = [row for _ in range(draws) for row in _rows(ids, words, rng.permutation(len(words)).tolist())]
@@ -139,7 +139,7 @@ def record(
         "data": {"name": SHOWCASE.name, "sha256": texts},
         "bins": list(BINS),
         "draws": draws,
-        "seed": 0,
+        "seed": SEED,
         "tasks": dict(found),
     }
 
@@ -171,13 +171,18 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def add_record(path: Path, made: Mapping[str, Any]) -> None:
-    """Put a record into a file, in place of the one of the same model, backend and method.
+    """Put a record into a file, in place of the one of the same model, backend, method and texts.
+
+    Tasks that only the older one has are kept.
 
     Raises:
         InputError: the file holds something else.
     """
-    kept = [one for one in read_records(path) if _belongs(one) != _belongs(made)]
-    document = {"format": FORMAT, "version": VERSION, "records": sorted([*kept, made], key=_belongs)}
+    records = read_records(path)
+    older = next((one for one in records if _belongs(one) == _belongs(made) and one["data"] == made["data"]), None)
+    kept = [one for one in records if _belongs(one) != _belongs(made)]
+    whole = {**made, "tasks": {**(older["tasks"] if older else {}), **made["tasks"]}}
+    document = {"format": FORMAT, "version": VERSION, "records": sorted([*kept, whole], key=_belongs)}
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 

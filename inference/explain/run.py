@@ -47,6 +47,8 @@ def explain(
     label = predicted if label is None else label
     index = spec.labels.index(label)
     words, read = words_read(classifier, text, encoding)
+    if not words:  # a byte-level tokenizer makes tokens of white space
+        raise InputError("The part of the text that the model reads is white space, so there is no word to explain.")
     asked = _Question(
         classifier=classifier,
         task=task,

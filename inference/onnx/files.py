@@ -125,7 +125,9 @@ def quantize_graph(path: str | Path, output_path: str | Path | None = None) -> t
             f"No tokenizer beside {path.name} (looked for {tokenizer_file}). INT8 takes its scales from texts: put the "
             f"model's tokenizer.json there."
         )
-    _check_free(target, _listed(target.parent).get("files", {}), target.name)
+    weights = target.with_name(f"{target.stem}_weights.bin")
+    for file in (target, weights):
+        _check_free(file, _listed(target.parent).get("files", {}), file.name)
     model = load_model(path)
     text_inputs(path, model)
     outputs = logits_of([output.name for output in model.graph.output])
@@ -139,12 +141,16 @@ def quantize_graph(path: str | Path, output_path: str | Path | None = None) -> t
             save_model(select(path, model, {name: name for name in outputs}), plain)
             del model  # there is a copy, and a large one is gigabytes
             made = _quantize(plain, found, tokenizer_file, path)
-            written = sorted(found.parent.iterdir())  # the graph, and past 2 GB its weights
+            if not (found.parent / weights.name).exists():
+                weights.unlink(missing_ok=True)  # those of an earlier one, which was larger
+            # Past 2 GB its weights too, and before the graph that names them.
+            written = sorted(found.parent.iterdir(), key=lambda file: file.name == target.name)
             for file in written:
                 file.replace(target.parent / file.name)
         if listed := _listed(target.parent):
+            kept = {name: digest for name, digest in listed["files"].items() if name not in (target.name, weights.name)}
             digests = {file.name: sha256(target.parent / file.name) for file in written}
-            _write_list(target.parent, listed["source"], {**listed["files"], **digests})
+            _write_list(target.parent, listed["source"], kept | digests)
     except OSError as error:
         raise ExportError(f"{target} cannot be written: {error.strerror}. Name another file.") from None
     return target, made

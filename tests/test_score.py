@@ -6,6 +6,7 @@ import errno
 import os
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import fakes
 import pytest
@@ -19,7 +20,9 @@ from inference.bundle import Task
 from inference.classifier import MAX_CHARS
 from inference.errors import InferenceError, InputError
 from inference.score.answers import Wanted, answer
+from inference.score.reading import open_table
 from inference.score.run import Job, Model, score
+from inference.score.workers import answering
 from inference.spreadsheet import harmless
 
 TEXTS = ["good", "bad glad", "sad sad sad", "book", "good bad good"]
@@ -169,6 +172,28 @@ def _ended() -> object:
 def test_a_worker_that_is_ended_from_outside_is_one_error(source: Path, tmp_path: Path) -> None:
     with pytest.raises(InferenceError, match="A worker process was ended from outside"):
         score(Job(source, tmp_path / "out.csv"), scored.model(open_one=_ended), 2)
+
+
+def test_a_pool_that_is_broken_already_says_the_same(source: Path, tmp_path: Path) -> None:
+    with (
+        pytest.raises(InferenceError, match="ended from outside.* The same command goes on from here"),
+        answering(_ended, Wanted(tuple(fakes.TASKS)), 2) as submit,  # type: ignore[arg-type]
+    ):
+        assert submit(["good"]).exception(60) is not None
+        submit(["bad"])
+
+
+def test_a_file_that_changes_while_it_is_looked_through_is_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(*arguments: Any) -> Any:
+        table = open_table(*arguments)
+        source.write_text(source.read_text() + "late,good\n")
+        return table
+
+    monkeypatch.setattr("inference.score.run.open_table", change)
+    with pytest.raises(InputError, match="in.csv has changed meanwhile"):
+        run(source, tmp_path / "out.csv")
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:

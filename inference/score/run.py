@@ -21,7 +21,7 @@ from inference.formats.files import sha256
 from inference.score.answers import PREFIX, Answers, Tally, Wanted
 from inference.score.journal import Journal
 from inference.score.reading import BLOCK_ROWS, Block, Table, open_table
-from inference.score.workers import Opener, answering, result
+from inference.score.workers import Opener, answering
 from inference.score.writing import FORMATS, Writer, open_writer
 
 
@@ -87,7 +87,8 @@ def score(job: Job, model: Model, workers: int = 1, progress: Progress | None = 
     """
     started = time.monotonic()
     out = check_out(job.source, job.out)
-    table, before = open_table(job.source, job.text_column), _state(job.source)
+    before = _state(job.source)  # first: a change while it is looked through counts
+    table = open_table(job.source, job.text_column)
     wanted = plan(job, model.bundle, table)
     format = format_of(job)
     writer = open_writer(format, table, wanted.columns(model.bundle.tasks))
@@ -187,7 +188,7 @@ class _Run:
 
     def _keep(self) -> None:
         number, block, promised = self._waiting.popleft()
-        answers = result(promised)
+        answers = promised.result()
         self._journal.commit(number, self._writer.part(block, answers.columns), answers.tally)
         self._meter.tell(answers.tally.rows)
 
@@ -217,7 +218,10 @@ class Meter:
         self._progress(f"{done:,} of {self._rows:,} rows on {TITLES[self._backend]}{rate}{gone_on}", share)
 
 
-def _state(path: Path) -> tuple[int, int]:
-    """What tells that a file has changed."""
-    told = path.stat()
+def _state(path: Path) -> tuple[int, int] | None:
+    """What tells that a file has changed; None where there is none."""
+    try:
+        told = path.stat()
+    except OSError:
+        return None
     return told.st_size, told.st_mtime_ns

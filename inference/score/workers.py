@@ -29,6 +29,10 @@ def answering(open_one: Opener, wanted: Wanted, workers: int) -> Iterator[Submit
 
     Args:
         workers: 1 answers in a thread of this process, so that reading and writing go on meanwhile.
+
+    Raises:
+        InferenceError: a worker process was ended by somebody else. Asking for texts to be answered says so, and so
+            does waiting for their answers within the block.
     """
     if workers == 1:
         opened: list[Classifier] = []
@@ -47,26 +51,16 @@ def answering(open_one: Opener, wanted: Wanted, workers: int) -> Iterator[Submit
     with _ending(ProcessPoolExecutor(workers, context, initializer=_start)) as pool:
         try:
             yield lambda texts: pool.submit(_there, open_one, texts, wanted)
-        except BaseException:
+        except BaseException as error:
             # What they have at hand nobody will keep, and it may take them half a minute.
             for child in set(multiprocessing.active_children()) - others:
                 child.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise InferenceError(
+                    "A worker process was ended from outside, perhaps because memory was short. The same command goes "
+                    "on from here; take fewer --workers."
+                ) from None
             raise
-
-
-def result(promised: Future[Answers]) -> Answers:
-    """The answers, when they are there.
-
-    Raises:
-        InferenceError: the model cannot be opened or is damaged, or a worker process was ended by somebody else.
-    """
-    try:
-        return promised.result()
-    except BrokenProcessPool:
-        raise InferenceError(
-            "A worker process was ended from outside, perhaps because memory was short. The same command goes on from "
-            "here; take fewer --workers."
-        ) from None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Iterator, MutableMapping
 from typing import Any
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from pytest import MonkeyPatch
 
 from inference import InputError, MissingDependencyError
-from inference.api import Limits, create_app, layers
+from inference.api import Limits, create_app, layers, schemas
+from inference.api.errors import ApiError
 from inference.models import Models
 
 NO_JSON = "The body is no JSON in UTF-8:"
@@ -115,6 +117,8 @@ def test_null_stands_for_what_is_left_out(client: Client) -> None:
         (b'{"text": "a", "backend": "MARK"}', 422, "This backend is not served. Served: pytorch."),
         (b'{"text": "a", "backend": ""}', 422, "This backend is not served. Served: pytorch."),
         (b'{"text": "a", "MARK": 1}', 422, UNKNOWN),
+        (b'{"MARK": "a"}', 422, UNKNOWN),
+        (b'{"text": "a", "MARK": {"text": "a", "text": "a"}}', 422, UNKNOWN),
     ],
 )  # fmt: skip
 def test_what_cannot_be_answered_is_refused_in_words_that_do_not_quote_it(
@@ -123,6 +127,17 @@ def test_what_cannot_be_answered_is_refused_in_words_that_do_not_quote_it(
     reply = client.post("/api/predict", body)
     assert (reply.status, reply.message) == (status, message)
     assert b"MARK" not in reply.body
+
+
+def test_of_many_unknown_fields_no_error_each_is_made(client: Client) -> None:
+    body = json.dumps({"text": "good"} | {f"field {number}": 1 for number in range(200_000)}).encode()
+    assert schemas.PredictRequest.model_validate_json(body).text == "good"  # pydantic has no errors to list
+    with pytest.raises(ApiError) as refused:
+        schemas.parse(schemas.PredictRequest, body)
+    assert (refused.value.status, str(refused.value)) == (422, UNKNOWN)
+    for model in ("PredictRequest", "ExplainRequest"):
+        document = client.get("/api/openapi.json").json()
+        assert document["components"]["schemas"][model]["additionalProperties"] is False
 
 
 def test_too_many_or_too_long_texts_are_refused(client: Client) -> None:

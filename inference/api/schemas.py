@@ -22,15 +22,21 @@ Name = Annotated[str, Field(max_length=200)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
+def _closed(schema: dict[str, Any]) -> None:
+    """No field but these: `_check_names` sees to it, as pydantic keeps an error, and the value, for every other one."""
+    schema["additionalProperties"] = False
+
+
 def _either(schema: dict[str, Any]) -> None:
     """One of `texts` and `text`, which pydantic has no words for."""
+    _closed(schema)
     schema["oneOf"] = [{"required": ["texts"]}, {"required": ["text"]}]
     for name in ("texts", "text"):
         schema["properties"][name].pop("default")
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True, json_schema_extra=_closed)
 
 
 class PredictRequest(_Request):
@@ -206,24 +212,21 @@ def parse(kind: type[R], body: bytes) -> R:
     try:
         made = kind.model_validate_json(body)
     except ValidationError as error:
-        raise _refused(kind, error) from None
-    if _repeats(body):
-        raise ApiError(422, "invalid_request", "A field stands twice in the request: which one is meant?")
+        raise _refused(kind, body, error) from None
+    _check_names(kind, body)
     return made
 
 
-def _refused(kind: type[_Request], error: ValidationError) -> ApiError:
+def _refused(kind: type[_Request], body: bytes, error: ValidationError) -> ApiError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         place = first["msg"].removeprefix("Invalid JSON: ")  # what was expected, and the column
         return ApiError(400, "invalid_json", f"The body is no JSON in UTF-8: {place}.")
-    known = ", ".join(kind.model_fields)
-    if first["type"] == "extra_forbidden":  # its place is the caller's own word
-        return ApiError(422, "invalid_request", f"The request has a field that is not known. Known: {known}.")
     place = "".join(f"[{one}]" if isinstance(one, int) else str(one) for one in first["loc"]) or "The request"
     if first["type"] in ("string_pattern_mismatch", "string_too_short"):
         said = "is empty: give it at least one word"
     elif first["type"] == "value_error":
+        _check_names(kind, body)  # a name that is spelt wrong is the likely reason
         said = f"is refused: {first['msg'].removeprefix('Value error, ')}"
     else:
         # "Input should be a valid string", "List should have at most 512 items after validation, not 513"
@@ -231,13 +234,22 @@ def _refused(kind: type[_Request], error: ValidationError) -> ApiError:
     return ApiError(422, "invalid_request", f"{place} {said}.")
 
 
-def _repeats(body: bytes) -> bool:
-    """A field stands twice: readers differ in which they take, so one in between may have checked the other."""
-    found = False
+def _check_names(kind: type[_Request], body: bytes) -> None:
+    """Refuse a JSON object with a field that this request does not have, or with one that stands twice.
 
-    def look(pairs: list[tuple[str, Any]]) -> None:
-        nonlocal found
-        found = found or len({name for name, _ in pairs}) < len(pairs)
+    Readers differ in which of two they take, so one in between may have checked the other.
+    """
+    repeated = False
 
-    json.loads(body, object_pairs_hook=look)
-    return found
+    def look(pairs: list[tuple[str, Any]]) -> set[str]:
+        nonlocal repeated
+        names = {name for name, _ in pairs}
+        repeated = repeated or len(names) < len(pairs)
+        return names
+
+    names: set[str] = json.loads(body, object_pairs_hook=look)  # what `look` makes of the outermost object
+    if not names <= kind.model_fields.keys():
+        known = ", ".join(kind.model_fields)
+        raise ApiError(422, "invalid_request", f"The request has a field that is not known. Known: {known}.")
+    if repeated:
+        raise ApiError(422, "invalid_request", "A field stands twice in the request: which one is meant?")

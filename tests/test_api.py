@@ -224,6 +224,12 @@ def test_a_text_of_which_the_tokenizer_reads_nothing_is_named_and_others_are_ans
     client.close()
 
 
+def test_a_text_of_separators_alone_is_named_by_its_place_in_the_request(client: Client) -> None:
+    reply = client.predict(texts=["good", "a very good book", "\u001c"])
+    assert (reply.status, reply.message) == (422, "texts[2] is empty: give it at least one word.")
+    assert client.predict(text="\u001f").message == "The text is empty: give it at least one word."
+
+
 class Damaged(fakes.FakeBackend):
     """Gives NaN for "cancel", and fails at "book"."""
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from inference.api.errors import ApiError, failure
 from inference.api.metrics import Metrics
-from inference.classifier import Answer, Classifier, Prediction
+from inference.classifier import Answer, Classifier, Prediction, check_texts
 from inference.errors import InputError
 
 # A token of English is some 4 characters. Only how much is taken at once hangs on it: `Classifier` cuts batches by the
@@ -275,7 +275,7 @@ def _with_place(error: InputError, part: Part) -> str:
         return str(error)
     for row in sorted(part.rows):
         try:
-            part.job.classifier.tokenize([part.job.texts[row]])
+            part.job.classifier.tokenize(check_texts([part.job.texts[row]]))
         except InputError as one:
             return f"texts[{row}]{str(one).removeprefix('The text')}"
     return str(error)

@@ -21,7 +21,7 @@ TEXT = "a very good book"
 
 @pytest.fixture
 def client() -> Iterator[Client]:
-    made = Client(create_app(fakes.classifier(), limits=Limits(explanations=2, timeout_s=0.5)))
+    made = Client(create_app(fakes.classifier(), limits=Limits(timeout_s=PATIENCE_S)))
     yield made
     made.close()
 
@@ -76,6 +76,10 @@ def test_what_cannot_be_explained_is_refused(fields: dict[str, Any], code: str, 
     client.close()
 
 
+class Panic(BaseException):
+    """No `Exception`, as what a panic in native code becomes."""
+
+
 class Gated(fakes.FakeBackend):
     """Answers when it is let."""
 
@@ -88,7 +92,9 @@ class Gated(fakes.FakeBackend):
 
 def test_explanations_are_bounded_in_number_and_in_time_and_predictions_do_not_wait_for_them() -> None:
     backend = Gated("int8")
-    client = Client(create_app(fakes.classifier(backend), limits=Limits(explanations=2, timeout_s=0.5)))
+    backend.gate.clear()
+    limits = Limits(explanations=2, timeout_s=0.5, explanation_s=0.2)
+    client = Client(create_app(fakes.classifier(backend), limits=limits))
 
     async def ask() -> list[Any]:
         body = json.dumps({"text": TEXT, "task": "sentiment"}).encode()
@@ -100,7 +106,58 @@ def test_explanations_are_bounded_in_number_and_in_time_and_predictions_do_not_w
         (503, "timed_out"),
         (503, "timed_out"),
     ]
+    assert {reply.headers["retry-after"] for reply in replies} == {"5"}
+    assert "triptych_waiting_texts 0.0" in client.get("/api/metrics").body.decode()
     backend.gate.set()
-    assert client.predict(text="good").status == 200
-    assert explain(client).status == 200
+    client.close()
+
+
+def test_a_prediction_does_not_wait_for_an_explanation() -> None:
+    backend = Gated("int8")
+    classifier = fakes.classifier(backend)
+    explaining, let = threading.Event(), threading.Event()
+
+    def explain_when_let(*_: Any, **__: Any) -> Any:
+        explaining.set()
+        assert let.wait(PATIENCE_S)
+        raise Panic
+
+    backend.gate.set()
+    classifier.explain = explain_when_let  # type: ignore[method-assign]
+    client = Client(create_app(classifier, limits=Limits(timeout_s=PATIENCE_S)))
+
+    async def ask() -> tuple[Any, Any]:
+        waits = asyncio.create_task(
+            client.ask("/api/explain", json.dumps({"text": TEXT, "task": "sentiment"}).encode())
+        )
+        await asyncio.to_thread(explaining.wait, PATIENCE_S)
+        answer = await client.ask("/api/predict", b'{"text": "good"}')
+        let.set()
+        return answer, await waits
+
+    answer, failed = client.run(ask())
+    assert answer.status == 200
+    assert (failed.status, failed.code) == (500, "internal")
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("limits", "most"),
+    [
+        (Limits(), 3),
+        (Limits(explanations=2), 2),
+        (Limits(timeout_s=200), 8),
+        (Limits(timeout_s=1), 1),
+    ],
+)
+def test_no_more_explanations_wait_than_can_be_done_in_time(limits: Limits, most: int) -> None:
+    assert limits.most_explanations == most
+
+
+def test_after_the_end_no_explanation_is_begun() -> None:
+    client = Client(create_app(fakes.classifier()))
+    client.app.state.service.close()
+    for _ in range(10):
+        reply = explain(client)
+        assert (reply.status, reply.code) == (503, "stopping")
     client.close()

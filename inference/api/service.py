@@ -35,7 +35,8 @@ class Limits:
         body_bytes: of one request.
         bodies_bytes: of all requests that are being read.
         timeout_s: from the last byte of a request to its answer; and for the body to arrive.
-        explanations: that run or wait. They run one at a time, beside the predictions.
+        explanations: that run or wait, at most: fewer where they would not all be done within `timeout_s`. They run
+            one at a time, beside the predictions.
         explanation_s: what one may take; the words that it did not suffice for have no figure.
     """
 
@@ -45,6 +46,11 @@ class Limits:
     timeout_s: float = 30
     explanations: int = 8
     explanation_s: float = 10
+
+    @property
+    def most_explanations(self) -> int:
+        """Those that run or wait, of which the last is still done in time if each takes all that it may; at least 1."""
+        return max(1, min(self.explanations, int(self.timeout_s // self.explanation_s)))
 
 
 class Service:
@@ -63,6 +69,7 @@ class Service:
         self.limits = limits
         self.batcher = Batcher(limits.waiting_texts)
         self.stopping = False
+        self._closed = False
         self._served = served
         self._opened = {served.backend.name: served} if isinstance(served, Classifier) else {}
         self._probe: asyncio.Future[float] | None = None
@@ -143,7 +150,9 @@ class Service:
         Raises:
             ApiError: as `predict`; 422 too where the method cannot be had.
         """
-        if self._explaining >= self.limits.explanations:
+        if self._closed:
+            raise ApiError(503, "stopping", "The server is being stopped. Ask again in a moment.", 1)
+        if self._explaining >= self.limits.most_explanations:
             raise ApiError(
                 429, "overloaded", f"{self._explaining} explanations wait already. Ask again later.", EXPLAIN_AGAIN_S
             )
@@ -166,7 +175,7 @@ class Service:
         future = asyncio.get_running_loop().run_in_executor(self._explainer, run)
         future.add_done_callback(self._explained)
         try:
-            await self._wait(future, receive)
+            await self._wait(future, receive, EXPLAIN_AGAIN_S)
             return future.result()
         except InputError as error:
             raise ApiError(422, "cannot_explain", str(error)) from None
@@ -174,9 +183,9 @@ class Service:
             raise ApiError(
                 422, "method_unavailable", f"{asked.method} is not installed on this server: ask for occlusion."
             ) from error
-        except ApiError:
+        except (ApiError, asyncio.CancelledError):
             raise
-        except Exception as error:
+        except BaseException as error:  # a panic of the tokenizer is no `Exception`
             raise failure(error) from error
         finally:
             given_up.set()
@@ -186,8 +195,12 @@ class Service:
         if not future.cancelled():
             future.exception()  # of one that nobody waits for: it is no news
 
-    async def _wait(self, future: asyncio.Future[Any], receive: Receive) -> None:
-        """Return when the future is done; ApiError when time is up or the client has gone."""
+    async def _wait(self, future: asyncio.Future[Any], receive: Receive, again_s: int | None = None) -> None:
+        """Return when the future is done; ApiError when time is up or the client has gone.
+
+        Args:
+            again_s: for Retry-After; None for when the queue is likely to be done.
+        """
         done, _ = await asyncio.wait([future], timeout=min(WATCH_AFTER_S, self.limits.timeout_s))
         if done:
             return
@@ -206,7 +219,7 @@ class Service:
             503,
             "timed_out",
             f"No answer within {self.limits.timeout_s:g} s. Ask again later, or with fewer texts.",
-            self.batcher.retry_after(),
+            self.batcher.retry_after() if again_s is None else again_s,
         )
 
     async def probe(self) -> float:
@@ -244,6 +257,7 @@ class Service:
     def close(self) -> None:
         """Answer what waits and end the threads."""
         self.stop()
+        self._closed = True
         self.batcher.close()
         self._explainer.shutdown()
 

@@ -14,6 +14,7 @@ from starlette.formparsers import MultiPartParser
 
 from inference.bundle import Task
 from inference.errors import InputError
+from inference.score.unpacking import columns_in
 from inference.tables import FORMATS, named, named_text, read_table
 
 MOST_MB = 5  # of the uploader; .streamlit/config.toml says the same to the server
@@ -46,7 +47,8 @@ def read_upload(name: str, content: bytes) -> dict[str, list[Any]]:
     elif ending == ".jsonl":
         columns = _names_in_jsonl(content)
     else:
-        columns = _columns_in_parquet(name, content) if ending == ".parquet" else 0
+        remedy = f"Use the command line: python -m inference compare --data {name}"
+        columns = columns_in(name, content, MOST_UNPACKED, remedy) if ending == ".parquet" else 0
     if columns > MOST_COLUMNS:
         raise InputError(f"{name} has more than {MOST_COLUMNS} columns. Keep the text and the label.")
     found = read_table(name, content)
@@ -75,26 +77,6 @@ def _names_in_jsonl(content: bytes) -> int:
         if len(names) > MOST_COLUMNS:
             break
     return len(names)
-
-
-def _columns_in_parquet(name: str, content: bytes) -> int:
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
-
-    size = 0
-    try:
-        with ParquetFile(io.BytesIO(content)) as file:
-            columns = len(file.schema_arrow)
-            for batch in file.iter_batches(64) if columns <= MOST_COLUMNS else ():
-                size += batch.nbytes
-                if size > MOST_UNPACKED:
-                    raise InputError(
-                        f"{name} unpacks to more than {MOST_UNPACKED / 1e6:.0f} MB. Use the command line: "
-                        f"python -m inference compare --data {name}"
-                    )
-            return columns
-    except (pyarrow.ArrowException, OSError):
-        return 0  # read_table says what is wrong
 
 
 def guess(columns: Mapping[str, Sequence[Any]], tasks: Mapping[str, Task]) -> Guess:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +15,14 @@ import fakes
 import pyarrow
 import pyarrow.parquet
 import pytest
+from conftest import ROOT
 from scored import read_csv, write_csv
 from test_app import HOSTILE, IMAGE, SCRIPT, models, served
 from test_browser import Visit, browser, pytestmark, sync_api
 
 from inference import InputError
 from inference.models import Models
+from inference.score.unpacking import unpacked
 from ui import scoring
 
 __all__ = ["browser", "pytestmark"]  # the browser of the other tests, and where it is missing
@@ -189,6 +193,57 @@ def test_files_that_are_larger_than_a_page_scores_are_refused(tmp_path: Path) ->
     assert bomb.stat().st_size < 5_000_000
     with pytest.raises(InputError, match="The file unpacks to more than 200 MB"):
         scoring.examine(bomb)
+
+
+def one_text(path: Path, letters: int, rows: int = 16) -> Path:
+    """A small Parquet file: one large text that every row names."""
+    written = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * rows, pyarrow.int32()), ["x" * letters])
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": written}), path, compression="zstd", dictionary_pagesize_limit=2**30
+    )
+    assert path.stat().st_size < 1_000_000
+    return path
+
+
+def test_one_large_text_that_every_row_names_does_not_fill_the_memory(tmp_path: Path) -> None:
+    assert scoring.examine(one_text(tmp_path / "in.parquet", 2_000_000)).rows == 16
+    for letters, rows in ((100_000_000, 16), (2_000_000, 1_000)):
+        path = one_text(tmp_path / "bomb.parquet", letters, rows)
+        done = subprocess.run(
+            [sys.executable, "-c", EXAMINED, path], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        said, most = done.stdout.splitlines()
+        assert said.startswith("The file unpacks to more than 200 MB. Use the command line")
+        assert int(most) < 1_000_000  # kB of the process that read it first
+
+
+EXAMINED = """
+import resource, sys
+from pathlib import Path
+from inference import InputError
+from inference.score.unpacking import columns_in
+try:
+    columns_in("The file", Path(sys.argv[1]).read_bytes(), 200_000_000, "Use the command line.")
+except InputError as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def test_cells_are_counted_as_they_are_when_they_are_written_out() -> None:
+    text = pyarrow.array(["x" * 1_000])
+    named = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 50, pyarrow.int8()), text)
+    assert unpacked(named) >= 50_000
+    assert unpacked(pyarrow.StructArray.from_arrays([named], ["a"])) >= 50_000
+    assert unpacked(pyarrow.ListArray.from_arrays([0, 20, 50], named)) >= 50_000
+    assert unpacked(pyarrow.nulls(1_000)) == unpacked(pyarrow.array([True] * 1_000)) == 8_000
+
+
+def test_a_damaged_parquet_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "in.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="The file cannot be read as Parquet: .*. Mend or re-export it.$"):
+        scoring.examine(tmp_path / "in.parquet")
 
 
 @pytest.mark.parametrize(

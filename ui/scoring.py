@@ -25,8 +25,9 @@ import gradio as gr
 from inference import InferenceError, InputError
 from inference.backends import check_backend
 from inference.models import Models
-from inference.score.reading import NoTextColumn, ParquetTable, Table, open_table
+from inference.score.reading import NoTextColumn, Table, open_table
 from inference.score.run import Job, Model, Report, score
+from inference.score.unpacking import columns_in
 from inference.score.writing import FORMATS, as_text
 from ui import figures, render
 
@@ -223,23 +224,19 @@ def examine(path: Path, text_column: str | None = None) -> Table:
     Raises:
         InputError: it is none, or is larger than is scored here.
     """
+    more = "Use the command line for it: python -m inference score."
+    if path.suffix.lower() == ".parquet":
+        columns_in("The file", path.read_bytes(), MOST_UNPACKED, more)
     try:
         table = open_table(path, text_column)
     except NoTextColumn as error:
         table = open_table(path, error.columns[0])
-    more = "Use the command line for it: python -m inference score."
     if len(table.columns) > MOST_COLUMNS:
         raise InputError(f"The file has {len(table.columns):,} columns; {MOST_COLUMNS} are the most here. {more}")
     if table.rows > MOST_ROWS:
         raise InputError(f"The file has {table.rows:,} rows; {MOST_ROWS:,} are the most here. {more}")
     if not table.rows:
         raise InputError("The file has no rows. A header and a text in every row are wanted.")
-    if isinstance(table, ParquetTable):
-        held = 0
-        for block in table.blocks(64):
-            held += block.batch.nbytes
-            if held > MOST_UNPACKED:
-                raise InputError(f"The file unpacks to more than {MOST_UNPACKED / 1e6:.0f} MB. {more}")
     return table
 
 

@@ -31,7 +31,9 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import uvicorn  # noqa: E402
 from client import Run  # noqa: E402
+from fastapi import FastAPI  # noqa: E402
 from served import Served  # noqa: E402
 
 from inference import cpu  # noqa: E402
@@ -208,6 +210,7 @@ def main() -> int:
     document = {
         "machine": {"cpu": cpu.model(), "cores": cpu.cores(), "system": platform.platform()},
         "settings": {"rounds": args.rounds, "seconds": args.seconds, "texts": "assets/showcase.csv"},
+        "server": reads_with(),
         "infinity": versions,
         "client_alone_requests_per_s": most,
         "times_the_requests_of_infinity": ratios(cells),
@@ -220,6 +223,14 @@ def main() -> int:
         print(f"{connections} connections, single texts: {times} times infinity-emb's better engine")
     print(f"The client alone reaches {most:,.0f} requests/s. Everything is in {args.out}.")
     return int(any(one["failures"] for one in cells))
+
+
+def reads_with() -> dict[str, str]:
+    """Which event loop and which reader of HTTP uvicorn takes here, as it does in the servers of this API."""
+    config = uvicorn.Config(FastAPI())
+    config.load()
+    loop: Any = config.get_loop_factory()
+    return {"event_loop": loop.__module__, "http": config.http_protocol_class.__module__}
 
 
 def installed(python: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pytest import MonkeyPatch
 from inference import InputError, MissingDependencyError
 from inference.api import Limits, create_app, layers, schemas
 from inference.api.errors import ApiError
+from inference.backends import OutOfMemory
 from inference.models import Models
 
 NO_JSON = "The body is no JSON in UTF-8:"
@@ -251,6 +252,18 @@ def test_a_text_that_breaks_the_model_is_a_named_error_and_no_neighbour_pays_for
     assert (broken.status, broken.code) == (500, "internal")
     assert b"secret" not in broken.body
     assert client.predict(text="good").status == 200
+    client.close()
+
+
+def test_a_text_for_which_there_is_no_memory_may_be_sent_again() -> None:
+    class Full(fakes.FakeBackend):
+        def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
+            raise OutOfMemory("a secret path")
+
+    client = Client(create_app(fakes.classifier(Full())))
+    reply = client.predict(text="good")
+    assert (reply.status, reply.code, reply.headers["retry-after"]) == (503, "out_of_memory", "5")
+    assert b"secret" not in reply.body
     client.close()
 
 

@@ -40,8 +40,8 @@ ERRORS = {
     429: ("Too many texts wait. The header Retry-After says when to ask again.", "overloaded"),
     500: ("The model gave no usable numbers, or the server failed.", "model_error, internal"),
     503: (
-        "No answer in time, a backend that cannot be opened, or a server that is being stopped.",
-        "timed_out, overloaded, backend_unavailable, stopping",
+        "No answer in time, no memory for one, a backend that cannot be opened, or a server that is being stopped.",
+        "timed_out, overloaded, out_of_memory, backend_unavailable, stopping",
     ),
 }
 EXAMPLE = "what a lovely film"

@@ -11,10 +11,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from inference.backends import OutOfMemory
 from inference.errors import InferenceError
 
 log = logging.getLogger(__name__)
 
+MEMORY_AGAIN_S = 5
 JSON = "application/json"
 # HTTP status -> the word for it, where the server itself refuses a request.
 CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -40,6 +42,9 @@ def failure(error: BaseException) -> ApiError:
     log.error("The model failed.", exc_info=error)
     if not isinstance(error, InferenceError):
         return internal()
+    if isinstance(error, OutOfMemory):
+        message = "There is no memory for this request now. Ask again later, or with fewer and shorter texts."
+        return ApiError(503, "out_of_memory", message, MEMORY_AGAIN_S)
     return ApiError(
         500,
         "model_error",

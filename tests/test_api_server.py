@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from served import FAKES, Served, wait_until
+
+from inference import InputError
+from inference.api import server as server_module
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to send")
 SERVE = [sys.executable, "-m", "inference", "serve", "--port", "0", "--json"]
@@ -133,6 +137,7 @@ def test_without_json_it_says_where_it_serves_and_that_it_stops(demo: Path, demo
         (["--api-key-file", "/dev/null"], "--api-key-file /dev/null begins with an empty line. Write the key there."),
         (["nowhere"], "No model folder nowhere."),
         (["--host", "300.0.0.1"], "Port 0 on 300.0.0.1 cannot be had"),
+        (["--host", "192.0.2.1"], "Give an address of this machine as host: 127.0.0.1"),
     ],
 )
 def test_what_cannot_be_served_is_said_in_one_line(options: list[str], message: str) -> None:
@@ -152,6 +157,15 @@ def test_a_port_in_use_is_said_in_one_line() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: Port {port} on 127.0.0.1 cannot be had")
     assert done.stderr.endswith(f"Give another: --port {port + 1}\n")
+
+
+def test_a_port_that_needs_rights_is_said_with_one_that_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(InputError, match="Port 80 on 127.0.0.1 cannot be had .* give one above 1023"):
+        server_module.bind("127.0.0.1", 80, "")
 
 
 def test_the_api_and_its_guards_hold_where_assertions_are_switched_off() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 from collections.abc import Callable
@@ -74,7 +75,7 @@ def bind(host: str, port: int, remedy: str) -> socket.socket:
     """The port, held and not yet listened on.
 
     Args:
-        remedy: how to ask for another port, in the message where this one cannot be had.
+        remedy: how to ask for another port, in the message where somebody else has this one.
 
     Raises:
         InputError: somebody else has it, or it is not ours to have.
@@ -85,6 +86,10 @@ def bind(host: str, port: int, remedy: str) -> socket.socket:
         held.bind((host, port))
     except OSError as error:
         held.close()
+        if error.errno == errno.EACCES:
+            remedy = "Ports below 1024 need rights of their own: give one above 1023."
+        elif error.errno != errno.EADDRINUSE:
+            remedy = "Give an address of this machine as host: 127.0.0.1 to stay on it, 0.0.0.0 for all that it has."
         raise InputError(f"Port {port} on {host} cannot be had ({error.strerror}). {remedy}") from None
     return held
 

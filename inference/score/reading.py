@@ -24,6 +24,7 @@ BLOCK_LETTERS = 16_000_000  # a block of large cells has fewer rows
 LINE_LETTERS = 16_000_000  # of one line: a file without line ends is not taken into memory
 MOST_COLUMNS = 10_000
 DELIMITERS = ",;\t"
+PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}  # how such files begin
 _Row = TypeVar("_Row")
 
 
@@ -85,6 +86,10 @@ def open_table(path: Path, text_column: str | None = None) -> Table:
     ending = path.suffix.lower()
     if ending not in kinds:
         raise InputError(f"{path.name} is none of {', '.join(FORMATS)}. Convert it, and do not compress it.")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if packed := next((kind for mark, kind in PACKED.items() if start.startswith(mark)), None):
+        raise InputError(f"{path.name} is compressed with {packed}. Unpack it first.")
     try:
         return kinds[ending](path, text_column)
     except UnicodeDecodeError:
@@ -117,15 +122,22 @@ class CsvTable:
             yield Block([cells[at] for cells in rows], partial(iter, rows))
 
     def _header(self, text_column: str | None) -> tuple[str, list[str]]:
-        """The separator by which the header has a column of texts, the comma where none does; and the header."""
+        """The separator by which the header has a column of texts, else one by which it has several; and the header."""
         for delimiter in DELIMITERS:
             # No error here: '"id";"text"' is none with a semicolon, and is one with a comma.
             with self._open() as file, contextlib.suppress(InputError):
                 _, columns = next(self._parsed(file, delimiter), (0, []))
                 if text_column in columns if text_column else named_text(columns):
                     return delimiter, columns
-        with self._open() as file:
-            return DELIMITERS[0], next(self._parsed(file, DELIMITERS[0]), (0, []))[1]
+        found = []
+        for delimiter in DELIMITERS:
+            with self._open() as file, contextlib.suppress(InputError):
+                found.append((delimiter, next(self._parsed(file, delimiter), (0, []))[1]))
+        if not found:
+            with self._open() as file:
+                next(self._parsed(file, DELIMITERS[0]))  # says what is wrong
+        # "id;description" is no column of texts, but two of which it must be said which: by the comma it is one.
+        return found[0] if len(found[0][1]) > 1 else max(found, key=lambda pair: len(pair[1]))
 
     def _records(self) -> Iterator[list[str]]:
         """The rows without the header; a short one gets empty cells at its end, as an empty line has only such."""
@@ -235,20 +247,29 @@ class ParquetTable:
             batches = file.iter_batches(size)
             while True:
                 try:
-                    table = pyarrow.Table.from_batches([next(batches)])
-                    texts = table.column(self.text_column).to_pylist()
+                    batch = next(batches)
                 except StopIteration:
                     return
                 except (pyarrow.ArrowException, OSError, ValueError) as error:
                     raise self._damaged(error) from None
-                yield Block(texts, partial(_arrow_cells, table), batch=table)
+                rows = max(1, len(batch) * BLOCK_LETTERS // max(batch.nbytes, BLOCK_LETTERS))
+                for start in range(0, len(batch), rows):
+                    yield self._block(pyarrow.Table.from_batches([batch.slice(start, rows)]))
+
+    def _block(self, table: Any) -> Block:
+        try:
+            texts = table.column(self.text_column).to_pylist()
+        except ValueError as error:
+            raise self._damaged(error) from None
+        return Block(texts, partial(_arrow_cells, table), batch=table)
 
     def _open(self) -> Any:
         import pyarrow
         from pyarrow.parquet import ParquetFile
 
         try:
-            return ParquetFile(self.path)
+            # With the buffer that it has by default the whole file would be read ahead, and kept until the last row.
+            return ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 16)
         except (pyarrow.ArrowException, OSError) as error:
             raise self._damaged(error) from None
 
@@ -326,8 +347,6 @@ def _no_utf8(path: Path) -> InputError:
             except UnicodeDecodeError as error:
                 if error.end == len(line) == LINE_LETTERS:  # a character on both sides of the cut
                     continue
-                if line.startswith(b"\x1f\x8b"):
-                    return InputError(f"{path.name} is compressed with gzip. Unpack it first.")
                 byte, place = error.object[error.start], error.start + 1
                 return InputError(
                     f"{path.name}, line {number:,} is not UTF-8 (byte {byte:#04x} at position {place:,}). Save it as "

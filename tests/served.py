@@ -14,6 +14,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,25 +24,36 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 60  # a busy machine is no broken server
+START_S = 300  # for the first line: a model may have to be built first
 FAKES = [sys.executable, "tests/served.py"]
 
 
 class Served:
-    """A process that says in its first line, as JSON or last word, at which address it serves."""
+    """A process that says in its first line, as JSON or last word, at which address it serves.
 
-    def __init__(self, command: list[str], environment: Mapping[str, str] | None = None) -> None:
+    Args:
+        environment: of the process beside this one's; None takes a variable away.
+    """
+
+    def __init__(self, command: list[str], environment: Mapping[str, str | None] | None = None) -> None:
+        given = os.environ | (environment or {})
+        # No pipe: nobody reads it while the process runs, and a full one would block that.
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by `finished`
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | (environment or {}),
+            env={name: value for name, value in given.items() if value is not None},
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._stderr,
             text=True,
         )
         assert self.process.stdout
+        limit = threading.Timer(START_S, self.process.kill)
+        limit.start()
         self.said = self.process.stdout.readline()
+        limit.cancel()
         if not self.said:
-            raise RuntimeError(self.process.communicate()[1])
+            raise RuntimeError(self.finished()[2])
         self.url = json.loads(self.said)["url"] if self.said.startswith("{") else self.said.split()[-1]
         self.port = int(urlsplit(self.url).port or 0)
 
@@ -49,7 +62,8 @@ class Served:
 
     def __exit__(self, *_: Any) -> None:
         self.process.kill()
-        self.process.communicate()
+        if not self._stderr.closed:
+            self.finished()
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
@@ -85,8 +99,14 @@ class Served:
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
         """Exit code, what else it said, and what went to stderr."""
         self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=PATIENCE_S)
-        return self.process.returncode, out, err
+        return self.finished()
+
+    def finished(self) -> tuple[int, str, str]:
+        """What `end` gives, of a process that ends by itself."""
+        out, _ = self.process.communicate(timeout=PATIENCE_S)
+        with self._stderr as said:
+            said.seek(0)
+            return self.process.returncode, out, said.read()
 
 
 def wait_until(true: Callable[[], bool]) -> None:

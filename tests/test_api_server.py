@@ -58,8 +58,7 @@ def test_all_that_are_in_flight_when_it_is_told_to_stop_are_answered(tmp_path: P
         for thread in threads:
             thread.join()
         assert statuses == [200] * 32
-        out, err = server.process.communicate(timeout=60)
-        assert (server.process.returncode, out, err) == (0, "stopped\n", "")
+        assert server.finished() == (0, "stopped\n", "")
 
 
 @pytest.mark.parametrize("chunked", [True, False])
@@ -123,7 +122,7 @@ def test_a_key_is_read_from_a_file_or_the_environment(demo: Path, demo_cache: Pa
 
 
 def test_without_json_it_says_where_it_serves_and_that_it_stops(demo: Path, demo_cache: Path) -> None:
-    with Served([one for one in SERVE if one != "--json"], {"TRIPTYCH_API_KEY": ""}) as server:
+    with Served([one for one in SERVE if one != "--json"], {"TRIPTYCH_API_KEY": None}) as server:
         assert server.said == f"Triptych serves demo (int8) at {server.url}\n"
         assert server.ask("/api/model")[0] == 200
         assert server.end(signal.SIGINT) == (0, "Triptych stops.\n", "")
@@ -146,6 +145,20 @@ def test_what_cannot_be_served_is_said_in_one_line(options: list[str], message: 
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_an_empty_key_in_the_environment_is_refused_and_not_taken_for_none() -> None:
+    environment = os.environ | {"TRIPTYCH_API_KEY": ""}
+    done = subprocess.run(SERVE, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: TRIPTYCH_API_KEY is set but empty. Write the key there, or unset it to have none.\n"
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_a_server_that_is_open_to_whoever_can_reach_it_says_so(demo: Path, demo_cache: Path, key: str | None) -> None:
+    open_to_all = "No key is set: whoever reaches 0.0.0.0 can ask this server. --api-key-file FILE wants one.\n"
+    with Served([*SERVE, "--host", "0.0.0.0"], {"TRIPTYCH_API_KEY": key}) as server:
+        assert server.end() == (0, "", "" if key else open_to_all)
 
 
 def test_a_port_in_use_is_said_in_one_line() -> None:

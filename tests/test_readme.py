@@ -41,7 +41,7 @@ def served(demo: Path, demo_cache: Path) -> Iterator[Served]:
     """What the README serves, at a free port."""
     assert SERVE in COMMANDS
     command = [sys.executable, *shlex.split(SERVE)[1:], "--port", "0"]
-    with Served(command, {"TRIPTYCH_MODEL": "", "TRIPTYCH_API_KEY": ""}) as server:
+    with Served(command, {"TRIPTYCH_MODEL": "", "TRIPTYCH_API_KEY": None}) as server:
         yield server
 
 

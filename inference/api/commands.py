@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,12 @@ def serve(args: argparse.Namespace) -> int:
         app = create_app(classifier, api_key=key)
         address = f"{server.url(args.host, held.getsockname()[1])}/api"
 
+        if key is None and not ipaddress.ip_address(held.getsockname()[0]).is_loopback:
+            print(
+                f"No key is set: whoever reaches {args.host} can ask this server. --api-key-file FILE wants one.",
+                file=sys.stderr,
+            )
+
         def ready() -> None:
             about = {"model": classifier.bundle.name, "backend": backend, "url": address}
             told = f"Triptych serves {about['model']} ({backend}) at {address}"
@@ -89,10 +97,13 @@ def read_key(file: Path | None, environment: Mapping[str, str]) -> str | None:
     """The API key in a file, else in TRIPTYCH_API_KEY; None where there is neither.
 
     Raises:
-        InputError: the file cannot be read or begins with an empty line.
+        InputError: the file cannot be read or begins with an empty line, or the variable is set but empty.
     """
     if file is None:
-        return environment.get("TRIPTYCH_API_KEY") or None
+        said = environment.get("TRIPTYCH_API_KEY")
+        if said == "":  # a secret that was not filled in must not open the server to all
+            raise InputError("TRIPTYCH_API_KEY is set but empty. Write the key there, or unset it to have none.")
+        return said
     try:
         key: str = file.read_text(encoding="utf-8").partition("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:

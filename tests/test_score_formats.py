@@ -201,6 +201,44 @@ def test_parquet_becomes_json_lines_and_csv(tmp_path: Path) -> None:
     assert read_csv(tmp_path / "out.csv")[1]["deep"] == '{"a": [1, 2]}'
 
 
+def test_two_columns_of_one_name_stay_in_parquet(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_arrays(
+        [pyarrow.array(one) for one in (["x"] * 20, [1] * 20, ["good"] * 20)], ["a", "a", "text"]
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+    run(tmp_path / "in.parquet", tmp_path / "out.parquet")
+    found = pyarrow.parquet.ParquetFile(tmp_path / "out.parquet").read()
+    assert found.column_names[:3] == ["a", "a", "text"]
+    assert [found.column(at).to_pylist() for at in (0, 1)] == [["x"] * 20, [1] * 20]
+
+
+def test_what_is_no_number_in_json_is_null_however_deep_it_lies(tmp_path: Path) -> None:
+    nan = float("nan")
+    table = pyarrow.table({"text": ["good"], "a": [[[nan, 1.5]]], "b": [{"c": float("inf")}], "d": [nan]})
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+    run(tmp_path / "in.parquet", tmp_path / "out.jsonl")
+    row = read_jsonl(tmp_path / "out.jsonl")[0]
+    assert (row["a"], row["b"], row["d"]) == ([[None, 1.5]], {"c": None}, None)
+    run(tmp_path / "in.parquet", tmp_path / "out.csv")
+    cells = read_csv(tmp_path / "out.csv")[0]
+    assert (cells["a"], cells["b"], cells["d"]) == ("[[null, 1.5]]", '{"c": null}', "NaN")
+
+
+def test_a_value_that_a_format_does_not_hold_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "good", "n": 0.5}\n{"text": "bad", "n": 1152921504606846977}\n')
+    with pytest.raises(
+        InputError, match="^in.jsonl has a value that cannot be written as parquet: .* --format jsonl.$"
+    ):
+        run(tmp_path / "in.jsonl", tmp_path / "out.parquet")
+    late = pyarrow.array([300_000_000_000], pyarrow.timestamp("s"))
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["good"], "when": late}), tmp_path / "in.parquet")
+    with pytest.raises(
+        InputError, match="^in.parquet has a value that cannot be written as csv: .* --format parquet.$"
+    ):
+        run(tmp_path / "in.parquet", tmp_path / "out.csv")
+    run(tmp_path / "in.parquet", tmp_path / "out.parquet")
+
+
 def test_a_row_group_is_as_large_as_the_parts_together(tmp_path: Path) -> None:
     run(parquet(tmp_path / "in.parquet"), tmp_path / "out.parquet")
     assert pyarrow.parquet.ParquetFile(tmp_path / "out.parquet").num_row_groups == 1

@@ -12,7 +12,9 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -58,15 +60,47 @@ def open_writer(format: str, table: Table, kinds: Mapping[str, str]) -> Writer:
         twice = next(name for name in table.columns if table.columns.count(name) > 1)
         raise InputError(f"{table.path.name} has two columns {twice!r}, which {format} cannot hold. Rename one.")
     if format == "csv":
-        return _CsvWriter(table, kinds)
+        return _Writing(_CsvWriter(table, kinds), format, table)
     if format == "jsonl":
-        return _JsonlWriter(table)
+        return _Writing(_JsonlWriter(table), format, table)
     try:
-        return _ParquetWriter(table, kinds)
+        return _Writing(_ParquetWriter(table, kinds), format, table)
     except ImportError as error:
         raise MissingDependencyError(
             f"Writing Parquet needs the library {error.name}. Install it: pip install -r requirements.txt"
         ) from None
+
+
+class _Writing:
+    """A writer that says in one line which values its format does not hold."""
+
+    def __init__(self, writer: Writer, format: str, table: Table) -> None:
+        self._writer = writer
+        self._format = format
+        self._table = table
+
+    def part(self, block: Block, added: Added) -> bytes:
+        with self._saying():
+            return self._writer.part(block, added)
+
+    def join(self, parts: Iterable[Path], out: BinaryIO) -> None:
+        with self._saying():
+            self._writer.join(parts, out)
+
+    @contextmanager
+    def _saying(self) -> Iterator[None]:
+        arrow = sys.modules.get("pyarrow")  # where it is not imported, it raises nothing
+        errors = (OverflowError, ValueError, arrow.ArrowException) if arrow else (OverflowError, ValueError)
+        try:
+            yield
+        except errors as error:
+            if isinstance(error, InputError):
+                raise
+            said = str(error).strip().partition("\n")[0].rstrip(".")
+            raise InputError(
+                f"{self._table.path.name} has a value that cannot be written as {self._format}: {said}. Mend it, or "
+                f"keep the format that the file has: --format {self._table.format}."
+            ) from None
 
 
 class _CsvWriter:
@@ -142,9 +176,8 @@ class _ParquetWriter:
         return out.getvalue()
 
     def join(self, parts: Iterable[Path], out: BinaryIO) -> None:
-        import pyarrow.parquet
-
-        write_groups((pyarrow.parquet.read_table(path, partitioning=None) for path in parts), self._schema, out)
+        # Not read_table, which takes no file with two columns of one name.
+        write_groups(map(_read, parts), self._schema, out)
 
     def _table(self, rows: list[Sequence[Any]]) -> Any:
         import pyarrow
@@ -204,7 +237,9 @@ def as_text(value: Any) -> str:
         return ""
     if isinstance(value, bytes):
         return value.hex()
-    return _json(value) if isinstance(value, bool | int | float | list | dict) else str(value)
+    if isinstance(value, list | dict):
+        return _json(_finite(value))
+    return json.dumps(value) if isinstance(value, bool | int | float) else str(value)
 
 
 def _safe(cell: str) -> str:
@@ -221,17 +256,21 @@ def _written(values: Sequence[Any], kind: str) -> list[str]:
 
 def _json(value: Any) -> str:
     """On one line; with escapes where a text holds half a character, which UTF-8 cannot."""
-    line = json.dumps(value, ensure_ascii=False, default=as_text)
+    line = json.dumps(value, ensure_ascii=False, default=as_text, allow_nan=False)
     try:
         line.encode()
     except UnicodeEncodeError:
-        return json.dumps(value, default=as_text)
+        return json.dumps(value, default=as_text, allow_nan=False)
     return line
 
 
 def _finite(value: Any) -> Any:
-    """The value; None for NaN and infinity, which JSON does not have."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """The value with None for NaN and infinity, which JSON does not have, however deep they lie."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _whole(text: str) -> str:
@@ -261,6 +300,13 @@ def _arrow_type(kinds: set[type]) -> Any:
     if kinds in ({float}, {int, float}):
         return pyarrow.float64()
     return pyarrow.string()
+
+
+def _read(part: Path) -> Any:
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(part) as file:
+        return file.read()
 
 
 def _copy(parts: Iterable[Path], out: BinaryIO) -> None:

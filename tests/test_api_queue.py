@@ -145,6 +145,10 @@ def test_texts_past_the_limit_are_turned_away_with_a_time_to_come_back() -> None
     busy.let_go()
     assert [reply.status for reply in busy.replies()] == [200, 200]
     assert busy.client.predict(text="good").status == 200
+    assert busy.client.predict(texts=["good"] * 10).status == 200
+    reply = busy.client.predict(texts=["good"] * 11)  # for which there will never be room
+    assert (reply.status, reply.message) == (422, "This server takes at most 10 texts at a time.")
+    assert busy.client.get("/api/model").json()["limits"]["texts"] == 10
     busy.client.close()
 
 

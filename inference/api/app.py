@@ -113,7 +113,7 @@ def _routes(service: Service) -> APIRouter:
                 },
                 "max_tokens": service.bundle.max_tokens,
                 "limits": {
-                    "texts": MAX_TEXTS,
+                    "texts": min(MAX_TEXTS, limits.waiting_texts),
                     "characters": MAX_CHARS,
                     "body_bytes": limits.body_bytes,
                     "waiting_texts": limits.waiting_texts,

@@ -89,13 +89,16 @@ class Batcher:
             probe: goes before all others and is not counted.
 
         Raises:
-            ApiError: 429 where too much waits, 503 where the server is being stopped.
+            ApiError: 422 for more texts than may ever wait, 429 where too much waits, 503 where the server is being
+                stopped.
         """
         loop = asyncio.get_running_loop()
         job = Job(classifier, texts, tasks, loop.create_future(), loop, 0 if probe else len(texts))
         with self._changed:
             if self._closed:
                 raise ApiError(503, "stopping", "The server is being stopped. Ask again in a moment.", 1)
+            if job.counted > self.limit:  # it could come back for ever
+                raise ApiError(422, "invalid_request", f"This server takes at most {self.limit} texts at a time.")
             if self.waiting + job.counted > self.limit:
                 raise ApiError(
                     429,

@@ -31,7 +31,8 @@ class Limits:
     """What one server takes on.
 
     Args:
-        waiting_texts: of all requests together. One request may hold `schemas.MAX_TEXTS` of them.
+        waiting_texts: of all requests together. One request may hold `schemas.MAX_TEXTS` of them, and no more than
+            these.
         body_bytes: of one request.
         bodies_bytes: of all requests that are being read.
         timeout_s: from the last byte of a request to its answer; and for the body to arrive.

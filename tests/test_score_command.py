@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 from conftest import ROOT
 from scored import read_csv, read_jsonl, write_csv
 
+from inference import cpu
 from inference.__main__ import main
 from inference.assets import SHOWCASE, showcase_texts
 
@@ -39,6 +41,35 @@ def test_the_showcase_is_answered_as_predict_answers_it(
         for task, found in alone.predict_all_tasks(row["text"]).items():
             assert row[f"predicted_{task}"] == found.label
             assert row[f"predicted_{task}_confidence"] == f"{found.confidence:.6f}"
+
+
+def test_the_column_that_says_why_is_called_as_it_is_in_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_csv(tmp_path / "in.csv", ["text", "error"], [["good", "x"], ["", "y"]])
+    assert main(["score", str(source), "--out", str(tmp_path / "out.csv"), "--workers", "1"]) == 0
+    assert "1 row has no answer; the column predicted_error says why." in capsys.readouterr().out
+    assert read_csv(tmp_path / "out.csv")[1]["predicted_error"]
+
+
+@pytest.mark.parametrize(("engine", "said"), [("local", "goes on from here"), ("ray", "begins anew")])
+def test_who_stops_it_is_told_what_the_same_command_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, engine: str, said: str
+) -> None:
+    from inference.score import cluster, run
+
+    seen = []
+
+    def stopped(job: run.Job, model: run.Model, *_: object) -> None:
+        seen.append(model.open.keywords["threads"])  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster if engine == "ray" else run, "score", stopped)
+    command = ["score", str(SHOWCASE), "--out", str(tmp_path / "out.csv"), "--engine", engine, "--workers", "1"]
+    with contextlib.suppress(KeyboardInterrupt):
+        main(command)
+    assert f"Stopped. The same command {said}." in capsys.readouterr().err
+    assert seen == [1 if engine == "ray" else cpu.cores()]
 
 
 @pytest.mark.parametrize("backend", ["int8", "onnx", "pytorch"])

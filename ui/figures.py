@@ -68,7 +68,7 @@ def summary(report: Report, seconds: float, backend: str) -> str:
     answered = tally.rows - tally.errors
     notes = [f"{tally.rows:,} rows on {TITLES[backend]} in {seconds:,.1f} s"]
     if tally.errors:
-        notes.append(f"{tally.errors:,} without an answer: the column {report.prefix}error says why")
+        notes.append(f"{tally.errors:,} without an answer: the column {report.error_column} says why")
     if tally.truncated:
         notes.append(f"{tally.truncated:,} longer than the model reads: the rest of these texts was not seen")
     if report.prefix:

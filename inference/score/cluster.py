@@ -86,7 +86,9 @@ def score(job: Job, model: Model, workers: int = 1, progress: Progress | None = 
     with _cluster(workers) as ray:
         # Else one row group of a file is one task: nobody shares it, and its rows come when the last is answered.
         tasks = max(1, table.rows // (TASK_BLOCKS * job.block_rows))
-        answered = ray.data.read_parquet(str(job.source.resolve()), override_num_blocks=tasks).map_batches(
+        # A folder that is called "year=2026" is a folder, and gives no column.
+        rows = ray.data.read_parquet(str(job.source.resolve()), override_num_blocks=tasks, partitioning=None)
+        answered = rows.map_batches(
             Answering,
             batch_size=job.block_rows,
             batch_format="pyarrow",

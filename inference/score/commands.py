@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inference import cpu
 from inference.backends import EVERY, check_backend
@@ -16,8 +16,10 @@ from inference.building import Progress
 from inference.compare.commands import progress_bar
 from inference.errors import InputError
 from inference.formats.describe import describe
-from inference.score.answers import Tally
 from inference.score.writing import FORMATS
+
+if TYPE_CHECKING:
+    from inference.score.run import Report
 
 DEFAULT = "int8"
 ENGINES = ("local", "ray")
@@ -60,11 +62,14 @@ def score(args: argparse.Namespace) -> None:
     )
     progress = None if args.json else _by_percent(progress_bar())
     workers = args.workers or min(cpu.cores(), 8)
-    model = open_model(args.model, args.backend, args.base, args.cache, workers, progress)
+    # On Ray a worker has one core, of which machine is not known here.
+    threads = 1 if args.engine == "ray" else max(1, cpu.cores() // workers)
+    model = open_model(args.model, args.backend, args.base, args.cache, threads, progress)
     try:
         report = (cluster if args.engine == "ray" else run).score(job, model, workers, progress)
     except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        goes_on = "begins anew" if args.engine == "ray" else "goes on from here"
+        print(f"\nStopped. The same command {goes_on}.", file=sys.stderr)
         raise
     if args.json:
         print(json.dumps(asdict(report) | {"out": str(report.out)}, ensure_ascii=False))
@@ -72,12 +77,12 @@ def score(args: argparse.Namespace) -> None:
     print(f"{args.out}: {report.tally.rows:,} rows in {report.seconds:,.1f} s, texts from {report.text_column!r}.")
     if report.prefix:
         print(f"The file has a column with the name of an answer, so all answers begin with {report.prefix}.")
-    for line in told(report.tally):
+    for line in told(report):
         print(line)
 
 
 def open_model(
-    folder: Path, backend: str | None, base: Path | None, cache: Path, workers: int, progress: Progress | None
+    folder: Path, backend: str | None, base: Path | None, cache: Path, threads: int, progress: Progress | None
 ) -> Any:
     """The model to score with, described and built and not yet opened; INT8 unless another backend is named.
 
@@ -94,12 +99,12 @@ def open_model(
     check_backend(backend, bundle.backends, EVERY)
     if backend in ("onnx", "int8"):
         obtain(bundle, cache, progress, base)  # once, and with its progress shown; the workers find it built
-    threads = max(1, cpu.cores() // workers)
     return Model(bundle, backend, partial(load, bundle.folder, backend, threads=threads, base=base, cache=cache))
 
 
-def told(tally: Tally) -> list[str]:
-    """What a tally says, a line for each task and one for each thing to know."""
+def told(report: Report) -> list[str]:
+    """What a report says, a line for each task and one for each thing to know."""
+    tally = report.tally
     answered = tally.rows - tally.errors
     lines = []
     for task, counts in tally.tasks.items():
@@ -110,7 +115,7 @@ def told(tally: Tally) -> list[str]:
         lines.append(f"  {task:<12} {shares or 'no answers'}{more}{uncertain}")
     if tally.errors:
         rows = "1 row has" if tally.errors == 1 else f"{tally.errors:,} rows have"
-        lines.append(f"{rows} no answer; the column error says why.")
+        lines.append(f"{rows} no answer; the column {report.error_column} says why.")
     if tally.truncated:
         texts = "1 text is" if tally.truncated == 1 else f"{tally.truncated:,} texts are"
         lines.append(f"{texts} longer than the model reads; the rest was not seen.")

@@ -67,6 +67,11 @@ class Report:
     """Of these, rows that an earlier run had done."""
     seconds: float
 
+    @property
+    def error_column(self) -> str:
+        """The column that says why a row has no answer."""
+        return f"{self.prefix}error"
+
 
 def score(job: Job, model: Model, workers: int = 1, progress: Progress | None = None) -> Report:
     """Answer every row and write the file; an interrupted run goes on where it was when it is called again.

@@ -2,7 +2,9 @@
 
 A file is scored in a thread, block by block, so that it can be stopped and says how far it is. It has a queue of its
 own, in which one file is answered at a time: a single question does not wait for it, it only shares the cores with it.
-What is uploaded and what comes of it lie in Gradio's folder of temporary files, which are deleted within two hours.
+What is uploaded and what comes of it lie in Gradio's folder of temporary files, which it deletes within two hours and
+when the server ends; what is under way lies in a folder of the system's temporary files, gone when it is done. A server
+that is killed deletes nothing: Gradio knows its files only while it runs.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ INTRO = (
     f'<p class="invitation">A CSV, JSONL or Parquet file with a text in every row: at most {MOST_MB} MB and '
     f"{MOST_ROWS:,} rows. The answers are added as columns. Nothing else changes, but that in a CSV a ' is put before "
     "cells that a spreadsheet would run as a formula. For larger files: <code>python -m inference score</code>. "
-    "File and answers are deleted from this server within two hours.</p>"
+    "The server deletes file and answers within two hours, or when it is ended; if it is killed, they stay in its "
+    "temporary files.</p>"
 )
 
 

@@ -1,6 +1,6 @@
 """The rows of a block and their answers as bytes of CSV, JSONL or Parquet, and such parts joined to a file.
 
-JSONL keeps everything: a line that was JSONL is written as it was, with the answers added before its last brace.
+A line that was JSONL is written as it was, without white space around it, with the answers before its last brace.
 Parquet keeps its types. CSV has text alone: what is nested is written as JSON, and a cell that a spreadsheet would run
 as a formula gets a ' before it, unless it is a number.
 """

@@ -37,6 +37,16 @@ class Choice:
 def current() -> Choice:
     """The choice of this run. Ends the run with a message where there is no receipt to choose."""
     found: Choice | None = st.session_state.get(CHOICE)
+    bundle = served.named()
+    if found is None and bundle is not None and names():
+        text, button = st.columns([4, 1], vertical_alignment="center")
+        text.info(
+            f"**{plain(bundle.name)}**, the model that is served, has not been measured yet. Measure it, or choose a "
+            "receipt of another model in the sidebar."
+        )
+        if button.button("Measure it", key="measure_it", width="stretch"):
+            st.switch_page("views/your_data.py")
+        st.stop()
     if found is None:
         st.info("There is no receipt to show. Make one: `python -m inference compare --out assets/receipts/mine.json`")
         st.stop()
@@ -95,12 +105,20 @@ def choose() -> None:
             f"with it. This is **{plain(offered[0])}**."
         )
     with st.sidebar:
-        name = st.selectbox("Receipt", offered, key="receipt", bind="query-params")
+        first = 0 if _is_of_served(offered[0]) else None
+        name = st.selectbox("Receipt", offered, first, key="receipt", bind="query-params", placeholder="none")
+        if name is None:
+            return
         found = receipt(name)
         tasks = list(found["data"]["labels"])
         task = st.selectbox("Task", tasks, key="task", bind="query-params")
         limits = _limits()
     st.session_state[CHOICE] = Choice(name, found, task, limits)
+
+
+def _is_of_served(name: str) -> bool:
+    bundle = served.named()
+    return bundle is None or name in own() or served.is_of(receipt(name), bundle)
 
 
 def _limits() -> Limits:

@@ -28,7 +28,7 @@ from inference.commands import add as add_files
 from inference.compare.commands import add as add_compare
 from inference.compare.commands import add_limits, limits_of
 from inference.doctor import add as add_doctor
-from inference.errors import InferenceError, MissingDependencyError
+from inference.errors import InferenceError, InputError, MissingDependencyError
 from inference.explain.commands import add as add_explain
 from inference.formats.describe import describe
 from inference.formats.importing import add as add_import
@@ -117,6 +117,9 @@ def predict(args: argparse.Namespace) -> None:
     from inference.loading import load
 
     texts = [line for text in args.texts for line in (_stdin_lines() if text == "-" else [text])]
+    for text in texts:
+        if len(text) < 1000 and Path(text).is_dir():  # and the demo model would answer, as if nothing were
+            raise InputError(f"{text} is a folder and no text. To ask the model in it: --model {text}")
     classifier = load(
         args.model,
         args.backend,

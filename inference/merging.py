@@ -46,7 +46,9 @@ def merge(
     """
     bundle = describe(model, base, four_bit=load_in_4bit)
     if not bundle.adapters:
-        raise InputError(f"{model} has no PEFT adapter to merge. An adapter is a folder with an adapter_config.json.")
+        raise InputError(
+            f"{model} has no PEFT adapter to merge. Name the folder of one (it has adapter_config.json) with --model."
+        )
     task = task or (next(iter(bundle.tasks)) if len(bundle.tasks) == 1 else "")
     if task not in bundle.tasks:
         raise InputError(f"{model} has {len(bundle.tasks)} tasks; name one of them: {', '.join(bundle.tasks)}.")

@@ -38,6 +38,16 @@ def test_a_text_is_answered_for_one_task_or_for_all(run: Run) -> None:
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["emotion", "intent", "sentiment"]
 
 
+def test_a_folder_given_for_a_text_or_to_write_to_is_no_answer_of_the_demo_model(run: Run, tiny: Tiny) -> None:
+    done = run("predict", str(tiny.folder))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"To ask the model in it: --model {tiny.folder}" in done.stderr
+    done = run("export", str(tiny.folder))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is the folder of a model (it has bundle.json)" in done.stderr
+    assert not list(tiny.folder.glob("*.onnx"))
+
+
 def test_json_is_one_document_and_nothing_else(run: Run) -> None:
     done = run("predict", "--backend", "int8", "--json", "--threshold", "1", "lovely", "it was dreadful 😡")
     document = json.loads(done.stdout)

@@ -232,9 +232,16 @@ def test_a_receipt_of_another_model_than_the_one_served_says_so_and_leads_to_mea
     folder: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRIPTYCH_MODEL", str(tiny.folder))
+    name = describe(tiny.folder).name
     test = opened()
+    assert [element.value for element in test.main.info] == [
+        f"**{name}**, the model that is served, has not been measured yet. Measure it, or choose a receipt of another "
+        "model in the sidebar."
+    ]
+    assert [button.label for button in test.main.button] == ["Measure it"]
+    test = opened(receipt="good")
     (warning,) = test.main.warning
-    assert "is of another model" in warning.value and describe(tiny.folder).name in warning.value
+    assert "is of another model" in warning.value and name in warning.value
     assert [button.label for button in test.main.button] == ["Measure it"]
     ours = one()
     ours["model"]["files"] = dict(describe(tiny.folder).files)

@@ -72,6 +72,9 @@ def export_files(
             cannot be written.
     """
     _check_names(tasks)
+    for name in ("bundle.json", "adapter_config.json", "config.json"):
+        if (out / name).exists():
+            raise InputError(f"{out} is the folder of a model (it has {name}). Name a new folder to write to.")
     source = hashlib.sha256(f"{sha256(shared)} {sha256(tokenizer_file)} {max_tokens} {pad_id}".encode()).hexdigest()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,8 @@ class Journal:
 
     def __exit__(self, *error: object) -> None:
         if not self.done and self._begun:  # nothing to go on from
-            self._remove()
+            with contextlib.suppress(OSError):  # what ended the run is what is to be told
+                self._remove()
         self._lock.release()
 
     def path(self, number: int) -> Path:

@@ -118,7 +118,7 @@ def predict(args: argparse.Namespace) -> None:
 
     texts = [line for text in args.texts for line in (_stdin_lines() if text == "-" else [text])]
     for text in texts:
-        if len(text) < 1000 and Path(text).is_dir():  # and the demo model would answer, as if nothing were
+        if "/" in text and len(text) < 1000 and Path(text).is_dir():  # the demo model would answer, as if nothing were
             raise InputError(f"{text} is a folder and no text. To ask the model in it: --model {text}")
     classifier = load(
         args.model,

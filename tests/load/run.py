@@ -208,7 +208,7 @@ def main() -> int:
         most = ceiling(min(args.seconds, 3))
         cells = compare(servers, args.rounds, args.seconds)
     document = {
-        "machine": {"cpu": cpu.model(), "cores": cpu.cores(), "system": platform.platform()},
+        "machine": {"cpu": cpu.model(), "cores": cpu.cores(), "system": platform.system()},
         "settings": {"rounds": args.rounds, "seconds": args.seconds, "texts": "assets/showcase.csv"},
         "server": reads_with(),
         "infinity": versions,

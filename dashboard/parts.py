@@ -165,18 +165,26 @@ def provenance(receipt: Receipt) -> None:
     st.caption(" · ".join(plain(str(one)) for one in told))
 
 
+def lead_to_measuring(kind: Literal["info", "warning"], text: str, label: str, key: str) -> None:
+    """A message in markdown, and beside it the button that leads to "Your data"."""
+    message, button = st.columns([4, 1], vertical_alignment="center")
+    (message.info if kind == "info" else message.warning)(text)
+    if button.button(label, key=key, width="stretch"):
+        st.switch_page("views/your_data.py")
+
+
 def model_banner(receipt: Receipt) -> None:
     """A warning, and the way to measure the model that is served, where the receipt is of another one."""
     bundle = served.named()
     if bundle is None or served.is_of(receipt, bundle):
         return
-    text, button = st.columns([4, 1], vertical_alignment="center")
-    text.warning(
+    lead_to_measuring(
+        "warning",
         f"This receipt is of another model ({plain(receipt['model']['name'])}) than the one that is served "
-        f"({plain(bundle.name)}). Measure that one, or choose a receipt of it."
+        f"({plain(bundle.name)}). Measure that one, or choose a receipt of it.",
+        "Measure it",
+        "measure_it",
     )
-    if button.button("Measure it", key="measure_it", width="stretch"):
-        st.switch_page("views/your_data.py")
 
 
 def cpu_banner(receipt: Receipt) -> None:
@@ -184,12 +192,12 @@ def cpu_banner(receipt: Receipt) -> None:
     machine = receipt["machine"]
     if cpu.matches(machine):
         return
-    text, button = st.columns([4, 1], vertical_alignment="center")
     lacking = [flag for flag in machine["flags"] if flag not in cpu.int8_flags()]
-    text.warning(
+    lead_to_measuring(
+        "warning",
         f"Measured on another processor ({plain(machine['cpu'])}; this is {plain(cpu.model())})."
         + (f" This one lacks {plain(', '.join(lacking))}." if lacking else "")
-        + " Times will differ here, and INT8 answers may."
+        + " Times will differ here, and INT8 answers may.",
+        "Measure here",
+        "measure_here",
     )
-    if button.button("Measure here", key="measure_here", width="stretch"):
-        st.switch_page("views/your_data.py")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from dashboard import receipts, served
-from dashboard.parts import plain
+from dashboard.parts import lead_to_measuring, plain
 from inference.compare.receipt import Receipt
 from inference.compare.verdict import Limits
 
@@ -39,13 +39,13 @@ def current() -> Choice:
     found: Choice | None = st.session_state.get(CHOICE)
     bundle = served.named()
     if found is None and bundle is not None and names():
-        text, button = st.columns([4, 1], vertical_alignment="center")
-        text.info(
+        lead_to_measuring(
+            "info",
             f"**{plain(bundle.name)}**, the model that is served, has not been measured yet. Measure it, or choose a "
-            "receipt of another model in the sidebar."
+            "receipt of another model in the sidebar.",
+            "Measure it",
+            "measure_it",
         )
-        if button.button("Measure it", key="measure_it", width="stretch"):
-            st.switch_page("views/your_data.py")
         st.stop()
     if found is None:
         st.info("There is no receipt to show. Make one: `python -m inference compare --out assets/receipts/mine.json`")

@@ -12,11 +12,11 @@ import gradio as gr
 from inference.assets import FAITHFULNESS
 from inference.backends import runtime
 from inference.bundle import Bundle
-from inference.errors import InferenceError
+from inference.errors import InferenceError, InputError
 from inference.explain.explanation import GRADIENTS, METHOD_TITLES, OCCLUSION, Attribution, Explanation
 from inference.explain.faithfulness import FIGURES, find_record, in_words
 from inference.models import Models
-from ui.render import breakable, title
+from ui.render import breakable, message, title
 
 PREDICTED = ""  # the choice that stands for the label that the model gives
 SMALL = 0.05  # of the largest attribution: what is below has its figure in the table only
@@ -66,7 +66,7 @@ def explained(models: Models, text: str, backend: str, task: str, label: str, me
         InferenceError: there is none for this text.
     """
     if method == GRADIENTS and runtime(backend) != "pytorch":
-        return f'<p class="message" role="alert"><span aria-hidden="true">⚠</span> {OTHER_RUNTIME}</p>'
+        return message(InputError(OTHER_RUNTIME))
     found = models.explain(text, backend, task, label or None, method)
     return html(found, _record(models.bundle, found))
 

@@ -124,3 +124,10 @@ class Backend(Protocol):
             attention_mask: same shape, 1 for a token and 0 for padding.
         """
         ...
+
+    def on_one_thread(self) -> Backend | None:
+        """The same model again, each pass on one thread, so that several run beside each other, a core each.
+
+        None where that cannot be had or does not pay: passes are then made one after the other, on all threads.
+        """
+        ...

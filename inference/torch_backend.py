@@ -111,6 +111,9 @@ class TorchBackend:
         self._turn = threading.Lock() if switches or buckets else contextlib.nullcontext()
         self._tasks: list[str] = list(network.tasks)  # type: ignore[arg-type]
 
+    def on_one_thread(self) -> None:
+        """As `Backend.on_one_thread`: PyTorch has one number of threads for the whole process."""
+
     def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
         """As `Backend.logits`."""
         return in_parts(self._forward, input_ids, attention_mask)

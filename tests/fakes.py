@@ -13,6 +13,7 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
+from inference.backends import Backend
 from inference.bundle import Base, Bundle, Task
 from inference.classifier import Classifier
 
@@ -64,6 +65,9 @@ class FakeBackend:
         self.shapes.append(input_ids.shape)  # type: ignore[arg-type]
         mask = attention_mask[..., None].astype(np.float32)
         return {task: (table[input_ids] * mask).sum(1) for task, table in self._tables.items()}
+
+    def on_one_thread(self) -> Backend | None:
+        return None
 
 
 def classifier(backend: FakeBackend | None = None, tasks: Mapping[str, Task] = TASKS, **options: int) -> Classifier:

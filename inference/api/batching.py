@@ -1,16 +1,21 @@
-"""Requests that wait are answered together: one thread takes what waits as soon as it is free, and nothing lingers.
+"""Requests that wait are answered together: a free lane takes what waits at once, and nothing lingers.
 
 There is no delay in which a batch is collected. While the model is busy, requests gather; when it is free, those that
 gathered make the next batch, up to its number of texts and its budget of tokens. A lone request goes at once.
+
+A lane is a thread of this queue. Where the backend can do it, there is one for each core, and batches that run beside
+each other have a core each: two passes of one thread are done sooner than two of two threads, one after the other,
+whose threads wait for each other after every step. A batch that has the machine to itself gets all cores.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +28,10 @@ from inference.errors import InputError
 # A token of English is some 4 characters. Only how much is taken at once hangs on it: `Classifier` cuts batches by the
 # tokens there are.
 CHARS_PER_TOKEN = 4
-# Texts that go through the model together on a CPU, which gains nothing from more: the README's table has the best
-# size. Small batches of texts of like length are padded little, and their answers need not wait for others.
+# Texts that go through the model together on a CPU: on all its cores, and on one of them. Small batches of texts of
+# like length are padded little, and their answers need not wait for others; measured with the texts of `make load`.
 AT_ONCE = 8
+AT_ONCE_ON_ONE = 4
 RATE_MEMORY = 0.1  # weight of the last batch in the texts/s that Retry-After is worked out from
 
 
@@ -65,7 +71,7 @@ class Part:
 
 
 class Batcher:
-    """Answers jobs on one thread of its own, which starts with the first.
+    """Answers jobs on threads of its own, which start with the first.
 
     Args:
         limit: texts that may wait, of all requests together.
@@ -78,14 +84,27 @@ class Batcher:
         self.metrics = Metrics(lambda: self.waiting)
         self._changed = threading.Condition()
         self._jobs: deque[Job] = deque()
-        self._thread: threading.Thread | None = None
+        self._lanes: list[threading.Thread] = []
+        self._on_one_core: dict[Classifier, Classifier | None] = {}
+        self._running: Counter[Classifier] = Counter()  # batches that are in the model now
         self._closed = False
         self._rate = 100.0  # texts a second; a guess until the first batch is through
+
+    def open(self, classifier: Classifier) -> None:
+        """Make ready for jobs of this classifier. Takes as long as its backend needs to be opened once more."""
+        backend = classifier.backend.on_one_thread()
+        beside = None
+        if backend is not None:
+            beside = copy.copy(classifier)
+            beside.backend = backend
+        with self._changed:
+            self._on_one_core[classifier] = beside
 
     def submit(self, classifier: Classifier, texts: Sequence[str], tasks: Sequence[str], probe: bool = False) -> Job:
         """A job on its way. To be called on an event loop, which its future belongs to.
 
         Args:
+            classifier: one that was opened here.
             probe: goes before all others and is not counted.
 
         Raises:
@@ -108,9 +127,9 @@ class Batcher:
                 )
             self.waiting += job.counted
             self._jobs.appendleft(job) if probe else self._jobs.append(job)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
-                self._thread.start()
+            while len(self._lanes) < self._most(classifier):
+                self._lanes.append(threading.Thread(target=self._work, name="batcher", daemon=True))
+                self._lanes[-1].start()
             self._changed.notify()
         return job
 
@@ -127,62 +146,83 @@ class Batcher:
                 job.future.cancel()
 
     def close(self) -> None:
-        """Take no more jobs, answer those that there are, and end the thread."""
+        """Take no more jobs, answer those that there are, and end the threads."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join()
+            self._changed.notify_all()
+        for lane in self._lanes:
+            lane.join()
+
+    def _most(self, classifier: Classifier) -> int:
+        """Batches of it that may run beside each other."""
+        return classifier.backend.threads if self._on_one_core[classifier] is not None else 1
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._jobs:
-                    if self._closed:
+                while not (parts := self._take()):
+                    if self._closed and not self._jobs:
                         return
                     self._changed.wait()
-                taken = self._take()
-            for parts in _alike(taken):
-                try:
-                    self._answer(parts)
-                except BaseException as error:  # of the bookkeeping: the thread goes on for those that come after
-                    told = failure(error)
-                    self._settle([(part.job, told) for part in parts])
+                classifier = parts[0].job.classifier
+                self._running[classifier] += 1
+                beside = self._on_one_core[classifier]
+                alone = beside is None or not (self._jobs or self._running.total() > 1)
+                if self._jobs:
+                    self._changed.notify()  # there may be a free lane for the rest
+            try:
+                self._answer(parts, classifier if alone or beside is None else beside)
+            except BaseException as error:  # of the bookkeeping: the thread goes on for those that come after
+                told = failure(error)
+                self._settle([(part.job, told) for part in parts])
+            finally:
+                with self._changed:
+                    self._running[classifier] -= 1
+                    if self._closed:  # a lane that had nothing to do beside this batch may end now
+                        self._changed.notify_all()
 
     def _take(self) -> list[Part]:
-        """The rows to answer next: of the first job's classifier, in the order of arrival, within its limits.
+        """The rows to answer next, none where nothing that waits may start now. The lock is held.
 
-        A job that is too large for it goes to the end of the queue with its rest: others are not held up by it.
+        They are of the first job that may, and of others of its classifier, of like length: they are padded little, and
+        need not wait for others. A job that is too large for one batch goes to the end of the queue with its rest.
         """
-        classifier = self._jobs[0].classifier
-        parts: list[Part] = []
-        later: list[Job] = []
-        taken, widest, full = 0, 0, False
-        while self._jobs and not full:
-            job = self._jobs.popleft()
-            if job.classifier is not classifier:
-                later.append(job)
-                continue
-            rows: list[int] = []
-            while job.left and not full:
-                tokens = min(classifier.bundle.max_tokens, len(job.texts[job.left[-1]]) // CHARS_PER_TOKEN + 2)
-                wider = max(widest, tokens)
-                full = taken == classifier.batch_size or (taken > 0 and wider * (taken + 1) > classifier.token_budget)
-                if not full:
-                    rows.append(job.left.pop())
-                    taken, widest = taken + 1, wider
-            if rows:
-                parts.append(Part(job, rows))
+        first = next((job for job in self._jobs if self._running[job.classifier] < self._most(job.classifier)), None)
+        if first is None:
+            return []
+        classifier = first.classifier
+        rows: list[tuple[Job, int]] = []
+        for job in [first, *(job for job in self._jobs if job is not first and job.classifier is classifier)]:
+            room = classifier.batch_size - len(rows)
+            if not room:
+                break
+            rows += [(job, row) for row in reversed(job.left[-room:])]
+        # What waits is shared among the lanes that are free.
+        most = self._most(classifier)
+        size = -(-len(rows) // (most - self._running[classifier]))
+        if classifier.backend.device == "cpu":
+            size = min(size, AT_ONCE if most == 1 else AT_ONCE_ON_ONE)
+        like = _tokens(*rows[0])
+        rows.sort(key=lambda one: abs(_tokens(*one) - like))  # the first stays the first
+        found: dict[Job, list[int]] = {}
+        widest = 0
+        for taken, (job, row) in enumerate(rows[:size], start=1):
+            widest = max(widest, _tokens(job, row))
+            if taken > 1 and widest * taken > classifier.token_budget:
+                break
+            found.setdefault(job, []).append(row)
+        for job, its in found.items():
+            chosen = set(its)
+            job.left = [row for row in job.left if row not in chosen]
+            self._jobs.remove(job)
             if job.left:
-                (self._jobs if rows else later).append(job)
-        self._jobs.extendleft(reversed(later))
-        return parts
+                self._jobs.append(job)
+        return [Part(job, its) for job, its in found.items()]
 
-    def _answer(self, parts: Sequence[Part]) -> None:
+    def _answer(self, parts: Sequence[Part], classifier: Classifier) -> None:
         parts = [part for part in parts if not part.job.over]
         if not parts:
             return
-        classifier = parts[0].job.classifier
         texts = [part.job.texts[row] for part in parts for row in part.rows]
         tasks = list(dict.fromkeys(task for part in parts for task in part.job.tasks))
         started = time.perf_counter()
@@ -193,15 +233,17 @@ class Batcher:
         except BaseException as error:
             if len(parts) > 1:
                 for part in parts:
-                    self._answer([part])
+                    self._answer([part], classifier)
             else:
                 self._settle([(parts[0].job, _reason(error, parts[0]))])
             return
-        self._rate += RATE_MEMORY * (len(texts) / (time.perf_counter() - started) - self._rate)
-        self._record(classifier.backend.name, answer, len(texts))
-        self._settle([(part.job, None) for part in _filled(parts, answer, self.metrics, started)])
+        self._record(classifier.backend.name, answer, len(texts), time.perf_counter() - started)
+        with self._changed:  # another lane may have rows of the same job
+            done = [(part.job, None) for part in _filled(parts, answer, self.metrics, started)]
+        self._settle(done)
 
-    def _record(self, backend: str, answer: Answer, texts: int) -> None:
+    def _record(self, backend: str, answer: Answer, texts: int, spent_s: float) -> None:
+        self._rate += RATE_MEMORY * (texts / spent_s * self._running.total() - self._rate)
         cut = sum(prediction.truncated for prediction in next(iter(answer.predictions.values())))
         timing = answer.timing
         self.metrics.batch(backend, texts, cut, timing.tokenize_ms / 1e3, timing.forward_ms / 1e3)
@@ -226,17 +268,9 @@ class Batcher:
         return True
 
 
-def _alike(parts: Sequence[Part]) -> Iterator[list[Part]]:
-    """The same rows in batches of texts of like length, the shortest first."""
-    rows = [(part.job, row) for part in parts for row in part.rows]
-    rows.sort(key=lambda one: len(one[0].texts[one[1]]))
-    classifier = parts[0].job.classifier
-    size = min(AT_ONCE, classifier.batch_size) if classifier.backend.device == "cpu" else classifier.batch_size
-    for start in range(0, len(rows), size):
-        found: dict[Job, list[int]] = {}
-        for job, row in rows[start : start + size]:
-            found.setdefault(job, []).append(row)
-        yield [Part(job, its) for job, its in found.items()]
+def _tokens(job: Job, row: int) -> int:
+    """About as many as the model reads of a text."""
+    return min(job.classifier.bundle.max_tokens, len(job.texts[row]) // CHARS_PER_TOKEN + 2)
 
 
 def _filled(parts: Sequence[Part], answer: Answer, metrics: Metrics, started: float) -> Iterator[Part]:

@@ -72,7 +72,10 @@ class Service:
         self.stopping = False
         self._closed = False
         self._served = served
-        self._opened = {served.backend.name: served} if isinstance(served, Classifier) else {}
+        self._opened: dict[str, Classifier] = {}
+        if isinstance(served, Classifier):
+            self.batcher.open(served)
+            self._opened[served.backend.name] = served
         self._probe: asyncio.Future[float] | None = None
         # Beside the queue: an explanation is some hundred texts, and predictions must not wait for it.
         self._explainer = ThreadPoolExecutor(1, "explainer")
@@ -90,12 +93,14 @@ class Service:
         if name not in self.backends or isinstance(self._served, Classifier):
             raise ApiError(422, "unknown_backend", f"This backend is not served. Served: {', '.join(self.backends)}.")
         try:
-            self._opened[name] = await asyncio.to_thread(self._served.get, name)
+            found = await asyncio.to_thread(self._served.get, name)
+            await asyncio.to_thread(self.batcher.open, found)
         except InferenceError as error:  # PyTorch is not installed, say
             raise ApiError(
                 503, "backend_unavailable", f"{TITLES[name]} cannot be opened on this server: ask another backend."
             ) from error
-        return self._opened[name]
+        self._opened[name] = found
+        return found
 
     def one_task(self, asked: ExplainRequest) -> str:
         """The task whose answer is to be explained.

@@ -15,6 +15,8 @@ from inference.errors import BundleError, InputError, MissingDependencyError
 
 CUDA = "CUDAExecutionProvider"
 FULL = ("failed to allocate memory", "out of memory", "alloc_failed")  # how its errors of a full GPU read
+# A session keeps weights of its own, and the products of a large model keep several threads busy in one pass anyway.
+MOST_TWICE = 500_000_000
 OUTPUT_PREFIX = "logits_"  # the graph's output for a task is called logits_<task>
 
 
@@ -77,6 +79,13 @@ class OnnxBackend:
     def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
         """As `Backend.logits`."""
         return in_parts(self._forward, input_ids, attention_mask)
+
+    def on_one_thread(self) -> OnnxBackend | None:
+        """As `Backend.on_one_thread`; None on one thread, on a GPU, for weights above `MOST_TWICE` bytes."""
+        size = len(self._graph.model) + sum(array.nbytes for array in self._graph.weights.values())
+        if self.threads == 1 or self.device != "cpu" or size > MOST_TWICE:
+            return None
+        return OnnxBackend(self.name, self._graph, self.tokenizer_file)
 
     def _forward(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
         try:

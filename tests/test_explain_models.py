@@ -28,11 +28,13 @@ def network(tiny: Tiny) -> Classifier:
 
 def complete(found: Explanation) -> None:
     """The attributions add up to what lies between the text and its baseline, but for delta."""
-    assert found.baseline_log_odds is not None and found.delta is not None
+    assert found.baseline_log_odds is not None and found.convergence_delta is not None
     total = sum(word.attribution or 0.0 for word in found.words)
-    assert total == pytest.approx(found.log_odds - found.baseline_log_odds + found.delta, abs=1e-5)
+    assert total == pytest.approx(found.log_odds - found.baseline_log_odds + found.convergence_delta, abs=1e-5)
     assert found.converged
-    assert abs(found.delta) <= max(1e-4, 0.01 * sum(abs(word.attribution or 0) for word in found.words) + 1e-6)
+    assert abs(found.convergence_delta) <= max(
+        1e-4, 0.01 * sum(abs(word.attribution or 0) for word in found.words) + 1e-6
+    )
 
 
 @pytest.mark.parametrize("label", ["down", "up"])
@@ -61,7 +63,7 @@ def test_integrated_gradients_are_those_of_captums_own_call(network: Classifier,
         ids,
         baseline,
         additional_forward_args=(torch.ones_like(ids),),
-        n_steps=found.steps,
+        n_steps=found.n_steps,
         return_convergence_delta=True,
     )
     tokens = parts.sum(-1)[0].tolist()
@@ -70,7 +72,7 @@ def test_integrated_gradients_are_those_of_captums_own_call(network: Classifier,
     comma = network.encode(TEXT).ids.index(foreign.WORDS.index(","))
     assert letters == [pytest.approx(tokens[comma], abs=1e-5)]
     assert found.words[0].attribution == pytest.approx(tokens[1] + tokens[2], abs=1e-5)  # i, ##t
-    assert found.delta == pytest.approx(float(delta), abs=1e-5)
+    assert found.convergence_delta == pytest.approx(float(delta), abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", foreign.KINDS)
@@ -80,7 +82,7 @@ def test_integrated_gradients_are_complete_on_every_architecture(kind: str, tmp_
     found = made.explain("a bad lamp, twice!", method=GRADIENTS)
     assert found.converged
     total = sum(word.attribution or 0.0 for word in found.words)
-    assert found.baseline_log_odds is not None and found.delta is not None
+    assert found.baseline_log_odds is not None and found.convergence_delta is not None
     assert total == pytest.approx(found.log_odds - found.baseline_log_odds, abs=0.02)
     assert found.log_odds == pytest.approx(made.explain("a bad lamp, twice!").log_odds, abs=1e-4)
     assert np.abs([word.attribution for word in found.words]).max() > 1e-3
@@ -95,9 +97,9 @@ def test_each_task_of_switched_adapters_is_explained_with_its_own(tmp_path: Path
     found = {task: made.explain("a bad lamp", task, method=GRADIENTS) for task in made.tasks}
     for task, one in found.items():
         assert one.log_odds == pytest.approx(made.explain("a bad lamp", task, one.label).log_odds)
-        assert one.baseline_log_odds is not None and one.delta is not None
+        assert one.baseline_log_odds is not None and one.convergence_delta is not None
         total = sum(word.attribution or 0 for word in one.words)
-        assert total == pytest.approx(one.log_odds - one.baseline_log_odds + one.delta, abs=1e-4)
+        assert total == pytest.approx(one.log_odds - one.baseline_log_odds + one.convergence_delta, abs=1e-4)
     assert made.predict_all_tasks("a bad lamp") == before
 
 
@@ -130,10 +132,10 @@ def test_gradients_that_time_does_not_suffice_for_are_refused_or_told(
         network.explain(TEXT, "mood", method=GRADIENTS, budget_s=2.0, progress=tell)
     found = network.explain(TEXT, "mood", method=GRADIENTS, budget_s=8.0, progress=tell)
     assert found.converged is False
-    assert found.steps in gradients.STEPS[:-1]
-    assert f"after {found.steps} steps" in found.notes[-1]
+    assert found.n_steps in gradients.STEPS[:-1]
+    assert f"after {found.n_steps} steps" in found.notes[-1]
     whole = network.explain(TEXT, "mood", method=GRADIENTS)
-    assert whole.steps == gradients.STEPS[-1]
+    assert whole.n_steps == gradients.STEPS[-1]
 
 
 # --- A model in which one word decides

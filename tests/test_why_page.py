@@ -133,7 +133,9 @@ def test_what_was_not_tried_has_no_figure() -> None:
 
 
 def test_the_delta_of_gradients_is_shown() -> None:
-    found = replace(explained(), method=GRADIENTS, baseline_log_odds=-1.0, delta=0.0123, steps=64, converged=False)
+    found = replace(
+        explained(), method=GRADIENTS, baseline_log_odds=-1.0, convergence_delta=0.0123, n_steps=64, converged=False
+    )
     text = shown(why.html(found))
     assert "in 64 steps; the figures miss the difference by +0.0123" in text
     assert "take them as rough" in text

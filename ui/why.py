@@ -162,12 +162,12 @@ def _about(found: Explanation) -> str:
         "A figure is what a word adds to the log-odds of the label, ln(p / (1 − p)): 0.7 doubles the odds, −0.7 halves "
         f"them. {title(found.backend)}, {METHOD_TITLES[found.method]}, {found.seconds * 1000:,.0f} ms."
     )
-    if found.delta is None:
+    if found.convergence_delta is None:
         return f"{what} Each word was left out in turn, and the rest answered anew."
     return (
         f"{what} From padding ({signed(found.baseline_log_odds or 0.0, 2)}) to the text "
-        f"({signed(found.log_odds, 2)}) in {found.steps} steps; the figures miss the difference by "
-        f"{signed(found.delta, 4)}."
+        f"({signed(found.log_odds, 2)}) in {found.n_steps} steps; the figures miss the difference by "
+        f"{signed(found.convergence_delta, 4)}."
     )
 
 

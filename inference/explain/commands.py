@@ -160,10 +160,10 @@ def lines(found: Explanation) -> str:
         f"{found.task}: {found.label} {found.score:.4f}{given}, log-odds {found.log_odds:+.3f}; "
         f"{METHOD_TITLES[found.method]} on {TITLES.get(found.backend, found.backend)}, {found.seconds:.2f} s"
     )
-    if found.delta is not None:
+    if found.convergence_delta is not None:
         head += (
-            f"\nfrom padding at {found.baseline_log_odds:+.3f} in {found.steps} steps; the attributions miss the "
-            f"difference by {found.delta:+.4f}"
+            f"\nfrom padding at {found.baseline_log_odds:+.3f} in {found.n_steps} steps; the attributions miss the "
+            f"difference by {found.convergence_delta:+.4f}"
         )
     most = max((abs(word.attribution or 0.0) for word in found.words), default=0.0)
     width = max((columns(_short(word.text)) for word in found.words), default=0)

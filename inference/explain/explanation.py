@@ -55,12 +55,12 @@ class Explanation:
     """Words taken together as one, at most; 1 where every word stands for itself."""
     baseline_log_odds: float | None
     """Log-odds of the baseline of integrated gradients: padding in place of every word."""
-    delta: float | None
+    convergence_delta: float | None
     """By how much the attributions miss `log_odds - baseline_log_odds`, which they should add up to."""
-    steps: int | None
+    n_steps: int | None
     """Points of the path from the baseline at which gradients were taken."""
     converged: bool | None
-    """Whether `delta` is small beside the attributions."""
+    """Whether `convergence_delta` is small beside the attributions."""
     seconds: float
 
     @property
@@ -90,8 +90,8 @@ class Explanation:
             )
         if self.converged is False:
             found.append(
-                f"The attributions miss what they should add up to by {self.delta:+.3g} after {self.steps} steps: take "
-                "them as rough, or take occlusion."
+                f"The attributions miss what they should add up to by {self.convergence_delta:+.3g} after "
+                f"{self.n_steps} steps: take them as rough, or take occlusion."
             )
         return found
 

@@ -38,9 +38,9 @@ class Gradients:
     """Log-odds of the text."""
     baseline: float
     """Log-odds of the baseline."""
-    delta: float
+    convergence_delta: float
     """Sum of the attributions minus (value - baseline)."""
-    steps: int
+    n_steps: int
     converged: bool
 
 

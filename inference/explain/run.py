@@ -77,8 +77,8 @@ def explain(
         truncated=bool(encoding.overflowing),
         grouped=-(-len(words) // len(found.words)),
         baseline_log_odds=found.baseline,
-        delta=found.delta,
-        steps=found.steps,
+        convergence_delta=found.convergence_delta,
+        n_steps=found.n_steps,
         converged=found.converged,
         seconds=occlusion.clock() - started,
     )
@@ -92,8 +92,8 @@ class _Found:
     attributions: Sequence[float | None]
     without: Sequence[float | None]
     baseline: float | None = None
-    delta: float | None = None
-    steps: int | None = None
+    convergence_delta: float | None = None
+    n_steps: int | None = None
     converged: bool | None = None
 
 
@@ -165,7 +165,15 @@ class _Question:
                 f"method={OCCLUSION!r}."
             ) from None
         sums = [float(found.attributions[list(word.pieces)].sum()) for word in self.words]
-        return _Found(self.words, sums, [None] * len(sums), found.baseline, found.delta, found.steps, found.converged)
+        return _Found(
+            self.words,
+            sums,
+            [None] * len(sums),
+            found.baseline,
+            found.convergence_delta,
+            found.n_steps,
+            found.converged,
+        )
 
 
 def _check(classifier: Classifier, task: str, label: str | None, method: str, budget_s: float | None) -> None:

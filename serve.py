@@ -38,10 +38,12 @@ def site(models: Models, api: FastAPI, backend: str = "int8") -> FastAPI:
     # Without its own documentation pages: they would describe one redirect.
     made = FastAPI(lifespan=dashboard.lifespan(), openapi_url=None)
 
+    @made.get("/api")
     @made.get("/dashboard")
-    async def to_dashboard(request: Request) -> RedirectResponse:
+    async def to_folder(request: Request) -> RedirectResponse:
         # Relative, as is the page's link: both hold behind a proxy that serves all this under a path.
-        return RedirectResponse("dashboard/" + (f"?{request.url.query}" if request.url.query else ""))
+        folder = request.url.path.rpartition("/")[2]
+        return RedirectResponse(f"{folder}/" + (f"?{request.url.query}" if request.url.query else ""))
 
     made.mount("/dashboard", dashboard)
     made.mount("/api", api)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import threading
+import time
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
@@ -15,7 +17,7 @@ from asgi import JSON, Client
 from numpy.typing import NDArray
 from pytest import MonkeyPatch
 
-from inference import InputError, MissingDependencyError
+from inference import Classifier, InputError, MissingDependencyError
 from inference.api import Limits, create_app, layers, schemas
 from inference.api.errors import ApiError
 from inference.backends import OutOfMemory
@@ -165,6 +167,11 @@ def test_anything_but_plain_json_is_refused(client: Client, headers: dict[str, s
 def test_json_may_say_its_charset(client: Client) -> None:
     headers = {"Content-Type": "Application/JSON; charset=utf-8"}
     assert client.post("/api/predict", {"text": "good"}, headers).status == 200
+
+
+def test_the_address_of_all_of_it_says_what_there_is(client: Client) -> None:
+    for path in ("/api", "/api/"):
+        assert set(client.get(path).json()["addresses"]) == set(client.app.state.addresses)
 
 
 def test_other_addresses_and_methods_are_refused_with_what_there_is(client: Client) -> None:
@@ -347,6 +354,7 @@ def test_metrics_are_those_of_this_application(client: Client) -> None:
     assert 'triptych_requests_total{route="other",status="404"} 1.0' in lines
     assert 'triptych_texts_total{backend="pytorch"} 2.0' in lines
     assert "triptych_waiting_texts 0.0" in lines
+    assert 'triptych_request_seconds_count{route="/api/predict"} 2.0' in lines
     for stage in ("wait", "tokenize", "forward"):
         assert f'triptych_stage_seconds_count{{stage="{stage}"}} 1.0' in lines
 
@@ -361,6 +369,12 @@ def test_the_document_names_every_address_and_status_and_its_examples_hold(clien
                 given = content.get("examples", {"": {"value": content.get("example")}})
                 for example in given.values():
                     assert client.post(path, example["value"]).status == 200
+    told = {name: document["paths"][f"/api/{name}"] for name in ("predict", "explain", "ready")}
+    said = told["predict"]["post"]["responses"]["422"]["description"]
+    assert "unreadable_text" in said and "cannot_explain" not in said
+    assert "cannot_explain" in told["explain"]["post"]["responses"]["422"]["description"]
+    said = told["ready"]["get"]["responses"]["503"]["description"]
+    assert "not_ready" in said and "timed_out" not in said
     asked = document["components"]["schemas"]["PredictRequest"]["properties"]
     assert asked["tasks"]["anyOf"][0]["items"]["enum"] == ["sentiment", "emotion"]
     assert "security" not in document
@@ -389,4 +403,33 @@ def test_it_can_be_mounted_in_another_application() -> None:
     reply = client.post("/classify/predict", {"text": "good"}, JSON | {"X-API-Key": "key"})
     assert reply.json()["predictions"]["sentiment"]["label"] == "positive"
     assert client.get("/classify/openapi.json", {"X-API-Key": "key"}).json()["servers"] == [{"url": "/classify"}]
+    told = client.get("/classify/", {"X-API-Key": "key"}).json()
+    assert told["model"] == "fake"
+    assert "/classify/predict" in told["addresses"]
+    assert "/classify/predict" in client.get("/classify/nothing", {"X-API-Key": "key"}).message
+    client.close()
+
+
+def test_a_backend_that_takes_its_time_to_open_is_opened_once_and_others_answer_meanwhile() -> None:
+    opened, gate = [], threading.Event()
+
+    def open_one(name: str) -> Classifier:
+        opened.append(name)
+        if name == "pytorch":
+            assert gate.wait(60)
+        return fakes.classifier(fakes.FakeBackend(name))
+
+    made = create_app(Models(fakes.bundle(), open_one), backend="int8", limits=Limits(timeout_s=0.3))
+    client = Client(made)
+    assert client.predict(text="good").status == 200
+    replies = client.together([{"text": "good", "backend": "pytorch"}] * 20)
+    assert {(reply.status, reply.code) for reply in replies} == {(503, "timed_out")}
+    assert int(replies[0].headers["retry-after"]) >= 1
+    assert client.predict(text="good").status == 200
+    gate.set()
+    ended = time.monotonic() + 60
+    while (reply := client.predict(text="good", backend="pytorch")).status == 503:
+        assert time.monotonic() < ended
+    assert reply.json()["backend"] == "pytorch"
+    assert opened == ["int8", "pytorch"]
     client.close()

@@ -66,9 +66,12 @@ def create_app(
     )
     app.state.service = service
     # As routes of Starlette: FastAPI's own take a tenth of a millisecond to find out that there is nothing to inject.
-    for path, (method, answer) in _answers(service).items():
+    answers = _answers(service)
+    for path, (method, answer) in answers.items():
         app.add_route(f"{prefix}{path}", answer, methods=[method])
-    addresses = [f"{prefix}{path}" for path in ("/predict", "/explain", "/model", *HEALTH, "/metrics", "/openapi.json")]
+    if prefix:
+        app.add_route(prefix, answers["/"][1])  # somebody left the last slash out
+    addresses = [f"{prefix}{path}" for path in (*answers, "/openapi.json")]
     app.state.addresses = addresses
     describe(app, service, keyed=api_key is not None, prefix=prefix)
     errors.install(app)
@@ -99,6 +102,9 @@ def _answers(service: Service) -> dict[str, tuple[str, Callable[[Request], Await
         classifier = await service.classifier(asked.backend)
         return _json(await service.explain(classifier, asked, service.one_task(asked), request.receive))
 
+    async def index(request: Request) -> Response:
+        return _json({"model": service.bundle.name, "addresses": errors.addresses(request)})
+
     async def model(request: Request) -> Response:
         limits = service.limits
         return _json(
@@ -126,12 +132,13 @@ def _answers(service: Service) -> dict[str, tuple[str, Callable[[Request], Await
 
     async def ready(request: Request) -> Response:
         spent = await service.probe()
-        return _json({"status": "ready", "backend": service.backends[0], "forward_ms": round(spent, 3)})
+        return _json({"status": "ready", "backend": service.backends[0], "answered_ms": round(spent, 3)})
 
     async def metrics(request: Request) -> Response:
         return Response(service.batcher.metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return {
+        "/": ("GET", index),
         "/predict": ("POST", predict),
         "/explain": ("POST", explain),
         "/model": ("GET", model),

@@ -21,6 +21,7 @@ MODELS: tuple[type[BaseModel], ...] = (
     schemas.ExplainRequest,
     schemas.Explained,
     schemas.ModelInfo,
+    schemas.Index,
     schemas.Live,
     schemas.Ready,
     schemas.Problem,
@@ -41,8 +42,16 @@ ERRORS = {
     500: ("The model gave no usable numbers, or the server failed.", "model_error, internal"),
     503: (
         "No answer in time, no memory for one, a backend that cannot be opened, or a server that is being stopped.",
-        "timed_out, overloaded, out_of_memory, backend_unavailable, stopping",
+        "timed_out, overloaded, out_of_memory, backend_unavailable, not_ready, stopping",
     ),
+}
+# Words that some addresses alone give; the rest may come from any that has the status.
+ONLY = {
+    **dict.fromkeys(("unknown_label", "cannot_explain", "method_unavailable"), ("explain",)),
+    "unreadable_text": ("predict",),
+    "not_ready": ("ready",),
+    **dict.fromkeys(("timed_out", "overloaded", "out_of_memory", "backend_unavailable"), ("predict", "explain")),
+    "model_error": ("predict", "explain"),
 }
 EXAMPLE = "what a lovely film"
 NUMBERS = "Prometheus text format"
@@ -139,6 +148,7 @@ def _paths(service: Service, keyed: bool, prefix: str) -> dict[str, Any]:
         "content": {JSON: {"schema": _ref("ExplainRequest"), "example": {"text": EXAMPLE, "task": task}}},
     }
     found = {
+        "/": {"get": _operation("What is where", "index", _ref("Index"), ())},
         "/predict": {"post": predict},
         "/explain": {"post": explain},
         "/model": {"get": _operation("What is served, and within which limits", "model", _ref("ModelInfo"), ())},
@@ -151,7 +161,7 @@ def _paths(service: Service, keyed: bool, prefix: str) -> dict[str, Any]:
             if path in ("/live", "/ready"):
                 operation["security"] = []
             elif keyed:
-                operation["responses"]["401"] = _error(401)
+                operation["responses"]["401"] = _error(401, operation["operationId"])
     return {f"{prefix}{path}": methods for path, methods in found.items()}
 
 
@@ -167,15 +177,16 @@ def _operation(
     if examples:
         content["examples"] = {title: {"value": value} for title, value in examples.items()}
     answers: dict[str, Any] = {"200": {"description": summary, "content": {kind: content}}}
-    answers |= {str(status): _error(status) for status in sorted({*statuses, 413, 500})}
+    answers |= {str(status): _error(status, name) for status in sorted({*statuses, 413, 500})}
     return {"summary": summary, "operationId": name, "responses": answers}
 
 
-def _error(status: int) -> dict[str, Any]:
-    when, words = ERRORS[status]
-    example = {"error": {"code": words.partition(",")[0], "message": when}}
+def _error(status: int, operation: str) -> dict[str, Any]:
+    when, every = ERRORS[status]
+    words = [word for word in every.split(", ") if operation in ONLY.get(word, (operation,))]
+    example = {"error": {"code": words[0], "message": when}}
     made: dict[str, Any] = {
-        "description": f"{when} `error.code`: {words}.",
+        "description": f"{when} `error.code`: {', '.join(words)}.",
         "content": {JSON: {"schema": _ref("Problem"), "example": example}},
     }
     if status in (429, 503):

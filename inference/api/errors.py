@@ -59,6 +59,11 @@ def problem(error: ApiError, headers: Mapping[str, str] | None = None) -> Respon
     return Response(body, error.status, {**error.headers, **(headers or {})}, JSON)
 
 
+def addresses(request: Request) -> list[str]:
+    """All there are, as the caller sees them: the application may be mounted in another."""
+    return [request.scope.get("root_path", "") + path for path in request.app.state.addresses]
+
+
 def install(app: FastAPI) -> None:
     """Let every error of this application be answered as a `Problem`."""
 
@@ -68,7 +73,7 @@ def install(app: FastAPI) -> None:
     async def by_server(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             return problem(internal())
-        known = ", ".join(app.state.addresses)
+        known = ", ".join(addresses(request))
         message = {
             404: f"There is nothing at this address. There are: {known}.",
             405: "This address takes another method: see the header Allow.",

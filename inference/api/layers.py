@@ -148,8 +148,8 @@ class Counted:
             await self.app(scope, receive, watched)
         finally:
             path = path_of(scope)
-            self.metrics.request(path if path in self.addresses else "other", status)
-            self.metrics.total.observe(time.perf_counter() - started)
+            known = path if path in self.addresses else "other"
+            self.metrics.request(known, status, time.perf_counter() - started)
 
 
 def path_of(scope: Scope) -> str:

@@ -33,20 +33,28 @@ class Metrics:
         )
         stages = Histogram(
             "triptych_stage_seconds",
-            "A request waits, a batch is tokenized and goes forward, a text is explained; total is a request's.",
+            "A request waits, a batch is tokenized and goes forward, a text is explained.",
             ["stage"],
             buckets=BUCKETS,
             registry=registry,
         )
         self._batch = Histogram("triptych_batch_texts", "Texts answered together.", buckets=SIZES, registry=registry)
-        self.wait, self.tokenize, self.forward, self.explain, self.total = (
-            stages.labels(stage) for stage in ("wait", "tokenize", "forward", "explain", "total")
+        self.wait, self.tokenize, self.forward, self.explain = (
+            stages.labels(stage) for stage in ("wait", "tokenize", "forward", "explain")
+        )
+        self._spent = Histogram(
+            "triptych_request_seconds",
+            "From the head of a request to the end of its answer, by address.",
+            ["route"],
+            buckets=BUCKETS,
+            registry=registry,
         )
         Gauge("triptych_waiting_texts", "Texts admitted and not answered yet.", registry=registry).set_function(waiting)
         self._children: dict[tuple[str, int], Counter] = {}
 
-    def request(self, route: str, status: int) -> None:
+    def request(self, route: str, status: int, spent_s: float) -> None:
         """One request was answered."""
+        self._spent.labels(route).observe(spent_s)
         child = self._children.get((route, status))
         if child is None:  # both come from short lists of our own: nobody can make new ones
             child = self._children[route, status] = self._requests.labels(route, str(status))

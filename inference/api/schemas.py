@@ -137,8 +137,8 @@ class Explained(BaseModel):
     truncated: bool
     grouped: Annotated[int, Field(description="words taken together as one, at most")]
     baseline_log_odds: Annotated[float | None, Field(description="integrated gradients only, as the next three")]
-    delta: float | None
-    steps: int | None
+    convergence_delta: float | None
+    n_steps: int | None
     converged: bool | None
     seconds: float
     notes: list[str]
@@ -173,6 +173,13 @@ class ModelInfo(BaseModel):
     version: Annotated[str, Field(description="of Triptych")]
 
 
+class Index(BaseModel):
+    """What is where."""
+
+    model: str
+    addresses: list[str]
+
+
 class Live(BaseModel):
     """The process answers."""
 
@@ -184,7 +191,7 @@ class Ready(BaseModel):
 
     status: Literal["ready"]
     backend: str
-    forward_ms: float
+    answered_ms: Annotated[float, Field(description="from the question to the answer, what went before it included")]
 
 
 class ErrorBody(BaseModel):

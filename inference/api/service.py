@@ -24,6 +24,7 @@ WATCH_AFTER_S = 0.1  # who waits longer is looked after: a client that has gone 
 PROBE_S = 5  # a model that gives no answer to one short text in this time is not ready
 PROBE_TEXT = "ready"
 EXPLAIN_AGAIN_S = 5
+OPENING_AGAIN_S = 10
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Service:
         if isinstance(served, Classifier):
             self.batcher.open(served)
             self._opened[served.backend.name] = served
+        self._opening: dict[str, asyncio.Future[Classifier]] = {}
         self._probe: asyncio.Future[float] | None = None
         # Beside the queue: an explanation is some hundred texts, and predictions must not wait for it.
         self._explainer = ThreadPoolExecutor(1, "explainer")
@@ -85,22 +87,32 @@ class Service:
         """The one of this backend, opened now if need be, off the event loop.
 
         Raises:
-            ApiError: 422 where there is no such backend, 503 where it cannot be opened.
+            ApiError: 422 where there is no such backend, 503 where it cannot be opened, or is not yet.
         """
         name = self.backends[0] if name is None else name
         if name in self._opened:
             return self._opened[name]
         if name not in self.backends or isinstance(self._served, Classifier):
             raise ApiError(422, "unknown_backend", f"This backend is not served. Served: {', '.join(self.backends)}.")
+        opening = self._opening.get(name)
+        if opening is None or opening.done() or opening.get_loop() is not asyncio.get_running_loop():
+            opening = self._opening[name] = asyncio.ensure_future(asyncio.to_thread(self._open, self._served, name))
+        # One thread opens it, however many ask: they wait for it as they do for an answer.
+        await asyncio.wait([opening], timeout=self.limits.timeout_s)
+        if not opening.done():
+            raise ApiError(503, "timed_out", f"{TITLES[name]} is still being opened. Ask again later.", OPENING_AGAIN_S)
         try:
-            found = await asyncio.to_thread(self._served.get, name)
-            await asyncio.to_thread(self.batcher.open, found)
+            self._opened[name] = opening.result()
         except InferenceError as error:  # PyTorch is not installed, say
             raise ApiError(
                 503, "backend_unavailable", f"{TITLES[name]} cannot be opened on this server: ask another backend."
             ) from error
-        self._opened[name] = found
-        return found
+        return self._opened[name]
+
+    def _open(self, served: Models, name: str) -> Classifier:
+        classifier = served.get(name)
+        self.batcher.open(classifier)
+        return classifier
 
     def one_task(self, asked: ExplainRequest) -> str:
         """The task whose answer is to be explained.

@@ -18,6 +18,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from inference.api.errors import ApiError, failure
@@ -68,6 +69,10 @@ class Part:
 
     job: Job
     rows: list[int]
+
+
+Outcome = tuple[Job, ApiError | None]
+"""A job that is over; the error is None where it has its answers."""
 
 
 class Batcher:
@@ -141,8 +146,6 @@ class Batcher:
         """Forget a job: nobody waits for it any more. One that is over already is none of it."""
         with self._changed:
             if self._finish(job):
-                if job in self._jobs:
-                    self._jobs.remove(job)
                 job.future.cancel()
 
     def close(self) -> None:
@@ -171,15 +174,16 @@ class Batcher:
                 if self._jobs:
                     self._changed.notify()  # there may be a free lane for the rest
             try:
-                self._answer(parts, classifier if alone or beside is None else beside)
+                done = self._answer(parts, classifier if alone or beside is None else beside)
             except BaseException as error:  # of the bookkeeping: the thread goes on for those that come after
                 told = failure(error)
-                self._settle([(part.job, told) for part in parts])
-            finally:
-                with self._changed:
-                    self._running[classifier] -= 1
-                    if self._closed:  # a lane that had nothing to do beside this batch may end now
-                        self._changed.notify_all()
+                done = [(part.job, told) for part in parts]
+            with self._changed:
+                self._running[classifier] -= 1  # before anybody is told: who asks again at once is alone
+                done = [(job, error) for job, error in done if self._finish(job)]
+                if self._closed:  # a lane that had nothing to do beside this batch may end now
+                    self._changed.notify_all()
+            _tell(done)
 
     def _take(self) -> list[Part]:
         """The rows to answer next, none where nothing that waits may start now. The lock is held.
@@ -192,7 +196,9 @@ class Batcher:
             return []
         classifier = first.classifier
         rows: list[tuple[Job, int]] = []
-        for job in [first, *(job for job in self._jobs if job is not first and job.classifier is classifier)]:
+        for job in chain([first], self._jobs):
+            if job.classifier is not classifier or (job is first and rows):
+                continue
             room = classifier.batch_size - len(rows)
             if not room:
                 break
@@ -219,10 +225,11 @@ class Batcher:
                 self._jobs.append(job)
         return [Part(job, its) for job, its in found.items()]
 
-    def _answer(self, parts: Sequence[Part], classifier: Classifier) -> None:
+    def _answer(self, parts: Sequence[Part], classifier: Classifier) -> list[Outcome]:
+        """What came of the jobs that have all their answers now, or have failed."""
         parts = [part for part in parts if not part.job.over]
         if not parts:
-            return
+            return []
         texts = [part.job.texts[row] for part in parts for row in part.rows]
         tasks = list(dict.fromkeys(task for part in parts for task in part.job.tasks))
         started = time.perf_counter()
@@ -231,16 +238,12 @@ class Batcher:
         # Whatever it is belongs to one request and must not reach the others: a panic of the tokenizer too, which is no
         # `Exception`.
         except BaseException as error:
-            if len(parts) > 1:
-                for part in parts:
-                    self._answer([part], classifier)
-            else:
-                self._settle([(parts[0].job, _reason(error, parts[0]))])
-            return
+            if len(parts) == 1:
+                return [(parts[0].job, _reason(error, parts[0]))]
+            return [one for part in parts for one in self._answer([part], classifier)]
         self._record(classifier.backend.name, answer, len(texts), time.perf_counter() - started)
         with self._changed:  # another lane may have rows of the same job
-            done = [(part.job, None) for part in _filled(parts, answer, self.metrics, started)]
-        self._settle(done)
+            return [(part.job, None) for part in _filled(parts, answer, self.metrics, started)]
 
     def _record(self, backend: str, answer: Answer, texts: int, spent_s: float) -> None:
         self._rate += RATE_MEMORY * (texts / spent_s * self._running.total() - self._rate)
@@ -248,23 +251,14 @@ class Batcher:
         timing = answer.timing
         self.metrics.batch(backend, texts, cut, timing.tokenize_ms / 1e3, timing.forward_ms / 1e3)
 
-    def _settle(self, jobs: Sequence[tuple[Job, ApiError | None]]) -> None:
-        """Hand over what is done, with one call to each event loop that waits for any of it."""
-        with self._changed:
-            jobs = [(job, error) for job, error in jobs if self._finish(job)]
-            for job, error in jobs:
-                if error is not None and job in self._jobs:  # the rest of one that failed
-                    self._jobs.remove(job)
-        for loop in {job.loop for job, _ in jobs}:
-            with contextlib.suppress(RuntimeError):  # a loop that was closed has nobody who waits
-                loop.call_soon_threadsafe(_resolve, [one for one in jobs if one[0].loop is loop])
-
     def _finish(self, job: Job) -> bool:
-        """Count a job out, once. The lock is held."""
+        """Count a job out, once, and forget what is left of it. The lock is held."""
         if job.over:
             return False
         job.over = True
         self.waiting -= job.counted
+        if job.left and job in self._jobs:  # it was dropped, or one of its batches failed
+            self._jobs.remove(job)
         return True
 
 
@@ -289,8 +283,15 @@ def _filled(parts: Sequence[Part], answer: Answer, metrics: Metrics, started: fl
             yield part
 
 
-def _resolve(jobs: Sequence[tuple[Job, ApiError | None]]) -> None:
-    for job, error in jobs:
+def _tell(done: Sequence[Outcome]) -> None:
+    """Hand over what is done, with one call to each event loop that waits for any of it."""
+    for loop in {job.loop for job, _ in done}:
+        with contextlib.suppress(RuntimeError):  # a loop that was closed has nobody who waits
+            loop.call_soon_threadsafe(_resolve, [one for one in done if one[0].loop is loop])
+
+
+def _resolve(done: Sequence[Outcome]) -> None:
+    for job, error in done:
         if job.future.done():
             continue
         if error is None:

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from inference.backends import DTYPES, EVERY
-from inference.building import Progress
+from inference.commands import load_asked
 from inference.errors import InputError, MissingDependencyError
 
 
-def add(with_model: Callable[..., argparse.ArgumentParser], progress: Callable[[bool], Any]) -> None:
+def add(with_model: Callable[..., Any]) -> None:
     """Add it to the parser. `with_model` makes a command that has --model, --base, --cache and --json."""
-    p = with_model("serve", serve, "The HTTP API of a model, until it is told to stop.")
-    p.add_argument("folder", nargs="?", type=Path, metavar="MODEL", help="the same as --model")
+    p = with_model("serve", serve, "The HTTP API of a model, until it is told to stop.", positional=True)
     p.add_argument("--backend", choices=EVERY, help="the runtime (default: int8 where the model has it)")
     p.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from outside (default: %(default)s)")
     p.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
@@ -33,13 +32,11 @@ def add(with_model: Callable[..., argparse.ArgumentParser], progress: Callable[[
     p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … or auto (default: %(default)s)")
     p.add_argument("--dtype", choices=DTYPES, help="(default: float32 on a CPU, half precision on a GPU)")
-    p.set_defaults(progress=progress)
 
 
 def serve(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; what has been asked by then is answered. Returns the exit code."""
     from inference.formats.describe import describe
-    from inference.loading import load
 
     try:
         from inference.api import create_app, server
@@ -56,19 +53,8 @@ def serve(args: argparse.Namespace) -> int:
         signal.signal(number, signal.default_int_handler)
     held = server.bind(args.host, args.port, f"Give another: --port {args.port + 1}")  # now, not when all is loaded
     try:
-        model = args.folder or args.model
-        backend = args.backend or _best(describe(model, args.base).backends)
-        show: Progress | None = args.progress(args.json)
-        classifier = load(
-            model,
-            backend,
-            device=args.device,
-            dtype=args.dtype,
-            threads=args.threads,
-            base=args.base,
-            cache=args.cache,
-            progress=show,
-        )
+        backend = args.backend or _best(describe(args.model, args.base).backends)
+        classifier = load_asked(args, backend)
         classifier.classify("warm up")  # a runtime's first pass is slower than any other
         app = create_app(classifier, api_key=key)
         address = f"{server.url(args.host, held.getsockname()[1])}/api"

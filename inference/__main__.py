@@ -21,10 +21,10 @@ from inference.api.commands import add as add_api
 from inference.artifacts import Artifact, default_cache, find, model_sizes, obtain
 from inference.assets import DEMO_MODEL
 from inference.backends import DTYPES, EVERY, TITLES
-from inference.building import Progress
 from inference.bundle import Bundle
 from inference.classifier import Prediction
 from inference.commands import add as add_files
+from inference.commands import load_asked
 from inference.compare.commands import add as add_compare
 from inference.compare.commands import add_limits, limits_of
 from inference.doctor import add as add_doctor
@@ -32,6 +32,7 @@ from inference.errors import InferenceError, InputError, MissingDependencyError
 from inference.explain.commands import add as add_explain
 from inference.formats.describe import describe
 from inference.formats.importing import add as add_import
+from inference.progress import ProgressLine
 from inference.score.commands import add as add_score
 
 REPORT = "One HTML file with verdict, charts, disagreements and method, to hand over."
@@ -42,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if "cache" in args:
             args.cache = args.cache or default_cache()
-        return args.run(args) or 0
+        if "model" in args:
+            args.model = _model(args)
+        with ProgressLine() as line:  # ended before an error is told
+            args.progress = None if vars(args).get("json") else line
+            return args.run(args) or 0
     except InferenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -60,12 +65,19 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("python -m inference", description=(__doc__ or "").split("\n\n")[0])
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Any, help: str, *, positional: bool = False, built: bool = True) -> Any:
+        """A command about a model, with --model, --base and --json.
+
+        Args:
+            positional: it takes the model as MODEL too.
+            built: it reads built files: with --cache.
+        """
         p = commands.add_parser(name, help=help, description=help)
         p.set_defaults(run=run)
+        if positional:
+            p.add_argument("folder", nargs="?", type=Path, metavar="MODEL", help="the same as --model")
         p.add_argument(
             "--model",
-            default=os.environ.get("TRIPTYCH_MODEL") or DEMO_MODEL,
             type=Path,
             help="the model folder, or OWNER/NAME on the Hub (default: $TRIPTYCH_MODEL, else the demo model)",
         )
@@ -75,7 +87,8 @@ def parser() -> argparse.ArgumentParser:
             type=Path,
             help="folder of an adapter's base model, where it is not where the adapter says (default: $TRIPTYCH_BASE)",
         )
-        p.add_argument("--cache", type=Path, help="folder of built models (default: ~/.cache/triptych)")
+        if built:
+            p.add_argument("--cache", type=Path, help="folder of built models (default: ~/.cache/triptych)")
         p.add_argument("--json", action="store_true", help="one JSON document on stdout and nothing else")
         return p
 
@@ -92,14 +105,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--compile", action="store_true", help="compile PyTorch's network first: for many texts")
     p.add_argument("--load-in-4bit", action="store_true", help="hold an adapter's base in 4-bit NF4 (QLoRA)")
     command("build", build, "Build the ONNX and INT8 files if they are not there yet, and check them.")
-    command("info", info, "What a model is: tasks, labels, sizes, hashes, parity.")
+    command("info", info, "What a model is: tasks, labels, sizes, parity; with --json the hashes of its files too.")
     add_compare(commands, command)
-    add_files(commands, command, _progress)
-    add_explain(commands, command, _progress)
+    add_files(commands, command)
+    add_explain(command)
     add_score(commands, command)
-    add_api(command, _progress)
+    add_api(command)
     add_import(commands)
-    add_doctor(commands)
+    add_doctor(command)
     p = commands.add_parser("report", help=REPORT, description=REPORT)
     p.set_defaults(run=report)
     p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
@@ -114,24 +127,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def predict(args: argparse.Namespace) -> None:
-    from inference.loading import load
-
     texts = [line for text in args.texts for line in (_stdin_lines() if text == "-" else [text])]
     for text in texts:
         if "/" in text and len(text) < 1000 and Path(text).is_dir():  # the demo model would answer, as if nothing were
             raise InputError(f"{text} is a folder and no text. To ask the model in it: --model {text}")
-    classifier = load(
-        args.model,
-        args.backend,
-        device=args.device,
-        dtype=args.dtype,
-        compile=args.compile,
-        threads=args.threads,
-        base=args.base,
-        load_in_4bit=args.load_in_4bit,
-        cache=args.cache,
-        progress=_progress(args.json),
-    )
+    classifier = load_asked(args, args.backend)
     answer = classifier.classify(texts, [args.task] if args.task else None, args.threshold).predictions
     if args.json:
         rows = [
@@ -149,7 +149,7 @@ def predict(args: argparse.Namespace) -> None:
 
 def build(args: argparse.Namespace) -> None:
     bundle = describe(args.model, args.base)
-    artifact = obtain(bundle, args.cache, _progress(args.json), args.base)
+    artifact = obtain(bundle, args.cache, args.progress, args.base)
     if args.json:
         _print_json({"folder": str(artifact.folder), **artifact.manifest})
         return
@@ -192,10 +192,7 @@ def info(args: argparse.Namespace) -> None:
     for name, task in bundle.tasks.items():
         labels = ", ".join(task.labels[:7]) + (f", … {len(task.labels)} in all" if len(task.labels) > 7 else "")
         print(f"  task    {name}: {labels}{f'; uncertain below {task.threshold:.3f}' if task.threshold else ''}")
-    for file, digest in bundle.files.items():
-        print(f"  sha256  {digest[:16]}…  {file}")
-    for backend, size in sizes.items():
-        print(f"  size    {TITLES[backend]}: {size / 1e6:.1f} MB")
+    print(f"  size    {', '.join(f'{TITLES[backend]} {size / 1e6:.1f} MB' for backend, size in sizes.items())}")
     if artifact is None:
         print(f"  ONNX and INT8 are not built yet. Build them: python -m inference build --model {bundle.folder}")
     else:
@@ -217,6 +214,14 @@ def report(args: argparse.Namespace) -> None:
     print(f"The report is {args.out}.")
 
 
+def _model(args: argparse.Namespace) -> Path:
+    """The model that is named in one way or the other; else the default."""
+    folder: Path | None = vars(args).get("folder")
+    if folder is not None and args.model is not None:
+        raise InputError(f"Two models are named: {folder} and --model {args.model}. Leave one out.")
+    return folder or args.model or Path(os.environ.get("TRIPTYCH_MODEL") or DEMO_MODEL)
+
+
 def _base(bundle: Bundle) -> str:
     """The base's Hub id and revision, or where it is."""
     if bundle.base is None:
@@ -235,25 +240,15 @@ def _print_parity(artifact: Artifact) -> None:
     reference = TITLES[parity["reference"]]
     for name, found in parity["backends"].items():
         print(
-            f"  parity  {TITLES[name]}: same label as {reference} on {found['label_agreement']:.2%} of "
-            f"{parity['texts']} texts per task, largest |Δprobability| {found['max_abs_dp']:.1e}, "
-            f"labels that differ alone and in a batch: {found['batch_flips']}"
+            f"  parity  {TITLES[name]}: {reference}'s label on {found['label_agreement']:.2%} of {parity['texts']} texts "
+            f"a task, probabilities within {found['max_abs_dp']:.2g} of its own, "
+            f"{found['batch_flips'] or 'no'} labels that depend on the batch"
         )
 
 
 def _stdin_lines() -> list[str]:
     lines = sys.stdin.buffer.read().decode("utf-8-sig", errors="replace").split("\n")
     return [line.removesuffix("\r") for line in lines if line.strip()]
-
-
-def _progress(quiet: bool) -> Progress | None:
-    if quiet:
-        return None
-
-    def show(step: str, share: float) -> None:
-        print(f"[{share:4.0%}] {step}", file=sys.stderr, flush=True)
-
-    return show
 
 
 def _print_json(document: Any) -> None:

@@ -6,17 +6,25 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from inference.building import Progress
+if TYPE_CHECKING:
+    from inference.classifier import Classifier
 
 EXTERNAL = {"auto": None, "always": True, "never": False}
+LOADING = ("device", "dtype", "compile", "threads", "base", "load_in_4bit", "cache", "progress")
 
 
-def add(commands: Any, with_model: Callable[..., argparse.ArgumentParser], progress: Callable[[bool], Any]) -> None:
+def load_asked(args: argparse.Namespace, backend: str | None) -> Classifier:
+    """The model on this backend, loaded as those options say that the command has."""
+    from inference.loading import load
+
+    return load(args.model, backend, **{name: getattr(args, name) for name in LOADING if name in args})
+
+
+def add(commands: Any, with_model: Callable[..., Any]) -> None:
     """Add the commands to the parser. `with_model` makes one that has --model, --base, --cache and --json."""
     p = with_model("export", export, "Write ONNX files that run with onnxruntime, tokenizers and NumPy alone.")
-    p.set_defaults(progress=progress)
     p.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
     p.add_argument("--tasks", help="comma-separated; all if left out")
     p.add_argument("--quantize", action="store_true", help="write the INT8 files too")
@@ -31,7 +39,8 @@ def add(commands: Any, with_model: Callable[..., argparse.ArgumentParser], progr
     p.set_defaults(run=quantize)
     p.add_argument("file", type=Path, metavar="FILE")
     p.add_argument("--out", type=Path, help="(default: FILE with _int8 before its ending)")
-    p = with_model("merge", merge, "An adapter and its base as one plain Hugging Face classifier.")
+    p.add_argument("--json", action="store_true", help="one JSON document on stdout and nothing else")
+    p = with_model("merge", merge, "An adapter and its base as one plain Hugging Face classifier.", built=False)
     p.add_argument("out", type=Path, metavar="OUT", help="a new or an empty folder")
     p.add_argument("--task", help="whose adapter, where there are several")
     p.add_argument("--max-tokens", type=int, help="written into the tokenizer (default: the model's own limit)")
@@ -39,23 +48,24 @@ def add(commands: Any, with_model: Callable[..., argparse.ArgumentParser], progr
 
 
 def export(args: argparse.Namespace) -> None:
-    from inference.loading import load
-
-    progress: Progress | None = args.progress(args.json)
-    classifier = load(args.model, "onnx", base=args.base, cache=args.cache, progress=progress)
+    classifier = load_asked(args, "onnx")
     tasks = args.tasks.split(",") if args.tasks else None
     written = classifier.export_onnx(args.out, tasks, args.quantize, EXTERNAL[args.external_data])
+    sizes = {str(path): path.stat().st_size for path in written}
     if args.json:
-        print(json.dumps({"files": [str(path) for path in written]}, indent=1, ensure_ascii=False))
+        print(json.dumps({"files": list(sizes), "size_bytes": sizes}, indent=1, ensure_ascii=False))
         return
-    for path in written:
-        print(path)
+    for name, size in sizes.items():
+        print(f"{_shown(size):>10}  {name}")
 
 
 def quantize(args: argparse.Namespace) -> None:
     from inference.onnx.files import quantize_graph
 
     path, made = quantize_graph(args.file, args.out)
+    if args.json:
+        print(json.dumps({"file": str(path), **made}, indent=1, ensure_ascii=False))
+        return
     worst = made["tried"][-1]
     print(path)
     print(f"Recipe {made['recipe']!r}: {made['summary']}. {worst['why']}")
@@ -85,3 +95,7 @@ def merge(args: argparse.Namespace) -> None:
         f"Against the adapter on its base, on the showcase: largest |Δprobability| {found['max_abs_dp']:.1e}, "
         f"equal labels {found['label_agreement']:.2%}."
     )
+
+
+def _shown(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size:,} bytes"

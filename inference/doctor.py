@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,9 @@ class Finding:
     """error: it is not served, or its answers are wrong. warning: they may be. note: good to know."""
     what: str
     why: str
+    """"" where `what` says it."""
     do: str
+    """"" where there is nothing to do, or `what` says it."""
 
 
 def examine(model: str | Path, base: str | Path | None = None, cache: Path | None = None) -> list[Finding]:
@@ -65,18 +67,14 @@ def _findings(model: str | Path, base: Path | None, cache: Path | None) -> Itera
     yield from _of_tokenizer(bundle, config, base)
     if bundle.format != "onnx":
         yield from _of_weights(bundle, home, base)
-    built = find(bundle, cache or default_cache()) is not None
-    if "pytorch" in bundle.backends:
+    if "pytorch" in bundle.backends and find(bundle, cache or default_cache()) is None:
         yield Finding(
-            "note",
-            f"ONNX and INT8 are {'built' if built else 'not built yet'}",
-            "they are built once, and kept",
-            "nothing" if built else f"python -m inference build --model {bundle.folder}",
+            "note", "ONNX and INT8 are not built yet", "", f"python -m inference build --model {bundle.folder}"
         )
 
 
 def _refusal(error: InferenceError) -> Finding:
-    return Finding("error", str(error), "the model is not served as it is", "what the message says")
+    return Finding("error", str(error), "", "")
 
 
 def _of_folder(folder: Path) -> Iterator[Finding]:
@@ -225,7 +223,7 @@ def _of_weights(bundle: Bundle, home: Path, base: Path | None) -> Iterator[Findi
             "note",
             f"the weights are stored as {' and '.join(narrow)}",
             "they are served in float32, twice as large in memory, and no less exact",
-            "nothing",
+            "",
         )
     if bundle.format != "transformers":
         return
@@ -257,15 +255,10 @@ def _of_weights(bundle: Bundle, home: Path, base: Path | None) -> Iterator[Findi
         )
 
 
-def add(commands: Any) -> None:
-    """Add the command to the parser."""
+def add(with_model: Callable[..., Any]) -> None:
+    """Add the command to the parser. `with_model` makes one that has --model, --base, --cache and --json."""
     help = "What is wrong or doubtful about a model, before it is served. Exit code 1 where something is wrong."
-    p = commands.add_parser("doctor", help=help, description=help)
-    p.set_defaults(run=doctor)
-    p.add_argument("model", metavar="MODEL", help="the model folder, or OWNER/NAME on the Hub")
-    p.add_argument("--base", type=Path, help="folder of an adapter's base model, where it is not where it says")
-    p.add_argument("--cache", type=Path, help="folder of built models (default: ~/.cache/triptych)")
-    p.add_argument("--json", action="store_true", help="one JSON document on stdout and nothing else")
+    with_model("doctor", doctor, help, positional=True)
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -273,10 +266,15 @@ def doctor(args: argparse.Namespace) -> int:
     found = examine(args.model, args.base, args.cache)
     errors = sum(one.severity == "error" for one in found)
     if args.json:
-        print(json.dumps({"model": args.model, "findings": [dataclasses.asdict(one) for one in found]}, indent=1))
+        print(json.dumps({"model": str(args.model), "findings": [dataclasses.asdict(one) for one in found]}, indent=1))
         return min(errors, 1)
     for one in found:
-        print(f"{one.severity:<8} {one.what}\n         Why: {one.why}.\n         Do: {one.do}.")
+        more = [f"\n         {title}: {said}" for title, said in (("Why", one.why), ("Do", one.do)) if said]
+        print(f"{one.severity:<8} {one.what}{''.join(more)}")
     warnings = sum(one.severity == "warning" for one in found)
-    print(f"{errors} errors, {warnings} warnings.")
+    print(f"{args.model}: {_count(errors, 'error')}, {_count(warnings, 'warning')}.")
     return min(errors, 1)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"

@@ -37,8 +37,11 @@ def test_a_missing_folder_is_named() -> None:
         load("no/such")
 
 
-def test_a_folder_that_is_no_model_says_what_is_one_and_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"no bundle.json.*Known: a Triptych bundle.*python -m training"):
+def test_a_folder_that_is_no_model_is_told_what_one_has(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="is empty. A model folder has one of these: bundle.json"):
+        load(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(BundleError, match="holds 'notes.txt', which is no model"):
         load(tmp_path)
 
 

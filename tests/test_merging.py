@@ -169,6 +169,8 @@ def test_only_the_tasks_asked_for_are_exported_and_int8_can_follow(
     out = tmp_path / "files"
     assert main(["export", "--model", model, "--cache", str(tmp_path / "cache"), "--tasks", "mood", str(out)]) == 0
     assert sorted(path.name for path in out.glob("*.onnx")) == ["mood.onnx"]
+    size = (out / "mood.onnx").stat().st_size / 1e6
+    assert f"{size:.1f} MB  {out / 'mood.onnx'}" in capsys.readouterr().out
     assert main(["quantize", str(out / "mood.onnx")]) == 0
     assert (out / "mood_int8.onnx").exists()
     told = capsys.readouterr().out.splitlines()[-3:]
@@ -184,9 +186,18 @@ def test_json_is_one_document_and_nothing_else(base: Path, tmp_path: Path, capfd
     folder = foreign.adapter(tmp_path / "adapter", base)
     cache = ["--cache", str(tmp_path / "cache"), "--json"]
     capfd.readouterr()
-    assert main(["merge", "--model", str(folder), *cache, str(tmp_path / "merged")]) == 0
+    assert main(["merge", "--model", str(folder), "--json", str(tmp_path / "merged")]) == 0
     out, err = capfd.readouterr()
     assert json.loads(out)["label_agreement"] == 1
     assert err == ""
     assert main(["export", "--model", str(folder), *cache, str(tmp_path / "files")]) == 0
-    assert str(tmp_path / "files" / "label.onnx") in json.loads(capfd.readouterr().out)["files"]
+    label = tmp_path / "files" / "label.onnx"
+    told = json.loads(capfd.readouterr().out)
+    assert str(label) in told["files"]
+    assert told["size_bytes"][str(label)] == label.stat().st_size
+    assert main(["quantize", "--json", str(label)]) == 0
+    out, err = capfd.readouterr()
+    told = json.loads(out)
+    assert told["file"] == str(label.with_stem("label_int8"))
+    assert told["tried"][-1]["label_agreement"] == 1
+    assert err == ""

@@ -38,6 +38,7 @@ LAYERS = [
     {"compare.receipt"},
     {"compare.disagreements", "compare.diff", "compare.summary", "compare.verdict"},
     {"compare.run"},
+    {"progress"},
     {"commands", "api.commands", "compare.commands", "explain.commands", "doctor", "score.commands", "space"},
     {"formats.rapidfit"},
     {"formats.importing"},

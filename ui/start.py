@@ -21,6 +21,7 @@ from inference.api import server
 from inference.assets import DEMO_MODEL
 from inference.backends import TITLES, check_backend
 from inference.models import Models
+from inference.progress import ProgressLine
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def run(serve: Callable[[Settings, Models, Callable[[], None]], None]) -> int:
     try:
         settings = Settings.read(os.environ)
         settings.bind().close()  # said now, and not after the model is loaded
-        models = Models.of_folder(settings.model, progress=show_progress, base=settings.base)
+        with ProgressLine() as progress:
+            models = Models.of_folder(settings.model, progress=progress, base=settings.base)
         models.get(settings.backend)
 
         def ready() -> None:
@@ -103,13 +105,6 @@ def run(serve: Callable[[Settings, Models, Callable[[], None]], None]) -> int:
         for thread in others:
             thread.join()  # seconds at most; an interpreter that ends under a model being loaded prints its traceback
     return 0
-
-
-def show_progress(step: str, share: float) -> None:
-    """A progress bar on the terminal, one line that is written over; in a log, one line a step."""
-    over = "\r\033[K" if sys.stderr.isatty() else ""
-    end = "\n" if not over or share >= 1 else ""
-    print(f"{over}[{'#' * round(share * 20):<20}] {share:4.0%} {step}", end=end, file=sys.stderr, flush=True)
 
 
 def _open_others(models: Models, stopping: threading.Event) -> None:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from inference.backends import EVERY, EXTRA
-from inference.building import Progress
 from inference.errors import InputError
 from inference.formats.describe import describe
 
@@ -126,7 +123,7 @@ def compare(args: argparse.Namespace) -> None:
         cache=args.cache,
         base=args.base,
         keep_texts=args.keep_texts,
-        progress=None if args.json else progress_bar(),
+        progress=args.progress,
     )
     write_receipt(receipt, args.out)
     if args.json:
@@ -140,32 +137,6 @@ def compare(args: argparse.Namespace) -> None:
     print(
         f"\nThe receipt is {args.out}. With limits of your own: python -m inference verdict {args.out} --max-drop 1pp"
     )
-
-
-def progress_bar() -> Progress:
-    """A bar with the time left on a terminal; a line a step elsewhere."""
-    started = time.monotonic()
-    over = "\r\033[K" if sys.stderr.isatty() else ""
-    last = ""
-
-    def show(step: str, share: float) -> None:
-        nonlocal last
-        spent = time.monotonic() - started
-        # The first seconds say little about the rest.
-        left = spent * (1 - share) / share if share > 0.1 else None
-        told = "" if left is None or share >= 1 else f", about {_duration(left)} left"
-        line = f"[{'#' * round(share * 20):<20}] {share:4.0%} {step}{told}"
-        if over:
-            print(f"{over}{line}", end="\n" if share >= 1 else "", file=sys.stderr, flush=True)
-        elif step != last:
-            print(line, file=sys.stderr, flush=True)
-        last = step
-
-    return show
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def made_elsewhere(receipt: Any) -> list[str]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 import unicodedata
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.backends import EVERY, TITLES
-from inference.building import Progress
+from inference.commands import load_asked
 from inference.errors import InputError
 from inference.explain.explanation import METHOD_TITLES, METHODS, OCCLUSION, Explanation
+from inference.progress import ProgressLine
 
 if TYPE_CHECKING:
     from inference.classifier import Classifier
@@ -24,10 +25,9 @@ WIDEST = 28  # of a word on the terminal
 QUIET_S = 1.0  # what is over sooner needs no progress bar
 
 
-def add(commands: Any, with_model: Callable[..., argparse.ArgumentParser], progress: Callable[[bool], Any]) -> None:
+def add(with_model: Callable[..., Any]) -> None:
     """Add it to the parser. `with_model` makes a command that has --model, --base, --cache and --json."""
     p = with_model("explain", explain, "Which words of a text speak for its label, and which against it.")
-    p.set_defaults(progress=progress)
     p.add_argument("text", nargs="?", metavar="TEXT", help="the text; - reads it from stdin")
     p.add_argument("--task", help="every task if left out")
     p.add_argument("--label", help="the label to explain (default: the one that the model gives)")
@@ -52,8 +52,6 @@ def add(commands: Any, with_model: Callable[..., argparse.ArgumentParser], progr
 
 
 def explain(args: argparse.Namespace) -> None:
-    from inference.loading import load
-
     if args.check:
         check(args)
         return
@@ -70,24 +68,18 @@ def explain(args: argparse.Namespace) -> None:
     names = [name.strip() for name in args.compare.split(",")] if args.compare else [args.backend]
     if args.compare and (len(names) < 2 or len(set(names)) < len(names)):
         raise InputError(f"--compare {args.compare}: name two different backends or more, such as onnx,int8.")
-    opened = [
-        load(
-            args.model, name, threads=args.threads, base=args.base, cache=args.cache, progress=args.progress(args.json)
-        )
-        for name in names
-    ]
+    opened = [load_asked(args, name) for name in names]
     tasks = [opened[0].one_task(args.task)] if args.task or args.label else list(opened[0].tasks)
     (compare if args.compare else explain_one)(args, opened, text, tasks)
 
 
 def explain_one(args: argparse.Namespace, opened: Sequence[Classifier], text: str, tasks: Sequence[str]) -> None:
     (classifier,) = opened
-    bar = Bar(args.json)
-    found = [
-        classifier.explain(text, task, args.label, args.method, budget_s=args.budget, progress=bar.show)
-        for task in tasks
-    ]
-    bar.end()
+    with _progress(args) as show:
+        found = [
+            classifier.explain(text, task, args.label, args.method, budget_s=args.budget, progress=show)
+            for task in tasks
+        ]
     if args.json:
         document = {"model": classifier.bundle.name, "explanations": [one.to_dict() for one in found]}
         print(json.dumps(document, indent=1, ensure_ascii=False))
@@ -99,10 +91,9 @@ def compare(args: argparse.Namespace, opened: Sequence[Classifier], text: str, t
     from inference.explain.agreement import compare as run
     from inference.explain.agreement import in_words
 
-    bar = Bar(args.json)
     by_name = {one.backend.name: one for one in opened}
-    found = [run(by_name, text, task, args.label, args.method, bar.show) for task in tasks]
-    bar.end()
+    with _progress(args) as show:
+        found = [run(by_name, text, task, args.label, args.method, show) for task in tasks]
     if args.json:
         document = {"model": opened[0].bundle.name, "comparisons": [one.to_dict() for one in found]}
         print(json.dumps(document, indent=1, ensure_ascii=False))
@@ -119,7 +110,6 @@ def check(args: argparse.Namespace) -> None:
     from inference.assets import SHOWCASE, showcase_texts
     from inference.explain import faithfulness
     from inference.formats.files import sha256
-    from inference.loading import load
 
     if args.text or args.label or args.compare or args.budget:
         raise InputError(
@@ -131,18 +121,10 @@ def check(args: argparse.Namespace) -> None:
             what = "is a folder" if args.out.is_dir() else f"there is no folder {args.out.parent}"
             raise InputError(f"--out {args.out}: {what}. Name a file.")
         faithfulness.read_records(args.out)
-    classifier = load(
-        args.model,
-        args.backend,
-        threads=args.threads,
-        base=args.base,
-        cache=args.cache,
-        progress=args.progress(args.json),
-    )
-    bar = Bar(args.json)
+    classifier = load_asked(args, args.backend)
     tasks = None if args.task is None else [args.task]
-    found = faithfulness.check(classifier, showcase_texts(), args.method, tasks=tasks, progress=bar.show)
-    bar.end()
+    with _progress(args) as show:
+        found = faithfulness.check(classifier, showcase_texts(), args.method, tasks=tasks, progress=show)
     made = faithfulness.record(classifier, args.method, found, sha256(SHOWCASE))
     if args.out:
         faithfulness.add_record(args.out, made)
@@ -209,24 +191,6 @@ def columns(text: str) -> int:
     )
 
 
-class Bar:
-    """Progress on stderr, once the work takes longer than a moment."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._bar: Progress | None = None
-        self._quiet = quiet
-        self._started = time.monotonic()
-
-    def show(self, step: str, share: float) -> None:
-        if self._quiet or time.monotonic() - self._started < QUIET_S:
-            return
-        if self._bar is None:
-            from inference.compare.commands import progress_bar
-
-            self._bar = progress_bar()
-        self._bar(step, min(share, 0.99))
-
-    def end(self) -> None:
-        """Leave the line, if there is one."""
-        if self._bar is not None:
-            self._bar("done", 1.0)
+def _progress(args: argparse.Namespace) -> AbstractContextManager[ProgressLine | None]:
+    """What shows how far it is; None where nobody is to see it."""
+    return nullcontext() if args.json else ProgressLine(after_s=QUIET_S)

@@ -72,11 +72,11 @@ def describe(model: str | Path, base: str | Path | None = None, *, four_bit: boo
             if four_bit and not found.adapters:
                 raise InputError(f"{model} is {one.title}; a base in 4 bits is for PEFT adapters.")
             return replace(found, four_bit=four_bit or found.four_bit)
-    known = "; ".join(f"{one.title} ({', '.join(one.marks)})" for one in FORMATS if one.name != "refused")
-    raise BundleError(
-        f"{folder} has no bundle.json and is no other model that is known here. Known: {known}. Or train one: "
-        "python -m training --help"
-    )
+    known = "; ".join(f"{', '.join(one.marks)} ({one.title})" for one in FORMATS if one.name != "refused")
+    held = sorted(path.name for path in folder.iterdir())
+    names = f"{', '.join(map(repr, held[:3]))}{' and more' if len(held) > 3 else ''}"
+    what = f"holds {names}, which is no model" if held else "is empty"
+    raise BundleError(f"{folder} {what}. A model folder has one of these: {known}. Name such a folder.")
 
 
 # --- The readers, one a format

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from inference import cpu
 from inference.backends import EVERY, check_backend
 from inference.building import Progress
-from inference.compare.commands import progress_bar
 from inference.errors import InputError
 from inference.formats.describe import describe
 from inference.score.writing import FORMATS
@@ -60,16 +59,17 @@ def score(args: argparse.Namespace) -> None:
         all_scores=args.all_scores,
         format=args.format,
     )
-    progress = None if args.json else _by_percent(progress_bar())
     workers = args.workers or min(cpu.cores(), 8)
     # On Ray a worker has one core, of which machine is not known here.
     threads = 1 if args.engine == "ray" else max(1, cpu.cores() // workers)
-    model = open_model(args.model, args.backend, args.base, args.cache, threads, progress)
+    model = open_model(args.model, args.backend, args.base, args.cache, threads, args.progress)
     try:
-        report = (cluster if args.engine == "ray" else run).score(job, model, workers, progress)
+        report = (cluster if args.engine == "ray" else run).score(job, model, workers, args.progress)
     except KeyboardInterrupt:
         goes_on = "begins anew" if args.engine == "ray" else "goes on from here"
-        print(f"\nStopped. The same command {goes_on}.", file=sys.stderr)
+        if args.progress is not None:
+            args.progress.end()
+        print(f"Stopped. The same command {goes_on}.", file=sys.stderr)
         raise
     if args.json:
         print(json.dumps(asdict(report) | {"out": str(report.out)}, ensure_ascii=False))
@@ -120,16 +120,3 @@ def told(report: Report) -> list[str]:
         texts = "1 text is" if tally.truncated == 1 else f"{tally.truncated:,} texts are"
         lines.append(f"{texts} longer than the model reads; the rest was not seen.")
     return lines
-
-
-def _by_percent(show: Progress) -> Progress:
-    """The same, called when another percent is done: a log of two million rows has a hundred lines."""
-    last = -1
-
-    def seldom(step: str, share: float) -> None:
-        nonlocal last
-        if int(share * 100) != last:
-            last = int(share * 100)
-            show(step, share)
-
-    return seldom

@@ -1,0 +1,71 @@
+"""How far a job is, on stderr: a line that is written over on a terminal, lines now and then in a log."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable
+
+EVERY_S = 10.0  # between two lines of one step in a log: an hour has 360 of them
+KNOWN_SHARE = 0.1  # the first seconds say little about the rest
+_FIGURES = re.compile(r"[\d.,]+")
+
+
+class ProgressLine:
+    """Shows what is being done, the share that is done, and the time left. Use it in a `with`, or call `end`.
+
+    Args:
+        after_s: nothing is shown before; what is over sooner needs no progress.
+        clock: seconds, as `time.monotonic`.
+    """
+
+    def __init__(self, after_s: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._after_s = after_s
+        self._clock = clock
+        self._created = self._started = clock()
+        self._share = 0.0
+        self._step = ""
+        self._told: float | None = None
+        """When the last line was written to a log."""
+        self._is_open = False
+        """Whether the cursor stands behind a line on the terminal."""
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
+
+    def __call__(self, step: str, share: float) -> None:
+        """Show this step and the share done, 0 to 1. A share below the last one begins another job."""
+        now = self._clock()
+        if share < self._share:
+            self._started = now
+        self._share = share
+        if now - self._created < self._after_s:
+            return
+        spent = now - self._started
+        left = f", about {_duration(spent * (1 - share) / share)} left" if KNOWN_SHARE < share < 1 else ""
+        bar, text = f"[{'#' * round(share * 20):<20}] ", f"{share:4.0%} {step}{left}"
+        if sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be written over
+            shown = bar + text if len(bar + text) <= width else text[:width]
+            self._is_open = share < 1
+            print(f"\r\033[K{shown}", end="" if self._is_open else "\n", file=sys.stderr, flush=True)
+            return
+        name = _FIGURES.sub("", step)  # "2,000 of 9,000 rows" is the same step as "4,000 of 9,000 rows"
+        if self._told is None or name != self._step or share >= 1 or now - self._told >= EVERY_S:
+            print(bar + text, file=sys.stderr, flush=True)
+            self._told, self._step = now, name
+
+    def end(self) -> None:
+        """Leave the line on the terminal, if there is one: what is written next begins another."""
+        if self._is_open:
+            print(file=sys.stderr, flush=True)
+            self._is_open = False
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -240,8 +240,8 @@ def _print_parity(artifact: Artifact) -> None:
     reference = TITLES[parity["reference"]]
     for name, found in parity["backends"].items():
         print(
-            f"  parity  {TITLES[name]}: {reference}'s label on {found['label_agreement']:.2%} of {parity['texts']} texts "
-            f"a task, probabilities within {found['max_abs_dp']:.2g} of its own, "
+            f"  parity  {TITLES[name]}: {reference}'s label on {found['label_agreement']:.2%} of {parity['texts']} "
+            f"texts a task, probabilities within {found['max_abs_dp']:.2g} of its own, "
             f"{found['batch_flips'] or 'no'} labels that depend on the batch"
         )
 

@@ -135,7 +135,8 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
                 reasons = why.panel(models.bundle)
             with gr.Tab("Score a file", id="file") as file_tab:
                 scoring.panel(models, runtime, own, threshold)
-        with gr.Accordion("About this model: sizes and how far the three runtimes agree", open=False):
+        heading = "About this model: sizes and how far the three runtimes agree"
+        with gr.Accordion(heading, open=False, elem_id="about"):
             gr.HTML(render.about(models.bundle, models.sizes, models.parity))
 
         shown = [message, panels, *verdicts.values(), *labels.values(), *tables.values(), spent, table, reasons.found]

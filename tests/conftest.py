@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,3 +134,24 @@ def demo_cache(demo: Path) -> Path:
 
     obtain(Bundle.read(demo), default_cache())
     return default_cache()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium. Not for the session: where it is open, a loop of events runs, and other tests start some."""
+    from chromium import chromium
+
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def visit(browser: Any, address: str) -> Iterator[Any]:
+    """A visit to the module's `address`, which must leave no complaint and ask no other machine."""
+    from chromium import Visit
+
+    opened = Visit(browser, address)
+    yield opened
+    opened.page.close()
+    assert opened.errors == []
+    assert opened.outside == []

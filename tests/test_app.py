@@ -26,7 +26,7 @@ from inference import Answer, Classifier, MissingDependencyError
 from inference.backends import BACKENDS
 from inference.bundle import Task
 from inference.models import Models
-from ui import render, start
+from ui import render, scoring, start
 
 SCRIPT, IMAGE = "<script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>"
 HOSTILE = {"sentiment": Task((SCRIPT, IMAGE), fakes.SINGLE, 0.6)}
@@ -211,13 +211,13 @@ def test_the_page_sends_nothing_home_and_keeps_nothing(client: Client) -> None:
     assert client.config["run_history"] is False
 
 
-def test_one_question_and_one_file_are_answered_at_a_time() -> None:
+def test_one_question_is_answered_at_a_time_and_files_that_wait_hold_nobody_up() -> None:
     demo = app.build(models())
     asking = [fn for fn in demo.fns.values() if fn.fn is not None]
     limits = {
         name: {fn.concurrency_limit for fn in asking if fn.concurrency_id == name} for name in ("inference", "score")
     }
-    assert limits == {"inference": {1}, "score": {1}}
+    assert limits == {"inference": {1}, "score": {scoring.MOST_WAITING}}
     assert {fn.concurrency_id for fn in asking} == {"inference", "score", "look"}  # "look" asks no model
     assert all(fn.queue for fn in asking)
 

@@ -2,83 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import fakes
 import pytest
+from chromium import Visit, needs_chromium, sync_api
 from test_app import HOSTILE, IMAGE, SCRIPT, models, served
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: requirements-dev.txt")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
-
-PATIENCE_MS = 60_000  # a busy machine is no broken page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield started
-        started.close()
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     with served(models(int8=2.0)) as url:
         yield url
-
-
-class Visit:
-    """A page that is open, and everything it complained about or asked another machine for."""
-
-    def __init__(self, browser: sync_api.Browser, url: str, width: int = 1280) -> None:
-        self.page = browser.new_page(viewport={"width": width, "height": 900})
-        self.page.set_default_timeout(PATIENCE_MS)
-        self.errors: list[str] = []
-        self.outside: list[str] = []
-        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("request", self._note)
-        self.page.goto(url)
-        self.box = self.page.get_by_role("textbox", name="Text")
-        self.box.wait_for()
-        for role in ("button", "radio", "slider", "tab"):  # each kind of control arrives in a file of its own
-            self.page.get_by_role(role).first.wait_for()
-        self.page.get_by_role("button", name="Classify").wait_for()
-
-    def _note(self, request: sync_api.Request) -> None:
-        address = urlsplit(request.url)
-        if address.scheme not in ("data", "blob") and address.hostname != "127.0.0.1":
-            self.outside.append(request.url)
-
-    def ask(self, text: str) -> None:
-        self.box.fill(text)
-        self.box.press("Enter")
-
-    def see(self, text: str) -> None:
-        # Gradio's tables hold a hidden copy of their first row, to measure it.
-        self.page.get_by_text(text).locator("visible=true").first.wait_for()
-
-    def compare(self) -> None:
-        self.page.get_by_role("tab", name="Side by side").press("Enter")
-        self.page.locator(".triptych table").wait_for()
-
-    def overflow(self) -> int:
-        """Pixels by which the page is wider than the screen."""
-        return int(self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
-
-
-@pytest.fixture
-def visit(browser: sync_api.Browser, address: str) -> Iterator[Visit]:
-    opened = Visit(browser, address)
-    yield opened
-    opened.page.close()
-    assert opened.errors == []
-    assert opened.outside == []
 
 
 def test_a_text_and_enter_give_an_answer_for_every_task(visit: Visit) -> None:
@@ -169,6 +106,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
     visit.page.locator(".verdict").first.wait_for()
     assert visit.overflow() <= 0
     sync_api.expect(visit.page.locator(".verdict").first).to_be_in_viewport()
+    sync_api.expect(visit.page.get_by_role("button", name="Classify")).to_be_in_viewport()
     visit.compare()
     assert visit.overflow() <= 0
     assert visit.errors == []

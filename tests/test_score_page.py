@@ -15,17 +15,19 @@ import fakes
 import pyarrow
 import pyarrow.parquet
 import pytest
+from chromium import Visit, needs_chromium, sync_api
 from conftest import ROOT
 from scored import read_csv, write_csv
+from served import wait_until
 from test_app import HOSTILE, IMAGE, SCRIPT, models, served
-from test_browser import Visit, browser, pytestmark, sync_api
 
 from inference import InputError
 from inference.models import Models
 from inference.score.unpacking import unpacked
 from ui import scoring
+from ui.launch import LAUNCH, MOST_MB
 
-__all__ = ["browser", "pytestmark"]  # the browser of the other tests, and where it is missing
+pytestmark = needs_chromium
 
 
 class Slow(fakes.FakeBackend):
@@ -45,15 +47,6 @@ class Slow(fakes.FakeBackend):
 def address() -> Iterator[str]:
     with served(models(int8=2.0)) as url:
         yield url
-
-
-@pytest.fixture
-def visit(browser: sync_api.Browser, address: str) -> Iterator[Visit]:
-    opened = Visit(browser, address)
-    yield opened
-    opened.page.close()
-    assert opened.errors == []
-    assert opened.outside == []
 
 
 def upload(visit: Visit, path: Path) -> None:
@@ -144,6 +137,68 @@ def test_a_file_can_be_stopped_and_a_question_does_not_wait_for_it(browser: sync
         visit.page.close()
 
 
+def test_who_waits_for_another_visitors_file_is_told_so_and_is_scored_after_it(
+    browser: sync_api.Browser, tmp_path: Path
+) -> None:
+    slow = Slow("int8")
+    given = Models(fakes.bundle(), lambda name: fakes.classifier(slow))
+    source = write_csv(tmp_path / "in.csv", ["text"], [["good"]] * 1_000)
+    with served(given) as url:
+        first, second, third = (Visit(browser, url) for _ in range(3))
+        begin(first, source)
+        first.page.locator("#score-status progress").wait_for()
+        begin(second, source)
+        second.see("Waiting for the file of another visitor")
+        begin(third, source)
+        third.see("Waiting for the files of 2 other visitors")
+        second.page.get_by_role("button", name="Stop").click()
+        second.page.locator("#score-status").get_by_text("Stopped.").wait_for()
+        third.see("Waiting for the file of another visitor")
+        slow.on.set()
+        for visit in (first, third):
+            assert len(read_csv(scored_file(visit))) == 1_000
+        for visit in (first, second, third):
+            visit.page.close()
+
+
+def test_who_leaves_leaves_nothing_behind_and_holds_nobody_up(
+    browser: sync_api.Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (working := tmp_path / "working").mkdir()
+    monkeypatch.setattr(scoring.tempfile, "tempdir", str(working))
+    monkeypatch.setattr(scoring, "PATIENCE_S", 2)
+    slow = Slow("int8")
+    given = Models(fakes.bundle(), lambda name: fakes.classifier(slow))
+    source = write_csv(tmp_path / "in.csv", ["text"], [["good"]] * 1_000)
+    with served(given) as url:
+        first, second = Visit(browser, url), Visit(browser, url)
+        begin(first, source)
+        first.page.locator("#score-status progress").wait_for()
+        begin(second, source)
+        second.see("Waiting for the file of another visitor")
+        assert len(list(working.glob("triptych-score-*"))) == 2
+        first.page.close()
+        slow.on.set()
+        assert len(read_csv(scored_file(second))) == 1_000
+        second.page.close()
+        wait_until(lambda: not list(working.glob("triptych-score-*")))
+
+
+def test_what_the_pictures_show_can_be_read_as_tables(visit: Visit, tmp_path: Path) -> None:
+    begin(visit, write_csv(tmp_path / "in.csv", ["text"], [["good"], ["good"], ["bad"]]))
+    for heading in ("Shares as a table", "Confidence as a table"):
+        summary = visit.page.locator("#score-plots summary").get_by_text(heading).first
+        summary.focus()
+        visit.page.keyboard.press("Enter")
+    rows = visit.page.locator("#score-plots details[open] tbody tr").all_inner_texts()
+    assert [row.split() for row in rows] == [
+        ["positive", "2", "66.7%"],
+        ["negative", "1", "33.3%"],
+        ["0.50", "to", "0.55", "1"],
+        ["0.95", "to", "1.00", "2"],
+    ]
+
+
 def test_scripts_in_texts_columns_labels_and_file_names_are_shown_and_not_run(
     browser: sync_api.Browser, tmp_path: Path
 ) -> None:
@@ -177,6 +232,11 @@ def test_a_phone_shows_the_tab_without_scrolling_sideways(
 
 
 # --- What is too much for a page
+
+
+def test_the_server_takes_uploads_as_large_as_the_tab_says() -> None:
+    assert LAUNCH["max_file_size"] == f"{MOST_MB}mb"
+    assert f"at most {MOST_MB} MB" in scoring.INTRO
 
 
 def test_files_that_are_larger_than_a_page_scores_are_refused(tmp_path: Path) -> None:
@@ -258,3 +318,8 @@ def test_a_damaged_parquet_file_is_one_line(tmp_path: Path) -> None:
 )
 def test_a_download_has_a_plain_name(path: str, name: str) -> None:
     assert scoring.file_name(path, "csv") == name
+
+
+def test_an_upload_that_the_server_has_deleted_is_asked_for_again(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has deleted the file meanwhile. Upload it again"):
+        scoring.own_copy(str(tmp_path / "gone.csv"), tmp_path)

@@ -275,14 +275,11 @@ def test_a_port_in_use_ends_in_one_line_and_exit_code_2() -> None:
 
 
 def test_the_page_leads_to_a_dashboard_that_comes_alive_and_leads_back(server: Started) -> None:
-    pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: requirements-dev.txt")
-    from test_browser import CHROMIUM, Visit, sync_api
+    from chromium import CHROMIUM, Visit, chromium
 
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with chromium() as browser:
         visit = Visit(browser, server.url)
         streams: list[str] = []
         visit.page.on("websocket", lambda stream: streams.append(stream.url))
@@ -295,4 +292,3 @@ def test_the_page_leads_to_a_dashboard_that_comes_alive_and_leads_back(server: S
         assert back.evaluate("link => link.href") == f"{server.url}/"
         assert streams == [f"ws://127.0.0.1:{server.port}/dashboard/_stcore/stream"]
         assert visit.outside == []
-        browser.close()

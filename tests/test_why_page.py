@@ -10,18 +10,15 @@ from typing import Any
 
 import fakes
 import pytest
-import test_browser
+from chromium import Visit, needs_chromium
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from test_app import HOSTILE, IMAGE, SCRIPT, models, served
-from test_browser import Visit, sync_api
 
 from inference.explain import faithfulness
 from inference.explain.explanation import GRADIENTS, Explanation
 from inference.models import Models
 from ui import why
-
-needs_chromium = test_browser.pytestmark
 
 
 @pytest.fixture(scope="module")
@@ -33,24 +30,6 @@ def given() -> Models:
 def address(given: Models) -> Iterator[str]:
     with served(given) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        started = playwright.chromium.launch(executable_path=test_browser.CHROMIUM, args=arguments)
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def visit(browser: Any, address: str) -> Iterator[Visit]:
-    opened = Visit(browser, address)
-    yield opened
-    opened.page.close()
-    assert opened.errors == []
-    assert opened.outside == []
 
 
 def explained(text: str = "good film, bad", **options: Any) -> Explanation:

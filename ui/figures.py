@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 from inference.backends import TITLES
 from inference.score.answers import BINS, TaskTally
 from inference.score.run import Report
+from ui.render import breakable
 
 MOST = 10  # labels that have a bar of their own
 COLOR = "#0072B2"  # Okabe–Ito, at least 3:1 on both backgrounds
@@ -60,6 +62,39 @@ def confidence(counts: TaskTally, threshold: float) -> Any:
         figure.add_vline(x=threshold, line={"color": "#808080", "width": 1.5, "dash": "dash"})
     figure.update_xaxes(range=[0, 1])
     return figure
+
+
+def shares_table(counts: TaskTally) -> str:
+    """What `label_shares` draws, as a table."""
+    found = shares(counts)
+    total = sum(rows for _, rows in found)
+    lines = [(name, f"{rows:,}", _share(rows, total)) for name, rows in found]
+    return _table("Shares as a table", ("label", "rows", "share"), lines)
+
+
+def confidence_table(counts: TaskTally, threshold: float) -> str:
+    """What `confidence` draws, as a table, without the bins that are empty."""
+    lines = [
+        (f"{number / BINS:.2f} to {(number + 1) / BINS:.2f}", f"{rows:,}")
+        for number, rows in enumerate(counts.confidence)
+        if rows
+    ]
+    note = f"Below {threshold:.3g} an answer is uncertain." if threshold else ""
+    return _table("Confidence as a table", ("confidence", "rows"), lines, note)
+
+
+def _table(title: str, heads: Sequence[str], lines: Sequence[Sequence[str]], note: str = "") -> str:
+    """A picture's table, closed until somebody opens it. The first column is text from outside."""
+    top = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    rows = "".join(
+        f'<tr><th scope="row">{breakable(first)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        for first, *cells in lines
+    )
+    told = f'<p class="small">{note}</p>' if note else ""
+    return (
+        f'<details class="table"><summary>{title}</summary>{told}<table><thead><tr>{top}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></details>"
+    )
 
 
 def summary(report: Report, seconds: float, backend: str) -> str:

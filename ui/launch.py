@@ -32,13 +32,16 @@ THEME = gr.themes.Default(
     stat_background_fill_dark="*neutral_400",
 )
 
+MOST_MB = 5  # of an upload
+
 # Who asks while the tab for files is open, is shown the first tab, where the answer is.
-# On a phone the answer is below the screen's edge, and Gradio's own scroll_to_output leaves it there.
+# On a short screen the answer can be outside it, and Gradio's own scroll_to_output leaves it there.
 SHOW_ANSWER = """() => {
   const open = document.querySelector('button[role="tab"][aria-selected="true"]');
   if (open && open.textContent.trim() === "Score a file") document.querySelector('button[role="tab"]').click();
   const top = document.getElementById("message").getBoundingClientRect().top;
-  if (top > window.innerHeight - 160) window.scrollBy(0, top - 16);
+  const seen = window.visualViewport?.height ?? window.innerHeight; // what the keyboard of a phone leaves
+  if (top < 0 || top > seen - 160) window.scrollBy(0, top - 16);
 }"""
 
 
@@ -63,7 +66,7 @@ LAUNCH: dict[str, Any] = {
     "mcp_server": False,
     "show_error": False,
     "allowed_paths": [],
-    "max_file_size": "5mb",  # of a file to be scored; Gradio's upload route takes any file, from anybody
+    "max_file_size": f"{MOST_MB}mb",  # of a file to be scored; Gradio's upload route takes any file, from anybody
     "app_kwargs": {
         # Gradio leaves these to become a 500: an unknown name, an unknown fn_index, and a body that is none of its own.
         "exception_handlers": {

@@ -1,7 +1,8 @@
 """The tab "Score a file": a table in, the same table with the model's answers out, by the scorer of the command line.
 
-A file is scored in a thread, block by block, so that it can be stopped and says how far it is. It has a queue of its
-own, in which one file is answered at a time: a single question does not wait for it, it only shares the cores with it.
+A file is scored in a thread, block by block, so that it can be stopped and says how far it is. One file is answered at
+a time, in the order they came, and who waits is told so. A single question does not wait for a file, it only shares the
+cores with it.
 What is uploaded and what comes of it lie in Gradio's folder of temporary files, which it deletes within two hours and
 when the server ends; what is under way lies in a folder of the system's temporary files, gone when it is done. A server
 that is killed deletes nothing: Gradio knows its files only while it runs.
@@ -32,11 +33,12 @@ from inference.score.run import Job, Model, Report, score
 from inference.score.unpacking import columns_in
 from inference.score.writing import FORMATS, as_text
 from ui import figures, render
+from ui.launch import MOST_MB
 
-MOST_MB = 5  # of an upload; ui/launch.py says the same to the server
 MOST_ROWS = 20_000  # a minute or so
 MOST_COLUMNS = 500
 MOST_UNPACKED = 200_000_000  # bytes of a Parquet file in memory
+MOST_WAITING = 16  # visitors who see that they wait; who comes after them sees nothing until one of them is done
 BLOCK_ROWS = 250  # half a second: as often is progress shown, and so soon is a file stopped
 PATIENCE_S = 20  # a reader who was not seen for so long has left
 SHOWN = 5  # rows of the preview
@@ -55,12 +57,17 @@ class _Stopped(Exception):
     """Raised where the scorer reports progress; so it ends."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Scoring:
-    """A file that is being scored: how far it is, and in the end its report or what went wrong."""
+    """A file that is being scored: how far it is, and in the end its report or what went wrong.
+
+    Attributes:
+        line: the files of all visitors that are not done. The first is scored, the others wait.
+    """
 
     job: Job
     model: Model
+    line: list[Scoring]
     step: str = "Starting"
     share: float = 0.0
     report: Report | None = None
@@ -83,15 +90,26 @@ class Scoring:
         return time.monotonic() - self._started
 
     def _run(self) -> None:
+        self.line.append(self)
         try:
+            while (before := self.line.index(self)) > 0:
+                whose = "the file of another visitor" if before == 1 else f"the files of {before} other visitors"
+                self._tell(f"Waiting for {whose}. Yours begins by itself.", 0.0)
+                time.sleep(0.1)
+            self._started = time.monotonic()
+            self._tell("Starting", 0.0)
+            examine(self.job.source, self.job.text_column)  # what the browser says was looked at, need not be
             self.report = score(self.job, self.model, progress=self._tell)
         except _Stopped:
             self.stopped = True
         except InferenceError as error:
             self.error = error
         except Exception:  # a thread that dies in silence would look as if it had been stopped
-            _log.exception("scoring an uploaded file failed")
-            self.error = InferenceError("Scoring the file failed; the server's log says why.")
+            if not self.stopped:  # else its folder has gone
+                _log.exception("scoring an uploaded file failed")
+                self.error = InferenceError("Scoring the file failed; the server's log says why.")
+        finally:
+            self.line.remove(self)
 
     def _tell(self, step: str, share: float) -> None:
         if self.stopped or time.monotonic() - self._seen > PATIENCE_S:
@@ -102,6 +120,7 @@ class Scoring:
 def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Slider) -> None:
     """The widgets of the tab, within it. They answer on the runtime and by the threshold that the page has chosen."""
     running: dict[str, Scoring] = {}  # session -> its file
+    line: list[Scoring] = []
     tasks = models.bundle.tasks
     gr.HTML(INTRO)
     with gr.Row():
@@ -118,16 +137,18 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
     status = gr.HTML(elem_id="score-status")
     download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="score-download")
     plots: list[gr.Plot] = []
+    in_figures: list[gr.HTML] = []  # what the pictures show, for those who do not see them
     with gr.Column(visible=False, elem_id="score-plots") as pictures:
         for task in tasks:
             with gr.Row():
                 for what in ("share of each label", "confidence of the answers"):
                     with gr.Column(min_width=280):
                         plots.append(gr.Plot(label=f"{task}: {what}"))
+                        in_figures.append(gr.HTML())
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    result = [status, download, pictures, *plots, begin, stop]
-    nothing = [gr.update(visible=False), gr.update(visible=False), *[gr.skip()] * len(plots)]
+    result = [status, download, pictures, *plots, *in_figures, begin, stop]
+    nothing = [gr.update(visible=False), gr.update(visible=False), *[gr.skip()] * (len(plots) + len(in_figures))]
 
     def look(path: str | None) -> list[Any]:
         """The columns and first rows of an upload, or why it cannot be scored."""
@@ -162,13 +183,13 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
             yield [render.message(InputError("There is no file. Upload one first.")), *nothing, *_buttons(False)]
             return
         folder = Path(tempfile.mkdtemp(prefix="triptych-score-"))
+        now: Scoring | None = None
         try:
             check_choice(chosen, FORMATS)
             check_backend(backend, models.bundle.backends)
             given = None if use_own else limit
-            examine(Path(path), text_column)  # what the browser says was looked at, need not be
             job = Job(
-                Path(path),
+                own_copy(path, folder),
                 folder / file_name(path, chosen),
                 text_column=text_column,
                 threshold=given,
@@ -176,7 +197,7 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
                 format=chosen,
                 block_rows=BLOCK_ROWS,
             )
-            running[session] = now = Scoring(job, Model(models.bundle, backend, partial(models.get, backend)))
+            running[session] = now = Scoring(job, Model(models.bundle, backend, partial(models.get, backend)), line)
             for shown in now.follow():
                 yield [shown, *nothing, *_buttons(True)]
             if now.error:
@@ -185,23 +206,25 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
                 yield ['<p class="small" role="status">Stopped.</p>', *nothing, *_buttons(False)]
                 return
             limits = {name: task.threshold if given is None else given for name, task in tasks.items()}
-            made = [
-                figure
-                for name, counts in now.report.tally.tasks.items()
-                for figure in (figures.label_shares(counts), figures.confidence(counts, limits[name]))
-            ]
+            made, told = [], []
+            for name, counts in now.report.tally.tasks.items():
+                made += [figures.label_shares(counts), figures.confidence(counts, limits[name])]
+                told += [figures.shares_table(counts), figures.confidence_table(counts, limits[name])]
             yield [
                 figures.summary(now.report, now.seconds, backend),
                 gr.update(visible=True, value=str(now.report.out), label=f"Download {now.report.out.name}"),
                 gr.update(visible=True),
                 *made,
+                *told,
                 *_buttons(False),
             ]
         except InferenceError as error:
             yield [render.message(error), *nothing, *_buttons(False)]
         finally:
-            if session in running:
-                running.pop(session).stopped = True
+            if now is not None:
+                now.stopped = True
+                if running.get(session) is now:
+                    del running[session]
             shutil.rmtree(folder, ignore_errors=True)  # Gradio has a copy of what is to be downloaded
 
     def stop_it(request: gr.Request) -> None:
@@ -215,10 +238,22 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
         [file, column, format, every, runtime, own, threshold],
         result,
         concurrency_id="score",
-        concurrency_limit=1,
+        concurrency_limit=MOST_WAITING,
         **quiet,
     )
     stop.click(stop_it, None, None, concurrency_id="look", **quiet)
+
+
+def own_copy(path: str, folder: Path) -> Path:
+    """The upload in a folder of the visitor's: Gradio writes its file again when anybody uploads the same one.
+
+    Raises:
+        InputError: it is no longer there.
+    """
+    try:
+        return Path(shutil.copyfile(path, folder / Path(path).name))
+    except FileNotFoundError:
+        raise InputError("The server has deleted the file meanwhile. Upload it again.") from None
 
 
 def examine(path: Path, text_column: str | None = None) -> Table:

@@ -85,7 +85,7 @@ def html(found: Explanation, record: Mapping[str, Any] | None = None) -> str:
         f'<p class="legend"><span class="word for">word <small>+1.2</small></span> speaks for it, '
         f'<span class="word against">word <small>−1.2</small></span> against it.</p>'
         f'<p class="words" dir="auto">{_marked(found)}</p>{notes}'
-        f"<details><summary>Every word as a table</summary>{_table(found)}</details>"
+        f'<details class="table"><summary>Every word as a table</summary>{_table(found)}</details>'
         f'<p class="small">{_about(found)}</p>{_badge(record, found.task)}</div>'
     )
 

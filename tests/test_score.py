@@ -75,7 +75,7 @@ def test_columns_that_are_there_already_are_kept_and_the_answers_get_a_prefix(tm
     assert row["predicted_sentiment"] == "positive"
     assert list(row)[2:] == [f"predicted_{name}" for name in ADDED]
     assert report.prefix == "predicted_"
-    run(tmp_path / "out.csv", tmp_path / "again.csv", tasks=("emotion",), text_column="text", format="jsonl")
+    run(tmp_path / "out.csv", tmp_path / "again", tasks=("emotion",), text_column="text", format="jsonl")
 
 
 def test_a_name_that_is_taken_twice_is_refused(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_tasks_and_thresholds_that_are_none_are_refused(source: Path, tmp_path: 
     with pytest.raises(InputError, match="threshold=2 is not a probability"):
         run(source, tmp_path / "out.csv", threshold=2)
     with pytest.raises(InputError, match="Unknown format 'xlsx'. Known: csv, jsonl, parquet."):
-        run(source, tmp_path / "out.csv", format="xlsx")
+        run(source, tmp_path / "out", format="xlsx")
 
 
 def test_a_model_whose_answers_are_nan_is_an_error_and_no_answer(source: Path, tmp_path: Path) -> None:

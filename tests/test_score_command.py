@@ -52,6 +52,48 @@ def test_the_column_that_says_why_is_called_as_it_is_in_the_file(
     assert read_csv(tmp_path / "out.csv")[1]["predicted_error"]
 
 
+def test_what_is_scored_and_what_is_replaced_is_told_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "in.csv", ["text"], [["good"], ["bad"]])
+    command = ["score", "in.csv", "--out", "out.csv", "--workers", "1", "--tasks", "sentiment"]
+    begins = "Scoring 2 rows of column 'text' on INT8 …"
+    for told in ([begins], ["out.csv exists and is replaced at the end.", begins]):
+        assert main(command) == 0
+        assert capsys.readouterr().err.splitlines()[: len(told)] == told
+
+
+def test_a_file_without_a_header_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("what a lovely film\nso slow\n")
+    command = ["score", str(source), "--out", str(tmp_path / "out.csv"), "--workers", "1", "--tasks", "sentiment"]
+    assert main(command) == 0
+    warning = "The first line of in.csv was taken for column names, and 'what a lovely film' reads like a text"
+    assert capsys.readouterr().err.startswith(warning)
+    assert main([*command, "--text-column", "what a lovely film"]) == 0
+    assert warning not in capsys.readouterr().err
+    source.write_text('"a lovely, lovely film",positive\n"so slow",negative\n')
+    assert main(command) == 2
+    assert "the file lacks a header" in capsys.readouterr().err
+
+
+def test_rows_without_a_text_have_no_answer_and_na_is_a_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {
+        "in.csv": ('text,n\nNA,1\n\nnull,2\n"  ",3\n\n', ["NA", "null"], 3),
+        "in.jsonl": ('{"text": "NA"}\n\n{"text": null}\n{"text": 5}\n{"n": 1}\n\n', ["NA"], 3),
+    }
+    for name, (content, answered, refused) in files.items():
+        (tmp_path / name).write_text(content)
+        out = tmp_path / f"out-{name}"
+        assert main(["score", str(tmp_path / name), "--out", str(out), "--workers", "1", "--json"]) == 0
+        rows = read_csv(out) if name == "in.csv" else read_jsonl(out)
+        assert [row["text"] for row in rows if row["sentiment"]] == answered
+        assert sum(bool(row["error"]) for row in rows) == refused
+
+
 @pytest.mark.parametrize(("engine", "said"), [("local", "goes on from here"), ("ray", "begins anew")])
 def test_who_stops_it_is_told_what_the_same_command_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, engine: str, said: str
@@ -104,6 +146,9 @@ def test_json_is_one_document_and_nothing_else(tmp_path: Path, capsys: pytest.Ca
         (["in.csv", "--out", "out.csv", "--text-column", "x"], "error: in.csv has no column 'x'"),
         (["in.csv", "--out", "out.csv", "--threshold", "nan"], "error: threshold=nan is not a probability"),
         (["in.csv", "--out", "out.csv", "--model", "no/such"], "error: No model folder no/such"),
+        (["in.csv", "--out", "out.xlsx"], "error: --out out.xlsx: .xlsx is none of csv, jsonl, parquet."),
+        (["in.csv", "--out", "out.csv.gz"], "error: --out out.csv.gz: .gz is none of csv, jsonl, parquet."),
+        (["in.csv", "--out", "out.parquet", "--format", "csv"], "error: --out out.parquet ends in .parquet, and"),
     ],
 )
 def test_an_error_is_one_line_with_exit_code_2(

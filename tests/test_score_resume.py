@@ -82,7 +82,6 @@ def test_the_model_is_not_opened_when_all_is_done(source: Path, tmp_path: Path) 
         ({"tasks": ("emotion",)}, "thresholds, settings"),
         ({"all_scores": True}, "settings"),
         ({"text_column": "id"}, "settings"),
-        ({"format": "jsonl"}, "format"),
         ({"block_rows": 8}, "rows in a block"),
     ],
 )

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, BinaryIO
@@ -22,7 +22,7 @@ from inference.errors import InferenceError, InputError, MissingDependencyError
 from inference.score.answers import Tally, Wanted, answer
 from inference.score.journal import free_name, write
 from inference.score.reading import ParquetTable, open_table
-from inference.score.run import Job, Meter, Model, Report, check_out, format_of, plan
+from inference.score.run import Job, Meter, Model, Report, check_out, format_of, outset, plan
 from inference.score.workers import Opener
 from inference.score.writing import schema_of, with_answers, write_groups
 
@@ -57,7 +57,13 @@ class Answering:
         return table.append_column(TALLY, pyarrow.array(told, pyarrow.string()))
 
 
-def score(job: Job, model: Model, workers: int = 1, progress: Progress | None = None) -> Report:
+def score(
+    job: Job,
+    model: Model,
+    workers: int = 1,
+    progress: Progress | None = None,
+    say: Callable[[str], object] = lambda _: None,
+) -> Report:
     """Answer every row of a Parquet file; as `inference.score.run.score`, but on Ray.
 
     Raises:
@@ -73,6 +79,8 @@ def score(job: Job, model: Model, workers: int = 1, progress: Progress | None = 
     assert isinstance(table, ParquetTable)
     wanted = plan(job, model.bundle, table)
     kinds = wanted.columns(model.bundle.tasks)
+    for sentence in outset(job, model, table):
+        say(sentence)
     total, meter = Tally(), Meter(table.rows, 0, model.backend, progress)
 
     def tables(answered: Any) -> Iterator[Any]:

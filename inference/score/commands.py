@@ -22,18 +22,24 @@ if TYPE_CHECKING:
 
 DEFAULT = "int8"
 ENGINES = ("local", "ray")
+EMPTY = (
+    "Every row of IN is a row of OUT. An empty text, one of nothing but white space, null, a missing field and what is "
+    "no string get no answer, and the column error says so; NA, NaN and null written as text in a CSV are texts like "
+    "others. An empty line of a CSV is a row with an empty text, also at its end; an empty line of JSONL is no row."
+)
 
 
 def add(commands: Any, with_model: Any) -> None:
     """Add it to the parser. `with_model` makes a command that has --model, --base, --cache and --json."""
     p = with_model("score", score, "A file with the model's answers in every row; goes on after an interruption.")
+    p.epilog = EMPTY
     p.add_argument("file", type=Path, metavar="IN", help="a .csv, .jsonl or .parquet file")
     p.add_argument("--out", type=Path, required=True, help="the file to write; what is there is replaced at the end")
     p.add_argument("--text-column", help='(default: "text", else the only one or one named like texts)')
     p.add_argument("--tasks", help="comma-separated; all if left out")
     p.add_argument("--backend", choices=EVERY, help=f"the runtime (default: {DEFAULT}, else the model's first)")
     p.add_argument("--threshold", type=float, help="uncertain below this confidence (default: the model's own)")
-    p.add_argument("--format", choices=FORMATS, help="(default: what OUT ends in, else as IN)")
+    p.add_argument("--format", choices=FORMATS, help="(default: what OUT ends in; as IN where it has no ending)")
     p.add_argument("--all-scores", action="store_true", help="add a column with the probability of each label")
     p.add_argument(
         "--workers",
@@ -45,7 +51,7 @@ def add(commands: Any, with_model: Any) -> None:
 
 def score(args: argparse.Namespace) -> None:
     from inference.score import cluster, run
-    from inference.score.run import Job, check_out
+    from inference.score.run import Job, check_out, format_of
 
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers} must be at least 1.")
@@ -59,12 +65,18 @@ def score(args: argparse.Namespace) -> None:
         all_scores=args.all_scores,
         format=args.format,
     )
+    format_of(job)
     workers = args.workers or min(cpu.cores(), 8)
     # On Ray a worker has one core, of which machine is not known here.
     threads = 1 if args.engine == "ray" else max(1, cpu.cores() // workers)
     model = open_model(args.model, args.backend, args.base, args.cache, threads, args.progress)
+
+    def say(sentence: str) -> None:
+        if not args.json:
+            print(sentence, file=sys.stderr)
+
     try:
-        report = (cluster if args.engine == "ray" else run).score(job, model, workers, args.progress)
+        report = (cluster if args.engine == "ray" else run).score(job, model, workers, args.progress, say)
     except KeyboardInterrupt:
         goes_on = "begins anew" if args.engine == "ray" else "goes on from here"
         if args.progress is not None:

@@ -291,12 +291,24 @@ def find_text_column(name: str, columns: Sequence[str], wanted: str | None) -> s
     if not columns:
         raise InputError(f"{name} is empty. A header and rows are wanted.")
     if found is None:
-        raise NoTextColumn(f"{name}: which column holds the texts? Name it with --text-column; {has}.", columns)
+        text = next(filter(is_sentence, columns), None)
+        lacks = f" If {shortened(text)} is a text, the file lacks a header: give it one." if text else ""
+        raise NoTextColumn(f"{name}: which column holds the texts? Name it with --text-column; {has}.{lacks}", columns)
     if found not in columns:
         raise InputError(f"{name} has no column {found!r}; {has}.")
     if columns.count(found) > 1:
         raise InputError(f"{name} has {columns.count(found)} columns that are called {found!r}. Rename all but one.")
     return found
+
+
+def is_sentence(column: str) -> bool:
+    """Whether the name of a column reads like a text: a file without a header has such."""
+    return len(column.split()) >= 4
+
+
+def shortened(column: str) -> str:
+    """The name of a column in quotation marks, as much of it as a line has room for."""
+    return repr(column if len(column) <= 60 else f"{column[:59]}…")
 
 
 def _lines(file: TextIO, name: str) -> Iterator[str]:

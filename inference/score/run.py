@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from inference.errors import InferenceError, InputError
 from inference.formats.files import sha256
 from inference.score.answers import PREFIX, Answers, Tally, Wanted
 from inference.score.journal import Journal
-from inference.score.reading import BLOCK_ROWS, Block, Table, open_table
+from inference.score.reading import BLOCK_ROWS, Block, Table, is_sentence, open_table, shortened
 from inference.score.workers import Opener, answering
 from inference.score.writing import FORMATS, Writer, open_writer
 
@@ -73,7 +73,13 @@ class Report:
         return f"{self.prefix}error"
 
 
-def score(job: Job, model: Model, workers: int = 1, progress: Progress | None = None) -> Report:
+def score(
+    job: Job,
+    model: Model,
+    workers: int = 1,
+    progress: Progress | None = None,
+    say: Callable[[str], object] = lambda _: None,
+) -> Report:
     """Answer every row and write the file; an interrupted run goes on where it was when it is called again.
 
     The columns of the file stay as they are, and for each task `<task>`, `<task>_confidence` and `<task>_uncertain`
@@ -85,6 +91,7 @@ def score(job: Job, model: Model, workers: int = 1, progress: Progress | None = 
         workers: see `answering`.
         progress: called with what is done, and the share that is done of what was left; an exception that it raises
             ends the run, which can be gone on with.
+        say: called before the first row with each sentence of `outset`.
 
     Raises:
         InputError: the file, the column, a task or the place to write to is none; naming the line where one is wrong.
@@ -109,6 +116,8 @@ def score(job: Job, model: Model, workers: int = 1, progress: Progress | None = 
     }
     try:
         with Journal(out, about) as journal:
+            for sentence in outset(job, model, table):
+                say(sentence)
             resumed = sum(one.rows for one in journal.done.values())
             parts = _Run(table, writer, journal, Meter(table.rows, resumed, model.backend, progress))
             with answering(model.open, wanted, workers) as submit:
@@ -147,11 +156,38 @@ def check_out(source: Path, out: Path) -> Path:
 
 
 def format_of(job: Job) -> str:
-    """The format to write."""
+    """The format to write.
+
+    Raises:
+        InputError: the ending of `out` is that of another format than the one that is named, or of none.
+    """
+    ending = job.out.suffix.lower()[1:]
+    if ending in FORMATS:
+        if job.format not in (None, ending):
+            raise InputError(f"--out {job.out} ends in .{ending}, and --format says {job.format}. Change one of them.")
+        return ending
     if job.format:
         return job.format
-    named = (path.suffix.lower()[1:] for path in (job.out, job.source))
-    return next((name for name in named if name in FORMATS), FORMATS[0])
+    if ending:
+        raise InputError(
+            f"--out {job.out}: .{ending} is none of {', '.join(FORMATS)}. Name a file that ends in one of them, or say "
+            "with --format what to write into it."
+        )
+    given = job.source.suffix.lower()[1:]
+    return given if given in FORMATS else FORMATS[0]
+
+
+def outset(job: Job, model: Model, table: Table) -> Iterator[str]:
+    """What to know before the first row is answered: what was taken for what, what is replaced, and how much it is."""
+    if table.format == "csv" and job.text_column is None and is_sentence(table.text_column):
+        yield (
+            f"The first line of {table.path.name} was taken for column names, and {shortened(table.text_column)} reads "
+            "like a text: if it is one, give the file a header."
+        )
+    if job.out.exists():
+        yield f"{job.out} exists and is replaced at the end."
+    rows = "1 row" if table.rows == 1 else f"{table.rows:,} rows"
+    yield f"Scoring {rows} of column {shortened(table.text_column)} on {TITLES[model.backend]} …"
 
 
 def plan(job: Job, bundle: Bundle, table: Table) -> Wanted:

@@ -27,6 +27,8 @@ class ProgressLine:
         self._created = self._started = clock()
         self._share = 0.0
         self._step = ""
+        self._counts = False
+        """Whether this job has told of one step twice. Where each step is told of once, its share is a guess."""
         self._told: float | None = None
         """When the last line was written to a log."""
         self._is_open = False
@@ -41,13 +43,19 @@ class ProgressLine:
     def __call__(self, step: str, share: float) -> None:
         """Show this step and the share done, 0 to 1. A share below the last one begins another job."""
         now = self._clock()
+        name = _FIGURES.sub("", step)  # "2,000 of 9,000 rows" is the same step as "4,000 of 9,000 rows"
+        is_new = name != self._step
         if share < self._share:
-            self._started = now
-        self._share = share
+            self._started, self._counts = now, False
+        elif not is_new:
+            self._counts = True
+        self._share, self._step = share, name
         if now - self._created < self._after_s:
             return
         spent = now - self._started
-        left = f", about {_duration(spent * (1 - share) / share)} left" if KNOWN_SHARE < share < 1 else ""
+        left = (
+            f", about {_duration(spent * (1 - share) / share)} left" if self._counts and KNOWN_SHARE < share < 1 else ""
+        )
         bar, text = f"[{'#' * round(share * 20):<20}] ", f"{share:4.0%} {step}{left}"
         if sys.stderr.isatty():
             width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be written over
@@ -55,10 +63,9 @@ class ProgressLine:
             self._is_open = share < 1
             print(f"\r\033[K{shown}", end="" if self._is_open else "\n", file=sys.stderr, flush=True)
             return
-        name = _FIGURES.sub("", step)  # "2,000 of 9,000 rows" is the same step as "4,000 of 9,000 rows"
-        if self._told is None or name != self._step or share >= 1 or now - self._told >= EVERY_S:
+        if self._told is None or is_new or share >= 1 or now - self._told >= EVERY_S:
             print(bar + text, file=sys.stderr, flush=True)
-            self._told, self._step = now, name
+            self._told = now
 
     def end(self) -> None:
         """Leave the line on the terminal, if there is one: what is written next begins another."""

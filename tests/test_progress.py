@@ -51,28 +51,34 @@ def test_a_count_that_goes_on_is_the_same_step(clock: Clock, capsys: Log) -> Non
 
 def test_the_time_left_is_told_once_it_can_be_known(clock: Clock, capsys: Log) -> None:
     show = ProgressLine(clock=clock)
-    clock.now += 100
-    show("a", 0.1)
-    show("b", 0.5)
-    clock.now += 200
-    show("c", 0.75)
-    show("d", 1.0)
+    for share in (0.0, 0.1, 0.5, 0.75, 1.0):
+        show("timing", share)
+        clock.now += 100
     assert [line.partition("% ")[2] for line in capsys.readouterr().err.splitlines()] == [
-        "a",
-        "b, about 2 min left",
-        "c, about 2 min left",
-        "d",
+        "timing",
+        "timing",
+        "timing, about 3 min left",
+        "timing, about 2 min left",
+        "timing",
     ]
+
+
+def test_steps_that_are_told_once_say_nothing_of_the_time(clock: Clock, capsys: Log) -> None:
+    show = ProgressLine(clock=clock)
+    for step, share in (("loading", 0.0), ("exporting", 0.3), ("quantising", 0.45), ("done", 1.0)):
+        show(step, share)
+        clock.now += 100
+    assert "left" not in capsys.readouterr().err
 
 
 def test_another_job_has_its_own_time(clock: Clock, capsys: Log) -> None:
     show = ProgressLine(clock=clock)
     clock.now += 1000
     show("building", 1.0)
-    show("scoring", 0.0)
+    show("2,000 of 8,000 rows", 0.25)
     clock.now += 20
-    show("going on", 0.5)
-    assert capsys.readouterr().err.endswith("50% going on, about 20 s left\n")
+    show("6,000 of 8,000 rows", 0.75)
+    assert capsys.readouterr().err.endswith("75% 6,000 of 8,000 rows, about 7 s left\n")
 
 
 def test_a_terminal_has_one_line_that_is_written_over_and_never_wraps(

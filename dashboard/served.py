@@ -26,10 +26,25 @@ def base() -> Path | None:
     return Path(given) if given else None
 
 
-def described() -> Bundle | None:
-    """The model that is served; None where it cannot be read here. Its files are hashed once."""
-    found: Bundle | None = _described(str(model()), base())
+def bundle() -> Bundle:
+    """The model that is served. Its files are hashed once.
+
+    Raises:
+        InferenceError: it cannot be read, or fetched. The next call tries again.
+    """
+    found: Bundle | InferenceError = _described(str(model()), base())
+    if isinstance(found, InferenceError):
+        _described.clear(str(model()), base())  # whoever reads what is wrong will mend it
+        raise found
     return found
+
+
+def described() -> Bundle | None:
+    """The same; None where it cannot be read here. What is wrong with it is told on "Your data"."""
+    if not model().is_dir():
+        return None  # an id of the Hub: fetched where it is measured, and not to look at a receipt
+    found: Bundle | InferenceError = _described(str(model()), base())
+    return None if isinstance(found, InferenceError) else found
 
 
 def named() -> Bundle | None:
@@ -44,10 +59,9 @@ def is_of(receipt: Mapping[str, Any], bundle: Bundle) -> bool:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)  # type: ignore[untyped-decorator,unused-ignore]
-def _described(folder: str, base: Path | None) -> Bundle | None:
-    if not Path(folder).is_dir():
-        return None  # an id of the Hub: fetched where it is measured, and not to look at a receipt
+def _described(folder: str, base: Path | None) -> Bundle | InferenceError:
+    """The model, or what is wrong with it: that too is worth finding out only once."""
     try:
         return describe(folder, base)
-    except InferenceError:
-        return None  # "Your data" says what is wrong with it
+    except InferenceError as error:
+        return error

@@ -12,6 +12,7 @@ import streamlit as st
 
 from dashboard import receipts, served
 from dashboard.parts import lead_to_measuring, plain
+from dashboard.receipts import Shelf
 from inference.compare.receipt import Receipt
 from inference.compare.verdict import Limits
 
@@ -38,7 +39,7 @@ def current() -> Choice:
     """The choice of this run. Ends the run with a message where there is no receipt to choose."""
     found: Choice | None = st.session_state.get(CHOICE)
     bundle = served.named()
-    if found is None and bundle is not None and names():
+    if found is None and bundle is not None and names(receipts.shelf()):
         lead_to_measuring(
             "info",
             f"**{plain(bundle.name)}**, the model that is served, has not been measured yet. Measure it, or choose a "
@@ -69,29 +70,29 @@ def own() -> dict[str, Receipt]:
     return found
 
 
-def names() -> list[str]:
+def names(shelf: Shelf) -> list[str]:
     """Every receipt there is to choose: those of this session, those of the model that is served, the others."""
-    files = {name: path for name, path in receipts.shelf().files.items() if name not in own()}
+    files = {name: path for name, path in shelf.files.items() if name not in own()}
     bundle = served.named()
     if bundle is None:
         return [*own(), *files]
     return [*own(), *sorted(files, key=lambda name: not served.is_of(receipts.load(files[name]), bundle))]
 
 
-def receipt(name: str) -> Receipt:
+def receipt(name: str, shelf: Shelf) -> Receipt:
     """One of `names`.
 
     Raises:
         InputError: its file has gone or was damaged in the meantime.
     """
-    return own()[name] if name in own() else receipts.load(receipts.shelf().files[name])
+    return own()[name] if name in own() else receipts.load(shelf.files[name])
 
 
 def choose() -> None:
     """Draw the choices and keep what was chosen for `current`."""
     st.session_state[CHOICE] = None
     shelf = receipts.shelf()
-    offered = names()
+    offered = names(shelf)
     for file, message in shelf.broken.items():
         st.warning(f"**{plain(file)}** is not shown. {plain(message)}")
     if not offered:
@@ -105,20 +106,20 @@ def choose() -> None:
             f"with it. This is **{plain(offered[0])}**."
         )
     with st.sidebar:
-        first = 0 if _is_of_served(offered[0]) else None
+        first = 0 if _is_of_served(offered[0], shelf) else None
         name = st.selectbox("Receipt", offered, first, key="receipt", bind="query-params", placeholder="none")
         if name is None:
             return
-        found = receipt(name)
+        found = receipt(name, shelf)
         tasks = list(found["data"]["labels"])
         task = st.selectbox("Task", tasks, key="task", bind="query-params")
         limits = _limits()
     st.session_state[CHOICE] = Choice(name, found, task, limits)
 
 
-def _is_of_served(name: str) -> bool:
+def _is_of_served(name: str, shelf: Shelf) -> bool:
     bundle = served.named()
-    return bundle is None or name in own() or served.is_of(receipt(name), bundle)
+    return bundle is None or name in own() or served.is_of(receipt(name, shelf), bundle)
 
 
 def _limits() -> Limits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 from conftest import ROOT, Tiny
 from streamlit.testing.v1 import AppTest
 
-from dashboard import receipts, state
+from dashboard import receipts, served, state
 from dashboard.parts import plain
 from inference import cpu
 from inference.compare.receipt import seal, write_receipt
@@ -249,6 +250,37 @@ def test_a_receipt_of_another_model_than_the_one_served_says_so_and_leads_to_mea
     test = opened()
     assert not test.main.warning
     assert test.sidebar.selectbox(key="receipt").options == ["ours", "good"]
+
+
+def test_a_served_model_is_read_once_for_all_pages_and_a_broken_one_again_when_it_is_mended(
+    folder: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = folder / "model"
+    model.mkdir()
+    monkeypatch.setenv("TRIPTYCH_MODEL", str(model))
+    read: list[object] = []
+    monkeypatch.setattr(served, "describe", lambda *given: (read.append(given), describe(*given))[1])
+    test = opened()
+    assert len(read) == 1 and not test.main.error
+    test.switch_page("views/your_data.py").run()
+    (error,) = test.main.error
+    assert "model" in error.value and len(read) == 1
+    shutil.copytree(tiny.folder, model, dirs_exist_ok=True)
+    test.run()
+    assert not test.main.error and test.main.segmented_control
+    test.run()
+    assert len(read) == 2
+
+
+def test_the_folders_of_receipts_are_looked_through_once_for_the_choice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[bool] = []
+    monkeypatch.setattr(receipts, "folders", lambda: (looked.append(True), [folder])[1])
+    test = opened("method")
+    looked.clear()
+    test.run()
+    assert len(looked) == 1
 
 
 def test_a_receipt_of_this_processor_needs_no_warning(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import parts, state
+from dashboard import parts, receipts, state
 from dashboard.charts import overview
 from inference.compare.diff import CHANGED, diff
 from inference.compare.verdict import judge
@@ -25,10 +25,11 @@ with right:
         parts.chart(overview.cost(receipt, price), "cost")
 
 st.subheader("Against another receipt", anchor=False)
-others = [name for name in state.names() if name != choice.name]
+shelf = receipts.shelf()
+others = [name for name in state.names(shelf) if name != choice.name]
 other = st.selectbox("The other receipt", others, None, key="other", bind="query-params", placeholder="none")
 if other is not None:
-    changes, notes = diff(receipt, state.receipt(other))
+    changes, notes = diff(receipt, state.receipt(other, shelf))
     for note in notes:
         st.warning(parts.plain(note))
     beyond = sum(change.verdict == CHANGED for change in changes)

@@ -23,7 +23,6 @@ from inference.compare.rows import LabelledData, parse_data, read_data
 from inference.compare.run import QUICK_ROWS
 from inference.compare.verdict import Limits, judge
 from inference.errors import InferenceError
-from inference.formats.describe import describe
 
 MOST_ROWS = 20_000
 JOB, RESULT, TEXTS = "_measurement", "_measured", "_measured_texts"
@@ -128,7 +127,7 @@ def result() -> None:
 def form(ready: bool = True) -> None:
     """What to measure, and how thoroughly. While this session measures it is not `ready`, but keeps what was chosen."""
     try:
-        bundle = describe(served.model(), served.base())
+        bundle = served.bundle()
         source = st.segmented_control("Measure on", [FILE, SHOWN], default=FILE, required=True, key="measure_on")
         chosen = from_file(bundle) if source == FILE else from_showcase(bundle)
         if chosen is None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from asgi import JSON, Client
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from pytest import MonkeyPatch
 
 from inference import Classifier, InputError, MissingDependencyError
@@ -232,10 +233,23 @@ def test_a_text_of_which_the_tokenizer_reads_nothing_is_named_and_others_are_ans
     client.close()
 
 
+def test_the_document_takes_for_white_space_what_the_classifier_does() -> None:
+    takes = TypeAdapter(schemas.Text)
+
+    def taken(letter: str) -> bool:
+        try:
+            return bool(takes.validate_python(letter))
+        except ValidationError:
+            return False
+
+    letters = [chr(code) for code in range(0x11000) if not 0xD800 <= code < 0xE000]
+    assert [hex(ord(letter)) for letter in letters if taken(letter) != bool(letter.strip())] == []
+
+
 def test_a_text_of_separators_alone_is_named_by_its_place_in_the_request(client: Client) -> None:
     reply = client.predict(texts=["good", "a very good book", "\u001c"])
     assert (reply.status, reply.message) == (422, "texts[2] is empty: give it at least one word.")
-    assert client.predict(text="\u001f").message == "The text is empty: give it at least one word."
+    assert client.predict(text="\u001f").message == "text is empty: give it at least one word."
 
 
 class Damaged(fakes.FakeBackend):

@@ -186,9 +186,8 @@ def test_who_leaves_leaves_nothing_behind_and_holds_nobody_up(
 
 def test_what_the_pictures_show_can_be_read_as_tables(visit: Visit, tmp_path: Path) -> None:
     begin(visit, write_csv(tmp_path / "in.csv", ["text"], [["good"], ["good"], ["bad"]]))
-    for heading in ("Shares as a table", "Confidence as a table"):
-        summary = visit.page.locator("#score-plots summary").get_by_text(heading).first
-        summary.focus()
+    for heading in ("sentiment: shares as a table", "sentiment: confidence as a table"):
+        visit.page.locator("#score-plots summary").get_by_text(heading).focus()
         visit.page.keyboard.press("Enter")
     rows = visit.page.locator("#score-plots details[open] tbody tr").all_inner_texts()
     assert [row.split() for row in rows] == [

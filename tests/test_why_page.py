@@ -10,7 +10,7 @@ from typing import Any
 
 import fakes
 import pytest
-from chromium import Visit, needs_chromium
+from chromium import Visit, needs_chromium, sync_api
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from test_app import HOSTILE, IMAGE, SCRIPT, models, served
@@ -223,6 +223,7 @@ def test_an_empty_text_gives_the_message_on_this_tab_too(visit: Visit) -> None:
 def test_a_phone_shows_the_words_without_scrolling_sideways(browser: Any, address: str, theme: str) -> None:
     visit = Visit(browser, f"{address}/?__theme={theme}", width=390)
     ask_why(visit, "good " + "replacement_card_duration" * 8)
+    sync_api.expect(visit.page.locator(".why .words")).to_be_in_viewport()
     visit.page.locator(".why summary").click()
     assert visit.overflow() <= 0
     assert visit.errors == []

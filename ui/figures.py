@@ -64,15 +64,15 @@ def confidence(counts: TaskTally, threshold: float) -> Any:
     return figure
 
 
-def shares_table(counts: TaskTally) -> str:
+def shares_table(task: str, counts: TaskTally) -> str:
     """What `label_shares` draws, as a table."""
     found = shares(counts)
     total = sum(rows for _, rows in found)
     lines = [(name, f"{rows:,}", _share(rows, total)) for name, rows in found]
-    return _table("Shares as a table", ("label", "rows", "share"), lines)
+    return _table(f"{task}: shares as a table", ("label", "rows", "share"), lines)
 
 
-def confidence_table(counts: TaskTally, threshold: float) -> str:
+def confidence_table(task: str, counts: TaskTally, threshold: float) -> str:
     """What `confidence` draws, as a table, without the bins that are empty."""
     lines = [
         (f"{number / BINS:.2f} to {(number + 1) / BINS:.2f}", f"{rows:,}")
@@ -80,7 +80,7 @@ def confidence_table(counts: TaskTally, threshold: float) -> str:
         if rows
     ]
     note = f"Below {threshold:.3g} an answer is uncertain." if threshold else ""
-    return _table("Confidence as a table", ("confidence", "rows"), lines, note)
+    return _table(f"{task}: confidence as a table", ("confidence", "rows"), lines, note)
 
 
 def _table(title: str, heads: Sequence[str], lines: Sequence[Sequence[str]], note: str = "") -> str:
@@ -92,7 +92,7 @@ def _table(title: str, heads: Sequence[str], lines: Sequence[Sequence[str]], not
     )
     told = f'<p class="small">{note}</p>' if note else ""
     return (
-        f'<details class="table"><summary>{title}</summary>{told}<table><thead><tr>{top}</tr></thead>'
+        f'<details class="table"><summary>{escape(title)}</summary>{told}<table><thead><tr>{top}</tr></thead>'
         f"<tbody>{rows}</tbody></table></details>"
     )
 

@@ -28,6 +28,8 @@ THEME = gr.themes.Default(
     button_primary_background_fill_hover_dark="*neutral_100",
     button_primary_text_color_dark="*neutral_900",
     body_text_color_subdued="*neutral_600",  # the theme's own grey is hard to read on white
+    checkbox_border_color="*neutral_500",  # as are the borders of what is not chosen
+    checkbox_border_color_dark="*neutral_400",
     stat_background_fill="*neutral_500",
     stat_background_fill_dark="*neutral_400",
 )
@@ -35,13 +37,17 @@ THEME = gr.themes.Default(
 MOST_MB = 5  # of an upload
 
 # Who asks while the tab for files is open, is shown the first tab, where the answer is.
-# On a short screen the answer can be outside it, and Gradio's own scroll_to_output leaves it there.
-SHOW_ANSWER = """() => {
+# Where the answer begins below the screen's edge the page moves until much of it is seen, and no further: Gradio's own
+# scroll_to_output would leave it there.
+SHOW_ANSWER = """async () => {
   const open = document.querySelector('button[role="tab"][aria-selected="true"]');
   if (open && open.textContent.trim() === "Score a file") document.querySelector('button[role="tab"]').click();
-  const top = document.getElementById("message").getBoundingClientRect().top;
+  await new Promise((drawn) => setTimeout(drawn, 100));
+  const why = document.querySelector("#why .why");
+  const { top } = (why?.offsetParent ? why : document.getElementById("message")).getBoundingClientRect();
   const seen = window.visualViewport?.height ?? window.innerHeight; // what the keyboard of a phone leaves
-  if (top < 0 || top > seen - 160) window.scrollBy(0, top - 16);
+  const by = Math.min(top - 16, top + 320 - seen);
+  if (top < 0 || by > 0) window.scrollBy(0, by);
 }"""
 
 

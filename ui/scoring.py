@@ -46,10 +46,10 @@ _log = logging.getLogger(__name__)
 
 INTRO = (
     f'<p class="invitation">A CSV, JSONL or Parquet file with a text in every row: at most {MOST_MB} MB and '
-    f"{MOST_ROWS:,} rows. The answers are added as columns. Nothing else changes, but that in a CSV a ' is put before "
-    "cells that a spreadsheet would run as a formula. For larger files: <code>python -m inference score</code>. "
-    "The server deletes file and answers within two hours, or when it is ended; if it is killed, they stay in its "
-    "temporary files.</p>"
+    f"{MOST_ROWS:,} rows. The answers are added as columns; they are those of the runtime and the thresholds that this "
+    "page is set to. Nothing else changes, but that in a CSV a ' is put before cells that a spreadsheet would run as a "
+    "formula. For larger files: <code>python -m inference score</code>. The server deletes file and answers within two "
+    "hours, or when it is ended; if it is killed, they stay in its temporary files.</p>"
 )
 
 
@@ -209,7 +209,7 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
             made, told = [], []
             for name, counts in now.report.tally.tasks.items():
                 made += [figures.label_shares(counts), figures.confidence(counts, limits[name])]
-                told += [figures.shares_table(counts), figures.confidence_table(counts, limits[name])]
+                told += [figures.shares_table(name, counts), figures.confidence_table(name, counts, limits[name])]
             yield [
                 figures.summary(now.report, now.seconds, backend),
                 gr.update(visible=True, value=str(now.report.out), label=f"Download {now.report.out.name}"),

@@ -286,9 +286,12 @@ def rows_as_html(table: Table) -> str:
         f"<tr>{''.join(f'<td>{escape(_cut(as_text(cell)))}</td>' for cell in cells[:12])}</tr>"
         for cells in block.rows()
     )
-    more = f" and {len(table.columns) - 12} columns more" if len(table.columns) > 12 else ""
+    count = f"{table.rows:,} rows; the first {SHOWN}" if table.rows > SHOWN else f"All {table.rows} rows"
+    if table.rows == 1:
+        count = "The only row"
+    more = f", and 12 of the {len(table.columns)} columns" if len(table.columns) > 12 else ""
     return (
-        f'<div class="preview"><p class="small">{table.rows:,} rows; the first {min(SHOWN, table.rows)}{more}:</p>'
+        f'<div class="preview"><p class="small">{count}{more}:</p>'
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div></div>'
     )
 

@@ -21,6 +21,7 @@ st.set_page_config(page_title="Triptych: compare", page_icon="⚖️", layout="w
 # Streamlit leaves wide margins that three charts side by side have better use for, and its figures are larger still.
 st.html(
     "<style>.stMainBlockContainer { padding: 4.5rem clamp(1rem, 3vw, 3rem) 4rem; max-width: 1500px; }"
+    "[data-testid=stCaptionContainer] { opacity: .8; }"  # at its .6, words are hard to read on both backgrounds
     # Its own download writes cells that a spreadsheet would run as formulas.
     '[data-testid=stDataFrame] button[aria-label="Download as CSV"] { display: none; }'
     "[data-testid=stMetricValue] { font-size: 1.35rem; font-variant-numeric: tabular-nums; }</style>"

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import measuring, receipts
 from dashboard.spreadsheet import as_csv
-from dashboard.upload import guess, read_upload
+from dashboard.upload import MOST_MB, guess, read_upload
 from inference.assets import DEMO_MODEL
 from inference.bundle import Task
 from inference.compare.receipt import seal, write_receipt
@@ -66,6 +67,11 @@ def said(at: AppTest) -> str:
     """What there is to read, without the escapes of Markdown."""
     shown = [*at.markdown, *at.caption, *at.info, *at.error, *at.success, *at.warning]
     return " ".join(one.value for one in shown).replace("\\", "").replace("\u2060", "")
+
+
+def test_the_server_takes_uploads_as_large_as_the_pages_say() -> None:
+    settings = tomllib.loads((ROOT / "dashboard" / ".streamlit" / "config.toml").read_text())
+    assert settings["server"]["maxUploadSize"] == MOST_MB
 
 
 # --- Disagreements

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import threading
-import time
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
@@ -15,10 +13,9 @@ import numpy as np
 import pytest
 from asgi import JSON, Client
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 from pytest import MonkeyPatch
 
-from inference import Classifier, InputError, MissingDependencyError
+from inference import InputError, MissingDependencyError
 from inference.api import Limits, create_app, layers, schemas
 from inference.api.errors import ApiError
 from inference.backends import OutOfMemory
@@ -233,19 +230,6 @@ def test_a_text_of_which_the_tokenizer_reads_nothing_is_named_and_others_are_ans
     client.close()
 
 
-def test_the_document_takes_for_white_space_what_the_classifier_does() -> None:
-    takes = TypeAdapter(schemas.Text)
-
-    def taken(letter: str) -> bool:
-        try:
-            return bool(takes.validate_python(letter))
-        except ValidationError:
-            return False
-
-    letters = [chr(code) for code in range(0x11000) if not 0xD800 <= code < 0xE000]
-    assert [hex(ord(letter)) for letter in letters if taken(letter) != bool(letter.strip())] == []
-
-
 def test_a_text_of_separators_alone_is_named_by_its_place_in_the_request(client: Client) -> None:
     reply = client.predict(texts=["good", "a very good book", "\u001c"])
     assert (reply.status, reply.message) == (422, "texts[2] is empty: give it at least one word.")
@@ -373,33 +357,6 @@ def test_metrics_are_those_of_this_application(client: Client) -> None:
         assert f'triptych_stage_seconds_count{{stage="{stage}"}} 1.0' in lines
 
 
-def test_the_document_names_every_address_and_status_and_its_examples_hold(client: Client) -> None:
-    document = client.get("/api/openapi.json").json()
-    assert set(document["paths"]) == set(client.app.state.addresses) - {"/api/openapi.json"}
-    for path, methods in document["paths"].items():
-        for operation in methods.values():
-            assert {"200", "413", "500"} <= set(operation["responses"])
-            for content in operation.get("requestBody", {}).get("content", {}).values():
-                given = content.get("examples", {"": {"value": content.get("example")}})
-                for example in given.values():
-                    assert client.post(path, example["value"]).status == 200
-    told = {name: document["paths"][f"/api/{name}"] for name in ("predict", "explain", "ready")}
-    said = told["predict"]["post"]["responses"]["422"]["description"]
-    assert "unreadable_text" in said and "cannot_explain" not in said
-    assert "cannot_explain" in told["explain"]["post"]["responses"]["422"]["description"]
-    said = told["ready"]["get"]["responses"]["503"]["description"]
-    assert "not_ready" in said and "timed_out" not in said
-    asked = document["components"]["schemas"]["PredictRequest"]["properties"]
-    assert asked["tasks"]["anyOf"][0]["items"]["enum"] == ["sentiment", "emotion"]
-    assert "security" not in document
-    keyed = Client(create_app(fakes.classifier(), api_key="key"))
-    document = keyed.get("/api/openapi.json", {"X-API-Key": "key"}).json()
-    assert document["security"] == [{"bearer": []}, {"header": []}]
-    assert document["paths"]["/api/live"]["get"]["security"] == []
-    assert "401" in document["paths"]["/api/predict"]["post"]["responses"]
-    keyed.close()
-
-
 def test_no_page_loads_anything_from_elsewhere(client: Client) -> None:
     for path in ("/api/docs", "/docs", "/redoc", "/api/redoc"):
         assert client.get(path).status == 404
@@ -421,29 +378,4 @@ def test_it_can_be_mounted_in_another_application() -> None:
     assert told["model"] == "fake"
     assert "/classify/predict" in told["addresses"]
     assert "/classify/predict" in client.get("/classify/nothing", {"X-API-Key": "key"}).message
-    client.close()
-
-
-def test_a_backend_that_takes_its_time_to_open_is_opened_once_and_others_answer_meanwhile() -> None:
-    opened, gate = [], threading.Event()
-
-    def open_one(name: str) -> Classifier:
-        opened.append(name)
-        if name == "pytorch":
-            assert gate.wait(60)
-        return fakes.classifier(fakes.FakeBackend(name))
-
-    made = create_app(Models(fakes.bundle(), open_one), backend="int8", limits=Limits(timeout_s=0.3))
-    client = Client(made)
-    assert client.predict(text="good").status == 200
-    replies = client.together([{"text": "good", "backend": "pytorch"}] * 20)
-    assert {(reply.status, reply.code) for reply in replies} == {(503, "timed_out")}
-    assert int(replies[0].headers["retry-after"]) >= 1
-    assert client.predict(text="good").status == 200
-    gate.set()
-    ended = time.monotonic() + 60
-    while (reply := client.predict(text="good", backend="pytorch")).status == 503:
-        assert time.monotonic() < ended
-    assert reply.json()["backend"] == "pytorch"
-    assert opened == ["int8", "pytorch"]
     client.close()

@@ -2,85 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import fakes
 import numpy as np
 import pytest
-from asgi import JSON, Client, Reply
-from conftest import DEMO
+from asgi import Client
+from busy import PATIENCE_S, Busy, Gated
 from numpy.typing import NDArray
 
-from inference import Classifier, load
 from inference.api import Limits, create_app
 from inference.api import service as service_module
-from inference.api.batching import AT_ONCE_ON_ONE
-from inference.backends import Backend
 from inference.models import Models
-
-PATIENCE_S = 60
-
-
-class Gated(fakes.FakeBackend):
-    """A fake that answers "book" when it is let."""
-
-    def __init__(self, name: str = "int8") -> None:
-        super().__init__(name)
-        self.asked, self.gate = threading.Event(), threading.Event()
-
-    def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        found = super().logits(input_ids, attention_mask)
-        if fakes.WORDS.index("book") in input_ids:
-            self.asked.set()
-            assert self.gate.wait(PATIENCE_S)
-        return found
-
-
-class Busy:
-    """An API whose model is busy with one text, until `let_go`; what is asked meanwhile waits."""
-
-    def __init__(self, backend: Gated | None = None, limits: Limits | None = None, **options: int) -> None:
-        self.backend: Any = backend or Gated()
-        self.client = Client(create_app(fakes.classifier(self.backend, **options), limits=limits))
-        self.service = self.client.app.state.service
-        self.tasks: list[asyncio.Task[Reply]] = []
-
-    def ask(self, gone_after: float | None = None, **fields: Any) -> None:
-        body = json.dumps(fields).encode()
-        self.tasks.append(self.client.loop.create_task(self.client.ask("/api/predict", body, gone_after=gone_after)))
-
-    def occupy(self) -> None:
-        self.ask(text="book")
-        self.wait_until(self.backend.asked.is_set)
-
-    def wait_until(self, true: Callable[[], bool]) -> None:
-        async def wait() -> None:
-            end = time.monotonic() + PATIENCE_S
-            while not true():
-                assert time.monotonic() < end
-                await asyncio.sleep(0.002)
-
-        self.client.run(wait())
-
-    def waits(self, texts: int) -> None:
-        self.wait_until(lambda: self.service.batcher.waiting == texts)
-
-    def let_go(self) -> None:
-        for one in (self.backend, getattr(self.backend, "beside", self.backend)):
-            one.gate.set()
-
-    def replies(self) -> list[Reply]:
-        async def all_of_them() -> list[Reply]:
-            return await asyncio.gather(*self.tasks)
-
-        return self.client.run(all_of_them())
 
 
 @pytest.fixture
@@ -278,142 +214,40 @@ def test_requests_to_different_backends_are_never_mixed() -> None:
     client.close()
 
 
-class TwoCores(Gated):
-    """One that can be asked beside itself, a core each: `beside` is what answers then."""
-
-    threads = 2
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.beside = Gated()
-
-    def on_one_thread(self) -> Backend:
-        return self.beside
-
-
-@pytest.fixture
-def two() -> Iterator[Busy]:
-    made = Busy(TwoCores(), batch_size=32)
-    made.occupy()
-    yield made
-    made.let_go()
-    made.replies()
-    made.client.close()
+def test_requests_of_several_texts_are_finished_in_their_order() -> None:
+    busy = Busy(batch_size=32)
+    busy.occupy()
+    finished: list[int] = []
+    for number in range(6):
+        busy.ask(texts=["good", "good bad sad glad good bad", "good bad", "good bad sad glad"] * 4)
+        busy.tasks[-1].add_done_callback(lambda _, number=number: finished.append(number))
+    busy.waits(1 + 6 * 16)
+    busy.let_go()
+    busy.replies()
+    assert finished == [0, 1, 2, 3, 4, 5]
+    busy.client.close()
 
 
-def test_a_lone_batch_gets_all_cores_and_one_beside_it_is_not_held_up(two: Busy) -> None:
-    assert two.client.predict(text="good").status == 200
-    assert not two.tasks[0].done()
-    assert [two.backend.shapes, two.backend.beside.shapes] == [[(1, 3)], [(1, 3)]]
-    two.let_go()
-    two.replies()
-    assert two.client.predict(text="good bad").status == 200
-    assert two.backend.shapes == [(1, 3), (1, 4)]
+def test_a_backend_that_takes_its_time_to_open_is_opened_once_and_others_answer_meanwhile() -> None:
+    opened, gate = [], threading.Event()
 
+    def open_one(name: str) -> fakes.Classifier:
+        opened.append(name)
+        if name == "pytorch":
+            assert gate.wait(60)
+        return fakes.classifier(fakes.FakeBackend(name))
 
-def test_what_waits_is_shared_among_the_lanes(two: Busy) -> None:
-    two.ask(text="book glad")  # the other lane is busy too now
-    two.wait_until(two.backend.beside.asked.is_set)
-    for _ in range(12):
-        two.ask(text="good")
-    two.waits(14)
-    two.let_go()
-    assert [reply.status for reply in two.replies()] == [200] * 14
-    rows = [rows for rows, _ in two.backend.shapes + two.backend.beside.shapes]
-    assert sum(rows) == 14
-    assert max(rows) == AT_ONCE_ON_ONE
-
-
-def test_a_request_that_is_answered_by_several_lanes_keeps_the_order_of_its_texts(two: Busy) -> None:
-    draw = random.Random(0)
-    two.let_go()
-    for backend in (two.backend, two.backend.beside):
-        plain = backend.logits
-        backend.logits = lambda plain=plain, **feed: time.sleep(draw.random() / 500) or plain(**feed)
-    texts = [" ".join(draw.choices(fakes.WORDS[4:], k=draw.randint(1, 6))) for _ in range(300)]
-    found = [reply.json()["results"] for reply in two.client.together([{"texts": texts}, {"texts": texts[::-1]}])]
-    expected = fakes.classifier().predict(texts, "sentiment")
-    assert [one["predictions"]["sentiment"]["label"] for one in found[0]] == [one.label for one in expected]
-    assert found[1] == found[0][::-1]
-    assert sum(rows for rows, _ in two.backend.beside.shapes) > 100
-
-
-def test_a_backend_that_has_no_other_answers_one_batch_at_a_time() -> None:
-    busiest = running = 0
-
-    class Counts(fakes.FakeBackend):
-        threads = 2
-
-        def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
-            nonlocal busiest, running
-            running += 1
-            busiest = max(busiest, running)
-            time.sleep(0.002)
-            running -= 1
-            return super().logits(input_ids, attention_mask)
-
-    models = {"pytorch": Counts(), "int8": TwoCores()}
-    models["int8"].gate.set()
-    client = Client(create_app(Models(fakes.bundle(), lambda name: fakes.classifier(models[name]))))
-    bodies = [{"text": "good", "backend": name} for name in ("int8", "pytorch") * 20]
-    assert {reply.status for reply in client.together(bodies)} == {200}
-    assert busiest == 1
+    made = create_app(Models(fakes.bundle(), open_one), backend="int8", limits=Limits(timeout_s=0.3))
+    client = Client(made)
+    assert client.predict(text="good").status == 200
+    replies = client.together([{"text": "good", "backend": "pytorch"}] * 20)
+    assert {(reply.status, reply.code) for reply in replies} == {(503, "timed_out")}
+    assert int(replies[0].headers["retry-after"]) >= 1
+    assert client.predict(text="good").status == 200
+    gate.set()
+    ended = time.monotonic() + 60
+    while (reply := client.predict(text="good", backend="pytorch")).status == 503:
+        assert time.monotonic() < ended
+    assert reply.json()["backend"] == "pytorch"
+    assert opened == ["int8", "pytorch"]
     client.close()
-
-
-@pytest.fixture(scope="module")
-def int8(demo: Path, demo_cache: Path) -> Classifier:
-    return load(DEMO, "int8")
-
-
-def test_int8_gives_a_text_the_same_answer_alone_and_in_a_crowd(int8: Classifier) -> None:
-    from inference.assets import showcase_texts
-
-    texts = showcase_texts()[:64]
-    client = Client(create_app(int8))
-    bodies = [{"text": text, "return_scores": True} for text in texts]
-    alone = [client.post("/api/predict", body).json()["predictions"] for body in bodies]
-    before = len(texts)
-    crowd = [reply.json()["predictions"] for reply in client.together(bodies)]
-    page = client.get("/api/metrics").body.decode()
-    batches = float(page.split("triptych_batch_texts_count ")[1].split("\n")[0]) - before
-    assert batches < 32  # the crowd was answered together, and not one by one
-    for one, other in zip(alone, crowd, strict=True):
-        for task, found in one.items():
-            assert found["label"] == other[task]["label"]
-            # The heads and the pooling are FP32, and sum in another order for another number of rows.
-            assert other[task]["probabilities"] == pytest.approx(found["probabilities"], abs=1e-5)
-    client.close()
-
-
-def test_answers_of_the_api_are_those_of_the_classifier(int8: Classifier) -> None:
-    client = Client(create_app(int8))
-    text = "what a lovely film"
-    found = client.post("/api/predict", {"text": text, "return_scores": True}, JSON).json()["predictions"]
-    assert found == {
-        task: {
-            "label": one.label,
-            "confidence": one.confidence,
-            "uncertain": one.uncertain,
-            "probabilities": dict(one.scores),
-        }
-        for task, one in int8.predict_all_tasks(text).items()
-    }
-    client.close()
-
-
-def test_onnx_on_one_thread_gives_the_same_answers_and_is_left_out_where_it_does_not_pay(
-    int8: Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from inference.onnx import backend as onnx
-
-    wide = load(DEMO, "int8", threads=2).backend
-    beside = wide.on_one_thread()
-    assert beside is not None
-    assert (beside.name, beside.threads, beside.on_one_thread()) == ("int8", 1, None)
-    feed = fakes.feed(4, 12).values()
-    found, expected = beside.logits(*feed), wide.logits(*feed)
-    for task, values in expected.items():
-        assert np.abs(found[task] - values).max() < 1e-5
-    monkeypatch.setattr(onnx, "MOST_TWICE", 1000)
-    assert wide.on_one_thread() is None

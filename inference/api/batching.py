@@ -53,6 +53,8 @@ class Job:
     """Rows to be answered, the longest first: they are taken from the end."""
     pending: int = field(init=False)
     """Rows that have no answer yet: those in `left` and those in a batch."""
+    turn: int = 0
+    """Rows that were taken since it came to the end of the queue."""
     over: bool = False
     """Answered, failed or dropped."""
 
@@ -189,7 +191,8 @@ class Batcher:
         """The rows to answer next, none where nothing that waits may start now. The lock is held.
 
         They are of the first job that may, and of others of its classifier, of like length: they are padded little, and
-        need not wait for others. A job that is too large for one batch goes to the end of the queue with its rest.
+        need not wait for others. A job stays where it is in the queue for `batch_size` rows, and goes to the end with
+        its rest: the small ones behind a large one need not wait for all of it.
         """
         first = next((job for job in self._jobs if self._running[job.classifier] < self._most(job.classifier)), None)
         if first is None:
@@ -220,8 +223,12 @@ class Batcher:
         for job, its in found.items():
             chosen = set(its)
             job.left = [row for row in job.left if row not in chosen]
-            self._jobs.remove(job)
-            if job.left:
+            job.turn += len(its)
+            if not job.left:
+                self._jobs.remove(job)
+            elif job.turn >= classifier.batch_size:
+                job.turn = 0
+                self._jobs.remove(job)
                 self._jobs.append(job)
         return [Part(job, its) for job, its in found.items()]
 

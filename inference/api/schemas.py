@@ -16,9 +16,10 @@ from inference.classifier import MAX_CHARS
 
 MAX_TEXTS = 512
 
-# What no tokenizer takes is refused here; which other texts it reads nothing of, only `Classifier` can say. Python
-# takes the separators of ASCII, U+001C to U+001F, for white space too, and readers of JSON Schema do not.
-Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARS, pattern=r"[^\s\x1c-\x1f]")]
+# What no tokenizer takes is refused here; which other texts it reads nothing of, only `Classifier` can say. These are
+# the letters that Python calls white space, written out: \s is another set in each language's regular expressions.
+BLANK = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARS, pattern=f"[^{BLANK}]")]
 Name = Annotated[str, Field(max_length=200)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 

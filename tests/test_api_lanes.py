@@ -1,0 +1,164 @@
+"""Batches that run beside each other: whose they are, how many texts they hold, and that their answers are the same."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+from asgi import JSON, Client
+from busy import Busy, Gated
+from conftest import DEMO
+from numpy.typing import NDArray
+
+from inference import Classifier, load
+from inference.api import create_app
+from inference.api.batching import AT_ONCE_ON_ONE
+from inference.backends import Backend
+from inference.models import Models
+
+
+class TwoCores(Gated):
+    """One that can be asked beside itself, a core each: `beside` is what answers then."""
+
+    threads = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beside = Gated()
+
+    def on_one_thread(self) -> Backend:
+        return self.beside
+
+
+@pytest.fixture
+def two() -> Iterator[Busy]:
+    made = Busy(TwoCores(), batch_size=32)
+    made.occupy()
+    yield made
+    made.let_go()
+    made.replies()
+    made.client.close()
+
+
+def test_a_lone_batch_gets_all_cores_and_one_beside_it_is_not_held_up(two: Busy) -> None:
+    assert two.client.predict(text="good").status == 200
+    assert not two.tasks[0].done()
+    assert [two.backend.shapes, two.backend.beside.shapes] == [[(1, 3)], [(1, 3)]]
+    two.let_go()
+    two.replies()
+    assert two.client.predict(text="good bad").status == 200
+    assert two.backend.shapes == [(1, 3), (1, 4)]
+
+
+def test_what_waits_is_shared_among_the_lanes(two: Busy) -> None:
+    two.ask(text="book glad")  # the other lane is busy too now
+    two.wait_until(two.backend.beside.asked.is_set)
+    for _ in range(12):
+        two.ask(text="good")
+    two.waits(14)
+    two.let_go()
+    assert [reply.status for reply in two.replies()] == [200] * 14
+    rows = [rows for rows, _ in two.backend.shapes + two.backend.beside.shapes]
+    assert sum(rows) == 14
+    assert max(rows) == AT_ONCE_ON_ONE
+
+
+def test_a_request_that_is_answered_by_several_lanes_keeps_the_order_of_its_texts(two: Busy) -> None:
+    draw = random.Random(0)
+    two.let_go()
+    for backend in (two.backend, two.backend.beside):
+        plain = backend.logits
+        backend.logits = lambda plain=plain, **feed: time.sleep(draw.random() / 500) or plain(**feed)
+    texts = [" ".join(draw.choices(fakes.WORDS[4:], k=draw.randint(1, 6))) for _ in range(300)]
+    found = [reply.json()["results"] for reply in two.client.together([{"texts": texts}, {"texts": texts[::-1]}])]
+    expected = fakes.classifier().predict(texts, "sentiment")
+    assert [one["predictions"]["sentiment"]["label"] for one in found[0]] == [one.label for one in expected]
+    assert found[1] == found[0][::-1]
+    assert sum(rows for rows, _ in two.backend.beside.shapes) > 100
+
+
+def test_a_backend_that_has_no_other_answers_one_batch_at_a_time() -> None:
+    busiest = running = 0
+
+    class Counts(fakes.FakeBackend):
+        threads = 2
+
+        def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
+            nonlocal busiest, running
+            running += 1
+            busiest = max(busiest, running)
+            time.sleep(0.002)
+            running -= 1
+            return super().logits(input_ids, attention_mask)
+
+    models = {"pytorch": Counts(), "int8": TwoCores()}
+    models["int8"].gate.set()
+    client = Client(create_app(Models(fakes.bundle(), lambda name: fakes.classifier(models[name]))))
+    bodies = [{"text": "good", "backend": name} for name in ("int8", "pytorch") * 20]
+    assert {reply.status for reply in client.together(bodies)} == {200}
+    assert busiest == 1
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def int8(demo: Path, demo_cache: Path) -> Classifier:
+    return load(DEMO, "int8")
+
+
+def test_int8_gives_a_text_the_same_answer_alone_and_in_a_crowd(int8: Classifier) -> None:
+    from inference.assets import showcase_texts
+
+    texts = showcase_texts()[:64]
+    client = Client(create_app(int8))
+    bodies = [{"text": text, "return_scores": True} for text in texts]
+    alone = [client.post("/api/predict", body).json()["predictions"] for body in bodies]
+    before = len(texts)
+    crowd = [reply.json()["predictions"] for reply in client.together(bodies)]
+    page = client.get("/api/metrics").body.decode()
+    batches = float(page.split("triptych_batch_texts_count ")[1].split("\n")[0]) - before
+    assert batches < 32  # the crowd was answered together, and not one by one
+    for one, other in zip(alone, crowd, strict=True):
+        for task, found in one.items():
+            assert found["label"] == other[task]["label"]
+            # The heads and the pooling are FP32, and sum in another order for another number of rows.
+            assert other[task]["probabilities"] == pytest.approx(found["probabilities"], abs=1e-5)
+    client.close()
+
+
+def test_answers_of_the_api_are_those_of_the_classifier(int8: Classifier) -> None:
+    client = Client(create_app(int8))
+    text = "what a lovely film"
+    found = client.post("/api/predict", {"text": text, "return_scores": True}, JSON).json()["predictions"]
+    assert found == {
+        task: {
+            "label": one.label,
+            "confidence": one.confidence,
+            "uncertain": one.uncertain,
+            "probabilities": dict(one.scores),
+        }
+        for task, one in int8.predict_all_tasks(text).items()
+    }
+    client.close()
+
+
+def test_onnx_on_one_thread_gives_the_same_answers_and_is_left_out_where_it_does_not_pay(
+    int8: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from inference.onnx import backend as onnx
+
+    wide = load(DEMO, "int8", threads=2).backend
+    beside = wide.on_one_thread()
+    assert beside is not None
+    assert (beside.name, beside.threads, beside.on_one_thread()) == ("int8", 1, None)
+    feed = fakes.feed(4, 12).values()
+    found, expected = beside.logits(*feed), wide.logits(*feed)
+    for task, values in expected.items():
+        assert np.abs(found[task] - values).max() < 1e-5
+    monkeypatch.setattr(onnx, "MOST_TWICE", 1000)
+    assert wide.on_one_thread() is None

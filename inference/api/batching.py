@@ -89,7 +89,8 @@ class Batcher:
         self.waiting = 0
         """Texts admitted and not answered yet."""
         self.metrics = Metrics(lambda: self.waiting)
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._idle: list[threading.Condition] = []  # of the lanes that wait for work
         self._jobs: deque[Job] = deque()
         self._lanes: list[threading.Thread] = []
         self._on_one_core: dict[Classifier, Classifier | None] = {}
@@ -104,7 +105,7 @@ class Batcher:
         if backend is not None:
             beside = copy.copy(classifier)
             beside.backend = backend
-        with self._changed:
+        with self._lock:
             self._on_one_core[classifier] = beside
 
     def submit(self, classifier: Classifier, texts: Sequence[str], tasks: Sequence[str], probe: bool = False) -> Job:
@@ -120,7 +121,7 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         job = Job(classifier, texts, tasks, loop.create_future(), loop, 0 if probe else len(texts))
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise ApiError(503, "stopping", "The server is being stopped. Ask again in a moment.", 1)
             if job.counted > self.limit:  # it could come back for ever
@@ -137,7 +138,7 @@ class Batcher:
             while len(self._lanes) < self._most(classifier):
                 self._lanes.append(threading.Thread(target=self._work, name="batcher", daemon=True))
                 self._lanes[-1].start()
-            self._changed.notify()
+            self._wake()
         return job
 
     def retry_after(self) -> int:
@@ -146,15 +147,15 @@ class Batcher:
 
     def drop(self, job: Job) -> None:
         """Forget a job: nobody waits for it any more. One that is over already is none of it."""
-        with self._changed:
+        with self._lock:
             if self._finish(job):
                 job.future.cancel()
 
     def close(self) -> None:
         """Take no more jobs, answer those that there are, and end the threads."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            self._wake_all()
         for lane in self._lanes:
             lane.join()
 
@@ -162,29 +163,40 @@ class Batcher:
         """Batches of it that may run beside each other."""
         return classifier.backend.threads if self._on_one_core[classifier] is not None else 1
 
+    def _wake(self) -> None:
+        """Let a lane look for work: the one that worked last, as its core is the warm one. The lock is held."""
+        if self._idle:
+            self._idle.pop().notify()
+
+    def _wake_all(self) -> None:
+        while self._idle:
+            self._wake()
+
     def _work(self) -> None:
+        woken = threading.Condition(self._lock)
         while True:
-            with self._changed:
+            with self._lock:
                 while not (parts := self._take()):
                     if self._closed and not self._jobs:
                         return
-                    self._changed.wait()
+                    self._idle.append(woken)
+                    woken.wait()
                 classifier = parts[0].job.classifier
                 self._running[classifier] += 1
                 beside = self._on_one_core[classifier]
                 alone = beside is None or not (self._jobs or self._running.total() > 1)
                 if self._jobs:
-                    self._changed.notify()  # there may be a free lane for the rest
+                    self._wake()  # there may be a free lane for the rest
             try:
                 done = self._answer(parts, classifier if alone or beside is None else beside)
             except BaseException as error:  # of the bookkeeping: the thread goes on for those that come after
                 told = failure(error)
                 done = [(part.job, told) for part in parts]
-            with self._changed:
+            with self._lock:
                 self._running[classifier] -= 1  # before anybody is told: who asks again at once is alone
                 done = [(job, error) for job, error in done if self._finish(job)]
                 if self._closed:  # a lane that had nothing to do beside this batch may end now
-                    self._changed.notify_all()
+                    self._wake_all()
             _tell(done)
 
     def _take(self) -> list[Part]:
@@ -249,7 +261,7 @@ class Batcher:
                 return [(parts[0].job, _reason(error, parts[0]))]
             return [one for part in parts for one in self._answer([part], classifier)]
         self._record(classifier.backend.name, answer, len(texts), time.perf_counter() - started)
-        with self._changed:  # another lane may have rows of the same job
+        with self._lock:  # another lane may have rows of the same job
             return [(part.job, None) for part in _filled(parts, answer, self.metrics, started)]
 
     def _record(self, backend: str, answer: Answer, texts: int, spent_s: float) -> None:

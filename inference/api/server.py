@@ -14,8 +14,8 @@ from inference.errors import InferenceError, InputError
 
 PATIENCE_S = 10  # what is being answered when the server is told to stop may take this long
 # More at a time get 503 at once, and not an answer minutes later. Below the 1,024 files that a process may commonly have
-# open; of fewer connections, each may count twice for a moment: uvicorn counts a request until its task is over, and a
-# quick client has sent the next by then.
+# open. A connection may count twice for a moment: uvicorn counts a request until its task is over, and a quick client
+# has sent the next by then.
 CONNECTIONS = 800
 # The thread with the model asks for Python's lock between two forward passes, and the cores are idle until it has it.
 # Python's own 5 ms are several passes of a short text.

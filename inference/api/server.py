@@ -13,7 +13,7 @@ import uvicorn
 from inference.errors import InferenceError, InputError
 
 PATIENCE_S = 10  # what is being answered when the server is told to stop may take this long
-# More at a time get 503 at once, and not an answer minutes later. Below the 1,024 files that a process may commonly have
+# More at a time get 503 at once, and not an answer minutes later. Below the 1,024 files that a process may often have
 # open. A connection may count twice for a moment: uvicorn counts a request until its task is over, and a quick client
 # has sent the next by then.
 CONNECTIONS = 800

@@ -55,6 +55,8 @@ figures: $(VENV)/dev
 	$(BIN)/python -m inference compare --out $(RECEIPTS)/showcase.json
 	for backend in int8 onnx pytorch; do \
 	  $(BIN)/python -m inference explain --check --backend $$backend --out assets/faithfulness.json || exit 1; done
+	$(BIN)/python -m inference explain --check --backend pytorch --method integrated_gradients \
+	  --out assets/faithfulness.json
 	$(BIN)/python -m training.card "$(MODEL)" $(RECEIPTS)/emotion.json $(RECEIPTS)/intent.json $(RECEIPTS)/sentiment.json \
 	  --readme README.md
 

@@ -14,6 +14,9 @@ from inference.bundle import Bundle
 from inference.errors import InferenceError
 from inference.formats.describe import describe
 
+Written = tuple[tuple[str, int, int], ...]
+"""Name, time and bytes of each file of a folder."""
+
 
 def model() -> Path:
     """The folder of the model that is served, and measured on "Your data"."""
@@ -32,9 +35,9 @@ def bundle() -> Bundle:
     Raises:
         InferenceError: it cannot be read, or fetched. The next call tries again.
     """
-    found: Bundle | InferenceError = _described(str(model()), base())
+    found: Bundle | InferenceError = _described(str(model()), base(), _written(model()))
     if isinstance(found, InferenceError):
-        _described.clear(str(model()), base())  # whoever reads what is wrong will mend it
+        _described.clear(str(model()), base(), _written(model()))  # whoever reads what is wrong will mend it
         raise found
     return found
 
@@ -43,7 +46,7 @@ def described() -> Bundle | None:
     """The same; None where it cannot be read here. What is wrong with it is told on "Your data"."""
     if not model().is_dir():
         return None  # an id of the Hub: fetched where it is measured, and not to look at a receipt
-    found: Bundle | InferenceError = _described(str(model()), base())
+    found: Bundle | InferenceError = _described(str(model()), base(), _written(model()))
     return None if isinstance(found, InferenceError) else found
 
 
@@ -59,9 +62,16 @@ def is_of(receipt: Mapping[str, Any], bundle: Bundle) -> bool:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)  # type: ignore[untyped-decorator,unused-ignore]
-def _described(folder: str, base: Path | None) -> Bundle | InferenceError:
-    """The model, or what is wrong with it: that too is worth finding out only once."""
+def _described(folder: str, base: Path | None, written: Written) -> Bundle | InferenceError:
+    """The model as its files are `written` now, or what is wrong with it: that too is worth finding out only once."""
     try:
         return describe(folder, base)
     except InferenceError as error:
         return error
+
+
+def _written(folder: Path) -> Written:
+    if not folder.is_dir():
+        return ()
+    stats = {path.name: path.stat() for path in folder.iterdir() if path.is_file()}
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in sorted(stats.items()))

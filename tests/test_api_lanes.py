@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,15 +15,18 @@ import fakes
 import numpy as np
 import pytest
 from asgi import JSON, Client
-from busy import Busy, Gated
+from busy import PATIENCE_S, Busy, Gated
 from conftest import DEMO
 from numpy.typing import NDArray
 
 from inference import Classifier, load
 from inference.api import create_app
-from inference.api.batching import AT_ONCE_ON_ONE
+from inference.api.batching import AT_ONCE_ON_ONE, Batcher
+from inference.api.errors import ApiError
 from inference.backends import Backend
 from inference.models import Models
+
+WORDS = [word for word in fakes.WORDS[4:] if word != "book"]
 
 
 class TwoCores(Gated):
@@ -106,9 +112,112 @@ def test_a_backend_that_has_no_other_answers_one_batch_at_a_time() -> None:
     client.close()
 
 
+class Breaks(fakes.FakeBackend):
+    """Takes its time, and fails at "book"."""
+
+    threads = 3
+
+    def __init__(self, name: str, draw: random.Random, has_lanes: bool) -> None:
+        super().__init__(name)
+        self.draw, self.has_lanes = draw, has_lanes
+        self.running = self.most = 0
+
+    def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            time.sleep(self.draw.random() / 1500)
+            if fakes.WORDS.index("book") in input_ids:
+                raise RuntimeError("no answer")
+            return super().logits(input_ids, attention_mask)
+        finally:
+            self.running -= 1
+
+    def on_one_thread(self) -> Backend | None:
+        return Breaks(self.name, self.draw, False) if self.has_lanes else None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_fails_goes_or_is_stopped_the_rest_is_answered_and_nothing_is_left(seed: int) -> None:
+    """Requests of one to 40 texts to two backends: some break, some clients go, and odd seeds stop the server."""
+    draw = random.Random(seed)
+    batcher = Batcher(400)
+    backends = [Breaks("int8", draw, True), Breaks("pytorch", draw, False)]
+    served = [fakes.classifier(backend, batch_size=8) for backend in backends]
+    for one in served:
+        batcher.open(one)
+    ends: Counter[str] = Counter()
+
+    async def ask() -> str:
+        await asyncio.sleep(draw.random() / 5)
+        texts = [
+            " ".join(draw.choices(WORDS, k=draw.randint(1, 6))) for _ in range(draw.choice([1, 1, 1, 2, 5, 20, 40]))
+        ]
+        broken = draw.random() < 0.1
+        if broken:
+            texts[draw.randrange(len(texts))] = "book"
+        try:
+            job = batcher.submit(draw.choice(served), texts, ["sentiment"], probe=draw.random() < 0.05)
+        except ApiError as error:
+            return error.code
+        patience = 0.02 if draw.random() < 0.2 else 60
+        await asyncio.wait([job.future], timeout=patience)
+        if not job.future.done():
+            batcher.drop(job)
+            return "gone" if patience < 1 else "lost"
+        if job.future.exception():
+            assert broken
+            return "broken"
+        found = job.future.result()["sentiment"]
+        assert not broken
+        assert [one.label for one in found] == [one.label for one in expected.predict(texts, "sentiment")]
+        return "answered"
+
+    async def all_of_them() -> None:
+        asked = [asyncio.ensure_future(ask()) for _ in range(200)]
+        if seed % 2:
+            await asyncio.sleep(0.1)
+            await asyncio.to_thread(batcher.close)
+        ends.update(await asyncio.gather(*asked))
+        await asyncio.to_thread(batcher.close)
+
+    expected = fakes.classifier()
+    asyncio.run(all_of_them())
+    assert set(ends) <= {"answered", "broken", "gone", "overloaded", "stopping"}
+    assert ends["answered"] > 20 and ends["broken"] > 0
+    assert (batcher.waiting, len(batcher._jobs), batcher._running.total()) == (0, 0, 0)
+    assert not any(lane.is_alive() for lane in batcher._lanes)
+    assert backends[1].most == 1
+
+
+def test_the_neighbours_of_a_text_that_breaks_are_told_one_by_one() -> None:
+    gate = threading.Event()
+
+    class Once(fakes.FakeBackend):
+        def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
+            if fakes.WORDS.index("book") in input_ids:
+                raise RuntimeError("no answer")
+            if fakes.WORDS.index("cancel") in input_ids:
+                assert gate.wait(PATIENCE_S)
+            return super().logits(input_ids, attention_mask)
+
+    made = Busy(batch_size=32)
+    made.occupy()
+    made.backend.logits = Once().logits
+    for text in ("good", "book", "cancel"):
+        made.ask(text=text)
+    made.waits(4)
+    made.let_go()
+    made.wait_until(lambda: made.tasks[1].done())  # while the model is at the last one
+    assert not made.tasks[3].done()
+    gate.set()
+    assert [reply.status for reply in made.replies()] == [200, 200, 500, 200]
+    made.client.close()
+
+
 @pytest.fixture(scope="module")
 def int8(demo: Path, demo_cache: Path) -> Classifier:
-    return load(DEMO, "int8")
+    return load(DEMO, "int8", threads=2)
 
 
 def test_int8_gives_a_text_the_same_answer_alone_and_in_a_crowd(int8: Classifier) -> None:
@@ -160,5 +269,10 @@ def test_onnx_on_one_thread_gives_the_same_answers_and_is_left_out_where_it_does
     found, expected = beside.logits(*feed), wide.logits(*feed)
     for task, values in expected.items():
         assert np.abs(found[task] - values).max() < 1e-5
-    monkeypatch.setattr(onnx, "MOST_TWICE", 1000)
-    assert wide.on_one_thread() is None
+    assert wide.on_one_thread() is beside
+    with monkeypatch.context() as patched:
+        patched.setattr(onnx, "MOST_TWICE", 1000)
+        assert load(DEMO, "int8", threads=2).backend.on_one_thread() is None
+    another = load(DEMO, "int8", threads=2).backend
+    monkeypatch.setattr(onnx.onnxruntime, "InferenceSession", lambda *_, **__: 1 // 0)
+    assert another.on_one_thread() is None  # there is no memory for it, say: the model answers as before

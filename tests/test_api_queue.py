@@ -228,7 +228,9 @@ def test_requests_of_several_texts_are_finished_in_their_order() -> None:
     busy.client.close()
 
 
-def test_a_backend_that_takes_its_time_to_open_is_opened_once_and_others_answer_meanwhile() -> None:
+def test_a_backend_that_takes_its_time_to_open_is_opened_once_and_others_answer_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     opened, gate = [], threading.Event()
 
     def open_one(name: str) -> fakes.Classifier:
@@ -244,10 +246,15 @@ def test_a_backend_that_takes_its_time_to_open_is_opened_once_and_others_answer_
     assert {(reply.status, reply.code) for reply in replies} == {(503, "timed_out")}
     assert int(replies[0].headers["retry-after"]) >= 1
     assert client.predict(text="good").status == 200
+    monkeypatch.setattr(service_module, "PROBE_S", 0.2)
+    slow = Client(create_app(Models(fakes.bundle(), open_one), backend="pytorch"))
+    reply = slow.get("/api/ready")
+    assert (reply.status, reply.code) == (503, "not_ready")
     gate.set()
     ended = time.monotonic() + 60
     while (reply := client.predict(text="good", backend="pytorch")).status == 503:
         assert time.monotonic() < ended
     assert reply.json()["backend"] == "pytorch"
-    assert opened == ["int8", "pytorch"]
+    assert opened == ["int8", "pytorch", "pytorch"]  # of each application once
     client.close()
+    slow.close()

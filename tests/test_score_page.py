@@ -166,7 +166,7 @@ def test_who_leaves_leaves_nothing_behind_and_holds_nobody_up(
 ) -> None:
     (working := tmp_path / "working").mkdir()
     monkeypatch.setattr(scoring.tempfile, "tempdir", str(working))
-    monkeypatch.setattr(scoring, "PATIENCE_S", 2)
+    monkeypatch.setattr(scoring, "PATIENCE_S", 10)
     slow = Slow("int8")
     given = Models(fakes.bundle(), lambda name: fakes.classifier(slow))
     source = write_csv(tmp_path / "in.csv", ["text"], [["good"]] * 1_000)

@@ -166,9 +166,12 @@ def test_no_body_is_read_above_the_cap(server: Started, path: str, most: int) ->
         assert response.status == 413
 
 
-def test_the_dashboard_without_its_slash_leads_to_the_dashboard(server: Started) -> None:
-    with server.ask("/dashboard?receipt=demo") as response:
-        assert (response.status, response.headers["Location"]) == (307, "dashboard/?receipt=demo")
+@pytest.mark.parametrize(
+    ("asked", "leads_to"), [("/dashboard?receipt=demo", "dashboard/?receipt=demo"), ("/api", "api/")]
+)
+def test_a_folder_without_its_slash_leads_to_the_folder(server: Started, asked: str, leads_to: str) -> None:
+    with server.ask(asked) as response:
+        assert (response.status, response.headers["Location"]) == (307, leads_to)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ MOST_MB = 5  # of an upload
 
 # Who asks while the tab for files is open, is shown the first tab, where the answer is.
 # Where the answer begins below the screen's edge the page moves until much of it is seen, and no further: Gradio's own
-# scroll_to_output would leave it there.
+# scroll_to_output would leave it there. Where it begins above, it comes to the top.
 SHOW_ANSWER = """async () => {
   const open = document.querySelector('button[role="tab"][aria-selected="true"]');
   if (open && open.textContent.trim() === "Score a file") document.querySelector('button[role="tab"]').click();
@@ -46,7 +46,7 @@ SHOW_ANSWER = """async () => {
   const why = document.querySelector("#why .why");
   const { top } = (why?.offsetParent ? why : document.getElementById("message")).getBoundingClientRect();
   const seen = window.visualViewport?.height ?? window.innerHeight; // what the keyboard of a phone leaves
-  const by = Math.min(top - 16, top + 320 - seen);
+  const by = top < 0 ? top - 16 : Math.min(top - 16, top + 320 - seen);
   if (top < 0 || by > 0) window.scrollBy(0, by);
 }"""
 

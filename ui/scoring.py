@@ -248,12 +248,15 @@ def own_copy(path: str, folder: Path) -> Path:
     """The upload in a folder of the visitor's: Gradio writes its file again when anybody uploads the same one.
 
     Raises:
-        InputError: it is no longer there.
+        InputError: it is no longer there, or there is no room for it.
     """
     try:
-        return Path(shutil.copyfile(path, folder / Path(path).name))
+        (folder / "in").mkdir()  # the result may have the same name
+        return Path(shutil.copyfile(path, folder / "in" / Path(path).name))
     except FileNotFoundError:
         raise InputError("The server has deleted the file meanwhile. Upload it again.") from None
+    except OSError as error:
+        raise InputError("The server has no room for the file now. Try again later.") from error
 
 
 def examine(path: Path, text_column: str | None = None) -> Table:

@@ -89,18 +89,20 @@ def _answers(service: Service) -> dict[str, tuple[str, Callable[[Request], Await
 
     async def predict(request: Request) -> Response:
         asked = parse(PredictRequest, await reader.body(request))
-        classifier = await service.classifier(asked.backend)
+        until = service.deadline()
+        classifier = await service.classifier(asked.backend, request.receive, until)
         tasks = service.tasks(asked.tasks)
         texts = [asked.text] if asked.single else asked.texts
-        found = await service.predict(classifier, texts, tasks, request.receive)
+        found = await service.predict(classifier, texts, tasks, request.receive, until)
         rows = _results(found, len(texts), bool(asked.return_scores), asked.threshold)
         about = {"model": service.bundle.name, "backend": classifier.backend.name}
         return _json(about | (rows[0] if asked.single else {"results": rows}))
 
     async def explain(request: Request) -> Response:
         asked = parse(ExplainRequest, await reader.body(request))
-        classifier = await service.classifier(asked.backend)
-        return _json(await service.explain(classifier, asked, service.one_task(asked), request.receive))
+        until = service.deadline()
+        classifier = await service.classifier(asked.backend, request.receive, until)
+        return _json(await service.explain(classifier, asked, service.one_task(asked), request.receive, until))
 
     async def index(request: Request) -> Response:
         return _json({"model": service.bundle.name, "addresses": errors.addresses(request)})

@@ -100,6 +100,9 @@ class Batcher:
 
     def open(self, classifier: Classifier) -> None:
         """Make ready for jobs of this classifier. Takes as long as its backend needs to be opened once more."""
+        with self._lock:
+            if classifier in self._on_one_core:
+                return
         backend = classifier.backend.on_one_thread()
         beside = None
         if backend is not None:
@@ -133,11 +136,9 @@ class Batcher:
                     f"{self.waiting} texts wait already, and no more than {self.limit} may. Ask again later.",
                     self.retry_after(),
                 )
+            self._start_lanes(classifier)
             self.waiting += job.counted
             self._jobs.appendleft(job) if probe else self._jobs.append(job)
-            while len(self._lanes) < self._most(classifier):
-                self._lanes.append(threading.Thread(target=self._work, name="batcher", daemon=True))
-                self._lanes[-1].start()
             self._wake()
         return job
 
@@ -158,6 +159,18 @@ class Batcher:
             self._wake_all()
         for lane in self._lanes:
             lane.join()
+
+    def _start_lanes(self, classifier: Classifier) -> None:
+        """As many as this classifier can have, or as many as the system grants. The lock is held."""
+        while len(self._lanes) < self._most(classifier):
+            lane = threading.Thread(target=self._work, name="batcher", daemon=True)
+            try:
+                lane.start()
+            except RuntimeError as error:
+                if self._lanes:
+                    return
+                raise ApiError(503, "overloaded", "The server can start no thread. Ask again later.", 1) from error
+            self._lanes.append(lane)
 
     def _most(self, classifier: Classifier) -> int:
         """Batches of it that may run beside each other."""
@@ -194,10 +207,9 @@ class Batcher:
                 done = [(part.job, told) for part in parts]
             with self._lock:
                 self._running[classifier] -= 1  # before anybody is told: who asks again at once is alone
-                done = [(job, error) for job, error in done if self._finish(job)]
                 if self._closed:  # a lane that had nothing to do beside this batch may end now
                     self._wake_all()
-            _tell(done)
+            self._settle(done)
 
     def _take(self) -> list[Part]:
         """The rows to answer next, none where nothing that waits may start now. The lock is held.
@@ -221,6 +233,8 @@ class Batcher:
         # What waits is shared among the lanes that are free.
         most = self._most(classifier)
         size = -(-len(rows) // (most - self._running[classifier]))
+        if len(rows) < most and not self._running.total():
+            size = len(rows)  # too few to keep the lanes busy: together they get all cores
         if classifier.backend.device == "cpu":
             size = min(size, AT_ONCE if most == 1 else AT_ONCE_ON_ONE)
         like = _tokens(*rows[0])
@@ -245,7 +259,7 @@ class Batcher:
         return [Part(job, its) for job, its in found.items()]
 
     def _answer(self, parts: Sequence[Part], classifier: Classifier) -> list[Outcome]:
-        """What came of the jobs that have all their answers now, or have failed."""
+        """What came of the jobs that are over now and have not been told."""
         parts = [part for part in parts if not part.job.over]
         if not parts:
             return []
@@ -259,16 +273,28 @@ class Batcher:
         except BaseException as error:
             if len(parts) == 1:
                 return [(parts[0].job, _reason(error, parts[0]))]
-            return [one for part in parts for one in self._answer([part], classifier)]
-        self._record(classifier.backend.name, answer, len(texts), time.perf_counter() - started)
+            for part in parts[:-1]:
+                self._settle(self._answer([part], classifier))
+            return self._answer([parts[-1]], classifier)
+        spent_s = time.perf_counter() - started
+        self._record(classifier.backend.name, answer, len(texts))
         with self._lock:  # another lane may have rows of the same job
+            lanes = max(1, self._running[parts[0].job.classifier])
+            self._rate += RATE_MEMORY * (len(texts) / spent_s * lanes - self._rate)
             return [(part.job, None) for part in _filled(parts, answer, self.metrics, started)]
 
-    def _record(self, backend: str, answer: Answer, texts: int, spent_s: float) -> None:
-        self._rate += RATE_MEMORY * (texts / spent_s * self._running.total() - self._rate)
+    def _record(self, backend: str, answer: Answer, texts: int) -> None:
         cut = sum(prediction.truncated for prediction in next(iter(answer.predictions.values())))
         timing = answer.timing
         self.metrics.batch(backend, texts, cut, timing.tokenize_ms / 1e3, timing.forward_ms / 1e3)
+
+    def _settle(self, done: Sequence[Outcome]) -> None:
+        """Count jobs out and hand over what came of them, with one call to each event loop that waits for any."""
+        with self._lock:
+            done = [(job, error) for job, error in done if self._finish(job)]
+        for loop in {job.loop for job, _ in done}:
+            with contextlib.suppress(RuntimeError):  # a loop that was closed has nobody who waits
+                loop.call_soon_threadsafe(_resolve, [one for one in done if one[0].loop is loop])
 
     def _finish(self, job: Job) -> bool:
         """Count a job out, once, and forget what is left of it. The lock is held."""
@@ -300,13 +326,6 @@ def _filled(parts: Sequence[Part], answer: Answer, metrics: Metrics, started: fl
         start = end
         if not job.pending:
             yield part
-
-
-def _tell(done: Sequence[Outcome]) -> None:
-    """Hand over what is done, with one call to each event loop that waits for any of it."""
-    for loop in {job.loop for job, _ in done}:
-        with contextlib.suppress(RuntimeError):  # a loop that was closed has nobody who waits
-            loop.call_soon_threadsafe(_resolve, [one for one in done if one[0].loop is loop])
 
 
 def _resolve(done: Sequence[Outcome]) -> None:

@@ -60,7 +60,7 @@ def problem(error: ApiError, headers: Mapping[str, str] | None = None) -> Respon
 
 
 def addresses(request: Request) -> list[str]:
-    """All there are, as the caller sees them: the application may be mounted in another."""
+    """All there are, with the path that the application is mounted at. A proxy that adds one of its own is not seen."""
     return [request.scope.get("root_path", "") + path for path in request.app.state.addresses]
 
 

@@ -83,7 +83,11 @@ class Service:
         self._explainer = ThreadPoolExecutor(1, "explainer")
         self._explaining = 0
 
-    async def classifier(self, name: str | None) -> Classifier:
+    def deadline(self) -> float:
+        """When a request whose body is complete now must be answered, by the clock of the event loop."""
+        return asyncio.get_running_loop().time() + self.limits.timeout_s
+
+    async def classifier(self, name: str | None, receive: Receive, until: float) -> Classifier:
         """The one of this backend, opened now if need be, off the event loop.
 
         Raises:
@@ -92,15 +96,20 @@ class Service:
         name = self.backends[0] if name is None else name
         if name in self._opened:
             return self._opened[name]
+        opening = self._start_opening(name)
+        await self._wait(opening, receive, until, OPENING_AGAIN_S)
+        return self._finish_opening(name, opening)
+
+    def _start_opening(self, name: str) -> asyncio.Future[Classifier]:
+        """What one thread is at, however many ask: they wait for it as they do for an answer."""
         if name not in self.backends or isinstance(self._served, Classifier):
             raise ApiError(422, "unknown_backend", f"This backend is not served. Served: {', '.join(self.backends)}.")
         opening = self._opening.get(name)
         if opening is None or opening.done() or opening.get_loop() is not asyncio.get_running_loop():
             opening = self._opening[name] = asyncio.ensure_future(asyncio.to_thread(self._open, self._served, name))
-        # One thread opens it, however many ask: they wait for it as they do for an answer.
-        await asyncio.wait([opening], timeout=self.limits.timeout_s)
-        if not opening.done():
-            raise ApiError(503, "timed_out", f"{TITLES[name]} is still being opened. Ask again later.", OPENING_AGAIN_S)
+        return opening
+
+    def _finish_opening(self, name: str, opening: asyncio.Future[Classifier]) -> Classifier:
         try:
             self._opened[name] = opening.result()
         except InferenceError as error:  # PyTorch is not installed, say
@@ -141,12 +150,13 @@ class Service:
         return list(dict.fromkeys(asked))
 
     async def predict(
-        self, classifier: Classifier, texts: Sequence[str], tasks: Sequence[str], receive: Receive
+        self, classifier: Classifier, texts: Sequence[str], tasks: Sequence[str], receive: Receive, until: float
     ) -> dict[str, list[Prediction]]:
         """Predictions by task, in the order of the texts.
 
         Args:
             receive: of the request, whose body was read: it tells when the client goes.
+            until: its `deadline`.
 
         Raises:
             ApiError: 422 for a text that cannot be read, 429 and 503 where there is no room or no time, 499 where
@@ -154,14 +164,14 @@ class Service:
         """
         job = self.batcher.submit(classifier, texts, tasks)
         try:
-            await self._wait(job.future, receive)
+            await self._wait(job.future, receive, until)
             return job.future.result()
         finally:
             if not job.over:
                 self.batcher.drop(job)
 
     async def explain(
-        self, classifier: Classifier, asked: ExplainRequest, task: str, receive: Receive
+        self, classifier: Classifier, asked: ExplainRequest, task: str, receive: Receive, until: float
     ) -> dict[str, Any]:
         """What `Explanation.to_dict` gives.
 
@@ -193,7 +203,7 @@ class Service:
         future = asyncio.get_running_loop().run_in_executor(self._explainer, run)
         future.add_done_callback(self._explained)
         try:
-            await self._wait(future, receive, EXPLAIN_AGAIN_S)
+            await self._wait(future, receive, until, EXPLAIN_AGAIN_S)
             return future.result()
         except InputError as error:
             raise ApiError(422, "cannot_explain", str(error)) from None
@@ -213,20 +223,22 @@ class Service:
         if not future.cancelled():
             future.exception()  # of one that nobody waits for: it is no news
 
-    async def _wait(self, future: asyncio.Future[Any], receive: Receive, again_s: int | None = None) -> None:
+    async def _wait(
+        self, future: asyncio.Future[Any], receive: Receive, until: float, again_s: int | None = None
+    ) -> None:
         """Return when the future is done; ApiError when time is up or the client has gone.
 
         Args:
             again_s: for Retry-After; None for when the queue is likely to be done.
         """
-        done, _ = await asyncio.wait([future], timeout=min(WATCH_AFTER_S, self.limits.timeout_s))
+        loop = asyncio.get_running_loop()
+        done, _ = await asyncio.wait([future], timeout=max(0, min(WATCH_AFTER_S, until - loop.time())))
         if done:
             return
         gone = asyncio.ensure_future(_gone(receive))
         try:
-            await asyncio.wait(
-                [future, gone], timeout=self.limits.timeout_s - WATCH_AFTER_S, return_when=asyncio.FIRST_COMPLETED
-            )
+            left = max(0, until - loop.time())
+            await asyncio.wait([future, gone], timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
         if future.done():
@@ -241,7 +253,9 @@ class Service:
         )
 
     async def probe(self) -> float:
-        """Milliseconds that one short text takes through the model. Who asks meanwhile gets the same.
+        """Milliseconds until one short text is answered, the wait for its turn and for an opening included.
+
+        Who asks meanwhile gets the same.
 
         Raises:
             ApiError: 503 where the model does not answer, or the server is being stopped.
@@ -254,18 +268,25 @@ class Service:
         return await asyncio.shield(self._probe)
 
     async def _pass(self) -> float:
-        classifier = await self.classifier(None)
-        started = time.perf_counter()
-        job = self.batcher.submit(classifier, [PROBE_TEXT], list(self.bundle.tasks), probe=True)
+        started, job, name = time.perf_counter(), None, self.backends[0]
         try:
-            await asyncio.wait([job.future], timeout=PROBE_S)
-            if not job.future.done():
-                raise ApiError(503, "not_ready", f"The model gave no answer within {PROBE_S} s.", PROBE_S)
+            async with asyncio.timeout(PROBE_S):
+                if name not in self._opened:
+                    opening = self._start_opening(name)
+                    await asyncio.wait([opening])
+                    self._finish_opening(name, opening)
+                job = self.batcher.submit(self._opened[name], [PROBE_TEXT], list(self.bundle.tasks), probe=True)
+                await asyncio.wait([job.future])
             job.future.result()
+        except TimeoutError:
+            raise ApiError(503, "not_ready", f"The model gave no answer within {PROBE_S} s.", PROBE_S) from None
         except ApiError as error:
+            if error.code == "stopping":
+                raise
             raise ApiError(503, "not_ready", f"The model does not answer: {error}", PROBE_S) from error
         finally:
-            self.batcher.drop(job)
+            if job is not None:
+                self.batcher.drop(job)
         return (time.perf_counter() - started) * 1e3
 
     def stop(self) -> None:

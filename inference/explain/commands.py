@@ -6,8 +6,8 @@ import argparse
 import json
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,6 +191,12 @@ def columns(text: str) -> int:
     )
 
 
-def _progress(args: argparse.Namespace) -> AbstractContextManager[ProgressLine | None]:
+@contextmanager
+def _progress(args: argparse.Namespace) -> Iterator[Callable[[str, float], None] | None]:
     """What shows how far it is; None where nobody is to see it."""
-    return nullcontext() if args.json else ProgressLine(after_s=QUIET_S)
+    if args.json:
+        yield None
+        return
+    with ProgressLine(after_s=QUIET_S) as line:
+        # Several texts or tasks come to their end one after the other, and none of them is the end of the command.
+        yield lambda step, share: line(step, min(share, 0.99))

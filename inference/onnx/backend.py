@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from inference.backends import Logits, OutOfMemory, in_parts
 from inference.errors import BundleError, InputError, MissingDependencyError
+
+log = logging.getLogger(__name__)
 
 CUDA = "CUDAExecutionProvider"
 FULL = ("failed to allocate memory", "out of memory", "alloc_failed")  # how its errors of a full GPU read
@@ -55,7 +58,9 @@ class OnnxBackend:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # its warnings are for people who build graphs
-        self._graph = graph
+        self._weights = graph.weights
+        self._graph = graph if threads > 1 and device == "cpu" else None  # for `on_one_thread`
+        self._beside: OnnxBackend | None = None
         on_gpu = device != "cpu"
         providers = [(CUDA, {"device_id": check_cuda(device)})] if on_gpu else ["CPUExecutionProvider"]
         try:
@@ -81,11 +86,19 @@ class OnnxBackend:
         return in_parts(self._forward, input_ids, attention_mask)
 
     def on_one_thread(self) -> OnnxBackend | None:
-        """As `Backend.on_one_thread`; None on one thread, on a GPU, for weights above `MOST_TWICE` bytes."""
-        size = len(self._graph.model) + sum(array.nbytes for array in self._graph.weights.values())
-        if self.threads == 1 or self.device != "cpu" or size > MOST_TWICE:
-            return None
-        return OnnxBackend(self.name, self._graph, self.tokenizer_file)
+        """As `Backend.on_one_thread`; None on one thread, on a GPU, for weights above `MOST_TWICE` bytes.
+
+        None too where there is no memory for it.
+        """
+        graph, self._graph = self._graph, None
+        if graph is not None:
+            size = len(graph.model) + sum(array.nbytes for array in graph.weights.values())
+            if size <= MOST_TWICE:
+                try:
+                    self._beside = OnnxBackend(self.name, graph, self.tokenizer_file)
+                except BundleError:
+                    log.warning("A second session cannot be had: batches run one after the other.", exc_info=True)
+        return self._beside
 
     def _forward(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
         try:

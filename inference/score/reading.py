@@ -113,7 +113,7 @@ class CsvTable:
         with self._open() as file:
             self.line_end = "\r\n" if file.readline(LINE_LETTERS).endswith("\r\n") else "\n"
         self.delimiter, self.columns = self._header(text_column)
-        self.text_column = find_text_column(path.name, self.columns, text_column)
+        self.text_column = find_text_column(path.name, self.columns, text_column, has_header=True)
         self.rows = sum(1 for _ in self._records())
 
     def blocks(self, size: int) -> Iterator[Block]:
@@ -278,7 +278,7 @@ class ParquetTable:
         return InputError(f"{self.path.name} cannot be read as Parquet: {said}. Mend or re-export it.")
 
 
-def find_text_column(name: str, columns: Sequence[str], wanted: str | None) -> str:
+def find_text_column(name: str, columns: Sequence[str], wanted: str | None, has_header: bool = False) -> str:
     """The column that is asked for; else the one that is named as texts are, or the only one.
 
     Raises:
@@ -291,7 +291,7 @@ def find_text_column(name: str, columns: Sequence[str], wanted: str | None) -> s
     if not columns:
         raise InputError(f"{name} is empty. A header and rows are wanted.")
     if found is None:
-        text = next(filter(is_sentence, columns), None)
+        text = next(filter(is_sentence, columns), None) if has_header else None
         lacks = f" If {shortened(text)} is a text, the file lacks a header: give it one." if text else ""
         raise NoTextColumn(f"{name}: which column holds the texts? Name it with --text-column; {has}.{lacks}", columns)
     if found not in columns:

@@ -179,6 +179,7 @@ def test_other_addresses_and_methods_are_refused_with_what_there_is(client: Clie
     assert b"MARK" not in reply.body
     reply = client.get("/api/predict")
     assert (reply.status, reply.code, reply.headers["allow"]) == (405, "method_not_allowed", "POST")
+    assert reply.message == "This address takes POST."
 
 
 def test_a_body_above_the_cap_is_refused_and_no_more_of_it_is_read_than_is_said(monkeypatch: MonkeyPatch) -> None:

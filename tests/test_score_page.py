@@ -100,6 +100,12 @@ def test_the_column_the_runtime_and_the_format_are_those_chosen(visit: Visit, tm
     assert "2 rows on PyTorch" in visit.page.locator("#score-status").inner_text()
 
 
+def test_a_first_row_that_is_taken_for_column_names_is_pointed_out(visit: Visit, tmp_path: Path) -> None:
+    upload(visit, write_csv(tmp_path / "in.csv", ["what a good book it is"], [["bad"]]))
+    visit.page.locator("#score-preview [role=alert]").get_by_text("if it is one, give the file a header").wait_for()
+    visit.page.locator("#score-preview table").wait_for()
+
+
 def test_a_file_that_cannot_be_scored_says_why_and_the_next_one_is(visit: Visit, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_bytes(b"id,text\n1,b\xe4d\n")
     upload(visit, tmp_path / "in.csv")

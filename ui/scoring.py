@@ -29,7 +29,7 @@ from inference import InferenceError, InputError
 from inference.backends import check_backend
 from inference.models import Models
 from inference.score.reading import NoTextColumn, Table, open_table
-from inference.score.run import Job, Model, Report, score
+from inference.score.run import Job, Model, Report, doubtful_header, score
 from inference.score.unpacking import columns_in
 from inference.score.writing import FORMATS, as_text
 from ui import figures, render
@@ -165,7 +165,9 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
                 *nothing[:2],
             ]
         kind = gr.update(choices=list(dict.fromkeys(table.columns)), value=table.text_column)
-        return [kind, rows_as_html(table), gr.update(interactive=True), "", *nothing[:2]]
+        doubt = doubtful_header(table)
+        told = (render.message(InputError(doubt)) if doubt else "") + rows_as_html(table)
+        return [kind, told, gr.update(interactive=True), "", *nothing[:2]]
 
     def begin_it(
         path: str | None,

@@ -76,7 +76,7 @@ def install(app: FastAPI) -> None:
         known = ", ".join(addresses(request))
         message = {
             404: f"There is nothing at this address. There are: {known}.",
-            405: "This address takes another method: see the header Allow.",
+            405: f"This address takes {(error.headers or {}).get('Allow', 'another method')}.",
         }.get(error.status_code, "The request cannot be answered.")
         return problem(ApiError(error.status_code, CODES.get(error.status_code, "refused"), message), error.headers)
 

@@ -9,6 +9,9 @@ OCCLUSION, GRADIENTS = "occlusion", "integrated_gradients"
 METHODS = (OCCLUSION, GRADIENTS)
 METHOD_TITLES = {OCCLUSION: "occlusion", GRADIENTS: "integrated gradients"}
 
+SEVERAL = 3  # of one or two words each is half of the text
+IDLE = 0.1  # of probability: what a word moves less than this carries no answer
+
 
 @dataclass(frozen=True)
 class Attribution:
@@ -92,6 +95,13 @@ class Explanation:
             found.append(
                 f"The attributions miss what they should add up to by {self.convergence_delta:+.3g} after "
                 f"{self.n_steps} steps: take them as rough, or take occlusion."
+            )
+        moved = [abs(self.score - word.without) for word in self.words if word.without is not None]
+        if self.label == self.predicted and len(moved) == len(self.words) >= SEVERAL and max(moved) < IDLE:
+            found.append(
+                f"No word carries this answer alone: without any one of them the confidence moves by {max(moved):.2f} "
+                "at most. Words that stand for each other look idle here; integrated gradients, on PyTorch, weighs all "
+                "of them at once."
             )
         return found
 

@@ -86,7 +86,8 @@ def score(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(asdict(report) | {"out": str(report.out)}, ensure_ascii=False))
         return
-    print(f"{args.out}: {report.tally.rows:,} rows in {report.seconds:,.1f} s, texts from {report.text_column!r}.")
+    rows = run.rows_in_words(report.tally.rows)
+    print(f"{args.out}: {rows} in {report.seconds:,.1f} s, texts from {report.text_column!r}.")
     if report.prefix:
         print(f"The file has a column with the name of an answer, so all answers begin with {report.prefix}.")
     for line in told(report):

@@ -79,10 +79,10 @@ class Journal:
         """Keep a part: when this returns, it is on the disk."""
         write(self.path(number), lambda file: file.write(content))
         line = {"part": number, "sha256": sha256(content).hexdigest(), "tally": asdict(tally)}
+        self.done[number] = tally  # before it stands in the journal: an interrupt between the two must not lose it
         with self._path.open("ab") as file:
             file.write(_line(line))
             _flush(file)
-        self.done[number] = tally
 
     def finish(self, join: Callable[[BinaryIO], object]) -> None:
         """Put what `join` writes in the place of OUT, and take the folder away."""

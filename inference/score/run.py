@@ -177,17 +177,27 @@ def format_of(job: Job) -> str:
     return given if given in FORMATS else FORMATS[0]
 
 
+def rows_in_words(number: int) -> str:
+    return "1 row" if number == 1 else f"{number:,} rows"
+
+
+def doubtful_header(table: Table) -> str | None:
+    """A sentence where the first line of a CSV, taken for column names, may be a row."""
+    if table.format != "csv" or not is_sentence(table.text_column):
+        return None
+    return (
+        f"The first line of {table.path.name} was taken for column names, and {shortened(table.text_column)} reads "
+        "like a text: if it is one, give the file a header."
+    )
+
+
 def outset(job: Job, model: Model, table: Table) -> Iterator[str]:
     """What to know before the first row is answered: what was taken for what, what is replaced, and how much it is."""
-    if table.format == "csv" and job.text_column is None and is_sentence(table.text_column):
-        yield (
-            f"The first line of {table.path.name} was taken for column names, and {shortened(table.text_column)} reads "
-            "like a text: if it is one, give the file a header."
-        )
+    if job.text_column is None and (doubt := doubtful_header(table)):
+        yield doubt
     if job.out.exists():
         yield f"{job.out} exists and is replaced at the end."
-    rows = "1 row" if table.rows == 1 else f"{table.rows:,} rows"
-    yield f"Scoring {rows} of column {shortened(table.text_column)} on {TITLES[model.backend]} …"
+    yield f"Scoring {rows_in_words(table.rows)} of column {shortened(table.text_column)} on {TITLES[model.backend]} …"
 
 
 def plan(job: Job, bundle: Bundle, table: Table) -> Wanted:
@@ -256,7 +266,7 @@ class Meter:
         done, left = self._resumed + self._done, self._rows - self._resumed
         # The share of what this run has to do: whoever shows it works out the time that is left from it.
         share = self._done / left if left else 1.0
-        self._progress(f"{done:,} of {self._rows:,} rows on {TITLES[self._backend]}{rate}{gone_on}", share)
+        self._progress(f"{done:,} of {rows_in_words(self._rows)} on {TITLES[self._backend]}{rate}{gone_on}", share)
 
 
 def _state(path: Path) -> tuple[int, int] | None:

@@ -73,9 +73,9 @@ def _listed(name: str) -> Spoil:
 
 CLASSIFIER_FAULTS = [
     # Half of a download
-    ("empty folder", remove(CONFIG, WEIGHTS, TOKENIZER, "tokenizer_config.json"), "no bundle.json"),
-    ("download not finished", both(remove(WEIGHTS), write(f"{WEIGHTS}.incomplete", b"\0" * 99)), "no bundle.json"),
-    ("config missing", remove(CONFIG), "no bundle.json"),
+    ("empty folder", remove(CONFIG, WEIGHTS, TOKENIZER, "tokenizer_config.json"), "is empty. A model folder has"),
+    ("download not finished", both(remove(WEIGHTS), write(f"{WEIGHTS}.incomplete", b"\0" * 99)), "which is no model"),
+    ("config missing", remove(CONFIG), "which is no model"),
     ("weights cut off", cut(WEIGHTS), "no whole safetensors file"),
     ("weights empty", write(WEIGHTS, b""), "no whole safetensors file"),
     ("weights a text of a large-file store", write(WEIGHTS, "version https://git-lfs.github.com/spec/v1\n"), "whole"),
@@ -178,9 +178,9 @@ CLASSIFIER_FAULTS = [
     ("pickled weights", both(remove(WEIGHTS), pickled("pytorch_model.bin")), "inference import weights"),
     ("weights a pickle by another name", pickled(WEIGHTS), "no whole safetensors file"),
     ("pickled heads", pickled("task_heads.pt"), "inference import rapidfit"),
-    ("pickle in a .pt", both(remove(WEIGHTS), pickled("model.pt")), "no bundle.json"),
-    ("pickle in a .pkl", both(remove(WEIGHTS), pickled("model.pkl")), "no bundle.json"),
-    ("pickle in a .h5", both(remove(WEIGHTS), pickled("tf_model.h5")), "no bundle.json"),
+    ("pickle in a .pt", both(remove(WEIGHTS), pickled("model.pt")), "which is no model"),
+    ("pickle in a .pkl", both(remove(WEIGHTS), pickled("model.pkl")), "which is no model"),
+    ("pickle in a .h5", both(remove(WEIGHTS), pickled("tf_model.h5")), "which is no model"),
     ("an adapter in the model", both(edit(SETTINGS, base_model_name_or_path="../x"), pickled("a.bin")), SETTINGS),
     ("weights elsewhere", edit(CONFIG, transformers_weights="../outside/model.safetensors"), "transformers_weights"),
     # Headers of safetensors

@@ -35,9 +35,9 @@ def bundle() -> Bundle:
     Raises:
         InferenceError: it cannot be read, or fetched. The next call tries again.
     """
-    found: Bundle | InferenceError = _described(str(model()), base(), _written(model()))
+    found: Bundle | InferenceError = _described(*_now())
     if isinstance(found, InferenceError):
-        _described.clear(str(model()), base(), _written(model()))  # whoever reads what is wrong will mend it
+        _described.clear(*_now())  # whoever reads what is wrong will mend it
         raise found
     return found
 
@@ -46,7 +46,7 @@ def described() -> Bundle | None:
     """The same; None where it cannot be read here. What is wrong with it is told on "Your data"."""
     if not model().is_dir():
         return None  # an id of the Hub: fetched where it is measured, and not to look at a receipt
-    found: Bundle | InferenceError = _described(str(model()), base(), _written(model()))
+    found: Bundle | InferenceError = _described(*_now())
     return None if isinstance(found, InferenceError) else found
 
 
@@ -68,6 +68,11 @@ def _described(folder: str, base: Path | None, written: Written) -> Bundle | Inf
         return describe(folder, base)
     except InferenceError as error:
         return error
+
+
+def _now() -> tuple[str, Path | None, Written]:
+    """What `_described` is asked about."""
+    return str(model()), base(), _written(model())
 
 
 def _written(folder: Path) -> Written:

@@ -196,12 +196,13 @@ class Batcher:
                     woken.wait()
                 classifier = parts[0].job.classifier
                 self._running[classifier] += 1
-                beside = self._on_one_core[classifier]
-                alone = beside is None or not (self._jobs or self._running.total() > 1)
+                answering = classifier
+                if self._jobs or self._running.total() > 1:  # it is not alone
+                    answering = self._on_one_core[classifier] or classifier
                 if self._jobs:
                     self._wake()  # there may be a free lane for the rest
             try:
-                done = self._answer(parts, classifier if alone or beside is None else beside)
+                done = self._answer(parts, answering)
             except BaseException as error:  # of the bookkeeping: the thread goes on for those that come after
                 told = failure(error)
                 done = [(part.job, told) for part in parts]

@@ -2,11 +2,13 @@
 
 python tests/killed_ray.py SOURCE OUT FOLDER
 
-Each worker leaves its process id in FOLDER when it opens the model. The first is killed a second later, at work.
+Each worker leaves its process id in FOLDER when it opens the model. The first waits in the midst of its work until it
+is killed, so that neither a slow machine nor a quick one can miss the moment.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -27,17 +29,32 @@ from inference.score import cluster  # noqa: E402
 from inference.score.run import Job  # noqa: E402
 
 
-class Patient(fakes.FakeBackend):
-    """A fake that takes its time, so that it can be killed at work."""
+CALLS = 5  # that the first worker answers
+AT_WORK = "at-work"
+PATIENCE_S = 60  # of a worker that nobody kills: the run ends, and the test sees it
+
+
+class Doomed(fakes.FakeBackend):
+    """A fake that answers some calls, says that it is at work, and waits for its end."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.left = CALLS
 
     def logits(self, *arguments: Any, **named: Any) -> Any:
-        time.sleep(0.05)
+        self.left -= 1
+        if not self.left:
+            (self.folder / AT_WORK).touch()
+            time.sleep(PATIENCE_S)
         return super().logits(*arguments, **named)
 
 
-def open_one(folder: str) -> Any:
-    Path(folder, str(os.getpid())).touch()
-    return fakes.classifier(Patient())
+def open_one(pids: str) -> Any:
+    folder = Path(pids)
+    first = not any(folder.iterdir())
+    (folder / str(os.getpid())).touch()
+    return fakes.classifier(Doomed(folder) if first else fakes.FakeBackend())
 
 
 def listening() -> list[str]:
@@ -46,9 +63,10 @@ def listening() -> list[str]:
 
     found = set()
     for process in psutil.Process().children(recursive=True):
-        for one in process.net_connections(kind="tcp"):
-            if one.status == psutil.CONN_LISTEN:
-                found.add(one.laddr.ip)
+        with contextlib.suppress(psutil.NoSuchProcess):  # Ray's processes come and go
+            for one in process.net_connections(kind="tcp"):
+                if one.status == psutil.CONN_LISTEN:
+                    found.add(one.laddr.ip)
     return sorted(found)
 
 
@@ -57,22 +75,25 @@ def main(source: str, out: str, folder: str) -> None:
     addresses: list[str] = []
 
     def kill() -> None:
-        while not (files := list(Path(folder).iterdir())):
+        while not Path(folder, AT_WORK).exists():
             time.sleep(0.05)
-        time.sleep(1)
         addresses.extend(listening())
-        os.kill(int(files[0].name), signal.SIGKILL)
-        killed.append(int(files[0].name))
+        (first,) = workers()
+        os.kill(first, signal.SIGKILL)
+        killed.append(first)
 
-    thread = threading.Thread(target=kill)
+    def workers() -> list[int]:
+        return [int(path.name) for path in Path(folder).iterdir() if path.name != AT_WORK]
+
+    thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     job = Job(Path(source), Path(out), block_rows=50)
     report = cluster.score(job, scored.model(open_one=partial(open_one, folder)), 1)
-    thread.join()
+    thread.join(PATIENCE_S)
     told = {
         "rows": report.tally.rows,
         "killed": len(killed),
-        "opened": len(list(Path(folder).iterdir())),
+        "opened": len(workers()),
         "addresses": addresses,
         "auth": os.environ["RAY_AUTH_MODE"],
     }

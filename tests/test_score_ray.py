@@ -39,7 +39,7 @@ def test_a_worker_that_is_killed_costs_no_row_and_changes_no_byte(tmp_path: Path
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    assert (told["rows"], told["killed"], told["opened"]) == (1_500, 1, 2)
+    assert (told["rows"], told["killed"], told["opened"]) == (1_500, 1, 2), done.stderr
     assert told["auth"] == "token"
     assert {"127.0.0.1"} <= set(told["addresses"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     run(tmp_path / "in.parquet", tmp_path / "here.parquet", block_rows=50)

@@ -25,7 +25,8 @@ class ProgressLine:
         self._after_s = after_s
         self._clock = clock
         self._created = self._started = clock()
-        self._share = 0.0
+        self._share = self._began = 0.0
+        """The last share, and that of the job's first call: what an earlier run had done took none of this time."""
         self._step = ""
         self._counts = False
         """Whether this job has told of one step twice. Where each step is told of once, its share is a guess."""
@@ -45,17 +46,16 @@ class ProgressLine:
         now = self._clock()
         name = _FIGURES.sub("", step)  # "2,000 of 9,000 rows" is the same step as "4,000 of 9,000 rows"
         is_new = name != self._step
-        if share < self._share:
-            self._started, self._counts = now, False
+        if share < self._share or not self._step:
+            self._started, self._began, self._counts = now, share, False
         elif not is_new:
             self._counts = True
         self._share, self._step = share, name
         if now - self._created < self._after_s:
             return
-        spent = now - self._started
-        left = (
-            f", about {_duration(spent * (1 - share) / share)} left" if self._counts and KNOWN_SHARE < share < 1 else ""
-        )
+        left = ""
+        if self._counts and share < 1 and share - self._began > KNOWN_SHARE * (1 - self._began):
+            left = f", about {_duration((now - self._started) * (1 - share) / (share - self._began))} left"
         bar, text = f"[{'#' * round(share * 20):<20}] ", f"{share:4.0%} {step}{left}"
         if sys.stderr.isatty():
             width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be written over

@@ -63,6 +63,19 @@ def test_the_time_left_is_told_once_it_can_be_known(clock: Clock, capsys: Log) -
     ]
 
 
+def test_what_an_earlier_run_had_done_took_none_of_the_time(clock: Clock, capsys: Log) -> None:
+    show = ProgressLine(clock=clock)
+    for share in (0.6, 0.62, 0.7, 0.8):  # a tenth of the whole in a hundred seconds
+        show("4 of 9 rows", share)
+        clock.now += 100 if share != 0.6 else 20
+    assert [line.partition("rows")[2] for line in capsys.readouterr().err.splitlines()] == [
+        "",
+        "",
+        ", about 6 min left",
+        ", about 4 min left",
+    ]
+
+
 def test_steps_that_are_told_once_say_nothing_of_the_time(clock: Clock, capsys: Log) -> None:
     show = ProgressLine(clock=clock)
     for step, share in (("loading", 0.0), ("exporting", 0.3), ("quantising", 0.45), ("done", 1.0)):
@@ -78,7 +91,7 @@ def test_another_job_has_its_own_time(clock: Clock, capsys: Log) -> None:
     show("2,000 of 8,000 rows", 0.25)
     clock.now += 20
     show("6,000 of 8,000 rows", 0.75)
-    assert capsys.readouterr().err.endswith("75% 6,000 of 8,000 rows, about 7 s left\n")
+    assert capsys.readouterr().err.endswith("75% 6,000 of 8,000 rows, about 10 s left\n")
 
 
 def test_a_terminal_has_one_line_that_is_written_over_and_never_wraps(

@@ -1,7 +1,7 @@
 """What a run has done so far, on disk: whenever it is killed, the next run goes on and ends in the same bytes.
 
 Beside OUT lies the folder `OUT.partial` with a file for each block of rows that is done, and `journal.jsonl`. The first
-line of the journal says what the run is of: digests of input and model, settings. Each other line names a part that is
+line of the journal says what the run is of: digests of input and model, and each setting. Each other line names a part that is
 done, with its SHA-256. A part counts when the journal names it and its bytes are those. At the end the parts are joined
 to a file in that folder, which takes the place of OUT in one step; then the journal goes, and then the rest. Killed
 between those steps, the next run finds every part, and joins them again to the same bytes.
@@ -26,6 +26,7 @@ from inference.errors import InputError
 from inference.score.answers import Tally
 
 JOURNAL, LOCK, WHOLE, STRAY = "journal.jsonl", "lock", "whole", ".tmp"
+MOST_SAID = 60  # characters of a setting that a message names; a digest has more
 OURS = re.compile(r"(part-\d{6,}|journal\.jsonl|whole)(\.tmp)?|lock", re.ASCII)
 """Files that a run makes in its folder. Other tools write `part-00000-….csv` into such folders, which are not ours."""
 
@@ -141,8 +142,10 @@ class Journal:
         self._begun = True
 
     def _difference(self, before: Mapping[str, Any]) -> str:
-        names = [name for name in self._about if before.get(name) != self._about[name]]
-        return f"other {', '.join(names)}" if names else "of an older version"
+        if before.keys() != self._about.keys():
+            return "of another version"
+        others = [name for name in self._about if before[name] != self._about[name]]
+        return f"other {', '.join(f'{name}{_then(before[name])}' for name in others)}"
 
 
 def write(path: Path, fill: Callable[[BinaryIO], object], stray: Path | None = None) -> None:
@@ -167,6 +170,12 @@ def write(path: Path, fill: Callable[[BinaryIO], object], stray: Path | None = N
 def free_name(path: Path) -> Path:
     """A name beside a file that nobody has."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}{STRAY}")
+
+
+def _then(value: Any) -> str:
+    """What a setting was, where a line has room for it: a digest says nothing to anybody."""
+    said = "none given" if value is None else json.dumps(value, ensure_ascii=False)
+    return f" (then {said})" if len(said) <= MOST_SAID else ""
 
 
 def _line(document: Mapping[str, Any]) -> bytes:

@@ -89,8 +89,8 @@ def score(
 
     Args:
         workers: see `answering`.
-        progress: called with what is done, and the share that is done of what was left; an exception that it raises
-            ends the run, which can be gone on with.
+        progress: called with what is done, and the share of the file that is; an exception that it raises ends the
+            run, which can be gone on with.
         say: called before the first row with each sentence of `outset`.
 
     Raises:
@@ -108,8 +108,12 @@ def score(
         "input": sha256(job.source),
         "model": content_key(model.bundle),
         "backend": model.backend,
-        "thresholds": {name: model.bundle.tasks[name].threshold for name in wanted.tasks},
-        "settings": [wanted.tasks, wanted.threshold, wanted.all_scores, wanted.prefix, table.text_column],
+        "thresholds of the model": {name: task.threshold for name, task in model.bundle.tasks.items()},
+        "tasks": wanted.tasks,
+        "threshold": wanted.threshold,
+        "all scores": wanted.all_scores,
+        "prefix": wanted.prefix,
+        "text column": table.text_column,
         "format": format,
         "rows in a block": job.block_rows,
         "version": inference.__version__,
@@ -245,7 +249,7 @@ class _Run:
 
 
 class Meter:
-    """How far a run is: rows, the rate of this run, and the share done."""
+    """How far a run is: rows, the rate of this run, and the share of the file that is done."""
 
     def __init__(self, rows: int, resumed: int, backend: str, progress: Progress | None) -> None:
         self._rows = rows
@@ -263,9 +267,8 @@ class Meter:
         spent = time.monotonic() - self._started
         rate = f", {self._done / spent:,.0f} rows/s" if self._done else ""
         gone_on = f" ({self._resumed:,} done before)" if self._resumed else ""
-        done, left = self._resumed + self._done, self._rows - self._resumed
-        # The share of what this run has to do: whoever shows it works out the time that is left from it.
-        share = self._done / left if left else 1.0
+        done = self._resumed + self._done
+        share = done / self._rows if self._rows else 1.0
         self._progress(f"{done:,} of {rows_in_words(self._rows)} on {TITLES[self._backend]}{rate}{gone_on}", share)
 
 

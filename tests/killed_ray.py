@@ -28,7 +28,6 @@ import scored  # noqa: E402
 from inference.score import cluster  # noqa: E402
 from inference.score.run import Job  # noqa: E402
 
-
 CALLS = 5  # that the first worker answers
 AT_WORK = "at-work"
 PATIENCE_S = 60  # of a worker that nobody kills: the run ends, and the test sees it

@@ -35,7 +35,7 @@ def test_a_word_adds_to_the_log_odds_what_they_lose_without_it() -> None:
     assert found.log_odds == pytest.approx(0)
     assert found.words[-1].without == pytest.approx(1 / (1 + math.exp(2)))
     assert (found.words[0].start, found.words[0].end) == (0, 4)
-    assert found.notes == []
+    assert found.notes[0].startswith("The model's vocabulary lacks “film”, “,”, “not”: it reads one and the same")
 
 
 def test_another_label_than_the_models_can_be_explained() -> None:
@@ -80,8 +80,8 @@ def test_where_words_stand_for_each_other_it_is_said_that_none_carries_the_answe
     found = made.explain("good good good good good", "sentiment")
     assert found.score > 0.99
     assert "No word carries this answer alone: without any one of them the confidence moves by 0.00" in found.notes[0]
-    assert made.explain("good film", "sentiment").notes == []
-    assert made.explain("good film and book", "sentiment").notes == []  # "good" does
+    assert made.explain("good book", "sentiment").notes == []
+    assert made.explain("good bad book book", "sentiment").notes == []  # "good" does
     assert made.explain("good good good good good", "sentiment", "negative").notes == []  # no answer of the model's
 
 
@@ -231,9 +231,21 @@ def test_an_explanation_is_plain_json_with_its_notes() -> None:
         "end": 4,
         "attribution": 2.0,
         "without": pytest.approx(1 / (1 + math.exp(-10))),
+        "unknown": False,
     }
     assert again["read"] == [0, 29]
     assert len(again["notes"]) == 2
+
+
+def test_words_that_the_vocabulary_lacks_are_named() -> None:
+    found = fakes.classifier().explain("good 😀 ☃ bad 😀 glad", "sentiment")
+    assert [word.text for word in found.words if word.unknown] == ["😀", "☃", "😀"]
+    (note,) = found.notes
+    assert note.startswith("The model's vocabulary lacks “😀”, “☃”: it reads one and the same sign")
+    long = fakes.classifier().explain("good " + "🙂" * 400, "sentiment").notes[0]
+    assert f"lacks “{'🙂' * 29}…”: it reads" in long
+    assert "so its figure tells" in long
+    assert fakes.classifier().explain("good bad glad", "sentiment").notes == []
 
 
 # --- Two explanations

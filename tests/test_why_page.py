@@ -155,7 +155,7 @@ def test_a_model_that_was_not_checked_has_no_badge() -> None:
 
 def test_gradients_on_another_runtime_than_pytorch_are_refused_with_the_way_out(given: Models) -> None:
     html = why.explained(given, "good", "int8", "sentiment", why.PREDICTED, GRADIENTS)
-    assert "Choose PyTorch as the runtime above" in html
+    assert "Choose PyTorch as the runtime of the answer" in html
 
 
 def test_the_badge_belongs_to_this_very_model(given: Models, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

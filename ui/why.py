@@ -21,8 +21,8 @@ from ui.render import breakable, message, title
 PREDICTED = ""  # the choice that stands for the label that the model gives
 SMALL = 0.05  # of the largest attribution: what is below has its figure in the table only
 OTHER_RUNTIME = (
-    "Integrated gradients need the gradients of PyTorch. Choose PyTorch as the runtime above, or let each word be left "
-    "out: that works on every runtime."
+    "Integrated gradients need the gradients of PyTorch. Choose PyTorch as the runtime of the answer, or let each word "
+    "be left out: that works on every runtime."
 )
 
 
@@ -46,7 +46,7 @@ def panel(bundle: Bundle) -> Panel:
     first = next(iter(bundle.tasks))
     methods = [("Leave out one word at a time", OCCLUSION)]
     if "pytorch" in bundle.backends:
-        methods.append(("Integrated gradients", GRADIENTS))
+        methods.append(("Integrated gradients (PyTorch)", GRADIENTS))
     with gr.Row(elem_id="why-asked"):
         task = gr.Dropdown(list(bundle.tasks), value=first, label="Task", min_width=140, elem_id="why-task")
         label = gr.Dropdown(labels(bundle, first), value=PREDICTED, label="Label", min_width=200, elem_id="why-label")
@@ -78,12 +78,13 @@ def html(found: Explanation, record: Mapping[str, Any] | None = None) -> str:
         record: of the check of this model, backend and method, if there is one.
     """
     given = "" if found.label == found.predicted else f" (the model says {breakable(found.predicted)})"
-    notes = "".join(f'<p class="cut"><span aria-hidden="true">✂</span> {escape(note)}</p>' for note in found.notes)
+    notes = "".join(f'<p class="cut"><b>Note:</b> {escape(note)}</p>' for note in found.notes)
     return (
         f'<div class="why {escape(found.backend)}"><p class="summary" role="status">Why '
         f'<b>{breakable(found.label)}</b> <span class="figure">{found.score:.4f}</span>{given}: {_sentence(found)}</p>'
         f'<p class="legend"><span class="word for">word <small>+1.2</small></span> speaks for it, '
-        f'<span class="word against">word <small>−1.2</small></span> against it.</p>'
+        f'<span class="word against">word <small>−1.2</small></span> against it; the deepest colour is the largest '
+        f"figure in this text.</p>"
         f'<p class="words" dir="auto">{_marked(found)}</p>{notes}'
         f'<details class="table"><summary>Every word as a table</summary>{_table(found)}</details>'
         f'<p class="small">{_about(found)}</p>{_badge(record, found.task)}</div>'

@@ -121,6 +121,9 @@ class Word(BaseModel):
     end: int
     attribution: Annotated[float | None, Field(description="what it adds to the log-odds; null: time was up before")]
     without: Annotated[float | None, Field(description="the label's probability without it; occlusion only")]
+    unknown: Annotated[
+        bool, Field(description="the model's vocabulary lacks it: it reads the same for every such word")
+    ]
 
 
 class Explained(BaseModel):

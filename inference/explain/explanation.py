@@ -10,6 +10,8 @@ METHODS = (OCCLUSION, GRADIENTS)
 METHOD_TITLES = {OCCLUSION: "occlusion", GRADIENTS: "integrated gradients"}
 
 SEVERAL = 3  # of one or two words each is half of the text
+NAMED = 4  # words that a note lists ...
+LETTERS = 30  # ... and how much of each: a tokenizer may take any word of a hundred letters for an unknown one
 IDLE = 0.1  # of probability: what a word moves less than this carries no answer
 
 
@@ -26,6 +28,8 @@ class Attribution:
     """How much it adds to the log-odds of the label; below zero it speaks against it. None: time was up before it."""
     without: float | None
     """The label's probability without it. Occlusion measures that, integrated gradients do not."""
+    unknown: bool
+    """The model's vocabulary has nothing for it: it reads the same sign in place of every such word."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,14 @@ class Explanation:
                 f"The text is long, so up to {self.grouped} neighbouring words were left out at once: a figure is that "
                 "of all of them together."
             )
+        if unknown := list(dict.fromkeys(word.text for word in self.words if word.unknown)):
+            lacks = ", ".join(map(_short, unknown[:NAMED]))
+            lacks += f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+            its = "its figure tells" if len(unknown) == 1 else "their figures tell"
+            found.append(
+                f"The model's vocabulary lacks {lacks}: it reads one and the same sign for whatever it lacks, so {its} "
+                "that something stood there, and not what."
+            )
         if self.unreached:
             found.append(
                 f"Time was up: {self.unreached} of {len(self.words)} parts of the text were not tried and have no "
@@ -112,3 +124,7 @@ class Explanation:
             | {"words": [asdict(word) for word in self.words], "read": list(self.read)}
             | {"notes": self.notes}
         )
+
+
+def _short(word: str) -> str:
+    return f"“{word if len(word) <= LETTERS else f'{word[: LETTERS - 1]}…'}”"

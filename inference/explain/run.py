@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding
+from tokenizers import Encoding, Tokenizer
 
 from inference.backends import TITLES
 from inference.classifier import log_odds, probabilities
@@ -17,6 +17,7 @@ from inference.errors import InputError, MissingDependencyError
 from inference.explain import occlusion
 from inference.explain.explanation import GRADIENTS, METHODS, OCCLUSION, Attribution, Explanation
 from inference.explain.words import Word, words_of
+from inference.tokenizer import ROLES
 
 if TYPE_CHECKING:
     from inference.classifier import Classifier
@@ -60,6 +61,7 @@ def explain(
         progress=progress,
     )
     found = asked.occlude() if method == OCCLUSION else asked.integrate()
+    unknown = _unknown(classifier.tokenizer)
     return Explanation(
         text=text,
         task=task,
@@ -70,7 +72,14 @@ def explain(
         backend=classifier.backend.name,
         method=method,
         words=tuple(
-            Attribution(text[word.start : word.end], word.start, word.end, value, without)
+            Attribution(
+                text[word.start : word.end],
+                word.start,
+                word.end,
+                value,
+                without,
+                unknown.issuperset(encoding.ids[piece] for piece in word.pieces),
+            )
             for word, value, without in zip(found.words, found.attributions, found.without, strict=True)
         ),
         read=read,
@@ -223,6 +232,12 @@ def words_read(classifier: Classifier, text: str, encoding: Encoding) -> tuple[l
         else:
             high = max(end for _, end in places)
     return words_of(text, encoding.offsets, special, (low, high)), (low, high)
+
+
+def _unknown(tokenizer: Tokenizer) -> set[int]:
+    """The tokens that stand for what the vocabulary lacks; none where it spells out every byte."""
+    names = {getattr(tokenizer.model, "unk_token", None), *ROLES["unk_token"]}
+    return {number for name in names if name and (number := tokenizer.token_to_id(name)) is not None}
 
 
 def _probability(log_odds: float) -> float:

@@ -1,10 +1,10 @@
 """What a run has done so far, on disk: whenever it is killed, the next run goes on and ends in the same bytes.
 
 Beside OUT lies the folder `OUT.partial` with a file for each block of rows that is done, and `journal.jsonl`. The first
-line of the journal says what the run is of: digests of input and model, and each setting. Each other line names a part that is
-done, with its SHA-256. A part counts when the journal names it and its bytes are those. At the end the parts are joined
-to a file in that folder, which takes the place of OUT in one step; then the journal goes, and then the rest. Killed
-between those steps, the next run finds every part, and joins them again to the same bytes.
+line of the journal says what the run is of: digests of input and model, and every setting. Each other line names a part
+that is done, with its SHA-256. A part counts when the journal names it and its bytes are those. At the end the parts
+are joined to a file in that folder, which takes the place of OUT in one step; then the journal goes, and then the rest.
+Killed between those steps, the next run finds every part, and joins them again to the same bytes.
 """
 
 from __future__ import annotations

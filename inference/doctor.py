@@ -18,6 +18,7 @@ from inference.errors import InferenceError
 from inference.formats.architectures import ARCHITECTURES, max_positions
 from inference.formats.describe import describe
 from inference.formats.files import inside, read_json, tensors
+from inference.formats.hub import without_scheme
 from inference.tokenizer import TOKENIZER, read_tokenizer, tokenizer_source
 
 SEVERITIES = ("error", "warning", "note")
@@ -264,15 +265,15 @@ def add(with_model: Callable[..., Any]) -> None:
 def doctor(args: argparse.Namespace) -> int:
     """Print what is found; returns the exit code: 1 where there is an error, else 0."""
     found = examine(args.model, args.base, args.cache)
-    errors = sum(one.severity == "error" for one in found)
+    errors, name = sum(one.severity == "error" for one in found), without_scheme(str(args.model))
     if args.json:
-        print(json.dumps({"model": str(args.model), "findings": [dataclasses.asdict(one) for one in found]}, indent=1))
+        print(json.dumps({"model": name, "findings": [dataclasses.asdict(one) for one in found]}, indent=1))
         return min(errors, 1)
     for one in found:
         more = [f"\n         {title}: {said}" for title, said in (("Why", one.why), ("Do", one.do)) if said]
         print(f"{one.severity:<8} {one.what}{''.join(more)}")
     warnings = sum(one.severity == "warning" for one in found)
-    print(f"{args.model}: {_count(errors, 'error')}, {_count(warnings, 'warning')}.")
+    print(f"{name}: {_count(errors, 'error')}, {_count(warnings, 'warning')}.")
     return min(errors, 1)
 
 

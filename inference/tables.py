@@ -12,6 +12,7 @@ from typing import Any
 from inference.errors import InputError, MissingDependencyError
 
 FORMATS = (".csv", ".jsonl", ".parquet")
+SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods")
 # What a column of texts is called, the likeliest first.
 TEXT_NAMES = (
     "text",
@@ -39,6 +40,13 @@ def named_text(columns: Sequence[str]) -> str | None:
     return named(columns, TEXT_NAMES)
 
 
+def no_format(name: str) -> InputError:
+    """What to say of a file whose ending is none of `FORMATS`."""
+    if Path(name).suffix.lower() in SPREADSHEETS:
+        return InputError(f"{name} is a spreadsheet. Save its sheet as CSV in UTF-8, and take that.")
+    return InputError(f"{name} is none of {', '.join(FORMATS)}. Convert it, and do not compress it.")
+
+
 def read_table(name: str, content: bytes) -> dict[str, list[Any]]:
     """Column name -> its cells. A CSV's cells are text as written: "NA" and "null" are texts like others.
 
@@ -51,7 +59,7 @@ def read_table(name: str, content: bytes) -> dict[str, list[Any]]:
     """
     ending = Path(name).suffix.lower()
     if ending not in FORMATS:
-        raise InputError(f"{name} is none of {', '.join(FORMATS)}. Convert it, and do not compress it.")
+        raise no_format(name)
     try:
         if ending == ".csv":
             import pandas as pd

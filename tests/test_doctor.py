@@ -126,3 +126,5 @@ def test_the_command_says_what_to_do_and_ends_with_1_where_there_are_errors(
     error, last = capsys.readouterr().out.splitlines()
     assert error.startswith("error    No model folder")
     assert last.endswith(": 1 error, no warnings.")
+    assert main(["doctor", "hf://nobody/none-of-it"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "nobody/none-of-it: 1 error, no warnings."

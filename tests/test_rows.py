@@ -104,6 +104,7 @@ def test_a_file_of_one_class_is_read_with_a_note() -> None:
         ("a.jsonl", b"[1]\n" * 30, "each line must be one JSON object"),
         ("a.jsonl", b'{"text": 5, "label": "up"}\n' * 30, "must be a string, not int"),
         ("a.parquet", b"PAR1 not really", "cannot be read as parquet"),
+        ("a.xlsx", b"PK", "a.xlsx is a spreadsheet. Save its sheet as CSV in UTF-8, and take that."),
         ("a.csv.gz", b"\x1f\x8b", "is none of .csv, .jsonl, .parquet. Convert it, and do not compress it"),
         ("a.csv", b"\x1f\x8b\x08\x00", "is not UTF-8"),
     ],

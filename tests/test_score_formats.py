@@ -302,6 +302,7 @@ REFUSED = [
     ("in.csv", b"text,text\n1,2\n", "2 columns that are called 'text'"),
     ("in.csv.gz", b"", "in.csv.gz is none of .csv, .jsonl, .parquet. Convert it, and do not compress it."),
     ("in.zip", b"", "in.zip is none of"),
+    ("in.XLSX", b"PK", "in.XLSX is a spreadsheet. Save its sheet as CSV in UTF-8, and take that."),
     ("in.jsonl", b'{"text": "good"}\n["bad"]\n', "in.jsonl, line 2 is no JSON object but a list"),
     ("in.jsonl", b'{"text": "good"}\n\n"bad"\n', "in.jsonl, line 3 is no JSON object but a text"),
     ("in.jsonl", b'{"text": "good"\n', "in.jsonl, line 1 is no JSON"),

@@ -41,7 +41,10 @@ def label_shares(counts: TaskTally) -> Any:
         marker={"color": COLOR},
     )
     widest = max((rows / total for _, rows in found), default=1)
-    figure.update_xaxes(tickformat=".0%", range=[0, widest * 1.2])
+    # Room for the figure behind the longest bar, and no mark there: a share does not go past 100 %.
+    step = next(step for step in (0.02, 0.05, 0.1, 0.25) if widest / step <= 5)
+    marks = [number * step for number in range(int(min(1, widest * 1.2) / step + 1e-9) + 1)]
+    figure.update_xaxes(tickformat=".0%", range=[0, widest * 1.2], tickvals=marks)
     figure.update_yaxes(tickvals=list(range(len(found))), ticktext=[_plain(_short(name)) for name, _ in found])
     return figure
 

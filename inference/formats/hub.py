@@ -19,6 +19,11 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _BASE_ID = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}")  # bert-base-uncased has no owner
 
 
+def without_scheme(model: str) -> str:
+    """What is left of hf://OWNER/NAME, of which a path has kept one slash; anything else as it is."""
+    return re.sub("^hf:/{1,2}", "", model)
+
+
 def fetch(model: str) -> Path:
     """The folder of a model on the Hub, fetched unless it is in the cache.
 
@@ -26,7 +31,7 @@ def fetch(model: str) -> Path:
         BundleError: it is no id of the Hub, or the Hub gives none of it.
         MissingDependencyError: huggingface_hub is needed and not installed.
     """
-    model = re.sub("^hf:/{1,2}", "", model)
+    model = without_scheme(model)
     # "models/tickets" with a typing error in it is no wish for somebody else's model.
     if not _HUB_ID.fullmatch(model) or is_folder(Path(model).parent):
         raise BundleError(f"No model folder {model}. Name a folder that holds a model, or a Hub id: OWNER/NAME.")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO, TypeVar
 
 from inference.errors import InputError, MissingDependencyError
-from inference.tables import FORMATS, named_text
+from inference.tables import FORMATS, named_text, no_format
 
 BLOCK_ROWS = 2_000  # seconds of work: what a kill may cost; and enough texts to sort by length
 BLOCK_LETTERS = 16_000_000  # a block of large cells has fewer rows
@@ -85,7 +85,7 @@ def open_table(path: Path, text_column: str | None = None) -> Table:
     )
     ending = path.suffix.lower()
     if ending not in kinds:
-        raise InputError(f"{path.name} is none of {', '.join(FORMATS)}. Convert it, and do not compress it.")
+        raise no_format(path.name)
     with path.open("rb") as file:
         start = file.read(4)
     if packed := next((kind for mark, kind in PACKED.items() if start.startswith(mark)), None):

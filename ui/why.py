@@ -13,7 +13,7 @@ from inference.assets import FAITHFULNESS
 from inference.backends import runtime
 from inference.bundle import Bundle
 from inference.errors import InferenceError, InputError
-from inference.explain.explanation import GRADIENTS, METHOD_TITLES, OCCLUSION, Attribution, Explanation
+from inference.explain.explanation import GRADIENTS, METHOD_TITLES, OCCLUSION, Attribution, Explanation, signed
 from inference.explain.faithfulness import FIGURES, find_record, in_words
 from inference.models import Models
 from ui.render import breakable, message, title
@@ -133,11 +133,6 @@ def _word(word: Attribution, most: float) -> str:
         f'<span class="word {side}" style="--weight:{weight:.2f}"><bdi>{escape(word.text)}</bdi>'
         f'<small dir="ltr">{signed(word.attribution, 2)}</small></span>'
     )
-
-
-def signed(value: float, digits: int) -> str:
-    """A number with its sign."""
-    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def _table(found: Explanation) -> str:

@@ -127,4 +127,11 @@ class Explanation:
 
 
 def _short(word: str) -> str:
+    """The word in quotation marks, without what could turn the sentence around or move a cursor."""
+    word = "".join(letter for letter in word if letter.isprintable() or letter in "\u200c\u200d")
     return f"“{word if len(word) <= LETTERS else f'{word[: LETTERS - 1]}…'}”"
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign, as it is printed."""
+    return f"{value:+.{digits}f}".replace("-", "−")

@@ -24,7 +24,7 @@ from inference.backends import TITLES
 from inference.bundle import Bundle
 from inference.classifier import Classifier, probabilities
 from inference.errors import InputError
-from inference.explain.explanation import METHOD_TITLES
+from inference.explain.explanation import METHOD_TITLES, signed
 from inference.explain.occlusion import without
 from inference.explain.run import words_read
 from inference.explain.words import Word
@@ -205,8 +205,8 @@ def in_words(made: Mapping[str, Any], task: str) -> list[str]:
         f"On the showcase ({found['texts']} texts; {where}), taking away the words named first lowers the confidence "
         f"by {removed['explained']:.3f} on average, taking away as many random words by {removed['random']:.3f}"
         f"{_verdict(removed)}.",
-        f"With nothing left but the words named first it moves by {-kept['explained']:+.3f}, with nothing left but "
-        f"random words by {-kept['random']:+.3f}{_verdict(kept)}.",
+        f"With nothing left but the words named first it moves by {signed(-kept['explained'], 3)}, with nothing left "
+        f"but random words by {signed(-kept['random'], 3)}{_verdict(kept)}.",
     ]
 
 

@@ -4,7 +4,7 @@
 # make check      style and types
 # make interop    RapidFit and PEFT, each in an environment of its own, must answer as Triptych does: two minutes,
 #                 fetches a few small packages
-# make soak       the long forms of the tests, half an hour or more: raw bytes and generated requests against the API,
+# make soak       the long forms of the tests, half an hour: raw bytes and generated requests against the API,
 #                 overload, memory over ten minutes; the scorer killed 1,000 times and fed 50,000 changed files
 # make load       requests/s of the API at 1, 8 and 32 connections, on a machine that does nothing else, into
 #                 assets/load.json (INFINITY=python of an environment with infinity-emb, to be measured beside it)

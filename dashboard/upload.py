@@ -14,12 +14,10 @@ from starlette.formparsers import MultiPartParser
 
 from inference.bundle import Task
 from inference.errors import InputError
-from inference.score.unpacking import columns_in
+from inference.score.unpacking import MOST_COLUMNS, MOST_UNPACKED, columns_in
 from inference.tables import FORMATS, named, named_text, read_table
 
 MOST_MB = 5  # of the uploader; .streamlit/config.toml says the same to the server
-MOST_COLUMNS = 500
-MOST_UNPACKED = 200_000_000  # bytes of a Parquet file in memory: 5 MB of it can hold very much more
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "gold", "y")
 TYPES = [ending[1:] for ending in FORMATS]
 # By default what is larger than 1 MB takes its way in through a temporary file; the page promises that nothing does.

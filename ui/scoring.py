@@ -30,14 +30,12 @@ from inference.backends import check_backend
 from inference.models import Models
 from inference.score.reading import NoTextColumn, Table, open_table
 from inference.score.run import Job, Model, Report, doubtful_header, score
-from inference.score.unpacking import columns_in
+from inference.score.unpacking import MOST_COLUMNS, MOST_UNPACKED, columns_in
 from inference.score.writing import FORMATS, as_text
 from ui import figures, render
 from ui.launch import MOST_MB
 
 MOST_ROWS = 20_000  # a minute or so
-MOST_COLUMNS = 500
-MOST_UNPACKED = 200_000_000  # bytes of a Parquet file in memory
 MOST_WAITING = 16  # visitors who see that they wait; who comes after them sees nothing until one of them is done
 BLOCK_ROWS = 250  # half a second: as often is progress shown, and so soon is a file stopped
 PATIENCE_S = 20  # a reader who was not seen for so long has left

@@ -17,7 +17,6 @@ from inference.errors import InputError, MissingDependencyError
 from inference.explain import occlusion
 from inference.explain.explanation import GRADIENTS, METHODS, OCCLUSION, Attribution, Explanation
 from inference.explain.words import Word, words_of
-from inference.tokenizer import ROLES
 
 if TYPE_CHECKING:
     from inference.classifier import Classifier
@@ -235,9 +234,11 @@ def words_read(classifier: Classifier, text: str, encoding: Encoding) -> tuple[l
 
 
 def _unknown(tokenizer: Tokenizer) -> set[int]:
-    """The tokens that stand for what the vocabulary lacks; none where it spells out every byte."""
-    names = {getattr(tokenizer.model, "unk_token", None), *ROLES["unk_token"]}
-    return {number for name in names if name and (number := tokenizer.token_to_id(name)) is not None}
+    """The token that stands for what the vocabulary lacks; none where it spells out every byte."""
+    # A Unigram model does not tell it; SentencePiece, of which those are made, calls it so.
+    name = getattr(tokenizer.model, "unk_token", "<unk>")
+    number = None if name is None else tokenizer.token_to_id(name)
+    return set() if number is None else {number}
 
 
 def _probability(log_odds: float) -> float:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from inference import Classifier, InputError
-from inference.explain.words import MOST_LETTERS, Word, grouped, segments, words_of
+from inference.explain.words import MOST_LETTERS, Word, grouped, is_unknown, segments, unknown_token, words_of
 
 FAMILY, WAVE, FLAGS = "👩‍👩‍👧", "👋🏽", "🇩🇪🇫🇷"
 CORPUS = [
@@ -209,3 +209,30 @@ def test_a_text_of_which_only_white_space_is_read_has_no_words_to_explain() -> N
     assert made.predict("\n" * 50 + "hello", "sentiment").truncated
     with pytest.raises(InputError, match="is white space, so there is no word to explain"):
         made.explain("\n" * 50 + "hello", "sentiment")
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_a_word_of_which_the_vocabulary_has_nothing_is_unknown(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    text = "☃ well ☃ 東京☃ don't"
+    found = tokenizer.encode(text)
+    lacking = {
+        text[word.start : word.end]: is_unknown(word, found, unknown_token(tokenizer))
+        for word in words_of(text, found.offsets, found.special_tokens_mask)
+    }
+    assert lacking["☃"]
+    assert not lacking["well"]
+    assert not lacking["don't"]
+
+
+def test_a_vocabulary_of_bytes_lacks_nothing() -> None:
+    tokenizer = TOKENIZERS["byte-level"]
+    found = tokenizer.encode("☃ well")
+    words = words_of("☃ well", found.offsets, found.special_tokens_mask)
+    assert not any(is_unknown(word, found, unknown_token(tokenizer)) for word in words)
+
+
+@pytest.mark.parametrize("name", ["<unk>", "[UNK]"])
+def test_the_unknown_token_of_a_unigram_model_is_found_by_its_names(name: str) -> None:
+    model = models.Unigram([("<pad>", 0.0), (name, 0.0), ("▁good", -1.0)], unk_id=1)
+    assert unknown_token(Tokenizer(model)) == 1

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from inference.backends import TITLES
 from inference.classifier import log_odds, probabilities
 from inference.errors import InputError, MissingDependencyError
 from inference.explain import occlusion
 from inference.explain.explanation import GRADIENTS, METHODS, OCCLUSION, Attribution, Explanation
-from inference.explain.words import Word, words_of
+from inference.explain.words import Word, is_unknown, unknown_token, words_of
 
 if TYPE_CHECKING:
     from inference.classifier import Classifier
@@ -60,7 +60,7 @@ def explain(
         progress=progress,
     )
     found = asked.occlude() if method == OCCLUSION else asked.integrate()
-    unknown = _unknown(classifier.tokenizer)
+    unknown = unknown_token(classifier.tokenizer)
     return Explanation(
         text=text,
         task=task,
@@ -77,7 +77,7 @@ def explain(
                 word.end,
                 value,
                 without,
-                unknown.issuperset(encoding.ids[piece] for piece in word.pieces),
+                is_unknown(word, encoding, unknown),
             )
             for word, value, without in zip(found.words, found.attributions, found.without, strict=True)
         ),
@@ -231,14 +231,6 @@ def words_read(classifier: Classifier, text: str, encoding: Encoding) -> tuple[l
         else:
             high = max(end for _, end in places)
     return words_of(text, encoding.offsets, special, (low, high)), (low, high)
-
-
-def _unknown(tokenizer: Tokenizer) -> set[int]:
-    """The token that stands for what the vocabulary lacks; none where it spells out every byte."""
-    # A Unigram model does not tell it; SentencePiece, of which those are made, calls it so.
-    name = getattr(tokenizer.model, "unk_token", "<unk>")
-    number = None if name is None else tokenizer.token_to_id(name)
-    return set() if number is None else {number}
 
 
 def _probability(log_odds: float) -> float:

@@ -257,7 +257,10 @@ def test_the_same_order_of_words_has_tau_1_and_the_reverse_minus_1() -> None:
     other = made.explain("bad film good", "sentiment", "positive")
     assert agreement(one, other) == Agreement(3, pytest.approx(1.0), 0.0, "bad")
     against = Agreement(2, -1.0, 0.5, "film")
-    assert "Kendall's tau -1.00" in in_words(against, "pytorch", "int8")
+    assert "Kendall's tau −1.000" in in_words(against, "pytorch", "int8")
+    nearly = Agreement(40, 0.9974, 0.5, "film")
+    assert "their orders of the words have Kendall's tau +0.997" in in_words(nearly, "pytorch", "int8")
+    assert "in the same order (Kendall's tau 1)" in in_words(agreement(one, other), "pytorch", "int8")
 
 
 def test_words_that_all_count_the_same_have_no_order() -> None:

@@ -142,6 +142,26 @@ def test_a_json_line_is_kept_to_the_letter_with_the_answers_behind_it(tmp_path: 
     assert list(rows[3]) == ["sentiment", "sentiment_confidence", "sentiment_uncertain", "error"]
 
 
+@pytest.mark.parametrize("out", ["csv", "jsonl", "parquet"])
+def test_half_a_character_in_the_name_of_a_column_is_replaced_where_the_format_wants_it(
+    tmp_path: Path, out: str
+) -> None:
+    (tmp_path / "in.jsonl").write_text('{"te\\ud800xt": "good", "\\udc00": 1}\n')
+    report = run(tmp_path / "in.jsonl", tmp_path / f"out.{out}", text_column="te\ud800xt")
+    assert (report.tally.rows, report.tally.errors) == (1, 0)
+    if out == "parquet":
+        assert pyarrow.parquet.read_table(report.out).column_names[:2] == ["te\ufffdxt", "\ufffd"]
+
+
+@pytest.mark.parametrize("out", ["csv", "parquet"])
+def test_a_cell_nested_too_deeply_to_be_written_again_is_refused(tmp_path: Path, out: str) -> None:
+    deep = "[" * 900 + "]" * 900
+    (tmp_path / "in.jsonl").write_text(f'{{"text": "good", "a": {deep}}}\n')
+    with pytest.raises(InputError, match=f"^in.jsonl has a value that cannot be written as {out}: maximum recursion"):
+        run(tmp_path / "in.jsonl", tmp_path / f"out.{out}")
+    assert run(tmp_path / "in.jsonl", tmp_path / "out.jsonl").tally.errors == 0
+
+
 def test_json_lines_become_csv_with_what_is_nested_as_json(tmp_path: Path) -> None:
     rows = [{"text": "good", "a": {"b": [1, "é"]}, "c": True, "d": None}, {"text": "\ud800", "e": 0.1}]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))

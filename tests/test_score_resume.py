@@ -20,6 +20,8 @@ from inference.errors import InputError
 from inference.score.journal import Journal, free_name, write
 from inference.score.run import Job, score
 
+THRESHOLDS = {name: task.threshold for name, task in fakes.TASKS.items()}
+
 
 class Stopped(BaseException):
     """What ends a run from within its progress, as Ctrl-C does."""
@@ -80,11 +82,14 @@ def test_the_model_is_not_opened_when_all_is_done(source: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"threshold": 0.9}, "threshold (then none given)"),
-        ({"tasks": ("emotion",)}, f"tasks (then {json.dumps(list(fakes.TASKS))})"),
+        ({"threshold": 0.9}, f"thresholds (then {json.dumps(THRESHOLDS)})"),
+        (
+            {"tasks": ("emotion",)},
+            f"tasks (then {json.dumps(list(THRESHOLDS))}), thresholds (then {json.dumps(THRESHOLDS)})",
+        ),
         ({"all_scores": True}, "all scores (then false)"),
         ({"text_column": "id"}, 'text column (then "text")'),
-        ({"block_rows": 8, "threshold": 0.1}, "threshold (then none given), rows in a block (then 7)"),
+        ({"block_rows": 8, "all_scores": True}, "all scores (then false), rows in a block (then 7)"),
     ],
 )
 def test_parts_of_another_setting_are_refused_and_stay(
@@ -173,6 +178,12 @@ def test_a_folder_with_files_of_somebody_else_is_not_emptied(source: Path, tmp_p
     with pytest.raises(InputError, match=f"out.csv.partial holds {name}, which no run of this kind made"):
         run(source, tmp_path / "out.csv")
     assert (folder / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("line", ["[]", "5", '"parts"'])
+def test_a_journal_that_holds_something_else_counts_for_nothing(source: Path, begun: Path, line: str) -> None:
+    (begun.with_name("out.csv.partial") / "journal.jsonl").write_text(f"{line}\n{line}\n")
+    assert run(source, begun).resumed_rows == 0
 
 
 def test_parts_whose_journal_a_kill_took_are_begun_anew(source: Path, begun: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
@@ -78,7 +79,9 @@ def html(found: Explanation, record: Mapping[str, Any] | None = None) -> str:
         record: of the check of this model, backend and method, if there is one.
     """
     given = "" if found.label == found.predicted else f" (the model says {breakable(found.predicted)})"
-    notes = "".join(f'<p class="cut"><b>Note:</b> {escape(note)}</p>' for note in found.notes)
+    # A word of another direction must not turn the sentence that quotes it.
+    told = (re.sub("“(.*?)”", r"“<bdi>\1</bdi>”", escape(note)) for note in found.notes)
+    notes = "".join(f'<p class="cut"><b>Note:</b> {note}</p>' for note in told)
     return (
         f'<div class="why {escape(found.backend)}"><p class="summary" role="status">Why '
         f'<b>{breakable(found.label)}</b> <span class="figure">{found.score:.4f}</span>{given}: {_sentence(found)}</p>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from inference.backends import TITLES
 from inference.classifier import Classifier
 from inference.errors import InputError
-from inference.explain.explanation import Explanation
+from inference.explain.explanation import Explanation, signed
 from inference.explain.run import Progress
 
 
@@ -104,11 +105,12 @@ def in_words(found: Agreement, first: str, second: str) -> str:
     """What an agreement means, in a sentence."""
     if found.tau is None:
         order = "there is no order of words to compare"
-    elif found.tau >= 0.995:
-        order = "they put the words in the same order (Kendall's tau 1.00)"
+    elif math.isclose(found.tau, 1.0, abs_tol=1e-12):
+        order = "they put the words in the same order (Kendall's tau 1)"
     else:
-        order = f"their orders of the words have Kendall's tau {found.tau:+.2f} (1 is the same order, -1 the reverse)"
+        tau = signed(found.tau, 3)
+        order = f"their orders of the words have Kendall's tau {tau} (1 is the same order, −1 the reverse)"
     return (
         f"{TITLES.get(second, second)} against {TITLES.get(first, first)}, {found.words} words: {order}; the largest "
-        f"difference is {found.largest_difference:+.3f}, of {found.differs_most!r}."
+        f"difference is {signed(found.largest_difference, 3)}, of {found.differs_most!r}."
     )

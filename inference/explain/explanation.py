@@ -105,7 +105,7 @@ class Explanation:
             )
         if self.converged is False:
             found.append(
-                f"The attributions miss what they should add up to by {self.convergence_delta:+.3g} after "
+                f"The attributions miss what they should add up to by {signed(self.convergence_delta or 0.0, 4)} after "
                 f"{self.n_steps} steps: take them as rough, or take occlusion."
             )
         moved = [abs(self.score - word.without) for word in self.words if word.without is not None]
@@ -127,8 +127,11 @@ class Explanation:
 
 
 def _short(word: str) -> str:
-    """The word in quotation marks, without what could turn the sentence around or move a cursor."""
-    word = "".join(letter for letter in word if letter.isprintable() or letter in "\u200c\u200d")
+    """The word in quotation marks; what could turn the sentence around or move a cursor by its number."""
+    word = "".join(
+        letter if letter.isprintable() or letter in "\u200c\u200d" else f"U+{ord(letter):04X}"
+        for letter in " ".join(word.split())
+    )
     return f"“{word if len(word) <= LETTERS else f'{word[: LETTERS - 1]}…'}”"
 
 

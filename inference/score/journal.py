@@ -119,9 +119,12 @@ class Journal:
             lines = []
         for line in lines[:-1]:  # what follows the last line end was cut off by a kill
             try:
-                entries.append(json.loads(line))
+                entry = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(entry, dict):
+                break
+            entries.append(entry)
         if entries and entries[0] != self._about and len(entries) > 1:
             raise InputError(
                 f"{self.folder} holds {len(entries) - 1} parts of another run: {self._difference(entries[0])}. Give "
@@ -179,7 +182,7 @@ def _then(value: Any) -> str:
 
 
 def _line(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(document).encode() + b"\n"  # in ASCII: the name of a column may hold half a character
 
 
 def _flush(file: BinaryIO) -> None:

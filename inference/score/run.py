@@ -108,11 +108,12 @@ def score(
         "input": sha256(job.source),
         "model": content_key(model.bundle),
         "backend": model.backend,
-        "thresholds of the model": {name: task.threshold for name, task in model.bundle.tasks.items()},
         "tasks": wanted.tasks,
-        "threshold": wanted.threshold,
+        "thresholds": {
+            name: model.bundle.tasks[name].threshold if wanted.threshold is None else wanted.threshold
+            for name in wanted.tasks
+        },
         "all scores": wanted.all_scores,
-        "prefix": wanted.prefix,
         "text column": table.text_column,
         "format": format,
         "rows in a block": job.block_rows,

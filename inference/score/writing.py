@@ -90,7 +90,8 @@ class _Writing:
     @contextmanager
     def _saying(self) -> Iterator[None]:
         arrow = sys.modules.get("pyarrow")  # where it is not imported, it raises nothing
-        errors = (OverflowError, ValueError, arrow.ArrowException) if arrow else (OverflowError, ValueError)
+        # Of recursion: a cell of JSONL may be nested more deeply than can be written again.
+        errors = (OverflowError, ValueError, RecursionError, *([arrow.ArrowException] if arrow else []))
         try:
             yield
         except errors as error:
@@ -200,7 +201,7 @@ def schema_of(table: Table, kinds: Mapping[str, str]) -> Any:
         given = table.schema
     else:
         held = table.kinds if isinstance(table, JsonlTable) else {}
-        given = pyarrow.schema([(name, _arrow_type(held.get(name, {str}))) for name in table.columns])
+        given = pyarrow.schema([(_whole(name), _arrow_type(held.get(name, {str}))) for name in table.columns])
     return pyarrow.schema([*given, *_added_fields(kinds)], metadata=given.metadata)
 
 

@@ -72,8 +72,15 @@ def listening() -> list[str]:
 def main(source: str, out: str, folder: str) -> None:
     killed: list[int] = []
     addresses: list[str] = []
+    trouble: list[str] = []
 
     def kill() -> None:
+        try:
+            kill_the_first()
+        except BaseException as error:  # else nobody hears of it: it is the end of a thread
+            trouble.append(repr(error))
+
+    def kill_the_first() -> None:
         while not Path(folder, AT_WORK).exists():
             time.sleep(0.05)
         addresses.extend(listening())
@@ -95,6 +102,7 @@ def main(source: str, out: str, folder: str) -> None:
         "opened": len(workers()),
         "addresses": addresses,
         "auth": os.environ["RAY_AUTH_MODE"],
+        "trouble": next(iter(trouble), None),
     }
     print(json.dumps(told))
 

@@ -112,7 +112,6 @@ def fuzz(inputs: int, derandomize: bool) -> dict[int, int]:
 
     @settings(
         max_examples=inputs,
-        deadline=None,
         database=None,
         derandomize=derandomize,
         phases=[Phase.generate, Phase.shrink],

@@ -35,10 +35,16 @@ def test_a_worker_that_is_killed_costs_no_row_and_changes_no_byte(tmp_path: Path
     script = [ROOT / "tests" / "killed_ray.py", tmp_path / "in.parquet", tmp_path / "out.parquet", tmp_path / "pids"]
     bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
-        [sys.executable, *script], capture_output=True, text=True, check=False, env=bare | {"HOME": str(tmp_path)}
+        [sys.executable, *script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=bare | {"HOME": str(tmp_path)},
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
+    assert told["trouble"] is None
     assert (told["rows"], told["killed"], told["opened"]) == (1_500, 1, 2), done.stderr
     assert told["auth"] == "token"
     assert {"127.0.0.1"} <= set(told["addresses"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}

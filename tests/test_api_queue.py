@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -10,9 +12,10 @@ from typing import Any
 import fakes
 import numpy as np
 import pytest
-from asgi import Client
+from asgi import Client, Reply
 from busy import PATIENCE_S, Busy, Gated
 from numpy.typing import NDArray
+from served import wait_until
 
 from inference.api import Limits, create_app
 from inference.api import service as service_module
@@ -93,9 +96,11 @@ def test_texts_past_the_limit_are_turned_away_with_a_time_to_come_back() -> None
 
 
 def test_who_waits_too_long_gets_503_and_its_texts_are_not_answered() -> None:
-    busy = Busy(limits=Limits(timeout_s=1))
+    busy = Busy()
     busy.occupy()
     busy.ask(texts=["good"] * 5)
+    busy.waits(6)
+    busy.client.skip(Limits.timeout_s)
     late = busy.replies()
     assert [(reply.status, reply.code) for reply in late] == [(503, "timed_out")] * 2
     assert all(int(reply.headers["retry-after"]) >= 1 for reply in late)
@@ -106,8 +111,9 @@ def test_who_waits_too_long_gets_503_and_its_texts_are_not_answered() -> None:
 
 
 def test_the_texts_of_a_client_that_has_gone_are_not_answered(busy: Busy) -> None:
-    busy.ask(texts=["good"] * 5, gone_after=0.2)
+    busy.ask(texts=["good"] * 5, gone_after=10)
     busy.waits(6)
+    busy.client.skip(10)
     busy.waits(1)
     busy.let_go()
     busy.replies()
@@ -151,14 +157,20 @@ def test_a_server_that_stops_answers_what_it_has_and_is_not_ready(busy: Busy) ->
 
 
 def test_five_times_as_much_as_can_be_answered_gives_200_429_or_503_and_nothing_else() -> None:
+    behind = threading.Event()
+
     class Slow(fakes.FakeBackend):
         def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
+            if not behind.is_set():  # until it is full, however slow the asking is; by then some were turned away
+                wait_until(lambda: client.app.state.service.batcher.waiting == 40)
+                behind.set()
             time.sleep(0.002)
             return super().logits(input_ids, attention_mask)
 
-    client = Client(create_app(fakes.classifier(Slow()), limits=Limits(waiting_texts=40, timeout_s=5)))
+    client = Client(create_app(fakes.classifier(Slow()), limits=Limits(waiting_texts=40)))
     bodies = [{"texts": ["good"] * (1 + number % 8)} for number in range(200)]
     for _ in range(3):
+        behind.clear()
         replies = client.together(bodies)
         assert len(replies) == 200
         assert {reply.status for reply in replies} <= {200, 429, 503}
@@ -239,22 +251,56 @@ def test_a_backend_that_takes_its_time_to_open_is_opened_once_and_others_answer_
             assert gate.wait(60)
         return fakes.classifier(fakes.FakeBackend(name))
 
-    made = create_app(Models(fakes.bundle(), open_one), backend="int8", limits=Limits(timeout_s=0.3))
-    client = Client(made)
+    client = Client(create_app(Models(fakes.bundle(), open_one), backend="int8"))
+    body = json.dumps({"text": "good", "backend": "pytorch"}).encode()
+
+    def ask_pytorch() -> list[asyncio.Task[Reply]]:
+        return [client.loop.create_task(client.ask("/api/predict", body)) for _ in range(20)]
+
     assert client.predict(text="good").status == 200
-    replies = client.together([{"text": "good", "backend": "pytorch"}] * 20)
+    late = ask_pytorch()
+    assert client.predict(text="good").status == 200  # asked after them, and does not wait for them
+    assert not any(task.done() for task in late)
+    client.skip(Limits.timeout_s)
+    replies = [client.run(task) for task in late]  # type: ignore[arg-type]
     assert {(reply.status, reply.code) for reply in replies} == {(503, "timed_out")}
     assert int(replies[0].headers["retry-after"]) >= 1
+    patient = ask_pytorch()
     assert client.predict(text="good").status == 200
+    assert not any(task.done() for task in patient)
     monkeypatch.setattr(service_module, "PROBE_S", 0.2)
     slow = Client(create_app(Models(fakes.bundle(), open_one), backend="pytorch"))
     reply = slow.get("/api/ready")
     assert (reply.status, reply.code) == (503, "not_ready")
     gate.set()
-    ended = time.monotonic() + 60
-    while (reply := client.predict(text="good", backend="pytorch")).status == 503:
-        assert time.monotonic() < ended
-    assert reply.json()["backend"] == "pytorch"
+    replies = [client.run(task) for task in patient]  # type: ignore[arg-type]
+    assert {(reply.status, reply.json()["backend"]) for reply in replies} == {(200, "pytorch")}
     assert opened == ["int8", "pytorch", "pytorch"]  # of each application once
     client.close()
     slow.close()
+
+
+def test_what_waits_for_a_backend_to_be_opened_counts_as_held() -> None:
+    opened, gate = [], threading.Event()
+
+    def open_one(name: str) -> fakes.Classifier:
+        opened.append(name)
+        assert gate.wait(60)
+        return fakes.classifier(fakes.FakeBackend(name))
+
+    limits = Limits(bodies_bytes=10_000)
+    client = Client(create_app(Models(fakes.bundle(), open_one), backend="int8", limits=limits))
+    unknown = client.predict(text="good", tasks=["none"])
+    assert (unknown.status, unknown.code, opened) == (422, "unknown_task", [])  # nothing is opened for such
+
+    async def crowd() -> list[Any]:
+        body = json.dumps({"text": "good " * 800}).encode()
+        asked = [asyncio.ensure_future(client.ask("/api/predict", body)) for _ in range(6)]
+        refused, _ = await asyncio.wait(asked, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        assert [one.result().code for one in refused] == ["overloaded"] * len(refused)
+        gate.set()
+        return list(await asyncio.gather(*asked))
+
+    assert sorted(reply.status for reply in client.run(crowd())) == [200, 200, 503, 503, 503, 503]
+    assert client.predict(text="good").status == 200  # all of it was given back
+    client.close()

@@ -88,10 +88,11 @@ def _answers(service: Service) -> dict[str, tuple[str, Callable[[Request], Await
     reader = _Reader(service)
 
     async def predict(request: Request) -> Response:
-        asked = parse(PredictRequest, await reader.body(request))
-        until = service.deadline()
-        classifier = await service.classifier(asked.backend, request.receive, until)
-        tasks = service.tasks(asked.tasks)
+        async with reader.body(request) as body:
+            asked = parse(PredictRequest, body)
+            until = service.deadline()
+            tasks = service.tasks(asked.tasks)
+            classifier = await service.classifier(asked.backend, request.receive, until)
         texts = [asked.text] if asked.single else asked.texts
         found = await service.predict(classifier, texts, tasks, request.receive, until)
         rows = _results(found, len(texts), bool(asked.return_scores), asked.threshold)
@@ -99,10 +100,12 @@ def _answers(service: Service) -> dict[str, tuple[str, Callable[[Request], Await
         return _json(about | (rows[0] if asked.single else {"results": rows}))
 
     async def explain(request: Request) -> Response:
-        asked = parse(ExplainRequest, await reader.body(request))
-        until = service.deadline()
-        classifier = await service.classifier(asked.backend, request.receive, until)
-        return _json(await service.explain(classifier, asked, service.one_task(asked), request.receive, until))
+        async with reader.body(request) as body:
+            asked = parse(ExplainRequest, body)
+            until = service.deadline()
+            task = service.one_task(asked)
+            classifier = await service.classifier(asked.backend, request.receive, until)
+        return _json(await service.explain(classifier, asked, task, request.receive, until))
 
     async def index(request: Request) -> Response:
         return _json({"model": service.bundle.name, "addresses": errors.addresses(request)})
@@ -151,14 +154,15 @@ def _answers(service: Service) -> dict[str, tuple[str, Callable[[Request], Await
 
 
 class _Reader:
-    """Bodies of requests, as long as all that are being read at the same time fit into memory."""
+    """Bodies of requests, as long as all that are held at the same time fit into memory."""
 
     def __init__(self, service: Service) -> None:
         self._limits = service.limits
         self._held = 0
 
-    async def body(self, request: Request) -> bytes:
-        """The whole body of a request with JSON.
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        """The whole body of a request with JSON. It counts until the block is left, and then its texts count.
 
         Raises:
             ApiError: 415 where it is something else, 408 where it does not come, 503 where too much is being read.
@@ -169,6 +173,13 @@ class _Reader:
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise ApiError(415, "compressed", "Send the body uncompressed, without Content-Encoding.")
         got = bytearray()
+        try:
+            await self._read(request, got)
+            yield bytes(got)
+        finally:
+            self._held -= len(got)
+
+    async def _read(self, request: Request, got: bytearray) -> None:
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 while True:
@@ -181,11 +192,9 @@ class _Reader:
                     if self._held > self._limits.bodies_bytes:
                         raise ApiError(503, "overloaded", "Too much is being sent at once. Ask again later.", 1)
                     if not message.get("more_body", False):
-                        return bytes(got)
+                        return
         except TimeoutError:
             raise ApiError(408, "slow_body", f"The body did not arrive within {self._limits.timeout_s:g} s.") from None
-        finally:
-            self._held -= len(got)
 
 
 def _results(

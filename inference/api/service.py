@@ -35,7 +35,7 @@ class Limits:
         waiting_texts: of all requests together. One request may hold `schemas.MAX_TEXTS` of them, and no more than
             these.
         body_bytes: of one request.
-        bodies_bytes: of all requests that are being read.
+        bodies_bytes: of all requests that are being read, or wait for a backend to be opened.
         timeout_s: from the last byte of a request to its answer; and for the body to arrive.
         explanations: that run or wait, at most: fewer where they would not all be done within `timeout_s`. They run
             one at a time, beside the predictions.
@@ -107,6 +107,7 @@ class Service:
         opening = self._opening.get(name)
         if opening is None or opening.done() or opening.get_loop() is not asyncio.get_running_loop():
             opening = self._opening[name] = asyncio.ensure_future(asyncio.to_thread(self._open, self._served, name))
+            opening.add_done_callback(_seen)
         return opening
 
     def _finish_opening(self, name: str, opening: asyncio.Future[Classifier]) -> Classifier:
@@ -220,8 +221,7 @@ class Service:
 
     def _explained(self, future: asyncio.Future[Any]) -> None:
         self._explaining -= 1
-        if not future.cancelled():
-            future.exception()  # of one that nobody waits for: it is no news
+        _seen(future)
 
     async def _wait(
         self, future: asyncio.Future[Any], receive: Receive, until: float, again_s: int | None = None
@@ -265,6 +265,7 @@ class Service:
         loop = asyncio.get_running_loop()
         if self._probe is None or self._probe.done() or self._probe.get_loop() is not loop:
             self._probe = asyncio.ensure_future(self._pass())
+            self._probe.add_done_callback(_seen)
         return await asyncio.shield(self._probe)
 
     async def _pass(self) -> float:
@@ -299,6 +300,12 @@ class Service:
         self._closed = True
         self.batcher.close()
         self._explainer.shutdown()
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Take note of what went wrong where nobody waits for it any more: it is no news for the log."""
+    if not future.cancelled():
+        future.exception()
 
 
 class _GivenUp(Exception):

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from scored import read_csv, read_jsonl, write_csv
 
-from inference import cpu
+from inference import cpu, load
 from inference.__main__ import main
 from inference.assets import SHOWCASE, showcase_texts
+from inference.formats.describe import describe
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +115,27 @@ def test_who_stops_it_is_told_what_the_same_command_does(
         main(command)
     assert f"Stopped. The same command {said}." in capsys.readouterr().err
     assert seen == [1 if engine == "ray" else cpu.cores()]
+
+
+def test_a_run_that_was_gone_on_with_says_which_rows_took_the_time(
+    tmp_path: Path, demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from inference.score import run
+
+    source = write_csv(tmp_path / "in.csv", ["text"], [["so good"]] * 2_500)
+    command = ["score", str(source), "--out", str(tmp_path / "out.csv"), "--workers", "1", "--tasks", "sentiment"]
+
+    def stopped(step: str, share: float) -> None:
+        if share > 0.5:
+            raise KeyboardInterrupt
+
+    bundle = describe(demo)
+    model = run.Model(bundle, "int8", partial(load, bundle.folder, "int8", threads=1))
+    with contextlib.suppress(KeyboardInterrupt):
+        run.score(run.Job(source, tmp_path / "out.csv", tasks=("sentiment",)), model, progress=stopped)
+    assert main([*command, "--tasks", "sentiment,sentiment"]) == 0  # named twice, answered once
+    out = capsys.readouterr().out.splitlines()[0]
+    assert re.fullmatch(r".*out\.csv: 2,500 rows, 500 of them in [\d.]+ s and 2,000 before, texts from 'text'\.", out)
 
 
 @pytest.mark.parametrize("backend", ["int8", "onnx", "pytorch"])

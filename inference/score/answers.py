@@ -11,7 +11,7 @@ from inference.bundle import Task
 from inference.classifier import Classifier, check_texts
 from inference.errors import InferenceError, InputError
 
-DIGITS = 6  # of every probability: FP32 differs with the padding in the seventh, and a text is written once
+DIGITS = 6  # of every probability: the texts beside it can move the seventh, and each is written once
 BINS = 20  # of the histograms of confidence, from 0 to 1
 PREFIX = "predicted_"  # of the added columns, where the file has one of their names already
 TEXT, NUMBER, FLAG = "text", "number", "flag"  # kinds of added columns

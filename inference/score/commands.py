@@ -86,8 +86,11 @@ def score(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(asdict(report) | {"out": str(report.out)}, ensure_ascii=False))
         return
-    rows = run.rows_in_words(report.tally.rows)
-    print(f"{args.out}: {rows} in {report.seconds:,.1f} s, texts from {report.text_column!r}.")
+    rows, before, spent = report.tally.rows, report.resumed_rows, f"in {report.seconds:,.1f} s"
+    if before:
+        spent = f"{rows - before:,} of them {spent} and {before:,} before"
+    said = run.rows_in_words(rows) + (", " if before else " ") + spent
+    print(f"{args.out}: {said}, texts from {report.text_column!r}.")
     if report.prefix:
         print(f"The file has a column with the name of an answer, so all answers begin with {report.prefix}.")
     for line in told(report):

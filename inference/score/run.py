@@ -207,7 +207,7 @@ def outset(job: Job, model: Model, table: Table) -> Iterator[str]:
 
 def plan(job: Job, bundle: Bundle, table: Table) -> Wanted:
     """What is asked about each text, in columns that the file does not have yet."""
-    tasks = tuple(bundle.tasks) if job.tasks is None else job.tasks
+    tasks = tuple(bundle.tasks if job.tasks is None else dict.fromkeys(job.tasks))
     unknown = [name for name in tasks if name not in bundle.tasks]
     if unknown or not tasks:
         raise InputError(f"Unknown task {unknown[0] if unknown else ''!r}. This model has: {', '.join(bundle.tasks)}.")

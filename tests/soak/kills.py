@@ -123,7 +123,7 @@ def kill(points: int, seed: int = 0) -> dict[str, int]:
             kind = KINDS[counts["points"] % len(KINDS)]
             work.mkdir()
             source, out = given[kind[0]], work / f"out.{kind[1]}"
-            times = draw.choice([1, 1, 1, 2, 3])
+            times, kills = draw.choice([1, 1, 1, 2, 3]), 0
             for _ in range(times):
                 torn = draw.choice([0, 0, draw.randint(1, 60)])
                 at = draw.randint(1, calls[kind])
@@ -134,13 +134,14 @@ def kill(points: int, seed: int = 0) -> dict[str, int]:
                     scored.run(source, out)  # noqa: B023 (it is called at once)
 
                 killed = forked(disturbed, draw.uniform(0, seconds[kind]) if timed else None) == -signal.SIGKILL
-                counts["kills"] += killed
+                kills += killed
                 counts["torn"] += killed and not timed and torn > 0
                 counts["timed"] += killed and timed
             ended = forked(lambda: scored.run(source, out) and None)  # noqa: B023
             left = sorted(path.name for path in work.iterdir())
             counts["wrong"] += ended != 0 or left != [out.name] or out.read_bytes() != whole[kind]
-            counts["points"] += 1
+            counts["kills"] += kills
+            counts["points"] += kills > 0  # one that was through before it could be killed is drawn anew
             shutil.rmtree(work)
     return counts
 
@@ -153,4 +154,4 @@ if __name__ == "__main__":
     started = time.monotonic()
     found = kill(options.points, options.seed)
     print(", ".join(f"{name} {count:,}" for name, count in found.items()), f"in {time.monotonic() - started:.0f} s")
-    sys.exit(int(found["wrong"] > 0 or found["kills"] < found["points"]))
+    sys.exit(int(found["wrong"] > 0))

@@ -8,7 +8,6 @@ is killed, so that neither a slow machine nor a quick one can miss the moment.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -24,6 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import fakes  # noqa: E402
 import scored  # noqa: E402
+from ports import listening  # noqa: E402
 
 from inference.score import cluster  # noqa: E402
 from inference.score.run import Job  # noqa: E402
@@ -56,19 +56,6 @@ def open_one(pids: str) -> Any:
     return fakes.classifier(Doomed(folder) if first else fakes.FakeBackend())
 
 
-def listening() -> list[str]:
-    """Addresses on which processes of Ray accept connections."""
-    import psutil
-
-    found = set()
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # Ray's processes come and go
-            for one in process.net_connections(kind="tcp"):
-                if one.status == psutil.CONN_LISTEN:
-                    found.add(one.laddr.ip)
-    return sorted(found)
-
-
 def main(source: str, out: str, folder: str) -> None:
     killed: list[int] = []
     addresses: list[str] = []
@@ -83,7 +70,7 @@ def main(source: str, out: str, folder: str) -> None:
     def kill_the_first() -> None:
         while not Path(folder, AT_WORK).exists():
             time.sleep(0.05)
-        addresses.extend(listening())
+        addresses.extend(sorted({address for address, _ in listening(os.getpid())}))
         (first,) = workers()
         os.kill(first, signal.SIGKILL)
         killed.append(first)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from served import Served
+from ports import listening, on_a_free_port
+from served import PATIENCE_S, Served
 
 from inference.artifacts import default_cache
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray: requirements-scale.txt")
+LOST = "Failed to bind to address"  # as Ray Serve says it
 WORDS = ["lovely", "dreadful", "boring", "wonderful"]
 
 
@@ -25,23 +26,11 @@ WORDS = ["lovely", "dreadful", "boring", "wonderful"]
 def started(demo: Path, demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Served:
     home = tmp_path_factory.mktemp("ray")
     (home / "key").write_text("sesame")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     bare = {name: "" for name in os.environ if name.startswith("RAY_")}
-    command = [sys.executable, "deploy/ray_serve.py", str(demo), "--port", str(port), "--max-replicas", "2"]
-    return Served(
-        [*command, "--api-key-file", str(home / "key")],
-        bare | {"HOME": str(home), "XDG_CACHE_HOME": str(default_cache().parent)},
-    )
-
-
-def listening() -> list[tuple[str, int]]:
-    """Address and port of everything on this machine that listens."""
-    import psutil
-
-    found = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
-    return [(one.laddr.ip, one.laddr.port) for one in found]
+    command = [sys.executable, "deploy/ray_serve.py", str(demo), "--max-replicas", "2"]
+    command += ["--api-key-file", str(home / "key"), "--port"]
+    here = bare | {"HOME": str(home), "XDG_CACHE_HOME": str(default_cache().parent)}
+    return on_a_free_port(lambda port: Served([*command, str(port)], here), LOST)
 
 
 def test_a_cluster_of_this_machine_serves_the_api_until_it_is_told_to_stop(started: Served) -> None:
@@ -58,26 +47,25 @@ def test_a_cluster_of_this_machine_serves_the_api_until_it_is_told_to_stop(start
         assert found == ["positive", "negative", "negative", "positive"] * 8
         status, answer = server.ask("/api/predict", {"text": " "}, **key)
         assert (status, answer["error"]["code"]) == (422, "invalid_request")
-        assert ("127.0.0.1", server.port) in listening()
-        refuses_whoever_has_no_token()
+        listened = listening(server.process.pid)
+        assert ("127.0.0.1", server.port) in listened
+        refuses_whoever_has_no_token({port for address, port in listened if address in ("::", "0.0.0.0")})
         code, out, err = server.end()
         assert code == 0, err
         assert out.endswith("Triptych stops.\n")  # Ray may have something to say before
 
 
-def refuses_whoever_has_no_token() -> None:
-    """Of the ports that are open to other machines, those that speak gRPC, Ray Serve's, do nothing without a token."""
+def refuses_whoever_has_no_token(ports: set[int]) -> None:
+    """Of these ports, open to other machines, those that speak gRPC, Ray Serve's, do nothing without a token."""
     import grpc
 
     asked = 0
-    for address, port in listening():
-        if address not in ("::", "0.0.0.0"):
-            continue
+    for port in ports:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
             with pytest.raises(grpc.RpcError) as refused:
-                call(b"", timeout=5)
-        if refused.value.code() != grpc.StatusCode.UNAVAILABLE:  # something else on this machine, which speaks no gRPC
+                call(b"", timeout=PATIENCE_S)
+        if refused.value.code() != grpc.StatusCode.UNAVAILABLE:  # it speaks no gRPC
             assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
             asked += 1
     assert asked

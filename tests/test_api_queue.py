@@ -275,6 +275,7 @@ def test_a_backend_that_takes_its_time_to_open_is_opened_once_and_others_answer_
     gate.set()
     replies = [client.run(task) for task in patient]  # type: ignore[arg-type]
     assert {(reply.status, reply.json()["backend"]) for reply in replies} == {(200, "pytorch")}
+    assert slow.predict(text="good").status == 200
     assert opened == ["int8", "pytorch", "pytorch"]  # of each application once
     client.close()
     slow.close()

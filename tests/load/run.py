@@ -220,7 +220,8 @@ def main() -> int:
     args.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(table(cells))
     for connections, times in document["times_the_requests_of_infinity"].items():
-        print(f"{connections} connections, single texts: {times} times infinity-emb's better engine")
+        goal = f" (the goal: {GOALS[int(connections)]:g})" if int(connections) in GOALS else ""
+        print(f"{connections} connections, single texts: {times} times infinity-emb's better engine{goal}")
     print(f"The client alone reaches {most:,.0f} requests/s. Everything is in {args.out}.")
     return int(any(one["failures"] for one in cells))
 

@@ -20,6 +20,7 @@ from conftest import ROOT
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from numpy.typing import NDArray
+from ports import free_port
 
 import app
 from inference import Answer, Classifier, MissingDependencyError
@@ -66,12 +67,6 @@ def models(int8: float = 0.0, tasks: Mapping[str, Task] = fakes.TASKS) -> Models
         return fakes.classifier(Shifted(name, int8 if name == "int8" else 0.0, tasks), tasks)
 
     return Models(fakes.bundle(tasks), open_one, {"pytorch": 96_000_000, "int8": 24_000_000}, PARITY)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

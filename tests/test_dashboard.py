@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +18,7 @@ from typing import Any
 import made
 import pytest
 from conftest import ROOT, Tiny
+from ports import on_a_free_port
 from streamlit.testing.v1 import AppTest
 
 from dashboard import receipts, served, state
@@ -341,29 +342,32 @@ def test_the_dashboard_needs_none_of_the_runtimes() -> None:
 
 @pytest.mark.parametrize("command", [["-m", "streamlit"], ["-c", "import streamlit.web.cli as c; c.main()"]])
 def test_it_starts_from_the_root_and_from_elsewhere(command: list[str], tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     # With -c the working folder, not the project's, is on the path: as with the `streamlit` command.
     where = ROOT if command[0] == "-m" else tmp_path
-    arguments = ["run", str(ROOT / "dashboard/main.py"), f"--server.port={port}", "--server.headless=true"]
+    arguments = ["run", str(ROOT / "dashboard/main.py"), "--server.headless=true"]
     environment = {**os.environ, "PYTHONPATH": ""}
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, *command, *arguments], cwd=where, stdout=log, stderr=log, env=environment
-        )
-    try:
-        assert _answers(f"http://127.0.0.1:{port}/_stcore/health"), (tmp_path / "log").read_text()
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
 
-
-def _answers(url: str) -> bool:
-    for _ in range(120):
+    def answers(port: int) -> bool:
+        whole = [sys.executable, *command, *arguments, f"--server.port={port}"]
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(whole, cwd=where, stdout=log, stderr=log, env=environment)
         try:
-            with urllib.request.urlopen(url, timeout=2) as reply:
-                return bool(reply.read() == b"ok")
-        except OSError:
-            time.sleep(0.25)
-    return False
+            return _answers(f"http://127.0.0.1:{port}/_stcore/health", process, tmp_path / "log")
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+    assert on_a_free_port(answers, "is not available")  # as Streamlit says it
+
+
+def _answers(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
+    end = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as reply:
+                if reply.read() == b"ok":
+                    return True
+        except (OSError, http.client.HTTPException):
+            pass
+        time.sleep(0.25)
+    raise RuntimeError(log.read_text())

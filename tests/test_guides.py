@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import checkpoints
 import foreign
 import pytest
 from conftest import ROOT
+from ports import on_a_free_port
 
 from inference import InferenceError, load
 from inference.__main__ import main
@@ -107,7 +107,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
         yield made
         for _, process, _ in made.pages.values():
             os.killpg(process.pid, signal.SIGINT)
-            process.wait(30)
+            process.wait(60)
 
 
 def filled(code: str, paths: dict[str, str]) -> str:
@@ -179,10 +179,8 @@ def value(code: str, names: dict[str, Any]) -> Any:
 
 def page(command: str, workplace: Workplace) -> int:
     """The port of the page that this `make demo` serves, started at its first mention and left on until the end."""
-    if command not in workplace.pages:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+
+    def start(port: int) -> tuple[int, subprocess.Popen[bytes], Path]:
         listed = subprocess.run(
             ["make", "-n", *shlex.split(command)[1:], f"PORT={port}"],
             cwd=ROOT,
@@ -196,11 +194,16 @@ def page(command: str, workplace: Workplace) -> int:
         log = Path(workplace.paths["MODEL"]).parent / f"page-{port}.log"
         with log.open("w") as file:
             process = subprocess.Popen(["bash", "-c", line], cwd=ROOT, stdout=file, stderr=file, start_new_session=True)
-        workplace.pages[command] = (port, process, log)
         end = time.monotonic() + 120
         while "serves" not in log.read_text():
-            assert process.poll() is None and time.monotonic() < end, log.read_text()
+            if process.poll() is not None or time.monotonic() > end:
+                process.kill()
+                raise RuntimeError(log.read_text())
             time.sleep(0.2)
+        return port, process, log
+
+    if command not in workplace.pages:
+        workplace.pages[command] = on_a_free_port(start, "cannot be had")
     return workplace.pages[command][0]
 
 

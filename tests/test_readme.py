@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DEMO, ROOT
+from ports import on_a_free_port
 from served import Served
 
 from inference.compare.receipt import read_receipt
@@ -170,23 +171,29 @@ def test_make_knows_every_target_the_readme_names() -> None:
 def test_make_demo_answers_and_ends_when_told(demo: Path, demo_cache: Path, tmp_path: Path) -> None:
     from gradio_client import Client
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     log = tmp_path / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            ["make", "demo", f"PORT={port}", "BACKEND=int8"],
-            cwd=ROOT,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,  # a group of its own, to be interrupted as Ctrl-C does
-        )
-    try:
+
+    def start(port: int) -> tuple[int, subprocess.Popen[bytes]]:
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                ["make", "demo", f"PORT={port}", "BACKEND=int8"],
+                cwd=ROOT,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,  # a group of its own, to be interrupted as Ctrl-C does
+            )
         end = time.monotonic() + 120
         while f"http://127.0.0.1:{port}" not in log.read_text() or "serves" not in log.read_text():
-            assert process.poll() is None and time.monotonic() < end, log.read_text()
+            if process.poll() is not None:
+                raise RuntimeError(log.read_text())
+            if time.monotonic() > end:
+                os.killpg(process.pid, signal.SIGKILL)
+                pytest.fail(log.read_text())
             time.sleep(0.2)
+        return port, process
+
+    port, process = on_a_free_port(start, "cannot be had")
+    try:
         client = Client(f"http://127.0.0.1:{port}", verbose=False)
         answer = client.predict("what a lovely film", "int8", None, api_name="/predict")
         assert answer["predictions"]["sentiment"]["label"] == "positive"
@@ -194,7 +201,7 @@ def test_make_demo_answers_and_ends_when_told(demo: Path, demo_cache: Path, tmp_
             assert dashboard.status == 200
     finally:
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(30)
+        process.wait(60)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
     assert "Triptych stops." in log.read_text()

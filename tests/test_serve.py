@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from numpy.typing import NDArray
-from test_app import free_port
+from ports import free_port
 
 from inference import Classifier
 from inference.models import Models

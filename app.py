@@ -147,7 +147,7 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
             applied = None if use_own else limit
             try:
                 if at == "why":
-                    return ["", *keep[1:-1], why.explained(models, given, chosen, *reason)]
+                    return ["", *keep[1:-1], why.explained(models, given, chosen, applied, *reason)]
                 if at == "compare":
                     found = models.compare(given, applied)
                     return ["", *keep[1:-2], render.side_by_side(models.bundle, found), gr.skip()]
@@ -177,20 +177,21 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
         def pick(sample: list[str], *settings: Any) -> list[Any]:
             return [sample[0], *run(sample[0], *settings)]
 
-        def turn(
-            given: str, at: str, chosen: str, use_own: bool, limit: float, task: str, _: str, method: str
-        ) -> list[Any]:
-            choices = gr.update(choices=why.labels(models.bundle, task), value=why.PREDICTED)
-            return [choices, *run_again(given, at, chosen, use_own, limit, task, why.PREDICTED, method)]
+        def turn(given: str, at: str, chosen: str, use_own: bool, limit: float, task: str, *reason: str) -> list[Any]:
+            seen = [gr.update(visible=name == task) for name in reasons.labels]
+            return [*seen, *run_again(given, at, chosen, use_own, limit, task, *reason)]
 
         settings = [view, runtime, own, threshold, *reasons.inputs]
         asked = gr.on([text.submit, classify.click], run, [text, *settings], shown, **private)
-        gr.on([runtime.input, own.input], run_again, [text, *settings], shown, **private)
+        gr.on([runtime.input, own.input], run_again, [text, *settings], shown, trigger_mode="always_last", **private)
         # A drag sends many values: the last one must win, the ones between may be lost.
         moved = [text, view, runtime, threshold, *reasons.inputs]
         threshold.change(move, moved, [own, *shown], trigger_mode="always_last", **private)
-        gr.on([reasons.label.input, reasons.method.input], run_again, [text, *settings], shown, **private)
-        reasons.task.input(turn, [text, *settings], [reasons.label, *shown], **private)
+        # A Dropdown sends its input twice for one choice, and its select once.
+        picks = [reasons.method.input, *(label.select for label in reasons.labels.values())]
+        gr.on(picks, run_again, [text, *settings], shown, trigger_mode="always_last", **private)
+        turned = [*reasons.labels.values(), *shown]
+        reasons.task.select(turn, [text, *settings], turned, trigger_mode="always_last", **private)
         picked = examples.click(pick, [examples, *settings], [text, *shown], **private)
         for event in (asked, picked):
             event.then(None, js=SHOW_ANSWER)

@@ -85,8 +85,8 @@ def test_what_cannot_be_explained_reaches_the_client_as_the_errors_message(
 
 def test_each_side_has_a_sign_a_figure_and_a_line_of_its_own() -> None:
     html = why.html(explained())
-    assert re.search(r'class="word for"[^>]*><bdi>good</bdi><small dir="ltr">\+2.00</small>', html)
-    assert re.search(r'class="word against"[^>]*><bdi>bad</bdi><small dir="ltr">−2.00</small>', html)
+    assert re.search(r'class="word for"[^>]*>good<small dir="ltr">\+2.00</small>', html)
+    assert re.search(r'class="word against"[^>]*>bad<small dir="ltr">−2.00</small>', html)
     assert "for it most <q><bdi>good</bdi></q>; against it most <q><bdi>bad</bdi></q>." in html
 
 
@@ -103,11 +103,44 @@ def test_what_was_not_read_is_marked_and_told() -> None:
     assert "were cut off" in html
 
 
+def test_of_what_was_not_read_the_beginning_is_shown_and_the_rest_is_counted() -> None:
+    assert "not read" not in why.html(explained("good"))
+    html = why.html(explained("good " * 6 + "x" * 1_234))
+    assert f'<span class="unread"> {"x" * 199} … 1,035 more characters that were not read</span>' in html
+    assert "Struck through</span>: not read." in html
+    assert html.index("were cut off") < html.index('class="words"')
+    found = replace(explained("y" * 1_234 + " good"), read=(1_234, 1_239), words=())
+    assert f"1,034 more characters that were not read … {'y' * 200}</span> good" in why.html(found)
+
+
+def test_where_no_word_carries_the_answer_the_headline_says_so_first() -> None:
+    found = explained("good glad")
+    words = tuple(replace(found.words[0], without=found.score - 0.01, attribution=value) for value in (0.1, 0.2, 0.3))
+    html = why.html(replace(found, words=words))
+    assert ": no single word carries it; for it a little <q>" in html
+    assert "no single word" not in why.html(found)
+
+
+def test_an_answer_below_the_threshold_is_called_uncertain_beside_its_score() -> None:
+    found = explained("good")
+    assert "0.8808</span> (uncertain): for it" in why.html(found, threshold=0.9)
+    assert "uncertain" not in why.html(found, threshold=0.8)
+    assert "uncertain" not in why.html(explained("bad"), threshold=0.9)  # not the model's answer
+
+
+@pytest.mark.parametrize(
+    ("text", "direction"),
+    [("good", "ltr"), ("12 good", "ltr"), ("“שלום” good", "rtl"), ("مرحبا", "rtl"), ("12 !? 😡", None)],
+)
+def test_the_first_letter_with_a_direction_gives_that_of_the_text(text: str, direction: str | None) -> None:
+    assert why.direction_of(text) == direction
+
+
 def test_what_was_not_tried_has_no_figure() -> None:
     found = explained("good bad")
     found = replace(found, words=(found.words[0], replace(found.words[1], attribution=None, without=None)))
     html = why.html(found)
-    assert '<span class="word untried"><bdi>bad</bdi></span>' in html
+    assert '<span class="word untried">bad</span>' in html
     assert "not tried" in html
 
 
@@ -154,14 +187,14 @@ def test_a_model_that_was_not_checked_has_no_badge() -> None:
 
 
 def test_gradients_on_another_runtime_than_pytorch_are_refused_with_the_way_out(given: Models) -> None:
-    html = why.explained(given, "good", "int8", "sentiment", why.PREDICTED, GRADIENTS)
+    html = why.explained(given, "good", "int8", None, "sentiment", GRADIENTS, *[why.PREDICTED] * 2)
     assert "Choose PyTorch as the runtime of the answer" in html
 
 
 def test_the_badge_belongs_to_this_very_model(given: Models, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made = record(0.1) | {"model": {"name": "fake", "digest": faithfulness.model_digest(given.bundle)}}
     monkeypatch.setattr(why, "FAITHFULNESS", tmp_path / "f.json")
-    asked = (given, "good", "int8", "sentiment", why.PREDICTED, "occlusion")
+    asked = (given, "good", "int8", None, "sentiment", "occlusion", *[why.PREDICTED] * 2)
     faithfulness.add_record(tmp_path / "f.json", made)
     assert "beats random words" in why.explained(*asked)
     made["model"]["digest"] = "0" * 64
@@ -181,12 +214,16 @@ def ask_why(visit: Visit, text: str) -> None:
     visit.page.locator(".why .words").wait_for()
 
 
+def choose(visit: Visit, name: str, option: str) -> None:
+    visit.page.get_by_role("combobox", name=name).click()
+    visit.page.get_by_role("option", name=option, exact=True).click()
+
+
 @needs_chromium
 def test_enter_on_the_tab_why_explains_and_another_label_explains_again(visit: Visit) -> None:
     ask_why(visit, "good bad glad")
     assert "+2.00" in visit.page.locator(".why .words .for").first.inner_text()
-    visit.page.get_by_role("combobox", name="Label").click()
-    visit.page.get_by_role("option", name="positive").click()
+    choose(visit, "Label", "positive")
     visit.see("Why positive")
 
 
@@ -196,11 +233,25 @@ def test_opening_the_tab_explains_the_text_that_is_there_and_another_task_brings
     visit.page.locator(".verdict").first.wait_for()
     visit.page.get_by_role("tab", name="Why").press("Enter")
     visit.page.locator(".why .words").wait_for()
-    visit.page.get_by_role("combobox", name="Task").click()
-    visit.page.get_by_role("option", name="emotion").click()
+    choose(visit, "Task", "emotion")
     visit.see("Why joy")
     visit.page.get_by_role("combobox", name="Label").click()
     visit.page.get_by_role("option", name="sadness").wait_for()
+
+
+@needs_chromium
+def test_a_label_of_one_task_is_never_asked_of_another(visit: Visit) -> None:
+    ask_why(visit, "good bad glad")
+    choose(visit, "Label", "positive")
+    visit.see("Why positive")
+    for task, label in (("emotion", "sadness"), ("sentiment", "negative")) * 2:
+        choose(visit, "Task", task)
+        choose(visit, "Label", label)  # without a wait for the answer
+    visit.see("Why negative")
+    choose(visit, "Task", "emotion")
+    visit.see("Why sadness")
+    assert visit.page.locator(".toast-body").count() == 0
+    assert visit.errors == []
 
 
 @needs_chromium
@@ -218,6 +269,52 @@ def test_an_empty_text_gives_the_message_on_this_tab_too(visit: Visit) -> None:
     visit.page.get_by_role("alert").get_by_text("The text is empty").wait_for()
 
 
+ORDER = """([element, words]) => {
+  const found = [];
+  for (const word of words) {
+    const walk = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+    while (walk.nextNode()) {
+      const at = walk.currentNode.data.indexOf(word);
+      if (at < 0) continue;
+      const range = document.createRange();
+      range.setStart(walk.currentNode, at);
+      range.setEnd(walk.currentNode, at + word.length);
+      found.push([range.getBoundingClientRect().left, word]);
+      break;
+    }
+  }
+  return found.sort((a, b) => a[0] - b[0]).map((pair) => pair[1]);
+}"""
+
+
+@needs_chromium
+@pytest.mark.parametrize(
+    "text",
+    [
+        "שלום good bad עולם 12 34 glad",
+        "good שלום bad עולם glad 12 עולם",
+        "12 שלום good 34 glad, bad",
+        "שלום good, bad! עולם",
+        "שלום: עולם good glad 12",
+    ],
+)
+def test_words_of_two_directions_stand_in_the_order_of_the_same_text_without_figures(visit: Visit, text: str) -> None:
+    ask_why(visit, text)
+    words = re.findall(r"\w+", text)
+    plain = visit.page.evaluate_handle(
+        """text => {
+          const made = document.body.appendChild(document.createElement("p"));
+          made.style.unicodeBidi = "plaintext";
+          made.textContent = text;
+          return made;
+        }""",
+        text,
+    )
+    marked = visit.page.locator(".why .words").element_handle()
+    assert visit.page.evaluate(ORDER, [marked, words]) == visit.page.evaluate(ORDER, [plain, words])
+    assert visit.page.evaluate("e => getComputedStyle(e).unicodeBidi", visit.box.element_handle()) == "plaintext"
+
+
 @needs_chromium
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_phone_shows_the_words_without_scrolling_sideways(browser: Any, address: str, theme: str) -> None:
@@ -225,6 +322,9 @@ def test_a_phone_shows_the_words_without_scrolling_sideways(browser: Any, addres
     ask_why(visit, "good " + "replacement_card_duration" * 8)
     sync_api.expect(visit.page.locator(".why .words")).to_be_in_viewport()
     visit.page.locator(".why summary").click()
+    assert visit.overflow() <= 0
+    visit.ask("glad " + "badly" * 40)
+    visit.see("badlybadly")
     assert visit.overflow() <= 0
     assert visit.errors == []
     visit.page.close()

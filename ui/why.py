@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
@@ -21,6 +22,8 @@ from ui.render import breakable, message, title
 
 PREDICTED = ""  # the choice that stands for the label that the model gives
 SMALL = 0.05  # of the largest attribution: what is below has its figure in the table only
+LETTERS = 60  # of a word that the headline names
+UNREAD = 200  # characters that are shown of a part that was not read
 OTHER_RUNTIME = (
     "Integrated gradients need the gradients of PyTorch. Choose PyTorch as the runtime of the answer, or let each word "
     "be left out: that works on every runtime."
@@ -32,14 +35,16 @@ class Panel:
     """The widgets of the tab."""
 
     task: gr.Dropdown
-    label: gr.Dropdown
+    labels: dict[str, gr.Dropdown]
+    """One of each task, of which one is seen. One whose choices change would be refused by Gradio with the label of
+    the task before: an event that was sent before the change is checked after it."""
     method: gr.Radio
     found: gr.HTML
 
     @property
     def inputs(self) -> list[Any]:
         """What an explanation depends on beside the text and the runtime, in the order that `explained` takes it."""
-        return [self.task, self.label, self.method]
+        return [self.task, self.method, *self.labels.values()]
 
 
 def panel(bundle: Bundle) -> Panel:
@@ -50,45 +55,62 @@ def panel(bundle: Bundle) -> Panel:
         methods.append(("Integrated gradients (PyTorch)", GRADIENTS))
     with gr.Row(elem_id="why-asked"):
         task = gr.Dropdown(list(bundle.tasks), value=first, label="Task", min_width=140, elem_id="why-task")
-        label = gr.Dropdown(labels(bundle, first), value=PREDICTED, label="Label", min_width=200, elem_id="why-label")
+        labels = {
+            name: gr.Dropdown(
+                [("the one that the model gives", PREDICTED), *((label, label) for label in spec.labels)],
+                value=PREDICTED,
+                label="Label",
+                visible=name == first,
+                min_width=200,
+                elem_classes="why-label",
+            )
+            for name, spec in bundle.tasks.items()
+        }
         method = gr.Radio(methods, value=OCCLUSION, label="Method", min_width=280, elem_id="why-method")
-    return Panel(task, label, method, gr.HTML(elem_id="why"))
+    return Panel(task, labels, method, gr.HTML(elem_id="why"))
 
 
-def labels(bundle: Bundle, task: str) -> list[tuple[str, str]]:
-    """The choices of the label of a task, as they are called and as they are given on."""
-    return [("the one that the model gives", PREDICTED), *((label, label) for label in bundle.tasks[task].labels)]
-
-
-def explained(models: Models, text: str, backend: str, task: str, label: str, method: str) -> str:
+def explained(
+    models: Models, text: str, backend: str, threshold: float | None, task: str, method: str, *labels: str
+) -> str:
     """The explanation of one text as HTML.
+
+    Args:
+        threshold: score below which an answer is uncertain; None for the model's own.
+        labels: the one chosen of each task, in their order.
 
     Raises:
         InferenceError: there is none for this text.
     """
     if method == GRADIENTS and runtime(backend) != "pytorch":
         return message(InputError(OTHER_RUNTIME))
+    label = dict(zip(models.bundle.tasks, labels, strict=True))[task]
     found = models.explain(text, backend, task, label or None, method)
-    return html(found, _record(models.bundle, found))
+    limit = models.bundle.tasks[task].threshold if threshold is None else threshold
+    return html(found, _record(models.bundle, found), limit)
 
 
-def html(found: Explanation, record: Mapping[str, Any] | None = None) -> str:
+def html(found: Explanation, record: Mapping[str, Any] | None = None, threshold: float = 0.0) -> str:
     """An explanation: the text with its words marked, what to know, every figure, and how far such are to be believed.
 
     Args:
         record: of the check of this model, backend and method, if there is one.
+        threshold: score below which the model's answer is uncertain.
     """
-    given = "" if found.label == found.predicted else f" (the model says {breakable(found.predicted)})"
+    given = f" (the model says {breakable(found.predicted)})"
+    if found.label == found.predicted:
+        given = " (uncertain)" if found.score < threshold else ""
     # A word of another direction must not turn the sentence that quotes it.
     told = (re.sub("“(.*?)”", r"“<bdi>\1</bdi>”", escape(note)) for note in found.notes)
     notes = "".join(f'<p class="cut"><b>Note:</b> {note}</p>' for note in told)
+    struck = ' <span class="unread">Struck through</span>: not read.' if found.read != (0, len(found.text)) else ""
     return (
         f'<div class="why {escape(found.backend)}"><p class="summary" role="status">Why '
         f'<b>{breakable(found.label)}</b> <span class="figure">{found.score:.4f}</span>{given}: {_sentence(found)}</p>'
-        f'<p class="legend"><span class="word for">word <small>+1.2</small></span> speaks for it, '
+        f'{notes}<p class="legend"><span class="word for">word <small>+1.2</small></span> speaks for it, '
         f'<span class="word against">word <small>−1.2</small></span> against it; the deepest colour is the largest '
-        f"figure in this text.</p>"
-        f'<p class="words" dir="auto">{_marked(found)}</p>{notes}'
+        f"figure in this text. What has no colour moves it too little to be drawn: its figure is in the table.{struck}"
+        f'</p><p class="words">{_marked(found)}</p>'
         f'<details class="table"><summary>Every word as a table</summary>{_table(found)}</details>'
         f'<p class="small">{_about(found)}</p>{_badge(record, found.task)}</div>'
     )
@@ -102,40 +124,75 @@ def _sentence(found: Explanation) -> str:
         "for": [word for word in ranked if (word.attribution or 0.0) > SMALL * most],
         "against": [word for word in ranked if (word.attribution or 0.0) < -SMALL * most],
     }
-    told = [
-        f"{side} it most {' and '.join(f'<q><bdi>{escape(word.text)}</bdi></q>' for word in words[:2])}"
+    much = "most" if found.shared is None else "a little"
+    told = [] if found.shared is None else ["no single word carries it"]
+    told += [
+        f"{side} it {much} {' and '.join(f'<q><bdi>{escape(_short(word.text))}</bdi></q>' for word in words[:2])}"
         for side, words in sides.items()
         if words
     ]
     return f"{'; '.join(told)}." if told else "no word of the text moves it."
 
 
+def _short(word: str) -> str:
+    return word if len(word) <= LETTERS else f"{word[: LETTERS - 1]}…"
+
+
 def _marked(found: Explanation) -> str:
-    """The text as it was given, word by word."""
+    """The text as it was given, word by word, in the order in which any text box would show it."""
     most = max((abs(word.attribution or 0.0) for word in found.words), default=0.0)
-    parts, at = [], found.read[0]
-    if found.read[0]:
-        parts.append(f'<span class="unread">{escape(found.text[: found.read[0]])}</span>')
+    low, high = found.read
+    parts, at = [_unread_before(found.text[:low])], low
+    usual = direction = direction_of(found.text) or "ltr"
     for word in found.words:
-        parts.append(escape(found.text[at : word.start]) + _word(word, most))
+        between = found.text[at : word.start]
+        if "\n" in between:
+            direction = usual
+        own = direction_of(word.text)
+        # A number goes on in the direction of the word before it.
+        direction = own or direction
+        is_neutral = own is None and not any(letter.isnumeric() for letter in word.text)
+        parts.append(escape(between) + _word(word, most, direction, is_neutral))
         at = word.end
-    parts.append(escape(found.text[at : found.read[1]]))
-    if found.read[1] < len(found.text):
-        parts.append(f'<span class="unread">{escape(found.text[found.read[1] :])}</span>')
+    parts += [escape(found.text[at:high]), _unread_after(found.text[high:])]
     return "".join(parts)
 
 
-def _word(word: Attribution, most: float) -> str:
+def _unread_before(text: str) -> str:
+    if not text:
+        return ""
+    more = len(text) - UNREAD
+    left_out = f"{more:,} more characters that were not read … " if more > 0 else ""
+    return f'<span class="unread">{left_out}{escape(text[-UNREAD:])}</span>'
+
+
+def _unread_after(text: str) -> str:
+    if not text:
+        return ""
+    more = len(text) - UNREAD
+    left_out = f" … {more:,} more characters that were not read" if more > 0 else ""
+    return f'<span class="unread">{escape(text[:UNREAD])}{left_out}</span>'
+
+
+def direction_of(text: str) -> str | None:
+    """The direction of the first letter that has one, "ltr" or "rtl"; None where none has (rule P2 of UAX #9)."""
+    kinds = map(unicodedata.bidirectional, text)
+    return next(("ltr" if kind == "L" else "rtl" for kind in kinds if kind in ("L", "R", "AL")), None)
+
+
+def _word(word: Attribution, most: float, direction: str, is_neutral: bool) -> str:
+    """A word and its figure in a box, which counts among its neighbours as its letters did: see `.as-ltr`."""
+    weight = abs(word.attribution or 0.0) / most if most else 0.0
     if word.attribution is None:
-        return f'<span class="word untried"><bdi>{escape(word.text)}</bdi></span>'
-    weight = abs(word.attribution) / most if most else 0.0
+        return f'<span class="word untried">{escape(word.text)}</span>'
     if weight < SMALL:
-        return f"<bdi>{escape(word.text)}</bdi>"
+        return escape(word.text)
     side = "for" if word.attribution > 0 else "against"
-    return (
-        f'<span class="word {side}" style="--weight:{weight:.2f}"><bdi>{escape(word.text)}</bdi>'
+    box = (
+        f'<span class="word {side}" dir="{direction}" style="--weight:{weight:.2f}">{escape(word.text)}'
         f'<small dir="ltr">{signed(word.attribution, 2)}</small></span>'
     )
+    return box if is_neutral else f'<span class="as-{direction}">{box}</span>'
 
 
 def _table(found: Explanation) -> str:

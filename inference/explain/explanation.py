@@ -76,6 +76,14 @@ class Explanation:
         return sum(word.attribution is None for word in self.words)
 
     @property
+    def shared(self) -> float | None:
+        """By how much one word moves the confidence at most, where none carries the answer alone; None elsewhere."""
+        moved = [abs(self.score - word.without) for word in self.words if word.without is not None]
+        if self.label != self.predicted or not len(moved) == len(self.words) >= SEVERAL or max(moved) >= IDLE:
+            return None
+        return max(moved)
+
+    @property
     def notes(self) -> list[str]:
         """What a reader must know, in sentences; none where there is nothing."""
         found = []
@@ -108,10 +116,9 @@ class Explanation:
                 f"The attributions miss what they should add up to by {signed(self.convergence_delta or 0.0, 4)} after "
                 f"{self.n_steps} steps: take them as rough, or take occlusion."
             )
-        moved = [abs(self.score - word.without) for word in self.words if word.without is not None]
-        if self.label == self.predicted and len(moved) == len(self.words) >= SEVERAL and max(moved) < IDLE:
+        if self.shared is not None:
             found.append(
-                f"No word carries this answer alone: without any one of them the confidence moves by {max(moved):.2f} "
+                f"No word carries this answer alone: without any one of them the confidence moves by {self.shared:.2f} "
                 "at most. Words that stand for each other look idle here; integrated gradients, on PyTorch, weighs all "
                 "of them at once."
             )

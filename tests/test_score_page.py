@@ -89,7 +89,8 @@ def test_the_column_the_runtime_and_the_format_are_those_chosen(visit: Visit, tm
     visit.page.get_by_role("radio", name="PyTorch").check()
     upload(visit, source)
     visit.page.locator("#score-preview table").wait_for()
-    sync_api.expect(visit.page.get_by_label("Column with the texts")).to_have_value("said")
+    visit.page.get_by_label("Column with the texts").click()
+    visit.page.get_by_role("option", name="said").click()
     visit.page.get_by_role("radio", name="JSONL").check()
     visit.page.get_by_role("checkbox", name="Also the probability of every label").check()
     visit.page.get_by_role("button", name="Score the file").click()
@@ -104,6 +105,42 @@ def test_a_first_row_that_is_taken_for_column_names_is_pointed_out(visit: Visit,
     upload(visit, write_csv(tmp_path / "in.csv", ["what a good book it is"], [["bad"]]))
     visit.page.locator("#score-preview [role=alert]").get_by_text("if it is one, give the file a header").wait_for()
     visit.page.locator("#score-preview table").wait_for()
+
+
+def test_where_no_column_is_known_to_hold_texts_one_must_be_chosen(visit: Visit, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("1,what a good film\n2,bad\n3,good\n")
+    upload(visit, tmp_path / "in.csv")
+    said = visit.page.locator("#score-preview [role=alert]")
+    said.get_by_text("Which column of in.csv holds the texts?").wait_for()
+    assert "If 'what a good film' is a text, the file lacks a header: give it one." in said.inner_text()
+    column, button = (
+        visit.page.get_by_label("Column with the texts"),
+        visit.page.get_by_role("button", name="Score the"),
+    )
+    sync_api.expect(column).to_have_value("")
+    sync_api.expect(button).to_be_disabled()
+    column.click()
+    visit.page.get_by_role("option", name="what a good film").click()
+    sync_api.expect(button).to_be_enabled()
+    button.click()
+    assert [row["sentiment"] for row in read_csv(scored_file(visit))] == ["negative", "positive"]
+
+
+def test_a_column_that_the_file_does_not_have_is_refused_in_words(visit: Visit, tmp_path: Path) -> None:
+    upload(visit, write_csv(tmp_path / "in.csv", ["text", "id"], [["good", "1"]]))
+    column = visit.page.get_by_label("Column with the texts")
+    sync_api.expect(column).to_have_value("text")
+    column.fill("author")
+    column.press("Tab")
+    visit.page.get_by_role("button", name="Score the file").click()
+    visit.page.get_by_role("alert").get_by_text("in.csv has no column 'author'; it has 'text', 'id'.").wait_for()
+    assert visit.page.locator(".toast-body").count() == 0
+
+
+def test_a_spreadsheet_is_refused_with_what_to_do(visit: Visit, tmp_path: Path) -> None:
+    (tmp_path / "in.xlsx").write_bytes(b"PK\x03\x04")
+    upload(visit, tmp_path / "in.xlsx")
+    visit.page.get_by_role("alert").get_by_text("Save its sheet as CSV in UTF-8").wait_for()
 
 
 def test_a_file_that_cannot_be_scored_says_why_and_the_next_one_is(visit: Visit, tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ def shares(counts: TaskTally) -> list[tuple[str, int]]:
 
 
 def label_shares(counts: TaskTally) -> Any:
-    """A plotly figure: the share of the rows that each label got."""
+    """A plotly figure: the share of the answered rows that each label got."""
     found = shares(counts)[::-1]
     total = sum(rows for _, rows in found) or 1
-    figure = _figure(130 + 26 * len(found), "share of the rows")
+    figure = _figure(130 + 26 * len(found), "share of the answered rows")
     figure.add_bar(
         x=[rows / total for _, rows in found],
         y=list(range(len(found))),  # and not names: two labels may be cut to the same words

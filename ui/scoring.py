@@ -28,10 +28,12 @@ import gradio as gr
 from inference import InferenceError, InputError
 from inference.backends import check_backend
 from inference.models import Models
-from inference.score.reading import NoTextColumn, Table, open_table
+from inference.score.reading import NoTextColumn, Table, is_sentence, open_table, shortened
 from inference.score.run import Job, Model, Report, doubtful_header, score
 from inference.score.unpacking import MOST_COLUMNS, MOST_UNPACKED, columns_in
 from inference.score.writing import FORMATS, as_text
+from inference.tables import FORMATS as READ
+from inference.tables import SPREADSHEETS
 from ui import figures, render
 from ui.launch import MOST_MB
 
@@ -44,8 +46,8 @@ _log = logging.getLogger(__name__)
 
 INTRO = (
     f'<p class="invitation">A CSV, JSONL or Parquet file with a text in every row: at most {MOST_MB} MB and '
-    f"{MOST_ROWS:,} rows. The answers are added as columns; they are those of the runtime and the thresholds that this "
-    "page is set to. Nothing else changes, but that in a CSV a ' is put before cells that a spreadsheet would run as a "
+    f"{MOST_ROWS:,} rows. A spreadsheet such as .xlsx is to be saved as CSV in UTF-8 first. The answers are "
+    "added as columns; they are those of the runtime and the thresholds that this page is set to. Nothing else changes, but that in a CSV a ' is put before cells that a spreadsheet would run as a "
     "formula. For larger files: <code>python -m inference score</code>. The server deletes file and answers within two "
     "hours, or when it is ended; if it is killed, they stay in its temporary files.</p>"
 )
@@ -123,10 +125,21 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
     gr.HTML(INTRO)
     with gr.Row():
         with gr.Column(scale=3, min_width=280):
-            file = gr.File(label="File", file_types=[".csv", ".jsonl", ".parquet"], height=130, elem_id="score-file")
+            # A spreadsheet is taken, to be refused in words that say what to do with it.
+            kinds = [*READ, *SPREADSHEETS]
+            label = f"File: {', '.join(READ)}, at most {MOST_MB} MB"
+            file = gr.File(label=label, file_types=kinds, height=130, elem_id="score-file")
         with gr.Column(scale=2, min_width=280):
-            column = gr.Dropdown(label="Column with the texts", choices=[], interactive=True, elem_id="score-column")
-            format = gr.Radio([("CSV", "csv"), ("JSONL", "jsonl"), ("Parquet", "parquet")], value="csv", label="Format")
+            column = gr.Dropdown(
+                label="Column with the texts",
+                choices=[],
+                interactive=True,
+                # Checked against the file and not here: the choices may be those of the next file by then.
+                allow_custom_value=True,
+                elem_id="score-column",
+            )
+            formats = [("CSV", "csv"), ("JSONL", "jsonl"), ("Parquet", "parquet")]
+            format = gr.Radio(formats, value="csv", label="Format of the answers")
             every = gr.Checkbox(False, label="Also the probability of every label")
     preview = gr.HTML(elem_id="score-preview")
     with gr.Row():
@@ -153,7 +166,7 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
         if path is None:
             return [gr.update(choices=[], value=None), "", gr.update(interactive=False), "", *nothing[:2]]
         try:
-            table = examine(Path(path))
+            table, chosen, doubt = looked_at(Path(path))
         except InferenceError as error:
             return [
                 gr.update(choices=[], value=None),
@@ -162,10 +175,9 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
                 "",
                 *nothing[:2],
             ]
-        kind = gr.update(choices=list(dict.fromkeys(table.columns)), value=table.text_column)
-        doubt = doubtful_header(table)
+        kind = gr.update(choices=list(dict.fromkeys(table.columns)), value=chosen)
         told = (render.message(InputError(doubt)) if doubt else "") + rows_as_html(table)
-        return [kind, told, gr.update(interactive=True), "", *nothing[:2]]
+        return [kind, told, gr.update(interactive=chosen is not None), "", *nothing[:2]]
 
     def begin_it(
         path: str | None,
@@ -179,8 +191,9 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
     ) -> Iterator[list[Any]]:
         """The file scored; what is shown while it is, and in the end the download and the pictures."""
         session = request.session_hash or ""
-        if path is None:
-            yield [render.message(InputError("There is no file. Upload one first.")), *nothing, *_buttons(False)]
+        if path is None or not text_column:
+            lacks = "There is no file. Upload one first." if path is None else "Choose the column with the texts first."
+            yield [render.message(InputError(lacks)), *nothing, *_buttons(False)]
             return
         folder = Path(tempfile.mkdtemp(prefix="triptych-score-"))
         now: Scoring | None = None
@@ -233,6 +246,7 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
 
     shown = [column, preview, begin, status, download, pictures]
     gr.on([file.upload, file.clear], look, [file], shown, concurrency_id="look", concurrency_limit=4, **quiet)
+    column.select(lambda: gr.update(interactive=True), None, begin, **quiet)
     begin.click(
         begin_it,
         [file, column, format, every, runtime, own, threshold],
@@ -259,19 +273,33 @@ def own_copy(path: str, folder: Path) -> Path:
         raise InputError("The server has no room for the file now. Try again later.") from error
 
 
+def looked_at(path: Path) -> tuple[Table, str | None, str]:
+    """An upload, its column of texts as far as that can be told, and what to look at before it is scored.
+
+    Raises:
+        InputError: as `examine`.
+    """
+    try:
+        table = examine(path)
+    except NoTextColumn as error:
+        sentence = next(filter(is_sentence, error.columns), None) if path.suffix.lower() == ".csv" else None
+        lacks = f" If {shortened(sentence)} is a text, the file lacks a header: give it one." if sentence else ""
+        table = examine(path, error.columns[0])
+        return table, None, f"Which column of {path.name} holds the texts? Choose it above.{lacks}"
+    return table, table.text_column, doubtful_header(table) or ""
+
+
 def examine(path: Path, text_column: str | None = None) -> Table:
     """An uploaded table, if it is one that this page scores.
 
     Raises:
-        InputError: it is none, or is larger than is scored here.
+        NoTextColumn: it cannot be told which column holds the texts, and none was given.
+        InputError: it is no table, or is larger than is scored here.
     """
     more = "Use the command line for it: python -m inference score."
     if path.suffix.lower() == ".parquet":
         columns_in("The file", path.read_bytes(), MOST_UNPACKED, more)
-    try:
-        table = open_table(path, text_column)
-    except NoTextColumn as error:
-        table = open_table(path, error.columns[0])
+    table = open_table(path, text_column)
     if len(table.columns) > MOST_COLUMNS:
         raise InputError(f"The file has {len(table.columns):,} columns; {MOST_COLUMNS} are the most here. {more}")
     if table.rows > MOST_ROWS:

@@ -18,6 +18,7 @@ import gradio as gr
 from inference import Answer, InferenceError
 from inference.assets import showcase_texts
 from inference.backends import TITLES
+from inference.explain.words import nothing_known
 from inference.models import Models
 from ui import render, scoring, why
 from ui.launch import LAUNCH, SHOW_ANSWER
@@ -142,6 +143,11 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
         shown = [message, panels, *verdicts.values(), *labels.values(), *tables.values(), spent, table, reasons.found]
         keep = [gr.skip()] * len(shown)
 
+        def lacks(given: str, backend: str) -> bool:
+            """Whether the vocabulary has nothing for the text."""
+            classifier = models.get(backend)
+            return nothing_known(classifier.tokenizer, classifier.encode(given))
+
         def run(given: str, at: str, chosen: str, use_own: bool, limit: float, *reason: str) -> list[Any]:
             """The open tab filled for this text, in the order of `shown`; or the message why not."""
             applied = None if use_own else limit
@@ -150,20 +156,21 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
                     return ["", *keep[1:-1], why.explained(models, given, chosen, applied, *reason)]
                 if at == "compare":
                     found = models.compare(given, applied)
-                    return ["", *keep[1:-2], render.side_by_side(models.bundle, found), gr.skip()]
+                    unknown = any(lacks(given, name) for name, one in found.items() if isinstance(one, Answer))
+                    return ["", *keep[1:-2], render.side_by_side(models.bundle, found, unknown), gr.skip()]
                 answer = models.answer(given, chosen, applied)
+                note = render.reading_note(models.bundle, [answer], lacks(given, chosen))
             except InferenceError as error:
                 return [render.message(error), gr.update(visible=False), *keep[2:-2], "", ""]
             first = {name: predictions[0] for name, predictions in answer.predictions.items()}
             limits = {name: task.threshold if applied is None else applied for name, task in tasks.items()}
-            cut = any(prediction.truncated for prediction in first.values())
             return [
                 "",
                 gr.update(visible=True),
                 *(render.verdict(name, tasks[name], first[name], limits[name]) for name in verdicts),
                 *(dict(first[name].scores) for name in labels),
                 *(by_score(first[name].scores) for name in tables),
-                render.timing(chosen, answer.timing, cut, models.bundle.max_tokens),
+                render.timing(chosen, answer.timing, note),
                 *keep[-2:],
             ]
 

@@ -71,6 +71,15 @@ def test_an_example_fills_the_box_and_is_answered(visit: Visit) -> None:
     assert visit.box.input_value().startswith("Oh wonderful")
 
 
+def test_a_text_of_unknown_words_alone_gets_an_answer_with_a_hint(visit: Visit) -> None:
+    visit.ask("😡😡😡 🤮")
+    visit.see("vocabulary has nothing for any word of this text")
+    visit.compare()
+    visit.see("vocabulary has nothing for any word of this text")
+    visit.ask("good 🤮")
+    visit.page.locator(".triptych").get_by_text("vocabulary").wait_for(state="detached")
+
+
 def test_every_score_can_be_reached(visit: Visit) -> None:
     visit.ask("good")
     visit.page.locator(".verdict").first.wait_for()

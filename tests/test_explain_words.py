@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from inference import Classifier, InputError
-from inference.explain.words import MOST_LETTERS, Word, grouped, is_unknown, segments, unknown_token, words_of
+from inference.explain.words import (
+    MOST_LETTERS,
+    Word,
+    grouped,
+    is_unknown,
+    nothing_known,
+    segments,
+    unknown_token,
+    words_of,
+)
 
 FAMILY, WAVE, FLAGS = "👩‍👩‍👧", "👋🏽", "🇩🇪🇫🇷"
 CORPUS = [
@@ -223,6 +232,13 @@ def test_a_word_of_which_the_vocabulary_has_nothing_is_unknown(kind: str) -> Non
     assert lacking["☃"]
     assert not lacking["well"]
     assert not lacking["don't"]
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "byte-level"])
+def test_a_text_of_which_the_vocabulary_has_no_word_at_all_is_told_from_others(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    assert nothing_known(tokenizer, tokenizer.encode("☃ ☃☃")) is (kind != "byte-level")
+    assert not nothing_known(tokenizer, tokenizer.encode("☃ well"))
 
 
 def test_a_vocabulary_of_bytes_lacks_nothing() -> None:

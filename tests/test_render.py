@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from test_app import HOSTILE, PARITY, SCRIPT, models
 
-from inference import InputError
+from inference import Answer, InputError
 from inference.models import Models
 from ui import render
 
@@ -47,6 +47,16 @@ def test_an_answer_that_is_uncertain_on_one_runtime_only_is_marked() -> None:
 def test_a_text_that_was_cut_says_so() -> None:
     assert "Only the first 8 tokens were read" in side_by_side(models(), "good " * 20)
     assert "tokens were read" not in side_by_side(models(), "good")
+
+
+def test_a_text_of_which_the_vocabulary_has_nothing_says_so() -> None:
+    given = models()
+    found = given.compare("good", None)
+    answers = [answer for answer in found.values() if isinstance(answer, Answer)]
+    said = "vocabulary has nothing for any word of this text: its answer says nothing about it."
+    assert said in render.side_by_side(given.bundle, found, unknown=True)
+    assert said in render.reading_note(given.bundle, answers, unknown=True)
+    assert render.reading_note(given.bundle, answers, unknown=False) == ""
 
 
 def test_hostile_labels_and_texts_are_escaped_wherever_html_is_made() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from math import floor, log10
 from typing import Any
@@ -47,8 +47,8 @@ def verdict(name: str, task: Task, prediction: Prediction, threshold: float) -> 
     )
 
 
-def timing(backend: str, spent: Timing, truncated: bool, max_tokens: int) -> str:
-    """Where the milliseconds of one answer went, and whether the text was read to its end."""
+def timing(backend: str, spent: Timing, note: str = "") -> str:
+    """Where the milliseconds of one answer went; below it a note."""
     parts = {"tokenise": spent.tokenize_ms, "forward": spent.forward_ms, "rest": spent.rest_ms}
     bar = "".join(f'<i style="flex-grow:{ms:.4f}"></i>' for ms in parts.values())
     split = " · ".join(f"{name} {ms:.2f}" for name, ms in parts.items())
@@ -56,15 +56,16 @@ def timing(backend: str, spent: Timing, truncated: bool, max_tokens: int) -> str
         f'<div class="timing {backend}"><p>{title(backend)} answered: '
         f'<span class="figure">{spent.total_ms:.2f} ms</span> '
         f'<span class="small">({split}; one sample, so noisy)</span></p>'
-        f'<div class="bar" aria-hidden="true">{bar}</div>{cut_note(max_tokens) if truncated else ""}</div>'
+        f'<div class="bar" aria-hidden="true">{bar}</div>{note}</div>'
     )
 
 
-def side_by_side(bundle: Bundle, found: Mapping[str, Answer | InferenceError]) -> str:
+def side_by_side(bundle: Bundle, found: Mapping[str, Answer | InferenceError], unknown: bool = False) -> str:
     """Three columns, one per runtime: label, confidence, milliseconds, and what differs from the reference.
 
     Args:
         found: per backend its answer to one text, or why it has none.
+        unknown: the vocabulary has nothing for the text.
     """
     answers = {name: answer for name, answer in found.items() if isinstance(answer, Answer)}
     first = bundle.backends[0]
@@ -84,9 +85,9 @@ def side_by_side(bundle: Bundle, found: Mapping[str, Answer | InferenceError]) -
         ]
         rows.append(_group(f"{escape(task)} <small>{len(spec.labels)} labels</small>", cells))
     rows.append(_group("time of this answer", [_spent(answer) for answer in found.values()]))
-    cut = any(answer.predictions[task][0].truncated for answer in answers.values() for task in bundle.tasks)
+    note = reading_note(bundle, answers.values(), unknown)
     return (
-        f'<div class="triptych">{_sentences(found, first)}{cut_note(bundle.max_tokens) if cut else ""}'
+        f'<div class="triptych">{_sentences(found, first)}{note}'
         f"<table><caption>The same text on every runtime</caption>{''.join(rows)}</table>"
         f'<p class="small">Δ: what the label of {TITLES[first]} gets here, less what {TITLES[first]} gave it. ◆ marks '
         f"a Δ of {NOTABLE} or more. The milliseconds are one sample each, taken one after the other: they are noisy, "
@@ -243,11 +244,24 @@ def share(value: float) -> str:
     return "100 %" if value == 1 else f"{min(value, 0.999):.1%}".replace("%", " %")
 
 
-def cut_note(max_tokens: int) -> str:
-    return (
-        f'<p class="cut"><span aria-hidden="true">✂</span> Only the first {max_tokens} tokens were read; the rest of '
-        "the text was not seen.</p>"
-    )
+def reading_note(bundle: Bundle, answers: Iterable[Answer], unknown: bool) -> str:
+    """What the model did not read of a text, in a line each; nothing where it read all of it.
+
+    Args:
+        unknown: the vocabulary has nothing for the text.
+    """
+    notes = []
+    if unknown:
+        notes.append(
+            '<p class="cut"><span aria-hidden="true">⚠</span> The model\'s vocabulary has nothing for any word of this '
+            "text: its answer says nothing about it.</p>"
+        )
+    if any(one.truncated for answer in answers for (one,) in answer.predictions.values()):
+        notes.append(
+            f'<p class="cut"><span aria-hidden="true">✂</span> Only the first {bundle.max_tokens} tokens were read; '
+            "the rest of the text was not seen.</p>"
+        )
+    return "".join(notes)
 
 
 def breakable(label: str) -> str:

@@ -46,10 +46,11 @@ _log = logging.getLogger(__name__)
 
 INTRO = (
     f'<p class="invitation">A CSV, JSONL or Parquet file with a text in every row: at most {MOST_MB} MB and '
-    f"{MOST_ROWS:,} rows. A spreadsheet such as .xlsx is to be saved as CSV in UTF-8 first. The answers are "
-    "added as columns; they are those of the runtime and the thresholds that this page is set to. Nothing else changes, but that in a CSV a ' is put before cells that a spreadsheet would run as a "
-    "formula. For larger files: <code>python -m inference score</code>. The server deletes file and answers within two "
-    "hours, or when it is ended; if it is killed, they stay in its temporary files.</p>"
+    f"{MOST_ROWS:,} rows. A spreadsheet such as .xlsx is to be saved as CSV in UTF-8 first. The answers are added as "
+    "columns; they are those of the runtime and the thresholds that this page is set to. Nothing else changes, but "
+    "that in a CSV a ' is put before cells that a spreadsheet would run as a formula. For larger files: "
+    "<code>python -m inference score</code>. The server deletes file and answers within two hours, or when it is "
+    "ended; if it is killed, they stay in its temporary files.</p>"
 )
 
 

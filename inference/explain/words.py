@@ -128,3 +128,9 @@ def is_unknown(word: Word, encoding: Encoding, unknown: int | None) -> bool:
     # SentencePiece puts the space before a word into a piece of its own where it has no other.
     read = [encoding.ids[piece] for piece in word.pieces if encoding.tokens[piece].strip("\u2581")]
     return unknown is not None and bool(read) and set(read) == {unknown}
+
+
+def nothing_known(tokenizer: Tokenizer, encoding: Encoding) -> bool:
+    """Whether the model reads nothing of a whole text but the token for what its vocabulary lacks."""
+    pieces = tuple(piece for piece, none in enumerate(encoding.special_tokens_mask) if not none)
+    return is_unknown(Word(0, 0, pieces), encoding, unknown_token(tokenizer))

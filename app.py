@@ -179,7 +179,7 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
             return run(given, *settings) if (given or "").strip() and settings[0] != "file" else keep
 
         def move(given: str, at: str, chosen: str, limit: float, *reason: str) -> list[Any]:
-            return [False, *(keep if at == "why" else run_again(given, at, chosen, False, limit, *reason))]
+            return [False, *run_again(given, at, chosen, False, limit, *reason)]
 
         def pick(sample: list[str], *settings: Any) -> list[Any]:
             return [sample[0], *run(sample[0], *settings)]

@@ -157,6 +157,10 @@ def test_a_label_other_than_the_models_is_named_so() -> None:
     assert "(the model says negative)" in why.html(explained("bad"))
 
 
+def test_a_word_that_stands_there_twice_is_named_once() -> None:
+    assert shown(why.html(explained("good good"))).split(".")[1].endswith("for it most good")
+
+
 def test_a_text_of_which_no_word_matters_is_no_reason_to_divide_by_zero() -> None:
     assert "no word of the text moves it" in why.html(explained("this that"))
 
@@ -252,6 +256,19 @@ def test_a_label_of_one_task_is_never_asked_of_another(visit: Visit) -> None:
     visit.see("Why sadness")
     assert visit.page.locator(".toast-body").count() == 0
     assert visit.errors == []
+
+
+@needs_chromium
+def test_moving_the_threshold_calls_the_explained_answer_uncertain(visit: Visit) -> None:
+    ask_why(visit, "good")
+    choose(visit, "Task", "sentiment")
+    visit.see("Why positive 0.8808: for it")
+    number = visit.page.get_by_role("spinbutton")
+    number.fill("0.99")
+    number.press("Enter")
+    visit.see("Why positive 0.8808 (uncertain): for it")
+    visit.page.get_by_role("checkbox", name="Use the model's own thresholds").check()
+    visit.see("Why positive 0.8808: for it")
 
 
 @needs_chromium

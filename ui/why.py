@@ -126,11 +126,9 @@ def _sentence(found: Explanation) -> str:
     }
     much = "most" if found.shared is None else "a little"
     told = [] if found.shared is None else ["no single word carries it"]
-    told += [
-        f"{side} it {much} {' and '.join(f'<q><bdi>{escape(_short(word.text))}</bdi></q>' for word in words[:2])}"
-        for side, words in sides.items()
-        if words
-    ]
+    for side, words in sides.items():
+        if named := list(dict.fromkeys(_short(word.text) for word in words))[:2]:
+            told.append(f"{side} it {much} {' and '.join(f'<q><bdi>{escape(word)}</bdi></q>' for word in named)}")
     return f"{'; '.join(told)}." if told else "no word of the text moves it."
 
 

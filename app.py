@@ -189,16 +189,17 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
             return [*seen, *run_again(given, at, chosen, use_own, limit, task, *reason)]
 
         settings = [view, runtime, own, threshold, *reasons.inputs]
+        # Who asks again, or drags on, before the answer has come, wants it for what is there then.
+        private |= {"trigger_mode": "always_last"}
         asked = gr.on([text.submit, classify.click], run, [text, *settings], shown, **private)
-        gr.on([runtime.input, own.input], run_again, [text, *settings], shown, trigger_mode="always_last", **private)
-        # A drag sends many values: the last one must win, the ones between may be lost.
+        gr.on([runtime.input, own.input], run_again, [text, *settings], shown, **private)
         moved = [text, view, runtime, threshold, *reasons.inputs]
-        threshold.change(move, moved, [own, *shown], trigger_mode="always_last", **private)
+        threshold.change(move, moved, [own, *shown], **private)
         # A Dropdown sends its input twice for one choice, and its select once.
         picks = [reasons.method.input, *(label.select for label in reasons.labels.values())]
-        gr.on(picks, run_again, [text, *settings], shown, trigger_mode="always_last", **private)
+        gr.on(picks, run_again, [text, *settings], shown, **private)
         turned = [*reasons.labels.values(), *shown]
-        reasons.task.select(turn, [text, *settings], turned, trigger_mode="always_last", **private)
+        reasons.task.select(turn, [text, *settings], turned, **private)
         picked = examples.click(pick, [examples, *settings], [text, *shown], **private)
         for event in (asked, picked):
             event.then(None, js=SHOW_ANSWER)

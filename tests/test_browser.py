@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import fakes
 import pytest
 from chromium import Visit, needs_chromium, sync_api
 from test_app import HOSTILE, IMAGE, SCRIPT, models, served
+
+from inference.models import Models
 
 pytestmark = needs_chromium
 
@@ -63,6 +67,31 @@ def test_another_runtime_answers_as_soon_as_it_is_chosen(visit: Visit) -> None:
     visit.see("INT8 answered:")
     visit.page.get_by_role("radio", name="PyTorch").check()
     visit.see("PyTorch answered:")
+
+
+class Held(fakes.FakeBackend):
+    """A fake that answers when it is let."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.on = threading.Event()
+
+    def logits(self, *arguments: Any, **named: Any) -> Any:
+        self.on.wait(60)
+        return super().logits(*arguments, **named)
+
+
+def test_who_asks_again_before_the_answer_has_come_gets_that_to_the_last_text(browser: sync_api.Browser) -> None:
+    held = Held("int8")
+    with served(Models(fakes.bundle(), lambda name: fakes.classifier(held))) as url:
+        visit = Visit(browser, url)
+        with visit.page.expect_request("**/queue/join*"):
+            visit.ask("good")
+        visit.ask("good bad")
+        visit.ask("bad")
+        held.on.set()
+        visit.see("negative · 0.8808")
+        visit.page.close()
 
 
 def test_an_example_fills_the_box_and_is_answered(visit: Visit) -> None:

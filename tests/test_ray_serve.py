@@ -30,6 +30,7 @@ def started(demo: Path, demo_cache: Path, tmp_path_factory: pytest.TempPathFacto
     command = [sys.executable, "deploy/ray_serve.py", str(demo), "--max-replicas", "2"]
     command += ["--api-key-file", str(home / "key"), "--port"]
     here = bare | {"HOME": str(home), "XDG_CACHE_HOME": str(default_cache().parent)}
+    here["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = str(PATIENCE_S)  # Ray's 5 s are short on a busy machine
     return on_a_free_port(lambda port: Served([*command, str(port)], here), LOST)
 
 

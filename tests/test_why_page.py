@@ -106,11 +106,11 @@ def test_what_was_not_read_is_marked_and_told() -> None:
 def test_of_what_was_not_read_the_beginning_is_shown_and_the_rest_is_counted() -> None:
     assert "not read" not in why.html(explained("good"))
     html = why.html(explained("good " * 6 + "x" * 1_234))
-    assert f'<span class="unread"> {"x" * 199} … 1,035 more characters that were not read</span>' in html
+    assert f'<span class="unread"> {"x" * 199} <small>… 1,035 more characters that were not read</small></span>' in html
     assert "Struck through</span>: not read." in html
     assert html.index("were cut off") < html.index('class="words"')
     found = replace(explained("y" * 1_234 + " good"), read=(1_234, 1_239), words=())
-    assert f"1,034 more characters that were not read … {'y' * 200}</span> good" in why.html(found)
+    assert f"1,034 more characters that were not read …</small> {'y' * 200}</span> good" in why.html(found)
 
 
 def test_where_no_word_carries_the_answer_the_headline_says_so_first() -> None:

@@ -247,7 +247,7 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
 
     shown = [column, preview, begin, status, download, pictures]
     gr.on([file.upload, file.clear], look, [file], shown, concurrency_id="look", concurrency_limit=4, **quiet)
-    column.select(lambda: gr.update(interactive=True), None, begin, **quiet)
+    column.select(lambda: gr.update(interactive=True), None, begin, concurrency_id="look", **quiet)
     begin.click(
         begin_it,
         [file, column, format, every, runtime, own, threshold],

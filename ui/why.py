@@ -160,7 +160,7 @@ def _unread_before(text: str) -> str:
     if not text:
         return ""
     more = len(text) - UNREAD
-    left_out = f"{more:,} more characters that were not read … " if more > 0 else ""
+    left_out = f"<small>{more:,} more characters that were not read …</small> " if more > 0 else ""
     return f'<span class="unread">{left_out}{escape(text[-UNREAD:])}</span>'
 
 
@@ -168,7 +168,7 @@ def _unread_after(text: str) -> str:
     if not text:
         return ""
     more = len(text) - UNREAD
-    left_out = f" … {more:,} more characters that were not read" if more > 0 else ""
+    left_out = f" <small>… {more:,} more characters that were not read</small>" if more > 0 else ""
     return f'<span class="unread">{escape(text[:UNREAD])}{left_out}</span>'
 
 

@@ -184,10 +184,6 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
         def pick(sample: list[str], *settings: Any) -> list[Any]:
             return [sample[0], *run(sample[0], *settings)]
 
-        def turn(given: str, at: str, chosen: str, use_own: bool, limit: float, task: str, *reason: str) -> list[Any]:
-            seen = [gr.update(visible=name == task) for name in reasons.labels]
-            return [*seen, *run_again(given, at, chosen, use_own, limit, task, *reason)]
-
         settings = [view, runtime, own, threshold, *reasons.inputs]
         # Who asks again, or drags on, before the answer has come, wants it for what is there then.
         private |= {"trigger_mode": "always_last"}
@@ -198,8 +194,10 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
         # A Dropdown sends its input twice for one choice, and its select once.
         picks = [reasons.method.input, *(label.select for label in reasons.labels.values())]
         gr.on(picks, run_again, [text, *settings], shown, **private)
-        turned = [*reasons.labels.values(), *shown]
-        reasons.task.select(turn, [text, *settings], turned, **private)
+        reasons.task.select(run_again, [text, *settings], shown, **private)
+        # In the browser and at once: by then the labels of the task before may be open.
+        lists = list(reasons.labels.values())
+        reasons.task.select(None, reasons.task, lists, js=why.show_labels(models.bundle), api_visibility="private")
         picked = examples.click(pick, [examples, *settings], [text, *shown], **private)
         for event in (asked, picked):
             event.then(None, js=SHOW_ANSWER)

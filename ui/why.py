@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -68,6 +69,12 @@ def panel(bundle: Bundle) -> Panel:
         }
         method = gr.Radio(methods, value=OCCLUSION, label="Method", min_width=280, elem_id="why-method")
     return Panel(task, labels, method, gr.HTML(elem_id="why"))
+
+
+def show_labels(bundle: Bundle) -> str:
+    """JavaScript from the name of a task to updates of `Panel.labels`, which shows those of this task alone."""
+    names = json.dumps(list(bundle.tasks))
+    return f'(task) => {names}.map((name) => ({{ __type__: "update", visible: name === task }}))'
 
 
 def explained(

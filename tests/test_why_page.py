@@ -248,12 +248,18 @@ def test_a_label_of_one_task_is_never_asked_of_another(visit: Visit) -> None:
     ask_why(visit, "good bad glad")
     choose(visit, "Label", "positive")
     visit.see("Why positive")
-    for task, label in (("emotion", "sadness"), ("sentiment", "negative")) * 2:
-        choose(visit, "Task", task)
-        choose(visit, "Label", label)  # without a wait for the answer
-    visit.see("Why negative")
+    for task, before, label in (
+        ("emotion", "the one that the model gives", "sadness"),
+        ("sentiment", "positive", "negative"),
+        ("emotion", "sadness", "joy"),
+        ("sentiment", "negative", "positive"),
+    ):
+        choose(visit, "Task", task)  # whose labels are there without a wait for the answer
+        sync_api.expect(visit.page.get_by_role("combobox", name="Label")).to_have_value(before)
+        choose(visit, "Label", label)
+    visit.see("Why positive")
     choose(visit, "Task", "emotion")
-    visit.see("Why sadness")
+    visit.see("Why joy")
     assert visit.page.locator(".toast-body").count() == 0
     assert visit.errors == []
 

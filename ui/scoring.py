@@ -28,7 +28,7 @@ import gradio as gr
 from inference import InferenceError, InputError
 from inference.backends import check_backend
 from inference.models import Models
-from inference.score.reading import NoTextColumn, Table, is_sentence, open_table, shortened
+from inference.score.reading import NoTextColumn, Table, open_table
 from inference.score.run import Job, Model, Report, doubtful_header, score
 from inference.score.unpacking import MOST_COLUMNS, MOST_UNPACKED, columns_in
 from inference.score.writing import FORMATS, as_text
@@ -283,10 +283,8 @@ def looked_at(path: Path) -> tuple[Table, str | None, str]:
     try:
         table = examine(path)
     except NoTextColumn as error:
-        sentence = next(filter(is_sentence, error.columns), None) if path.suffix.lower() == ".csv" else None
-        lacks = f" If {shortened(sentence)} is a text, the file lacks a header: give it one." if sentence else ""
         table = examine(path, error.columns[0])
-        return table, None, f"Which column of {path.name} holds the texts? Choose it above.{lacks}"
+        return table, None, f"Which column of {path.name} holds the texts? Choose it above.{error.doubt}"
     return table, table.text_column, doubtful_header(table) or ""
 
 

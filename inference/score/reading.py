@@ -47,11 +47,13 @@ class NoTextColumn(InputError):
 
     Args:
         columns: those of the file.
+        doubt: a sentence on what may be wrong with the file, with a space before it, or "".
     """
 
-    def __init__(self, message: str, columns: Sequence[str]) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, columns: Sequence[str], doubt: str) -> None:
+        super().__init__(message + doubt)
         self.columns = list(columns)
+        self.doubt = doubt
 
 
 class Table(Protocol):
@@ -293,7 +295,8 @@ def find_text_column(name: str, columns: Sequence[str], wanted: str | None, has_
     if found is None:
         text = next(filter(is_sentence, columns), None) if has_header else None
         lacks = f" If {shortened(text)} is a text, the file lacks a header: give it one." if text else ""
-        raise NoTextColumn(f"{name}: which column holds the texts? Name it with --text-column; {has}.{lacks}", columns)
+        asked = f"{name}: which column holds the texts? Name it with --text-column; {has}."
+        raise NoTextColumn(asked, columns, lacks)
     if found not in columns:
         raise InputError(f"{name} has no column {found!r}; {has}.")
     if columns.count(found) > 1:

@@ -191,13 +191,12 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
         gr.on([runtime.input, own.input], run_again, [text, *settings], shown, **private)
         moved = [text, view, runtime, threshold, *reasons.inputs]
         threshold.change(move, moved, [own, *shown], **private)
-        # A Dropdown sends its input twice for one choice, and its select once.
-        picks = [reasons.method.input, *(label.select for label in reasons.labels.values())]
+        # A Dropdown sends its input twice for one choice by the mouse, and its select not at all for one by the keys.
+        picks = [reasons.method.input, reasons.task.change, *(label.change for label in reasons.labels.values())]
         gr.on(picks, run_again, [text, *settings], shown, **private)
-        reasons.task.select(run_again, [text, *settings], shown, **private)
         # In the browser and at once: by then the labels of the task before may be open.
         lists = list(reasons.labels.values())
-        reasons.task.select(None, reasons.task, lists, js=why.show_labels(models.bundle), api_visibility="private")
+        reasons.task.change(None, reasons.task, lists, js=why.show_labels(models.bundle), api_visibility="private")
         picked = examples.click(pick, [examples, *settings], [text, *shown], **private)
         for event in (asked, picked):
             event.then(None, js=SHOW_ANSWER)

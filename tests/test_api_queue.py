@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -305,3 +306,14 @@ def test_what_waits_for_a_backend_to_be_opened_counts_as_held() -> None:
     assert sorted(reply.status for reply in client.run(crowd())) == [200, 200, 503, 503, 503, 503]
     assert client.predict(text="good").status == 200  # all of it was given back
     client.close()
+
+
+def test_a_body_is_let_go_of_once_its_texts_are_known(busy: Busy) -> None:
+    body = b'{"text": "good"' + b" " * 1_000_000 + b"}"
+    tracemalloc.start()
+    for _ in range(20):
+        busy.tasks.append(busy.client.loop.create_task(busy.client.ask("/api/predict", body)))
+    busy.waits(21)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 5_000_000

@@ -213,7 +213,7 @@ def test_one_question_is_answered_at_a_time_and_files_that_wait_hold_nobody_up()
         name: {fn.concurrency_limit for fn in asking if fn.concurrency_id == name} for name in ("inference", "score")
     }
     assert limits == {"inference": {1}, "score": {scoring.MOST_WAITING}}
-    assert {fn.concurrency_id for fn in asking} == {"inference", "score", "look"}  # "look" asks no model
+    assert {fn.concurrency_id for fn in asking} == {"inference", "score", "look", "at once"}  # two ask no model
     assert all(fn.queue for fn in asking)
 
 

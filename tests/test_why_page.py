@@ -278,6 +278,18 @@ def test_moving_the_threshold_calls_the_explained_answer_uncertain(visit: Visit)
 
 
 @needs_chromium
+def test_task_and_label_can_be_chosen_with_the_keys(visit: Visit) -> None:
+    ask_why(visit, "good bad glad")
+    for name, option, said in (("Task", "emotion", "Why joy"), ("Label", "sadness", "Why sadness")):
+        box = visit.page.get_by_role("combobox", name=name)
+        box.fill(option)
+        box.press("ArrowDown")
+        box.press("Enter")
+        sync_api.expect(box).to_have_value(option)
+        visit.see(said)
+
+
+@needs_chromium
 def test_every_figure_can_be_reached_with_the_keyboard(visit: Visit) -> None:
     ask_why(visit, "good bad")
     visit.page.locator(".why summary").focus()

@@ -192,7 +192,7 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
     ) -> Iterator[list[Any]]:
         """The file scored; what is shown while it is, and in the end the download and the pictures."""
         session = request.session_hash or ""
-        if path is None or not text_column:
+        if path is None or text_column is None:
             lacks = "There is no file. Upload one first." if path is None else "Choose the column with the texts first."
             yield [render.message(InputError(lacks)), *nothing, *_buttons(False)]
             return
@@ -247,7 +247,8 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
 
     shown = [column, preview, begin, status, download, pictures]
     gr.on([file.upload, file.clear], look, [file], shown, concurrency_id="look", concurrency_limit=4, **quiet)
-    column.select(lambda: gr.update(interactive=True), None, begin, concurrency_id="look", **quiet)
+    at_once: dict[str, Any] = {"concurrency_id": "at once", "concurrency_limit": 16, **quiet}
+    column.input(lambda given: gr.update(interactive=given is not None), column, begin, **at_once)
     begin.click(
         begin_it,
         [file, column, format, every, runtime, own, threshold],
@@ -256,7 +257,7 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
         concurrency_limit=MOST_WAITING,
         **quiet,
     )
-    stop.click(stop_it, None, None, concurrency_id="look", **quiet)
+    stop.click(stop_it, None, None, **at_once)
 
 
 def own_copy(path: str, folder: Path) -> Path:
@@ -283,7 +284,10 @@ def looked_at(path: Path) -> tuple[Table, str | None, str]:
     try:
         table = examine(path)
     except NoTextColumn as error:
-        table = examine(path, error.columns[0])
+        alone = [name for name in error.columns if name and error.columns.count(name) == 1]
+        if not alone:
+            raise
+        table = examine(path, alone[0])
         return table, None, f"Which column of {path.name} holds the texts? Choose it above.{error.doubt}"
     return table, table.text_column, doubtful_header(table) or ""
 

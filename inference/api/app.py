@@ -90,6 +90,7 @@ def _answers(service: Service) -> dict[str, tuple[str, Callable[[Request], Await
     async def predict(request: Request) -> Response:
         async with reader.body(request) as body:
             asked = parse(PredictRequest, body)
+            del body  # it may be much larger than its texts, which wait
             until = service.deadline()
             tasks = service.tasks(asked.tasks)
             classifier = await service.classifier(asked.backend, request.receive, until)
@@ -102,6 +103,7 @@ def _answers(service: Service) -> dict[str, tuple[str, Callable[[Request], Await
     async def explain(request: Request) -> Response:
         async with reader.body(request) as body:
             asked = parse(ExplainRequest, body)
+            del body
             until = service.deadline()
             task = service.one_task(asked)
             classifier = await service.classifier(asked.backend, request.receive, until)
@@ -172,12 +174,14 @@ class _Reader:
             raise ApiError(415, "no_json", f"Send JSON, and say so: Content-Type: {JSON}.")
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise ApiError(415, "compressed", "Send the body uncompressed, without Content-Encoding.")
-        got = bytearray()
+        got, size = bytearray(), 0
         try:
             await self._read(request, got)
-            yield bytes(got)
+            size, whole = len(got), [bytes(got)]
+            got.clear()
+            yield whole.pop()  # nothing is left of it here
         finally:
-            self._held -= len(got)
+            self._held -= size or len(got)
 
     async def _read(self, request: Request, got: bytearray) -> None:
         try:

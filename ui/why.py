@@ -147,7 +147,7 @@ def _marked(found: Explanation) -> str:
     """The text as it was given, word by word, in the order in which any text box would show it."""
     most = max((abs(word.attribution or 0.0) for word in found.words), default=0.0)
     low, high = found.read
-    parts, at = [_unread_before(found.text[:low])], low
+    parts, at = [_unread(found.text[:low], is_start=True)], low
     usual = direction = direction_of(found.text) or "ltr"
     for word in found.words:
         between = found.text[at : word.start]
@@ -159,24 +159,20 @@ def _marked(found: Explanation) -> str:
         is_neutral = own is None and not any(letter.isnumeric() for letter in word.text)
         parts.append(escape(between) + _word(word, most, direction, is_neutral))
         at = word.end
-    parts += [escape(found.text[at:high]), _unread_after(found.text[high:])]
+    parts += [escape(found.text[at:high]), _unread(found.text[high:], is_start=False)]
     return "".join(parts)
 
 
-def _unread_before(text: str) -> str:
+def _unread(text: str, is_start: bool) -> str:
+    """A part of the text that was not read: what of it lies beside the part that was, and how much more there is."""
     if not text:
         return ""
-    more = len(text) - UNREAD
-    left_out = f"<small>{more:,} more characters that were not read …</small> " if more > 0 else ""
-    return f'<span class="unread">{left_out}{escape(text[-UNREAD:])}</span>'
-
-
-def _unread_after(text: str) -> str:
-    if not text:
-        return ""
-    more = len(text) - UNREAD
-    left_out = f" <small>… {more:,} more characters that were not read</small>" if more > 0 else ""
-    return f'<span class="unread">{escape(text[:UNREAD])}{left_out}</span>'
+    more = f"{len(text) - UNREAD:,} more characters that were not read" if len(text) > UNREAD else ""
+    if is_start:
+        shown = (f"<small>{more} …</small> " if more else "") + escape(text[-UNREAD:])
+    else:
+        shown = escape(text[:UNREAD]) + (f" <small>… {more}</small>" if more else "")
+    return f'<span class="unread">{shown}</span>'
 
 
 def direction_of(text: str) -> str | None:

@@ -8,22 +8,29 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
 
 from inference import Answer, InferenceError
+from inference.api import Limits, server
 from inference.assets import showcase_texts
 from inference.backends import TITLES
 from inference.explain.words import nothing_known
 from inference.models import Models
 from ui import render, scoring, why
-from ui.launch import LAUNCH, SHOW_ANSWER
+from ui.files import TemporaryFiles
+from ui.lane import Lane
+from ui.launch import SHOW_ANSWER
+from ui.site import mount_page
 from ui.start import Settings, run
 
+LIMITS = Limits()  # of the API: the page has the same for explanations
+ANSWERING = 3  # questions that Gradio handles at the same time
 MANY = 8  # a task with more labels than this shows its best five; the rest are in the tables
 # The showcase rows offered as examples: what each one tries, and how its text begins. The hard ones come last.
 EXAMPLES = {
@@ -48,7 +55,10 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
         dashboard: where the dashboard is; no link is shown to one that is not served.
     """
     tasks = models.bundle.tasks
-    inference = {"concurrency_limit": 1, "concurrency_id": "inference"}  # one forward pass at a time, whoever asks
+    # `Models` makes one pass at a time. More events than that may run, for those that explain take long and wait for
+    # each other: there are always some left for those that do not.
+    inference = {"concurrency_limit": LIMITS.most_explanations + ANSWERING, "concurrency_id": "inference"}
+    explaining = Lane(LIMITS.most_explanations, why.BUSY)
     private: dict[str, Any] = {**inference, "api_visibility": "private"}
     # After every event Gradio sums up its last 10,000 with pandas, for a monitoring page that is off here.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
@@ -148,12 +158,21 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
             classifier = models.get(backend)
             return nothing_known(classifier.tokenizer, classifier.encode(given))
 
-        def run(given: str, at: str, chosen: str, use_own: bool, limit: float, *reason: str) -> list[Any]:
+        def is_wanted(request: gr.Request) -> bool:
+            """Whether anybody still listens for the answers of this session."""
+            return request.session_hash in demo._queue.pending_messages_per_session
+
+        def run(
+            request: gr.Request, given: str, at: str, chosen: str, use_own: bool, limit: float, *reason: str
+        ) -> list[Any]:
             """The open tab filled for this text, in the order of `shown`; or the message why not."""
             applied = None if use_own else limit
             try:
                 if at == "why":
-                    return ["", *keep[1:-1], why.explained(models, given, chosen, applied, *reason)]
+                    wanted = partial(is_wanted, request)
+                    with explaining.turn(wanted):
+                        reasons_html = why.explained(models, given, chosen, applied, wanted, *reason)
+                    return ["", *keep[1:-1], reasons_html]
                 if at == "compare":
                     found = models.compare(given, applied)
                     unknown = any(lacks(given, name) for name, one in found.items() if isinstance(one, Answer))
@@ -174,15 +193,15 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
                 *keep[-2:],
             ]
 
-        def run_again(given: str, *settings: Any) -> list[Any]:
+        def run_again(request: gr.Request, given: str, *settings: Any) -> list[Any]:
             """`run` where a setting changed: without a text, or where files are scored, there is nothing to do."""
-            return run(given, *settings) if (given or "").strip() and settings[0] != "file" else keep
+            return run(request, given, *settings) if (given or "").strip() and settings[0] != "file" else keep
 
-        def move(given: str, at: str, chosen: str, limit: float, *reason: str) -> list[Any]:
-            return [False, *run_again(given, at, chosen, False, limit, *reason)]
+        def move(request: gr.Request, given: str, at: str, chosen: str, limit: float, *reason: str) -> list[Any]:
+            return [False, *run_again(request, given, at, chosen, False, limit, *reason)]
 
-        def pick(sample: list[str], *settings: Any) -> list[Any]:
-            return [sample[0], *run(sample[0], *settings)]
+        def pick(request: gr.Request, sample: list[str], *settings: Any) -> list[Any]:
+            return [sample[0], *run(request, sample[0], *settings)]
 
         settings = [view, runtime, own, threshold, *reasons.inputs]
         # Who asks again, or drags on, before the answer has come, wants it for what is there then.
@@ -232,6 +251,7 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
                 raise gr.Error(str(error), print_exception=False) from error
 
         def explain(
+            request: gr.Request,
             text: str,
             task: str | None = None,
             label: str | None = None,
@@ -247,8 +267,10 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
                 method: "occlusion", or "integrated_gradients" on PyTorch.
                 backend: "pytorch", "onnx" or "int8".
             """
+            wanted = partial(is_wanted, request)
             try:
-                return models.explain(text, backend, task, label, method).to_dict()
+                with explaining.turn(wanted):
+                    return models.explain(text, backend, task, label, method, wanted).to_dict()
             except InferenceError as error:
                 raise gr.Error(str(error), print_exception=False) from error
 
@@ -256,8 +278,8 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
         gr.api(predict, api_name="predict", **inference)
         gr.api(compare, api_name="compare", **inference)
 
-    # Closed: without it, requests can skip the queue and its limit.
-    return demo.queue(max_size=64, api_open=False)
+    # Closed: without it, requests can skip the queue and its limits.
+    return demo.queue(api_open=False)
 
 
 def as_json(found: Answer | InferenceError) -> dict[str, Any]:
@@ -279,24 +301,12 @@ def example_texts() -> dict[str, str]:
     return {trait: text for trait, start in EXAMPLES.items() for text in texts if text.startswith(start)}
 
 
-def serve(settings: Settings, models: Models, ready: Callable[[], None]) -> None:
-    """The page alone, under Gradio's own server, until it is interrupted."""
-    demo = build(models, settings.backend)
-    try:
-        demo.launch(
-            **LAUNCH,
-            server_name=settings.host,
-            server_port=settings.port,
-            share=False,
-            strict_cors=True,
-            quiet=True,
-            prevent_thread_lock=True,
-        )
-        ready()
-        threading.Event().wait()
-    finally:
-        demo.close(verbose=False)
+def serve(settings: Settings, models: Models, files: TemporaryFiles, ready: Callable[[], None]) -> None:
+    """Serve the page alone until a signal comes; then no new requests, and those that run are answered."""
+    site = FastAPI(openapi_url=None)
+    page = mount_page(site, build(models, settings.backend), files)
+    server.serve(site, settings.bind(), ready, page.stop_event.set, settings.access, ws="none")
 
 
 if __name__ == "__main__":
-    sys.exit(run(serve))
+    sys.exit(run(serve, sys.argv[1:]))

@@ -12,28 +12,26 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import gradio as gr
 import streamlit as st
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
-from starlette.routing import Mount
 
 from app import build
 from inference.api import create_app, server
 from inference.api.commands import read_key
-from inference.api.layers import BodyCap
 from inference.models import Models
-from ui.launch import LAUNCH
+from ui.files import TemporaryFiles
+from ui.gate import DashboardGate
+from ui.site import mount_page
 from ui.start import Settings, run
 
 DASHBOARD = Path(__file__).parent / "dashboard" / "main.py"
-SITE_BYTES = 8_000_000  # of any request; files may have 5 MB, and the API takes less: `inference.api.Limits`
 
 
-def site(models: Models, api: FastAPI, backend: str = "int8") -> FastAPI:
-    """Page, dashboard and API as one ASGI application. Streamlit allows one in a process."""
+def site(models: Models, api: FastAPI, files: TemporaryFiles, backend: str = "int8") -> tuple[FastAPI, Any]:
+    """Build page, dashboard and API as one ASGI application; returns it and Gradio's own. Streamlit allows one a process."""
     dashboard = st.App(DASHBOARD)
     # Without its own documentation pages: they would describe one redirect.
     made = FastAPI(lifespan=dashboard.lifespan(), openapi_url=None)
@@ -45,21 +43,18 @@ def site(models: Models, api: FastAPI, backend: str = "int8") -> FastAPI:
         folder = request.url.path.rpartition("/")[2]
         return RedirectResponse(f"{folder}/" + (f"?{request.url.query}" if request.url.query else ""))
 
-    made.mount("/dashboard", dashboard)
+    pages = [path.stem for path in (DASHBOARD.parent / "views").glob("[!_]*.py")]
+    made.mount("/dashboard", DashboardGate(dashboard, pages))
     made.mount("/api", api)
-    made.add_middleware(BodyCap, most=SITE_BYTES)
-    # Last: it answers every path that nothing above has taken.
-    gr.mount_gradio_app(made, build(models, backend, dashboard="dashboard/"), path="/", **LAUNCH)
-    return made
+    return made, mount_page(made, build(models, backend, dashboard="dashboard/"), files)
 
 
-def serve(settings: Settings, models: Models, ready: Callable[[], None]) -> None:
+def serve(settings: Settings, models: Models, files: TemporaryFiles, ready: Callable[[], None]) -> None:
     """All three until a signal comes; then no new requests, and those that run are answered."""
     os.environ["TRIPTYCH_MODEL"] = str(models.bundle.folder)
     os.environ["TRIPTYCH_PAGE_URL"] = "../"
     api = create_app(models, backend=settings.backend, api_key=read_key(None, os.environ), prefix="")
-    made = site(models, api, settings.backend)
-    page: Any = cast(Mount, made.routes[-1]).app
+    made, page = site(models, api, files, settings.backend)
 
     def say() -> None:
         ready()
@@ -72,10 +67,10 @@ def serve(settings: Settings, models: Models, ready: Callable[[], None]) -> None
 
     try:
         # For websockets what Streamlit itself asks for.
-        server.serve(made, settings.bind(), say, stopping, ws="websockets-sansio")
+        server.serve(made, settings.bind(), say, stopping, settings.access, ws="websockets-sansio")
     finally:
         api.state.service.close()
 
 
 if __name__ == "__main__":
-    sys.exit(run(serve))
+    sys.exit(run(serve, sys.argv[1:]))

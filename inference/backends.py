@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference import cpu
-from inference.errors import InferenceError, InputError
+from inference.errors import InferenceError, InputError, shown
 
 # Backend name -> what it is called in front of people, the most exact one first.
 TITLES = {"pytorch": "PyTorch", "onnx": "ONNX", "pytorch-bf16": "PyTorch bf16", "int8": "INT8"}
@@ -28,7 +28,7 @@ Forward = Callable[[NDArray[np.int64], NDArray[np.int64]], Logits]
 def check_backend(name: str, served: Sequence[str] = BACKENDS, known: Sequence[str] = BACKENDS) -> None:
     """Raise InputError unless this is the name of a `known` backend, and of one that a model is `served` on."""
     if name not in known:
-        raise InputError(f"Unknown backend {name!r}. Known: {', '.join(known)}.")
+        raise InputError(f"Unknown backend {shown(name)}. Known: {', '.join(known)}.")
     if runtime(name) not in served:
         held = " and ".join(TITLES[one] for one in served)
         raise InputError(f"This model has no {TITLES[name]}: its folder holds the files of {held}.")
@@ -43,9 +43,9 @@ def check_device(backend: str, device: str, dtype: str | None, compiled: bool) -
     """Raise InputError unless this backend runs on this device, with such weights and so compiled."""
     kind = device.partition(":")[0]
     if kind not in DEVICES:
-        raise InputError(f"Unknown device {device!r}. Known: {', '.join(DEVICES)}.")
+        raise InputError(f"Unknown device {shown(device)}. Known: {', '.join(DEVICES)}.")
     if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"Unknown dtype {dtype!r}. Known: {', '.join(DTYPES)}.")
+        raise InputError(f"Unknown dtype {shown(dtype)}. Known: {', '.join(DTYPES)}.")
     if compiled and (runtime(backend) != "pytorch" or kind == "auto"):
         raise InputError("compile=True is for PyTorch on device='cpu' or 'cuda'. Leave it out.")
     if kind == "auto" and runtime(backend) != "pytorch":

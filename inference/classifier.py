@@ -14,7 +14,7 @@ from tokenizers import Encoding, Tokenizer
 
 from inference.backends import Backend
 from inference.bundle import Bundle, Task
-from inference.errors import BundleError, InferenceError, InputError
+from inference.errors import BundleError, InferenceError, InputError, shown
 
 if TYPE_CHECKING:
     from inference.explain.explanation import Explanation
@@ -242,11 +242,11 @@ class Classifier:
     def _named(self, tasks: Sequence[str] | None) -> list[str]:
         """The tasks asked for; all where none are named."""
         if isinstance(tasks, str):
-            raise InputError(f"tasks must be a list of names; for one: [{tasks!r}].")
+            raise InputError(f"tasks must be a list of names; for one: [{shown(tasks)}].")
         names = list(self.tasks) if tasks is None else list(tasks)
         for name in names:
             if name not in self.tasks:
-                raise InputError(f"Unknown task {name!r}. This model has: {', '.join(self.tasks)}.")
+                raise InputError(f"Unknown task {shown(name)}. This model has: {', '.join(self.tasks)}.")
         return names
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:

@@ -25,3 +25,18 @@ class ExportError(InferenceError):
 
 class MissingDependencyError(InferenceError):
     """A library that this backend or step needs is not installed."""
+
+
+MAX_QUOTED = 60  # characters of a value that a message repeats
+
+
+def shown(value: object) -> str:
+    """Describe a value from outside in an error message: a short string or number as it is, anything else by its type.
+
+    Messages reach whoever sent the value, and logs: they must stay one short line, whatever was sent.
+    """
+    if isinstance(value, str):
+        return repr(value) if len(value) <= MAX_QUOTED else f"a string of {len(value):,} characters"
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 10**15):
+        return repr(value)
+    return f"a value of type {type(value).__name__}"

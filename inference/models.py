@@ -11,12 +11,12 @@ from inference.artifacts import default_cache, model_sizes, obtain
 from inference.backends import check_backend
 from inference.bundle import Bundle
 from inference.classifier import Answer, Classifier
-from inference.errors import InferenceError, InputError
+from inference.errors import InferenceError, InputError, shown
 from inference.explain.explanation import Explanation
 from inference.formats.describe import describe
 from inference.loading import load
 
-EXPLAIN_S = 20.0  # everybody else waits meanwhile
+EXPLAIN_S = 10.0  # others who want to be told why wait for it
 
 
 class Models:
@@ -42,6 +42,7 @@ class Models:
         self._opened: dict[str, Classifier] = {}
         # One lock each: INT8 answers while PyTorch is still being opened.
         self._locks = {name: threading.Lock() for name in bundle.backends}
+        self._turn = threading.Lock()
 
     @classmethod
     def of_folder(
@@ -86,23 +87,39 @@ class Models:
         if not isinstance(text, str):  # a list is fine for a classifier, but one text is what this page answers
             raise InputError(f"text must be a string, not {type(text).__name__}.")
         if isinstance(threshold, bool) or not isinstance(threshold, int | float | None):
-            raise InputError(f"threshold={threshold!r} is no number. Give 0 to 1, or null for the model's own.")
-        return self.get(backend).classify(text, threshold=threshold)
+            raise InputError(f"threshold={shown(threshold)} is not a number. Give 0 to 1, or null for the model's own.")
+        classifier = self.get(backend)
+        with self._turn:  # two passes at once would fight over the cores
+            return classifier.classify(text, threshold=threshold)
 
     def explain(
-        self, text: str, backend: str, task: str | None = None, label: str | None = None, method: str = "occlusion"
+        self,
+        text: str,
+        backend: str,
+        task: str | None = None,
+        label: str | None = None,
+        method: str = "occlusion",
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> Explanation:
         """Why one text gets a label on one backend, as `Classifier.explain` says it, in `EXPLAIN_S` seconds or so.
 
+        Args:
+            is_wanted: asked between two passes: whether anybody still waits for it.
+
         Raises:
-            InferenceError: as `Classifier.explain`, or there is no such backend.
+            InferenceError: as `Classifier.explain`, there is no such backend, or nobody waits for it any more.
         """
         if not isinstance(task, str | None):
             raise InputError(f"Unknown task: it must be a string, not {type(task).__name__}.")
-        return self.get(backend).explain(text, task, label, method, budget_s=EXPLAIN_S)
+
+        def progress(step: str, share: float) -> None:
+            if not is_wanted():
+                raise InferenceError("Nobody waits for this explanation any more.")
+
+        return self.get(backend).explain(text, task, label, method, budget_s=EXPLAIN_S, progress=progress)
 
     def compare(self, text: str, threshold: float | None) -> dict[str, Answer | InferenceError]:
-        """Per backend its answer, or why it has none. One after the other: at once they would fight over the cores.
+        """Per backend its answer, or why it has none.
 
         Raises:
             InputError: the text or the threshold is none that any backend could answer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import signal
@@ -13,21 +14,28 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import fakes
-import gradio as gr
 import numpy as np
 import pytest
 from conftest import ROOT
+from fastapi import FastAPI
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from numpy.typing import NDArray
 from ports import free_port
 
 import app
-from inference import Answer, Classifier, MissingDependencyError
+from inference import Answer, Classifier, InputError, MissingDependencyError
+from inference.api.front import Access
+from inference.api.server import Server, bind, configure, url
 from inference.backends import BACKENDS
 from inference.bundle import Task
 from inference.models import Models
 from ui import render, scoring, start
+from ui.files import temporary_files
+from ui.lane import Lane, Unwanted
+from ui.site import CONTENT, mount_page
+
+PATIENCE_S = 60
 
 SCRIPT, IMAGE = "<script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>"
 HOSTILE = {"sentiment": Task((SCRIPT, IMAGE), fakes.SINGLE, 0.6)}
@@ -72,20 +80,27 @@ def models(int8: float = 0.0, tasks: Mapping[str, Task] = fakes.TASKS) -> Models
 @contextmanager
 def served(given: Models) -> Iterator[str]:
     """The address of the page over these models, for as long as the block lasts."""
-    demo = app.build(given)
-    _, url, _ = demo.launch(
-        **app.LAUNCH, server_name="127.0.0.1", server_port=free_port(), quiet=True, prevent_thread_lock=True
-    )
-    try:
-        yield url.rstrip("/")
-    finally:
-        demo.close(verbose=False)
+    with temporary_files() as files:
+        site = FastAPI(openapi_url=None)
+        page = mount_page(site, app.build(given), files)
+        ready = threading.Event()
+        access = Access(frame_ancestors="'self'", content=CONTENT)
+        running = Server(configure(site, access, ws="none"), ready.set, page.stop_event.set)
+        with bind("127.0.0.1", 0, "") as held:
+            thread = threading.Thread(target=running.run, kwargs={"sockets": [held]})
+            thread.start()
+            assert ready.wait(PATIENCE_S)
+            try:
+                yield url("127.0.0.1", held.getsockname()[1])
+            finally:
+                running.should_exit = True
+                thread.join()
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    with served(models(int8=2.0)) as url:
-        client = Client(url, verbose=False, analytics_enabled=False)
+    with served(models(int8=2.0)) as address:
+        client = Client(address, verbose=False, analytics_enabled=False)
         yield client
         client.close()
 
@@ -137,9 +152,10 @@ def test_compare_answers_on_all_three_backends(client: Client) -> None:
         (("  ",), "The text is empty"),
         (("good", "gpu"), "Unknown backend 'gpu'. Known: pytorch, onnx, int8."),
         (("good", "int8", 1.5), "threshold=1.5 is not a probability"),
-        (("good", "int8", "high"), "threshold='high' is no number"),
-        (("good", "int8", True), "threshold=True is no number"),
-        ((["good", "bad"],), "text must be a string, not list"),
+        (("good", "int8", "high"), "threshold='high' is not a number"),
+        (("good", "int8", True), "threshold=True is not a number"),
+        (("good", "int8", "high" * 20), "threshold=a string of 80 characters is not a number"),
+        (("good", "gpu" * 30), "Unknown backend a string of 90 characters"),
         ((None,), "text must be a string, not NoneType"),
         (("a" * 20_001,), "20,001 characters"),
     ],
@@ -187,7 +203,7 @@ def test_predict_compare_and_explain_are_public_and_nothing_else_is(client: Clie
         ("run/predict", '{"data": ["good", "int8", null]}', 404),  # it would skip the queue
         ("call/nothing", '{"data": []}', 404),
         ("queue/join", '{"data": [], "fn_index": 999, "session_hash": "a"}', 404),
-        ("call/predict", "\xff", 400),
+        ("call/predict", "\xff", 422),
         ("call/predict", '{"data": NaN}', 422),
         ("queue/join", '{"data": "\\ud800"}', 422),
     ],
@@ -212,7 +228,12 @@ def test_one_question_is_answered_at_a_time_and_files_that_wait_hold_nobody_up()
     limits = {
         name: {fn.concurrency_limit for fn in asking if fn.concurrency_id == name} for name in ("inference", "score")
     }
-    assert limits == {"inference": {1}, "score": {scoring.MOST_WAITING}}
+    assert limits == {
+        "inference": {app.LIMITS.most_explanations + app.ANSWERING},
+        "score": {scoring.MOST_WAITING + 2},
+    }
+    lanes = {fn.concurrency_id: fn.concurrency_limit for fn in asking}
+    assert sum(lanes.values()) <= demo.max_threads  # no lane can keep another from a thread
     assert {fn.concurrency_id for fn in asking} == {"inference", "score", "look", "at once"}  # two ask no model
     assert all(fn.queue for fn in asking)
 
@@ -328,7 +349,40 @@ def test_the_page_says_where_it_is_once_it_answers_and_ends_cleanly_when_told_to
     assert (process.returncode, out, err) == (0, "Triptych stops.\n", "")
 
 
-def test_the_page_can_be_mounted_in_another_server_with_the_same_settings() -> None:
-    from fastapi import FastAPI
+# --- Long work
 
-    gr.mount_gradio_app(FastAPI(), app.build(models()), path="/", **app.LAUNCH)
+
+def test_a_lane_runs_one_job_at_a_time_and_refuses_more_than_may_wait() -> None:
+    lane = Lane(2, "Busy.")
+    entered, leave = threading.Event(), threading.Event()
+
+    def job() -> None:
+        with lane.turn(lambda: True):
+            entered.set()
+            leave.wait()
+
+    first, second = threading.Thread(target=job), threading.Thread(target=job)
+    first.start()
+    assert entered.wait(PATIENCE_S)
+    entered.clear()
+    second.start()
+    with pytest.raises(InputError, match="Busy"):
+        while True:  # until the second one waits
+            with contextlib.suppress(Unwanted), lane.turn(lambda: False):
+                pass
+    assert not entered.is_set()
+    leave.set()
+    first.join()
+    second.join()
+    assert entered.is_set()
+    with lane.turn(lambda: True):  # there is room again
+        pass
+
+
+def test_a_job_that_nobody_waits_for_leaves_its_lane() -> None:
+    lane = Lane(2, "Busy.")
+    with lane.turn(lambda: True):
+        with pytest.raises(Unwanted), lane.turn(lambda: False):
+            raise AssertionError("it had a turn")
+        with pytest.raises(Unwanted), lane.turn(lambda: False):  # the first one's place is free
+            raise AssertionError("it had a turn")

@@ -3,9 +3,8 @@
 A file is scored in a thread, block by block, so that it can be stopped and says how far it is. One file is answered at
 a time, in the order they came, and who waits is told so. A single question does not wait for a file, it only shares the
 cores with it.
-What is uploaded and what comes of it lie in Gradio's folder of temporary files, which it deletes within two hours and
-when the server ends; what is under way lies in a folder of the system's temporary files, gone when it is done. A server
-that is killed deletes nothing: Gradio knows its files only while it runs.
+What is uploaded, what is under way and what comes of it lie in the server's own folder of temporary files: see
+`ui/files.py`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,9 @@ from ui import figures, render
 from ui.launch import MOST_MB
 
 MOST_ROWS = 20_000  # a minute or so
-MOST_WAITING = 16  # visitors who see that they wait; who comes after them sees nothing until one of them is done
+MOST_WAITING = 16  # files that are scored or wait, each of another visitor
+FULL = "Many files are waiting already. Try again in a few minutes."
+GONE = "The server has deleted the file. Upload it again."
 BLOCK_ROWS = 250  # half a second: as often is progress shown, and so soon is a file stopped
 PATIENCE_S = 20  # a reader who was not seen for so long has left
 SHOWN = 5  # rows of the preview
@@ -49,8 +50,8 @@ INTRO = (
     f"{MOST_ROWS:,} rows. A spreadsheet such as .xlsx is to be saved as CSV in UTF-8 first. The answers are added as "
     "columns; they are those of the runtime and the thresholds that this page is set to. Nothing else changes, but "
     "that in a CSV a ' is put before cells that a spreadsheet would run as a formula. For larger files: "
-    "<code>python -m inference score</code>. The server deletes file and answers within two hours, or when it is "
-    "ended; if it is killed, they stay in its temporary files.</p>"
+    "<code>python -m inference score</code>. The server deletes file and answers within about an hour, and when it "
+    "ends.</p>"
 )
 
 
@@ -167,6 +168,8 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
         if path is None:
             return [gr.update(choices=[], value=None), "", gr.update(interactive=False), "", *nothing[:2]]
         try:
+            if not Path(path).is_file():
+                raise InputError(GONE)
             table, chosen, doubt = looked_at(Path(path))
         except InferenceError as error:
             return [
@@ -195,6 +198,10 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
         if path is None or text_column is None:
             lacks = "There is no file. Upload one first." if path is None else "Choose the column with the texts first."
             yield [render.message(InputError(lacks)), *nothing, *_buttons(False)]
+            return
+        if session in running or len(line) >= MOST_WAITING:
+            refused = "A file of yours is being scored. Stop it first." if session in running else FULL
+            yield [render.message(InputError(refused)), *nothing, *_buttons(session in running)]
             return
         folder = Path(tempfile.mkdtemp(prefix="triptych-score-"))
         now: Scoring | None = None
@@ -247,14 +254,14 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
 
     shown = [column, preview, begin, status, download, pictures]
     gr.on([file.upload, file.clear], look, [file], shown, concurrency_id="look", concurrency_limit=4, **quiet)
-    at_once: dict[str, Any] = {"concurrency_id": "at once", "concurrency_limit": 16, **quiet}
+    at_once: dict[str, Any] = {"concurrency_id": "at once", "concurrency_limit": 4, **quiet}
     column.input(lambda given: gr.update(interactive=given is not None), column, begin, **at_once)
     begin.click(
         begin_it,
         [file, column, format, every, runtime, own, threshold],
         result,
         concurrency_id="score",
-        concurrency_limit=MOST_WAITING,
+        concurrency_limit=MOST_WAITING + 2,  # the last two are for refusals
         **quiet,
     )
     stop.click(stop_it, None, None, **at_once)
@@ -270,7 +277,7 @@ def own_copy(path: str, folder: Path) -> Path:
         (folder / "in").mkdir()  # the result may have the same name
         return Path(shutil.copyfile(path, folder / "in" / Path(path).name))
     except FileNotFoundError:
-        raise InputError("The server has deleted the file meanwhile. Upload it again.") from None
+        raise InputError(GONE) from None
     except OSError as error:
         raise InputError("The server has no room for the file now. Try again later.") from error
 

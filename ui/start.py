@@ -1,27 +1,39 @@
-"""How a page starts and stops: what the environment asks for, a port, the models, and one line where that fails.
+"""How a page starts and stops: its settings, a port, the models, and one line where that fails.
 
-Environment: TRIPTYCH_MODEL (a model folder or a Hub id; assets/models/demo), TRIPTYCH_BASE (the folder of its base,
-where that is not where the model says), TRIPTYCH_BACKEND (pytorch, onnx or int8: the
-runtime chosen at first; int8), PORT (7860), GRADIO_SERVER_NAME (127.0.0.1; 0.0.0.0 to be seen from outside).
+Environment, with the defaults:
+    TRIPTYCH_MODEL: a model folder or a Hub id (assets/models/demo).
+    TRIPTYCH_BASE: the folder of its base, if that is not where the model says.
+    TRIPTYCH_BACKEND: the runtime chosen at first: pytorch, onnx or int8 (int8).
+    PORT: 7860.
+    GRADIO_SERVER_NAME: the address to listen on (127.0.0.1); 0.0.0.0 to be reached from outside.
+    TRIPTYCH_ALLOWED_HOSTS, FORWARDED_ALLOW_IPS, TRIPTYCH_FRAME_ANCESTORS: as the arguments of the same name.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from inference import InferenceError, InputError
 from inference.api import server
+from inference.api.commands import add_access, read_access
+from inference.api.front import Access
 from inference.assets import DEMO_MODEL
 from inference.backends import TITLES, check_backend
 from inference.models import Models
 from inference.progress import ProgressLine
+from ui.files import TemporaryFiles, temporary_files
+from ui.site import CONTENT
+
+HUB = "'self' https://huggingface.co https://*.huggingface.co https://*.hf.space"
+"""Who may show the pages of a Space in a frame: the Hub does."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +45,11 @@ class Settings:
     backend: str
     host: str
     port: int
+    access: Access
 
     @classmethod
-    def read(cls, environment: Mapping[str, str]) -> Settings:
-        """Those that these environment variables ask for; an empty one counts as none.
+    def read(cls, environment: Mapping[str, str], arguments: Sequence[str] = ()) -> Settings:
+        """Read the settings from environment variables, of which an empty one counts as none, and arguments.
 
         Raises:
             InputError: a backend or a port that is none.
@@ -52,6 +65,7 @@ class Settings:
             backend=backend,
             host=environment.get("GRADIO_SERVER_NAME") or "127.0.0.1",
             port=int(port),
+            access=_access(environment, arguments),
         )
 
     @property
@@ -68,21 +82,46 @@ class Settings:
         return server.bind(self.host, self.port, f"Give another: PORT={self.port + 1}")
 
 
-def run(serve: Callable[[Settings, Models, Callable[[], None]], None]) -> int:
+Serve = Callable[[Settings, Models, TemporaryFiles, Callable[[], None]], None]
+
+
+def _access(environment: Mapping[str, str], arguments: Sequence[str]) -> Access:
+    parser = argparse.ArgumentParser(
+        description="What is served, and where, is set by environment variables: see README."
+    )
+    add_access(parser)
+    parser.add_argument(
+        "--frame-ancestors",
+        metavar="SOURCES",
+        help="whose pages may show these in a frame, in the words of Content-Security-Policy (default: "
+        "$TRIPTYCH_FRAME_ANCESTORS, else the Hub's on a Space and 'self' elsewhere)",
+    )
+    args = parser.parse_args(arguments)
+    is_space = bool(environment.get("SPACE_ID"))
+    ancestors = args.frame_ancestors or environment.get("TRIPTYCH_FRAME_ANCESTORS") or (HUB if is_space else "'self'")
+    if not ancestors.isprintable() or not ancestors.isascii() or set(ancestors) & set(";,"):
+        raise InputError("--frame-ancestors takes sources separated by spaces, such as 'self' https://example.org.")
+    if is_space and args.forwarded_allow_ips is None and not environment.get("FORWARDED_ALLOW_IPS"):
+        args.forwarded_allow_ips = "*"  # nothing but the Hub's proxy reaches the container of a Space
+    return read_access(args, frame_ancestors=ancestors, content=CONTENT)
+
+
+def run(serve: Serve, arguments: Sequence[str] = ()) -> int:
     """Open the models the environment names and serve them until told to stop; returns the exit code.
 
     It is 0 after SIGINT or SIGTERM, and 2, with one line on stderr, where nothing can be served.
 
     Args:
-        serve: serves the models and returns, or is interrupted, when told to stop. It calls its third argument once
-            requests are answered: the address is printed then, and the other runtimes are opened meanwhile.
+        serve: serves the models and returns, or is interrupted, when a signal comes. It calls its last argument once
+            requests are answered: the address is printed then, and the other runtimes are opened.
+        arguments: of the command line.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # both end it alike, also as a background job or in a container
         signal.signal(number, signal.default_int_handler)
     stopping = threading.Event()
     others: list[threading.Thread] = []
     try:
-        settings = Settings.read(os.environ)
+        settings = Settings.read(os.environ, arguments)
         settings.bind().close()  # said now, and not after the model is loaded
         with ProgressLine() as progress:
             models = Models.of_folder(settings.model, progress=progress, base=settings.base)
@@ -93,7 +132,8 @@ def run(serve: Callable[[Settings, Models, Callable[[], None]], None]) -> int:
             others.append(threading.Thread(target=_open_others, args=(models, stopping)))
             others[0].start()
 
-        serve(settings, models, ready)
+        with temporary_files() as files:
+            serve(settings, models, files, ready)
     except KeyboardInterrupt:
         print("Triptych stops.", flush=True)
         return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -25,6 +25,7 @@ PREDICTED = ""  # the choice that stands for the label that the model gives
 SMALL = 0.05  # of the largest attribution: what is below has its figure in the table only
 LETTERS = 60  # of a word that the headline names
 UNREAD = 200  # characters that are shown of a part that was not read
+BUSY = "Other explanations are waiting already. Try again in a few seconds."
 OTHER_RUNTIME = (
     "Integrated gradients need the gradients of PyTorch. Choose PyTorch as the runtime of the answer, or let each word "
     "be left out: that works on every runtime."
@@ -78,12 +79,20 @@ def show_labels(bundle: Bundle) -> str:
 
 
 def explained(
-    models: Models, text: str, backend: str, threshold: float | None, task: str, method: str, *labels: str
+    models: Models,
+    text: str,
+    backend: str,
+    threshold: float | None,
+    is_wanted: Callable[[], bool],
+    task: str,
+    method: str,
+    *labels: str,
 ) -> str:
     """The explanation of one text as HTML.
 
     Args:
         threshold: score below which an answer is uncertain; None for the model's own.
+        is_wanted: whether anybody still waits for it.
         labels: the one chosen of each task, in their order.
 
     Raises:
@@ -91,8 +100,8 @@ def explained(
     """
     if method == GRADIENTS and runtime(backend) != "pytorch":
         return message(InputError(OTHER_RUNTIME))
-    label = dict(zip(models.bundle.tasks, labels, strict=True))[task]
-    found = models.explain(text, backend, task, label or None, method)
+    label = dict(zip(models.bundle.tasks, labels, strict=True)).get(task)  # of no such task: `explain` says so
+    found = models.explain(text, backend, task, label or None, method, is_wanted)
     limit = models.bundle.tasks[task].threshold if threshold is None else threshold
     return html(found, _record(models.bundle, found), limit)
 

@@ -10,11 +10,14 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inference.backends import DTYPES, EVERY
 from inference.commands import load_asked
 from inference.errors import InputError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from inference.api.front import Access
 
 
 def add(with_model: Callable[..., Any]) -> None:
@@ -29,9 +32,45 @@ def add(with_model: Callable[..., Any]) -> None:
         metavar="FILE",
         help="its first line is wanted of every request but those for health (default: $TRIPTYCH_API_KEY, else none)",
     )
+    add_access(p)
     p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … or auto (default: %(default)s)")
     p.add_argument("--dtype", choices=DTYPES, help="(default: float32 on a CPU, half precision on a GPU)")
+
+
+def add_access(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say who may ask, to the command of any server."""
+    parser.add_argument(
+        "--allowed-hosts",
+        metavar="HOSTS",
+        help="host names to answer for, separated by commas; *.example.org for subdomains (default: "
+        "$TRIPTYCH_ALLOWED_HOSTS, else any)",
+    )
+    parser.add_argument(
+        "--forwarded-allow-ips",
+        metavar="ADDRESSES",
+        help="addresses or networks of proxies whose X-Forwarded-* headers are trusted, separated by commas; * for all "
+        "(default: $FORWARDED_ALLOW_IPS, else none)",
+    )
+
+
+def read_access(args: argparse.Namespace, **fields: Any) -> Access:
+    """Read who may ask from the arguments of `add_access`, else from the environment.
+
+    Args:
+        fields: further ones of `Access`.
+    """
+    from inference.api.front import Access
+
+    def items(given: str | None, variable: str) -> tuple[str, ...]:
+        listed = os.environ.get(variable, "") if given is None else given
+        return tuple(item.strip() for item in listed.split(",") if item.strip())
+
+    return Access(
+        allowed_hosts=items(args.allowed_hosts, "TRIPTYCH_ALLOWED_HOSTS"),
+        trusted_proxies=items(args.forwarded_allow_ips, "FORWARDED_ALLOW_IPS"),
+        **fields,
+    )
 
 
 def serve(args: argparse.Namespace) -> int:
@@ -70,7 +109,7 @@ def serve(args: argparse.Namespace) -> int:
             told = f"Triptych serves {about['model']} ({backend}) at {address}"
             print(json.dumps(about) if args.json else told, flush=True)
 
-        server.serve(app, held, ready, app.state.service.stop)
+        server.serve(app, held, ready, app.state.service.stop, read_access(args))
     except KeyboardInterrupt:
         if not args.json:
             print("Triptych stops.", flush=True)

@@ -35,7 +35,7 @@ class BodyCap:
             return
         said = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not said.isdigit() or int(said[:20]) > self.most:
-            await self._refuse(scope, receive, send)
+            await refuse(self._error(), receive, send)
             return
         got, begun = 0, False
 
@@ -62,15 +62,19 @@ class BodyCap:
             if got <= self.most:
                 raise
         if got > self.most and not begun:
-            await self._refuse(scope, receive, send)
+            await refuse(self._error(), receive, send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        message = f"The body is above {self.most:,} bytes. Send fewer texts at a time."
-        answer = problem(ApiError(413, "too_large", message), {"Connection": "close"})
-        await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
-        await send({"type": "http.response.body", "body": answer.body, "more_body": True})
-        await _drain(receive)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    def _error(self) -> ApiError:
+        return ApiError(413, "too_large", f"The body is above {self.most:,} bytes. Send fewer texts at a time.")
+
+
+async def refuse(error: ApiError, receive: Receive, send: Send) -> None:
+    """Answer with an error, and close the connection once what the client still sends has been thrown away."""
+    answer = problem(error, {"Connection": "close"})
+    await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": True})
+    await _drain(receive)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _drain(receive: Receive) -> None:

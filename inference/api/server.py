@@ -10,6 +10,7 @@ from typing import Any
 
 import uvicorn
 
+from inference.api.front import Access, Front
 from inference.errors import InferenceError, InputError
 
 PATIENCE_S = 10  # what is being answered when the server is told to stop may take this long
@@ -46,19 +47,36 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    app: Any, held: socket.socket, ready: Callable[[], None], stopping: Callable[[], None], **options: Any
+    app: Any,
+    held: socket.socket,
+    ready: Callable[[], None],
+    stopping: Callable[[], None],
+    access: Access,
+    **options: Any,
 ) -> None:
     """Serve an ASGI application on this socket until a signal comes, and then until its answers are out.
 
     Args:
+        access: which requests are answered at all.
         options: of `uvicorn.Config`.
 
     Raises:
         InferenceError: it did not start.
         KeyboardInterrupt: as Python's own handler raises it, where that is set for the signal that came.
     """
-    config = uvicorn.Config(
-        app,
+    server = Server(configure(app, access, **options), ready, stopping)
+    sys.setswitchinterval(SWITCH_S)
+    with held:
+        server.run(sockets=[held])
+    if not server.started:
+        raise InferenceError("The server did not start; the lines above say why.")
+
+
+def configure(app: Any, access: Access, **options: Any) -> uvicorn.Config:
+    """The settings of a server that strangers may reach, with further ones of `uvicorn.Config`."""
+    return uvicorn.Config(
+        Front(app, access),
+        proxy_headers=False,  # `Front` reads them, from proxies that were named
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -66,12 +84,6 @@ def serve(
         limit_concurrency=CONNECTIONS,
         **options,
     )
-    server = Server(config, ready, stopping)
-    sys.setswitchinterval(SWITCH_S)
-    with held:
-        server.run(sockets=[held])
-    if not server.started:
-        raise InferenceError("The server did not start; the lines above say why.")
 
 
 def bind(host: str, port: int, remedy: str) -> socket.socket:

@@ -13,7 +13,7 @@ from tokenizers import Encoding
 
 from inference.backends import TITLES
 from inference.classifier import log_odds, probabilities
-from inference.errors import InputError, MissingDependencyError
+from inference.errors import InputError, MissingDependencyError, shown
 from inference.explain import occlusion
 from inference.explain.explanation import GRADIENTS, METHODS, OCCLUSION, Attribution, Explanation
 from inference.explain.words import Word, is_unknown, unknown_token, words_of
@@ -186,13 +186,13 @@ class _Question:
 
 def _check(classifier: Classifier, task: str, label: str | None, method: str, budget_s: float | None) -> None:
     if method not in METHODS:
-        raise InputError(f"Unknown method {method!r}. Known: {', '.join(METHODS)}.")
+        raise InputError(f"Unknown method {shown(method)}. Known: {', '.join(METHODS)}.")
     labels = classifier.tasks[task].labels
     if label is not None and label not in labels:
         some = ", ".join(labels[:12]) + (f", … {len(labels)} in all" if len(labels) > 12 else "")
-        raise InputError(f"Task {task!r} has no label {label!r}. It has: {some}.")
+        raise InputError(f"Task {task!r} has no label {shown(label)}. It has: {some}.")
     if budget_s is not None and not (isinstance(budget_s, int | float) and budget_s > 0):
-        raise InputError(f"budget_s={budget_s!r} is no time. Give seconds above 0, or leave it out.")
+        raise InputError(f"budget_s={shown(budget_s)} is not a time. Give seconds above 0, or leave it out.")
     name = classifier.backend.name
     if method == GRADIENTS and not hasattr(classifier.backend, "network"):
         raise InputError(

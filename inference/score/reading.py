@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO, TypeVar
 
-from inference.errors import InputError, MissingDependencyError
+from inference.errors import InputError, MissingDependencyError, shown
 from inference.tables import FORMATS, named_text, no_format
 
 BLOCK_ROWS = 2_000  # seconds of work: what a kill may cost; and enough texts to sort by length
@@ -298,9 +298,9 @@ def find_text_column(name: str, columns: Sequence[str], wanted: str | None, has_
         asked = f"{name}: which column holds the texts? Name it with --text-column; {has}."
         raise NoTextColumn(asked, columns, lacks)
     if found not in columns:
-        raise InputError(f"{name} has no column {found!r}; {has}.")
+        raise InputError(f"{name} has no column {shown(found)}; {has}.")
     if columns.count(found) > 1:
-        raise InputError(f"{name} has {columns.count(found)} columns that are called {found!r}. Rename all but one.")
+        raise InputError(f"{name} has {columns.count(found)} columns named {shown(found)}. Rename all but one.")
     return found
 
 

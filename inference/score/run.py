@@ -16,7 +16,7 @@ from inference.artifacts import content_key
 from inference.backends import TITLES
 from inference.building import Progress
 from inference.bundle import Bundle
-from inference.errors import InferenceError, InputError
+from inference.errors import InferenceError, InputError, shown
 from inference.formats.files import sha256
 from inference.score.answers import PREFIX, Answers, Tally, Wanted
 from inference.score.journal import Journal
@@ -210,7 +210,9 @@ def plan(job: Job, bundle: Bundle, table: Table) -> Wanted:
     tasks = tuple(bundle.tasks if job.tasks is None else dict.fromkeys(job.tasks))
     unknown = [name for name in tasks if name not in bundle.tasks]
     if unknown or not tasks:
-        raise InputError(f"Unknown task {unknown[0] if unknown else ''!r}. This model has: {', '.join(bundle.tasks)}.")
+        raise InputError(
+            f"Unknown task {shown(unknown[0] if unknown else '')}. This model has: {', '.join(bundle.tasks)}."
+        )
     if job.threshold is not None and not 0 <= job.threshold <= 1:
         raise InputError(f"threshold={job.threshold} is not a probability between 0 and 1.")
     wanted = Wanted(tasks, job.threshold, job.all_scores)

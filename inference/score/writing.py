@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from inference.errors import InputError, MissingDependencyError
+from inference.errors import InputError, MissingDependencyError, shown
 from inference.score.answers import DIGITS, FLAG, NUMBER, TEXT
 from inference.score.reading import Block, CsvTable, JsonlTable, ParquetTable, Table
 from inference.spreadsheet import harmless, is_number
@@ -55,7 +55,7 @@ def open_writer(format: str, table: Table, kinds: Mapping[str, str]) -> Writer:
         MissingDependencyError: a library that writes it is not installed.
     """
     if format not in FORMATS:
-        raise InputError(f"Unknown format {format!r}. Known: {', '.join(FORMATS)}.")
+        raise InputError(f"Unknown format {shown(format)}. Known: {', '.join(FORMATS)}.")
     if format != table.format and len(set(table.columns)) < len(table.columns):
         twice = next(name for name in table.columns if table.columns.count(name) > 1)
         raise InputError(f"{table.path.name} has two columns {twice!r}, which {format} cannot hold. Rename one.")

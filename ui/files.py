@@ -1,0 +1,116 @@
+"""The folder of temporary files that a server owns: uploads, results and what is under way, bounded and removed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+PREFIX = "triptych-server-"
+LOCK = ".lock"
+MAX_AGE_S = 3600
+MAX_BROKEN_S = 120  # of an upload that nothing was added to for so long: it broke off
+MAX_BYTES = 512_000_000
+MIN_FILE_BYTES = 64_000  # what a file counts at least: that bounds their number too
+SWEEP_S = 60
+
+
+class TemporaryFiles:
+    """A folder below the system's temporary folder, in which all temporary files of this process lie.
+
+    Attributes:
+        uploads: where Gradio keeps what visitors upload, and the results that they download.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.uploads = folder / "uploads"
+        self.uploads.mkdir()
+
+    def has_room(self) -> bool:
+        """Whether another upload may be taken."""
+        return sum(max(size, MIN_FILE_BYTES) for _, size, _ in self._files()) < MAX_BYTES
+
+    def find(self, path: str) -> Path | None:
+        """The upload or result at this path, which came from a client; None where there is none such."""
+        if not path or "\0" in path:
+            return None
+        with contextlib.suppress(OSError, ValueError):
+            real = Path(path).resolve(strict=True)
+            if real.is_file() and real.is_relative_to(self.uploads):
+                return real
+        return None
+
+    def sweep(self, now: float) -> None:
+        """Delete what is too old at this time: files, uploads that broke off, and folders that are empty then."""
+        for path, _, modified in self._files():
+            # An upload lies beside the folders of those that are complete until it is complete itself.
+            oldest = MAX_BROKEN_S if path.parent == self.uploads else MAX_AGE_S
+            if now - modified > oldest and path.name != LOCK:
+                path.unlink(missing_ok=True)
+        for folder, _, _ in os.walk(self.folder, topdown=False):
+            with contextlib.suppress(OSError):  # it is not empty, or has gone
+                if Path(folder) not in (self.folder, self.uploads) and now - Path(folder).stat().st_mtime > MAX_AGE_S:
+                    Path(folder).rmdir()
+
+    def _files(self) -> Iterator[tuple[Path, int, float]]:
+        """Path, bytes and time of the last change of each file."""
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                path = Path(folder) / name
+                with contextlib.suppress(OSError):  # it was deleted just now
+                    stat = path.lstat()
+                    yield path, stat.st_size, stat.st_mtime
+
+
+@contextmanager
+def temporary_files() -> Iterator[TemporaryFiles]:
+    """Own a folder of temporary files for as long as the block lasts, and make every library use it.
+
+    What servers left behind that were killed is deleted first.
+    """
+    _delete_abandoned()
+    before, gradio = tempfile.tempdir, os.environ.get("GRADIO_TEMP_DIR")
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+    over = threading.Event()
+    lock = FileLock(folder / LOCK)
+    with lock:
+        files = TemporaryFiles(folder)
+        tempfile.tempdir = str(folder)
+        os.environ["GRADIO_TEMP_DIR"] = str(files.uploads)
+
+        def sweep() -> None:
+            while not over.wait(SWEEP_S):
+                files.sweep(time.time())
+
+        sweeper = threading.Thread(target=sweep, name="sweeper", daemon=True)
+        sweeper.start()
+        try:
+            yield files
+        finally:
+            over.set()
+            sweeper.join()
+            tempfile.tempdir = before
+            if gradio is None:
+                del os.environ["GRADIO_TEMP_DIR"]
+            else:
+                os.environ["GRADIO_TEMP_DIR"] = gradio
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _delete_abandoned() -> None:
+    """Delete the folders of servers that no longer run: nobody holds their lock."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError, Timeout):
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid() or time.time() - folder.stat().st_mtime < 60:
+                continue  # of another user, or just being made
+            with FileLock(folder / LOCK, timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)

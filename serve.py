@@ -31,7 +31,11 @@ DASHBOARD = Path(__file__).parent / "dashboard" / "main.py"
 
 
 def site(models: Models, api: FastAPI, files: TemporaryFiles, backend: str = "int8") -> tuple[FastAPI, Any]:
-    """Build page, dashboard and API as one ASGI application; returns it and Gradio's own. Streamlit allows one a process."""
+    """Build page, dashboard and API as one ASGI application. Streamlit allows one in a process.
+
+    Returns:
+        The application, and Gradio's own within it.
+    """
     dashboard = st.App(DASHBOARD)
     # Without its own documentation pages: they would describe one redirect.
     made = FastAPI(lifespan=dashboard.lifespan(), openapi_url=None)

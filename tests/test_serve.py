@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def models(folder: str) -> Models:
 class Started:
     """serve.py over fakes in a process of its own, and what a test asks of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -66,7 +66,7 @@ class Started:
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
             cwd=ROOT,
-            env=os.environ | {"PORT": str(self.port), "GRADIO_SERVER_NAME": "127.0.0.1"},
+            env=os.environ | {"PORT": str(self.port), "GRADIO_SERVER_NAME": "127.0.0.1"} | (environment or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -114,8 +114,8 @@ class Started:
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[Started]:
-    server = Started(folder)
+def started(folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[Started]:
+    server = Started(folder, environment)
     try:
         yield server
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -66,7 +67,7 @@ class PageGate:
         self.queue = queue
         self.files = files
         functions = page.fns.values()
-        self._public = {fn.api_name for fn in functions if fn.api_visibility == "public"}
+        self._public = {fn.api_name: len(fn.inputs) for fn in functions if fn.api_visibility == "public"}
         # Number of a function -> for each of its arguments whether it is a file.
         self._arguments = {fn._id: [isinstance(block, gr.File) for block in fn.inputs] for fn in functions}
         self._uploading = asyncio.Semaphore(UPLOADS_AT_ONCE)
@@ -100,7 +101,7 @@ class PageGate:
         elif path == f"{API}/queue/join":
             await self._ask(scope, receive, send, self._joined)
         elif (called := CALL.fullmatch(path)) and called[1] in self._public:
-            await self._ask(scope, receive, send, self._called)
+            await self._ask(scope, receive, send, partial(self._called, self._public[called[1]]))
         elif path in (f"{API}/cancel", f"{API}/reset"):
             await self._ask(scope, receive, send, self._cancelled)
         else:
@@ -176,10 +177,12 @@ class PageGate:
 
         await self.app({**scope, "headers": headers.raw}, again, with_wait)
 
-    def _called(self, fields: dict[str, Any]) -> dict[str, Any]:
+    def _called(self, count: int, fields: dict[str, Any]) -> dict[str, Any]:
         data = fields.get("data")
         if not isinstance(data, list):
             raise Refused(422, MALFORMED)
+        if len(data) != count:
+            raise Refused(422, f"This endpoint takes {count} arguments: give null for one that you leave out.")
         session = fields.get("session_hash")
         return {
             "data": [_plain(value) for value in data],

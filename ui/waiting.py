@@ -78,7 +78,12 @@ class FairQueue(Queue):  # type: ignore[misc]
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
         """Add a question, unless its asker has too many that wait."""
         client = (request.client.host if request.client else "", body.session_hash)
-        waiting = sum(event.asker == client for event in self._waiting())
+        # Without a session, everybody at one address is one client: what one of them never fetches must not keep the
+        # others out.
+        waiting = sum(
+            event.asker == client and (body.session_hash is not None or self._is_heard(event))
+            for event in self._waiting()
+        )
         if waiting >= (MAX_PER_SESSION if body.session_hash else MAX_WITHOUT_SESSION):
             return False, BUSY, FULL
         self._forget_unheard()
@@ -102,7 +107,7 @@ class FairQueue(Queue):  # type: ignore[misc]
         ]
         random.shuffle(lanes)
         for lane in lanes:
-            heard = [event for event in lane.queue if event.session_hash in self._listeners]
+            heard = [event for event in lane.queue if self._is_heard(event)]
             if heard:
                 event = min(heard, key=lambda event: event.turn)
                 lane.queue.remove(event)
@@ -110,13 +115,16 @@ class FairQueue(Queue):  # type: ignore[misc]
                 return [event], False, lane.concurrency_id
         return None
 
+    def _is_heard(self, event: Event) -> bool:
+        return event.session_hash in self._listeners
+
     def _waiting(self) -> Iterator[Event]:
         return itertools.chain.from_iterable(lane.queue for lane in self.event_queue_per_concurrency_id.values())
 
     def _forget_unheard(self) -> None:
         """Drop the questions that nobody has listened to for too long, and the oldest where there are too many."""
         unheard = sorted(
-            (event for event in self._waiting() if event.session_hash not in self._listeners),
+            (event for event in self._waiting() if not self._is_heard(event)),
             key=lambda event: event.enqueue_time,
         )
         oldest = time.monotonic() - UNHEARD_S

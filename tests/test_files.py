@@ -1,0 +1,100 @@
+"""The server's own folder of temporary files: bounded, swept, and gone in the end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from ui import files
+from ui.files import TemporaryFiles, temporary_files
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of the system's for temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_all_temporary_files_lie_in_one_folder_that_is_gone_in_the_end(folder: Path) -> None:
+    with temporary_files() as own:
+        assert own.folder.parent == folder
+        assert Path(tempfile.mkdtemp()).parent == own.folder
+        assert os.environ["GRADIO_TEMP_DIR"] == str(own.uploads)
+        (own.uploads / "a.csv").write_text("text\na\n")
+    assert not own.folder.exists()
+    assert tempfile.gettempdir() == str(folder)
+    assert "GRADIO_TEMP_DIR" not in os.environ
+
+
+def test_what_a_killed_server_left_is_deleted_by_the_next_and_a_running_one_keeps_its_files(folder: Path) -> None:
+    code = (
+        "import sys, tempfile; from ui.files import temporary_files\n"
+        f"tempfile.tempdir = {str(folder)!r}\n"
+        "with temporary_files() as own: (own.uploads / 'a').touch(); print(own.folder, flush=True); sys.stdin.read()"
+    )
+    servers = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=-1, stdout=-1, text=True) for _ in range(2)
+    ]
+    killed, running = (Path(str(server.stdout and server.stdout.readline().strip())) for server in servers)
+    servers[0].kill()
+    servers[0].communicate()
+    link = folder / f"{files.PREFIX}link"
+    link.symlink_to(ROOT)
+    young = folder / f"{files.PREFIX}young"
+    young.mkdir()
+    for path in (killed, running):
+        os.utime(path, (0, 0))
+    with temporary_files():
+        assert not killed.exists()
+        assert (running / "uploads" / "a").exists()
+        assert young.exists()
+        assert (ROOT / "README.md").exists()
+    servers[1].communicate("")
+    assert not running.exists()
+
+
+def test_old_files_and_uploads_that_broke_off_are_swept(folder: Path) -> None:
+    with temporary_files() as own:
+        (own.uploads / "digest").mkdir()
+        complete, broken, working = own.uploads / "digest" / "a.csv", own.uploads / "tmpabc", own.folder / "in.csv"
+        for path in (complete, broken, working):
+            path.touch()
+        own.sweep(time.time() + files.MAX_BROKEN_S + 1)
+        assert [path.exists() for path in (complete, broken, working)] == [True, False, True]
+        own.sweep(time.time() + files.MAX_AGE_S + 1)
+        assert [path.name for path in own.folder.rglob("*")] == ["uploads", files.LOCK] or {
+            path.name for path in own.folder.rglob("*")
+        } == {"uploads", files.LOCK}
+
+
+def test_there_is_room_until_the_files_are_too_large_or_too_many(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_BYTES", 1_000_000)
+    with temporary_files() as own:
+        assert own.has_room()
+        (own.uploads / "large").write_bytes(bytes(1_000_000))
+        assert not own.has_room()
+        (own.uploads / "large").unlink()
+        for number in range(16):
+            (own.uploads / f"{number}").touch()
+        assert not own.has_room()
+
+
+@pytest.mark.parametrize("path", ["", "\0", "/etc/hostname", "..", ".", "nothing", "a" * 5000, "uploads/../../x"])
+def test_only_files_that_were_uploaded_are_found(folder: Path, path: str) -> None:
+    own = TemporaryFiles(folder)
+    (folder / "x").touch()
+    inside = own.uploads / "a.csv"
+    inside.touch()
+    (own.uploads / "link").symlink_to("/etc/hostname")
+    assert own.find(path) is None
+    assert own.find(str(own.uploads / path)) is None
+    assert own.find(str(own.uploads / "link")) is None
+    assert own.find(str(inside)) == inside

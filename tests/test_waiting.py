@@ -1,0 +1,162 @@
+"""The queue of the page: turns, and what nobody listens to. By hand, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+from fastapi import Request
+from gradio.data_classes import PredictBodyInternal
+
+from ui import waiting
+from ui.waiting import FairQueue
+
+
+def page() -> gr.Blocks:
+    def answer(text: str) -> str:
+        return text
+
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        gr.api(answer, api_name="quick", concurrency_id="quick", concurrency_limit=1)
+        gr.api(answer, api_name="slow", concurrency_id="slow", concurrency_limit=1)
+    return blocks
+
+
+class Asked:
+    """A queue, and clients that ask it."""
+
+    def __init__(self) -> None:
+        self.queue = FairQueue(page())
+        self.queue.server_app = SimpleNamespace(iterators={})
+
+    def ask(self, session: str | None = None, address: str = "192.0.2.1", lane: int = 0) -> str | None:
+        """Ask a question; returns its id, or None where it is refused."""
+        scope = {"type": "http", "client": (address, 1), "headers": [], "path": "/", "query_string": b""}
+        body = PredictBodyInternal(session_hash=session, data=["a"], fn_index=lane, request=None)
+        pushed, event, _ = asyncio.run(self.queue.push(body, Request(scope), None))
+        return event if pushed else None
+
+    def listen(self, event: str | None) -> None:
+        assert event is not None
+        session = self.queue.session_of(event)
+        assert session is not None
+        self.queue.start_listening(session)
+
+    def next(self) -> str | None:
+        """The id of the question that is run next."""
+        taken: Any = self.queue.get_events()
+        return None if taken is None else taken[0][0]._id
+
+
+@pytest.fixture
+def asked() -> Asked:
+    return Asked()
+
+
+def test_question_is_run_once_somebody_listens(asked: Asked) -> None:
+    event = asked.ask()
+    assert asked.next() is None
+    asked.listen(event)
+    assert asked.next() == event
+    assert asked.next() is None
+
+
+def test_clients_take_turns(asked: Asked) -> None:
+    many = [asked.ask("greedy") for _ in range(5)]
+    for event in many:
+        asked.listen(event)
+    one = asked.ask("modest")
+    asked.listen(one)
+    two = asked.ask(None, "192.0.2.9")
+    asked.listen(two)
+    order = [asked.next() for _ in range(7)]
+    assert order[0] == many[0]
+    assert set(order[1:3]) == {one, two}
+    assert order[3:] == many[1:]
+    late = asked.ask("modest")
+    asked.listen(late)
+    assert asked.next() == late
+
+
+def test_lanes_do_not_wait_for_each_other(asked: Asked) -> None:
+    slow, quick = asked.ask(lane=1), asked.ask(lane=0)
+    asked.listen(slow)
+    asked.listen(quick)
+    assert {asked.next(), asked.next()} == {slow, quick}
+    asked.queue.event_queue_per_concurrency_id["slow"].current_concurrency = 1
+    more = asked.ask(lane=1)
+    asked.listen(more)
+    assert asked.next() is None
+
+
+def test_unheard_questions_are_dropped_when_old_or_too_many(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [asked.ask() for _ in range(waiting.MAX_UNHEARD + 10)]
+    assert len(asked.queue) == waiting.MAX_UNHEARD
+    assert asked.queue.session_of(events[0] or "") is None
+    asked.listen(events[-1])
+    later = time.monotonic() + waiting.UNHEARD_S + 1
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: later)
+    asked.ask("other")
+    assert len(asked.queue) == 2
+    assert asked.next() == events[-1]
+    assert len(asked.queue.event_ids_to_events) == 2
+
+
+def test_nothing_is_left_of_a_listener_that_has_gone(asked: Asked) -> None:
+    waits, other = asked.ask("a"), asked.ask("b")
+    asked.listen(waits)
+    asked.listen(other)
+    asked.queue.stop_listening("a", is_gone=True)
+    assert not asked.queue.is_known("a")
+    assert asked.queue.session_of(waits or "") is None
+    assert asked.next() == other
+    assert asked.next() is None
+
+
+def test_a_question_that_was_asked_while_a_stream_ended_is_kept(asked: Asked) -> None:
+    first = asked.ask("a")
+    asked.listen(first)
+    asked.next()
+    second = asked.ask("a")
+    asked.queue.stop_listening("a", is_gone=False)
+    assert asked.queue.is_known("a")
+    asked.listen(second)
+    assert asked.next() == second
+
+
+def test_a_running_question_whose_listener_has_gone_is_told_to_stop(asked: Asked) -> None:
+    event = asked.ask("a")
+    asked.listen(event)
+    taken: Any = asked.queue.get_events()
+    asked.queue.active_jobs = [taken[0], None]
+    asked.queue.stop_listening("a", is_gone=True)
+    assert not taken[0][0].alive
+
+
+def test_one_session_has_few_questions_and_unheard_ones_without_a_session_keep_nobody_out(asked: Asked) -> None:
+    assert [asked.ask("a") is not None for _ in range(20)] == [True] * waiting.MAX_PER_SESSION + [False] * 4
+    for _ in range(400):
+        assert asked.ask() is not None
+    for _ in range(waiting.MAX_WITHOUT_SESSION):
+        asked.listen(asked.ask())
+    assert asked.ask() is None
+    assert asked.ask(None, "192.0.2.9") is not None
+    assert asked.ask("b") is not None
+
+
+def test_memory_does_not_grow_with_the_clients_that_came(asked: Asked) -> None:
+    for number in range(3000):
+        event = asked.ask(f"session{number}")
+        asked.listen(event)
+        assert asked.next() == event
+        asked.queue.event_ids_to_events.pop(event)
+        asked.queue.stop_listening(f"session{number}", is_gone=False)
+    assert not asked.queue.pending_messages_per_session
+    assert not asked.queue.pending_event_ids_session
+    assert not asked.queue.event_ids_to_events
+    assert len(asked.queue._last_turns) <= 1001
+    assert len(asked.queue.event_analytics) <= 1

@@ -122,6 +122,7 @@ def main() -> None:
     import fakes
 
     from inference.api import Limits, create_app, server
+    from inference.api.front import Access
 
     p = argparse.ArgumentParser()
     p.add_argument("folder", type=Path)
@@ -142,7 +143,7 @@ def main() -> None:
     url = f"{server.url('127.0.0.1', held.getsockname()[1])}/api"
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        server.serve(app, held, lambda: print(url, flush=True), app.state.service.stop)
+        server.serve(app, held, lambda: print(url, flush=True), app.state.service.stop, Access())
     except KeyboardInterrupt:
         print("stopped", flush=True)
 

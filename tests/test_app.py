@@ -22,11 +22,11 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from numpy.typing import NDArray
 from ports import free_port
+from threads import PATIENCE_S, running
 
 import app
 from inference import Answer, Classifier, InputError, MissingDependencyError
 from inference.api.front import Access
-from inference.api.server import Server, bind, configure, url
 from inference.backends import BACKENDS
 from inference.bundle import Task
 from inference.models import Models
@@ -34,8 +34,6 @@ from ui import render, scoring, start
 from ui.files import temporary_files
 from ui.lane import Lane, Unwanted
 from ui.site import CONTENT, mount_page
-
-PATIENCE_S = 60
 
 SCRIPT, IMAGE = "<script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>"
 HOSTILE = {"sentiment": Task((SCRIPT, IMAGE), fakes.SINGLE, 0.6)}
@@ -83,18 +81,9 @@ def served(given: Models) -> Iterator[str]:
     with temporary_files() as files:
         site = FastAPI(openapi_url=None)
         page = mount_page(site, app.build(given), files)
-        ready = threading.Event()
         access = Access(frame_ancestors="'self'", content=CONTENT)
-        running = Server(configure(site, access, ws="none"), ready.set, page.stop_event.set)
-        with bind("127.0.0.1", 0, "") as held:
-            thread = threading.Thread(target=running.run, kwargs={"sockets": [held]})
-            thread.start()
-            assert ready.wait(PATIENCE_S)
-            try:
-                yield url("127.0.0.1", held.getsockname()[1])
-            finally:
-                running.should_exit = True
-                thread.join()
+        with running(site, access, page.stop_event.set) as address:
+            yield address
 
 
 @pytest.fixture(scope="module")
@@ -203,9 +192,9 @@ def test_predict_compare_and_explain_are_public_and_nothing_else_is(client: Clie
         ("run/predict", '{"data": ["good", "int8", null]}', 404),  # it would skip the queue
         ("call/nothing", '{"data": []}', 404),
         ("queue/join", '{"data": [], "fn_index": 999, "session_hash": "a"}', 404),
-        ("call/predict", "\xff", 422),
-        ("call/predict", '{"data": NaN}', 422),
-        ("queue/join", '{"data": "\\ud800"}', 422),
+        ("call/predict", "\xff", 400),
+        ("call/predict", '{"data": NaN}', 400),
+        ("queue/join", '{"data": "\\ud800"}', 400),
     ],
 )
 def test_a_request_that_is_none_is_refused_and_breaks_nothing(

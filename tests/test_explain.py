@@ -190,9 +190,9 @@ def test_what_progress_raises_ends_the_work() -> None:
         ({"label": "great"}, "has no label 'great'. It has: negative, positive"),
         ({"label": 3}, "has no label 3"),
         ({"method": "lime"}, "Unknown method 'lime'. Known: occlusion, integrated_gradients"),
-        ({"budget_s": 0}, "budget_s=0 is no time"),
-        ({"budget_s": float("nan")}, "budget_s=nan is no time"),
-        ({"budget_s": "5"}, "budget_s='5' is no time"),
+        ({"budget_s": 0}, "budget_s=0 is not a time"),
+        ({"budget_s": float("nan")}, "budget_s=nan is not a time"),
+        ({"budget_s": "5"}, "budget_s='5' is not a time"),
         ({"method": GRADIENTS}, "needs the gradients of a PyTorch network, and this model is open on INT8"),
     ],
 )

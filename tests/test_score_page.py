@@ -219,12 +219,12 @@ def test_who_leaves_leaves_nothing_behind_and_holds_nobody_up(
         first.page.locator("#score-status progress").wait_for()
         begin(second, source)
         second.see("Waiting for the file of another visitor")
-        assert len(list(working.glob("triptych-score-*"))) == 2
+        assert len(list(working.rglob("triptych-score-*"))) == 2
         first.page.close()
         slow.on.set()
         assert len(read_csv(scored_file(second))) == 1_000
         second.page.close()
-        wait_until(lambda: not list(working.glob("triptych-score-*")))
+        wait_until(lambda: not list(working.rglob("triptych-score-*")))
 
 
 def test_what_the_pictures_show_can_be_read_as_tables(visit: Visit, tmp_path: Path) -> None:
@@ -363,5 +363,5 @@ def test_a_download_has_a_plain_name(path: str, name: str) -> None:
 
 
 def test_an_upload_that_the_server_has_deleted_is_asked_for_again(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has deleted the file meanwhile. Upload it again"):
+    with pytest.raises(InputError, match="has deleted the file. Upload it again"):
         scoring.own_copy(str(tmp_path / "gone.csv"), tmp_path)

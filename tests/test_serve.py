@@ -178,7 +178,7 @@ def test_a_folder_without_its_slash_leads_to_the_folder(server: Started, asked: 
     ("path", "body", "status"),
     [
         ("call/nothing", '{"data": []}', 404),
-        ("call/predict", '{"data": NaN}', 422),
+        ("call/predict", '{"data": NaN}', 400),
         ("run/predict", '{"data": []}', 404),
     ],
 )
@@ -187,8 +187,8 @@ def test_the_page_refuses_what_it_refuses_on_its_own(server: Started, path: str,
 
 
 def test_the_page_is_as_closed_as_on_its_own(server: Started) -> None:
-    assert server.status("/monitoring") == 403
-    assert server.status("/gradio_api/file=app.py") == 403
+    assert server.status("/monitoring") == 404
+    assert server.status("/gradio_api/file=app.py") == 404
     upload = (
         '--a\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' + "a" * 6_000_000 + "\r\n--a--\r\n"
     )
@@ -295,3 +295,61 @@ def test_the_page_leads_to_a_dashboard_that_comes_alive_and_leads_back(server: S
         assert back.evaluate("link => link.href") == f"{server.url}/"
         assert streams == [f"ws://127.0.0.1:{server.port}/dashboard/_stcore/stream"]
         assert visit.outside == []
+
+
+def test_explanations_of_others_hold_nobody_up(tmp_path: Path) -> None:
+    explain = json.dumps({"data": ["book good", "sentiment", None, "occlusion", "int8"]})
+
+    def answers(server: Started) -> http.client.HTTPResponse:
+        with server.ask("/gradio_api/call/explain", "POST", explain) as queued:
+            event = json.load(queued)["event_id"]
+        return server.ask(f"/gradio_api/call/explain/{event}")
+
+    with started(tmp_path) as server:
+        for _ in range(80):  # that nobody listens to: they are never run
+            assert server.status("/gradio_api/call/explain", "POST", explain) == 200
+        waiting = [answers(server) for _ in range(3)]
+        server.wait_until((server.folder / "asked").exists)
+        with answers(server) as fourth:
+            assert "Other explanations are waiting" in fourth.read().decode()
+        assert b"event: complete" in server.classify("good").read()
+        server.let_go()
+        assert all(b"event: complete" in answer.read() for answer in waiting)
+
+
+@pytest.mark.parametrize("listening", [True, False])
+def test_a_full_queue_does_not_keep_the_server_from_ending(tmp_path: Path, listening: bool) -> None:
+    with started(tmp_path) as server:
+        answers = [server.classify_slowly()]
+        for _ in range(100):
+            with server.ask("/gradio_api/call/predict", "POST", '{"data": ["good", "int8", null]}') as queued:
+                event = json.load(queued)["event_id"]
+            if listening:
+                answers.append(server.ask(f"/gradio_api/call/predict/{event}"))
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_until(lambda: not server.listens())
+        server.let_go()
+        out, err = server.process.communicate(timeout=PATIENCE_S)
+        assert (server.process.returncode, out, err) == (0, "Triptych stops.\n", "")
+
+
+def test_a_client_that_goes_away_leaves_no_traceback(tmp_path: Path) -> None:
+    with started(tmp_path) as server:
+        answer = server.classify_slowly()
+        answer.close()
+        for head in (
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=a\r\n"
+            b'Content-Length: 9000\r\n\r\n--a\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nabc',
+            b"POST /gradio_api/call/predict HTTP/1.1\r\nHost: a\r\nContent-Length: 9000\r\n\r\n{",
+            b"POST /api/predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+            b"GET /gradio_api/heartbeat/a HTTP/1.1\r\nHost: a\r\n\r\n",
+        ):
+            with socket.create_connection(("127.0.0.1", server.port)) as connection:
+                connection.sendall(head)
+                time.sleep(0.2)  # until it is being handled: nothing in the answer says so
+        server.let_go()
+        assert server.status("/api/ready") == 200
+        server.process.send_signal(signal.SIGTERM)
+        _, err = server.process.communicate(timeout=PATIENCE_S)
+        assert "Traceback" not in err
+        assert err.count("\n") <= 5

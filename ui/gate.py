@@ -157,9 +157,9 @@ class PageGate:
         try:
             fields = orjson.loads(bytes(body))
         except orjson.JSONDecodeError:
-            raise Refused(422, MALFORMED) from None
+            raise Refused(400, MALFORMED) from None
         if not isinstance(fields, dict):
-            raise Refused(422, MALFORMED)
+            raise Refused(400, MALFORMED)
         body = bytearray(orjson.dumps(checked(fields)))
         headers = MutableHeaders(raw=list(scope["headers"]))
         headers["Content-Length"] = str(len(body))
@@ -180,9 +180,9 @@ class PageGate:
     def _called(self, count: int, fields: dict[str, Any]) -> dict[str, Any]:
         data = fields.get("data")
         if not isinstance(data, list):
-            raise Refused(422, MALFORMED)
+            raise Refused(400, MALFORMED)
         if len(data) != count:
-            raise Refused(422, f"This endpoint takes {count} arguments: give null for one that you leave out.")
+            raise Refused(400, f"This endpoint takes {count} arguments: give null for one that you leave out.")
         session = fields.get("session_hash")
         return {
             "data": [_plain(value) for value in data],
@@ -192,12 +192,12 @@ class PageGate:
     def _joined(self, fields: dict[str, Any]) -> dict[str, Any]:
         number, data = fields.get("fn_index"), fields.get("data")
         if not isinstance(data, list) or isinstance(number, bool) or not isinstance(number, int):
-            raise Refused(422, MALFORMED)
+            raise Refused(400, MALFORMED)
         if number not in self._arguments:
             raise Refused(404, "There is no such function.")
         are_files = self._arguments[number]
         if len(data) != len(are_files):
-            raise Refused(422, MALFORMED)
+            raise Refused(400, MALFORMED)
         trigger = fields.get("trigger_id")
         return {
             "data": [
@@ -211,7 +211,7 @@ class PageGate:
     def _cancelled(self, fields: dict[str, Any]) -> dict[str, Any]:
         number, event = fields.get("fn_index"), fields.get("event_id")
         if isinstance(number, bool) or not isinstance(number, int) or not isinstance(event, str) or len(event) > 64:
-            raise Refused(422, MALFORMED)
+            raise Refused(400, MALFORMED)
         return {"session_hash": _session(fields.get("session_hash")), "fn_index": number, "event_id": event}
 
     def _file(self, value: Any) -> dict[str, Any] | None:
@@ -221,7 +221,7 @@ class PageGate:
         path = value.get("path") if isinstance(value, dict) else None
         found = self.files.find(path) if isinstance(path, str) else None
         if found is None:
-            raise Refused(422, "The file was not uploaded here, or was deleted. Upload it again.")
+            raise Refused(400, "The file was not uploaded here, or was deleted. Upload it again.")
         return {"path": str(found), "orig_name": found.name, "meta": {"_type": "gradio.FileData"}}
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -269,10 +269,10 @@ def _plain(value: Any) -> str | int | float | bool | None:
     """An argument that is no file: Gradio reads files, addresses and components out of anything larger."""
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise Refused(422, "An argument is a string, a number, true, false or null.")
+    raise Refused(400, "An argument is a string, a number, true, false or null.")
 
 
 def _session(value: Any) -> str:
     if not isinstance(value, str) or not SESSION.fullmatch(value):
-        raise Refused(422, MALFORMED)
+        raise Refused(400, MALFORMED)
     return value

@@ -57,7 +57,7 @@ async def _no_such_endpoint(request: Request, error: Exception) -> JSONResponse:
 
 async def _malformed(request: Request, error: Exception) -> JSONResponse:
     # FastAPI's own answer repeats the input, and fails with 500 where that is NaN or half a character.
-    return JSONResponse({"detail": "The request is not the JSON that this address takes. See ?view=api."}, 422)
+    return JSONResponse({"detail": "The request is not the JSON that this address takes. See ?view=api."}, 400)
 
 
 # For `demo.launch` and `gr.mount_gradio_app` alike: the page is the same on its own and under another server.

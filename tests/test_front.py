@@ -1,0 +1,169 @@
+"""The layer before every server: hosts, origins, proxies and headers, over real connections."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from argparse import ArgumentParser
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from test_app import models
+from threads import PATIENCE_S, running
+
+import app
+from inference.api.commands import add_access, read_access
+from inference.api.front import Access, is_own
+from inference.errors import InputError
+from ui.files import temporary_files
+from ui.site import mount_page
+from ui.start import Settings
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with what an application sees of a request."""
+    if scope["type"] != "http":
+        return
+    headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+    body = json.dumps({"headers": headers, "scheme": scope["scheme"], "client": scope["client"][0]}).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(url.partition("//")[2], timeout=PATIENCE_S)
+    connection.request(method, "/", headers=headers)
+    with connection.getresponse() as response:
+        status, body = response.status, response.read()
+    connection.close()
+    return status, json.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("demo.example", 200),
+        ("DEMO.example:8080", 200),
+        ("a.team.example", 200),
+        ("[::1]:80", 200),
+        ("team.example", 400),
+        ("demo.example.evil", 400),
+        ("evil-demo.example", 400),
+        ("127.0.0.1", 400),
+        ("::1", 200),
+    ],
+)
+def test_only_named_hosts_are_answered(host: str, status: int) -> None:
+    with running(echo, Access(allowed_hosts=("demo.example", "*.team.example", "[::1]"))) as url:
+        found, body = ask(url, Host=host)
+    assert found == status
+    if status == 400:
+        assert body["error"]["code"] == "unknown_host"
+        assert host not in body["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "own"),
+    [
+        ("http://a.example", "a.example", True),
+        ("https://a.example", "a.example", True),  # a proxy brings TLS
+        ("https://a.example", "a.example:443", True),
+        ("http://A.example:80", "a.example", True),
+        ("http://a.example:7860", "a.example:7860", True),
+        ("http://[::1]:7860", "[::1]:7860", True),
+        ("http://a.example:7861", "a.example:7860", False),
+        ("http://b.example", "a.example", False),
+        ("http://a.example.b.example", "a.example", False),
+        ("https://a.example:80", "a.example", False),
+        ("null", "a.example", False),
+        ("null", "null", False),
+        ("", "", False),
+        ("http://", "", False),
+        ("file://", "", False),
+        ("a.example", "a.example", False),
+        ("chrome-extension://a.example", "a.example", False),
+    ],
+)
+def test_an_origin_is_own_if_it_names_the_host(origin: str, host: str, own: bool) -> None:
+    assert is_own(origin.encode(), host.encode()) is own
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_requests_that_change_something_are_refused_from_other_sites(method: str) -> None:
+    with running(echo, Access()) as url:
+        assert ask(url, method, Origin="http://elsewhere.example")[1]["error"]["code"] == "foreign_origin"
+        assert ask(url, method, Origin=url)[0] == 200
+        assert ask(url, method)[0] == 200
+        assert ask(url, "GET", Origin="http://elsewhere.example")[0] == 200
+
+
+FORWARDED = {
+    "X-Forwarded-Host": "spoofed.example, demo.example",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-For": "192.0.2.7",
+    "X-Gradio-Server": "http://elsewhere.example",
+    "Forwarded": "for=192.0.2.8",
+}
+
+
+def test_a_named_proxy_says_who_asks_for_what() -> None:
+    with running(echo, Access(trusted_proxies=("127.0.0.0/8",))) as url:
+        _, seen = ask(url, **FORWARDED)
+        assert (seen["headers"]["host"], seen["scheme"], seen["client"]) == ("demo.example", "https", "192.0.2.7")
+        assert not [name for name in seen["headers"] if "forwarded" in name or "gradio" in name]
+        assert ask(url, "POST", Origin="https://demo.example", **FORWARDED)[0] == 200
+        assert ask(url, "POST", Origin=url, **FORWARDED)[0] == 403
+    with running(echo, Access(trusted_proxies=("*",), allowed_hosts=("demo.example",))) as url:
+        assert ask(url, **FORWARDED)[0] == 200
+        assert ask(url)[0] == 400
+
+
+@pytest.mark.parametrize("proxies", [(), ("192.0.2.1",)])
+def test_nobody_else_is_believed(proxies: tuple[str, ...]) -> None:
+    with running(echo, Access(trusted_proxies=proxies)) as url:
+        _, seen = ask(url, **FORWARDED)
+    assert (f"http://{seen['headers']['host']}", seen["scheme"], seen["client"]) == (url, "http", "127.0.0.1")
+    assert not [name for name in seen["headers"] if "forwarded" in name or "gradio" in name]
+
+
+@pytest.mark.parametrize(
+    ("environment", "headers", "root"),
+    [
+        ({"SPACE_ID": "me/demo"}, {"X-Forwarded-Host": "me-demo.hf.space", "X-Forwarded-Proto": "https"}, True),
+        ({"SPACE_ID": "me/demo"}, {"Host": "me-demo.hf.space", "X-Forwarded-Proto": "https"}, True),
+        ({"FORWARDED_ALLOW_IPS": "*"}, {"Host": "me-demo.hf.space", "X-Forwarded-Proto": "https"}, True),
+        ({}, {"X-Forwarded-Host": "me-demo.hf.space", "X-Forwarded-Proto": "https"}, False),
+    ],
+)
+def test_the_page_has_its_public_address_behind_the_proxy_of_a_space(
+    environment: dict[str, str], headers: dict[str, str], root: bool
+) -> None:
+    access = Settings.read(environment).access
+    assert ("huggingface.co" in access.frame_ancestors) is ("SPACE_ID" in environment)
+    with temporary_files() as files:
+        site = FastAPI(openapi_url=None)
+        page = mount_page(site, app.build(models()), files)
+        with running(site, access, page.stop_event.set) as url:
+            connection = http.client.HTTPConnection(url.partition("//")[2], timeout=PATIENCE_S)
+            connection.request("GET", "/config", headers=headers)
+            config = json.load(connection.getresponse())
+            connection.close()
+    assert config["root"] == ("https://me-demo.hf.space" if root else url)
+
+
+def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = ArgumentParser()
+    add_access(parser)
+    monkeypatch.setenv("TRIPTYCH_ALLOWED_HOSTS", "a.example, b.example,")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "192.0.2.0/24")
+    assert read_access(parser.parse_args([])) == Access(("a.example", "b.example"), ("192.0.2.0/24",))
+    given = parser.parse_args(["--allowed-hosts", "c.example", "--forwarded-allow-ips", ""])
+    assert read_access(given) == Access(("c.example",), ())
+
+
+@pytest.mark.parametrize("sources", ["'self'; script-src *", "a\nb", "é", "a, b"])
+def test_frame_ancestors_cannot_change_the_rest_of_the_policy(sources: str) -> None:
+    with pytest.raises(InputError, match="--frame-ancestors takes sources"):
+        Settings.read({}, ["--frame-ancestors", sources])
+    assert Settings.read({}, ["--frame-ancestors", "https://a.example"]).access.frame_ancestors == "https://a.example"

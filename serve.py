@@ -24,6 +24,7 @@ from app import build
 from inference.api import create_app, server
 from inference.api.commands import read_key
 from inference.api.layers import BodyCap
+from inference.api.websocket import MESSAGE_BYTES, WebSocketProtocol
 from inference.models import Models
 from ui.launch import LAUNCH
 from ui.start import Settings, run
@@ -71,8 +72,15 @@ def serve(settings: Settings, models: Models, ready: Callable[[], None]) -> None
         page.stop_event.set()  # every open page holds a heartbeat, a response without end
 
     try:
-        # For websockets what Streamlit itself asks for.
-        server.serve(made, settings.bind(), say, stopping, ws="websockets-sansio")
+        server.serve(
+            made,
+            settings.bind(),
+            say,
+            stopping,
+            websockets=WebSocketProtocol,
+            ws_max_size=MESSAGE_BYTES,
+            ws_per_message_deflate=False,  # as Streamlit itself asks for
+        )
     finally:
         api.state.service.close()
 

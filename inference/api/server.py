@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import uvicorn
 
+from inference.api.protocol import HttpProtocol
 from inference.errors import InferenceError, InputError
 
 PATIENCE_S = 10  # what is being answered when the server is told to stop may take this long
@@ -20,6 +22,7 @@ CONNECTIONS = 800
 # The thread with the model asks for Python's lock between two forward passes, and the cores are idle until it has it.
 # Python's own 5 ms are several passes of a short text.
 SWITCH_S = 0.0005
+STALLED_S = 60  # a client that reads nothing of its answer for so long is cut off
 
 
 class Server(uvicorn.Server):
@@ -34,11 +37,31 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._ready = ready
         self._stopping = stopping
+        self._stalled: dict[Any, tuple[int, int]] = {}  # connection -> bytes that wait to be sent, and for how long
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # uvicorn calls it every tenth of a second
+            self._sweep()
+        return await super().on_tick(counter)
+
+    def _sweep(self) -> None:
+        """End the connections whose clients neither send nor read."""
+        stalled: dict[Any, tuple[int, int]] = {}
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, HttpProtocol):
+                connection.tick()
+            waiting = connection.transport.get_write_buffer_size()
+            if waiting:
+                before, seconds = self._stalled.get(connection, (0, 0))
+                stalled[connection] = (waiting, seconds + 1 if waiting >= before else 0)
+                if stalled[connection][1] > STALLED_S:
+                    connection.transport.abort()
+        self._stalled = stalled
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopping()
@@ -46,11 +69,17 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    app: Any, held: socket.socket, ready: Callable[[], None], stopping: Callable[[], None], **options: Any
+    app: Any,
+    held: socket.socket,
+    ready: Callable[[], None],
+    stopping: Callable[[], None],
+    websockets: type[asyncio.Protocol] | None = None,
+    **options: Any,
 ) -> None:
     """Serve an ASGI application on this socket until a signal comes, and then until its answers are out.
 
     Args:
+        websockets: the protocol of websockets; None where the application has none.
         options: of `uvicorn.Config`.
 
     Raises:
@@ -64,6 +93,8 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=PATIENCE_S,
         limit_concurrency=CONNECTIONS,
+        http=HttpProtocol,
+        ws=websockets or "none",
         **options,
     )
     server = Server(config, ready, stopping)

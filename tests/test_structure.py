@@ -66,7 +66,7 @@ HOMES = {
     "scipy": {"compare.stats", "compare.diff", "explain.agreement", "explain.faithfulness"},
     "jsonschema": {"compare.receipt"},
     "fastapi": {"api.app", "api.documents", "api.errors"},
-    "starlette": {"api.errors", "api.layers"},
+    "starlette": {"api.errors", "api.layers", "api.server"},
     "uvicorn": {"api.protocol", "api.server", "api.websocket"},
     "httptools": {"api.protocol"},
     "pydantic": {"api.documents", "api.schemas"},

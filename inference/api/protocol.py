@@ -8,15 +8,17 @@ the form of every error of the API; then the connection is closed.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import re
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-HEAD_BYTES = 65_536  # of a request line and its headers; of trailers too, and of what chunks add to a body
+HEAD_BYTES = 65_536  # of a request line and its headers, and of trailers; chunks may add as much, and double the body
 HEAD_LINES = 100
 PIECE_BYTES = 16_384  # how much the parser reads between two looks at the limits
 PIPELINED = 16  # requests that wait for the answer to an earlier one; with more the connection closes after these
@@ -25,7 +27,7 @@ DRAINED_BYTES = 8_000_000  # what is read after a refusal, so that the client se
 DRAINED_S = 2
 WEBSOCKET_LINE_BYTES = 8_192  # what the library websockets reads of a handshake
 
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]{0,5})?")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|[A-Za-z0-9._~-]+)(?::([0-9]{0,5}))?", re.ASCII)
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)[/?].*", re.IGNORECASE)
 _SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding"})
 _TOO_LONG = (431, "head_too_large", f"The headers are above {HEAD_BYTES:,} bytes or {HEAD_LINES} lines.")
@@ -44,6 +46,17 @@ def _bad(message: str) -> _Refused:
     return _Refused(400, "bad_request", message)
 
 
+@lru_cache(maxsize=64)
+def _is_host(host: bytes) -> bool:
+    match = _HOST.fullmatch(host.decode("latin-1"))
+    if match is None or int(match[2] or 0) > 65_535:
+        return False
+    try:
+        return match[1] is None or bool(ipaddress.IPv6Address(match[1]))
+    except ValueError:
+        return False
+
+
 class HttpProtocol(HttpToolsProtocol):
     """One connection, read within the limits above."""
 
@@ -51,7 +64,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._in_head = False
         self._in_body = False
-        self._raw = bytearray()  # of the head that is being read
+        self._in_trailers = False  # or within the first bytes of a chunk
+        self._raw = bytearray()  # what was given to the parser since the last piece that ended outside a head
+        self._has_body = False  # a body, or the end of one, is in it
         self._fed = 0  # bytes since the message, or its body, began
         self._data = 0  # bytes of the body among them
         self._lines = 0
@@ -96,8 +111,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._feed(view[start : start + PIECE_BYTES])
 
     def _feed(self, piece: bytes | memoryview) -> None:
-        if not self._in_body:
-            self._raw += piece
+        self._raw += piece
         self._fed += len(piece)
         try:
             self.parser.feed_data(piece)
@@ -106,7 +120,7 @@ class HttpProtocol(HttpToolsProtocol):
                 self._deaf = True
                 self.handle_websocket_upgrade()
             else:
-                self._raw.clear()
+                self._forget_raw()
                 self._feed(piece[upgrade.args[0] :])  # an upgrade to anything else is ignored
             return
         except httptools.HttpParserError as error:
@@ -114,14 +128,18 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(*(reason.args if isinstance(reason, _Refused) else _MALFORMED))
             return
         if not self._in_head:
-            self._raw.clear()
-        if self._fed > HEAD_BYTES + 9 * self._data:  # chunks of one byte need six
-            if self._in_body:
+            self._forget_raw()
+        if self._fed > HEAD_BYTES + 2 * self._data:
+            if self._in_body and not self._in_trailers:
                 self._refuse(*_OVERHEAD)
             else:
                 self._refuse(*(_TARGET_TOO_LONG if self._in_head and 2 * len(self.url) > HEAD_BYTES else _TOO_LONG))
         elif self._in_body and self.cycle.response_complete:
             self._discard(len(piece))
+
+    def _forget_raw(self) -> None:
+        self._raw.clear()
+        self._has_body = False
 
     # What the parser calls
 
@@ -151,10 +169,15 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._check_head()
         super().on_headers_complete()
-        self._in_head, self._in_body = False, True
+        self._in_head, self._in_body, self._in_trailers = False, True, False
         self._fed = self._data = self._lines = self._line_bytes = self._silent_s = 0
 
+    def on_chunk_header(self) -> None:
+        self._in_trailers = True
+
     def on_body(self, body: bytes) -> None:
+        self._in_trailers = False
+        self._has_body = True
         self._data += len(body)
         if not self.cycle.response_complete:
             self._silent_s = 0
@@ -173,14 +196,14 @@ class HttpProtocol(HttpToolsProtocol):
             raise _Refused(status, "bad_request", "The request line names another version than HTTP/1.0 or HTTP/1.1.")
         # The parser takes RTSP/1.0 for HTTP/1.0, and several spaces for one.
         line = b"%b %b HTTP/%b\r\n" % (method, self.url, version.encode())
-        if not self._raw.startswith(line) and b"\n" + line not in self._raw:
+        if not self._raw.startswith(line) and (line if self._has_body else b"\n" + line) not in self._raw:
             raise _bad("The request line is not METHOD TARGET HTTP/1.1 with one space between them.")
         if len(line) + self._line_bytes > HEAD_BYTES:
             raise _Refused(*(_TARGET_TOO_LONG if len(line) > self._line_bytes else _TOO_LONG))
         host = self._single.get(b"host")
         if host is None and version == "1.1":
             raise _bad("The header Host is missing.")
-        if host is not None and not _HOST.fullmatch(host):
+        if host is not None and not (len(host) < 300 and _is_host(host)):
             raise _bad("The header Host is not a host name or an address, with or without a port.")
         self._check_target(method, host)
         coding = self._single.get(b"transfer-encoding")
@@ -294,4 +317,6 @@ class HttpProtocol(HttpToolsProtocol):
         others = (other for other in self.connections if isinstance(other, HttpProtocol) and other is not self)
         idle = [other for other in others if not other._is_answering() and not other.transport.is_closing()]
         if idle:
-            max(idle, key=lambda other: other._silent_s).transport.abort()
+            longest = max(idle, key=lambda other: other._silent_s)
+            self.connections.discard(longest)  # `connection_lost` comes later, maybe after the next request
+            longest.transport.abort()

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
+import os
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import uvicorn
+from starlette.requests import ClientDisconnect
 
+from inference.api.errors import ApiError, problem
 from inference.api.protocol import HttpProtocol
 from inference.errors import InferenceError, InputError
+
+log = logging.getLogger(__name__)
 
 PATIENCE_S = 10  # what is being answered when the server is told to stop may take this long
 # More at a time get 503 at once, and not an answer minutes later. Below the 1,024 files that a process may often have
@@ -22,6 +30,7 @@ CONNECTIONS = 800
 # The thread with the model asks for Python's lock between two forward passes, and the cores are idle until it has it.
 # Python's own 5 ms are several passes of a short text.
 SWITCH_S = 0.0005
+END_S = 5  # what cannot be interrupted, such as a pass of the model, may take this long beyond that
 STALLED_S = 60  # a client that reads nothing of its answer for so long is cut off
 
 
@@ -37,6 +46,8 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._ready = ready
         self._stopping = stopping
+        self._end = threading.Timer(PATIENCE_S + END_S, _end_process)
+        self._stopped_at = 0.0
         self._stalled: dict[Any, tuple[int, int]] = {}  # connection -> bytes that wait to be sent, and for how long
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -65,7 +76,47 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopping()
+        self._end.daemon = True
+        self._end.start()
+        self._stopped_at = time.monotonic()
         await super().shutdown(sockets)
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            super().run(sockets)
+        finally:
+            if time.monotonic() - self._stopped_at < PATIENCE_S:  # all requests were answered, and nothing still runs
+                self._end.cancel()
+
+
+def _end_process() -> None:
+    log.error("The model does not come to an end; the process ends without it.")
+    logging.shutdown()
+    os._exit(1)
+
+
+class _Cut:
+    """Ends what a client or the end of the server cuts off, without a traceback in the log."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        started = False
+
+        async def watched(message: Any) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched if scope["type"] == "http" else send)
+        except ClientDisconnect:
+            pass
+        except asyncio.CancelledError:
+            if scope["type"] == "http" and not started:
+                error = ApiError(503, "stopping", "The server is being stopped. Ask again in a moment.", 1)
+                await problem(error, {"Connection": "close"})(scope, receive, send)
 
 
 def serve(
@@ -87,7 +138,7 @@ def serve(
         KeyboardInterrupt: as Python's own handler raises it, where that is set for the signal that came.
     """
     config = uvicorn.Config(
-        app,
+        _Cut(app),
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -11,7 +11,10 @@ MESSAGES = 1_000  # that wait for the application, and fragments of one message
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """One websocket: few messages at a time, of few fragments, and no pongs for a client that does not read."""
+    """One websocket: few binary messages at a time, of few fragments, and no pongs for a client that does not read."""
+
+    def handle_text(self, event: Any) -> None:
+        self._fail("no text messages")  # Streamlit has none, and would log a traceback
 
     def handle_cont(self, event: Any) -> None:
         if len(self.frames) >= MESSAGES:

@@ -66,7 +66,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_body = False
         self._in_trailers = False  # or within the first bytes of a chunk
         self._raw = bytearray()  # what was given to the parser since the last piece that ended outside a head
-        self._has_body = False  # a body, or the end of one, is in it
+        self._position = 0  # in it, where the headers read last end
+        self._has_body = False  # a body, or the end of one, follows there
         self._fed = 0  # bytes since the message, or its body, began
         self._data = 0  # bytes of the body among them
         self._lines = 0
@@ -139,7 +140,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _forget_raw(self) -> None:
         self._raw.clear()
-        self._has_body = False
+        self._position = 0
+        self._has_body = self._in_body
 
     # What the parser calls
 
@@ -173,7 +175,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._fed = self._data = self._lines = self._line_bytes = self._silent_s = 0
 
     def on_chunk_header(self) -> None:
-        self._in_trailers = True
+        self._in_trailers = self._has_body = True
 
     def on_body(self, body: bytes) -> None:
         self._in_trailers = False
@@ -196,8 +198,15 @@ class HttpProtocol(HttpToolsProtocol):
             raise _Refused(status, "bad_request", "The request line names another version than HTTP/1.0 or HTTP/1.1.")
         # The parser takes RTSP/1.0 for HTTP/1.0, and several spaces for one.
         line = b"%b %b HTTP/%b\r\n" % (method, self.url, version.encode())
-        if not self._raw.startswith(line) and (line if self._has_body else b"\n" + line) not in self._raw:
+        start = self._position
+        if self._has_body:
+            start = self._raw.find(line, start)
+        while self._raw.startswith((b"\r", b"\n"), start):
+            start += 1
+        if start < 0 or not self._raw.startswith(line, start):
             raise _bad("The request line is not METHOD TARGET HTTP/1.1 with one space between them.")
+        self._position = self._raw.find(b"\r\n\r\n", start) + 4
+        self._has_body = False
         if len(line) + self._line_bytes > HEAD_BYTES:
             raise _Refused(*(_TARGET_TOO_LONG if len(line) > self._line_bytes else _TOO_LONG))
         host = self._single.get(b"host")

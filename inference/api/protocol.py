@@ -70,8 +70,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._has_body = False  # a body, or the end of one, follows there
         self._fed = 0  # bytes since the message, or its body, began
         self._data = 0  # bytes of the body among them
-        self._lines = 0
-        self._line_bytes = 0
+        self._trailers = 0
         self._single: dict[bytes, bytes] = {}
         self._answering: RequestResponseCycle | None = None
         self._deaf = False  # nothing that comes is read any more
@@ -151,28 +150,31 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
         self._single = {}
-        self._fed = self._data = self._lines = self._line_bytes = 0
+        self._fed = self._data = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._lines += 1
-        self._line_bytes += len(name) + len(value) + 4
-        if self._lines > HEAD_LINES or self._line_bytes > HEAD_BYTES:
-            raise _Refused(*_TOO_LONG)
         if self._in_body:
-            return  # a trailer: the application has seen the headers, and no trailer may change them
+            # A trailer: the application has seen the headers, and no trailer may change them.
+            self._trailers += 1
+            if self._trailers > HEAD_LINES:
+                raise _Refused(*_TOO_LONG)
+            return
+        if len(self.headers) >= HEAD_LINES:
+            raise _Refused(*_TOO_LONG)
         name = name.lower()
-        value = value.rstrip(b" \t")
         if name in _SINGLE:
             if name in self._single:
                 raise _bad("A header that may be there once is there twice: Host, Content-Length or Transfer-Encoding.")
-            self._single[name] = value
-        super().on_header(name, value)
+            self._single[name] = value = value.rstrip(b" \t")
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._check_head()
         super().on_headers_complete()
         self._in_head, self._in_body, self._in_trailers = False, True, False
-        self._fed = self._data = self._lines = self._line_bytes = self._silent_s = 0
+        self._fed = self._data = self._trailers = self._silent_s = 0
 
     def on_chunk_header(self) -> None:
         self._in_trailers = self._has_body = True
@@ -207,14 +209,16 @@ class HttpProtocol(HttpToolsProtocol):
             raise _bad("The request line is not METHOD TARGET HTTP/1.1 with one space between them.")
         self._position = self._raw.find(b"\r\n\r\n", start) + 4
         self._has_body = False
-        if len(line) + self._line_bytes > HEAD_BYTES:
-            raise _Refused(*(_TARGET_TOO_LONG if len(line) > self._line_bytes else _TOO_LONG))
+        size = self._position - start
+        if size > HEAD_BYTES:
+            raise _Refused(*(_TARGET_TOO_LONG if 2 * len(line) > size else _TOO_LONG))
         host = self._single.get(b"host")
         if host is None and version == "1.1":
             raise _bad("The header Host is missing.")
         if host is not None and not (len(host) < 300 and _is_host(host)):
             raise _bad("The header Host is not a host name or an address, with or without a port.")
-        self._check_target(method, host)
+        if self.url[:1] != b"/" or b"#" in self.url or method == b"CONNECT":
+            self._check_target(method, host)
         coding = self._single.get(b"transfer-encoding")
         if coding is not None:
             if version == "1.0":
@@ -230,14 +234,14 @@ class HttpProtocol(HttpToolsProtocol):
                 self._check_websocket(method, version, line)
 
     def _check_target(self, method: bytes, host: bytes | None) -> None:
+        """Check one that is not simply a path."""
         if self.url[:1] == b"/" and method != b"CONNECT":
-            if b"#" in self.url:
-                raise _bad("The request target has a fragment.")
-        elif self.url == b"*" and method == b"OPTIONS":
-            pass
-        elif not (absolute := _ABSOLUTE.fullmatch(self.url)) or method == b"CONNECT":
+            raise _bad("The request target has a fragment.")
+        if self.url == b"*" and method == b"OPTIONS":
+            return
+        if not (absolute := _ABSOLUTE.fullmatch(self.url)) or method == b"CONNECT":
             raise _bad("The request target is neither a path nor an address that begins with http.")
-        elif absolute[1].lower() != (host if host is not None else absolute[1]).lower():
+        if absolute[1].lower() != (host if host is not None else absolute[1]).lower():
             raise _bad("The request target and the header Host name different hosts.")
 
     def _check_websocket(self, method: bytes, version: str, line: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -102,21 +103,15 @@ class _Cut:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        started = False
-
-        async def watched(message: Any) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
         try:
-            await self.app(scope, receive, watched if scope["type"] == "http" else send)
+            await self.app(scope, receive, send)
         except ClientDisconnect:
             pass
         except asyncio.CancelledError:
-            if scope["type"] == "http" and not started:
+            if scope["type"] == "http":
                 error = ApiError(503, "stopping", "The server is being stopped. Ask again in a moment.", 1)
-                await problem(error, {"Connection": "close"})(scope, receive, send)
+                with contextlib.suppress(RuntimeError):  # an answer has begun
+                    await problem(error, {"Connection": "close"})(scope, receive, send)
 
 
 def serve(

@@ -305,7 +305,7 @@ def serve(settings: Settings, models: Models, files: TemporaryFiles, ready: Call
     """Serve the page alone until a signal comes; then no new requests, and those that run are answered."""
     site = FastAPI(openapi_url=None)
     page = mount_page(site, build(models, settings.backend), files)
-    server.serve(site, settings.bind(), ready, page.stop_event.set, settings.access, ws="none")
+    server.serve(site, settings.bind(), ready, page.stop_event.set, settings.access)
 
 
 if __name__ == "__main__":

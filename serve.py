@@ -21,6 +21,7 @@ from fastapi.responses import RedirectResponse
 from app import build
 from inference.api import create_app, server
 from inference.api.commands import read_key
+from inference.api.websocket import MESSAGE_BYTES, WebSocketProtocol
 from inference.models import Models
 from ui.files import TemporaryFiles
 from ui.gate import DashboardGate
@@ -70,8 +71,16 @@ def serve(settings: Settings, models: Models, files: TemporaryFiles, ready: Call
         page.stop_event.set()  # every open page holds a heartbeat, a response without end
 
     try:
-        # For websockets what Streamlit itself asks for.
-        server.serve(made, settings.bind(), say, stopping, settings.access, ws="websockets-sansio")
+        server.serve(
+            made,
+            settings.bind(),
+            say,
+            stopping,
+            settings.access,
+            websockets=WebSocketProtocol,
+            ws_max_size=MESSAGE_BYTES,
+            ws_per_message_deflate=False,  # as Streamlit itself asks for
+        )
     finally:
         api.state.service.close()
 

@@ -101,7 +101,7 @@ def test_it_serves_int8_where_torch_is_not_installed(demo: Path, demo_cache: Pat
         assert server.end() == (0, "", "")
 
 
-@pytest.mark.parametrize("library", ["fastapi", "uvicorn", "orjson", "prometheus_client"])
+@pytest.mark.parametrize("library", ["fastapi", "uvicorn", "httptools", "orjson", "prometheus_client"])
 def test_a_library_that_is_missing_is_named_with_how_to_install_it(library: str) -> None:
     code = WITHOUT_TORCH.replace(repr(ABSENT), repr((library,)))
     done = subprocess.run([sys.executable, "-c", code, *SERVE[3:]], cwd=ROOT, capture_output=True, text=True)

@@ -52,14 +52,20 @@ def models(folder: str) -> Models:
 
 
 class Started:
-    """serve.py over fakes in a process of its own, and what a test asks of it."""
+    """serve.py over fakes in a process of its own, and what a test asks of it.
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    Args:
+        environment: further variables of this process.
+        first: Python that it runs before it serves.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None, first: str = "") -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         code = (
             "import sys; sys.path[:0] = ['.', 'tests']; import serve, test_serve; from ui import start;"
+            f"{first or 'pass'};"
             f"start.Models.of_folder = lambda *_, **__: test_serve.models({str(folder)!r});"
             "sys.exit(start.run(serve.serve))"
         )
@@ -114,8 +120,8 @@ class Started:
 
 
 @contextmanager
-def started(folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[Started]:
-    server = Started(folder, environment)
+def started(folder: Path, environment: Mapping[str, str] | None = None, first: str = "") -> Iterator[Started]:
+    server = Started(folder, environment, first)
     try:
         yield server
     finally:

@@ -17,7 +17,7 @@ PATIENCE_S = 60  # a busy machine is no broken server
 def running(app: Any, access: Access, stopping: Callable[[], None] = lambda: None) -> Iterator[str]:
     """The address of an application behind everything that a server of ours has, for as long as the block lasts."""
     ready = threading.Event()
-    server = Server(configure(app, access, ws="none"), ready.set, stopping)
+    server = Server(configure(app, access), ready.set, stopping)
     with bind("127.0.0.1", 0, "") as held:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [held]})
         thread.start()

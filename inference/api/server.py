@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
+import logging
+import os
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import uvicorn
+from starlette.requests import ClientDisconnect
 
+from inference.api.errors import ApiError, problem
 from inference.api.front import Access, Front
+from inference.api.protocol import HttpProtocol
 from inference.errors import InferenceError, InputError
 
-PATIENCE_S = 10  # what is being answered when the server is told to stop may take this long
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 8  # what is being answered when the server is told to stop may take this long
 # More at a time get 503 at once, and not an answer minutes later. Below the 1,024 files that a process may often have
 # open. A connection may count twice for a moment: uvicorn counts a request until its task is over, and a quick client
 # has sent the next by then.
@@ -21,6 +32,8 @@ CONNECTIONS = 800
 # The thread with the model asks for Python's lock between two forward passes, and the cores are idle until it has it.
 # Python's own 5 ms are several passes of a short text.
 SWITCH_S = 0.0005
+END_S = 2  # what cannot be interrupted, such as a pass of the model, may take this long beyond that
+STALLED_S = 60  # a client that reads nothing of its answer for so long is cut off
 
 
 class Server(uvicorn.Server):
@@ -35,15 +48,59 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._ready = ready
         self._stopping = stopping
+        self._stalled: dict[Any, tuple[int, int]] = {}  # connection -> bytes that wait to be sent, and for how long
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._ready()
 
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # uvicorn calls it every tenth of a second
+            self._sweep()
+        return await super().on_tick(counter)
+
+    def _sweep(self) -> None:
+        """End the connections whose clients neither send nor read."""
+        stalled: dict[Any, tuple[int, int]] = {}
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, HttpProtocol):
+                connection.tick()
+            waiting = connection.transport.get_write_buffer_size()
+            if waiting:
+                before, seconds = self._stalled.get(connection, (0, 0))
+                stalled[connection] = (waiting, seconds + 1 if waiting >= before else 0)
+                if stalled[connection][1] > STALLED_S:
+                    connection.transport.abort()
+        self._stalled = stalled
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopping()
         await super().shutdown(sockets)
+
+
+def _end_process() -> None:
+    log.error("The model does not come to an end; the process ends without it.")
+    logging.shutdown()
+    os._exit(1)
+
+
+class _Cut:
+    """Ends what a client or the end of the server cuts off, without a traceback in the log."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except ClientDisconnect:
+            pass
+        except asyncio.CancelledError:
+            if scope["type"] == "http":
+                error = ApiError(503, "stopping", "The server is being stopped. Ask again in a moment.", 1)
+                with contextlib.suppress(RuntimeError):  # an answer has begun
+                    await problem(error, {"Connection": "close"})(scope, receive, send)
 
 
 def serve(
@@ -52,36 +109,56 @@ def serve(
     ready: Callable[[], None],
     stopping: Callable[[], None],
     access: Access,
+    websockets: type[asyncio.Protocol] | None = None,
     **options: Any,
 ) -> None:
     """Serve an ASGI application on this socket until a signal comes, and then until its answers are out.
 
     Args:
         access: which requests are answered at all.
+        websockets: the protocol of websockets; None where the application has none.
         options: of `uvicorn.Config`.
 
     Raises:
         InferenceError: it did not start.
         KeyboardInterrupt: as Python's own handler raises it, where that is set for the signal that came.
     """
-    server = Server(configure(app, access, **options), ready, stopping)
+    end = threading.Timer(PATIENCE_S + END_S, _end_process)
+    end.daemon = True
+    stopped_at = 0.0
+
+    def stop() -> None:
+        nonlocal stopped_at
+        stopped_at = time.monotonic()
+        end.start()
+        stopping()
+
+    server = Server(configure(app, access, websockets, **options), ready, stop)
     sys.setswitchinterval(SWITCH_S)
-    with held:
-        server.run(sockets=[held])
+    try:
+        with held:
+            server.run(sockets=[held])
+    finally:
+        if time.monotonic() - stopped_at < PATIENCE_S:  # all requests were answered, and nothing still runs
+            end.cancel()
     if not server.started:
         raise InferenceError("The server did not start; the lines above say why.")
 
 
-def configure(app: Any, access: Access, **options: Any) -> uvicorn.Config:
-    """The settings of a server that strangers may reach, with further ones of `uvicorn.Config`."""
+def configure(
+    app: Any, access: Access, websockets: type[asyncio.Protocol] | None = None, **options: Any
+) -> uvicorn.Config:
+    """The settings of a server that strangers may reach; the arguments are those of `serve`."""
     return uvicorn.Config(
-        Front(app, access),
+        Front(_Cut(app), access),
         proxy_headers=False,  # `Front` reads them, from proxies that were named
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=PATIENCE_S,
         limit_concurrency=CONNECTIONS,
+        http=HttpProtocol,
+        ws=websockets or "none",
         **options,
     )
 

@@ -1,0 +1,40 @@
+"""Websockets of the dashboard: uvicorn's own protocol, with limits to what a client can make it keep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+MESSAGE_BYTES = 1_000_000  # Streamlit sends the state of its widgets; files come by HTTP
+MESSAGES = 1_000  # that wait for the application, and fragments of one message
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """One websocket: few binary messages at a time, of few fragments, and no pongs for a client that does not read."""
+
+    def handle_text(self, event: Any) -> None:
+        self._fail("no text messages")  # Streamlit has none, and would log a traceback
+
+    def handle_cont(self, event: Any) -> None:
+        if len(self.frames) >= MESSAGES:
+            self._fail("too many fragments")
+        else:
+            super().handle_cont(event)
+
+    def send_receive_event_to_app(self) -> None:
+        if self.queue.qsize() >= MESSAGES:
+            self._fail("too many messages")
+        else:
+            super().send_receive_event_to_app()
+
+    def handle_ping(self) -> None:
+        pongs = self.conn.data_to_send()
+        if self.writable.is_set():
+            self.transport.write(b"".join(pongs))
+
+    def _fail(self, reason: str) -> None:
+        self.frames = []
+        if not self.close_sent:
+            self.conn.fail(1008, reason)
+            self.handle_parser_exception()

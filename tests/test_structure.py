@@ -20,7 +20,7 @@ LAYERS = [
     {"onnx.half", "onnx.io", "onnx.plain", "onnx.merge", "sequence", "tokenizer"},
     {"evaluate", "parity", "onnx.export", "onnx.graph", "onnx.weights", "onnx.quantize", "onnx.ladder"},
     {"building"},
-    {"artifacts", "onnx.files", "merging"},
+    {"artifacts", "manifest", "onnx.files", "merging"},
     {"loading"},
     {"models"},
     {"score.answers", "score.reading", "score.unpacking"},

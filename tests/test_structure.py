@@ -35,6 +35,7 @@ LAYERS = [
     {"compare.stats", "compare.rows", "compare.footprint", "compare.worker"},
     {"compare.benchmark"},
     {"compare.results"},
+    {"compare.checking"},
     {"compare.receipt"},
     {"compare.disagreements", "compare.diff", "compare.summary", "compare.verdict"},
     {"compare.run"},

@@ -26,12 +26,12 @@ from inference.building import FILES, Progress, build
 from inference.bundle import Bundle
 from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError
 from inference.formats.files import check_digest, sha256
+from inference.manifest import MANIFEST, REBUILD, read_manifest, write_manifest
 from inference.tokenizer import TOKENIZER
 
 if TYPE_CHECKING:
     from inference.onnx.backend import Graph
 
-MANIFEST = "manifest.json"
 TOOLS = ("torch", "transformers", "peft", "onnx", "onnxruntime")
 # Their source is the recipe, the last two that of the parity report: a change of it makes a new artefact.
 RECIPE = (
@@ -81,7 +81,7 @@ class Artifact:
     def verify(self) -> None:
         """Raise BundleError if a file is missing or was altered."""
         for name, entry in self.manifest["files"].items():
-            check_digest(self.folder / name, entry["sha256"], _REBUILD)
+            check_digest(self.folder / name, entry["sha256"], REBUILD)
 
     def size_bytes(self, backend: str) -> int:
         stem = Path(FILES[backend]).stem
@@ -97,13 +97,10 @@ class Artifact:
         try:
             data = (self.folder / name).read_bytes()
         except OSError:
-            raise BundleError(f"{self.folder / name} is missing. {_REBUILD}") from None
+            raise BundleError(f"{self.folder / name} is missing. {REBUILD}") from None
         if hashlib.sha256(data).hexdigest() != self.manifest["files"][name]["sha256"]:
-            raise BundleError(f"{self.folder / name} is damaged: its SHA-256 is not the one recorded. {_REBUILD}")
+            raise BundleError(f"{self.folder / name} is damaged: its SHA-256 is not the one recorded. {REBUILD}")
         return data
-
-
-_REBUILD = "Build it again: python -m inference build --model (its folder)"
 
 
 def default_cache() -> Path:
@@ -163,7 +160,11 @@ def missing_tools(bundle: Bundle) -> list[str]:
 
 
 def find(bundle: Bundle, cache: Path) -> Artifact | None:
-    """The artefact of this bundle if it was built here, else None. Its files are checked when read."""
+    """Return the artefact of this bundle if it was built here, else None. Its files are checked when read.
+
+    Raises:
+        BundleError: it was built here, and its manifest is damaged.
+    """
     content = content_key(bundle)
     if not missing_tools(bundle):
         candidates = [cache / f"{content}-{_recipe_key()}"]
@@ -171,38 +172,46 @@ def find(bundle: Bundle, cache: Path) -> Artifact | None:
         finished = [path for path in cache.glob(f"{content}-*/{MANIFEST}") if ".tmp-" not in path.parent.name]
         finished.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         candidates = [path.parent for path in finished]
+    damage: BundleError | None = None
     for folder in candidates:
         try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            if not {*FILES.values(), TOKENIZER} <= set(manifest["files"]):
-                continue
-            if manifest["reduce_range"] or not cpu.saturates():  # else INT8 would clip on this processor
-                return Artifact(folder, manifest)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # no manifest that can be read: not an artefact
+            manifest = read_manifest(folder / MANIFEST)
+        except FileNotFoundError:
+            continue
+        except BundleError as error:
+            damage = damage or error
+            continue
+        if manifest["reduce_range"] or not cpu.saturates():  # else INT8 would clip on this processor
+            return Artifact(folder, manifest)
+    if damage is not None:
+        raise damage
     return None
 
 
 def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: Path | None = None) -> Artifact:
-    """The artefact of this bundle, built first if it is missing or damaged.
+    """Return the artefact of this bundle, built first if it is missing or damaged.
 
-    Any number of processes may call this at once: one builds, the others wait and take the result.
+    Any number of processes may call this at once: one builds, the others wait and take the result. Where a damaged
+    one is built again, `progress` says what was wrong with it.
 
     Raises:
-        BundleError: the bundle is damaged.
+        BundleError: the bundle is damaged; or the artefact is, and it cannot be built again here.
         ExportError: the build failed or its result does not agree with PyTorch.
         MissingDependencyError: a build is needed and its libraries are not installed.
     """
-    found = find(bundle, cache)
-    if found is not None and (missing_tools(bundle) or _intact(found)):
-        return found  # damaged but not to be mended here: reading it says what is wrong
     if missing := ", ".join(missing_tools(bundle)):
+        artifact = find(bundle, cache)
+        if artifact is not None:
+            return artifact  # a damaged file cannot be built again here: reading it says what is wrong
         raise MissingDependencyError(
             f"No ONNX or INT8 model was built for {bundle.folder} and this processor (looked in {cache}), and "
             f"building one needs {missing}. "
             f"Build it where requirements.txt is installed (python -m inference build --model {bundle.folder}) and "
             "copy that folder here."
         )
+    artifact, _ = _intact(bundle, cache)
+    if artifact is not None:
+        return artifact
     from filelock import FileLock
 
     try:
@@ -211,16 +220,19 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
         raise ExportError(
             f"Built files cannot be kept in {cache}: {error.strerror}. Name another folder as cache."
         ) from None
+    progress = progress or (lambda step, share: None)
     target = cache / f"{content_key(bundle)}-{_recipe_key()}"
     with FileLock(f"{target}.lock"):
-        found = find(bundle, cache)
-        if found is not None and _intact(found):
-            return found
+        artifact, damage = _intact(bundle, cache)
+        if artifact is not None:
+            return artifact
+        if damage:
+            progress(f"building again: {damage}", 0.0)
         for stray in cache.glob(f"{target.name}.tmp-*"):  # left by a build that was killed; we hold its lock
             shutil.rmtree(stray, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=cache))
         try:
-            _fill(bundle, folder, progress or (lambda step, share: None), base)
+            _fill(bundle, folder, progress, base)
             folder.chmod(0o755)  # mkdtemp keeps others out; what is built as root is served as somebody else
             shutil.rmtree(target, ignore_errors=True)  # damaged, or it would have been returned
             folder.replace(target)
@@ -228,15 +240,18 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
             shutil.rmtree(folder, ignore_errors=True)
             raise
     # By its name, which was made before the build: not looked for again.
-    return Artifact(target, json.loads((target / MANIFEST).read_text(encoding="utf-8")))
+    return Artifact(target, read_manifest(target / MANIFEST))
 
 
-def _intact(artifact: Artifact) -> bool:
+def _intact(bundle: Bundle, cache: Path) -> tuple[Artifact | None, str]:
+    """Return the artefact if all of its files are what was built; else None and the damage, empty if there is none."""
     try:
-        artifact.verify()
-    except (BundleError, KeyError, TypeError):
-        return False
-    return True
+        artifact = find(bundle, cache)
+        if artifact is not None:
+            artifact.verify()
+    except BundleError as error:
+        return None, str(error).partition(REBUILD)[0].rstrip(" :.")
+    return artifact, ""
 
 
 def _fill(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -> None:
@@ -253,7 +268,7 @@ def _fill(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -
         **made,
         "files": {path.name: {"sha256": sha256(path), "size_bytes": path.stat().st_size} for path in paths},
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    write_manifest(folder / MANIFEST, manifest)
     for path in folder.iterdir():
         _sync(path)
     _sync(folder)

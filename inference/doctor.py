@@ -14,11 +14,12 @@ from tokenizers import Tokenizer
 
 from inference.artifacts import default_cache, find
 from inference.bundle import Bundle
-from inference.errors import InferenceError
+from inference.errors import BundleError, InferenceError
 from inference.formats.architectures import ARCHITECTURES, max_positions
 from inference.formats.describe import describe
 from inference.formats.files import inside, read_json, tensors
 from inference.formats.hub import without_scheme
+from inference.manifest import REBUILD
 from inference.tokenizer import TOKENIZER, read_tokenizer, tokenizer_source
 
 SEVERITIES = ("error", "warning", "note")
@@ -68,10 +69,13 @@ def _findings(model: str | Path, base: Path | None, cache: Path | None) -> Itera
     yield from _of_tokenizer(bundle, config, base)
     if bundle.format != "onnx":
         yield from _of_weights(bundle, home, base)
-    if "pytorch" in bundle.backends and find(bundle, cache or default_cache()) is None:
-        yield Finding(
-            "note", "ONNX and INT8 are not built yet", "", f"python -m inference build --model {bundle.folder}"
-        )
+    if "pytorch" in bundle.backends:
+        try:
+            what = "" if find(bundle, cache or default_cache()) else "ONNX and INT8 are not built yet"
+        except BundleError as error:
+            what = str(error).partition(REBUILD)[0].strip(" .")
+        if what:
+            yield Finding("note", what, "", f"python -m inference build --model {bundle.folder}")
 
 
 def _refusal(error: InferenceError) -> Finding:

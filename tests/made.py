@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from inference.backends import TITLES
-from inference.compare.benchmark import BATCH_SIZES, CONTROL
+from inference.compare.benchmark import BATCH_SIZES, CONTROL, SHAPES, Plan, padded_share, timed_rows
 from inference.compare.receipt import FORMAT, VERSION, Receipt, seal
 from inference.compare.results import results
 
@@ -44,6 +45,11 @@ def receipt(
     names = [name for name in TITLES if name in given]
     rng = np.random.default_rng(seed)
     rows = len(true)
+    plan = Plan(launches, rounds, calls, 1, calls, 1, 10, True, 60.0)
+    lengths = list(tokens) if tokens else [8 + 4 * (i % 8) for i in range(rows)]
+    max_tokens = max(64, *lengths)
+    timed = timed_rows(plan, rows, np.random.default_rng(0))
+    swept = [[lengths[row] for one in each for row in one][:calls] for each in timed]
 
     def times(name: str, count: int) -> list[int]:
         return (ms[name] * 1e6 * np.exp(rng.normal(0, jitter, count))).astype(int).tolist()
@@ -73,12 +79,13 @@ def receipt(
             "arm": name,
             "batch_size": size,
             "total_ns": int(calls * ms[name] * 1e6 / (1 + 0.1 * i)),
-            "padded_share": 0.01 * i,
+            "padded_share": padded_share(swept[launch], size),
         }
         for launch in range(launches)
         for name in names
         for i, size in enumerate(BATCH_SIZES)
     ]
+    kept = [block for block in blocks if block["launch"] == 0 and block["round"] < 2 and block["arm"] != CONTROL]
     made: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -90,21 +97,13 @@ def receipt(
             "threads": 2,
             "quick": False,
             "seed": 0,
-            "launches": launches,
-            "rounds": rounds,
-            "texts": calls,
-            "sweeps": 1,
-            "sweep_texts": calls,
-            "shape_rounds": 1,
-            "alone_rows": 10,
-            "best_threads": True,
-            "wait_s": 60.0,
+            **asdict(plan),
         },
         "model": {
             "name": "made",
             "files": {"heads.safetensors": "1" * 64},
             "base": {"hub_id": "nobody/base", "revision": "0" * 40, "files": {}},
-            "max_tokens": 64,
+            "max_tokens": max_tokens,
             "tasks": {
                 task: {
                     "labels": list(labels),
@@ -119,7 +118,7 @@ def receipt(
             "sha256": "2" * 64,
             "rows_in_file": rows,
             "row_numbers": list(range(1, rows + 1)),
-            "tokens": list(tokens) if tokens else [8 + 4 * (i % 8) for i in range(rows)],
+            "tokens": lengths,
             "truncated": 0,
             "labels": {task: list(true)},
             "texts": list(texts) if texts else None,
@@ -151,7 +150,7 @@ def receipt(
                         "resident_bytes": 1,
                         "peak_bytes": 2,
                     }
-                    for _ in range(launches)
+                    for _ in range(launches * (2 if name == names[0] else 1))
                 ],
                 "memory": [{"resident_bytes": 10, "peak_bytes": int(ms[name] * 50_000_000)}] * launches,
                 "predictions": {
@@ -161,26 +160,26 @@ def receipt(
                         "max_abs_dp": 0.0 if name == names[0] else 0.01,
                     }
                 },
-                "batch_flips": {"rows": 10, "tasks": {task: 0}},
+                "batch_flips": {"rows": min(10, rows), "tasks": {task: 0}},
             }
             for name in names
         },
         "latency": {
-            "rows": [
-                [[((launch * rounds + number) * calls + i) % rows for i in range(calls)] for number in range(rounds)]
-                for launch in range(launches)
-            ],
-            "warm_up": [{name: {"calls": 12, "plateau": True} for name in [*names, CONTROL]}],
+            "rows": timed,
+            "warm_up": [{name: {"calls": 12, "plateau": True} for name in [*names, CONTROL]} for _ in range(launches)],
             "blocks": blocks,
             "cores": [0, 1],
             "waited_s": 1.5,
         },
         "throughput": {"texts": calls, "samples": sweep},
         "shapes": [
-            {"launch": 0, "round": 0, "arm": name, "texts": 1, "tokens": 16, "forward_ns": times(name, 3)}
+            {"launch": launch, "round": 0, "arm": name, "texts": size, "tokens": length, "forward_ns": times(name, 3)}
+            for launch in range(launches)
+            for size, length in SHAPES
+            if length <= max_tokens
             for name in names
         ],
-        "other_threads": [{"threads": 1, "blocks": [b for b in blocks if b["launch"] == 0 and b["arm"] != CONTROL]}],
+        "other_threads": [{"threads": 1, "blocks": kept}],
     }
     made["results"] = results(made)
     return seal(made)

@@ -224,6 +224,29 @@ def warm_up(pool: Mapping[str, Process], lengths: Sequence[int]) -> dict[str, di
     return found
 
 
+def timed_rows(plan: Plan, rows: int, rng: np.random.Generator) -> list[list[list[int]]]:
+    """Draw the rows to time, by launch and round.
+
+    Every row once before any comes twice: the figures are of as many different texts as there are.
+    """
+    wanted = plan.launches * plan.rounds * plan.texts
+    drawn = np.concatenate([rng.permutation(rows) for _ in range(wanted // rows + 1)])[:wanted]
+    timed: list[list[list[int]]] = drawn.reshape(plan.launches, plan.rounds, plan.texts).tolist()
+    return timed
+
+
+def other_threads(plan: Plan, threads: int, cores: int) -> list[int]:
+    """The numbers of threads that are tried besides that of the run."""
+    return sorted({1, cores} - {threads}) if plan.best_threads else []
+
+
+def padded_share(lengths: Sequence[int], batch_size: int) -> float:
+    """The share of padding among the tokens when texts of these lengths are sorted and answered in batches."""
+    ordered = sorted(lengths)
+    batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    return 1 - sum(ordered) / sum(len(batch) * batch[-1] for batch in batches)
+
+
 def by_length(lengths: Sequence[int]) -> dict[str, list[int]]:
     """Positions of the texts in each band of `LENGTHS`, by what it is called."""
     return {

@@ -49,6 +49,8 @@ def add(commands: Any, with_model: Any) -> None:
     p = plain("show", show, "The figures of one or more receipts of the same model as a table.", kinds)
     p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
     p.add_argument("--price-per-hour", type=positive, help="adds the cost per million predictions")
+    p = plain("check", check, "Work out every figure of receipts again; exit code 2 if one does not follow.", kinds)
+    p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
     p = plain("diff", diff, "What changed between two receipts beyond noise; exit code 1 if anything did.", kinds)
     p.add_argument("before", type=Path)
     p.add_argument("after", type=Path)
@@ -182,6 +184,14 @@ def show(args: argparse.Namespace) -> None:
     from inference.compare.summary import summary
 
     print(summary([read_receipt(path) for path in args.receipts], args.price_per_hour))
+
+
+def check(args: argparse.Namespace) -> None:
+    from inference.compare.receipt import read_receipt
+
+    for path in args.receipts:
+        read_receipt(path)
+        print(f"{path}: every figure follows from the samples and answers in it.")
 
 
 def diff(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inference.compare.results import check
+from inference.compare.checking import check
 from inference.errors import InputError
 
 FORMAT = "triptych-receipt"
@@ -95,7 +95,7 @@ def parse_receipt(content: bytes, name: str) -> Receipt:
     _check_lengths(found, name, again)
     try:
         check(found)
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
         raise InputError(f"{name} is not what was measured: {error}. {again}") from None
     return found
 
@@ -114,7 +114,11 @@ def _finite(number: str) -> float:
 def _check_schema(found: Receipt, name: str, again: str) -> None:
     import jsonschema
 
-    validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+    standard = jsonschema.Draft202012Validator
+    # For JSON Schema 3.0 is an integer as well; for Python it is no position in a list.
+    types = standard.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    validator = jsonschema.validators.extend(standard, type_checker=types)(schema)
     error = jsonschema.exceptions.best_match(validator.iter_errors(found))
     if error is not None:
         where = "/".join(map(str, error.absolute_path)) or "the top level"

@@ -216,51 +216,6 @@ def _threads(receipt: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def check(receipt: Mapping[str, Any]) -> None:
-    """Return if the figures are those of the samples and answers beside them, as far as that is quickly told.
-
-    Raises:
-        ValueError: naming a figure that is not, or an answer that cannot be.
-    """
-    settings, data = receipt["settings"], receipt["data"]
-    names, reference = settings["backends"], settings["reference"]
-    if names[0] != reference or set(receipt["backends"]) != set(names):
-        raise ValueError("the backends are not those of the settings")
-    found = receipt["results"]
-    for part in ("latency", "stages", "speedup", "ratios", "throughput", "threads", "start", "size", "memory"):
-        if set(found[part]) != set(names):
-            raise ValueError(f"results/{part} is not of every backend")
-    if set(found["accuracy"]) != set(data["labels"]) or set(found["paired"]) != set(data["labels"]):
-        raise ValueError("the figures are not of the tasks that have labels")
-    for name in names:
-        samples, _ = blocks_of(receipt, name)
-        if samples.shape != (settings["launches"] * settings["rounds"], settings["texts"]) or samples.min() <= 0:
-            raise ValueError(f"the calls of {name} are not those of the plan")
-        for key in ("p50_ms", "p90_ms", "p95_ms", "p99_ms"):
-            if key in found["latency"][name]:
-                _same(found["latency"][name][key]["value"], np.percentile(samples, int(key[1:3])), f"{key} of {name}")
-        entry = receipt["backends"][name]
-        if found["size"][name] != _size(entry) or found["memory"][name] != _memory(entry["memory"]):
-            raise ValueError(f"size or memory of {name} is not that of its files and readings")
-    for task in data["labels"]:
-        spec = task_of(receipt, task)
-        for name in names:
-            true, given, _ = answers(receipt, task, name)
-            if not len(true) or max(true.max(), given.max()) >= len(spec.labels):
-                raise ValueError(f"{task} of {name} has a label that the task does not have, or none at all")
-            _same(found["accuracy"][task][name]["accuracy"]["value"], (true == given).mean(), f"{task} of {name}")
-            if name != reference:
-                pair = found["paired"][task][name]
-                told = {key: pair[key] for key in ("rows", "flips", "broken", "fixed", "both_wrong", "delta_accuracy")}
-                if told != tidy(_counts(receipt, task, name)):
-                    raise ValueError(f"the comparison of {name} with {reference} on {task} is not that of the answers")
-
-
-def _same(told: float, found: float, what: str) -> None:
-    if not math.isclose(told, float(found), rel_tol=1e-5, abs_tol=1e-7):
-        raise ValueError(f"{what} is told as {told:g} and is {float(found):g}")
-
-
 def _start(starts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     totals = [one["import_s"] + one["load_s"] + one["first_answer_s"] for one in starts]
     parts = {part: median(one[part] for one in starts) for part in ("import_s", "load_s", "first_answer_s")}

@@ -179,15 +179,12 @@ class _Run:
         self.tokens: list[int] = []
         self.truncated = 0
         rng, plan, rows = np.random.default_rng(self.seed), self.plan, len(self.data)
-        wanted = plan.launches * plan.rounds * plan.texts
-        # Every row once before any comes twice: the figures are of as many different texts as there are.
-        drawn = np.concatenate([rng.permutation(rows) for _ in range(wanted // rows + 1)])[:wanted]
-        self.timed: list[list[list[int]]] = drawn.reshape(plan.launches, plan.rounds, plan.texts).tolist()
+        self.timed = benchmark.timed_rows(plan, rows, rng)
         self.alone: list[int] = rng.permutation(rows)[: plan.alone_rows].tolist()
-        self.other_threads = sorted({1, cpu.cores()} - {self.threads}) if plan.best_threads else []
+        self.other_threads = benchmark.other_threads(plan, self.threads, cpu.cores())
         self._total = (
             plan.launches * (START + WARM_UP + plan.sweeps * SWEEP + plan.shape_rounds * SHAPE_ROUND)
-            + wanted * CALL
+            + plan.launches * plan.rounds * plan.texts * CALL
             + rows * ROW
             + len(self.alone) * CALL
             + len(self.other_threads) * (START / 2 + WARM_UP + 2 * plan.texts * CALL)

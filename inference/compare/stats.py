@@ -209,11 +209,20 @@ def macro_f1_bootstrap(true: Array, first: Array, second: Array, labels: int, se
     """
     triples, counts = np.unique(np.stack([true, first, second]), axis=1, return_counts=True)
     rng = np.random.default_rng(seed)
-    one = np.eye(labels)
+
+    def count(weights: Array, ids: Array) -> Array:
+        """How many rows of each draw have each label, (draws, labels). `weights` are of the triples with these ids."""
+        found = np.zeros((len(weights), labels))
+        if len(ids):
+            order = np.argsort(ids, kind="stable")
+            starts = np.flatnonzero(np.diff(ids[order], prepend=-1))
+            found[:, ids[order][starts]] = np.add.reduceat(weights[:, order], starts, axis=1)
+        return found
 
     def macro(weights: Array, answers: Array) -> Array:
-        right = weights @ (one[triples[0]] * (triples[0] == answers)[:, None])
-        support, given = weights @ one[triples[0]], weights @ one[answers]
+        hits = triples[0] == answers
+        right = count(weights[:, hits], answers[hits])
+        support, given = count(weights, triples[0]), count(weights, answers)
         f1 = np.divide(2 * right, support + given, out=np.zeros_like(right), where=support > 0)
         # Of the labels in this very draw: a label that was not drawn is no failure.
         return np.asarray(f1.sum(1) / (support > 0).sum(1))

@@ -286,8 +286,8 @@ def _caveats(receipt: Mapping[str, Any], judged: Mapping[str, Judgement]) -> lis
     """What a sceptic would ask about this receipt."""
     figures, settings, data = receipt["results"], receipt["settings"], receipt["data"]
     found = [note[:1].upper() + note[1:] + "." for note in data["notes"]]
-    if settings["quick"]:
-        found.append("A quick run: every process was started once, so the luck of a start is not in the intervals.")
+    if settings["launches"] == 1:
+        found.append("Every process was started once, so the luck of a start is not in the intervals.")
     control = figures["control"]
     counted = [block["slowdown"] for block in receipt["latency"]["blocks"] if not block["disturbed"]]
     slow = sum(slowdown > SLOW for slowdown in counted) / len(counted)

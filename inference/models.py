@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from inference.artifacts import default_cache, model_sizes, obtain
-from inference.backends import check_backend
+from inference.backends import TITLES, check_backend
 from inference.bundle import Bundle
 from inference.classifier import Answer, Classifier
-from inference.errors import InferenceError, InputError
+from inference.errors import ChangedModelError, InferenceError, InputError
 from inference.explain.explanation import Explanation
 from inference.formats.describe import describe
-from inference.loading import load
+from inference.loading import open_described
 
+_log = logging.getLogger(__name__)
 EXPLAIN_S = 20.0  # everybody else waits meanwhile
 
 
@@ -60,20 +62,31 @@ class Models:
         bundle = describe(folder, base)
         artifact = obtain(bundle, cache, progress, base)
         sizes = model_sizes(bundle, artifact, base)
-        # By the folder found: an id of the Hub is asked for once.
-        return cls(bundle, lambda name: load(bundle.folder, name, cache=cache, base=base), sizes, artifact.parity)
+        # All of one description: whatever is opened later is this model, or nothing.
+        return cls(bundle, lambda name: open_described(bundle, name, cache=cache, base=base), sizes, artifact.parity)
 
     def get(self, backend: str) -> Classifier:
         """The classifier on this backend, ready and warm.
 
         Raises:
-            InferenceError: there is no such backend, or it cannot be opened.
+            InputError: there is no such backend.
+            ChangedModelError: the files are no longer those of the model that was described at the start.
+            InferenceError: it cannot be opened. The message may be shown to any client and names no path; the reason
+                is in the log, and is the cause of the error.
         """
         check_backend(backend, self.bundle.backends)
         with self._locks[backend]:
             if backend not in self._opened:
-                classifier = self._open_one(backend)
-                classifier.classify("warm up")  # a runtime's first pass is slower than any other
+                try:
+                    classifier = self._open_one(backend)
+                    classifier.classify("warm up")  # a runtime's first pass is slower than any other
+                except ChangedModelError:
+                    raise
+                except InferenceError as error:
+                    _log.error("%s cannot be opened: %s", TITLES[backend], error)
+                    raise InferenceError(
+                        f"{TITLES[backend]} cannot be opened on this server; its log says why. Choose another runtime."
+                    ) from error
                 self._opened[backend] = classifier
             return self._opened[backend]
 

@@ -2,8 +2,9 @@
 
 Run it: python serve.py. What the environment sets: `ui/start.py`, and TRIPTYCH_API_KEY, the key that the API wants.
 
-The dashboard runs in this process and finds two variables: TRIPTYCH_MODEL, the folder of the model that the page
-serves, and TRIPTYCH_PAGE_URL, the way back to the page from any of the dashboard's own. On its own it has no page.
+The dashboard runs in this process and finds three variables: TRIPTYCH_MODEL, the folder of the model that the page
+serves; TRIPTYCH_CONTENT, its content key; and TRIPTYCH_PAGE_URL, the way back to the page from any of the dashboard's
+own. On its own it has no page.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from app import build
 from inference.api import create_app, server
 from inference.api.commands import read_key
 from inference.api.websocket import MESSAGE_BYTES, WebSocketProtocol
+from inference.artifacts import content_key
 from inference.models import Models
 from ui.files import TemporaryFiles
 from ui.gate import DashboardGate
@@ -57,6 +59,7 @@ def site(models: Models, api: FastAPI, files: TemporaryFiles, backend: str = "in
 def serve(settings: Settings, models: Models, files: TemporaryFiles, ready: Callable[[], None]) -> None:
     """All three until a signal comes; then no new requests, and those that run are answered."""
     os.environ["TRIPTYCH_MODEL"] = str(models.bundle.folder)
+    os.environ["TRIPTYCH_CONTENT"] = content_key(models.bundle)
     os.environ["TRIPTYCH_PAGE_URL"] = "../"
     api = create_app(models, backend=settings.backend, api_key=read_key(None, os.environ), prefix="")
     made, page = site(models, api, files, settings.backend)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dashboard import measuring, served
-from inference.artifacts import default_cache
+from inference.artifacts import content_key, default_cache
 from inference.errors import InferenceError, InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,11 +37,11 @@ def explain(text: str, task: str, label: str, first: str, second: str) -> dict[s
 
 
 def _run(text: str, task: str, label: str, backends: str) -> dict[str, Any]:
-    base = served.base()
+    base, content = served.base(), content_key(served.unchanged())
     command = [sys.executable, "-m", "inference", "explain", "--json", "--compare", backends]
     # With "=", for a label may begin with a dash; the text comes through a pipe and is in no list of processes.
     command += [f"--task={task}", f"--label={label}", f"--model={served.model()}", f"--cache={default_cache()}"]
-    command += [f"--base={base}"] if base else []
+    command += [f"--content={content}", *([f"--base={base}"] if base else [])]
     try:
         done = subprocess.run(
             [*command, "-"],

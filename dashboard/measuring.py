@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dashboard import served
-from inference.artifacts import default_cache
+from inference.artifacts import content_key, default_cache
 from inference.compare.receipt import Receipt
 from inference.compare.rows import LabelledData
 from inference.compare.run import compare
@@ -89,11 +89,13 @@ class Measurement:
     def _run(self) -> None:
         try:
             build(self)
-            self.receipt = compare(served.model(), self.data, quick=self.quick, base=served.base(), progress=self._say)
+            self.receipt = compare(
+                served.unchanged(), self.data, quick=self.quick, base=served.base(), progress=self._say
+            )
         except _Cancelled:
             self.cancelled = True
         except InferenceError as error:
-            self.error = str(error)
+            self.error = served.shown(error)
         except Exception:  # a thread that dies in silence would leave the page waiting
             _log.exception("the measurement failed")
             self.error = "The measurement failed; the server's log says why. Try again, or use the command line."
@@ -109,8 +111,8 @@ def build(job: Measurement) -> None:
         InferenceError: it failed.
     """
     job._say("looking for the ONNX and INT8 files", 0.0)
-    model, cache = str(served.model()), str(default_cache())
-    command = [sys.executable, "-m", "inference", "build", "--model", model, "--cache", cache]
+    model, content, cache = str(served.model()), content_key(served.unchanged()), str(default_cache())
+    command = [sys.executable, "-m", "inference", "build", "--model", model, "--content", content, "--cache", cache]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8"
     ) as process:

@@ -9,13 +9,14 @@ from typing import Any
 
 import streamlit as st
 
+from inference.artifacts import changed, check_content, check_same, content_key, default_cache
 from inference.assets import DEMO_MODEL
 from inference.bundle import Bundle
-from inference.errors import InferenceError
+from inference.errors import InferenceError, without_folders
 from inference.formats.describe import describe
 
 Written = tuple[tuple[str, int, int], ...]
-"""Name, time and bytes of each file of a folder."""
+"""Name, time and bytes of each file of a folder and of the folders in it."""
 
 
 def model() -> Path:
@@ -33,13 +34,33 @@ def bundle() -> Bundle:
     """The model that is served. Its files are hashed once.
 
     Raises:
+        ChangedModelError: the folder no longer holds the model that the page beside this dashboard serves.
         InferenceError: it cannot be read, or fetched. The next call tries again.
     """
     found: Bundle | InferenceError = _described(*_now())
+    started_with = os.environ.get("TRIPTYCH_CONTENT")
     if isinstance(found, InferenceError):
         _described.clear(*_now())  # whoever reads what is wrong will mend it
-        raise found
+        raise changed(model().name) if started_with else found
+    check_content(found, started_with)
     return found
+
+
+def unchanged() -> Bundle:
+    """The same for a process that is about to open it: where a page serves it, its weights are checked too.
+
+    Raises:
+        InferenceError: as `bundle`.
+    """
+    described = bundle()
+    if os.environ.get("TRIPTYCH_CONTENT"):
+        check_same(described, base())
+    return described
+
+
+def shown(error: InferenceError | str) -> str:
+    """A message as a visitor may read it: without the folders in which files of this server lie."""
+    return without_folders(str(error), *filter(None, (model(), base(), default_cache())))
 
 
 def described() -> Bundle | None:
@@ -47,7 +68,10 @@ def described() -> Bundle | None:
     if not model().is_dir():
         return None  # an id of the Hub: fetched where it is measured, and not to look at a receipt
     found: Bundle | InferenceError = _described(*_now())
-    return None if isinstance(found, InferenceError) else found
+    if isinstance(found, InferenceError):
+        return None
+    started_with = os.environ.get("TRIPTYCH_CONTENT")
+    return found if started_with in (None, content_key(found)) else None
 
 
 def named() -> Bundle | None:
@@ -72,11 +96,13 @@ def _described(folder: str, base: Path | None, written: Written) -> Bundle | Inf
 
 def _now() -> tuple[str, Path | None, Written]:
     """What `_described` is asked about."""
-    return str(model()), base(), _written(model())
+    given = base()
+    return str(model()), given, _written(model()) + (_written(given) if given else ())
 
 
 def _written(folder: Path) -> Written:
     if not folder.is_dir():
         return ()
-    stats = {path.name: path.stat() for path in folder.iterdir() if path.is_file()}
+    paths = [*folder.glob("*"), *folder.glob("*/*")]  # adapters and tokenizers have folders of their own
+    stats = {path.relative_to(folder).as_posix(): path.stat() for path in paths if path.is_file()}
     return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in sorted(stats.items()))

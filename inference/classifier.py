@@ -298,7 +298,7 @@ class Classifier:
                 found, expected = outputs[task].shape, (len(rows), logits[task].shape[1])
                 if found != expected:  # NumPy would spread one column over all labels
                     raise BundleError(
-                        f"{self.bundle.folder}: the {self.backend.name} model gives logits of shape {found} for task "
+                        f"{self.bundle.name}: the {self.backend.name} model gives logits of shape {found} for task "
                         f"{task!r}, where {expected[0]} texts and {expected[1]} labels make it {expected}. Correct its "
                         "labels (id2label), or export it again."
                     )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from inference.classifier import Classifier
 
 EXTERNAL = {"auto": None, "always": True, "never": False}
-LOADING = ("device", "dtype", "compile", "threads", "base", "load_in_4bit", "cache", "progress")
+LOADING = ("device", "dtype", "compile", "threads", "base", "load_in_4bit", "cache", "progress", "content")
 
 
 def load_asked(args: argparse.Namespace, backend: str | None) -> Classifier:
@@ -20,6 +20,11 @@ def load_asked(args: argparse.Namespace, backend: str | None) -> Classifier:
     from inference.loading import load
 
     return load(args.model, backend, **{name: getattr(args, name) for name in LOADING if name in args})
+
+
+def add_content(parser: argparse.ArgumentParser) -> None:
+    """Add --content, by which a server asks about the model that it serves and about no other."""
+    parser.add_argument("--content", metavar="KEY", help="refuse any model but the one with this content key")
 
 
 def add(commands: Any, with_model: Callable[..., Any]) -> None:

@@ -19,6 +19,7 @@ from inference.formats.architectures import ARCHITECTURES, max_positions
 from inference.formats.describe import describe
 from inference.formats.files import inside, read_json, tensors
 from inference.formats.hub import without_scheme
+from inference.imports import importing
 from inference.manifest import REBUILD
 from inference.tokenizer import TOKENIZER, read_tokenizer, tokenizer_source
 
@@ -163,8 +164,8 @@ def _of_tokenizer(bundle: Bundle, config: Mapping[str, Any], base: Path | None) 
     source = tokenizer_source(bundle, base)
     path = source / TOKENIZER
     try:
-        from inference.sequence import convert_tokenizer
-
+        with importing("Examining a model", "-r requirements.txt"):
+            from inference.sequence import convert_tokenizer
         converted = Tokenizer.from_str(convert_tokenizer(source))
         own = read_tokenizer(bundle, path) if path.is_file() else converted
     except InferenceError as error:

@@ -1,5 +1,10 @@
 """Errors a user can act on. A message says what is wrong, with which value, and what to do."""
 
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
 
 class InferenceError(Exception):
     """Base of every error this package raises on purpose.
@@ -19,12 +24,34 @@ class BundleError(InferenceError):
     """A model folder, or the base model it names, is missing, damaged or not what it claims."""
 
 
+_ABSOLUTE = re.compile(r"""(?<![\w.:/\\~-])(?:[A-Za-z]:)?[/\\](?:[^/\\\s'"`:;,()]+[/\\])*(?=[^/\\\s'"`:;,()])""")
+
+
+def without_folders(message: str, *folders: Path) -> str:
+    """Cut every absolute path of a message to its last name, for readers who may not know where files lie.
+
+    Args:
+        folders: paths that the message may name; needed for those with spaces.
+    """
+    for path in sorted({*folders, *(folder.resolve() for folder in folders)}, key=lambda path: -len(str(path))):
+        if path.name:
+            message = message.replace(str(path), path.name)
+    return _ABSOLUTE.sub("", message)
+
+
+class ChangedModelError(BundleError):
+    """The model folder, or its base, no longer holds the model that was described at the start.
+
+    The message names no path: it may be shown to any client.
+    """
+
+
 class ExportError(InferenceError):
     """An ONNX or INT8 artefact could not be built, or does not agree with its source."""
 
 
 class MissingDependencyError(InferenceError):
-    """A library that this backend or step needs is not installed."""
+    """A library that this backend or step needs is not installed, or cannot be imported."""
 
 
 MAX_QUOTED = 60  # characters of a value that a message repeats

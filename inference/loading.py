@@ -1,4 +1,4 @@
-"""`load`: from a model folder and a backend's name to a `Classifier`."""
+"""`load`: from a model folder and a backend's name to a `Classifier`; `open_described`: from a `Bundle` to one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 
 from inference import cpu
-from inference.artifacts import content_key, default_cache, obtain
+from inference.artifacts import check_content, check_same, content_key, default_cache, obtain
 from inference.backends import EVERY, Backend, check_backend, check_device, runtime
 from inference.building import FILES, Progress
 from inference.bundle import Bundle, Task
 from inference.classifier import Classifier
-from inference.errors import InputError, MissingDependencyError
+from inference.errors import InputError
 from inference.formats.describe import describe
+from inference.imports import importing
 from inference.tokenizer import TOKENIZER, is_final, read_tokenizer, tokenizer_source, write_tokenizer
 
 # Texts and tokens per forward pass: a CPU is busy with little, a GPU wants to be fed. A model that must be spread
@@ -38,6 +39,7 @@ def load(
     load_in_4bit: bool = False,
     cache: str | Path | None = None,
     progress: Progress | None = None,
+    content: str | None = None,
 ) -> Classifier:
     """The model in a folder or with a Hub id, ready to answer on the backend named.
 
@@ -59,10 +61,12 @@ def load(
         load_in_4bit: hold the base of an adapter in 4-bit NF4, as QLoRA trained it; ONNX is made of it dequantised.
         cache: folder of built artefacts; `~/.cache/triptych` if left out.
         progress: called with the step and the share done while a build runs.
+        content: refuse any model but the one with this key, as `artifacts.content_key` gives it.
 
     Raises:
         InputError: unknown backend or device, or a number out of range.
         BundleError: the folder is no model, is damaged, or its base is missing or of other bytes.
+        ChangedModelError: it holds another model than `content`, or its files were replaced while it was opened.
         ExportError: the build failed, or its result does not agree with PyTorch.
         MissingDependencyError: naming the library and how to install it.
     """
@@ -73,20 +77,48 @@ def load(
         raise InputError(f"threads={threads} must be at least 1.")
     base = Path(base) if base is not None else None
     bundle = describe(model, base, four_bit=load_in_4bit)
+    check_content(bundle, content)
     if backend is None:
         backend = bundle.backends[0]
         check_device(backend, device, dtype, compile)
     check_backend(backend, bundle.backends, EVERY)
-    wish = _Wish(backend, device, dtype, compile, threads or cpu.cores())
-    opened = _open(bundle, wish, base, Path(cache) if cache else default_cache(), progress)
-    texts, tokens = BATCHING[device.partition(":")[0]]
+    wish = _Wish(backend, device, dtype, compile, threads or cpu.cores(), batch_size, token_budget)
+    return _classifier(bundle, wish, base, Path(cache) if cache else default_cache(), progress)
+
+
+def open_described(
+    bundle: Bundle,
+    backend: str,
+    *,
+    threads: int | None = None,
+    base: Path | None = None,
+    cache: Path | None = None,
+) -> Classifier:
+    """Open on a CPU the model that was described as `bundle` earlier, perhaps in another process, and no other.
+
+    Raises:
+        ChangedModelError: its folder or its base has changed since.
+        InferenceError: as `load`.
+    """
+    check_same(bundle, base)
+    wish = _Wish(backend, "cpu", None, False, threads or cpu.cores())
+    return _classifier(bundle, wish, base, cache or default_cache(), None)
+
+
+def _classifier(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path, progress: Progress | None) -> Classifier:
+    # On every runtime: what was built of these weights does not answer beside others.
+    bundle.verify_present(base)
+    opened = _open(bundle, wish, base, cache, progress)
+    tokenizer = read_tokenizer(bundle, opened.tokenizer_file)
+    check_same(bundle, base)  # what was checked is what was read
+    texts, tokens = BATCHING[wish.device.partition(":")[0]]
     return Classifier(
         bundle,
         opened,
-        read_tokenizer(bundle, opened.tokenizer_file),
-        texts if batch_size is None else batch_size,
-        tokens if token_budget is None else token_budget,
-        exporter=partial(_export, bundle, base, Path(cache) if cache else default_cache(), progress),
+        tokenizer,
+        texts if wish.batch_size is None else wish.batch_size,
+        tokens if wish.token_budget is None else wish.token_budget,
+        exporter=partial(_export, bundle, base, cache, progress),
     )
 
 
@@ -99,28 +131,22 @@ class _Wish:
     dtype: str | None
     compiled: bool
     threads: int
+    batch_size: int | None = None
+    token_budget: int | None = None
 
 
 def _open(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path, progress: Progress | None) -> Backend:
     # The runtimes are imported here and not above: each is seconds of start-up, and ONNX runs without torch.
     on_torch = runtime(wish.backend) == "pytorch"
     on_gpu = not on_torch and wish.device != "cpu"
-    try:
-        if on_torch:
-            return _open_torch(bundle, wish, base, cache)
+    if on_torch:
+        return _open_torch(bundle, wish, base, cache)
+    with importing(f"Backend {wish.backend!r}", "onnx" if on_gpu else "-r requirements-onnx.txt"):
         from inference.onnx.backend import OnnxBackend, check_cuda
 
         if on_gpu:
             check_cuda(wish.device)  # now, and not after a minute of building
             from inference.onnx.half import halve
-    except ImportError as error:
-        if str(error.name).startswith("inference"):
-            raise
-        remedy = "onnx" if on_gpu else "-r " + ("requirements.txt" if on_torch else "requirements-onnx.txt")
-        raise MissingDependencyError(
-            f"Backend {wish.backend!r} needs the library {error.name!r}, which is not installed or broken ({error}). "
-            f"Install it: pip install {remedy}"
-        ) from error
     artifact = obtain(bundle, cache, progress, base)
     graph = artifact.read(wish.backend)
     if on_gpu and wish.dtype != "float32":
@@ -129,8 +155,9 @@ def _open(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path, progress:
 
 
 def _open_torch(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path) -> Backend:
-    from inference.sequence import load_served
-    from inference.torch_backend import Buckets, TorchBackend
+    with importing(f"Backend {wish.backend!r}", "-r requirements.txt"):
+        from inference.sequence import load_served
+        from inference.torch_backend import Buckets, TorchBackend
 
     dtype = "bfloat16" if wish.backend == "pytorch-bf16" else wish.dtype
     network = load_served(bundle, base, wish.device, dtype)
@@ -155,12 +182,8 @@ def _export(
     quantize: bool,
     external_data: bool | None,
 ) -> list[Path]:
-    try:
+    with importing("Exporting", "-r requirements.txt"):
         from inference.onnx.files import export_files
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"Exporting needs the library {error.name!r}. Install it: pip install -r requirements.txt"
-        ) from error
     artifact = obtain(bundle, cache, progress, base)
     artifact.verify()
     return export_files(
@@ -186,5 +209,6 @@ def _tokenizer_file(bundle: Bundle, base: Path | None, cache: Path) -> Path:
         converted.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=converted.parent) as folder:
             write_tokenizer(bundle, Path(folder) / TOKENIZER, base)
+            check_same(bundle, base)
             (Path(folder) / TOKENIZER).replace(converted)
     return converted

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inference import cpu, parity
+from inference.artifacts import check_same
 from inference.assets import showcase_texts
 from inference.classifier import Classifier
 from inference.errors import InputError
@@ -44,7 +45,7 @@ def merge(
         InputError: the model has no adapter, `task` is none of its tasks, or `out` is there and not empty.
         BundleError: the model or its base cannot be read.
     """
-    bundle = describe(model, base, four_bit=load_in_4bit)
+    bundle = described = describe(model, base, four_bit=load_in_4bit)
     if not bundle.adapters:
         raise InputError(
             f"{model} has no PEFT adapter to merge. Name the folder of one (it has adapter_config.json) with --model."
@@ -81,6 +82,7 @@ def merge(
         with quiet_transformers():
             plain.models[0].save_pretrained(folder)
         save_tokenizer(folder / TOKENIZER, folder, max_tokens or bundle.max_tokens, bundle.pad_id)
+        check_same(described, base)
         if out.exists():
             out.rmdir()
         folder.replace(out)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from inference.artifacts import default_cache, model_sizes, obtain
-from inference.backends import check_backend
+from inference.backends import TITLES, check_backend
 from inference.bundle import Bundle
 from inference.classifier import Answer, Classifier
-from inference.errors import InferenceError, InputError, shown
+from inference.errors import ChangedModelError, InferenceError, InputError, shown, without_folders
 from inference.explain.explanation import Explanation
 from inference.formats.describe import describe
-from inference.loading import load
+from inference.loading import open_described
 
+_log = logging.getLogger(__name__)
 EXPLAIN_S = 10.0  # others who want to be told why wait for it
 
 
@@ -26,6 +28,7 @@ class Models:
         open_one: makes the classifier of a backend.
         sizes: bytes on disk per backend, as far as known.
         parity: as the manifest of a build has it: `texts`, `reference`, and `backends` with what `parity.judge` gives.
+        folders: that errors may name and no client may know, beside the model's.
     """
 
     def __init__(
@@ -34,11 +37,13 @@ class Models:
         open_one: Callable[[str], Classifier],
         sizes: Mapping[str, int] | None = None,
         parity: Mapping[str, Any] | None = None,
+        folders: Sequence[Path] = (),
     ) -> None:
         self.bundle = bundle
         self.sizes = sizes or {}
         self.parity = parity
         self._open_one = open_one
+        self._folders = (bundle.folder, *folders)
         self._opened: dict[str, Classifier] = {}
         # One lock each: INT8 answers while PyTorch is still being opened.
         self._locks = {name: threading.Lock() for name in bundle.backends}
@@ -61,20 +66,35 @@ class Models:
         bundle = describe(folder, base)
         artifact = obtain(bundle, cache, progress, base)
         sizes = model_sizes(bundle, artifact, base)
-        # By the folder found: an id of the Hub is asked for once.
-        return cls(bundle, lambda name: load(bundle.folder, name, cache=cache, base=base), sizes, artifact.parity)
+        # All of one description: whatever is opened later is this model, or nothing.
+        return cls(
+            bundle,
+            lambda name: open_described(bundle, name, cache=cache, base=base),
+            sizes,
+            artifact.parity,
+            [cache, *([base] if base else [])],
+        )
 
     def get(self, backend: str) -> Classifier:
         """The classifier on this backend, ready and warm.
 
         Raises:
-            InferenceError: there is no such backend, or it cannot be opened.
+            InputError: there is no such backend.
+            ChangedModelError: the files are no longer those of the model that was described at the start.
+            InferenceError: it cannot be opened. The message names no folder, for any client may read it; that of its
+                cause, which is logged, does.
         """
         check_backend(backend, self.bundle.backends)
         with self._locks[backend]:
             if backend not in self._opened:
-                classifier = self._open_one(backend)
-                classifier.classify("warm up")  # a runtime's first pass is slower than any other
+                try:
+                    classifier = self._open_one(backend)
+                    classifier.classify("warm up")  # a runtime's first pass is slower than any other
+                except ChangedModelError:
+                    raise
+                except InferenceError as error:
+                    _log.error("%s cannot be opened: %s", TITLES[backend], error)
+                    raise InferenceError(without_folders(str(error), *self._folders)) from error
                 self._opened[backend] = classifier
             return self._opened[backend]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from inference import imports
 from inference.errors import BundleError, InferenceError
 from inference.formats.architectures import check_size, read_config
 from inference.formats.files import count_stored
@@ -154,14 +155,14 @@ def load_network(bundle: Bundle, base: Path | None = None) -> Network:
     Raises:
         BundleError: a file is missing or differs from its digest, or tensors do not fit the network.
     """
-    from safetensors.torch import load_file
-
     bundle.verify()
     home = bundle.base_folder(base)
     config = read_config(home)
     check_size(config, count_stored([home / "model.safetensors"]), home / "config.json")
     _check_heads(bundle, config)
     with explained(bundle.folder):
+        from safetensors.torch import load_file
+
         encoder = load_encoder(home)
         hidden_size = encoder.config.hidden_size
         positions = getattr(encoder.config, "max_position_embeddings", bundle.max_tokens)
@@ -196,18 +197,30 @@ def _check_heads(bundle: Bundle, config: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Whatever transformers, PEFT and safetensors raise for weights that do not fit, as one BundleError."""
-    try:
-        yield
-    except InferenceError:
-        raise
-    except Exception as error:  # each of these libraries has classes of its own, and some stem from nothing else
-        said = " ".join(str(error).split())[:300] or type(error).__name__
-        if "ignore_mismatched_sizes" in said:  # the report that it points to was for the screen
-            said = "its tensors have other shapes than config.json tells of"
-        raise BundleError(
-            f"The weights in {folder} do not fit the network that it describes: {said}. Restore the model folder."
-        ) from error
+    """Whatever transformers, PEFT and safetensors raise for weights that do not fit, as one BundleError.
+
+    One thread at a time: these libraries import more of themselves as they load.
+
+    Raises:
+        MissingDependencyError: what failed is an import, which says nothing about the weights.
+    """
+    with imports.lock:
+        try:
+            yield
+        except InferenceError:
+            raise
+        except Exception as error:  # each of these libraries has classes of its own, and some stem from nothing else
+            failure = imports.import_failure(error, "The model on PyTorch", "-r requirements.txt")
+            raise failure or _misfit(folder, error) from error
+
+
+def _misfit(folder: Path, error: Exception) -> BundleError:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    if "ignore_mismatched_sizes" in reason:  # the report that it points to was for the screen
+        reason = "its tensors have other shapes than config.json tells of"
+    return BundleError(
+        f"The weights in {folder} do not fit the network that it describes: {reason}. Restore the model folder."
+    )
 
 
 def merge(model: Any, adapter: Path) -> Any:

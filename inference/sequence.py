@@ -14,6 +14,7 @@ from inference.bundle import Bundle
 from inference.errors import BundleError, InputError, MissingDependencyError
 from inference.formats.architectures import ARCHITECTURES
 from inference.formats.files import VOCABULARIES, read_json, tensors
+from inference.imports import importing
 from inference.network import check_finite, explained, load_network, merge, quiet_peft, quiet_transformers
 from inference.torch_backend import best_dtype
 
@@ -117,11 +118,11 @@ def load_switched(
     Raises:
         BundleError: as `load_served`.
     """
-    from peft import PeftModel
-
     home = bundle.base_folder(base)
     first, *others = bundle.adapters
     with explained(bundle.folder):
+        from peft import PeftModel
+
         model = _load(home, len(bundle.tasks[first].labels), bundle, first, _options(bundle, home, device, dtype))
         with quiet_peft():
             warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -170,21 +171,23 @@ def convert_tokenizer(folder: Path) -> str:
     Raises:
         BundleError: transformers cannot read or cannot convert it.
     """
-    from transformers import AutoTokenizer
-
     if not any((folder / name).is_file() for name in VOCABULARIES):  # transformers would make one up
         raise BundleError(
             f"{folder} has no tokenizer: none of {', '.join(VOCABULARIES)}. Save it beside the model "
             "(tokenizer.save_pretrained)."
         )
     try:
-        with quiet_transformers(), warnings.catch_warnings():
+        with importing("This tokenizer", "-r requirements.txt"), quiet_transformers(), warnings.catch_warnings():
+            from transformers import AutoTokenizer
+
             warnings.simplefilter("ignore")
             found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
         backend = found.backend_tokenizer
         # Kept in the file for whoever cuts: the length is theirs to choose, the end is not.
         backend.enable_truncation(512, direction=found.truncation_side)
         return str(backend.to_str())
+    except MissingDependencyError:
+        raise
     except BaseException as error:  # whatever the many tokenizers raise; the Rust library panics past Exception
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             raise

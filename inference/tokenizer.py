@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from inference.bundle import Bundle, locate_base
 from inference.errors import BundleError, ExportError
+from inference.imports import importing
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_BYTES = 200_000_000
@@ -42,7 +43,8 @@ def write_tokenizer(bundle: Bundle, target: Path, base: Path | None = None) -> N
     if is_final(bundle, source):
         shutil.copyfile(source / TOKENIZER, target)
         return
-    from inference.sequence import convert_tokenizer
+    with importing(f"The tokenizer of {bundle.name}", "-r requirements.txt"):
+        from inference.sequence import convert_tokenizer
 
     target.write_text(convert_tokenizer(source), encoding="utf-8")
 

@@ -20,7 +20,7 @@ from dashboard import measuring, receipts
 from dashboard.spreadsheet import as_csv
 from dashboard.upload import MOST_MB, guess, read_upload
 from inference.assets import DEMO_MODEL
-from inference.bundle import Task
+from inference.bundle import Bundle, Task
 from inference.compare.receipt import seal, write_receipt
 from inference.errors import InferenceError, InputError
 
@@ -166,8 +166,8 @@ class Compare:
         monkeypatch.setattr(measuring, "compare", self)
         monkeypatch.setattr(measuring, "build", lambda job: None)
 
-    def __call__(self, model: Path, data: Any, *, quick: bool, base: Path | None, progress: Any) -> dict[str, Any]:
-        self.asked = {"model": model, "texts": data and list(data.texts), "quick": quick}
+    def __call__(self, model: Bundle, data: Any, *, quick: bool, base: Path | None, progress: Any) -> dict[str, Any]:
+        self.asked = {"model": model.folder, "texts": data and list(data.texts), "quick": quick}
         while not self.go.wait(0.02):
             progress("latency", 0.5)
             self.begun.set()

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 # Lower layers know nothing of higher ones. A module may import those left of it or beside it.
 LAYERS = [
-    {"errors", "cpu", "spreadsheet"},
+    {"errors", "imports", "cpu", "spreadsheet"},
     {"formats.files", "backends"},
     {"formats.adapters", "formats.architectures", "assets", "bundle", "formats.exported", "formats.hub"},
     {"explain.words", "explain.explanation"},

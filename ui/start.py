@@ -138,7 +138,7 @@ def run(serve: Serve, arguments: Sequence[str] = ()) -> int:
         print("Triptych stops.", flush=True)
         return 0
     except (InferenceError, OSError) as error:
-        print(f"Triptych cannot start: {error}", file=sys.stderr)
+        print(f"Triptych cannot start: {error.__cause__ or error}", file=sys.stderr)
         return 2
     finally:
         stopping.set()
@@ -154,4 +154,4 @@ def _open_others(models: Models, stopping: threading.Event) -> None:
         try:
             models.get(name)
         except InferenceError as error:  # the page says so too, to whoever asks for this runtime
-            print(f"Triptych goes on without {TITLES[name]}: {error}", file=sys.stderr, flush=True)
+            print(f"Triptych goes on without {TITLES[name]}: {error.__cause__ or error}", file=sys.stderr, flush=True)

@@ -212,7 +212,7 @@ def why(shown: list[Disagreement], receipt: Receipt, task: str, reference: str, 
             with st.spinner("Leaving out one word at a time, on both. The models are opened first."):
                 st.session_state[WHY] = (asked, explain(one.text or "", task, label, reference, backend))
         except InferenceError as error:
-            st.error(plain(str(error)))
+            st.error(plain(served.shown(error)))
     held = st.session_state.get(WHY)
     if held is not None and held[0] == asked:
         because(held[1], reference, backend)

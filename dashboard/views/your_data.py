@@ -146,7 +146,7 @@ def form(ready: bool = True) -> None:
             st.session_state[JOB] = measuring.start(name, None if source == SHOWN else data, plan == "quick", reader())
             st.rerun()
     except InferenceError as error:
-        st.error(plain(str(error)))
+        st.error(plain(served.shown(error)))
 
 
 def reader() -> Callable[[], bool]:

@@ -42,7 +42,7 @@ ERRORS = {
     500: ("The model gave no usable numbers, or the server failed.", "model_error, internal"),
     503: (
         "No answer in time, no memory for one, a backend that cannot be opened, or a server that is being stopped.",
-        "timed_out, overloaded, out_of_memory, backend_unavailable, not_ready, stopping",
+        "timed_out, overloaded, out_of_memory, backend_unavailable, model_changed, not_ready, stopping",
     ),
 }
 # Words that some addresses alone give; the rest may come from any that has the status.
@@ -50,7 +50,9 @@ ONLY = {
     **dict.fromkeys(("unknown_label", "cannot_explain", "method_unavailable"), ("explain",)),
     "unreadable_text": ("predict",),
     "not_ready": ("ready",),
-    **dict.fromkeys(("timed_out", "overloaded", "out_of_memory", "backend_unavailable"), ("predict", "explain")),
+    **dict.fromkeys(
+        ("timed_out", "overloaded", "out_of_memory", "backend_unavailable", "model_changed"), ("predict", "explain")
+    ),
     "model_error": ("predict", "explain"),
 }
 EXAMPLE = "what a lovely film"

@@ -15,7 +15,7 @@ from inference.api.errors import ApiError, failure
 from inference.api.schemas import ExplainRequest
 from inference.backends import TITLES
 from inference.classifier import Classifier, Prediction
-from inference.errors import InferenceError, InputError, MissingDependencyError
+from inference.errors import ChangedModelError, InferenceError, InputError, MissingDependencyError
 from inference.models import Models
 
 Receive = Callable[[], Awaitable[Any]]
@@ -113,6 +113,8 @@ class Service:
     def _finish_opening(self, name: str, opening: asyncio.Future[Classifier]) -> Classifier:
         try:
             self._opened[name] = opening.result()
+        except ChangedModelError as error:
+            raise ApiError(503, "model_changed", str(error)) from error
         except InferenceError as error:  # PyTorch is not installed, say
             raise ApiError(
                 503, "backend_unavailable", f"{TITLES[name]} cannot be opened on this server: ask another backend."

@@ -106,7 +106,9 @@ class Probe:
 class Process:
     """A worker process: `ask` it, and it answers."""
 
-    def __init__(self, backend: str, model: Path, cache: Path, threads: int, base: Path | None = None) -> None:
+    def __init__(
+        self, backend: str, model: Path, cache: Path, threads: int, base: Path | None = None, content: str = ""
+    ) -> None:
         self.backend = backend
         self.tokens: dict[str, list[int]] = {}  # of the texts it holds, as `Worker.read` tells
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
@@ -119,7 +121,7 @@ class Process:
             str(cache.resolve()),
         ]
         self._process = subprocess.Popen(
-            [*command, str(threads), str(time.time_ns()), *([str(base.resolve())] if base else [])],
+            [*command, str(threads), str(time.time_ns()), content, *([str(base.resolve())] if base else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -190,10 +192,14 @@ def launch(
     control: str | None = None,
     base: Path | None = None,
     number: int = 0,
+    content: str = "",
 ) -> Iterator[dict[str, Process]]:
     """A running process per backend, by name, each holding these texts; with `control`, a second one of that backend.
 
     They are started one after the other, for a start is timed too, in an order that is another one for each `number`.
+
+    Args:
+        content: key of the model that they must open, as `artifacts.content_key` gives it; "" for any.
 
     Raises:
         InferenceError: one does not start, or cannot read a text.
@@ -202,7 +208,9 @@ def launch(
         found: dict[str, Process] = {}
         arms = {name: name for name in backends} | ({CONTROL: control} if control else {})
         for arm in turns(list(arms), number):
-            found[arm] = stack.enter_context(contextlib.closing(Process(arms[arm], model, cache, threads, base)))
+            found[arm] = stack.enter_context(
+                contextlib.closing(Process(arms[arm], model, cache, threads, base, content))
+            )
         for process in found.values():
             process.tokens = process.ask("read", texts=list(texts))
         yield {arm: found[arm] for arm in arms}

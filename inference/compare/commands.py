@@ -116,7 +116,7 @@ def compare(args: argparse.Namespace) -> None:
     if data and args.rows:
         data = data.sample(args.rows, args.seed)
     receipt = run(
-        args.model,
+        bundle,
         data,
         backends=[name.strip() for name in args.backends.split(",")] if args.backends else None,
         threads=args.threads,

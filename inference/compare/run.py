@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from inference import __version__, cpu
-from inference.artifacts import Artifact, default_cache, obtain, tool_versions
+from inference.artifacts import Artifact, content_key, default_cache, obtain, tool_versions
 from inference.assets import CALIBRATION, SHOWCASE
 from inference.backends import EVERY, TITLES, check_backend, check_device
 from inference.building import Progress
@@ -47,7 +47,7 @@ def _showcase(bundle: Bundle) -> LabelledData:
 
 
 def compare(
-    model: str | Path,
+    model: str | Path | Bundle,
     data: LabelledData | None = None,
     *,
     backends: Sequence[str] | None = None,
@@ -63,6 +63,7 @@ def compare(
     """A receipt: latency, throughput, size, memory, start-up and accuracy of each backend on the same rows.
 
     Args:
+        model: a folder, a Hub id, or a description of one: what is measured is what was described.
         data: labelled rows; the showcase, with its texts kept, if left out.
         backends: the first of them is the reference, "pytorch" where it is among them; all that the model has if
             left out. "pytorch-bf16" is measured where it is named.
@@ -78,7 +79,7 @@ def compare(
     Raises:
         InferenceError: the model does not load, a backend does not start, or an argument makes no sense.
     """
-    bundle = describe(model, base)
+    bundle = model if isinstance(model, Bundle) else describe(model, base)
     backends = bundle.backends if backends is None else backends
     for name in backends:
         check_backend(name, bundle.backends, EVERY)
@@ -200,7 +201,10 @@ class _Run:
     ) -> AbstractContextManager[dict[str, benchmark.Process]]:
         """The processes, holding the texts of these rounds one after the other."""
         texts = [self.data.texts[row] for one in rows for row in one]
-        return benchmark.launch(self.names, self.bundle.folder, self.cache, threads, texts, control, self.base, number)
+        content = content_key(self.bundle)
+        return benchmark.launch(
+            self.names, self.bundle.folder, self.cache, threads, texts, control, self.base, number, content
+        )
 
     def recipe(self, backend: str) -> dict[str, Any]:
         """How INT8 was made; nothing of the others, nor of graphs that were found made."""

@@ -1,6 +1,6 @@
 """One backend in a process of its own: orders on stdin, replies on stdout, one JSON document a line.
 
-python -m inference.compare.worker BACKEND MODEL CACHE THREADS STARTED_NS [BASE]
+python -m inference.compare.worker BACKEND MODEL CACHE THREADS STARTED_NS CONTENT [BASE]
 
 A runtime's memory, threads and start-up can be told from another's only where it has a process to itself. What is
 loaded here is what answers everywhere else: `inference.load` and the `Classifier` it gives.
@@ -141,19 +141,20 @@ class Worker:
 
 
 def start(
-    backend: str, model: str, cache: str, threads: int, started_ns: int, base: str | None = None
+    backend: str, model: str, cache: str, threads: int, started_ns: int, content: str, base: str | None = None
 ) -> tuple[Worker, dict[str, Any]]:
     """A worker that has given its first answer, and what its start took in seconds.
 
     Args:
         started_ns: `time.time_ns()` just before this process was started: the interpreter is part of the imports.
+        content: key of the model, as for `load`; "" for any.
     """
     for name in IMPORTS[backend]:
         importlib.import_module(name)
     from inference import load
 
     imported = time.time_ns()
-    classifier = load(model, backend, threads=threads, cache=cache, base=base)
+    classifier = load(model, backend, threads=threads, cache=cache, base=base, content=content or None)
     loaded = time.time_ns()
     classifier.predict_all_tasks(FIRST)
     answered = time.time_ns()
@@ -183,7 +184,7 @@ def _orders() -> Iterator[dict[str, Any]]:
 def main() -> int:
     from inference.errors import InferenceError
 
-    backend, model, cache, threads, started_ns, *base = sys.argv[1:]
+    backend, model, cache, threads, started_ns, content, *base = sys.argv[1:]
     # Replies go to a copy of stdout: what a library prints must not end up among them.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -194,7 +195,7 @@ def main() -> int:
 
     try:
         cores = pin(int(threads))
-        worker, took = start(backend, model, cache, int(threads), int(started_ns), *base)
+        worker, took = start(backend, model, cache, int(threads), int(started_ns), content, *base)
         reply({"start": took, "cores": cores})
         for order in _orders():
             name = order.pop("order")

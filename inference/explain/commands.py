@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.backends import EVERY, TITLES
-from inference.commands import load_asked
+from inference.commands import add_content, load_asked
 from inference.errors import InputError
 from inference.explain.explanation import METHOD_TITLES, METHODS, OCCLUSION, Explanation
 from inference.progress import ProgressLine
@@ -43,6 +43,7 @@ def add(with_model: Callable[..., Any]) -> None:
     )
     p.add_argument("--budget", type=float, metavar="SECONDS", help="take no longer (default: as long as it takes)")
     p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    add_content(p)
     p.add_argument(
         "--check",
         action="store_true",

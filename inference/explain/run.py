@@ -13,10 +13,11 @@ from tokenizers import Encoding
 
 from inference.backends import TITLES
 from inference.classifier import log_odds, probabilities
-from inference.errors import InputError, MissingDependencyError, shown
+from inference.errors import InputError, shown
 from inference.explain import occlusion
 from inference.explain.explanation import GRADIENTS, METHODS, OCCLUSION, Attribution, Explanation
 from inference.explain.words import Word, is_unknown, unknown_token, words_of
+from inference.imports import importing
 
 if TYPE_CHECKING:
     from inference.classifier import Classifier
@@ -208,15 +209,8 @@ def _check(classifier: Classifier, task: str, label: str | None, method: str, bu
 
 
 def _library() -> Any:
-    try:
+    with importing(f"method={GRADIENTS!r}", f"-r requirements.txt. Or take method={OCCLUSION!r}."):
         from inference.explain import gradients
-    except ImportError as error:
-        if str(error.name).startswith("inference"):
-            raise
-        raise MissingDependencyError(
-            f"Integrated gradients need the library {error.name!r}. Install it: pip install -r requirements.txt. Or "
-            f"take method={OCCLUSION!r}."
-        ) from error
     return gradients
 
 

@@ -22,10 +22,10 @@ from inference.formats.files import (
     check_file,
     check_folder,
     count_stored,
+    digest,
     inside,
     read_json,
     refuse_code,
-    sha256,
     tensors,
 )
 from inference.formats.hub import fetch, find_base, hub_id, is_folder
@@ -352,7 +352,7 @@ def _tokenizer_files(folder: Path) -> list[str]:
 
 
 def _digests(folder: Path, names: list[str]) -> dict[str, str]:
-    return {name: sha256(check_file(folder, name)) for name in names}
+    return {name: digest(check_file(folder, name)) for name in names}
 
 
 def _task_name(name: str) -> str:

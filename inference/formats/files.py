@@ -7,6 +7,7 @@ import json
 import math
 import re
 import struct
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ TOKENIZERS = (
 )
 HEADER_BYTES = 100_000_000  # what safetensors itself allows
 OTHER_BYTES = 200_000_000  # of a file that holds no weights: the largest tokenizers have a fifth of it
+# A file that changed less than this before it was hashed may change again without another time in its status.
+SETTLED_NS = 2_000_000_000
 _IS_WEIGHTS = re.compile(r"\.(onnx|onnx_data|data)$|_weights\.bin$")
 
 
@@ -43,12 +46,33 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_digests: dict[Path, tuple[tuple[int, ...], str]] = {}
+"""Path -> status of the file and its SHA-256, of files that this process has hashed."""
+
+
+def digest(path: Path) -> str:
+    """Hex SHA-256 of a file, read again by this process only where its inode, size or times are other than before."""
+    started, status, name = time.time_ns(), _status(path), path.resolve()
+    known = _digests.get(name)
+    if known is not None and known[0] == status:
+        return known[1]
+    value = sha256(path)
+    if status == _status(path) and started - max(status[-2:]) > SETTLED_NS:
+        _digests[name] = (status, value)
+    return value
+
+
+def _status(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 def check_digest(path: Path, expected: str, remedy: str) -> None:
     """Raise BundleError unless the file is there and has this SHA-256."""
     if not path.is_file():
         raise BundleError(f"{path} is missing: {remedy}.")
     try:
-        found = sha256(path)
+        found = digest(path)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}.") from None
     if found != expected:

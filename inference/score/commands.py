@@ -106,7 +106,7 @@ def open_model(
         InferenceError: the folder is no model, has no such backend, or its files could not be built.
     """
     from inference.artifacts import obtain
-    from inference.loading import load
+    from inference.loading import open_described
     from inference.score.run import Model
 
     bundle = describe(folder, base)
@@ -115,7 +115,8 @@ def open_model(
     check_backend(backend, bundle.backends, EVERY)
     if backend in ("onnx", "int8"):
         obtain(bundle, cache, progress, base)  # once, and with its progress shown; the workers find it built
-    return Model(bundle, backend, partial(load, bundle.folder, backend, threads=threads, base=base, cache=cache))
+    # Of one description: every worker, here or on another machine, opens this model or nothing.
+    return Model(bundle, backend, partial(open_described, bundle, backend, threads=threads, base=base, cache=cache))
 
 
 def told(report: Report) -> list[str]:

@@ -262,6 +262,8 @@ class ParquetTable:
         with self._open() as file:
             self.schema = file.schema_arrow
             self.rows: int = file.metadata.num_rows
+            groups = map(file.metadata.row_group, range(file.num_row_groups))
+            self.bytes: int = sum(group.total_byte_size for group in groups)  # unpacked, equal cells once
         self.columns = list(self.schema.names)
         self.text_column = find_text_column(path.name, self.columns, text_column)
         held = self.schema.field(self.text_column).type
@@ -283,12 +285,12 @@ class ParquetTable:
         batches = read_batches(self._open, rows, scratch)
         while True:
             try:
-                batch = next(batches)
+                parts = list(pieces(self.path.name, next(batches), at, rows, beside))
             except StopIteration:
                 return
             except (pyarrow.ArrowException, OSError, ValueError) as error:
                 raise self._damaged(error) from None
-            yield from pieces(self.path.name, batch, at, rows, beside)
+            yield from parts
 
     def _block(self, table: Any, held: int) -> Block:
         try:

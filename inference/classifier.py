@@ -23,6 +23,7 @@ Exporter = Callable[[Path, Mapping[str, Task], bool, bool | None], list[Path]]
 """Folder, tasks, whether INT8 too, and where weights go -> the files written, as `Classifier.export_onnx`."""
 
 MAX_CHARS = 20_000  # far above any model's token limit; past it a tokenizer is only a way to burn CPU
+ENCODED_TEXTS = 16  # per call of the tokenizer: an encoding holds the tokens past the limit too, some megabytes of them
 
 
 @dataclass(frozen=True)
@@ -255,11 +256,15 @@ class Classifier:
         Raises:
             InputError: a text of which the tokenizer reads nothing (only control characters, say).
         """
-        encodings = self.tokenizer.encode_batch_fast(texts)
-        for index, encoding in enumerate(encodings):
-            if all(encoding.special_tokens_mask):
-                raise InputError(f"{_where(index, texts)} has nothing to classify: no readable character in it.")
-        return Tokens([e.ids for e in encodings], [bool(e.overflowing) for e in encodings])
+        tokens = Tokens([], [])
+        for start in range(0, len(texts), ENCODED_TEXTS):
+            for encoding in self.tokenizer.encode_batch_fast(texts[start : start + ENCODED_TEXTS]):
+                if all(encoding.special_tokens_mask):
+                    where = _where(len(tokens.ids), texts)
+                    raise InputError(f"{where} has nothing to classify: no readable character in it.")
+                tokens.ids.append(encoding.ids)
+                tokens.truncated.append(bool(encoding.overflowing))
+        return tokens
 
     def encode(self, text: str) -> Encoding:
         """The tokens of one text, checked as in `predict`, with the place of each in it.
@@ -356,14 +361,6 @@ def probabilities(logits: NDArray[np.floating], problem_type: str) -> NDArray[np
     powers = np.exp(wide - wide.max(axis=1, keepdims=True))
     shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return shares
-
-
-def log_odds(logits: NDArray[np.floating], problem_type: str, label: int) -> NDArray[np.float64]:
-    """Natural logarithm of p / (1 - p) of one label for each row, exact where p itself rounds to 1."""
-    wide = logits.astype(np.float64)
-    if problem_type == "multi_label_classification":
-        return wide[:, label]
-    return np.asarray(wide[:, label] - np.logaddexp.reduce(np.delete(wide, label, axis=1), axis=1))
 
 
 def check_texts(texts: str | Sequence[str]) -> list[str]:

@@ -206,7 +206,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         return found
 
     peak(250)  # what is imported and cached once
-    assert peak(20_000) < 1.5 * peak(2_000)
+    assert peak(20_000) < peak(2_000) + 1_000_000  # kept, these rows would take some 4 MB
 
 
 def test_progress_names_rows_and_rate_and_ends_at_one(source: Path, tmp_path: Path) -> None:

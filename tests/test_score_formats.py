@@ -298,8 +298,7 @@ def test_large_cells_of_parquet_come_a_few_at_a_time_and_in_their_order(tmp_path
     pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "in.parquet")
     blocks = list(open_table(tmp_path / "in.parquet").blocks(2_000))
     assert [text for block in blocks for text in block.texts] == texts
-    assert len(blocks) == 3
-    assert max(block.batch.nbytes for block in blocks) <= 16_000_000
+    assert len(blocks) == 40  # a text longer than a block may have is a block
 
 
 # --- What is refused, in one line and before anything is answered
@@ -382,5 +381,5 @@ def test_a_line_without_end_is_not_taken_into_memory(tmp_path: Path) -> None:
         file.write(b"text\n")
         for _ in range(20):
             file.write(b"x" * 1_000_000)
-    with pytest.raises(InputError, match="line 2 has more than 16,000,000 characters"):
+    with pytest.raises(InputError, match="line 2 has more than 8,000,000 characters"):
         run(tmp_path / "in.csv", tmp_path / "out.csv")

@@ -101,6 +101,17 @@ def test_parts_of_another_setting_are_refused_and_stay(
     assert run(source, begun).resumed_rows == 28
 
 
+def test_parts_cut_by_other_limits_are_refused(source: Path, begun: Path) -> None:
+    journal = begun.with_name("out.csv.partial") / "journal.jsonl"
+    first, rest = journal.read_text().split("\n", 1)
+    about = json.loads(first)
+    del about["limits of a block"]  # as versions wrote that cut by rows alone
+    journal.write_text(json.dumps(about) + "\n" + rest)
+    with pytest.raises(InputError, match="holds 4 parts of another run: of another version. .* delete that folder"):
+        run(source, begun)
+    assert not begun.exists()
+
+
 def test_parts_of_another_input_are_refused(source: Path, begun: Path) -> None:
     source.write_text(source.read_text().replace("49,bad", "49,sad"))
     with pytest.raises(InputError, match="parts of another run: other input. Give what was given then, or delete"):

@@ -23,7 +23,7 @@ LAYERS = [
     {"artifacts", "manifest", "onnx.files", "merging"},
     {"loading"},
     {"models"},
-    {"score.answers", "score.reading", "score.unpacking"},
+    {"score.answers", "score.cutting", "score.groups", "score.reading", "score.unpacking"},
     {"score.journal", "score.workers", "score.writing"},
     {"score.run"},
     {"score.cluster"},

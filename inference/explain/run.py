@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from inference.backends import TITLES
-from inference.classifier import log_odds, probabilities
+from inference.classifier import probabilities
 from inference.errors import InputError, shown
 from inference.explain import occlusion
 from inference.explain.explanation import GRADIENTS, METHODS, OCCLUSION, Attribution, Explanation
@@ -231,3 +231,11 @@ def _probability(log_odds: float) -> float:
     """The probability with these log-odds."""
     small = math.exp(-abs(log_odds))  # never above 1: no overflow on either side
     return 1 / (1 + small) if log_odds >= 0 else small / (1 + small)
+
+
+def log_odds(logits: NDArray[np.floating], problem_type: str, label: int) -> NDArray[np.float64]:
+    """Natural logarithm of p / (1 - p) of one label for each row, exact where p itself rounds to 1."""
+    wide = logits.astype(np.float64)
+    if problem_type == "multi_label_classification":
+        return wide[:, label]
+    return np.asarray(wide[:, label] - np.logaddexp.reduce(np.delete(wide, label, axis=1), axis=1))

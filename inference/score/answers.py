@@ -10,6 +10,7 @@ from typing import Any
 from inference.bundle import Task
 from inference.classifier import Classifier, check_texts
 from inference.errors import InferenceError, InputError
+from inference.score.cutting import CELL_BYTES, weight
 
 DIGITS = 6  # of every probability: the texts beside it can move the seventh, and each is written once
 BINS = 20  # of the histograms of confidence, from 0 to 1
@@ -38,6 +39,13 @@ class Wanted:
             if self.all_scores:
                 found += [(f"{name}_{label}", NUMBER) for label in tasks[task].labels]
         return [*found, (f"{self.prefix}error", TEXT)]
+
+    def weight(self, tasks: Mapping[str, Task]) -> int:
+        """The bytes that the answers of one text take in memory, and as they are written, at most."""
+        named = [tasks[task].labels for task in self.tasks]
+        names = [name for name, _ in self._columns(tasks)]  # JSONL has them in every row
+        letters = sum(map(len, names)) + sum(max(map(len, labels)) for labels in named)
+        return weight(letters, len(names)) + CELL_BYTES * sum(map(len, named))  # the scores of all labels
 
     def check(self, tasks: Mapping[str, Task], taken: Collection[str]) -> None:
         """Raise InputError unless every added column has a name of its own.

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from inference.building import Progress
 from inference.errors import InferenceError, InputError, MissingDependencyError
 from inference.score.answers import Tally, Wanted, answer
+from inference.score.cutting import BLOCK_BYTES, LETTER_BYTES
 from inference.score.journal import free_name, write
 from inference.score.reading import ParquetTable, open_table
 from inference.score.run import Job, Meter, Model, Report, check_out, format_of, outset, plan
@@ -81,11 +82,13 @@ def score(
     kinds = wanted.columns(model.bundle.tasks)
     for sentence in outset(job, model, table):
         say(sentence)
+    row_bytes = LETTER_BYTES * table.bytes // max(1, table.rows) + wanted.weight(model.bundle.tasks)
+    batch_rows = min(job.block_rows, max(1, BLOCK_BYTES // row_bytes))
     total, meter = Tally(), Meter(table.rows, 0, model.backend, progress)
 
     def tables(answered: Any) -> Iterator[Any]:
         meter.tell(0)
-        for batch in answered.iter_batches(batch_size=job.block_rows, batch_format="pyarrow", prefetch_batches=1):
+        for batch in answered.iter_batches(batch_size=batch_rows, batch_format="pyarrow", prefetch_batches=1):
             for told in batch.column(TALLY).drop_null().to_pylist():
                 total.add(Tally.of_dict(json.loads(told)))
             meter.tell(len(batch))
@@ -93,12 +96,12 @@ def score(
 
     with _cluster(workers) as ray:
         # Else one row group of a file is one task: nobody shares it, and its rows come when the last is answered.
-        tasks = max(1, table.rows // (TASK_BLOCKS * job.block_rows))
+        tasks = max(1, table.rows // (TASK_BLOCKS * batch_rows))
         # A folder that is called "year=2026" is a folder, and gives no column.
         rows = ray.data.read_parquet(str(job.source.resolve()), override_num_blocks=tasks, partitioning=None)
         answered = rows.map_batches(
             Answering,
-            batch_size=job.block_rows,
+            batch_size=batch_rows,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers),
             fn_constructor_args=(model.open, wanted, table.text_column),

@@ -14,18 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TextIO, TypeVar
+from typing import Any, Protocol, TextIO
 
 from inference.errors import InputError, MissingDependencyError, shown
+from inference.score.cutting import ROW_LETTERS, Size, gather, weight
+from inference.score.groups import pieces, read_batches
 from inference.tables import FORMATS, named_text, no_format
 
-BLOCK_ROWS = 2_000  # seconds of work: what a kill may cost; and enough texts to sort by length
-BLOCK_LETTERS = 16_000_000  # a block of large cells has fewer rows
-LINE_LETTERS = 16_000_000  # of one line: a file without line ends is not taken into memory
 MOST_COLUMNS = 10_000
 DELIMITERS = ",;\t"
 PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}  # how such files begin
-_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
@@ -33,13 +31,15 @@ class Block:
     """Rows that follow each other in a file."""
 
     texts: list[Any]
-    """What is in the text column; from JSONL it may be anything."""
+    """What is in the text column. From JSONL it may be anything; of what is no text only the type is kept."""
     rows: Callable[[], Iterable[Sequence[Any]]]
     """The cells of each row, in the order of the table's columns."""
     lines: Sequence[str] = ()
     """The rows as they are written, from JSONL."""
     batch: Any = None
     """The rows as a pyarrow table, from Parquet."""
+    weight: int = 0
+    """Bytes in memory, roughly."""
 
 
 class NoTextColumn(InputError):
@@ -65,8 +65,14 @@ class Table(Protocol):
     text_column: str
     rows: int
 
-    def blocks(self, size: int) -> Iterator[Block]:
-        """Its rows in order, at most so many at a time. The same file gives the same blocks each time."""
+    def blocks(self, size: int, beside: int = 0, scratch: Path | None = None) -> Iterator[Block]:
+        """Yield its rows in order, at most so many at a time. The same file gives the same blocks each time.
+
+        Args:
+            size: rows of a block; those of large rows have fewer.
+            beside: bytes that the answers of a row take.
+            scratch: the folder of temporary files, the system's if left out.
+        """
         ...
 
 
@@ -108,20 +114,23 @@ class CsvTable:
     format = "csv"
 
     def __init__(self, path: Path, text_column: str | None) -> None:
-        csv.field_size_limit(LINE_LETTERS)
+        csv.field_size_limit(ROW_LETTERS)
         self.path = path
         with path.open("rb") as file:
             self.bom = file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
         with self._open() as file:
-            self.line_end = "\r\n" if file.readline(LINE_LETTERS).endswith("\r\n") else "\n"
+            self.line_end = "\r\n" if file.readline(ROW_LETTERS).endswith("\r\n") else "\n"
         self.delimiter, self.columns = self._header(text_column)
         self.text_column = find_text_column(path.name, self.columns, text_column, has_header=True)
         self.rows = sum(1 for _ in self._records())
 
-    def blocks(self, size: int) -> Iterator[Block]:
-        at = self.columns.index(self.text_column)
-        for rows in _gather(self._records(), size, lambda cells: sum(map(len, cells))):
-            yield Block([cells[at] for cells in rows], partial(iter, rows))
+    def blocks(self, size: int, beside: int = 0, scratch: Path | None = None) -> Iterator[Block]:
+        at, width = self.columns.index(self.text_column), len(self.columns)
+        records = (
+            (cells, Size(1, len(cells[at]), weight(sum(map(len, cells)), width) + beside)) for cells in self._records()
+        )
+        for rows, held in gather(records, size):
+            yield Block([cells[at] for cells in rows], partial(iter, rows), weight=held)
 
     def _header(self, text_column: str | None) -> tuple[str, list[str]]:
         """The separator by which the header has a column of texts, else one by which it has several; and the header."""
@@ -158,9 +167,22 @@ class CsvTable:
     def _parsed(self, file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         """Each record, and the line that it begins on."""
         # Strict: a quotation mark that is never closed would make one cell of all rows that follow it.
-        reader = csv.reader(_lines(file, self.path.name), delimiter=delimiter, strict=True)
+        letters = 0  # of the record so far, which may have many lines
+
+        def lines() -> Iterator[str]:
+            nonlocal letters
+            for text in _lines(file, self.path.name):
+                letters += len(text)
+                if letters > ROW_LETTERS:
+                    raise InputError(
+                        f"{self.path.name}, line {line:,}: the row has more than {ROW_LETTERS:,} characters. Split it, "
+                        "or close a quotation mark that joins lines."
+                    )
+                yield text
+
+        reader = csv.reader(lines(), delimiter=delimiter, strict=True)
         while True:
-            line = reader.line_num + 1
+            line, letters = reader.line_num + 1, 0
             try:
                 yield line, next(reader)
             except StopIteration:
@@ -197,13 +219,19 @@ class JsonlTable:
         self.columns = list(self.kinds)
         self.text_column = find_text_column(path.name, self.columns, text_column) if self.rows else text_column or ""
 
-    def blocks(self, size: int) -> Iterator[Block]:
-        for records in _gather(self._records(), size, lambda record: len(record[0])):
-            yield Block(
-                [row.get(self.text_column) for _, row in records],
-                partial(_cells, [row for _, row in records], self.columns),
-                lines=[line for line, _ in records],
-            )
+    def blocks(self, size: int, beside: int = 0, scratch: Path | None = None) -> Iterator[Block]:
+        for records, held in gather(self._sized(beside), size):
+            lines = [line for line, _ in records]
+            yield Block([text for _, text in records], partial(_cells, lines, self.columns), lines=lines, weight=held)
+
+    def _sized(self, beside: int) -> Iterator[tuple[tuple[str, Any], Size]]:
+        """Each line with its text; the other cells take many times what their line does, and are read again."""
+        for line, row in self._records():
+            text = row.get(self.text_column)
+            if text is not None and not isinstance(text, str):
+                text = type(text)()  # it gets no answer for its type, however much is in it
+            letters = len(text) if isinstance(text, str) else 0
+            yield (line, text), Size(1, letters, weight(len(line), len(self.columns)) + beside)
 
     def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
         with self.path.open(encoding="utf-8-sig", newline="\n") as file:
@@ -234,6 +262,8 @@ class ParquetTable:
         with self._open() as file:
             self.schema = file.schema_arrow
             self.rows: int = file.metadata.num_rows
+            groups = map(file.metadata.row_group, range(file.num_row_groups))
+            self.bytes: int = sum(group.total_byte_size for group in groups)  # unpacked, equal cells once
         self.columns = list(self.schema.names)
         self.text_column = find_text_column(path.name, self.columns, text_column)
         held = self.schema.field(self.text_column).type
@@ -242,28 +272,32 @@ class ParquetTable:
         if not any(fits(held) for fits in is_text):
             raise InputError(f"{path.name}: column {self.text_column!r} holds {held} and no texts. Name another.")
 
-    def blocks(self, size: int) -> Iterator[Block]:
+    def blocks(self, size: int, beside: int = 0, scratch: Path | None = None) -> Iterator[Block]:
         import pyarrow
 
-        with self._open() as file:
-            batches = file.iter_batches(size)
-            while True:
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    return
-                except (pyarrow.ArrowException, OSError, ValueError) as error:
-                    raise self._damaged(error) from None
-                rows = max(1, len(batch) * BLOCK_LETTERS // max(batch.nbytes, BLOCK_LETTERS))
-                for start in range(0, len(batch), rows):
-                    yield self._block(pyarrow.Table.from_batches([batch.slice(start, rows)]))
+        for batches, held in gather(self._sized(size, beside, scratch), size):
+            yield self._block(pyarrow.Table.from_batches(batches).combine_chunks(), held)
 
-    def _block(self, table: Any) -> Block:
+    def _sized(self, rows: int, beside: int, scratch: Path | None) -> Iterator[tuple[Any, Size]]:
+        import pyarrow
+
+        at = self.columns.index(self.text_column)
+        batches = read_batches(self._open, rows, scratch)
+        while True:
+            try:
+                parts = list(pieces(self.path.name, next(batches), at, rows, beside))
+            except StopIteration:
+                return
+            except (pyarrow.ArrowException, OSError, ValueError) as error:
+                raise self._damaged(error) from None
+            yield from parts
+
+    def _block(self, table: Any, held: int) -> Block:
         try:
             texts = table.column(self.text_column).to_pylist()
         except ValueError as error:
             raise self._damaged(error) from None
-        return Block(texts, partial(_arrow_cells, table), batch=table)
+        return Block(texts, partial(_arrow_cells, table), batch=table, weight=held)
 
     def _open(self) -> Any:
         import pyarrow
@@ -317,29 +351,15 @@ def shortened(column: str) -> str:
 def _lines(file: TextIO, name: str) -> Iterator[str]:
     """Its lines with their ends."""
     number = 0
-    while line := file.readline(LINE_LETTERS):
+    while line := file.readline(ROW_LETTERS):
         number += 1
-        if len(line) == LINE_LETTERS:
-            raise InputError(f"{name}, line {number:,} has more than {LINE_LETTERS:,} characters. Split it.")
+        if len(line) == ROW_LETTERS:
+            raise InputError(f"{name}, line {number:,} has more than {ROW_LETTERS:,} characters. Split it.")
         yield line
 
 
-def _gather(rows: Iterator[_Row], size: int, letters: Callable[[_Row], int]) -> Iterator[list[_Row]]:
-    """Lists of at most `size` rows, and of fewer where they are large."""
-    block: list[_Row] = []
-    held = 0
-    for row in rows:
-        block.append(row)
-        held += letters(row)
-        if len(block) == size or held > BLOCK_LETTERS:
-            yield block
-            block, held = [], 0
-    if block:
-        yield block
-
-
-def _cells(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Iterator[list[Any]]:
-    return ([row.get(name) for name in columns] for row in rows)
+def _cells(lines: Sequence[str], columns: Sequence[str]) -> Iterator[list[Any]]:
+    return ([row.get(name) for name in columns] for row in map(json.loads, lines))
 
 
 def _arrow_cells(table: Any) -> Iterator[tuple[Any, ...]]:
@@ -355,12 +375,12 @@ def _no_utf8(path: Path) -> InputError:
     """What is said of a file that is not UTF-8: the first line that is not, and why."""
     with path.open("rb") as file:
         number = 0
-        while line := file.readline(LINE_LETTERS):
+        while line := file.readline(ROW_LETTERS):
             number += 1
             try:
                 line.decode()
             except UnicodeDecodeError as error:
-                if error.end == len(line) == LINE_LETTERS:  # a character on both sides of the cut
+                if error.end == len(line) == ROW_LETTERS:  # a character on both sides of the cut
                     continue
                 byte, place = error.object[error.start], error.start + 1
                 return InputError(

@@ -19,8 +19,9 @@ from inference.bundle import Bundle
 from inference.errors import InferenceError, InputError, shown
 from inference.formats.files import sha256
 from inference.score.answers import PREFIX, Answers, Tally, Wanted
+from inference.score.cutting import BLOCK_BYTES, BLOCK_ROWS, CUT
 from inference.score.journal import Journal
-from inference.score.reading import BLOCK_ROWS, Block, Table, is_sentence, open_table, shortened
+from inference.score.reading import Block, Table, is_sentence, open_table, shortened
 from inference.score.workers import Opener, answering
 from inference.score.writing import FORMATS, Writer, open_writer
 
@@ -41,7 +42,7 @@ class Job:
     format: str | None = None
     """Left out: what the ending of `out` says, else that of `source`."""
     block_rows: int = BLOCK_ROWS
-    """Rows answered and kept at a time."""
+    """Rows answered and kept at a time; of large ones fewer, see `inference.score.cutting`."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def score(
         "text column": table.text_column,
         "format": format,
         "rows in a block": job.block_rows,
+        "limits of a block": CUT,
         "version": inference.__version__,
     }
     try:
@@ -124,9 +126,10 @@ def score(
             for sentence in outset(job, model, table):
                 say(sentence)
             resumed = sum(one.rows for one in journal.done.values())
-            parts = _Run(table, writer, journal, Meter(table.rows, resumed, model.backend, progress))
+            parts = _Run(writer, journal, Meter(table.rows, resumed, model.backend, progress))
             with answering(model.open, wanted, workers) as submit:
-                parts.fill(job.block_rows, submit, ahead=workers + 1)
+                blocks = table.blocks(job.block_rows, wanted.weight(model.bundle.tasks), out.parent)
+                parts.fill(blocks, submit, ahead=workers + 1)
             if _state(job.source) != before:
                 raise InputError(f"{job.source} has changed meanwhile. Delete {journal.folder} and start anew.")
             total = Tally()
@@ -225,21 +228,20 @@ def plan(job: Job, bundle: Bundle, table: Table) -> Wanted:
 class _Run:
     """Blocks that are answered ahead while others are written."""
 
-    def __init__(self, table: Table, writer: Writer, journal: Journal, meter: Meter) -> None:
-        self._table = table
+    def __init__(self, writer: Writer, journal: Journal, meter: Meter) -> None:
         self._writer = writer
         self._journal = journal
         self._meter = meter
         self._waiting: deque[tuple[int, Block, Future[Answers]]] = deque()
 
-    def fill(self, size: int, submit: Callable[[Any], Future[Answers]], ahead: int) -> None:
-        """Every part that is missing; at most `ahead` blocks wait in memory."""
+    def fill(self, blocks: Iterator[Block], submit: Callable[[Any], Future[Answers]], ahead: int) -> None:
+        """Write every part that is missing; at most `ahead` blocks wait in memory, and fewer where rows are large."""
         self._meter.tell(0)
-        for number, block in enumerate(self._table.blocks(size)):
-            if number in self._journal.done:
-                continue
-            self._waiting.append((number, block, submit(block.texts)))
-            if len(self._waiting) > ahead:
+        for number, block in enumerate(blocks):
+            if number not in self._journal.done:
+                self._waiting.append((number, block, submit(block.texts)))
+            del block  # else it is there until the next is read
+            while len(self._waiting) > ahead or sum(one.weight for _, one, _ in self._waiting) > 2 * BLOCK_BYTES:
                 self._keep()
         while self._waiting:
             self._keep()

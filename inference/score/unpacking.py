@@ -99,6 +99,10 @@ def unpacked(array: Any) -> int:
         return unpacked(array.cast("large_string" if types.is_string_view(kind) else "large_binary"))
     if types.is_struct(kind):
         return 8 * len(array) + sum(map(unpacked, array.flatten()))
+    if types.is_map(kind):  # which cannot be flattened
+        start, stop = array.offsets[0].as_py(), array.offsets[len(array)].as_py()
+        children = (array.keys, array.items)
+        return 8 * len(array) + sum(unpacked(child.slice(start, stop - start)) for child in children)
     if types.is_nested(kind):
         return 8 * len(array) + unpacked(array.flatten())
     return max(int(array.nbytes), 8 * len(array))

@@ -21,6 +21,7 @@ from fastapi.responses import RedirectResponse
 from starlette.routing import Mount
 
 from app import build
+from dashboard.origin import MIDDLEWARE
 from inference.api import create_app, server
 from inference.api.commands import read_key
 from inference.api.layers import BodyCap
@@ -34,7 +35,7 @@ SITE_BYTES = 8_000_000  # of any request; files may have 5 MB, and the API takes
 
 def site(models: Models, api: FastAPI, backend: str = "int8") -> FastAPI:
     """Page, dashboard and API as one ASGI application. Streamlit allows one in a process."""
-    dashboard = st.App(DASHBOARD)
+    dashboard = st.App(DASHBOARD, middleware=MIDDLEWARE)
     # Without its own documentation pages: they would describe one redirect.
     made = FastAPI(lifespan=dashboard.lifespan(), openapi_url=None)
 

@@ -204,14 +204,24 @@ class Recorder:
             target = self._outside(address)
             if target is None:
                 continue
-            with _socket_of(thread, arguments[0]) as same:
-                if number == connect and same.type == socket.SOCK_DGRAM and same.family in self._dns:
-                    same.connect(self._dns[same.family].getsockname()[:2])
-                    self._senders[same.getsockname()[1]] = f"{_name(thread)}: UDP to {target}"
-                    return 0
-            self.records.append(f"{_name(thread)}: {target}")
+            who = f"{_name(thread)}: {target}"
+            if number == connect and self._lead_to_dns(thread, arguments[0], who):
+                return 0
+            self.records.append(who)
             return errno.ENETUNREACH
         return None
+
+    def _lead_to_dns(self, thread: int, number: int, who: str) -> bool:
+        """Connect the socket that a process knows by this number to our DNS server, if it is one for datagrams."""
+        try:
+            with _socket_of(thread, number) as same:
+                if same.type != socket.SOCK_DGRAM:
+                    return False
+                same.connect(self._dns[same.family].getsockname()[:2])
+                self._senders[same.getsockname()[1]] = who
+        except (OSError, KeyError):
+            return False
+        return True
 
     def _outside(self, address: bytes) -> str | None:
         """The address as people write it, None if it is one of this machine."""

@@ -150,7 +150,9 @@ class Recorder:
     def start(self, command: Sequence[str], env: Mapping[str, str], **options: Any) -> subprocess.Popen[str]:
         """Start a process that is recorded, as are all that it starts."""
         address = f"http://127.0.0.1:{self._proxy.server_address[1]}"
-        proxies = {name: address for kind in ("http", "https", "all") for name in (f"{kind}_proxy", f"{kind}_PROXY".upper())}
+        proxies = {
+            name: address for kind in ("http", "https", "all") for name in (f"{kind}_proxy", f"{kind}_PROXY".upper())
+        }
         here = {name: "localhost,127.0.0.1,::1" for name in ("no_proxy", "NO_PROXY")}
         options |= {"env": {**env, **proxies, **here}, "text": True}
         if not NATIVE:

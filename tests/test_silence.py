@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import http.client
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,14 @@ from websockets.sync.client import connect
 
 IDLE_S = 45  # ONNX Runtime 1.31 with its telemetry on reports three times in it, first after ten seconds
 ELSEWHERE = "elsewhere.example"
+BACKENDS = ("pytorch", "onnx", "int8")
+NAMED = {"path": f"http://{ELSEWHERE}/a.csv", "meta": {"_type": "gradio.FileData"}}  # a file on another machine
+# Endpoints of the page for programs, and what they are asked.
+PUBLIC: dict[str, list[Any]] = {
+    "predict": ["so fine", "int8", None],
+    "compare": ["so fine", None],
+    "explain": ["so fine", "mood", None, "integrated_gradients", "pytorch"],
+}
 WITH_RAY = importlib.util.find_spec("ray") is not None
 PYTHON = sys.executable
 # What a test is to see of another machine, and how the record names it.
@@ -58,12 +71,6 @@ ON_THIS_MACHINE = (
     "socket.create_connection(('localhost', server.getsockname()[1])).sendmsg([b'x'])\n"
     "probe = socket.socket(type=socket.SOCK_DGRAM)\n"
     "probe.connect(('203.0.113.4', 1)); probe.getsockname()"  # how programs learn their own address; nothing is sent
-)
-REPORTING = (
-    "import os, onnxruntime, time\n"
-    "from inference import load\n"
-    "load({folder!r}, 'int8', base={base!r}).predict('it was fine', task='mood')\n"
-    "time.sleep({idle_s})"
 )
 
 
@@ -98,18 +105,18 @@ def test_what_stays_on_the_machine_is_not_recorded(tmp_path: Path) -> None:
 
 @dataclass
 class Program:
-    """One that runs, and what became of it."""
+    """One that was started, the record of what it sent, and what it printed."""
 
     name: str
     process: subprocess.Popen[str]
     recorder: Recorder
     log: Path
-    port: int = 0
-    exits: tuple[int, ...] = (0,)
-    at_work: list[str] = field(default_factory=list)
+    port: int
 
-    def ask(self, path: str, fields: Any = None, method: str | None = None, **headers: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+    def ask(
+        self, path: str, fields: Any = None, method: str | None = None, timeout_s: float = PATIENCE_S, **headers: str
+    ) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
         body = None if fields is None else json.dumps(fields)
         headers = {"Content-Type": "application/json"} | headers
         connection.request(method or ("GET" if fields is None else "POST"), path, body, headers)
@@ -143,3 +150,195 @@ class Program:
                 stream.send(wanted.SerializeToString())
                 while ForwardMsg.FromString(bytes(stream.recv(PATIENCE_S))).WhichOneof("type") != "script_finished":
                     pass
+
+
+def page(program: Program) -> None:
+    """Every public endpoint of the page, then every route and every event with what names another machine."""
+    for name, arguments in PUBLIC.items():
+        event = json.loads(program.ask(f"/gradio_api/call/{name}", {"data": arguments})[1])["event_id"]
+        answer = program.ask(f"/gradio_api/call/{name}/{event}")[1]
+        assert b"event: complete" in answer, (name, answer)
+    for method, path in sorted(gradio_routes()):
+        where = re.sub(r"\{.*?\}", f"http://{ELSEWHERE}/a", path)
+        fields = {"data": [NAMED], "bucket_id": "a/b", "url": NAMED["path"]}
+        with contextlib.suppress(TimeoutError, http.client.HTTPException):  # some answers have no end
+            program.ask(where, None if method == "GET" else fields, method, 2, Authorization="Bearer hf_a")
+    for event in json.loads(program.ask("/config")[1])["dependencies"]:
+        named = {"data": [NAMED] * len(event["inputs"]), "fn_index": event["id"], "session_hash": str(event["id"])}
+        program.ask("/gradio_api/queue/join", named)
+        with contextlib.suppress(TimeoutError):
+            program.ask(f"/gradio_api/queue/data?session_hash={event['id']}", timeout_s=5)
+
+
+def gradio_routes() -> set[tuple[str, str]]:
+    """Method and path of every route that Gradio has."""
+    import gradio as gr
+
+    found: set[tuple[str, str]] = set()
+    for route in gr.routes.App.create_app(gr.Blocks()).routes:
+        included = getattr(route, "original_router", None)
+        for one in included.routes if included else [route]:
+            found |= {(method, one.path) for method in getattr(one, "methods", None) or ()}
+    assert ("GET", "/gradio_api/file={path_or_url:path}") in found
+    return found - {("GET", "/logout")}
+
+
+def api(program: Program) -> None:
+    """Every operation of the document, those with a body on every runtime."""
+    bodies = {"predict": {"texts": ["fine", "so bad"]}, "explain": {"text": "so fine", "task": "mood"}}
+    paths = json.loads(program.ask("/api/openapi.json")[1])["paths"]
+    for path, operations in paths.items():
+        where = path if path.startswith("/api/") else f"/api{path}"
+        for backend in BACKENDS if "post" in operations else [None]:
+            fields = {**bodies[path.rpartition("/")[2]], "backend": backend} if backend else None
+            assert program.ask(where, fields)[0] in (200, 404), (where, backend)  # 404: `serve` has one runtime
+
+
+def dashboard(program: Program, under: str = "") -> None:
+    for path in ("", "_stcore/health", "_stcore/host-config", "_stcore/metrics", "_stcore/script-health-check", "x"):
+        program.ask(f"{under}/{path}")
+    stream = f"{under}/_stcore/stream"
+    own = f"http://127.0.0.1:{program.port}"
+    answers = [program.handshake(stream, origin) for origin in (own, None, f"http://{ELSEWHERE}", "null")]
+    assert answers == [101, 101, 403, 403]
+    program.draw(stream, ["", "latency", "size", "accuracy", "disagreements", "your_data", "method"])
+
+
+SERVERS: dict[str, tuple[list[str], list[Callable[[Program], None]]]] = {
+    "serve.py": (["serve.py"], [page, api, partial(dashboard, under="/dashboard")]),
+    "app.py": (["app.py"], [page]),
+    "inference serve": (["-m", "inference", "serve", "--port", "PORT"], [api]),
+    "streamlit run": (
+        ["-m", "streamlit", "run", str(ROOT / "dashboard/main.py"), "--server.port", "PORT"],
+        [dashboard],
+    ),
+}
+LIBRARY = (
+    "import os; from inference import load, quantize_onnx\n"
+    "load(os.environ['TRIPTYCH_MODEL'], 'int8', base=os.environ['TRIPTYCH_BASE']).predict('fine', task='mood')"
+)
+# In this order: what one writes, a later one reads. FOLDER is one of the test.
+COMMANDS = {
+    "build": "-m inference build",
+    **{f"predict on {name}": f"-m inference predict --backend {name} fine" for name in BACKENDS},
+    "info": "-m inference info",
+    "doctor": "-m inference doctor",
+    "explain by occlusion": "-m inference explain --backend int8 --task mood fine",
+    "explain by gradients": "-m inference explain --task mood --method integrated_gradients fine",
+    "score": "-m inference score FOLDER/in.csv --out FOLDER/out.csv --workers 2",
+    "score on Ray": "-m inference score FOLDER/in.parquet --out FOLDER/out.parquet --engine ray",
+    "compare": "-m inference compare --quick --data FOLDER/in.csv --task mood --out FOLDER/receipt.json",
+    "receipt show": "-m inference receipt show FOLDER/receipt.json",
+    "verdict": "-m inference verdict FOLDER/receipt.json",
+    "report": "-m inference report FOLDER/receipt.json --out FOLDER/report.html",
+    "training": "-m training --data FOLDER/in.csv --label-columns mood --epochs 1 --out FOLDER/trained",
+    "space": "-m inference space --kind docker --out FOLDER/space --model assets/models/demo",
+}
+ALL = [*COMMANDS, "the library", *SERVERS]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was recorded of every program, the exit codes of those that end, and the files that all of them left."""
+
+    records: Mapping[str, list[str]]
+    exits: Mapping[str, tuple[int, str]]
+    files: list[str]
+
+
+@pytest.fixture(scope="module")
+def ran(tiny: Tiny, demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """All programs, with an empty home: the servers idle while the commands run, and are then set to work at once."""
+    folder = tmp_path_factory.mktemp("silence")
+    home = folder / "home"
+    home.mkdir()
+    write_rows(folder)
+    env = bare(home) | {"TRIPTYCH_MODEL": str(tiny.folder), "TRIPTYCH_BASE": str(tiny.base)}
+    records: dict[str, list[str]] = {}
+    exits: dict[str, tuple[int, str]] = {}
+    with ExitStack() as stack:
+
+        def start(name: str, arguments: Sequence[str], env: Mapping[str, str]) -> Program:
+            port, log = free_port(), folder / f"{name.replace(' ', '-')}.log"
+            recorder = stack.enter_context(Recorder())
+            records[name] = recorder.records
+            filled = [one.replace("FOLDER", str(folder)).replace("PORT", str(port)) for one in arguments]
+            with log.open("w") as out:
+                given = {**env, "PORT": str(port)}
+                process = recorder.start([PYTHON, *filled], given, cwd=ROOT, stdout=out, stderr=out)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return Program(name, process, recorder, log, port)
+
+        def finish(program: Program) -> None:
+            code = program.process.wait(timeout=300)
+            exits[program.name] = code, program.log.read_text()
+
+        finish(start("build", COMMANDS["build"].split(), env))
+        servers = {name: start(name, command, env) for name, (command, _) in SERVERS.items()}
+        for server in servers.values():
+            wait_until(server.answers)
+        idle_since = time.monotonic()
+        finish(start("the library", ["-c", LIBRARY], env))
+        for name, command in COMMANDS.items():
+            if name == "space":  # it serves the demo model, which is built already, from a folder of its own
+                plain = bare(home) | {"XDG_CACHE_HOME": str(demo_cache.parent)}
+                finish(start(name, command.split(), plain))
+            elif name != "build" and (WITH_RAY or name != "score on Ray"):
+                finish(start(name, command.split(), env))
+        time.sleep(max(0.0, idle_since + IDLE_S - time.monotonic()))
+        with ThreadPoolExecutor() as pool:
+            done = [pool.submit(work, servers[name]) for name, (_, works) in SERVERS.items() for work in works]
+            for one in done:
+                one.result()
+        for server in servers.values():
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(timeout=PATIENCE_S)
+    files = sorted(str(path.relative_to(home)) for path in home.rglob("*") if path.is_file())
+    yield Run(records, exits, files)
+
+
+def write_rows(folder: Path) -> None:
+    """The same few labelled rows as CSV and as Parquet."""
+    import pyarrow
+    import pyarrow.parquet
+
+    rows: Any = tiny_data()["mood"]
+    labels = [TINY_TASKS["mood"][label] for label in rows.fit.label_ids]
+    with (folder / "in.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "mood"), *zip(rows.fit.texts, labels, strict=True)])
+    pyarrow.parquet.write_table(pyarrow.table({"text": rows.fit.texts}), folder / "in.parquet")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_asks_another_machine(name: str, ran: Run) -> None:
+    if name == "score on Ray" and not WITH_RAY:
+        pytest.skip("no ray: requirements-scale.txt")
+    code, printed = ran.exits.get(name, (0, ""))
+    assert code in ((0, 1, 3) if name == "verdict" else (0,)), printed
+    assert ran.records[name] == []
+
+
+def test_no_file_is_left_in_the_home_folder_but_built_models(ran: Run) -> None:
+    known = (".cache/triptych/", ".cache/matplotlib/fontlist-")  # the fonts of the machine, which Captum's imports list
+    assert ran.files
+    assert [name for name in ran.files if not name.startswith(known)] == []
+
+
+def test_onnx_runtime_reports_where_it_is_imported_before_the_variable_is_set(tmp_path: Path) -> None:
+    with Recorder() as recorder:
+        process = recorder.start([PYTHON, "-c", "import onnxruntime, time; time.sleep(600)"], bare(tmp_path))
+        try:
+            wait_until(lambda: bool(recorder.records))
+        finally:
+            process.kill()
+            process.wait()
+    assert any("microsoft.com" in record for record in recorder.records)
+    assert list(tmp_path.rglob("deviceid"))
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")])
+def test_telemetry_is_off_unless_the_user_sets_it(given: dict[str, str], expected: str, tmp_path: Path) -> None:
+    code = "import os, inference.onnx.backend; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    done = subprocess.run([PYTHON, "-c", code], cwd=ROOT, env=bare(tmp_path) | given, capture_output=True, text=True)
+    assert done.stdout.strip() == expected, done.stderr

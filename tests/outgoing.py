@@ -153,7 +153,7 @@ class Recorder:
         proxies = {
             name: address for kind in ("http", "https", "all") for name in (f"{kind}_proxy", f"{kind}_PROXY".upper())
         }
-        here = {name: "localhost,127.0.0.1,::1" for name in ("no_proxy", "NO_PROXY")}
+        here = dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1,::1")
         options |= {"env": {**env, **proxies, **here}, "text": True}
         if not NATIVE:
             return subprocess.Popen(command, **options)
@@ -193,7 +193,7 @@ class Recorder:
         os.close(descriptor)
 
     def _judge(self, thread: int, number: int, arguments: Sequence[int]) -> int | None:
-        """The error that a call is to fail with; 0 where it was done for the caller, None where the kernel may do it."""
+        """The error that a call fails with; 0 if it was done for the caller, None if the kernel may do it."""
         connect, sendmsg, sendmmsg, _ = PROCESSORS[platform.machine()][2]
         if number in (sendmsg, sendmmsg):
             messages = range(arguments[2]) if number == sendmmsg else range(1)

@@ -1,4 +1,4 @@
-"""SECURITY.md: nothing is reported to anybody. Every program is run with an empty home, idle and at work, and recorded."""
+"""SECURITY.md: nothing is reported to anybody. Every program is recorded, with an empty home, idle and at work."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ TALKERS = {
     "a name that is looked up": (f"import socket; socket.create_connection(('{ELSEWHERE}', 443))", ELSEWHERE),
     "a native call": (
         "import ctypes, socket\n"
-        "address = (socket.AF_INET).to_bytes(2, 'little') + (443).to_bytes(2, 'big') + bytes([203, 0, 113, 1]) + bytes(8)\n"
+        "address = (socket.AF_INET).to_bytes(2, 'little') + (443).to_bytes(2, 'big')\n"
+        "address += bytes([203, 0, 113, 1]) + bytes(8)\n"
         "stream = socket.socket()\n"
         "ctypes.CDLL(None).connect(stream.fileno(), address, 16)",
         "203.0.113.1 port 443",
@@ -170,12 +172,16 @@ def page(program: Program) -> None:
             program.ask(f"/gradio_api/queue/data?session_hash={event['id']}", timeout_s=5)
 
 
+@cache
 def gradio_routes() -> set[tuple[str, str]]:
     """Method and path of every route that Gradio has."""
     import gradio as gr
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydantic about Gradio's own annotations
+        app = gr.routes.App.create_app(gr.Blocks())
     found: set[tuple[str, str]] = set()
-    for route in gr.routes.App.create_app(gr.Blocks()).routes:
+    for route in app.routes:
         included = getattr(route, "original_router", None)
         for one in included.routes if included else [route]:
             found |= {(method, one.path) for method in getattr(one, "methods", None) or ()}
@@ -184,14 +190,15 @@ def gradio_routes() -> set[tuple[str, str]]:
 
 
 def api(program: Program) -> None:
-    """Every operation of the document, those with a body on every runtime."""
+    """Every operation of the document, those with a body on every runtime: `serve` has one and refuses the others."""
     bodies = {"predict": {"texts": ["fine", "so bad"]}, "explain": {"text": "so fine", "task": "mood"}}
     paths = json.loads(program.ask("/api/openapi.json")[1])["paths"]
     for path, operations in paths.items():
-        where = path if path.startswith("/api/") else f"/api{path}"
-        for backend in BACKENDS if "post" in operations else [None]:
-            fields = {**bodies[path.rpartition("/")[2]], "backend": backend} if backend else None
-            assert program.ask(where, fields)[0] in (200, 404), (where, backend)  # 404: `serve` has one runtime
+        body = bodies[path.rpartition("/")[2]] if "post" in operations else None
+        asked = [{**body, "backend": name} for name in BACKENDS] if body else [None]
+        where = path if path.startswith("/api/") else f"/api{path}"  # under serve.py the document names them without
+        answers = [program.ask(where, fields)[0] for fields in asked]
+        assert 200 in answers, (path, answers)
 
 
 def dashboard(program: Program, under: str = "") -> None:
@@ -217,24 +224,37 @@ LIBRARY = (
     "import os; from inference import load, quantize_onnx\n"
     "load(os.environ['TRIPTYCH_MODEL'], 'int8', base=os.environ['TRIPTYCH_BASE']).predict('fine', task='mood')"
 )
+# One after another in one process: to load PyTorch for each takes longer than all of them.
+MANY = (
+    "import sys; from inference.__main__ import main\n"
+    "for line in sys.argv[1:]:\n"
+    "    assert main(line.split()) in ((0, 1, 3) if line.startswith('verdict') else (0,)), line"
+)
 # In this order: what one writes, a later one reads. FOLDER is one of the test.
-COMMANDS = {
+LINES = {
     "build": "-m inference build",
-    **{f"predict on {name}": f"-m inference predict --backend {name} fine" for name in BACKENDS},
-    "info": "-m inference info",
-    "doctor": "-m inference doctor",
-    "explain by occlusion": "-m inference explain --backend int8 --task mood fine",
-    "explain by gradients": "-m inference explain --task mood --method integrated_gradients fine",
-    "score": "-m inference score FOLDER/in.csv --out FOLDER/out.csv --workers 2",
-    "score on Ray": "-m inference score FOLDER/in.parquet --out FOLDER/out.parquet --engine ray",
+    "predict": "-m inference predict --backend int8 fine",
     "compare": "-m inference compare --quick --data FOLDER/in.csv --task mood --out FOLDER/receipt.json",
-    "receipt show": "-m inference receipt show FOLDER/receipt.json",
-    "verdict": "-m inference verdict FOLDER/receipt.json",
-    "report": "-m inference report FOLDER/receipt.json --out FOLDER/report.html",
+    "score on Ray": "-m inference score FOLDER/in.parquet --out FOLDER/out.parquet --engine ray",
     "training": "-m training --data FOLDER/in.csv --label-columns mood --epochs 1 --out FOLDER/trained",
     "space": "-m inference space --kind docker --out FOLDER/space --model assets/models/demo",
 }
-ALL = [*COMMANDS, "the library", *SERVERS]
+COMMANDS = {name: line.split() for name, line in LINES.items()} | {
+    "the library": ["-c", LIBRARY],
+    "the other commands": [
+        "-c",
+        MANY,
+        *(f"predict --backend {name} fine" for name in BACKENDS),
+        "info",
+        "doctor",
+        "explain --backend int8 --task mood fine",
+        "explain --backend pytorch --task mood --method integrated_gradients fine",
+        "score FOLDER/in.csv --out FOLDER/out.csv --workers 2",
+        "receipt show FOLDER/receipt.json",
+        "verdict FOLDER/receipt.json",
+        "report FOLDER/receipt.json --out FOLDER/report.html",
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -253,6 +273,7 @@ def ran(tiny: Tiny, demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) 
     home = folder / "home"
     home.mkdir()
     write_rows(folder)
+    gradio_routes()  # read here: warnings are filtered for all threads at once
     env = bare(home) | {"TRIPTYCH_MODEL": str(tiny.folder), "TRIPTYCH_BASE": str(tiny.base)}
     records: dict[str, list[str]] = {}
     exits: dict[str, tuple[int, str]] = {}
@@ -274,18 +295,15 @@ def ran(tiny: Tiny, demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) 
             code = program.process.wait(timeout=300)
             exits[program.name] = code, program.log.read_text()
 
-        finish(start("build", COMMANDS["build"].split(), env))
+        finish(start("build", COMMANDS["build"], env))
         servers = {name: start(name, command, env) for name, (command, _) in SERVERS.items()}
         for server in servers.values():
             wait_until(server.answers)
         idle_since = time.monotonic()
-        finish(start("the library", ["-c", LIBRARY], env))
-        for name, command in COMMANDS.items():
-            if name == "space":  # it serves the demo model, which is built already, from a folder of its own
-                plain = bare(home) | {"XDG_CACHE_HOME": str(demo_cache.parent)}
-                finish(start(name, command.split(), plain))
-            elif name != "build" and (WITH_RAY or name != "score on Ray"):
-                finish(start(name, command.split(), env))
+        for name in [name for name in COMMANDS if name != "build" and (WITH_RAY or name != "score on Ray")]:
+            # A Space serves the demo model, which is built already, from a folder of its own.
+            own = bare(home) | {"XDG_CACHE_HOME": str(demo_cache.parent)} if name == "space" else env
+            finish(start(name, COMMANDS[name], own))
         time.sleep(max(0.0, idle_since + IDLE_S - time.monotonic()))
         with ThreadPoolExecutor() as pool:
             done = [pool.submit(work, servers[name]) for name, (_, works) in SERVERS.items() for work in works]
@@ -310,12 +328,12 @@ def write_rows(folder: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"text": rows.fit.texts}), folder / "in.parquet")
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*COMMANDS, *SERVERS])
 def test_nothing_asks_another_machine(name: str, ran: Run) -> None:
     if name == "score on Ray" and not WITH_RAY:
         pytest.skip("no ray: requirements-scale.txt")
     code, printed = ran.exits.get(name, (0, ""))
-    assert code in ((0, 1, 3) if name == "verdict" else (0,)), printed
+    assert code == 0, printed
     assert ran.records[name] == []
 
 

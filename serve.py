@@ -20,6 +20,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 
 from app import build
+from dashboard.origin import MIDDLEWARE
 from inference.api import create_app, server
 from inference.api.commands import read_key
 from inference.api.websocket import MESSAGE_BYTES, WebSocketProtocol
@@ -39,7 +40,7 @@ def site(models: Models, api: FastAPI, files: TemporaryFiles, backend: str = "in
     Returns:
         The application, and Gradio's own within it.
     """
-    dashboard = st.App(DASHBOARD)
+    dashboard = st.App(DASHBOARD, middleware=MIDDLEWARE)
     # Without its own documentation pages: they would describe one redirect.
     made = FastAPI(lifespan=dashboard.lifespan(), openapi_url=None)
 

@@ -6,7 +6,14 @@
 'positive'
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# From 1.29 on ONNX Runtime reports to Microsoft, and leaves an identifier of the device in the user's cache. Its own
+# `disable_telemetry_events()` comes after the first event: it is silent only with this variable, read while its library
+# loads. Here, because this file runs before all others of the package, also in processes that they start. A value that
+# the user has set stays. Where onnxruntime was imported before `inference`, nothing can be done any more.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from inference.classifier import Answer, Classifier, Prediction, Timing
 from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError

@@ -1,18 +1,17 @@
 """How the page is served: its look, what is switched off, and how malformed requests are refused.
 
-Nothing in it makes a browser, or the server, fetch anything from another machine.
+Nothing in it makes a browser fetch anything from another machine.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import gradio as gr
-from fastapi import HTTPException, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from gradio import processing_utils, routes
 from gradio.route_utils import FnIndexInferError
 
 # Greys only: colour is left to the three runtimes. Fonts are the reader's own.
@@ -61,23 +60,7 @@ async def _malformed(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": "The request is not the JSON that this address takes. See ?view=api."}, 400)
 
 
-NOT_FETCHED = "This page takes files that are uploaded, not addresses of other machines."
-
-
-async def _no_fetched_file(url: str) -> NoReturn:
-    raise gr.Error(NOT_FETCHED, print_exception=False)
-
-
-async def _no_fetched_answer(url: str, request: Request) -> NoReturn:
-    raise HTTPException(403, NOT_FETCHED)
-
-
-# Gradio fetches what a visitor names by its address: the file of an event, and /gradio_api/file=http://…, to which any
-# other site can link. No setting is against it. tests/test_silence.py notices when Gradio no longer calls these two.
-processing_utils.async_ssrf_protected_get = _no_fetched_file
-routes.secure_url_stream_response = _no_fetched_answer
-
-# For `demo.launch` and `gr.mount_gradio_app` alike: the page is the same on its own and under another server.
+# For `gr.mount_gradio_app`: see `ui/site.py`.
 LAUNCH: dict[str, Any] = {
     "theme": THEME,
     "css": (Path(__file__).parent / "page.css").read_text(encoding="utf-8"),

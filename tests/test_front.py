@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from argparse import ArgumentParser
 from typing import Any
 
@@ -51,7 +52,6 @@ def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
         ("demo.example.evil", 400),
         ("evil-demo.example", 400),
         ("127.0.0.1", 400),
-        ("::1", 200),
     ],
 )
 def test_only_named_hosts_are_answered(host: str, status: int) -> None:
@@ -157,9 +157,9 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     add_access(parser)
     monkeypatch.setenv("TRIPTYCH_ALLOWED_HOSTS", "a.example, b.example,")
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "192.0.2.0/24")
-    assert read_access(parser.parse_args([])) == Access(("a.example", "b.example"), ("192.0.2.0/24",))
+    assert read_access(parser.parse_args([]), os.environ) == Access(("a.example", "b.example"), ("192.0.2.0/24",))
     given = parser.parse_args(["--allowed-hosts", "c.example", "--forwarded-allow-ips", ""])
-    assert read_access(given) == Access(("c.example",), ())
+    assert read_access(given, os.environ) == Access(("c.example",), ())
 
 
 @pytest.mark.parametrize("sources", ["'self'; script-src *", "a\nb", "é", "a, b"])

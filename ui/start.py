@@ -103,7 +103,7 @@ def _access(environment: Mapping[str, str], arguments: Sequence[str]) -> Access:
         raise InputError("--frame-ancestors takes sources separated by spaces, such as 'self' https://example.org.")
     if is_space and args.forwarded_allow_ips is None and not environment.get("FORWARDED_ALLOW_IPS"):
         args.forwarded_allow_ips = "*"  # nothing but the Hub's proxy reaches the container of a Space
-    return read_access(args, frame_ancestors=ancestors, content=CONTENT)
+    return read_access(args, environment, frame_ancestors=ancestors, content=CONTENT)
 
 
 def run(serve: Serve, arguments: Sequence[str] = ()) -> int:

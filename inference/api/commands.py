@@ -54,7 +54,7 @@ def add_access(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_access(args: argparse.Namespace, **fields: Any) -> Access:
+def read_access(args: argparse.Namespace, environment: Mapping[str, str], **fields: Any) -> Access:
     """Read who may ask from the arguments of `add_access`, else from the environment.
 
     Args:
@@ -63,7 +63,7 @@ def read_access(args: argparse.Namespace, **fields: Any) -> Access:
     from inference.api.front import Access
 
     def items(given: str | None, variable: str) -> tuple[str, ...]:
-        listed = os.environ.get(variable, "") if given is None else given
+        listed = environment.get(variable, "") if given is None else given
         return tuple(item.strip() for item in listed.split(",") if item.strip())
 
     return Access(
@@ -109,7 +109,7 @@ def serve(args: argparse.Namespace) -> int:
             told = f"Triptych serves {about['model']} ({backend}) at {address}"
             print(json.dumps(about) if args.json else told, flush=True)
 
-        server.serve(app, held, ready, app.state.service.stop, read_access(args))
+        server.serve(app, held, ready, app.state.service.stop, read_access(args, os.environ))
     except KeyboardInterrupt:
         if not args.json:
             print("Triptych stops.", flush=True)

@@ -239,7 +239,10 @@ def as_text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, list | dict):
-        return _json(_finite(value))
+        try:
+            return _json(value)
+        except ValueError:  # it holds NaN or infinity; only then is it copied
+            return _json(_finite(value))
     return json.dumps(value) if isinstance(value, bool | int | float) else str(value)
 
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 # the user has set stays. Where onnxruntime was imported before `inference`, nothing can be done any more.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-from inference.classifier import Answer, Classifier, Prediction, Timing  # noqa: E402
-from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError  # noqa: E402
-from inference.explain.explanation import Explanation  # noqa: E402
-from inference.loading import load  # noqa: E402
+from inference.classifier import Answer, Classifier, Prediction, Timing
+from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError
+from inference.explain.explanation import Explanation
+from inference.loading import load
 
 if TYPE_CHECKING:
     from inference.onnx.files import quantize_onnx

@@ -33,8 +33,8 @@ from websockets.sync.client import connect
 IDLE_S = 45  # ONNX Runtime 1.31 with its telemetry on reports three times in it, first after ten seconds
 ELSEWHERE = "elsewhere.example"
 BACKENDS = ("pytorch", "onnx", "int8")
-# Ray asks a cloud that the machine may be in for its name, at an address that no router passes on, and has no switch for
-# it. With RAY_USAGE_STATS_ENABLED=0, as the scorer sets it, it tells nobody.
+# Ray asks the cloud that the machine may be in for its name, at an address that no router passes on, and has no switch
+# against it. With RAY_USAGE_STATS_ENABLED=0, as the scorer sets it, it tells nobody.
 METADATA = ("169.254.169.254", "metadata.google.internal")
 NAMED = {"path": f"http://{ELSEWHERE}/a.csv", "meta": {"_type": "gradio.FileData"}}  # a file on another machine
 # Endpoints of the page for programs, and what they are asked.
@@ -342,7 +342,7 @@ def test_nothing_asks_another_machine(name: str, ran: Run) -> None:
 
 
 def test_no_file_is_left_in_the_home_folder_but_built_models(ran: Run) -> None:
-    # Besides our own: the fonts of the machine, which Captum's imports list, and the token that keeps others out of Ray.
+    # Besides ours: the fonts of the machine, which Captum's imports list, and the token that keeps others out of Ray.
     known = (".cache/triptych/", ".cache/matplotlib/fontlist-", ".ray/auth_token")
     assert ran.files
     assert [name for name in ran.files if not name.startswith(known)] == []

@@ -5,7 +5,8 @@
 # make interop    RapidFit and PEFT, each in an environment of its own, must answer as Triptych does: two minutes,
 #                 fetches a few small packages
 # make soak       the long forms of the tests, half an hour: raw bytes and generated requests against the API,
-#                 overload, memory over ten minutes; the scorer killed 1,000 times and fed 50,000 changed files
+#                 overload, memory over ten minutes; malformed requests against the page; the scorer killed 1,000 times
+#                 and fed 50,000 changed files
 # make load       requests/s of the API at 1, 8 and 32 connections, on a machine that does nothing else, into
 #                 assets/load.json (INFINITY=python of an environment with infinity-emb, to be measured beside it)
 # make figures    measure the demo model again and write the tables that README and model card show: some 20 minutes,
@@ -41,6 +42,7 @@ soak: $(VENV)/dev
 	$(BIN)/python tests/soak/kills.py --points 1000
 	$(BIN)/python tests/soak/csvs.py --files 50000
 	$(BIN)/python tests/soak/api.py
+	$(BIN)/python tests/soak/page.py
 
 load: $(VENV)/dev
 	$(BIN)/python tests/load/run.py --out assets/load.json $(if $(INFINITY),--infinity "$(INFINITY)")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
+import random
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT
+from soak import page as fuzz
 from test_app import models, served
 from test_serve import PATIENCE_S, started
 
@@ -218,6 +221,13 @@ def test_an_upload_is_served_as_a_download_and_a_link_to_another_file_is_not(tar
 )
 def test_a_route_that_the_page_does_not_use_is_not_there(target: Target, method: str, path: str) -> None:
     assert target.ask(method, path, "{}" if method == "POST" else None)[0] == 404
+
+
+def test_malformed_requests_to_every_route_break_nothing(target: Target) -> None:
+    draw = random.Random(1)
+    statuses = Counter(fuzz.status_of(target.port, fuzz.request_of(draw)) for _ in range(1_000))
+    assert {status[0] for status in statuses} <= set("1234"), statuses
+    assert target.is_alive()
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"])

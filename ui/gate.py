@@ -28,7 +28,7 @@ API = "/gradio_api"
 QUESTION_BYTES = 2_000_000
 UPLOADS_AT_ONCE = 8
 AGAIN_S = 5
-PLAIN = r"(?!\.\.?(?:/|$))[A-Za-z0-9._@+~-]+"  # one step of a path, and neither "." nor ".."
+PLAIN = r"(?!\.\.?(?:/|$))[A-Za-z0-9._@+~-]{1,128}"  # one step of a path, and neither "." nor ".."
 SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
 SERVED = re.compile(rf"/(|config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static|svelte)(/{PLAIN})+)")
 SERVED_API = re.compile(rf"{API}/(info/?|startup-events|app_id|theme\.css|heartbeat/[A-Za-z0-9-]{{1,64}})")
@@ -227,8 +227,15 @@ class PageGate:
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._uploading.locked() or not await asyncio.to_thread(self.files.has_room):
             raise Refused(503, NO_ROOM, AGAIN_S)
+
+        async def without_failure(message: Message) -> None:
+            # Gradio fails at a form without a file; its own answer to that is 500.
+            if message["type"] == "http.response.start" and message["status"] == 500:
+                raise Refused(400, "The upload is not a form with one file.")
+            await send(message)
+
         async with self._uploading:
-            await self.app({**scope, "query_string": b""}, receive, send)
+            await self.app({**scope, "query_string": b""}, receive, without_failure)
 
 
 class DashboardGate:

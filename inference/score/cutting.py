@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 BLOCK_ROWS = 1_000  # a second of short texts; enough of them to sort by length
 TEXT_LETTERS = 100_000  # of the texts of a block
 BLOCK_BYTES = 16_000_000  # of a block in memory, as `weight` counts them
-ROW_LETTERS = 8_000_000  # of a row, and of a line: a file without line ends is not taken into memory
+ROW_LETTERS = 6_000_000  # of a row, and of a line: a file without line ends is not taken into memory
 LETTER_BYTES = 4  # where one letter of a text is an emoji, each has as many
 CELL_BYTES = 64  # of a cell, whatever is in it
 CUT = [TEXT_LETTERS, BLOCK_BYTES, ROW_LETTERS]

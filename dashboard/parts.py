@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any, Literal
 
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit import runtime
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard import served
 from dashboard.charts.look import COLORS, MARKS, Chart, named
@@ -201,3 +203,12 @@ def cpu_banner(receipt: Receipt) -> None:
         "Measure here",
         "measure_here",
     )
+
+
+def reader() -> Callable[[], bool]:
+    """Whether this session is still connected, to be asked from another thread."""
+    context = get_script_run_ctx()
+    if context is None or not runtime.exists():
+        return lambda: True
+    here, session = runtime.get_instance(), context.session_id
+    return lambda: here.is_active_session(session)

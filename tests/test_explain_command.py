@@ -99,7 +99,7 @@ def test_a_dash_reads_the_whole_of_stdin_as_one_text(run: Run, monkeypatch: pyte
         (("bad", "--compare", "onnx,gpu"), "Unknown backend 'gpu'"),
         (("bad", "--compare", "onnx,int8", "--backend", "onnx"), "--compare names the backends itself"),
         (("bad", "--backend", "int8", "--method", GRADIENTS), "Take method='occlusion', or load it with"),
-        (("bad", "--task", "mood", "--budget", "0"), "budget_s=0.0 is no time"),
+        (("bad", "--task", "mood", "--budget", "0"), "budget_s=0.0 is not a time"),
         (("bad", "--out", "x.json"), "--out is for --check"),
         (("bad", "--check"), "leave out TEXT"),
     ],
@@ -244,8 +244,9 @@ def test_a_row_is_explained_on_both_backends_with_how_far_they_agree(
 ) -> None:
     asked = []
 
-    def explain(*arguments: str) -> dict[str, Any]:
-        asked.append(arguments)
+    def explain(*arguments: Any) -> dict[str, Any]:
+        asked.append(arguments[:5])
+        assert arguments[5]()  # the session is still there
         return comparison()
 
     monkeypatch.setattr(explaining, "explain", explain)
@@ -266,7 +267,7 @@ def test_a_row_is_explained_on_both_backends_with_how_far_they_agree(
 def test_what_goes_wrong_is_said_in_place_of_an_explanation(
     dashboard: Callable[..., AppTest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def explain(*_: str) -> dict[str, Any]:
+    def explain(*_: Any) -> dict[str, Any]:
         raise InferenceError("Backend 'pytorch' needs the library 'torch'.")
 
     monkeypatch.setattr(explaining, "explain", explain)
@@ -293,6 +294,16 @@ def test_the_dashboard_shows_what_the_command_prints(
     assert set(found["agreements"]) == {"int8"}
     with pytest.raises(InferenceError, match="has no label 'great'"):
         explaining.explain("what a lovely film", "sentiment", "great", "onnx", "int8")
+
+
+def test_explanation_that_nobody_waits_for_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (program := tmp_path / "endless").write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(explaining, "LOOK_S", 0.01)
+    monkeypatch.setattr(explaining.sys, "executable", str(program))
+    with pytest.raises(InferenceError, match="Nobody waits"):
+        explaining._run("good", "sentiment", "positive", "onnx,int8", lambda: False)
+    assert not measuring.explaining.locked()
 
 
 def test_nothing_is_explained_while_something_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard import parts, served
 from dashboard.charts.words import digits, many, percent, points
 from dashboard.explaining import explain
-from dashboard.parts import plain
+from dashboard.parts import plain, reader
 from dashboard.spreadsheet import as_csv
 from dashboard.state import current
 from dashboard.texts import keep_texts, with_texts
@@ -210,7 +210,7 @@ def why(shown: list[Disagreement], receipt: Receipt, task: str, reference: str, 
         st.session_state.pop(WHY, None)
         try:
             with st.spinner("Leaving out one word at a time, on both. The models are opened first."):
-                st.session_state[WHY] = (asked, explain(one.text or "", task, label, reference, backend))
+                st.session_state[WHY] = (asked, explain(one.text or "", task, label, reference, backend, reader()))
         except InferenceError as error:
             st.error(plain(served.shown(error)))
     held = st.session_state.get(WHY)

@@ -2,17 +2,14 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
-from streamlit import runtime
-from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard import measuring, parts, served
 from dashboard.charts.words import joined, many
 from dashboard.measuring import Measurement
-from dashboard.parts import plain
+from dashboard.parts import plain, reader
 from dashboard.report import report
 from dashboard.state import CHOICE, own, show
 from dashboard.texts import keep_texts
@@ -147,15 +144,6 @@ def form(ready: bool = True) -> None:
             st.rerun()
     except InferenceError as error:
         st.error(plain(served.shown(error)))
-
-
-def reader() -> Callable[[], bool]:
-    """Whether this session is still connected, to be asked from another thread."""
-    context = get_script_run_ctx()
-    if context is None or not runtime.exists():
-        return lambda: True
-    here, session = runtime.get_instance(), context.session_id
-    return lambda: here.is_active_session(session)
 
 
 def wait_for(other: Measurement) -> None:

@@ -24,7 +24,7 @@ from inference.errors import InferenceError, InputError
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 8  # what is being answered when the server is told to stop may take this long
+PATIENCE_S = 7  # what is being answered when the server is told to stop may take this long
 # More at a time get 503 at once, and not an answer minutes later. Below the 1,024 files that a process may often have
 # open. A connection may count twice for a moment: uvicorn counts a request until its task is over, and a quick client
 # has sent the next by then.

@@ -21,15 +21,16 @@ from inference.api import Limits, server
 from inference.assets import showcase_texts
 from inference.backends import TITLES
 from inference.explain.words import nothing_known
+from inference.lane import Lane
 from inference.models import Models
 from ui import render, scoring, why
 from ui.files import TemporaryFiles
-from ui.lane import Lane
 from ui.launch import SHOW_ANSWER
 from ui.site import mount_page
 from ui.start import Settings, run
 
 LIMITS = Limits()  # of the API: the page has the same for explanations
+EXPLANATIONS_EACH = 2  # of one address, so that there is room for another
 ANSWERING = 3  # questions that Gradio handles at the same time
 MANY = 8  # a task with more labels than this shows its best five; the rest are in the tables
 # The showcase rows offered as examples: what each one tries, and how its text begins. The hard ones come last.
@@ -55,10 +56,10 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
         dashboard: where the dashboard is; no link is shown to one that is not served.
     """
     tasks = models.bundle.tasks
-    # `Models` makes one pass at a time. More events than that may run, for those that explain take long and wait for
-    # each other: there are always some left for those that do not.
+    # `Models` makes one pass at a time. More events than that may run, because those that explain take long and wait
+    # for each other: some are always left for the others.
     inference = {"concurrency_limit": LIMITS.most_explanations + ANSWERING, "concurrency_id": "inference"}
-    explaining = Lane(LIMITS.most_explanations, why.BUSY)
+    explaining = Lane(LIMITS.most_explanations, EXPLANATIONS_EACH, why.BUSY)
     private: dict[str, Any] = {**inference, "api_visibility": "private"}
     # After every event Gradio sums up its last 10,000 with pandas, for a monitoring page that is off here.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
@@ -167,17 +168,17 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
         ) -> list[Any]:
             """The open tab filled for this text, in the order of `shown`; or the message why not."""
             applied = None if use_own else limit
+            wanted = partial(is_wanted, request)
             try:
                 if at == "why":
-                    wanted = partial(is_wanted, request)
-                    with explaining.turn(wanted):
+                    with explaining.turn(wanted, address_of(request)):
                         reasons_html = why.explained(models, given, chosen, applied, wanted, *reason)
                     return ["", *keep[1:-1], reasons_html]
                 if at == "compare":
-                    found = models.compare(given, applied)
+                    found = models.compare(given, applied, wanted)
                     unknown = any(lacks(given, name) for name, one in found.items() if isinstance(one, Answer))
                     return ["", *keep[1:-2], render.side_by_side(models.bundle, found, unknown), gr.skip()]
-                answer = models.answer(given, chosen, applied)
+                answer = models.answer(given, chosen, applied, wanted)
                 note = render.reading_note(models.bundle, [answer], lacks(given, chosen))
             except InferenceError as error:
                 return [render.message(error), gr.update(visible=False), *keep[2:-2], "", ""]
@@ -225,7 +226,9 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
 
         default = backend
 
-        def predict(text: str, backend: str = default, threshold: float | None = None) -> dict[str, Any]:
+        def predict(
+            request: gr.Request, text: str, backend: str = default, threshold: float | None = None
+        ) -> dict[str, Any]:
             """Label, confidence, every score and whether it is uncertain, per task, and the timing of the call.
 
             Args:
@@ -234,11 +237,11 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
                 threshold: confidence below which an answer is uncertain; null for the model's own per task.
             """
             try:
-                return as_json(models.answer(text, backend, threshold))
+                return as_json(models.answer(text, backend, threshold, partial(is_wanted, request)))
             except InferenceError as error:
                 raise gr.Error(str(error), print_exception=False) from error
 
-        def compare(text: str, threshold: float | None = None) -> dict[str, Any]:
+        def compare(request: gr.Request, text: str, threshold: float | None = None) -> dict[str, Any]:
             """What /predict gives, per backend; {"error": …} for one that cannot answer.
 
             Args:
@@ -246,7 +249,8 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
                 threshold: confidence below which an answer is uncertain; null for the model's own per task.
             """
             try:
-                return {name: as_json(found) for name, found in models.compare(text, threshold).items()}
+                answers = models.compare(text, threshold, partial(is_wanted, request))
+                return {name: as_json(found) for name, found in answers.items()}
             except InferenceError as error:
                 raise gr.Error(str(error), print_exception=False) from error
 
@@ -269,7 +273,7 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
             """
             wanted = partial(is_wanted, request)
             try:
-                with explaining.turn(wanted):
+                with explaining.turn(wanted, address_of(request)):
                     return models.explain(text, backend, task, label, method, wanted).to_dict()
             except InferenceError as error:
                 raise gr.Error(str(error), print_exception=False) from error
@@ -280,6 +284,11 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
 
     # Closed: without it, requests can skip the queue and its limits.
     return demo.queue(api_open=False)
+
+
+def address_of(request: gr.Request) -> str:
+    """The address that a question comes from."""
+    return request.client.host if request.client else ""
 
 
 def as_json(found: Answer | InferenceError) -> dict[str, Any]:
@@ -305,7 +314,7 @@ def serve(settings: Settings, models: Models, files: TemporaryFiles, ready: Call
     """Serve the page alone until a signal comes; then no new requests, and those that run are answered."""
     site = FastAPI(openapi_url=None)
     page = mount_page(site, build(models, settings.backend), files)
-    server.serve(site, settings.bind(), ready, page.stop_event.set, settings.access)
+    server.serve(site, settings.bind(), ready, page.stop_event.set, settings.access, abandon=files.remove)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 
 from app import build
+from dashboard.gate import DashboardGate
 from dashboard.origin import MIDDLEWARE
 from inference.api import create_app, server
 from inference.api.commands import read_key
@@ -27,7 +28,6 @@ from inference.api.websocket import MESSAGE_BYTES, WebSocketProtocol
 from inference.artifacts import content_key
 from inference.models import Models
 from ui.files import TemporaryFiles
-from ui.gate import DashboardGate
 from ui.site import mount_page
 from ui.start import Settings, run
 
@@ -82,6 +82,7 @@ def serve(settings: Settings, models: Models, files: TemporaryFiles, ready: Call
             stopping,
             settings.access,
             websockets=WebSocketProtocol,
+            abandon=files.remove,
             ws_max_size=MESSAGE_BYTES,
             ws_per_message_deflate=False,  # as Streamlit itself asks for
         )

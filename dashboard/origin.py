@@ -2,6 +2,9 @@
 
 To compare an Origin that it does not know, Streamlit asks another machine for the external address of this one
 (`net_util.get_external_ip`), at every handshake and on the event loop, where all other requests wait for it.
+
+Under `serve.py`, `inference.api.front.Front` has refused the Origins of other sites before, and
+`server.corsAllowedOrigins` has no effect.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ import streamlit as st
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from inference.api.front import is_own
 
 
 class OwnOrigin:
@@ -32,8 +37,8 @@ class OwnOrigin:
 
 
 def _is_allowed(origin: str, hosts: list[str]) -> bool:
-    host = origin.partition("://")[2]
-    return bool(host) and (hosts == [host] or origin in st.get_option("server.corsAllowedOrigins"))
+    is_own_page = len(hosts) == 1 and is_own(origin.encode(), hosts[0].encode())
+    return is_own_page or origin in st.get_option("server.corsAllowedOrigins")
 
 
 MIDDLEWARE = (Middleware(OwnOrigin),)

@@ -151,7 +151,7 @@ def check_same(bundle: Bundle, base: Path | None = None) -> None:
     try:
         now = describe(bundle.folder, base, four_bit=bundle.four_bit)
         now.verify_present(base)
-    except (InferenceError, OSError) as error:
+    except (BundleError, FileNotFoundError, NotADirectoryError) as error:
         raise changed(bundle.name) from error
     check_content(now, content_key(bundle), bundle.name)
 

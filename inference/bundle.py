@@ -12,7 +12,7 @@ from typing import Any
 
 from inference.backends import BACKENDS
 from inference.errors import BundleError, InferenceError, MissingDependencyError
-from inference.formats.files import check_digest, check_file, inside, read_json
+from inference.formats.files import check_digest, check_file, inside, read_json, status_of
 
 FORMAT = 1
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
@@ -178,6 +178,14 @@ class Bundle:
         except InferenceError:
             return
         self._verify_base(self.base, folder, [name for name in self.base.files if (folder / name).exists()])
+
+    def statuses(self, base: str | Path | None = None) -> dict[str, tuple[int, ...]]:
+        """`files.status_of` of every file of the model and of its base that is on this machine."""
+        try:
+            paths = self.paths(base, offline=True)
+        except InferenceError:  # there is no base here
+            paths = {name: self.folder / name for name in self.files}
+        return {name: status_of(path) for name, path in paths.items() if path.exists()}
 
     def _verify_base(self, base: Base, folder: Path, names: Iterable[str]) -> None:
         what = base.hub_id or "the encoder that it was saved with"

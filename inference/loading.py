@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from inference import cpu
-from inference.artifacts import check_content, check_same, content_key, default_cache, obtain
+from inference.artifacts import changed, check_content, check_same, content_key, default_cache, obtain
 from inference.backends import EVERY, Backend, check_backend, check_device, runtime
 from inference.building import FILES, Progress
 from inference.bundle import Bundle, Task
@@ -106,11 +106,14 @@ def open_described(
 
 
 def _classifier(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path, progress: Progress | None) -> Classifier:
+    before = bundle.statuses(base)
     # On every runtime: what was built of these weights does not answer beside others.
     bundle.verify_present(base)
     opened = _open(bundle, wish, base, cache, progress)
     tokenizer = read_tokenizer(bundle, opened.tokenizer_file)
-    check_same(bundle, base)  # what was checked is what was read
+    check_same(bundle, base)
+    if bundle.statuses(base) != before:  # what was checked need not be what was read
+        raise changed(bundle.name)
     texts, tokens = BATCHING[wish.device.partition(":")[0]]
     return Classifier(
         bundle,
@@ -156,11 +159,14 @@ def _open(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path, progress:
 
 def _open_torch(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path) -> Backend:
     with importing(f"Backend {wish.backend!r}", "-r requirements.txt"):
+        from inference.network import unmap
         from inference.sequence import load_served
         from inference.torch_backend import Buckets, TorchBackend
 
     dtype = "bfloat16" if wish.backend == "pytorch-bf16" else wish.dtype
     network = load_served(bundle, base, wish.device, dtype)
+    if not bundle.four_bit:  # whose weights were made here
+        unmap(network)
     return TorchBackend(
         network,
         _tokenizer_file(bundle, base, cache),

@@ -15,6 +15,7 @@ from inference.classifier import Answer, Classifier
 from inference.errors import ChangedModelError, InferenceError, InputError, shown, without_folders
 from inference.explain.explanation import Explanation
 from inference.formats.describe import describe
+from inference.lane import Lane, Unwanted
 from inference.loading import open_described
 
 _log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Models:
         self._opened: dict[str, Classifier] = {}
         # One lock each: INT8 answers while PyTorch is still being opened.
         self._locks = {name: threading.Lock() for name in bundle.backends}
-        self._turn = threading.Lock()
+        self._lane = Lane()
 
     @classmethod
     def of_folder(
@@ -98,7 +99,9 @@ class Models:
                 self._opened[backend] = classifier
             return self._opened[backend]
 
-    def answer(self, text: str, backend: str, threshold: float | None) -> Answer:
+    def answer(
+        self, text: str, backend: str, threshold: float | None, is_wanted: Callable[[], bool] = lambda: True
+    ) -> Answer:
         """One text's answer for every task on one backend. A threshold of None means the model's own.
 
         Raises:
@@ -109,7 +112,7 @@ class Models:
         if isinstance(threshold, bool) or not isinstance(threshold, int | float | None):
             raise InputError(f"threshold={shown(threshold)} is not a number. Give 0 to 1, or null for the model's own.")
         classifier = self.get(backend)
-        with self._turn:  # two passes at once would fight over the cores
+        with self._lane.turn(is_wanted):  # two passes at once would fight over the cores
             return classifier.classify(text, threshold=threshold)
 
     def explain(
@@ -134,11 +137,13 @@ class Models:
 
         def progress(step: str, share: float) -> None:
             if not is_wanted():
-                raise InferenceError("Nobody waits for this explanation any more.")
+                raise Unwanted
 
         return self.get(backend).explain(text, task, label, method, budget_s=EXPLAIN_S, progress=progress)
 
-    def compare(self, text: str, threshold: float | None) -> dict[str, Answer | InferenceError]:
+    def compare(
+        self, text: str, threshold: float | None, is_wanted: Callable[[], bool] = lambda: True
+    ) -> dict[str, Answer | InferenceError]:
         """Per backend its answer, or why it has none.
 
         Raises:
@@ -147,8 +152,8 @@ class Models:
         found: dict[str, Answer | InferenceError] = {}
         for backend in self.bundle.backends:
             try:
-                found[backend] = self.answer(text, backend, threshold)
-            except InputError:
+                found[backend] = self.answer(text, backend, threshold, is_wanted)
+            except (InputError, Unwanted):
                 raise
             except InferenceError as error:  # say, PyTorch is not installed: the others still answer
                 found[backend] = error

@@ -180,6 +180,16 @@ def load_network(bundle: Bundle, base: Path | None = None) -> Network:
     return network.eval()
 
 
+def unmap(network: nn.Module) -> None:
+    """Copy the weights that are in the main memory, some of which are views of a file that is mapped there.
+
+    What is written to that file later would change the answers, and the process would end where the file gets shorter.
+    """
+    for tensor in itertools.chain(network.parameters(), network.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+
+
 def _check_heads(bundle: Bundle, config: Mapping[str, Any]) -> None:
     """Raise BundleError where heads are described that are larger than the file that holds them."""
     hidden = int(config.get("hidden_size", config.get("dim", 1)))

@@ -29,10 +29,10 @@ from inference import Answer, Classifier, InputError, MissingDependencyError
 from inference.api.front import Access
 from inference.backends import BACKENDS
 from inference.bundle import Task
+from inference.lane import Lane, Unwanted
 from inference.models import Models
 from ui import render, scoring, start
 from ui.files import temporary_files
-from ui.lane import Lane, Unwanted
 from ui.site import CONTENT, mount_page
 
 SCRIPT, IMAGE = "<script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>"
@@ -342,7 +342,7 @@ def test_the_page_says_where_it_is_once_it_answers_and_ends_cleanly_when_told_to
 
 
 def test_a_lane_runs_one_job_at_a_time_and_refuses_more_than_may_wait() -> None:
-    lane = Lane(2, "Busy.")
+    lane = Lane(2, busy="Busy.")
     entered, leave = threading.Event(), threading.Event()
 
     def job() -> None:
@@ -368,8 +368,19 @@ def test_a_lane_runs_one_job_at_a_time_and_refuses_more_than_may_wait() -> None:
         pass
 
 
+def test_a_lane_has_room_for_other_clients() -> None:
+    lane = Lane(3, 1, "Busy.")
+    with lane.turn(lambda: True, "a"):
+        with pytest.raises(InputError, match="Busy"), lane.turn(lambda: True, "a"):
+            pass
+        with pytest.raises(Unwanted), lane.turn(lambda: False, "b"):
+            pass
+    with lane.turn(lambda: True, "a"):
+        pass
+
+
 def test_a_job_that_nobody_waits_for_leaves_its_lane() -> None:
-    lane = Lane(2, "Busy.")
+    lane = Lane(2, busy="Busy.")
     with lane.turn(lambda: True):
         with pytest.raises(Unwanted), lane.turn(lambda: False):
             raise AssertionError("it had a turn")

@@ -86,6 +86,54 @@ def test_backend_opened_after_replacement_is_refused(own: Tiny, what: str) -> No
         assert CHANGED in str(answers[backend]) and "/" not in str(answers[backend])
 
 
+@pytest.mark.parametrize("kind", ["plain", "bundle"])
+def test_answers_do_not_follow_files_written_after_opening(kind: str, own: Tiny, tmp_path: Path) -> None:
+    if kind == "plain":
+        weights = foreign.classifier(tmp_path / "plain") / "model.safetensors"
+        opened = load(weights.parent, "pytorch")
+    else:
+        weights = own.base / "model.safetensors"
+        opened = load(own.folder, "pytorch", base=own.base)
+    before = opened.classify("it was bad").predictions
+    content = weights.read_bytes()
+    with weights.open("r+b") as file:  # in place: who has mapped the file sees it
+        file.seek(len(content) // 2)
+        file.write(bytes(len(content) - len(content) // 2))
+    assert opened.classify("it was bad").predictions == before
+    with weights.open("r+b") as file:  # a view of what was cut off would end the process
+        file.truncate(0)
+    assert opened.classify("it was bad").predictions == before
+
+
+def test_model_replaced_and_restored_during_opening_is_refused(own: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    import inference.loading as loading
+
+    heads = own.folder / "heads.safetensors"
+    opening = loading._open
+
+    def open_another(*arguments: Any) -> Any:
+        aside = heads.rename(heads.with_name("aside"))
+        shutil.copy(aside, heads)
+        opened = opening(*arguments)
+        aside.replace(heads)
+        return opened
+
+    monkeypatch.setattr(loading, "_open", open_another)
+    with pytest.raises(ChangedModelError, match=CHANGED):
+        load(own.folder, "pytorch", base=own.base)
+
+
+def test_error_that_is_no_change_of_the_model_stays_itself(own: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = describe(own.folder, own.base)
+
+    def too_many(*_: Any, **__: Any) -> Any:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("inference.artifacts.describe", too_many)
+    with pytest.raises(OSError, match="Too many open files"):
+        check_same(described, own.base)
+
+
 def test_model_that_was_put_back_is_opened_again(own: Tiny) -> None:
     models = Models.of_folder(own.folder, own.cache, base=own.base)
     heads = own.folder / "heads.safetensors"

@@ -61,30 +61,41 @@ def test_what_a_killed_server_left_is_deleted_by_the_next_and_a_running_one_keep
     assert not running.exists()
 
 
-def test_old_files_and_uploads_that_broke_off_are_swept(folder: Path) -> None:
+def test_old_files_are_swept(folder: Path) -> None:
     with temporary_files() as own:
         (own.uploads / "digest").mkdir()
-        complete, broken, working = own.uploads / "digest" / "a.csv", own.uploads / "tmpabc", own.folder / "in.csv"
-        for path in (complete, broken, working):
+        for path in (own.uploads / "digest" / "a.csv", own.folder / "in.csv"):
             path.touch()
-        own.sweep(time.time() + files.MAX_BROKEN_S + 1)
-        assert [path.exists() for path in (complete, broken, working)] == [True, False, True]
-        own.sweep(time.time() + files.MAX_AGE_S + 1)
-        assert [path.name for path in own.folder.rglob("*")] == ["uploads", files.LOCK] or {
-            path.name for path in own.folder.rglob("*")
-        } == {"uploads", files.LOCK}
+        own.sweep(time.time() + files.MAX_AGE_S - 60)
+        assert len(list(own.folder.rglob("*.csv"))) == 2
+        own.sweep(time.time() + files.MAX_AGE_S + 60)
+        assert {path.name for path in own.folder.rglob("*")} == {"uploads", files.LOCK}
 
 
 def test_there_is_room_until_the_files_are_too_large_or_too_many(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_BYTES", 1_000_000)
     with temporary_files() as own:
-        assert own.has_room()
+        assert own.make_room()
         (own.uploads / "large").write_bytes(bytes(1_000_000))
-        assert not own.has_room()
+        assert not own.make_room()  # it was uploaded just now
         (own.uploads / "large").unlink()
         for number in range(16):
             (own.uploads / f"{number}").touch()
-        assert not own.has_room()
+        assert not own.make_room()
+
+
+def test_the_oldest_uploads_make_room_for_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_BYTES", 1_000_000)
+    with temporary_files() as own:
+        working = own.folder / "working"
+        working.write_bytes(bytes(300_000))
+        for age in (3, 2, 1):
+            (path := own.uploads / str(age)).write_bytes(bytes(300_000))
+            os.utime(path, (time.time() - age * 100,) * 2)
+        os.utime(working, (0, 0))
+        assert own.make_room()
+        assert [path.name for path in sorted(own.uploads.iterdir())] == ["1", "2"]
+        assert working.exists()  # only uploads go: what is under way is needed
 
 
 @pytest.mark.parametrize("path", ["", "\0", "/etc/hostname", "..", ".", "nothing", "a" * 5000, "uploads/../../x"])

@@ -100,7 +100,7 @@ def test_requests_that_change_something_are_refused_from_other_sites(method: str
 
 FORWARDED = {
     "X-Forwarded-Host": "spoofed.example, demo.example",
-    "X-Forwarded-Proto": "https",
+    "X-Forwarded-Proto": "http, https",
     "X-Forwarded-For": "192.0.2.7",
     "X-Gradio-Server": "http://elsewhere.example",
     "Forwarded": "for=192.0.2.8",
@@ -117,6 +117,12 @@ def test_a_named_proxy_says_who_asks_for_what() -> None:
     with running(echo, Access(trusted_proxies=("*",), allowed_hosts=("demo.example",))) as url:
         assert ask(url, **FORWARDED)[0] == 200
         assert ask(url)[0] == 400
+
+
+@pytest.mark.parametrize("host", ["[::1", "a:99999999", "a@b", 'a"><script>', "a/b?c#d"])
+def test_what_a_proxy_calls_a_host_must_be_one(host: str) -> None:
+    with running(echo, Access(trusted_proxies=("*",))) as url:
+        assert ask(url, **{"X-Forwarded-Host": host})[0] == 400
 
 
 @pytest.mark.parametrize("proxies", [(), ("192.0.2.1",)])
@@ -160,6 +166,20 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert read_access(parser.parse_args([]), os.environ) == Access(("a.example", "b.example"), ("192.0.2.0/24",))
     given = parser.parse_args(["--allowed-hosts", "c.example", "--forwarded-allow-ips", ""])
     assert read_access(given, os.environ) == Access(("c.example",), ())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--allowed-hosts", "http://a.example"], "--allowed-hosts takes host names"),
+        (["--allowed-hosts", "a b"], "--allowed-hosts takes host names"),
+        (["--allowed-hosts", ""], "--allowed-hosts takes host names"),
+        (["--forwarded-allow-ips", "nonsense"], "--forwarded-allow-ips takes addresses"),
+    ],
+)
+def test_arguments_that_name_nothing_are_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Settings.read({}, arguments)
 
 
 @pytest.mark.parametrize("sources", ["'self'; script-src *", "a\nb", "é", "a, b"])

@@ -10,6 +10,7 @@ from conftest import ROOT
 # Lower layers know nothing of higher ones. A module may import those left of it or beside it.
 LAYERS = [
     {"errors", "imports", "cpu", "spreadsheet"},
+    {"lane"},
     {"formats.files", "backends"},
     {"formats.adapters", "formats.architectures", "assets", "bundle", "formats.exported", "formats.hub"},
     {"explain.words", "explain.explanation"},

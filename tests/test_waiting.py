@@ -33,10 +33,10 @@ class Asked:
         self.queue = FairQueue(page())
         self.queue.server_app = SimpleNamespace(iterators={})
 
-    def ask(self, session: str | None = None, address: str = "192.0.2.1", lane: int = 0) -> str | None:
+    def ask(self, session: str | None = None, address: str = "192.0.2.1", lane: int = 0, text: str = "a") -> str | None:
         """Ask a question; returns its id, or None where it is refused."""
         scope = {"type": "http", "client": (address, 1), "headers": [], "path": "/", "query_string": b""}
-        body = PredictBodyInternal(session_hash=session, data=["a"], fn_index=lane, request=None)
+        body = PredictBodyInternal(session_hash=session, data=[text], fn_index=lane, request=None)
         pushed, event, _ = asyncio.run(self.queue.push(body, Request(scope), None))
         return event if pushed else None
 
@@ -80,6 +80,48 @@ def test_clients_take_turns(asked: Asked) -> None:
     late = asked.ask("modest")
     asked.listen(late)
     assert asked.next() == late
+
+
+def test_short_questions_come_before_long_ones_of_clients_alike(asked: Asked) -> None:
+    long, short = asked.ask("a", text="a" * 20_000), asked.ask("b")
+    asked.listen(long)
+    asked.listen(short)
+    assert [asked.next(), asked.next()] == [short, long]
+
+
+def test_many_sessions_of_one_address_do_not_hold_up_another(asked: Asked) -> None:
+    for number in range(100):
+        asked.listen(asked.ask(f"session{number}"))
+    asked.next()
+    other = asked.ask("other", "192.0.2.9")
+    asked.listen(other)
+    assert asked.next() == other
+
+
+def test_one_address_has_few_questions_that_run_at_the_same_time(asked: Asked) -> None:
+    asked.queue.event_queue_per_concurrency_id.clear()
+    for number in range(waiting.RUNNING_EACH + 1):
+        asked.listen(asked.ask(f"session{number}"))
+    lane = asked.queue.event_queue_per_concurrency_id["quick"]
+    lane.concurrency_limit = 10
+    for _ in range(waiting.RUNNING_EACH):
+        taken: Any = asked.queue.get_events()
+        asked.queue.active_jobs.append(taken[0])
+    assert asked.next() is None
+    other = asked.ask("other", "192.0.2.9")
+    asked.listen(other)
+    assert asked.next() == other
+
+
+def test_unheard_questions_take_bounded_memory_and_a_flood_drops_its_own(asked: Asked) -> None:
+    modest = asked.ask("modest", "192.0.2.9")
+    for _ in range(1_000):
+        asked.ask(text="a" * 100_000)
+    assert sum(event.size for event in asked.queue._waiting()) <= waiting.MAX_UNHEARD_BYTES
+    for _ in range(1_000):
+        asked.ask()
+    asked.listen(modest)
+    assert asked.next() == modest
 
 
 def test_lanes_do_not_wait_for_each_other(asked: Asked) -> None:
@@ -158,5 +200,5 @@ def test_memory_does_not_grow_with_the_clients_that_came(asked: Asked) -> None:
     assert not asked.queue.pending_messages_per_session
     assert not asked.queue.pending_event_ids_session
     assert not asked.queue.event_ids_to_events
-    assert len(asked.queue._last_turns) <= 1001
+    assert len(asked.queue._last_turn) <= waiting.MAX_CLIENTS
     assert len(asked.queue.event_analytics) <= 1

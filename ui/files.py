@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 PREFIX = "triptych-server-"
 LOCK = ".lock"
 MAX_AGE_S = 3600
-MAX_BROKEN_S = 120  # of an upload that nothing was added to for so long: it broke off
+MIN_AGE_S = 60  # how long an upload is kept at least
 MAX_BYTES = 512_000_000
 MIN_FILE_BYTES = 64_000  # what a file counts at least: that bounds their number too
 SWEEP_S = 60
@@ -35,9 +35,21 @@ class TemporaryFiles:
         self.uploads = folder / "uploads"
         self.uploads.mkdir()
 
-    def has_room(self) -> bool:
-        """Whether another upload may be taken."""
-        return sum(max(size, MIN_FILE_BYTES) for _, size, _ in self._files()) < MAX_BYTES
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def make_room(self) -> bool:
+        """Whether another upload may be taken. For it the oldest ones go, but none of the last `MIN_AGE_S`."""
+        files = sorted(self._files(), key=lambda file: file[2])
+        excess = sum(max(size, MIN_FILE_BYTES) for _, size, _ in files) - MAX_BYTES
+        for path, size, modified in files:
+            if excess < 0 or time.time() - modified < MIN_AGE_S:
+                break
+            if path.is_relative_to(self.uploads):
+                path.unlink(missing_ok=True)
+                excess -= max(size, MIN_FILE_BYTES)
+        return excess < 0
 
     def find(self, path: str) -> Path | None:
         """The upload or result at this path, which came from a client; None where there is none such."""
@@ -50,11 +62,9 @@ class TemporaryFiles:
         return None
 
     def sweep(self, now: float) -> None:
-        """Delete what is too old at this time: files, uploads that broke off, and folders that are empty then."""
+        """Delete the files that are too old at this time, and the folders that are empty then."""
         for path, _, modified in self._files():
-            # An upload lies beside the folders of those that are complete until it is complete itself.
-            oldest = MAX_BROKEN_S if path.parent == self.uploads else MAX_AGE_S
-            if now - modified > oldest and path.name != LOCK:
+            if now - modified > MAX_AGE_S and path.name != LOCK:
                 path.unlink(missing_ok=True)
         for folder, _, _ in os.walk(self.folder, topdown=False):
             with contextlib.suppress(OSError):  # it is not empty, or has gone
@@ -103,7 +113,7 @@ def temporary_files() -> Iterator[TemporaryFiles]:
                 del os.environ["GRADIO_TEMP_DIR"]
             else:
                 os.environ["GRADIO_TEMP_DIR"] = gradio
-            shutil.rmtree(folder, ignore_errors=True)
+            files.remove()
 
 
 def _delete_abandoned() -> None:

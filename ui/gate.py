@@ -1,44 +1,56 @@
-"""What stands before Gradio and Streamlit: the routes that the two pages use, and requests of the shape they send.
+"""What stands before Gradio: the routes that the page uses, and requests of the shape that it sends.
 
-Both libraries serve more than these pages need, and trust what they are sent further than a public server can: they
-fetch addresses and read files that a request names. So a request gets through if the page itself could have sent it,
-and anything else is answered here.
+Gradio serves more than this page needs, and trusts what it is sent further than a public server can: it fetches
+addresses and reads files that a request names. So a request gets through if the page itself could have sent it, and
+anything else is answered here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import gradio as gr
 import orjson
-from starlette.datastructures import MutableHeaders
+from gradio_client.utils import strip_invalid_filename_characters
+from starlette.datastructures import MutableHeaders, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.files import TemporaryFiles
-from ui.waiting import FairQueue
+from ui.launch import MOST_MB
+from ui.waiting import BUSY, FairQueue
 
 API = "/gradio_api"
-QUESTION_BYTES = 2_000_000
+QUESTION_BYTES = 500_000
+QUESTIONS_BYTES = 16_000_000  # of all that are being read
+MAX_LETTERS = 100_000  # of an argument: five times what the model takes, so that a long text gets an answer in words
 UPLOADS_AT_ONCE = 8
+UPLOADS_EACH = 2  # of one address
+UPLOAD_S = 30  # for a whole upload to arrive
 AGAIN_S = 5
 PLAIN = r"(?!\.\.?(?:/|$))[A-Za-z0-9._@+~-]{1,128}"  # one step of a path, and neither "." nor ".."
 SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
 SERVED = re.compile(rf"/(|config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static|svelte)(/{PLAIN})+)")
 SERVED_API = re.compile(rf"{API}/(info/?|startup-events|app_id|theme\.css|heartbeat/[A-Za-z0-9-]{{1,64}})")
-CALL = re.compile(rf"{API}/call/([a-z_]{{1,64}})/?")
-ANSWER = re.compile(rf"{API}/call/[a-z_]{{1,64}}/([a-z0-9]{{32}})")
+CALL = re.compile(rf"{API}/call/(v2/)?([a-z_]{{1,64}})/?")
+ANSWER = re.compile(rf"{API}/call/(?:v2/)?([a-z_]{{1,64}})/([a-z0-9]{{32}})")
 NOT_FOUND = "There is nothing at this address."
-MALFORMED = "The request is not the JSON that this address takes. See ?view=api."
-NO_ROOM = "The server has no room for more files now. Try again in a few minutes."
-
-Handler = Callable[[Request], Awaitable[Response | None]]
+SEE = 'See "Use via API" at the foot of the page.'
+MALFORMED = f"The request is not the JSON that this address takes. {SEE}"
+NO_ROOM = "The server has no room for more files now. Try again in a minute."
+UPLOADING = "Too many files are being uploaded now. Try again in a few seconds."
+NOT_ONE_FILE = f"An upload is a form with one file of at most {MOST_MB} MB in the field files."
 
 
 class Refused(Exception):
@@ -67,10 +79,16 @@ class PageGate:
         self.queue = queue
         self.files = files
         functions = page.fns.values()
-        self._public = {fn.api_name: len(fn.inputs) for fn in functions if fn.api_visibility == "public"}
-        # Number of a function -> for each of its arguments whether it is a file.
-        self._arguments = {fn._id: [isinstance(block, gr.File) for block in fn.inputs] for fn in functions}
-        self._uploading = asyncio.Semaphore(UPLOADS_AT_ONCE)
+        self._inputs = {fn._id: fn.inputs for fn in functions}
+        described = page.get_api_info()["named_endpoints"]
+        # Name -> the function's number, and its parameters with their defaults.
+        self._public = {
+            str(fn.api_name): (fn._id, described[f"/{fn.api_name}"]["parameters"])
+            for fn in functions
+            if fn.api_visibility == "public"
+        }
+        self._reading = 0
+        self._uploading: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -100,19 +118,24 @@ class PageGate:
             await self._upload(scope, receive, send)
         elif path == f"{API}/queue/join":
             await self._ask(scope, receive, send, self._joined)
-        elif (called := CALL.fullmatch(path)) and called[1] in self._public:
-            await self._ask(scope, receive, send, partial(self._called, self._public[called[1]]))
+        elif (called := CALL.fullmatch(path)) and called[2] in self._public:
+            number, parameters = self._public[called[2]]
+            by_name = partial(self._called_by_name, parameters) if called[1] else self._called
+            # Its own route for arguments by name gets them from a description that it makes at every request.
+            scope = _with_path(scope, f"{API}/call/{called[2]}")
+            await self._ask(scope, receive, send, partial(by_name, self._inputs[number]))
         elif path in (f"{API}/cancel", f"{API}/reset"):
             await self._ask(scope, receive, send, self._cancelled)
         else:
-            raise Refused(404, f"{NOT_FOUND} Questions go to /predict, /compare and /explain: see ?view=api.")
+            raise Refused(404, f"{NOT_FOUND} Questions go to /predict, /compare and /explain. {SEE}")
 
     async def _get(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         if path == f"{API}/queue/data":
             session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[-1]
             await self._listen(session, scope, receive, send)
         elif answer := ANSWER.fullmatch(path):
-            await self._listen(self.queue.session_of(answer[1]), scope, receive, send)
+            scope = _with_path(scope, f"{API}/call/{answer[1]}/{answer[2]}")
+            await self._listen(self.queue.session_of(answer[2]), scope, receive, send)
         elif path.startswith(f"{API}/file="):
             found = self.files.find(path.removeprefix(f"{API}/file="))
             if found is None:
@@ -148,24 +171,20 @@ class PageGate:
     async def _ask(
         self, scope: Scope, receive: Receive, send: Send, checked: Callable[[dict[str, Any]], dict[str, Any]]
     ) -> None:
-        """Hand over a question, written anew from those of its fields that are what they should be."""
-        body = bytearray()
-        async for piece in Request(scope, receive).stream():
-            body += piece
-            if len(body) > QUESTION_BYTES:
-                raise Refused(413, f"A question has at most {QUESTION_BYTES:,} bytes.")
-        try:
-            fields = orjson.loads(bytes(body))
-        except orjson.JSONDecodeError:
-            raise Refused(400, MALFORMED) from None
+        """Hand over a question, written again from those of its fields that are what they should be."""
+        async with self._body(scope, receive) as body:
+            try:
+                fields = orjson.loads(bytes(body))
+            except orjson.JSONDecodeError:
+                raise Refused(400, MALFORMED) from None
         if not isinstance(fields, dict):
             raise Refused(400, MALFORMED)
-        body = bytearray(orjson.dumps(checked(fields)))
+        question = orjson.dumps(checked(fields))
         headers = MutableHeaders(raw=list(scope["headers"]))
-        headers["Content-Length"] = str(len(body))
+        headers["Content-Length"] = str(len(question))
         headers["Content-Type"] = "application/json"
         del headers["Transfer-Encoding"]
-        pending: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        pending: list[Message] = [{"type": "http.request", "body": question, "more_body": False}]
 
         async def again() -> Message:
             return pending.pop() if pending else await receive()
@@ -177,32 +196,54 @@ class PageGate:
 
         await self.app({**scope, "headers": headers.raw}, again, with_wait)
 
-    def _called(self, count: int, fields: dict[str, Any]) -> dict[str, Any]:
-        data = fields.get("data")
-        if not isinstance(data, list):
-            raise Refused(400, MALFORMED)
-        if len(data) != count:
-            raise Refused(400, f"This endpoint takes {count} arguments: give null for one that you leave out.")
+    @asynccontextmanager
+    async def _body(self, scope: Scope, receive: Receive) -> AsyncIterator[bytearray]:
+        """The body of a question, as long as all that are being read fit into memory."""
+        body = bytearray()
+        try:
+            async for piece in Request(scope, receive).stream():
+                body += piece
+                self._reading += len(piece)
+                if len(body) > QUESTION_BYTES:
+                    raise Refused(413, f"A question has at most {QUESTION_BYTES:,} bytes.")
+                if self._reading > QUESTIONS_BYTES:
+                    raise Refused(503, BUSY, AGAIN_S)
+            yield body
+        finally:
+            self._reading -= len(body)
+
+    def _called(self, inputs: list[Any], fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a question to a public endpoint with its arguments in their order."""
         session = fields.get("session_hash")
         return {
-            "data": [_plain(value) for value in data],
+            "data": self._arguments(inputs, fields.get("data")),
             "session_hash": None if session is None else _session(session),
         }
 
+    def _called_by_name(
+        self, parameters: list[dict[str, Any]], inputs: list[Any], fields: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The same, where the arguments come by name."""
+        given = dict(fields)
+        data = []
+        for parameter in parameters:
+            if parameter["parameter_name"] not in given and not parameter["parameter_has_default"]:
+                raise Refused(400, f"The argument {parameter['parameter_name']} is missing.")
+            data.append(given.pop(parameter["parameter_name"], parameter.get("parameter_default")))
+        if given:
+            names = ", ".join(parameter["parameter_name"] for parameter in parameters)
+            raise Refused(400, f"An argument is not known. This endpoint takes: {names}.")
+        return {"data": self._arguments(inputs, data), "session_hash": None}
+
     def _joined(self, fields: dict[str, Any]) -> dict[str, Any]:
-        number, data = fields.get("fn_index"), fields.get("data")
-        if not isinstance(data, list) or isinstance(number, bool) or not isinstance(number, int):
+        """The fields of a question that the page asks."""
+        number, trigger = fields.get("fn_index"), fields.get("trigger_id")
+        if isinstance(number, bool) or not isinstance(number, int):
             raise Refused(400, MALFORMED)
-        if number not in self._arguments:
+        if number not in self._inputs:
             raise Refused(404, "There is no such function.")
-        are_files = self._arguments[number]
-        if len(data) != len(are_files):
-            raise Refused(400, MALFORMED)
-        trigger = fields.get("trigger_id")
         return {
-            "data": [
-                self._file(value) if is_file else _plain(value) for value, is_file in zip(data, are_files, strict=True)
-            ],
+            "data": self._arguments(self._inputs[number], fields.get("data")),
             "fn_index": number,
             "session_hash": _session(fields.get("session_hash")),
             "trigger_id": trigger if isinstance(trigger, int) and abs(trigger) < 2**31 else None,
@@ -214,69 +255,96 @@ class PageGate:
             raise Refused(400, MALFORMED)
         return {"session_hash": _session(fields.get("session_hash")), "fn_index": number, "event_id": event}
 
+    def _arguments(self, inputs: list[Any], data: Any) -> list[Any]:
+        """The arguments of a question, each of which its field on the page can hold."""
+        if not isinstance(data, list):
+            raise Refused(400, MALFORMED)
+        if len(data) != len(inputs):
+            raise Refused(400, f"This takes {len(inputs)} arguments: give null for one that you leave out.")
+        return [
+            self._file(value) if isinstance(block, gr.File) else _checked(block, value)
+            for block, value in zip(inputs, data, strict=True)
+        ]
+
     def _file(self, value: Any) -> dict[str, Any] | None:
         """A file that was uploaded here, with nothing that leads Gradio anywhere else."""
         if value is None:
             return None
         path = value.get("path") if isinstance(value, dict) else None
-        found = self.files.find(path) if isinstance(path, str) else None
-        if found is None:
+        upload = self.files.find(path) if isinstance(path, str) else None
+        if upload is None:
             raise Refused(400, "The file was not uploaded here, or was deleted. Upload it again.")
-        return {"path": str(found), "orig_name": found.name, "meta": {"_type": "gradio.FileData"}}
+        return {"path": str(upload), "orig_name": upload.name, "meta": {"_type": "gradio.FileData"}}
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._uploading.locked() or not await asyncio.to_thread(self.files.has_room):
-            raise Refused(503, NO_ROOM, AGAIN_S)
+        """Take one file, in the place of Gradio's own route, which takes a thousand and leaves what breaks off."""
+        with self._upload_of(scope["client"][0] if scope["client"] else ""):
+            if not await asyncio.to_thread(self.files.make_room):
+                raise Refused(503, NO_ROOM, AGAIN_S)
+            try:
+                async with (
+                    asyncio.timeout(UPLOAD_S),
+                    Request(scope, receive).form(max_files=1, max_fields=1) as form,
+                ):
+                    file = form.get("files")
+                    if not isinstance(file, UploadFile) or (file.size or 0) > MOST_MB * 2**20:
+                        raise Refused(413 if isinstance(file, UploadFile) else 400, NOT_ONE_FILE)
+                    path = await asyncio.to_thread(self._keep, file)
+            except TimeoutError:
+                raise Refused(408, f"The upload did not arrive within {UPLOAD_S} s.") from None
+            except HTTPException:  # no form, or one that breaks off
+                raise Refused(400, NOT_ONE_FILE) from None
+        await JSONResponse([str(path)])(scope, receive, send)
 
-        async def without_failure(message: Message) -> None:
-            # Gradio fails at a form without a file; its own answer to that is 500.
-            if message["type"] == "http.response.start" and message["status"] == 500:
-                raise Refused(400, "The upload is not a form with one file.")
-            await send(message)
+    @contextmanager
+    def _upload_of(self, address: str) -> Iterator[None]:
+        if self._uploading.total() >= UPLOADS_AT_ONCE or self._uploading[address] >= UPLOADS_EACH:
+            raise Refused(503, UPLOADING, AGAIN_S)
+        self._uploading[address] += 1
+        try:
+            yield
+        finally:
+            self._uploading[address] -= 1
+            self._uploading += Counter()  # without those that have none
 
-        async with self._uploading:
-            await self.app({**scope, "query_string": b""}, receive, without_failure)
+    def _keep(self, file: UploadFile) -> Path:
+        name = strip_invalid_filename_characters(Path(file.filename or "").name.replace("\0", ""))[:200]
+        folder = self.files.uploads / secrets.token_hex(16)
+        folder.mkdir()
+        path = folder / (name if name.strip(". ") else "file")
+        path.write_bytes(file.file.read())
+        return path
 
 
-class DashboardGate:
-    """Lets through to Streamlit what the dashboard sends.
+def _with_path(scope: Scope, path: str) -> Scope:
+    """The same request to another address, as it is seen from within the application's own."""
+    whole = scope.get("root_path", "") + path
+    return {**scope, "path": whole, "raw_path": whole.encode()}
 
-    Args:
-        pages: the names of its pages in addresses, beside the first, which has none.
+
+def _checked(block: Any, value: Any) -> str | int | float | bool | None:
+    """An argument that is no file, if the field that it belongs to can hold it.
+
+    Gradio reads files, addresses and components out of anything larger, and logs a traceback for what does not fit.
     """
-
-    def __init__(self, app: ASGIApp, pages: Iterable[str]) -> None:
-        self.app = app
-        id_ = r"[A-Za-z0-9-]{1,64}"
-        self._get = re.compile(
-            rf"/(|favicon\.(png|ico)|{'|'.join(map(re.escape, pages))}|_stcore/(health|host-config)|media/{PLAIN}"
-            rf"|static(/{PLAIN})+)"
-        )
-        self._upload = re.compile(rf"/_stcore/upload_file/{id_}/{id_}")
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._lets_through(scope):
-            await self.app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
-        else:
-            await Refused(404, NOT_FOUND).response(scope, receive, send)
-
-    def _lets_through(self, scope: Scope) -> bool:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if scope["type"] == "websocket":
-            return bool(path == "/_stcore/stream")
-        if scope["method"] in ("GET", "HEAD"):
-            return self._get.fullmatch(path) is not None
-        return scope["method"] in ("PUT", "DELETE") and self._upload.fullmatch(path) is not None
-
-
-def _plain(value: Any) -> str | int | float | bool | None:
-    """An argument that is no file: Gradio reads files, addresses and components out of anything larger."""
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    raise Refused(400, "An argument is a string, a number, true, false or null.")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not isinstance(value, str | int | float):
+        raise Refused(400, "An argument is a string, a number, true, false or null.")
+    if isinstance(value, str) and len(value) > MAX_LETTERS:
+        raise Refused(400, f"A text has at most {MAX_LETTERS:,} characters here.")
+    if isinstance(block, gr.Slider) and not (is_number and block.minimum <= value <= block.maximum):
+        raise Refused(400, f"This field takes a number from {block.minimum} to {block.maximum}.")
+    if isinstance(block, gr.Checkbox) and not isinstance(value, bool):
+        raise Refused(400, "This field takes true or false.")
+    if isinstance(block, gr.Textbox) and not isinstance(value, str | None):
+        raise Refused(400, "This field takes a text.")
+    if isinstance(block, gr.Dataset) and not (is_number and value in range(len(block.raw_samples or block.samples))):
+        raise Refused(400, "There is no such example.")
+    if isinstance(block, gr.Radio | gr.Dropdown):
+        is_free = isinstance(block, gr.Dropdown) and block.allow_custom_value
+        if value not in (choice for _, choice in block.choices) and not (is_free and isinstance(value, str | None)):
+            raise Refused(400, "This field has no such choice.")
+    return value
 
 
 def _session(value: Any) -> str:

@@ -57,7 +57,7 @@ async def _no_such_endpoint(request: Request, error: Exception) -> JSONResponse:
 
 async def _malformed(request: Request, error: Exception) -> JSONResponse:
     # FastAPI's own answer repeats the input, and fails with 500 where that is NaN or half a character.
-    return JSONResponse({"detail": "The request is not the JSON that this address takes. See ?view=api."}, 400)
+    return JSONResponse({"detail": "The request is not the JSON that this address takes."}, 400)
 
 
 # For `gr.mount_gradio_app`: see `ui/site.py`.

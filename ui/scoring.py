@@ -37,7 +37,8 @@ from ui import figures, render
 from ui.launch import MOST_MB
 
 MOST_ROWS = 20_000  # a minute or so
-MOST_WAITING = 16  # files that are scored or wait, each of another visitor
+MOST_WAITING = 16  # files that are scored or wait, each of another session
+MOST_EACH = 4  # of one address
 FULL = "Many files are waiting already. Try again in a few minutes."
 GONE = "The server has deleted the file. Upload it again."
 BLOCK_ROWS = 250  # half a second: as often is progress shown, and so soon is a file stopped
@@ -70,6 +71,7 @@ class Scoring:
     job: Job
     model: Model
     line: list[Scoring]
+    address: str
     step: str = "Starting"
     share: float = 0.0
     report: Report | None = None
@@ -199,7 +201,8 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
             lacks = "There is no file. Upload one first." if path is None else "Choose the column with the texts first."
             yield [render.message(InputError(lacks)), *nothing, *_buttons(False)]
             return
-        if session in running or len(line) >= MOST_WAITING:
+        address = request.client.host if request.client else ""
+        if session in running or len(line) >= MOST_WAITING or sum(one.address == address for one in line) >= MOST_EACH:
             refused = "A file of yours is being scored. Stop it first." if session in running else FULL
             yield [render.message(InputError(refused)), *nothing, *_buttons(session in running)]
             return
@@ -218,7 +221,8 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
                 format=chosen,
                 block_rows=BLOCK_ROWS,
             )
-            running[session] = now = Scoring(job, Model(models.bundle, backend, partial(models.get, backend)), line)
+            model = Model(models.bundle, backend, partial(models.get, backend))
+            running[session] = now = Scoring(job, model, line, address)
             for shown in now.follow():
                 yield [shown, *nothing, *_buttons(True)]
             if now.error:

@@ -87,7 +87,8 @@ Serve = Callable[[Settings, Models, TemporaryFiles, Callable[[], None]], None]
 
 def _access(environment: Mapping[str, str], arguments: Sequence[str]) -> Access:
     parser = argparse.ArgumentParser(
-        description="What is served, and where, is set by environment variables: see README."
+        description="Serve a model until a signal comes. TRIPTYCH_MODEL, TRIPTYCH_BACKEND, PORT, GRADIO_SERVER_NAME "
+        "and others in the environment say what is served, and where: see the beginning of ui/start.py."
     )
     add_access(parser)
     parser.add_argument(

@@ -4,8 +4,8 @@ Gradio answers in the order of arrival, whether or not anybody reads the answer,
 questions wait. One visitor who asks and does not listen could so keep all others out for minutes. Here
 
 - a question is run once its asker listens for the answer, and forgotten where that takes longer than `UNHEARD_S`;
-- askers take turns, however many questions each has;
-- one session may have a few questions waiting, and an address that names no session somewhat more.
+- addresses take turns, then the sessions of an address, then short questions come before long ones;
+- one address has few questions that run at the same time, and a session few that wait.
 
 It replaces `Blocks._queue`, which is internal to Gradio: the version is pinned, and tests/test_waiting.py fails where
 the parts used here change.
@@ -14,19 +14,22 @@ the parts used here change.
 from __future__ import annotations
 
 import itertools
-import random
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
-from gradio.queueing import Event, Queue
+from gradio.queueing import Event, EventQueue, Queue
 
 UNHEARD_S = 10
 MAX_UNHEARD = 256
+MAX_UNHEARD_BYTES = 16_000_000
 MAX_PER_SESSION = 16
 MAX_WITHOUT_SESSION = 160
+RUNNING_EACH = 3  # questions of one address that run at the same time in a lane
+MAX_CLIENTS = 1000  # whose turns are remembered
+LOOK_S = 1
 FULL = "queue_full"  # Gradio answers 503 to it, and its page says that the application is busy
 BUSY = "Too many questions wait already. Try again in a few seconds."
 
@@ -44,8 +47,10 @@ class FairQueue(Queue):  # type: ignore[misc]
         )
         self.ANALYTICS_MAX_EVENTS = 1  # for a monitoring page that is off
         self._listeners: Counter[str] = Counter()
-        self._turn = 0
-        self._last_turns: OrderedDict[Any, int] = OrderedDict()
+        self._turns = itertools.count(1)
+        # Address, and address with session -> the turn that it had last.
+        self._last_turn: OrderedDict[Any, int] = OrderedDict()
+        self._looked_at = 0.0
 
     def start_listening(self, session: str) -> None:
         """Count a listener to the answers of this session."""
@@ -77,43 +82,57 @@ class FairQueue(Queue):  # type: ignore[misc]
 
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
         """Add a question, unless its asker has too many that wait."""
-        client = (request.client.host if request.client else "", body.session_hash)
-        # Without a session, everybody at one address is one client: what one of them never fetches must not keep the
+        address = request.client.host if request.client else ""
+        asker = (address, body.session_hash)
+        # Without a session, everybody at one address is one asker: what one of them never fetches must not keep the
         # others out.
         waiting = sum(
-            event.asker == client and (body.session_hash is not None or self._is_heard(event))
+            event.asker == asker and (body.session_hash is not None or self._is_heard(event))
             for event in self._waiting()
         )
         if waiting >= (MAX_PER_SESSION if body.session_hash else MAX_WITHOUT_SESSION):
             return False, BUSY, FULL
-        self._forget_unheard()
         pushed = await super().push(body, request, username)
         if pushed[0]:
             event = self.event_ids_to_events[pushed[1]]
-            event.asker = client
-            event.turn = max(self._turn, self._last_turns.get(client, 0) + 1)
-            self._last_turns[client] = event.turn
-            self._last_turns.move_to_end(client)
-            while len(self._last_turns) > 1000 and next(iter(self._last_turns.values())) <= self._turn:
-                self._last_turns.popitem(last=False)
+            event.address, event.asker = address, asker
+            event.size = sum(4 * len(value) if isinstance(value, str) else 1 for value in body.data)
+        self._forget_unheard()
         return pushed
 
     def get_events(self) -> tuple[list[Event], bool, str] | None:
-        """The next question that is to be run, of a lane that has room: of those that are listened to, by turns."""
-        lanes = [
-            lane
-            for lane in self.event_queue_per_concurrency_id.values()
-            if lane.queue and (lane.concurrency_limit is None or lane.current_concurrency < lane.concurrency_limit)
-        ]
-        random.shuffle(lanes)
-        for lane in lanes:
-            heard = [event for event in lane.queue if self._is_heard(event)]
-            if heard:
-                event = min(heard, key=lambda event: event.turn)
-                lane.queue.remove(event)
-                self._turn = max(self._turn, event.turn)
-                return [event], False, lane.concurrency_id
+        """The next question that is to be run, of a lane that has room."""
+        if time.monotonic() - self._looked_at > LOOK_S:
+            self._forget_unheard()
+        lanes = self.event_queue_per_concurrency_id.values()
+        for lane in sorted(lanes, key=lambda lane: self._last_turn.get(lane.concurrency_id, 0)):
+            if lane.queue and (lane.concurrency_limit is None or lane.current_concurrency < lane.concurrency_limit):
+                event = self._next(lane)
+                if event is not None:
+                    lane.queue.remove(event)
+                    turn = next(self._turns)
+                    for client in (lane.concurrency_id, event.address, event.asker):
+                        self._last_turn[client] = turn
+                        self._last_turn.move_to_end(client)
+                    while len(self._last_turn) > MAX_CLIENTS:
+                        self._last_turn.popitem(last=False)
+                    return [event], False, lane.concurrency_id
         return None
+
+    def _next(self, lane: EventQueue) -> Event | None:
+        """The question of a lane whose turn it is; None where none may run now."""
+        running = Counter(
+            event.address
+            for job in self.active_jobs
+            for event in job or ()
+            if event.concurrency_id == lane.concurrency_id
+        )
+        may_run = (event for event in lane.queue if self._is_heard(event) and running[event.address] < RUNNING_EACH)
+        return min(may_run, key=self._place, default=None)
+
+    def _place(self, event: Event) -> tuple[int, int, int]:
+        """What is smaller comes first. Of equals the first that `min` sees is the one that was asked first."""
+        return self._last_turn.get(event.address, 0), self._last_turn.get(event.asker, 0), event.size
 
     def _is_heard(self, event: Event) -> bool:
         return event.session_hash in self._listeners
@@ -122,16 +141,17 @@ class FairQueue(Queue):  # type: ignore[misc]
         return itertools.chain.from_iterable(lane.queue for lane in self.event_queue_per_concurrency_id.values())
 
     def _forget_unheard(self) -> None:
-        """Drop the questions that nobody has listened to for too long, and the oldest where there are too many."""
-        unheard = sorted(
-            (event for event in self._waiting() if not self._is_heard(event)),
-            key=lambda event: event.enqueue_time,
-        )
-        oldest = time.monotonic() - UNHEARD_S
-        too_many = len(unheard) - MAX_UNHEARD
-        for number, event in enumerate(unheard):
-            if number <= too_many or event.enqueue_time < oldest:
-                self._remove(event)
+        """Drop questions that nobody has listened to for too long; where there are too many, of who has the most."""
+        self._looked_at = time.monotonic()
+        unheard = [event for event in self._waiting() if not self._is_heard(event)]
+        for event in [event for event in unheard if self._looked_at - event.enqueue_time > UNHEARD_S]:
+            self._remove(event)
+            unheard.remove(event)
+        while len(unheard) > MAX_UNHEARD or sum(event.size for event in unheard) > MAX_UNHEARD_BYTES:
+            counts = Counter(event.address for event in unheard)
+            event = next(event for event in unheard if event.address == counts.most_common(1)[0][0])
+            self._remove(event)
+            unheard.remove(event)
         for session in list(self.pending_messages_per_session):
             if session not in self._listeners and not self._has_events(session):
                 self._forget(session)

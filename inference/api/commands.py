@@ -6,6 +6,7 @@ import argparse
 import ipaddress
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -18,6 +19,9 @@ from inference.errors import InputError, MissingDependencyError
 
 if TYPE_CHECKING:
     from inference.api.front import Access
+
+
+_HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]|\*")
 
 
 def add(with_model: Callable[..., Any]) -> None:
@@ -59,6 +63,9 @@ def read_access(args: argparse.Namespace, environment: Mapping[str, str], **fiel
 
     Args:
         fields: further ones of `Access`.
+
+    Raises:
+        InputError: one is not a host name or an address.
     """
     from inference.api.front import Access
 
@@ -66,11 +73,16 @@ def read_access(args: argparse.Namespace, environment: Mapping[str, str], **fiel
         listed = environment.get(variable, "") if given is None else given
         return tuple(item.strip() for item in listed.split(",") if item.strip())
 
-    return Access(
-        allowed_hosts=items(args.allowed_hosts, "TRIPTYCH_ALLOWED_HOSTS"),
-        trusted_proxies=items(args.forwarded_allow_ips, "FORWARDED_ALLOW_IPS"),
-        **fields,
-    )
+    hosts = items(args.allowed_hosts, "TRIPTYCH_ALLOWED_HOSTS")
+    proxies = items(args.forwarded_allow_ips, "FORWARDED_ALLOW_IPS")
+    if args.allowed_hosts == "" or not all(map(_HOST_PATTERN.fullmatch, hosts)):
+        raise InputError("--allowed-hosts takes host names without scheme, port or path, such as demo.example.org.")
+    for proxy in proxies:
+        try:
+            proxy == "*" or ipaddress.ip_network(proxy, strict=False)
+        except ValueError:
+            raise InputError("--forwarded-allow-ips takes addresses or networks, such as 10.0.0.0/8, or *.") from None
+    return Access(allowed_hosts=hosts, trusted_proxies=proxies, **fields)
 
 
 def serve(args: argparse.Namespace) -> int:

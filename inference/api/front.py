@@ -14,6 +14,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from inference.api.errors import ApiError
 from inference.api.layers import refuse
+from inference.api.protocol import is_host
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # Who may add these is whoever stands between the client and this server: they count only from a proxy that was named.
@@ -84,7 +85,7 @@ class Front:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif self._named and scope["client"] and scope["client"][0] in self._proxied.trusted_hosts:
-            scope["headers"] = _with_forwarded_host(scope["headers"])
+            scope["headers"] = _as_the_last_proxy_says(scope["headers"])
             await self._proxied(scope, receive, send)
         else:
             await self._answer(scope, receive, send)
@@ -108,7 +109,9 @@ class Front:
                 message["headers"] = [*message.get("headers", ()), *self._headers]
             await send(message)
 
-        if self._allowed and not self._is_allowed(host):
+        if host and not is_host(host):  # a proxy said so: any other was refused before
+            error = ApiError(400, "bad_request", "The header X-Forwarded-Host is not a host name or an address.")
+        elif self._allowed and not self._is_allowed(host):
             error = ApiError(400, "unknown_host", "This server does not answer for the host in the Host header.")
         elif origins and scope.get("method") not in SAFE_METHODS and (origins > 1 or not is_own(origin, host)):
             error = ApiError(403, "foreign_origin", "This server takes no requests from pages of other sites.")
@@ -143,14 +146,20 @@ def _without_port(host: str) -> str:
     return host if host.count(":") > 1 else host.partition(":")[0]  # an IPv6 address, as a user may write it
 
 
-def _with_forwarded_host(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers, with the host that a proxy says it was asked for in the place of the one that the proxy asks for.
+def _as_the_last_proxy_says(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers, with the host that a proxy was asked for in the place of the one that the proxy asks for.
 
-    Of several proxies the last one is believed, which is the one that was named.
+    Where several proxies added to X-Forwarded-Host and -Proto, the last one is believed: it is the one that was named.
     """
     pairs = list(headers)
-    given = [value for name, value in pairs if name == b"x-forwarded-host"]
-    host = given[-1].split(b",")[-1].strip() if given else b""
-    if not host:
-        return pairs
-    return [(b"host", host), *(pair for pair in pairs if pair[0] != b"host")]
+    last = {
+        name: value.split(b",")[-1].strip()
+        for name, value in pairs
+        if name in (b"x-forwarded-host", b"x-forwarded-proto")
+    }
+    kept = [pair for pair in pairs if pair[0] != b"x-forwarded-proto"]
+    if proto := last.get(b"x-forwarded-proto"):
+        kept.append((b"x-forwarded-proto", proto))
+    if host := last.get(b"x-forwarded-host"):
+        kept = [(b"host", host), *(pair for pair in kept if pair[0] != b"host")]
+    return kept

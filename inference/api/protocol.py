@@ -47,7 +47,8 @@ def _bad(message: str) -> _Refused:
 
 
 @lru_cache(maxsize=64)
-def _is_host(host: bytes) -> bool:
+def is_host(host: bytes) -> bool:
+    """Whether this is a host name or an address, with or without a port."""
     match = _HOST.fullmatch(host.decode("latin-1"))
     if match is None or int(match[2] or 0) > 65_535:
         return False
@@ -215,7 +216,7 @@ class HttpProtocol(HttpToolsProtocol):
         host = self._single.get(b"host")
         if host is None and version == "1.1":
             raise _bad("The header Host is missing.")
-        if host is not None and not (len(host) < 300 and _is_host(host)):
+        if host is not None and not (len(host) < 300 and is_host(host)):
             raise _bad("The header Host is not a host name or an address, with or without a port.")
         if self.url[:1] != b"/" or b"#" in self.url or method == b"CONNECT":
             self._check_target(method, host)

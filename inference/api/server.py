@@ -24,7 +24,7 @@ from inference.errors import InferenceError, InputError
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 7  # what is being answered when the server is told to stop may take this long
+PATIENCE_S = 6  # what is being answered when the server is told to stop may take this long
 # More at a time get 503 at once, and not an answer minutes later. Below the 1,024 files that a process may often have
 # open. A connection may count twice for a moment: uvicorn counts a request until its task is over, and a quick client
 # has sent the next by then.
@@ -32,7 +32,7 @@ CONNECTIONS = 800
 # The thread with the model asks for Python's lock between two forward passes, and the cores are idle until it has it.
 # Python's own 5 ms are several passes of a short text.
 SWITCH_S = 0.0005
-END_S = 2  # what cannot be interrupted, such as a pass of the model, may take this long beyond that
+END_S = 2.5  # what cannot be interrupted, such as a pass of the model, may take this long beyond that
 STALLED_S = 60  # a client that reads nothing of its answer for so long is cut off
 
 
@@ -48,6 +48,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._ready = ready
         self._stopping = stopping
+        self.was_cut = False  # something was still being answered when patience ended
         self._stalled: dict[Any, tuple[int, int]] = {}  # connection -> bytes that wait to be sent, and for how long
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -76,13 +77,9 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopping()
+        stopped_at = time.monotonic()
         await super().shutdown(sockets)
-
-
-def _end_process() -> None:
-    log.error("The model does not come to an end; the process ends without it.")
-    logging.shutdown()
-    os._exit(1)
+        self.was_cut = time.monotonic() - stopped_at >= PATIENCE_S
 
 
 class _Cut:
@@ -110,12 +107,16 @@ def serve(
     stopping: Callable[[], None],
     access: Access,
     websockets: type[asyncio.Protocol] | None = None,
+    abandon: Callable[[], None] = lambda: None,
     **options: Any,
 ) -> None:
     """Serve an ASGI application on this socket until a signal comes, and then until its answers are out.
 
+    The process ends within `PATIENCE_S + END_S` of the signal, whatever still runs in it.
+
     Args:
         access: which requests are answered at all.
+        abandon: called before the process is ended while something still runs.
         websockets: the protocol of websockets; None where the application has none.
         options: of `uvicorn.Config`.
 
@@ -123,13 +124,19 @@ def serve(
         InferenceError: it did not start.
         KeyboardInterrupt: as Python's own handler raises it, where that is set for the signal that came.
     """
-    end = threading.Timer(PATIENCE_S + END_S, _end_process)
+    is_answered = threading.Event()
+
+    def end_process() -> None:
+        if not is_answered.is_set():
+            log.error("The model does not come to an end; the process ends without it.")
+            logging.shutdown()
+        abandon()
+        os._exit(0 if is_answered.is_set() else 1)
+
+    end = threading.Timer(PATIENCE_S + END_S, end_process)
     end.daemon = True
-    stopped_at = 0.0
 
     def stop() -> None:
-        nonlocal stopped_at
-        stopped_at = time.monotonic()
         end.start()
         stopping()
 
@@ -139,8 +146,8 @@ def serve(
         with held:
             server.run(sockets=[held])
     finally:
-        if time.monotonic() - stopped_at < PATIENCE_S:  # all requests were answered, and nothing still runs
-            end.cancel()
+        if not server.was_cut:
+            is_answered.set()
     if not server.started:
         raise InferenceError("The server did not start; the lines above say why.")
 

@@ -52,17 +52,18 @@ _digests: dict[Path, tuple[tuple[int, ...], str]] = {}
 
 def digest(path: Path) -> str:
     """Hex SHA-256 of a file, read again by this process only where its inode, size or times are other than before."""
-    started, status, name = time.time_ns(), _status(path), path.resolve()
+    started, status, name = time.time_ns(), status_of(path), path.resolve()
     known = _digests.get(name)
     if known is not None and known[0] == status:
         return known[1]
     value = sha256(path)
-    if status == _status(path) and started - max(status[-2:]) > SETTLED_NS:
+    if status == status_of(path) and started - max(status[-2:]) > SETTLED_NS:
         _digests[name] = (status, value)
     return value
 
 
-def _status(path: Path) -> tuple[int, ...]:
+def status_of(path: Path) -> tuple[int, ...]:
+    """Device, inode, size and times of a file: no other file in its place has the same."""
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 

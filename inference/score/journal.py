@@ -146,7 +146,7 @@ class Journal:
 
     def _difference(self, before: Mapping[str, Any]) -> str:
         if before.keys() != self._about.keys():
-            return "of another version"
+            return "of another version, or cut into other blocks"
         others = [name for name in self._about if before[name] != self._about[name]]
         return f"other {', '.join(f'{name}{_then(before[name])}' for name in others)}"
 

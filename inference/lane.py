@@ -1,8 +1,9 @@
-"""A lane for long work that the page does: one job at a time, few that wait, and none that nobody waits for."""
+"""A lane for work that takes the cores: one job at a time, few that wait, and none that nobody waits for."""
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,19 +23,21 @@ class Lane:
     """Runs one job at a time.
 
     Args:
-        limit: jobs that run or wait, at most.
-        busy: the message for whoever comes when there are as many.
+        limit: jobs that run or wait, at most; None for any number.
+        each: of one client.
+        busy: the message where there are as many.
     """
 
-    def __init__(self, limit: int, busy: str) -> None:
+    def __init__(self, limit: int | None = None, each: int | None = None, busy: str = "") -> None:
         self.limit = limit
+        self.each = each
         self.busy = busy
         self._turn = threading.Lock()
         self._counting = threading.Lock()
-        self._jobs = 0
+        self._jobs: Counter[str] = Counter()
 
     @contextmanager
-    def turn(self, is_wanted: Callable[[], bool]) -> Iterator[None]:
+    def turn(self, is_wanted: Callable[[], bool], client: str = "") -> Iterator[None]:
         """Wait for a turn; the block is the job.
 
         Raises:
@@ -42,9 +45,11 @@ class Lane:
             Unwanted: nobody waits for this job any more.
         """
         with self._counting:
-            if self._jobs >= self.limit:
+            if self.limit is not None and self._jobs.total() >= self.limit:
                 raise InputError(self.busy)
-            self._jobs += 1
+            if self.each is not None and self._jobs[client] >= self.each:
+                raise InputError(self.busy)
+            self._jobs[client] += 1
         try:
             while not self._turn.acquire(timeout=LOOK_S):
                 if not is_wanted():
@@ -55,4 +60,5 @@ class Lane:
                 self._turn.release()
         finally:
             with self._counting:
-                self._jobs -= 1
+                self._jobs[client] -= 1
+                self._jobs += Counter()  # without those that have none

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 from conftest import ROOT
@@ -82,6 +83,7 @@ HOMES = {
 }
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Full names of all modules that a file imports anywhere, type-checking blocks left out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from ui.launch import LAUNCH
 from ui.waiting import FairQueue
 
 SITE_BYTES = 8_000_000  # of any request; files may have 5 MB, and the API takes less: `inference.api.Limits`
-MAX_SESSIONS = 200  # Gradio keeps some 150 KB of each, and makes one for every question that names none
+MAX_SESSIONS = 100  # Gradio keeps some 150 KB of each, and makes one for every question that names none
 # Gradio makes functions of the strings of JavaScript in its configuration, and writes that into its page.
 CONTENT = "; ".join(
     (

@@ -89,6 +89,7 @@ INVALID = {
     "Host that is no ASCII": GET + b"Host: \xe9\r\n\r\n",
     "two Hosts of HTTP/1.0": b"GET /api/live HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
     "HTTP/0.9": b"GET /api/live\r\n\r\n",
+    "HTTP/0.9 without an empty line": b"GET /api/live\r\n",
     "HTTP/0.9 with headers": b"GET /api/live\r\nHost: a\r\n\r\n",
     "HTTP/0.9 by name": b"GET /api/live HTTP/0.9\r\nHost: a\r\n\r\n",
     "RTSP": b"GET /api/live RTSP/1.0\r\nHost: a\r\n\r\n",
@@ -124,6 +125,17 @@ def test_invalid_request_gets_400_and_the_connection_ends(server: Served, reques
     head, _, body = answers.partition(b"\r\n\r\n")
     assert b"connection: close" in head.lower()
     assert json.loads(body)["error"]["code"] == "bad_request"
+
+
+def test_line_of_http_0_9_is_answered_at_once(server: Served) -> None:
+    with connect(server) as connection:
+        connection.sendall(b"GET /api/live\r\n")
+        assert statuses(read_all(connection)) == [400]
+
+
+def test_request_that_comes_byte_by_byte_is_answered(server: Served) -> None:
+    request = b"\r\n\r\n" + LIVE
+    assert statuses(ask(server, *(request[i : i + 1] for i in range(len(request))))) == [200, 200]
 
 
 def test_unsupported_version_and_coding_are_named(server: Served) -> None:

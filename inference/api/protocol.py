@@ -64,6 +64,7 @@ class HttpProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._in_head = False
+        self._has_line = False  # the request line was seen whole
         self._in_body = False
         self._in_trailers = False  # or within the first bytes of a chunk
         self._raw = bytearray()  # what was given to the parser since the last piece that ended outside a head
@@ -130,6 +131,13 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if not self._in_head:
             self._forget_raw()
+        elif not self._has_line and b"\n" in bytes(piece):
+            # HTTP/0.9 has no headers: who sends it waits for the answer now.
+            line, end, _ = bytes(self._raw[self._position :]).lstrip(b"\r\n").partition(b"\n")
+            self._has_line = bool(end)
+            if end and not self._has_body and b" HTTP/" not in line:
+                self._refuse(*_MALFORMED)
+                return
         if self._fed > HEAD_BYTES + 2 * self._data:
             if self._in_body and not self._in_trailers:
                 self._refuse(*_OVERHEAD)
@@ -150,6 +158,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise _Refused
         super().on_message_begin()
         self._in_head = True
+        self._has_line = False
         self._single = {}
         self._fed = self._data = 0
 

@@ -10,9 +10,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from streamlit import runtime
 
+from inference.api.layers import STEP, refuse_websocket
+
 MAX_FILES = 8  # of one session
 MAX_BYTES = 256_000_000  # of all sessions
-STEP = r"(?!\.\.?(?:/|$))[A-Za-z0-9._@+~-]{1,128}"  # of a path, and neither "." nor ".."
 NO_ROOM = "The server has no room for more files now. Try again later."
 
 
@@ -39,8 +40,7 @@ class DashboardGate:
             if scope["path"].removeprefix(scope.get("root_path", "")) == "/_stcore/stream":
                 await self.app(scope, receive, send)
             else:
-                await receive()
-                await send({"type": "websocket.close", "code": 1008})
+                await refuse_websocket(receive, send)
         elif not self._lets_through(scope):
             await JSONResponse({"detail": "There is nothing at this address."}, 404)(scope, receive, send)
         elif scope["method"] == "PUT" and not has_room(scope["path"].split("/")[-2]):

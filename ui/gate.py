@@ -27,6 +27,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from inference.api.layers import STEP, refuse_websocket
 from ui.files import TemporaryFiles
 from ui.launch import MOST_MB
 from ui.waiting import BUSY, FairQueue
@@ -39,9 +40,8 @@ UPLOADS_AT_ONCE = 8
 UPLOADS_EACH = 2  # of one address
 UPLOAD_S = 30  # for a whole upload to arrive
 AGAIN_S = 5
-PLAIN = r"(?!\.\.?(?:/|$))[A-Za-z0-9._@+~-]{1,128}"  # one step of a path, and neither "." nor ".."
 SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
-SERVED = re.compile(rf"/(|config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static|svelte)(/{PLAIN})+)")
+SERVED = re.compile(rf"/(|config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static|svelte)(/{STEP})+)")
 SERVED_API = re.compile(rf"{API}/(info/?|startup-events|app_id|theme\.css|heartbeat/[A-Za-z0-9-]{{1,64}})")
 CALL = re.compile(rf"{API}/call/(v2/)?([a-z_]{{1,64}})/?")
 ANSWER = re.compile(rf"{API}/call/(?:v2/)?([a-z_]{{1,64}})/([a-z0-9]{{32}})")
@@ -95,8 +95,7 @@ class PageGate:
             await self.app(scope, receive, send)
             return
         if scope["type"] != "http":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
+            await refuse_websocket(receive, send)
             return
         # Without an Origin Gradio adds no header that lets pages of other sites read its answers.
         headers = [pair for pair in scope["headers"] if pair[0] not in (b"origin", b"range")]

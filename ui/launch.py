@@ -72,7 +72,7 @@ LAUNCH: dict[str, Any] = {
     "mcp_server": False,
     "show_error": False,
     "allowed_paths": [],
-    "max_file_size": f"{MOST_MB}mb",  # of a file to be scored; Gradio's upload route takes any file, from anybody
+    "max_file_size": f"{MOST_MB}mb",  # of a file to be scored; the browser looks at it before it sends one
     "app_kwargs": {
         # Gradio leaves these to become a 500: an unknown name, an unknown fn_index, and a body that is none of its own.
         "exception_handlers": {

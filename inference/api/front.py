@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from inference.api.errors import ApiError
-from inference.api.layers import refuse
+from inference.api.layers import refuse, refuse_websocket
 from inference.api.protocol import is_host
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -119,8 +119,7 @@ class Front:
             await self.app(scope, receive, with_headers)
             return
         if scope["type"] == "websocket":
-            await receive()  # the handshake, which is answered with 403 where it is closed before it is accepted
-            await send({"type": "websocket.close", "code": 1008})
+            await refuse_websocket(receive, send)
         else:
             await refuse(error, receive, with_headers)
 

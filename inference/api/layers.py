@@ -16,6 +16,8 @@ from inference.api.metrics import Metrics
 
 DRAINED_BYTES = 8_000_000
 DRAINED_S = 2
+STEP = r"(?!\.\.?(?:/|$))[A-Za-z0-9._@+~-]{1,128}"
+"""Pattern of one step of a path to a file of a page, and neither "." nor ".."."""
 
 
 class BodyCap:
@@ -75,6 +77,12 @@ async def refuse(error: ApiError, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": answer.body, "more_body": True})
     await _drain(receive)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def refuse_websocket(receive: Receive, send: Send) -> None:
+    """Close a websocket before it is accepted: the server answers its handshake with 403."""
+    await receive()  # the handshake
+    await send({"type": "websocket.close", "code": 1008})
 
 
 async def _drain(receive: Receive) -> None:

@@ -1,17 +1,21 @@
 """The long forms of what tests/test_attacks.py does in short: malformed requests to every route, and many questions.
 
-python tests/soak/page.py [routes] [questions] [--requests 20000] [--questions 5000]
+python tests/soak/page.py [routes] [questions] [visitors] [--requests 20000] [--questions 5000]
 
-Both where none is named, at serve.py over fakes. Each prints one line of figures; the exit code is 1 where one does not
-hold: no 5xx, the server answers afterwards, its memory grows by less than 50 MB, and its log holds no traceback.
+All where none is named; the last one at serve.py with the demo model on a machine that does nothing else, the others
+over fakes. Each prints its figures; the exit code is 1 where one does not hold: no 5xx, the server answers afterwards,
+its memory grows by less than 50 MB, its log holds no traceback, and all visitors are answered.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
+import os
 import random
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from ports import free_port  # noqa: E402
 from test_serve import Started, started  # noqa: E402
 
 GROWTH_KB = 50_000
@@ -294,7 +299,72 @@ def questions(args: argparse.Namespace) -> bool:
     return growth < GROWTH_KB
 
 
-JOBS: dict[str, Callable[[argparse.Namespace], bool]] = {"routes": routes, "questions": questions}
+class Visitor:
+    """One who asks the page, from an address of this machine."""
+
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        self.port = port
+        self.address = address
+
+    def ask(self, method: str, path: str, body: str | None = None) -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120, source_address=(self.address, 0))
+        connection.request(method, f"/gradio_api/{path}", body, {"Content-Type": "application/json"})
+        with connection.getresponse() as response:
+            return response.read()
+
+    def answer(self, endpoint: str, data: list[object]) -> float:
+        """The seconds until an answer was there; infinity where there is none."""
+        started_at = time.monotonic()
+        asked = json.loads(self.ask("POST", f"call/{endpoint}", json.dumps({"data": data})))
+        stream = self.ask("GET", f"call/{endpoint}/{asked['event_id']}") if "event_id" in asked else b""
+        return time.monotonic() - started_at if b"event: complete" in stream else float("inf")
+
+    def flood(self, session: str) -> None:
+        """Ask for 14 long comparisons, and read the answers."""
+        question = json.dumps({"data": ["lovely film " * 1_658, None], "session_hash": session})
+        for _ in range(14):
+            self.ask("POST", "call/compare", question)
+        self.ask("GET", f"queue/data?session_hash={session}")
+
+
+QUICK: dict[str, list[object]] = {
+    "predict": ["what a lovely film", "int8", None],
+    "compare": ["what a lovely film", None],
+}
+
+
+def visitors(args: argparse.Namespace) -> bool:
+    """A hundred visitors at once are answered, and one beside 30 sessions of another address that ask 420 questions."""
+    port = free_port()
+    environment = os.environ | {"PORT": str(port)}
+    seconds: dict[str, float] = {}
+    with subprocess.Popen([sys.executable, "serve.py"], cwd=ROOT, env=environment, stdout=-1, text=True) as server:
+        assert server.stdout
+        while not server.stdout.readline().startswith("The API is at"):
+            assert server.poll() is None
+        here, there = Visitor(port), Visitor(port, "127.0.0.2")
+        here.answer("compare", QUICK["compare"])  # once all runtimes are open
+        with ThreadPoolExecutor(130) as pool:
+            for endpoint, data in QUICK.items():
+                seconds[f"100 x /{endpoint}"] = max(pool.map(lambda _: here.answer(endpoint, data), range(100)))  # noqa: B023
+            flood = [pool.submit(here.flood, f"flood{number}") for number in range(30)]
+            time.sleep(5)
+            for name, visitor in (("another address", there), ("the same address", here)):
+                seconds[name] = max(visitor.answer("predict", QUICK["predict"]) for _ in range(3))
+            assert not all(one.done() for one in flood)
+            server.terminate()
+            started_at = time.monotonic()
+            server.wait(timeout=60)
+            seconds["to end"] = time.monotonic() - started_at
+    print("visitors:", ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
+    return max(seconds.values()) < 60
+
+
+JOBS: dict[str, Callable[[argparse.Namespace], bool]] = {
+    "routes": routes,
+    "questions": questions,
+    "visitors": visitors,
+}
 
 
 def main() -> int:

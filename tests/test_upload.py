@@ -71,7 +71,7 @@ def test_unfinished_uploads_of_one_address_are_few_and_keep_no_other_out(target:
         for _ in range(2):
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", target.port)))
             connection.sendall(head + PART)
-        wait_until(lambda: target.upload("a.csv", b"text\n")[0] == 503)
+        wait_until(lambda: target.upload("a.csv", b"text\n")[0] == 429)
         connection = stack.enter_context(
             socket.create_connection(("127.0.0.1", target.port), source_address=("127.0.0.2", 0))
         )

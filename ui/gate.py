@@ -297,7 +297,9 @@ class PageGate:
 
     @contextmanager
     def _upload_of(self, address: str) -> Iterator[None]:
-        if self._uploading.total() >= UPLOADS_AT_ONCE or self._uploading[address] >= UPLOADS_EACH:
+        if self._uploading[address] >= UPLOADS_EACH:
+            raise Refused(429, UPLOADING, AGAIN_S)
+        if self._uploading.total() >= UPLOADS_AT_ONCE:
             raise Refused(503, UPLOADING, AGAIN_S)
         self._uploading[address] += 1
         try:

@@ -21,8 +21,8 @@ from inference.api import Limits, server
 from inference.assets import showcase_texts
 from inference.backends import TITLES
 from inference.explain.words import nothing_known
-from inference.lane import Lane
-from inference.models import Models
+from inference.jobs import Lane
+from inference.loading import Models
 from ui import render, scoring, why
 from ui.files import TemporaryFiles
 from ui.launch import SHOW_ANSWER

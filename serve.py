@@ -23,10 +23,10 @@ from app import build
 from dashboard.gate import DashboardGate
 from dashboard.origin import MIDDLEWARE
 from inference.api import create_app, server
-from inference.api.commands import read_key
+from inference.api.access import read_key
 from inference.api.websocket import MESSAGE_BYTES, WebSocketProtocol
-from inference.artifacts import content_key
-from inference.models import Models
+from inference.artifacts.cache import content_key
+from inference.loading import Models
 from ui.files import TemporaryFiles
 from ui.site import mount_page
 from ui.start import Settings, run

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from streamlit import runtime
 
-from inference.api.layers import STEP, refuse_websocket
+from inference.api.middleware import STEP, refuse_websocket
 
 MAX_FILES = 8  # of one session
 MAX_BYTES = 256_000_000  # of all sessions

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dashboard.charts.words import digits, many, mb, ms, names, percent, points, times
+from dashboard.charts.formatting import digits, many, mb, ms, names, percent, points, times
 from inference.backends import TITLES, runtime
 from inference.compare.benchmark import BATCH_SIZES, SLOW, STEAL_LIMIT
 from inference.compare.results import PERCENTILES, noise_is_assumed

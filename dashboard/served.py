@@ -9,10 +9,10 @@ from typing import Any
 
 import streamlit as st
 
-from inference.artifacts import changed, check_content, check_same, content_key, default_cache
+from inference.artifacts.cache import changed, check_content, check_same, content_key, default_cache
 from inference.assets import DEMO_MODEL
-from inference.bundle import Bundle
 from inference.errors import InferenceError, without_folders
+from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
 
 Written = tuple[tuple[str, int, int], ...]

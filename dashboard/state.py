@@ -6,12 +6,14 @@ Pages read `current()`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
 
 from dashboard import receipts, served
-from dashboard.parts import lead_to_measuring, plain
+from dashboard.components import lead_to_measuring, plain
 from dashboard.receipts import Shelf
 from inference.compare.receipt import Receipt
 from inference.compare.verdict import Limits
@@ -147,3 +149,18 @@ def _limit(label: str, key: str, least: float, step: float) -> float | None:
         label, least, None, None, step, key=key, bind="query-params", placeholder="any"
     )
     return value
+
+
+HELD = "_texts"
+
+
+def keep_texts(receipt: Mapping[str, Any], texts: list[str]) -> None:
+    """Remember the texts of this receipt's rows. They go with the session."""
+    held: dict[str, list[str]] = st.session_state.setdefault(HELD, {})
+    held[receipt["checksum"]] = texts
+
+
+def with_texts(receipt: Receipt) -> Receipt:
+    """The receipt, with its texts if this session knows them. Not for download: sharing them was not agreed."""
+    texts = st.session_state.get(HELD, {}).get(receipt["checksum"])
+    return receipt if texts is None else {**receipt, "data": {**receipt["data"], "texts": texts}}

@@ -12,10 +12,10 @@ from typing import Any
 
 from starlette.formparsers import MultiPartParser
 
-from inference.bundle import Task
 from inference.errors import InputError
-from inference.score.unpacking import MOST_COLUMNS, MOST_UNPACKED, columns_in
-from inference.tables import FORMATS, named, named_text, read_table
+from inference.formats.bundle import Task
+from inference.tables.columns import FORMATS, named, named_text, read_table
+from inference.tables.unpacking import MOST_COLUMNS, MOST_UNPACKED, columns_in
 
 MOST_MB = 5  # of the uploader; .streamlit/config.toml says the same to the server
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "gold", "y")

@@ -26,11 +26,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from inference.api.commands import read_key  # noqa: E402
-from inference.artifacts import content_key  # noqa: E402
+from inference.artifacts.cache import content_key  # noqa: E402
+from inference.commands.serve import read_key  # noqa: E402
 from inference.errors import InferenceError  # noqa: E402
 from inference.formats.describe import describe  # noqa: E402
-from inference.score.cluster import SETTINGS  # noqa: E402
+from inference.score.ray_data import SETTINGS  # noqa: E402
 
 for name, value in SETTINGS.items():  # read when Ray is imported
     os.environ.setdefault(name, value)

@@ -19,11 +19,10 @@ from inference.classifier import Answer, Classifier, Prediction, Timing
 from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError
 from inference.explain.explanation import Explanation
 from inference.loading import load
+from inference.version import __version__
 
 if TYPE_CHECKING:
-    from inference.onnx.files import quantize_onnx
-
-__version__ = "0.3.0"
+    from inference.artifacts.export import quantize_onnx
 
 __all__ = [
     "Answer",
@@ -36,6 +35,7 @@ __all__ = [
     "MissingDependencyError",
     "Prediction",
     "Timing",
+    "__version__",
     "load",
     "quantize_onnx",
 ]
@@ -44,7 +44,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Not imported above: it needs the library onnx, without which ONNX and INT8 are served all the same.
     if name == "quantize_onnx":
-        from inference.onnx.files import quantize_onnx
+        from inference.artifacts.export import quantize_onnx
 
         return quantize_onnx
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

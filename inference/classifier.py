@@ -6,18 +6,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from inference.backends import Backend
-from inference.bundle import Bundle, Task
 from inference.errors import BundleError, InferenceError, InputError, shown
-
-if TYPE_CHECKING:
-    from inference.explain.explanation import Explanation
+from inference.formats.bundle import Bundle, Task
 
 Exporter = Callable[[Path, Mapping[str, Task], bool, bool | None], list[Path]]
 """Folder, tasks, whether INT8 too, and where weights go -> the files written, as `Classifier.export_onnx`."""
@@ -175,33 +172,6 @@ class Classifier:
         tokenize_s = before_forward - before_tokens
         rest_s = time.perf_counter() - started - tokenize_s - forward_s
         return Answer(predictions, Timing(tokenize_s * 1e3, forward_s * 1e3, rest_s * 1e3))
-
-    def explain(
-        self,
-        text: str,
-        task: str | None = None,
-        label: str | None = None,
-        method: str = "occlusion",
-        *,
-        budget_s: float | None = None,
-        progress: Callable[[str, float], None] | None = None,
-    ) -> Explanation:
-        """What each word of a text does to the log-odds of a label, on this backend.
-
-        Args:
-            task: may be left out where the model has one task only.
-            label: the one that the model gives if left out.
-            method: "occlusion" leaves out one word at a time, on any backend; "integrated_gradients" is for PyTorch.
-            budget_s: seconds that it may take. What did not fit into them is told in the explanation's `notes`.
-            progress: called with the step and the share done; what it raises ends the work.
-
-        Raises:
-            InputError: a text that cannot be read, or a task, label or method that there is not.
-            MissingDependencyError: integrated gradients need Captum.
-        """
-        from inference.explain.run import explain
-
-        return explain(self, text, self.one_task(task), label, method, budget_s=budget_s, progress=progress)
 
     def export_onnx(
         self,

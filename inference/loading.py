@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from inference import cpu
-from inference.artifacts import changed, check_content, check_same, content_key, default_cache, obtain
-from inference.backends import EVERY, Backend, check_backend, check_device, runtime
-from inference.building import FILES, Progress
-from inference.bundle import Bundle, Task
-from inference.classifier import Classifier
-from inference.errors import InputError
+from inference.artifacts.build import FILES
+from inference.artifacts.cache import (
+    changed,
+    check_content,
+    check_same,
+    content_key,
+    default_cache,
+    model_sizes,
+    obtain,
+)
+from inference.backends import EVERY, TITLES, Backend, check_backend, check_device, runtime
+from inference.classifier import Answer, Classifier
+from inference.errors import ChangedModelError, InferenceError, InputError, importing, shown, without_folders
+from inference.explain.explanation import Explanation
+from inference.explain.run import explain
+from inference.formats.bundle import Bundle, Task
 from inference.formats.describe import describe
-from inference.imports import importing
-from inference.tokenizer import TOKENIZER, is_final, read_tokenizer, tokenizer_source, write_tokenizer
+from inference.formats.tokenizer import TOKENIZER, is_final, read_tokenizer, tokenizer_source, write_tokenizer
+from inference.jobs import Lane, Progress, Unwanted
 
 # Texts and tokens per forward pass: a CPU is busy with little, a GPU wants to be fed. A model that must be spread
 # leaves little room beside it.
@@ -149,7 +162,7 @@ def _open(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path, progress:
 
         if on_gpu:
             check_cuda(wish.device)  # now, and not after a minute of building
-            from inference.onnx.half import halve
+            from inference.onnx.float16 import halve
     artifact = obtain(bundle, cache, progress, base)
     graph = artifact.read(wish.backend)
     if on_gpu and wish.dtype != "float32":
@@ -159,9 +172,9 @@ def _open(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path, progress:
 
 def _open_torch(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path) -> Backend:
     with importing(f"Backend {wish.backend!r}", "-r requirements.txt"):
-        from inference.network import unmap
-        from inference.sequence import load_served
-        from inference.torch_backend import Buckets, TorchBackend
+        from inference.pytorch.backend import Buckets, TorchBackend
+        from inference.pytorch.huggingface import load_served
+        from inference.pytorch.network import unmap
 
     dtype = "bfloat16" if wish.backend == "pytorch-bf16" else wish.dtype
     network = load_served(bundle, base, wish.device, dtype)
@@ -189,7 +202,7 @@ def _export(
     external_data: bool | None,
 ) -> list[Path]:
     with importing("Exporting", "-r requirements.txt"):
-        from inference.onnx.files import export_files
+        from inference.artifacts.export import export_files
     artifact = obtain(bundle, cache, progress, base)
     artifact.verify()
     return export_files(
@@ -218,3 +231,145 @@ def _tokenizer_file(bundle: Bundle, base: Path | None, cache: Path) -> Path:
             check_same(bundle, base)
             (Path(folder) / TOKENIZER).replace(converted)
     return converted
+
+
+_log = logging.getLogger(__name__)
+EXPLAIN_S = 10.0  # others who want to be told why wait for it
+
+
+class Models:
+    """The classifiers of one model by backend, each opened once, when it is first asked for. Thread-safe.
+
+    Args:
+        open_one: makes the classifier of a backend.
+        sizes: bytes on disk per backend, as far as known.
+        parity: as the manifest of a build has it: `texts`, `reference`, and `backends` with what `parity.judge` gives.
+        folders: that errors may name and no client may know, beside the model's.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        open_one: Callable[[str], Classifier],
+        sizes: Mapping[str, int] | None = None,
+        parity: Mapping[str, Any] | None = None,
+        folders: Sequence[Path] = (),
+    ) -> None:
+        self.bundle = bundle
+        self.sizes = sizes or {}
+        self.parity = parity
+        self._open_one = open_one
+        self._folders = (bundle.folder, *folders)
+        self._opened: dict[str, Classifier] = {}
+        # One lock each: INT8 answers while PyTorch is still being opened.
+        self._locks = {name: threading.Lock() for name in bundle.backends}
+        self._lane = Lane()
+
+    @classmethod
+    def of_folder(
+        cls,
+        folder: str | Path,
+        cache: Path | None = None,
+        progress: Callable[[str, float], None] | None = None,
+        base: Path | None = None,
+    ) -> Models:
+        """Those of a model folder or Hub id. Its ONNX and INT8 files are built first if they are missing.
+
+        Raises:
+            InferenceError: the folder is no model, or the files could not be built.
+        """
+        cache = cache or default_cache()
+        bundle = describe(folder, base)
+        artifact = obtain(bundle, cache, progress, base)
+        sizes = model_sizes(bundle, artifact, base)
+        # All of one description: whatever is opened later is this model, or nothing.
+        return cls(
+            bundle,
+            lambda name: open_described(bundle, name, cache=cache, base=base),
+            sizes,
+            artifact.parity,
+            [cache, *([base] if base else [])],
+        )
+
+    def get(self, backend: str) -> Classifier:
+        """The classifier on this backend, ready and warm.
+
+        Raises:
+            InputError: there is no such backend.
+            ChangedModelError: the files are no longer those of the model that was described at the start.
+            InferenceError: it cannot be opened. The message names no folder, for any client may read it; that of its
+                cause, which is logged, does.
+        """
+        check_backend(backend, self.bundle.backends)
+        with self._locks[backend]:
+            if backend not in self._opened:
+                try:
+                    classifier = self._open_one(backend)
+                    classifier.classify("warm up")  # a runtime's first pass is slower than any other
+                except ChangedModelError:
+                    raise
+                except InferenceError as error:
+                    _log.error("%s cannot be opened: %s", TITLES[backend], error)
+                    raise InferenceError(without_folders(str(error), *self._folders)) from error
+                self._opened[backend] = classifier
+            return self._opened[backend]
+
+    def answer(
+        self, text: str, backend: str, threshold: float | None, is_wanted: Callable[[], bool] = lambda: True
+    ) -> Answer:
+        """One text's answer for every task on one backend. A threshold of None means the model's own.
+
+        Raises:
+            InferenceError: the text, the backend or the threshold is none that can be answered.
+        """
+        if not isinstance(text, str):  # a list is fine for a classifier, but one text is what this page answers
+            raise InputError(f"text must be a string, not {type(text).__name__}.")
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float | None):
+            raise InputError(f"threshold={shown(threshold)} is not a number. Give 0 to 1, or null for the model's own.")
+        classifier = self.get(backend)
+        with self._lane.turn(is_wanted):  # two passes at once would fight over the cores
+            return classifier.classify(text, threshold=threshold)
+
+    def explain(
+        self,
+        text: str,
+        backend: str,
+        task: str | None = None,
+        label: str | None = None,
+        method: str = "occlusion",
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> Explanation:
+        """Why one text gets a label on one backend, as `explain` says it, in `EXPLAIN_S` seconds or so.
+
+        Args:
+            is_wanted: asked between two passes: whether anybody still waits for it.
+
+        Raises:
+            InferenceError: as `explain`, there is no such backend, or nobody waits for it any more.
+        """
+        if not isinstance(task, str | None):
+            raise InputError(f"Unknown task: it must be a string, not {type(task).__name__}.")
+
+        def progress(step: str, share: float) -> None:
+            if not is_wanted():
+                raise Unwanted
+
+        return explain(self.get(backend), text, task, label, method, budget_s=EXPLAIN_S, progress=progress)
+
+    def compare(
+        self, text: str, threshold: float | None, is_wanted: Callable[[], bool] = lambda: True
+    ) -> dict[str, Answer | InferenceError]:
+        """Per backend its answer, or why it has none.
+
+        Raises:
+            InputError: the text or the threshold is none that any backend could answer.
+        """
+        found: dict[str, Answer | InferenceError] = {}
+        for backend in self.bundle.backends:
+            try:
+                found[backend] = self.answer(text, backend, threshold, is_wanted)
+            except (InputError, Unwanted):
+                raise
+            except InferenceError as error:  # say, PyTorch is not installed: the others still answer
+                found[backend] = error
+        return found

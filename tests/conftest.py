@@ -93,7 +93,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """A bundle trained for a few steps on a random base: every real step, in seconds."""
     from tokenizers import Tokenizer
 
-    from inference.bundle import Base
+    from inference.formats.bundle import Base
     from training.loop import Settings, new_network, train
     from training.save import write_bundle
 
@@ -122,8 +122,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 @pytest.fixture(scope="session")
 def demo() -> Path:
     """The demo model's folder; the test is skipped where its base model is not to be had."""
-    from inference.bundle import Bundle, locate_base
     from inference.errors import InferenceError
+    from inference.formats.bundle import Bundle, locate_base
 
     bundle = Bundle.read(DEMO)
     try:
@@ -137,8 +137,8 @@ def demo() -> Path:
 @pytest.fixture(scope="session")
 def demo_cache(demo: Path) -> Path:
     """The cache with the demo model's artefacts in it, built now if need be."""
-    from inference.artifacts import default_cache, obtain
-    from inference.bundle import Bundle
+    from inference.artifacts.cache import default_cache, obtain
+    from inference.formats.bundle import Bundle
 
     obtain(Bundle.read(demo), default_cache())
     return default_cache()

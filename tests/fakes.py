@@ -14,8 +14,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from inference.backends import Backend
-from inference.bundle import Base, Bundle, Task
 from inference.classifier import Classifier
+from inference.formats.bundle import Base, Bundle, Task
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "bad", "good", "sad", "glad", "book", "cancel"]
 SINGLE = "single_label_classification"

@@ -40,7 +40,7 @@ def healthy(root: Path) -> None:
     from safetensors.torch import save_file
     from transformers import AutoModel, AutoModelForSequenceClassification
 
-    from inference.bundle import BASE_FILES
+    from inference.formats.bundle import BASE_FILES
     from inference.formats.files import sha256
 
     classifier = foreign.classifier(root / "classifier" / "model")
@@ -80,10 +80,10 @@ def healthy(root: Path) -> None:
 
 def exported(classifier: Path, folder: Path) -> None:
     """The ONNX files of a classifier, without INT8, and without the list by which every change of them is noticed."""
+    from inference.artifacts.export import export_files
     from inference.formats.describe import describe
     from inference.onnx.export import export_onnx
-    from inference.onnx.files import export_files
-    from inference.sequence import load_merged
+    from inference.pytorch.huggingface import load_merged
 
     bundle = describe(classifier)
     graph = folder.parent / "graph" / "model.onnx"

@@ -25,7 +25,7 @@ import fakes  # noqa: E402
 import scored  # noqa: E402
 from ports import listening  # noqa: E402
 
-from inference.score import cluster  # noqa: E402
+from inference.score import ray_data  # noqa: E402
 from inference.score.run import Job  # noqa: E402
 
 CALLS = 5  # that the first worker answers
@@ -81,7 +81,7 @@ def main(source: str, out: str, folder: str) -> None:
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     job = Job(Path(source), Path(out), block_rows=50)
-    report = cluster.score(job, scored.model(open_one=partial(open_one, folder)), 1)
+    report = ray_data.score(job, scored.model(open_one=partial(open_one, folder)), 1)
     thread.join(PATIENCE_S)
     told = {
         "rows": report.tally.rows,

@@ -12,7 +12,7 @@ from typing import Any
 
 import fakes
 
-from inference.bundle import Task
+from inference.formats.bundle import Task
 from inference.score.run import Job, Model, Report, score
 
 # A file system in memory, where there is one: what is flushed to a disk some thousand times takes minutes.

@@ -25,7 +25,7 @@ from inference.api import create_app
 from inference.api.batching import AT_ONCE_ON_ONE, Batcher, Job
 from inference.api.errors import ApiError
 from inference.backends import Backend
-from inference.models import Models
+from inference.loading import Models
 
 WORDS = [word for word in fakes.WORDS[4:] if word != "book"]
 

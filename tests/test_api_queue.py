@@ -20,7 +20,7 @@ from served import wait_until
 
 from inference.api import Limits, create_app
 from inference.api import service as service_module
-from inference.models import Models
+from inference.loading import Models
 
 
 @pytest.fixture

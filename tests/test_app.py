@@ -28,9 +28,9 @@ import app
 from inference import Answer, Classifier, InputError, MissingDependencyError
 from inference.api.front import Access
 from inference.backends import BACKENDS
-from inference.bundle import Task
-from inference.lane import Lane, Unwanted
-from inference.models import Models
+from inference.formats.bundle import Task
+from inference.jobs import Lane, Unwanted
+from inference.loading import Models
 from ui import render, scoring, start
 from ui.files import temporary_files
 from ui.site import CONTENT, mount_page

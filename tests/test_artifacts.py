@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Tiny
 
-from inference import artifacts, load
-from inference.artifacts import Artifact, find, model_sizes, obtain
-from inference.bundle import Bundle
+from inference import load
+from inference.artifacts.cache import Artifact, cache, find, model_sizes, obtain
 from inference.classifier import Classifier
 from inference.errors import BundleError, ExportError, MissingDependencyError
+from inference.formats.bundle import Bundle
 
 TEXTS = ["it was bad", "a fine soup", "bus", "so so so it was a lamp", "WAS IT FINE?!"]
 
@@ -122,51 +122,51 @@ def test_a_damaged_file_is_refused_when_it_is_read(own: Tiny) -> None:
 
 
 def test_any_change_of_the_model_is_another_artefact(own: Tiny) -> None:
-    before = artifacts.content_key(Bundle.read(own.folder))
+    before = cache.content_key(Bundle.read(own.folder))
     path = own.folder / "bundle.json"
     described = json.loads(path.read_text())
     other_base = {**described["base"]["files"], "config.json": "0" * 64}
     for change in ({"max_tokens": 12}, {"pooling": "cls"}, {"base": {**described["base"], "files": other_base}}):
         path.write_text(json.dumps({**described, **change}))
-        assert artifacts.content_key(Bundle.read(own.folder)) != before
+        assert cache.content_key(Bundle.read(own.folder)) != before
     described["tasks"]["mood"]["labels"].reverse()
     path.write_text(json.dumps(described))
-    assert artifacts.content_key(Bundle.read(own.folder)) != before
+    assert cache.content_key(Bundle.read(own.folder)) != before
 
 
 def test_a_new_threshold_needs_no_new_artefact(own: Tiny) -> None:
-    before = artifacts.content_key(Bundle.read(own.folder))
+    before = cache.content_key(Bundle.read(own.folder))
     path = own.folder / "bundle.json"
     described = json.loads(path.read_text())
     described["tasks"]["mood"]["threshold"] = 0.99
     path.write_text(json.dumps(described))
-    assert artifacts.content_key(Bundle.read(own.folder)) == before
+    assert cache.content_key(Bundle.read(own.folder)) == before
 
 
 def test_other_library_versions_are_another_artefact(
     tiny: Tiny, built: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifacts, "tool_versions", lambda: dict.fromkeys(artifacts.TOOLS, "0"))
+    monkeypatch.setattr(cache, "tool_versions", lambda: dict.fromkeys(cache.TOOLS, "0"))
     assert find(Bundle.read(tiny.folder), tiny.cache) is None
 
 
 def test_without_the_export_libraries_the_built_files_are_used(
     tiny: Tiny, built: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifacts, "tool_versions", lambda: {"onnxruntime": "1"})
+    monkeypatch.setattr(cache, "tool_versions", lambda: {"onnxruntime": "1"})
     assert obtain(Bundle.read(tiny.folder), tiny.cache).folder == built.folder
 
 
 def test_without_the_export_libraries_a_missing_artefact_says_what_is_missing(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifacts, "tool_versions", lambda: {"onnxruntime": "1"})
+    monkeypatch.setattr(cache, "tool_versions", lambda: {"onnxruntime": "1"})
     with pytest.raises(MissingDependencyError, match="needs onnx, peft, torch, transformers"):
         obtain(Bundle.read(tiny.folder), tmp_path)
 
 
 def test_a_build_that_disagrees_with_pytorch_is_not_kept(own: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inference.parity.FP32_TOLERANCE", -1.0)
+    monkeypatch.setattr("inference.artifacts.parity.FP32_TOLERANCE", -1.0)
     cache = own.cache / "new"
     with pytest.raises(ExportError, match=r"does not agree with PyTorch"):
         obtain(Bundle.read(own.folder), cache, base=own.base)
@@ -196,7 +196,7 @@ def test_a_build_that_was_killed_leaves_nothing_that_is_used(own: Tiny) -> None:
     cache = own.cache / "new"
     script = (
         "import os, sys\nfrom pathlib import Path\n"
-        "from inference.artifacts import obtain\nfrom inference.bundle import Bundle\n"
+        "from inference.artifacts.cache import obtain\nfrom inference.formats.bundle import Bundle\n"
         "stop = lambda step, share: os._exit(9) if share > 0.2 else None\n"
         "folder, cache, base = map(Path, sys.argv[1:])\n"
         "obtain(Bundle.read(folder), cache, stop, base)\n"

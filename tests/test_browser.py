@@ -11,7 +11,7 @@ import pytest
 from chromium import Visit, needs_chromium, sync_api
 from test_app import HOSTILE, IMAGE, SCRIPT, models, served
 
-from inference.models import Models
+from inference.loading import Models
 
 pytestmark = needs_chromium
 

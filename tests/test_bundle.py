@@ -11,8 +11,8 @@ import pytest
 from conftest import Tiny
 
 from inference import load
-from inference.bundle import Bundle
 from inference.errors import BundleError, InputError
+from inference.formats.bundle import Bundle
 
 
 @pytest.fixture

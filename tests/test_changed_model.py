@@ -19,17 +19,16 @@ import pytest
 from conftest import ROOT, Tiny
 from ports import free_port
 
-from dashboard import explaining, measuring, served
+from dashboard import explain_job, measure_job, served
 from inference import load
-from inference.artifacts import check_same, content_key, find, obtain
-from inference.bundle import Bundle
+from inference.artifacts.cache import check_same, content_key, find, obtain
+from inference.commands.score import open_model
 from inference.compare.benchmark import Process
 from inference.errors import BundleError, ChangedModelError, InferenceError, without_folders
+from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
 from inference.formats.files import digest, sha256
-from inference.loading import open_described
-from inference.models import Models
-from inference.score.commands import open_model
+from inference.loading import Models, open_described
 from inference.score.run import Job, score
 
 CHANGED = "has changed since the start"
@@ -129,7 +128,7 @@ def test_error_that_is_no_change_of_the_model_stays_itself(own: Tiny, monkeypatc
     def too_many(*_: Any, **__: Any) -> Any:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("inference.artifacts.describe", too_many)
+    monkeypatch.setattr("inference.artifacts.cache.describe", too_many)
     with pytest.raises(OSError, match="Too many open files"):
         check_same(described, own.base)
 
@@ -260,8 +259,8 @@ def test_dashboard_neither_measures_nor_explains_another_model(
     assert served.unchanged().folder == own.folder
     REPLACED[what](own)
     with pytest.raises(ChangedModelError, match=CHANGED):
-        explaining.explain("fine", "mood", "up", "onnx", "int8")
-    job = measuring.start("rows", None, True)
+        explain_job.explain("fine", "mood", "up", "onnx", "int8")
+    job = measure_job.start("rows", None, True)
     assert job.wait(60)
     assert job.receipt is None and job.error is not None and CHANGED in job.error
 

@@ -9,8 +9,8 @@ from typing import Any
 import made
 import pytest
 
-from dashboard.charts import accuracy, labels, latency, overview, size, words
-from dashboard.charts.look import COLORS, DASHES, MARKS, PATTERNS, SYMBOLS, Chart
+from dashboard.charts import accuracy, formatting, labels, latency, overview, size
+from dashboard.charts.style import COLORS, DASHES, MARKS, PATTERNS, SYMBOLS, Chart
 from inference.backends import TITLES
 from inference.compare.results import results
 
@@ -312,17 +312,17 @@ def test_unknown_types_of_weights_are_said_to_be_unknown(receipt: Any) -> None:
 @pytest.mark.parametrize(
     ("say", "value", "text"),
     [
-        (words.digits, 0.0, "0"),
-        (words.digits, 12.0437, "12.0"),
-        (words.digits, -0.00123, "−0.00123"),
-        (words.digits, 12345.6, "12,346"),
-        (words.percent, 1.0, "100.0 %"),
-        (words.percent, 0.99999, "99.9 %"),
-        (words.percent, 0.0001, "< 0.1 %"),
-        (words.points, -0.0049, "−0.49 pp"),
-        (words.points, 0.000001, "0 pp"),
-        (words.mb, 96_907_696, "96.9 MB"),
-        (words.mb, 1_130_664_069, "1.13 GB"),
+        (formatting.digits, 0.0, "0"),
+        (formatting.digits, 12.0437, "12.0"),
+        (formatting.digits, -0.00123, "−0.00123"),
+        (formatting.digits, 12345.6, "12,346"),
+        (formatting.percent, 1.0, "100.0 %"),
+        (formatting.percent, 0.99999, "99.9 %"),
+        (formatting.percent, 0.0001, "< 0.1 %"),
+        (formatting.points, -0.0049, "−0.49 pp"),
+        (formatting.points, 0.000001, "0 pp"),
+        (formatting.mb, 96_907_696, "96.9 MB"),
+        (formatting.mb, 1_130_664_069, "1.13 GB"),
     ],
 )
 def test_figures_are_written_as_people_read_them(say: Callable[[float], str], value: float, text: str) -> None:
@@ -330,5 +330,5 @@ def test_figures_are_written_as_people_read_them(say: Callable[[float], str], va
 
 
 def test_counts_agree_with_their_nouns() -> None:
-    assert [words.many(n, "row") for n in (0, 1, 2000)] == ["no rows", "1 row", "2,000 rows"]
-    assert words.joined(["a", "b", "c"]) == "a, b and c"
+    assert [formatting.many(n, "row") for n in (0, 1, 2000)] == ["no rows", "1 row", "2,000 rows"]
+    assert formatting.joined(["a", "b", "c"]) == "a, b and c"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.bundle import Task
 from inference.classifier import MAX_CHARS, probabilities
 from inference.errors import InferenceError, InputError
+from inference.formats.bundle import Task
 
 
 def test_a_string_gives_one_prediction_and_a_list_gives_a_list() -> None:

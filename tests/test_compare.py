@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,9 +17,9 @@ import made
 import pytest
 from conftest import ROOT, Tiny
 
+from dashboard import report
 from inference import cpu
 from inference.__main__ import main
-from inference.bundle import Bundle
 from inference.compare import benchmark
 from inference.compare.benchmark import CONTROL, Plan, Process, by_length, turns
 from inference.compare.receipt import read_receipt, seal, write_receipt
@@ -28,6 +29,7 @@ from inference.compare.run import compare
 from inference.compare.summary import summary
 from inference.compare.verdict import judge
 from inference.errors import InferenceError, InputError
+from inference.formats.bundle import Bundle
 
 SMALL = Plan(
     launches=2, rounds=3, texts=8, sweeps=1, sweep_texts=8, shape_rounds=1, alone_rows=10, best_threads=False, wait_s=0
@@ -122,7 +124,7 @@ def test_bf16_is_not_measured_on_a_processor_without_it(tiny: Tiny, rows: Any, m
 
 
 def test_the_files_timed_are_tied_by_their_hash(receipt: dict[str, Any], tiny: Tiny) -> None:
-    from inference.artifacts import obtain
+    from inference.artifacts.cache import obtain
     from inference.formats.files import sha256
 
     artifact = obtain(Bundle.read(tiny.folder), tiny.cache, base=tiny.base)
@@ -295,11 +297,13 @@ def test_receipts_are_shown_and_told_apart(files: dict[str, str], capsys: pytest
     assert "different models" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["verdict"], ["receipt", "show"], ["report"]])
+@pytest.mark.parametrize(
+    ("command", "arguments"), [(main, ["verdict"]), (main, ["receipt", "show"]), (report.main, [])], ids=str
+)
 def test_a_damaged_receipt_is_one_line_and_exit_code_2(
-    arguments: list[str], files: dict[str, str], capsys: pytest.CaptureFixture[str]
+    command: Callable[[list[str]], int], arguments: list[str], files: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*arguments, files["damaged"]]) == 2
+    assert command([*arguments, files["damaged"]]) == 2
     assert capsys.readouterr().err.startswith(f"error: {files['damaged']} is no JSON: it is damaged")
 
 
@@ -323,7 +327,7 @@ def test_a_comparison_that_cannot_be_made_is_refused_at_once(
 
 @pytest.mark.parametrize("text", ["1", "1pp", "1 pp"])
 def test_a_drop_is_given_in_percentage_points(text: str) -> None:
-    from inference.compare.commands import percentage_points
+    from inference.commands.compare import percentage_points
 
     assert percentage_points(text) == pytest.approx(0.01)
 

@@ -22,7 +22,7 @@ from ports import on_a_free_port
 from streamlit.testing.v1 import AppTest
 
 from dashboard import receipts, served, state
-from dashboard.parts import plain
+from dashboard.components import plain
 from inference import cpu
 from inference.compare.receipt import seal, write_receipt
 from inference.formats.describe import describe

@@ -16,13 +16,13 @@ import pytest
 from conftest import ROOT
 from streamlit.testing.v1 import AppTest
 
-from dashboard import measuring, receipts
-from dashboard.spreadsheet import as_csv
+from dashboard import measure_job, receipts
 from dashboard.upload import MOST_MB, guess, read_upload
 from inference.assets import DEMO_MODEL
-from inference.bundle import Bundle, Task
 from inference.compare.receipt import seal, write_receipt
 from inference.errors import InferenceError, InputError
+from inference.formats.bundle import Bundle, Task
+from inference.tables.spreadsheet import as_csv
 
 TEXTS = [f"text of row {i + 1}" for i in range(120)]
 FILE = "\n".join(["text,label", *(f"{text},x" for text in TEXTS)]).encode()
@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("TRIPTYCH_RECEIPTS", raising=False)
     monkeypatch.delenv("TRIPTYCH_MODEL", raising=False)
     yield tmp_path
-    job = measuring.running()
+    job = measure_job.running()
     if job is not None:
         job.cancel()
         assert job.wait(30)
@@ -163,8 +163,8 @@ class Compare:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, failure: Exception | None = None) -> None:
         self.go, self.begun, self.failure = threading.Event(), threading.Event(), failure
         self.asked: dict[str, Any] = {}
-        monkeypatch.setattr(measuring, "compare", self)
-        monkeypatch.setattr(measuring, "build", lambda job: None)
+        monkeypatch.setattr(measure_job, "compare", self)
+        monkeypatch.setattr(measure_job, "build", lambda job: None)
 
     def __call__(self, model: Bundle, data: Any, *, quick: bool, base: Path | None, progress: Any) -> dict[str, Any]:
         self.asked = {"model": model.folder, "texts": data and list(data.texts), "quick": quick}
@@ -188,7 +188,7 @@ def press(at: AppTest, label: str) -> AppTest:
 
 def finish(at: AppTest, compare: Compare) -> AppTest:
     compare.go.set()
-    job = measuring.running()
+    job = measure_job.running()
     assert job is None or job.wait(30)
     return at.run()
 
@@ -227,7 +227,7 @@ def test_a_measurement_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None
     compare = Compare(monkeypatch)
     at = press(upload(page("your_data")), "Measure")
     assert compare.begun.wait(30)
-    job = measuring.running()
+    job = measure_job.running()
     press(at.run(), "Cancel")
     assert job is not None
     assert job.wait(30)
@@ -243,7 +243,7 @@ def test_a_second_session_has_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Somebody else is measuring" in said(other)
     assert not [one for one in other.button if one.label == "Measure"]
     with pytest.raises(InputError, match="already"):
-        measuring.start("x", None, True)
+        measure_job.start("x", None, True)
 
 
 def test_a_failure_is_told_and_the_form_is_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,8 +255,8 @@ def test_a_failure_is_told_and_the_form_is_there_again(monkeypatch: pytest.Monke
 
 def test_nobody_waits_for_a_measurement_that_nobody_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     Compare(monkeypatch)
-    monkeypatch.setattr(measuring, "PATIENCE_S", 0.1)
-    job = measuring.start("gone.csv", None, True, lambda: False)
+    monkeypatch.setattr(measure_job, "PATIENCE_S", 0.1)
+    job = measure_job.start("gone.csv", None, True, lambda: False)
     assert job.wait(30)
     assert job.cancelled
 

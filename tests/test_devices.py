@@ -15,14 +15,14 @@ from conftest import Tiny
 from fakes import feed
 
 from inference import cpu, load
-from inference.artifacts import obtain
+from inference.artifacts.cache import obtain
 from inference.backends import BACKENDS, EVERY, Logits, OutOfMemory, check_device, in_parts
-from inference.bundle import Bundle
 from inference.errors import InputError, MissingDependencyError
-from inference.models import Models
+from inference.formats.bundle import Bundle
+from inference.loading import Models
 from inference.onnx.backend import CUDA, Graph, OnnxBackend, check_cuda
-from inference.sequence import load_served
-from inference.torch_backend import Buckets, TorchBackend, best_dtype, narrow, take_sdpa
+from inference.pytorch.backend import Buckets, TorchBackend, best_dtype, narrow, take_sdpa
+from inference.pytorch.huggingface import load_served
 
 TEXTS = ["it was fine", "a lamp", "so bad, the bus was so, so, so bad"]
 Feed = dict[str, Any]

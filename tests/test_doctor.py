@@ -13,7 +13,7 @@ import pytest
 from hostile import Spoil, both, drop, edit, healthy, pickled, remove, tensors
 
 from inference.__main__ import main
-from inference.doctor import Finding, examine
+from inference.commands.doctor import Finding, examine
 
 CONFIG, SETTINGS, WEIGHTS = "config.json", "tokenizer_config.json", "model.safetensors"
 

@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from inference import Classifier, InferenceError, InputError
-from inference.bundle import Task
-from inference.explain import occlusion
+from inference.explain import explain, occlusion
 from inference.explain.agreement import Agreement, agreement, compare, in_words
 from inference.explain.explanation import GRADIENTS, Explanation
+from inference.formats.bundle import Task
 
 MULTI = {"topics": Task(("food", "travel"), "multi_label_classification", 0.5)}
 
@@ -29,7 +29,7 @@ def figures(found: Explanation) -> dict[str, float | None]:
 
 
 def test_a_word_adds_to_the_log_odds_what_they_lose_without_it() -> None:
-    found = fakes.classifier().explain("Good film, not bad", "sentiment")
+    found = explain(fakes.classifier(), "Good film, not bad", "sentiment")
     assert (found.label, found.predicted) == ("negative", "negative")  # a tie, and the first one is given
     assert figures(found) == {"Good": -2.0, "film": 0.0, ",": 0.0, "not": 0.0, "bad": 2.0}
     assert found.log_odds == pytest.approx(0)
@@ -39,7 +39,7 @@ def test_a_word_adds_to_the_log_odds_what_they_lose_without_it() -> None:
 
 
 def test_another_label_than_the_models_can_be_explained() -> None:
-    found = fakes.classifier().explain("glad", "emotion", "sadness")
+    found = explain(fakes.classifier(), "glad", "emotion", "sadness")
     assert (found.label, found.predicted) == ("sadness", "joy")
     assert found.words[0].attribution == pytest.approx(math.log(2) - math.log(math.exp(3) + 1))
 
@@ -51,23 +51,23 @@ def test_a_label_of_several_at_once_is_explained_by_its_own_logit() -> None:
             return {"topics": np.stack([-1.0 - 0 * books, 3.0 * books - 1], 1).astype(np.float32)}
 
     made = fakes.classifier(Topics(tasks=MULTI), MULTI)
-    assert figures(made.explain("book it", label="travel")) == {"book": 3.0, "it": 0.0}
-    assert figures(made.explain("book it", label="food")) == {"book": 0.0, "it": 0.0}
+    assert figures(explain(made, "book it", label="travel")) == {"book": 3.0, "it": 0.0}
+    assert figures(explain(made, "book it", label="food")) == {"book": 0.0, "it": 0.0}
 
 
 def test_what_is_explained_is_what_answers() -> None:
     made = fakes.classifier()
-    found, said = made.explain("good bad good", "sentiment"), made.predict("good bad good", "sentiment")
+    found, said = explain(made, "good bad good", "sentiment"), made.predict("good bad good", "sentiment")
     assert (found.predicted, found.score) == (said.label, said.confidence)
 
 
 def test_the_last_word_left_leaves_an_empty_text_and_no_error() -> None:
-    assert figures(fakes.classifier().explain("good", "sentiment")) == {"good": 2.0}
+    assert figures(explain(fakes.classifier(), "good", "sentiment")) == {"good": 2.0}
 
 
 def test_what_was_cut_off_has_no_figure_and_is_told() -> None:
     text = "good good good good good good bad bad"  # eight tokens are read, two of them special
-    found = fakes.classifier().explain(text, "sentiment")
+    found = explain(fakes.classifier(), text, "sentiment")
     assert (len(found.words), found.read, found.truncated) == (6, (0, 29), True)
     assert [word.text for word in found.words] == ["good"] * 6
     assert found.notes[:-1] == [
@@ -77,32 +77,32 @@ def test_what_was_cut_off_has_no_figure_and_is_told() -> None:
 
 def test_where_words_stand_for_each_other_it_is_said_that_none_carries_the_answer() -> None:
     made = fakes.classifier()
-    found = made.explain("good good good good good", "sentiment")
+    found = explain(made, "good good good good good", "sentiment")
     assert found.score > 0.99
     assert "No word carries this answer alone: without any one of them the confidence moves by 0.00" in found.notes[0]
-    assert made.explain("good book", "sentiment").notes == []
-    assert made.explain("good bad book book", "sentiment").notes == []  # "good" does
-    assert made.explain("good good good good good", "sentiment", "negative").notes == []  # no answer of the model's
+    assert explain(made, "good book", "sentiment").notes == []
+    assert explain(made, "good bad book book", "sentiment").notes == []  # "good" does
+    assert explain(made, "good good good good good", "sentiment", "negative").notes == []  # no answer of the model's
 
 
 def test_where_the_start_is_cut_off_the_end_is_explained() -> None:
     tokenizer = fakes.tokenizer()
     tokenizer.enable_truncation(8, direction="left")
     made = Classifier(fakes.bundle(), fakes.FakeBackend(), tokenizer)
-    found = made.explain("bad bad good good good good good good", "sentiment")
+    found = explain(made, "bad bad good good good good good good", "sentiment")
     assert (found.read, {word.text for word in found.words}) == ((8, 37), {"good"})
 
 
 def test_passes_are_batched_and_none_is_larger_than_the_classifier_allows() -> None:
     backend = fakes.FakeBackend()
-    fakes.classifier(backend, batch_size=4).explain("good bad good bad good bad", "sentiment")
+    explain(fakes.classifier(backend, batch_size=4), "good bad good bad good bad", "sentiment")
     assert max(rows for rows, _ in backend.shapes) <= 4
     assert sum(rows for rows, _ in backend.shapes) == 1 + 6  # the text, and one a word
 
 
 def test_a_long_text_is_explained_in_groups_of_neighbours_and_that_is_told() -> None:
     long = Classifier(fakes.bundle(max_tokens=4096), fakes.FakeBackend(), fakes.tokenizer())
-    found = long.explain("good " * 1300, "sentiment")
+    found = explain(long, "good " * 1300, "sentiment")
     assert found.grouped == 3
     assert len(found.words) == math.ceil(1300 / 3) <= occlusion.MOST_PASSES
     assert found.words[0].text == "good good good"
@@ -133,7 +133,7 @@ class Clock:
 
 def test_with_little_time_neighbours_are_left_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, 1.0)
-    found = clock.classifier().explain("good " * 40, "sentiment", budget_s=14.0)
+    found = explain(clock.classifier(), "good " * 40, "sentiment", budget_s=14.0)
     assert found.grouped == 6  # of 14 s five are gone with the text and four rows to time; of 9, four fifths are 7 rows
     assert len(found.words) == 7
     assert found.unreached == 0
@@ -146,23 +146,26 @@ def test_when_time_is_up_the_rest_has_no_figure_and_that_is_told(monkeypatch: py
     def slower(_: str, __: float) -> None:
         clock.seconds = 5.0
 
-    found = clock.classifier().explain("good " * 8, "sentiment", budget_s=20.0, progress=slower)
+    found = explain(clock.classifier(), "good " * 8, "sentiment", budget_s=20.0, progress=slower)
     assert [word.attribution for word in found.words] == [2.0] * 8
     clock.seconds = 1.0
-    found = clock.classifier().explain("good " * 12, "sentiment", budget_s=20.0, progress=slower)
+    found = explain(clock.classifier(), "good " * 12, "sentiment", budget_s=20.0, progress=slower)
     assert [word.attribution for word in found.words] == [2.0] * 8 + [None] * 4
     assert "4 of 12 parts of the text were not tried" in found.notes[0]
 
 
 def test_without_a_budget_nothing_is_left_out_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Clock(monkeypatch, 1e6).classifier().explain("good " * 40, "sentiment")
+    found = explain(Clock(monkeypatch, 1e6).classifier(), "good " * 40, "sentiment")
     assert (found.grouped, found.unreached) == (1, 0)
 
 
 def test_progress_goes_from_little_to_all() -> None:
     told: list[tuple[str, float]] = []
-    fakes.classifier(batch_size=2).explain(
-        "good bad good bad good", "sentiment", progress=lambda step, share: told.append((step, share))
+    explain(
+        fakes.classifier(batch_size=2),
+        "good bad good bad good",
+        "sentiment",
+        progress=lambda step, share: told.append((step, share)),
     )
     assert [share for _, share in told] == [0.4, 0.8, 1.0]
 
@@ -172,7 +175,7 @@ def test_what_progress_raises_ends_the_work() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fakes.classifier().explain("good", "sentiment", progress=stop)
+        explain(fakes.classifier(), "good", "sentiment", progress=stop)
 
 
 # --- What is refused
@@ -199,7 +202,7 @@ def test_what_progress_raises_ends_the_work() -> None:
 def test_what_cannot_be_explained_is_refused_with_a_remedy(options: dict[str, Any], said: str) -> None:
     asked = {"text": "good", "task": "sentiment"} | options
     with pytest.raises(InputError, match=said):
-        fakes.classifier(fakes.FakeBackend("int8")).explain(**asked)
+        explain(fakes.classifier(fakes.FakeBackend("int8")), **asked)
 
 
 def test_gradients_through_a_base_in_4_bits_on_a_cpu_are_refused_with_a_remedy() -> None:
@@ -207,8 +210,8 @@ def test_gradients_through_a_base_in_4_bits_on_a_cpu_are_refused_with_a_remedy()
     backend.network = object()  # type: ignore[attr-defined]
     made = Classifier(replace(fakes.bundle(), four_bit=True), backend, fakes.tokenizer())
     with pytest.raises(InputError, match="cannot go through a base in 4 bits on a CPU. Take method='occlusion'"):
-        made.explain("good", "sentiment", method=GRADIENTS)
-    assert figures(made.explain("good", "sentiment")) == {"good": 2.0}
+        explain(made, "good", "sentiment", method=GRADIENTS)
+    assert figures(explain(made, "good", "sentiment")) == {"good": 2.0}
 
 
 def test_logits_that_are_no_numbers_are_an_error_and_no_figure() -> None:
@@ -219,11 +222,11 @@ def test_logits_that_are_no_numbers_are_an_error_and_no_figure() -> None:
             return found
 
     with pytest.raises(InferenceError, match="NaN or infinity"):
-        fakes.classifier(Broken()).explain("good bad", "sentiment")
+        explain(fakes.classifier(Broken()), "good bad", "sentiment")
 
 
 def test_an_explanation_is_plain_json_with_its_notes() -> None:
-    found = fakes.classifier().explain("good " * 20, "sentiment").to_dict()
+    found = explain(fakes.classifier(), "good " * 20, "sentiment").to_dict()
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again["words"][0] == {
         "text": "good",
@@ -238,14 +241,14 @@ def test_an_explanation_is_plain_json_with_its_notes() -> None:
 
 
 def test_words_that_the_vocabulary_lacks_are_named() -> None:
-    found = fakes.classifier().explain("good 😀 ☃ bad 😀 glad", "sentiment")
+    found = explain(fakes.classifier(), "good 😀 ☃ bad 😀 glad", "sentiment")
     assert [word.text for word in found.words if word.unknown] == ["😀", "☃", "😀"]
     (note,) = found.notes
     assert note.startswith("The model's vocabulary lacks “😀”, “☃”: it reads one and the same sign")
-    long = fakes.classifier().explain("good " + "🙂" * 400, "sentiment").notes[0]
+    long = explain(fakes.classifier(), "good " + "🙂" * 400, "sentiment").notes[0]
     assert f"lacks “{'🙂' * 29}…”: it reads" in long
     assert "so its figure tells" in long
-    assert fakes.classifier().explain("good bad glad", "sentiment").notes == []
+    assert explain(fakes.classifier(), "good bad glad", "sentiment").notes == []
 
 
 # --- Two explanations
@@ -253,8 +256,8 @@ def test_words_that_the_vocabulary_lacks_are_named() -> None:
 
 def test_the_same_order_of_words_has_tau_1_and_the_reverse_minus_1() -> None:
     made = fakes.classifier()
-    one = made.explain("bad film good", "sentiment", "positive")
-    other = made.explain("bad film good", "sentiment", "positive")
+    one = explain(made, "bad film good", "sentiment", "positive")
+    other = explain(made, "bad film good", "sentiment", "positive")
     assert agreement(one, other) == Agreement(3, pytest.approx(1.0), 0.0, "bad")
     against = Agreement(2, -1.0, 0.5, "film")
     assert "Kendall's tau −1.000" in in_words(against, "pytorch", "int8")
@@ -265,15 +268,15 @@ def test_the_same_order_of_words_has_tau_1_and_the_reverse_minus_1() -> None:
 
 def test_words_that_all_count_the_same_have_no_order() -> None:
     made = fakes.classifier()
-    found = agreement(made.explain("this that", "sentiment"), made.explain("this that", "sentiment"))
+    found = agreement(explain(made, "this that", "sentiment"), explain(made, "this that", "sentiment"))
     assert found.tau is None
     assert "no order" in in_words(found, "pytorch", "int8")
 
 
 def test_explanations_of_other_labels_or_texts_are_not_compared() -> None:
     made = fakes.classifier()
-    one = made.explain("good bad", "sentiment", "positive")
-    for other in (made.explain("good bad", "sentiment", "negative"), made.explain("good", "sentiment", "positive")):
+    one = explain(made, "good bad", "sentiment", "positive")
+    for other in (explain(made, "good bad", "sentiment", "negative"), explain(made, "good", "sentiment", "positive")):
         with pytest.raises(InputError, match="cannot be compared"):
             agreement(one, other)
 

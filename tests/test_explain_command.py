@@ -16,16 +16,16 @@ import pytest
 from conftest import DEMO, ROOT, Tiny
 from streamlit.testing.v1 import AppTest
 
-from dashboard import explaining, measuring, receipts
+from dashboard import explain_job, measure_job, receipts
 from inference import InputError, load
 from inference.__main__ import main
 from inference.assets import FAITHFULNESS, SHOWCASE, showcase_texts
-from inference.bundle import Bundle
+from inference.commands.explain import columns, lines, printable
 from inference.compare.receipt import seal, write_receipt
 from inference.errors import InferenceError
-from inference.explain import faithfulness
-from inference.explain.commands import columns, lines, printable
+from inference.explain import explain, faithfulness
 from inference.explain.explanation import GRADIENTS, OCCLUSION
+from inference.formats.bundle import Bundle
 from inference.formats.files import sha256
 
 Run = Callable[..., tuple[int, str, str]]
@@ -112,7 +112,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(run: Run, arguments: tu
 
 def test_no_control_character_of_a_text_reaches_the_terminal() -> None:
     text = "good\u202e\x9b31m bad \x1b]0;x\x07"
-    told = lines(fakes.classifier().explain(text, "sentiment"))
+    told = lines(explain(fakes.classifier(), text, "sentiment"))
     assert all(letter.isprintable() or letter == "\n" for letter in told)
     assert printable("\x1b[31m👩\u200d👩") == "\\x1b[31m👩\u200d👩"
 
@@ -249,7 +249,7 @@ def test_a_row_is_explained_on_both_backends_with_how_far_they_agree(
         assert arguments[5]()  # the session is still there
         return comparison()
 
-    monkeypatch.setattr(explaining, "explain", explain)
+    monkeypatch.setattr(explain_job, "explain", explain)
     at = dashboard()
     at.button(key="why").click().run()
     assert not at.exception
@@ -270,7 +270,7 @@ def test_what_goes_wrong_is_said_in_place_of_an_explanation(
     def explain(*_: Any) -> dict[str, Any]:
         raise InferenceError("Backend 'pytorch' needs the library 'torch'.")
 
-    monkeypatch.setattr(explaining, "explain", explain)
+    monkeypatch.setattr(explain_job, "explain", explain)
     at = dashboard()
     at.button(key="why").click().run()
     assert not at.exception
@@ -289,24 +289,24 @@ def test_the_dashboard_shows_what_the_command_prints(
     demo: Path, demo_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TRIPTYCH_MODEL", raising=False)
-    found = explaining.explain("what a lovely film", "sentiment", "positive", "onnx", "int8")
+    found = explain_job.explain("what a lovely film", "sentiment", "positive", "onnx", "int8")
     assert [word["text"] for word in found["explanations"]["int8"]["words"]] == ["what", "a", "lovely", "film"]
     assert set(found["agreements"]) == {"int8"}
     with pytest.raises(InferenceError, match="has no label 'great'"):
-        explaining.explain("what a lovely film", "sentiment", "great", "onnx", "int8")
+        explain_job.explain("what a lovely film", "sentiment", "great", "onnx", "int8")
 
 
 def test_explanation_that_nobody_waits_for_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (program := tmp_path / "endless").write_text("#!/bin/sh\nexec sleep 600\n")
     program.chmod(0o755)
-    monkeypatch.setattr(explaining, "LOOK_S", 0.01)
-    monkeypatch.setattr(explaining.sys, "executable", str(program))
+    monkeypatch.setattr(explain_job, "LOOK_S", 0.01)
+    monkeypatch.setattr(explain_job.sys, "executable", str(program))
     with pytest.raises(InferenceError, match="Nobody waits"):
-        explaining._run("good", "sentiment", "positive", "onnx,int8", lambda: False)
-    assert not measuring.explaining.locked()
+        explain_job._run("good", "sentiment", "positive", "onnx,int8", lambda: False)
+    assert not measure_job.explaining.locked()
 
 
 def test_nothing_is_explained_while_something_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "running", lambda: object())
+    monkeypatch.setattr(measure_job, "running", lambda: object())
     with pytest.raises(InputError, match="A measurement is running here"):
-        explaining.explain("good", "sentiment", "positive", "onnx", "int8")
+        explain_job.explain("good", "sentiment", "positive", "onnx", "int8")

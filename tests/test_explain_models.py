@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, Tiny
 
 from inference import Classifier, InputError, load
-from inference.explain import occlusion
+from inference.explain import explain, occlusion
 from inference.explain.explanation import GRADIENTS, Explanation
 
 TEXT = "it was fine, so fine"
@@ -39,17 +39,17 @@ def complete(found: Explanation) -> None:
 
 @pytest.mark.parametrize("label", ["down", "up"])
 def test_integrated_gradients_are_complete_within_their_delta(network: Classifier, label: str) -> None:
-    complete(network.explain(TEXT, "mood", label, GRADIENTS))
+    complete(explain(network, TEXT, "mood", label, GRADIENTS))
 
 
 def test_integrated_gradients_are_those_of_captums_own_call(network: Classifier, tiny: Tiny) -> None:
     import torch
     from captum.attr import LayerIntegratedGradients
 
-    from inference.bundle import Bundle
-    from inference.network import load_network
+    from inference.formats.bundle import Bundle
+    from inference.pytorch.network import load_network
 
-    found = network.explain(TEXT, "mood", "up", GRADIENTS)
+    found = explain(network, TEXT, "mood", "up", GRADIENTS)
     model = load_network(Bundle.read(tiny.folder), tiny.base)
     ids = torch.tensor([network.encode(TEXT).ids])
     baseline = torch.zeros_like(ids)
@@ -79,12 +79,12 @@ def test_integrated_gradients_are_those_of_captums_own_call(network: Classifier,
 def test_integrated_gradients_are_complete_on_every_architecture(kind: str, tmp_path: Path) -> None:
     # Not as wild as random weights are elsewhere in the tests: there some want more steps than there are.
     made = load(foreign.classifier(tmp_path / kind, kind, initializer_range=0.005), "pytorch")
-    found = made.explain("a bad lamp, twice!", method=GRADIENTS)
+    found = explain(made, "a bad lamp, twice!", method=GRADIENTS)
     assert found.converged
     total = sum(word.attribution or 0.0 for word in found.words)
     assert found.baseline_log_odds is not None and found.convergence_delta is not None
     assert total == pytest.approx(found.log_odds - found.baseline_log_odds, abs=0.02)
-    assert found.log_odds == pytest.approx(made.explain("a bad lamp, twice!").log_odds, abs=1e-4)
+    assert found.log_odds == pytest.approx(explain(made, "a bad lamp, twice!").log_odds, abs=1e-4)
     assert np.abs([word.attribution for word in found.words]).max() > 1e-3
 
 
@@ -94,9 +94,9 @@ def test_each_task_of_switched_adapters_is_explained_with_its_own(tmp_path: Path
         foreign.adapter(tmp_path / "model" / task, base, seed=seed)
     made = load(tmp_path / "model", "pytorch")
     before = made.predict_all_tasks("a bad lamp")
-    found = {task: made.explain("a bad lamp", task, method=GRADIENTS) for task in made.tasks}
+    found = {task: explain(made, "a bad lamp", task, method=GRADIENTS) for task in made.tasks}
     for task, one in found.items():
-        assert one.log_odds == pytest.approx(made.explain("a bad lamp", task, one.label).log_odds)
+        assert one.log_odds == pytest.approx(explain(made, "a bad lamp", task, one.label).log_odds)
         assert one.baseline_log_odds is not None and one.convergence_delta is not None
         total = sum(word.attribution or 0 for word in one.words)
         assert total == pytest.approx(one.log_odds - one.baseline_log_odds + one.convergence_delta, abs=1e-4)
@@ -110,7 +110,7 @@ def test_whoever_asks_while_gradients_are_taken_gets_the_answer_to_his_own_text(
     def ask(_: str, __: float) -> None:
         got.append(network.predict("a bad lamp", "mood"))
 
-    network.explain("so fine it was", "mood", method=GRADIENTS, progress=ask)
+    explain(network, "so fine it was", "mood", method=GRADIENTS, progress=ask)
     assert len(got) > 2
     assert {one.confidence for one in got} == {expected.confidence}
 
@@ -129,12 +129,12 @@ def test_gradients_that_time_does_not_suffice_for_are_refused_or_told(
         now[0] += 1.0
 
     with pytest.raises(InputError, match="Time was up before integrated gradients"):
-        network.explain(TEXT, "mood", method=GRADIENTS, budget_s=2.0, progress=tell)
-    found = network.explain(TEXT, "mood", method=GRADIENTS, budget_s=8.0, progress=tell)
+        explain(network, TEXT, "mood", method=GRADIENTS, budget_s=2.0, progress=tell)
+    found = explain(network, TEXT, "mood", method=GRADIENTS, budget_s=8.0, progress=tell)
     assert found.converged is False
     assert found.n_steps in gradients.STEPS[:-1]
     assert f"after {found.n_steps} steps" in found.notes[-1]
-    whole = network.explain(TEXT, "mood", method=GRADIENTS)
+    whole = explain(network, TEXT, "mood", method=GRADIENTS)
     assert whole.n_steps == gradients.STEPS[-1]
 
 
@@ -190,7 +190,7 @@ def test_a_planted_keyword_is_named_first_on_every_backend(
 ) -> None:
     made = load(planted, backend, cache=tmp_path_factory.getbasetemp() / "planted-cache")
     for text in ("this was a good soup", "Good. it is what it is", "a lamp and a film, both good!"):
-        found = made.explain(text, label="good", method=method)
+        found = explain(made, text, label="good", method=method)
         ranked = sorted(found.words, key=lambda word: -(word.attribution or 0))
         assert ranked[0].text.lower() == "good"
         assert ranked[0].attribution > 3 * abs(ranked[1].attribution)
@@ -208,9 +208,9 @@ def test_onnx_and_int8_explain_where_torch_and_captum_cannot_be_imported(tiny: T
         "from inference import load\n"
         "for backend in ('onnx', 'int8'):\n"
         "    c = load(sys.argv[1], backend, cache=sys.argv[2])\n"
-        "    print(len(c.explain('it was bad', 'mood').words))\n"
+        "    print(len(explain(c, 'it was bad', 'mood').words))\n"
         "try:\n"
-        "    c.explain('it was bad', 'mood', method='integrated_gradients')\n"
+        "    explain(c, 'it was bad', 'mood', method='integrated_gradients')\n"
         "except Exception as error:\n"
         "    print(type(error).__name__, error)\n"
     )

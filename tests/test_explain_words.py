@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from inference import Classifier, InputError
+from inference.explain import explain
 from inference.explain.words import (
     MOST_LETTERS,
     Word,
@@ -217,7 +218,7 @@ def test_a_text_of_which_only_white_space_is_read_has_no_words_to_explain() -> N
     made = Classifier(fakes.bundle(), Even(), byte_level(False))
     assert made.predict("\n" * 50 + "hello", "sentiment").truncated
     with pytest.raises(InputError, match="is white space, so there is no word to explain"):
-        made.explain("\n" * 50 + "hello", "sentiment")
+        explain(made, "\n" * 50 + "hello", "sentiment")
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inference.score.answers import TaskTally
+from inference.score.annotate import TaskTally
 from ui.figures import MOST, label_shares
 
 OTHERS = 97  # labels of one row each, whose one bar is then the longest

@@ -14,7 +14,7 @@ from test_dashboard import MINE, PAGES, charts, html, opened, words
 
 from dashboard import receipts
 from dashboard.method import method
-from dashboard.report import report
+from dashboard.report_page import report
 from inference.compare.diff import diff
 from inference.compare.receipt import Receipt, seal, write_receipt
 from inference.compare.summary import base_in_words, summary

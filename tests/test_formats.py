@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from inference import BundleError, load
-from inference.artifacts import obtain
+from inference.artifacts.cache import obtain
+from inference.artifacts.parity import score_rows
 from inference.formats.describe import describe
-from inference.parity import score_rows
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_several_adapters_of_one_base_are_several_tasks(base: Path, tmp_path: Pa
 
 
 def test_several_adapters_share_one_base_in_memory(base: Path, tmp_path: Path) -> None:
-    from inference.sequence import load_merged, load_served
+    from inference.pytorch.huggingface import load_merged, load_served
 
     folder = tmp_path / "both"
     for seed, task in enumerate(("mood", "topic")):

@@ -14,7 +14,7 @@ from test_app import models
 from threads import PATIENCE_S, running
 
 import app
-from inference.api.commands import add_access, read_access
+from inference.api.access import add_access, read_access
 from inference.api.front import Access, is_own
 from inference.errors import InputError
 from ui.files import temporary_files

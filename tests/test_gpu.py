@@ -18,7 +18,7 @@ from inference import load
 from inference.assets import showcase_texts
 from inference.errors import InputError
 from inference.onnx.backend import CUDA
-from inference.torch_backend import TorchBackend
+from inference.pytorch.backend import TorchBackend
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA GPU here")
 onnx_on_gpu = pytest.mark.skipif(

@@ -198,7 +198,7 @@ def hook(event, arguments):
 sys.addaudithook(hook)
 from inference import load
 from inference.errors import InferenceError
-import inference.sequence
+import inference.pytorch.huggingface
 for model in sys.argv[2:]:
     on = True
     try:

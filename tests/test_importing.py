@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from inference import load
 from inference.__main__ import main
-from inference.bundle import Bundle
+from inference.artifacts.importing import import_rapidfit, import_weights
 from inference.errors import BundleError, InferenceError, InputError
-from inference.formats.importing import import_rapidfit, import_weights
+from inference.formats.bundle import Bundle
 
 TEXTS = ["it was fine", "so bad, so so bad and then some more words", "a bus", "soup!"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Tiny
 
-from inference.artifacts import obtain
-from inference.bundle import Bundle
+from inference.artifacts.cache import obtain
+from inference.formats.bundle import Bundle
 
 BOTH = """
 import sys, threading

@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 from conftest import Tiny
 
-from inference import artifacts
-from inference.artifacts import Artifact, find, obtain
-from inference.bundle import Bundle
-from inference.doctor import examine
+from inference.artifacts.cache import Artifact, cache, find, obtain
+from inference.artifacts.manifest import MANIFEST, read_manifest, write_manifest
+from inference.commands.doctor import examine
 from inference.errors import BundleError
-from inference.manifest import MANIFEST, read_manifest, write_manifest
+from inference.formats.bundle import Bundle
 
 FLIPS = 200
 
@@ -193,7 +192,7 @@ def test_damaged_manifest_is_rebuilt_with_the_reason(damaged: Tiny, built: Artif
 
 
 def test_damaged_manifest_is_refused_where_nothing_can_be_built(damaged: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "tool_versions", lambda: {"onnxruntime": "1"})
+    monkeypatch.setattr(cache, "tool_versions", lambda: {"onnxruntime": "1"})
     with pytest.raises(BundleError, match=r"manifest.json is damaged.*Build it again"):
         obtain(Bundle.read(damaged.folder), damaged.cache)
 

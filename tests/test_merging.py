@@ -11,11 +11,11 @@ import pytest
 
 from inference import ExportError, InputError, load, quantize_onnx
 from inference.__main__ import main
-from inference.artifacts import obtain
-from inference.building import check_joined
+from inference.artifacts.build import check_joined
+from inference.artifacts.cache import obtain
+from inference.artifacts.merging import merge
+from inference.artifacts.parity import score_rows
 from inference.formats.describe import describe
-from inference.merging import merge
-from inference.parity import score_rows
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 import inference
-from inference.artifacts import Artifact, obtain
-from inference.bundle import Bundle, Task
+from inference.artifacts.cache import Artifact, obtain
+from inference.artifacts.export import export_files, quantize_onnx
 from inference.errors import BundleError, ExportError, InputError
+from inference.formats.bundle import Bundle, Task
 from inference.formats.files import sha256
-from inference.onnx.files import export_files, quantize_onnx
 
 TEXTS = ["it was so fine", "bad", "a bus, a lamp and a soup, and then another soup and one more bus", "fine!"]
 

@@ -13,12 +13,12 @@ import torch
 from conftest import Tiny
 from test_ladder import outlier_network
 
-from inference.artifacts import obtain
-from inference.bundle import Bundle, Task
+from inference.artifacts.cache import obtain
+from inference.artifacts.export import export_files, quantize_graph
 from inference.errors import BundleError
+from inference.formats.bundle import Bundle, Task
 from inference.formats.describe import describe
 from inference.onnx.export import export_onnx
-from inference.onnx.files import export_files, quantize_graph
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from inference.errors import BundleError, ExportError
 from inference.formats.files import sha256
 from inference.onnx.io import LIMIT, load_model, read_graph, save_model
-from inference.onnx.merge import merge_graphs
+from inference.onnx.join import merge_graphs
 
 WORDS, WIDTH = 50, 32
 

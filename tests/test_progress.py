@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from inference.progress import EVERY_S, ProgressLine
+from inference.jobs import EVERY_S, ProgressLine
 
 
 class Clock:

@@ -14,10 +14,10 @@ from onnx import helper, numpy_helper
 from transformers import BertConfig, BertModel
 
 from inference.errors import ExportError
-from inference.network import Network
 from inference.onnx.export import export_onnx
 from inference.onnx.io import load_model, save_model
 from inference.onnx.quantize import Calibrated, calibrate, quantize, sensitivities, write
+from inference.pytorch.network import Network
 
 HIDDEN, WORDS = 32, 200
 Feed = dict[str, NDArray[np.int64]]

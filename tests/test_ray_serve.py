@@ -15,7 +15,7 @@ from conftest import ROOT
 from ports import listening, on_a_free_port
 from served import PATIENCE_S, Served
 
-from inference.artifacts import default_cache
+from inference.artifacts.cache import default_cache
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray: requirements-scale.txt")
 LOST = "Failed to bind to address"  # as Ray Serve says it

@@ -5,7 +5,7 @@ from __future__ import annotations
 from test_app import HOSTILE, PARITY, SCRIPT, models
 
 from inference import Answer, InputError
-from inference.models import Models
+from inference.loading import Models
 from ui import render
 
 

@@ -11,7 +11,7 @@ import made
 import pytest
 
 from dashboard.method import method
-from dashboard.report import report
+from dashboard.report_page import report
 from inference.compare.verdict import Limits, judge
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from inference.bundle import Task
 from inference.compare import rows
 from inference.compare.rows import LEAST_ROWS, parse_data, read_data
 from inference.errors import InputError
+from inference.formats.bundle import Task
 
 SINGLE = "single_label_classification"
 TASKS = {
@@ -190,7 +190,7 @@ def test_a_hub_that_cannot_be_reached_is_said_so() -> None:
 
 def test_the_showcase_is_readable_for_its_own_model() -> None:
     from inference.assets import DEMO_MODEL, SHOWCASE
-    from inference.bundle import Bundle
+    from inference.formats.bundle import Bundle
 
     found = rows.read_data(SHOWCASE, Bundle.read(DEMO_MODEL).tasks)
     assert set(found.labels) == {"sentiment", "emotion", "intent"}

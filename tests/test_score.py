@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scored import ADDED, read_csv, run, write_csv
 
-from inference.bundle import Task
 from inference.classifier import MAX_CHARS
 from inference.errors import InferenceError, InputError
-from inference.score.answers import Wanted, answer
-from inference.score.reading import open_table
+from inference.formats.bundle import Task
+from inference.score.annotate import Wanted, answer
 from inference.score.run import Job, Model, score
 from inference.score.workers import answering
-from inference.spreadsheet import harmless
+from inference.tables.reading import open_table
+from inference.tables.spreadsheet import harmless
 
 TEXTS = ["good", "bad glad", "sad sad sad", "book", "good bad good"]
 

@@ -101,7 +101,7 @@ def test_rows_without_a_text_have_no_answer_and_na_is_a_text(
 def test_who_stops_it_is_told_what_the_same_command_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, engine: str, said: str
 ) -> None:
-    from inference.score import cluster, run
+    from inference.score import ray_data, run
 
     seen = []
 
@@ -109,7 +109,7 @@ def test_who_stops_it_is_told_what_the_same_command_does(
         seen.append(model.open.keywords["threads"])  # type: ignore[attr-defined]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cluster if engine == "ray" else run, "score", stopped)
+    monkeypatch.setattr(ray_data if engine == "ray" else run, "score", stopped)
     command = ["score", str(SHOWCASE), "--out", str(tmp_path / "out.csv"), "--engine", engine, "--workers", "1"]
     with contextlib.suppress(KeyboardInterrupt):
         main(command)

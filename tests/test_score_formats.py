@@ -23,8 +23,8 @@ from scored import read_csv, read_jsonl, run, write_csv
 from soak import csvs
 
 from inference.errors import InputError
-from inference.score.reading import open_table
-from inference.spreadsheet import harmless
+from inference.tables.reading import open_table
+from inference.tables.spreadsheet import harmless
 
 # --- CSV
 
@@ -267,7 +267,7 @@ def test_a_row_group_is_as_large_as_the_parts_together(tmp_path: Path) -> None:
 MEMORY = """
 import sys, pyarrow
 from pathlib import Path
-from inference.score.reading import open_table
+from inference.tables.reading import open_table
 table = open_table(Path(sys.argv[1]))
 rows = [(len(block.texts), block.batch.nbytes) for block in table.blocks(2_000)]
 print(sum(count for count, _ in rows), max(size for _, size in rows), pyarrow.default_memory_pool().max_memory())

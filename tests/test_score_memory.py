@@ -18,9 +18,9 @@ from scored import run, write_csv
 
 from inference.errors import InputError
 from inference.score import cutting, groups
-from inference.score.answers import Wanted
-from inference.score.cutting import BLOCK_BYTES, TEXT_LETTERS
-from inference.score.reading import open_table
+from inference.score.annotate import Wanted
+from inference.tables.cutting import BLOCK_BYTES, TEXT_LETTERS
+from inference.tables.reading import open_table
 
 resource = pytest.importorskip("resource", reason="this system does not say how much memory a process had")
 
@@ -40,7 +40,8 @@ READ = """
 import sys
 import pyarrow
 from pathlib import Path
-from inference.score import groups, reading
+from inference.score import groups
+from inference.tables.columns import reading
 groups.SPAN_BYTES = int(sys.argv[2])
 rows = sum(len(block.texts) for block in reading.open_table(Path(sys.argv[1])).blocks(1_000))
 print(rows, pyarrow.default_memory_pool().max_memory())

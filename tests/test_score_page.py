@@ -22,8 +22,8 @@ from served import wait_until
 from test_app import HOSTILE, IMAGE, SCRIPT, models, served
 
 from inference import InputError
-from inference.models import Models
-from inference.score.unpacking import unpacked
+from inference.loading import Models
+from inference.tables.unpacking import unpacked
 from ui import scoring
 from ui.launch import LAUNCH, MOST_MB
 
@@ -324,7 +324,7 @@ EXAMINED = """
 import resource, sys
 from pathlib import Path
 from inference import InputError
-from inference.score.unpacking import columns_in
+from inference.tables.unpacking import columns_in
 try:
     columns_in("The file", Path(sys.argv[1]).read_bytes(), 200_000_000, "Use the command line.")
 except InputError as error:

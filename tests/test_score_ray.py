@@ -19,8 +19,8 @@ from conftest import ROOT
 from scored import model, run, write_csv
 
 from inference.errors import InferenceError, InputError, MissingDependencyError
-from inference.score import cluster
-from inference.score.answers import Wanted
+from inference.score import ray_data
+from inference.score.annotate import Wanted
 from inference.score.run import Job
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray: requirements-scale.txt")
@@ -54,15 +54,15 @@ def test_a_worker_that_is_killed_costs_no_row_and_changes_no_byte(tmp_path: Path
 
 
 def test_rows_that_do_not_come_back_leave_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    half = cluster.Answering(model().open, Wanted(tuple(fakes.TASKS)), "text")(pyarrow.table({"text": ["good"]}))
+    half = ray_data.Answering(model().open, Wanted(tuple(fakes.TASKS)), "text")(pyarrow.table({"text": ["good"]}))
     ray = MagicMock()
     ray.exceptions.RayError = ConnectionError
     ray.data.read_parquet().map_batches().iter_batches.return_value = [half]
-    monkeypatch.setattr(cluster, "_cluster", lambda workers: contextlib.nullcontext(ray))
+    monkeypatch.setattr(ray_data, "_cluster", lambda workers: contextlib.nullcontext(ray))
     pyarrow.parquet.write_table(pyarrow.table({"text": ["good", "bad"]}), tmp_path / "in.parquet")
     (tmp_path / "out.parquet").write_text("of yesterday")
     with pytest.raises(InferenceError, match="Ray gave 1 rows of 2. Start again"):
-        cluster.score(Job(tmp_path / "in.parquet", tmp_path / "out.parquet"), model())
+        ray_data.score(Job(tmp_path / "in.parquet", tmp_path / "out.parquet"), model())
     assert (tmp_path / "out.parquet").read_text() == "of yesterday"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out.parquet"]
 
@@ -70,18 +70,18 @@ def test_rows_that_do_not_come_back_leave_the_old_file(tmp_path: Path, monkeypat
 def test_only_parquet_goes_to_ray(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", ["text"], [["good"]])
     with pytest.raises(InputError, match="--engine ray reads and writes Parquet. Name .parquet files"):
-        cluster.score(Job(source, tmp_path / "out.parquet"), model())
+        ray_data.score(Job(source, tmp_path / "out.parquet"), model())
     pyarrow.parquet.write_table(pyarrow.table({"text": ["good"]}), tmp_path / "in.parquet")
     with pytest.raises(InputError, match="--engine ray reads and writes Parquet"):
-        cluster.score(Job(tmp_path / "in.parquet", tmp_path / "out.csv"), model())
+        ray_data.score(Job(tmp_path / "in.parquet", tmp_path / "out.csv"), model())
 
 
 def test_without_ray_it_is_named_with_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"text": ["good"]}), tmp_path / "in.parquet")
     monkeypatch.setitem(sys.modules, "ray", None)
-    for name in cluster.SETTINGS:
+    for name in ray_data.SETTINGS:
         monkeypatch.setenv(name, "x")  # what is set stays, and is put back
     with pytest.raises(
         MissingDependencyError, match="needs the library ray. Install it: pip install -r requirements-scale"
     ):
-        cluster.score(Job(tmp_path / "in.parquet", tmp_path / "out.parquet"), model())
+        ray_data.score(Job(tmp_path / "in.parquet", tmp_path / "out.parquet"), model())

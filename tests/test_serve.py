@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ports import free_port
 
 from inference import Classifier
-from inference.models import Models
+from inference.loading import Models
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to send")
 SLOW = fakes.WORDS.index("book")  # a text with this word is answered once the file `gate` is there

@@ -240,7 +240,7 @@ LINES = {
     "compare": "-m inference compare --quick --data FOLDER/in.csv --task mood --out FOLDER/receipt.json",
     "score on Ray": "-m inference score FOLDER/in.parquet --out FOLDER/out.parquet --engine ray",
     "training": "-m training --data FOLDER/in.csv --label-columns mood --epochs 1 --out FOLDER/trained",
-    "space": "-m inference space --kind docker --out FOLDER/space --model assets/models/demo",
+    "space": "-m deploy.space --kind docker --out FOLDER/space --model assets/models/demo",
 }
 COMMANDS = {name: line.split() for name, line in LINES.items()} | {
     "the library": ["-c", LIBRARY],
@@ -255,8 +255,8 @@ COMMANDS = {name: line.split() for name, line in LINES.items()} | {
         "score FOLDER/in.csv --out FOLDER/out.csv --workers 2",
         "receipt show FOLDER/receipt.json",
         "verdict FOLDER/receipt.json",
-        "report FOLDER/receipt.json --out FOLDER/report.html",
     ],
+    "the report": ["-m", "dashboard.report", "FOLDER/receipt.json", "--out", "FOLDER/report.html"],
 }
 
 

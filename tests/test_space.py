@@ -20,9 +20,10 @@ import foreign
 import pytest
 from conftest import DEMO, ROOT, Tiny
 
-from inference import InferenceError, InputError, space
-from inference.bundle import Bundle
+from deploy import space
+from inference import InferenceError, InputError
 from inference.errors import BundleError
+from inference.formats.bundle import Bundle
 
 MODEL = "assets/models/demo"
 

@@ -13,9 +13,9 @@ from conftest import Tiny, tiny_base
 from sklearn.metrics import accuracy_score, classification_report, f1_score
 
 from inference import load
-from inference.bundle import Bundle
 from inference.compare.rows import read_data
 from inference.errors import MissingDependencyError
+from inference.formats.bundle import Bundle
 from training import __main__ as command
 from training.report import markdown
 
@@ -164,7 +164,7 @@ def test_the_figures_of_a_report_are_those_of_scikit_learn(tiny: Tiny) -> None:
 def test_drift_is_told_by_the_probability_that_moves_most_in_each_text(tiny: Tiny) -> None:
     from conftest import tiny_data
 
-    from inference.parity import score_rows
+    from inference.artifacts.parity import score_rows
     from training.report import drift
 
     data = {"topic": tiny_data()["topic"]}

@@ -20,8 +20,8 @@ from checkpoints import write_checkpoint, write_classifier
 from conftest import ROOT
 
 from inference.__main__ import main
+from inference.artifacts.importing import import_weights
 from inference.errors import BundleError
-from inference.formats.importing import import_weights
 
 
 @pytest.fixture

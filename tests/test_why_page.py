@@ -15,9 +15,9 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from test_app import HOSTILE, IMAGE, SCRIPT, models, served
 
-from inference.explain import faithfulness
+from inference.explain import explain, faithfulness
 from inference.explain.explanation import GRADIENTS, Explanation
-from inference.models import Models
+from inference.loading import Models
 from ui import why
 
 
@@ -33,7 +33,7 @@ def address(given: Models) -> Iterator[str]:
 
 
 def explained(text: str = "good film, bad", **options: Any) -> Explanation:
-    return fakes.classifier(**options).explain(text, "sentiment", "positive")
+    return explain(fakes.classifier(**options), text, "sentiment", "positive")
 
 
 def shown(html: str) -> str:

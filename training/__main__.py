@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> None:
     from tokenizers import Tokenizer
 
     from inference import cpu, load
-    from inference.bundle import Base, check_name, locate_base
+    from inference.formats.bundle import Base, check_name, locate_base
     from inference.formats.files import check_digest
     from training.card import write_card
     from training.data import add_background, split

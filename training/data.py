@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from inference.compare.metrics import LabelledRows
 from inference.errors import InputError
-from inference.evaluate import LabelledRows
 from training.sources import Source
 
 

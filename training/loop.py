@@ -21,11 +21,11 @@ from tokenizers import Tokenizer
 from torch import nn
 from tqdm import tqdm
 
-from inference.bundle import Task
 from inference.classifier import pad
+from inference.compare.metrics import metrics
 from inference.errors import InputError
-from inference.evaluate import metrics
-from inference.network import Network, load_encoder, quiet_peft
+from inference.formats.bundle import Task
+from inference.pytorch.network import Network, load_encoder, quiet_peft
 from training.data import Rows, TaskData, class_weights, plan_batches
 from training.qlora import quantise
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from inference.artifacts.parity import Matrix, compare, score_rows
 from inference.classifier import Classifier
+from inference.compare.metrics import metrics
 from inference.compare.stats import share
-from inference.evaluate import metrics
-from inference.parity import Matrix, compare, score_rows
 from training.data import TaskData
 
 CONFUSIONS = 5
@@ -69,7 +69,7 @@ def drift(
 ) -> dict[str, dict[str, Any]]:
     """Task -> how far answers move between the 4-bit base that was trained on and the full-precision base served.
 
-    `max_difference` and `mean_difference` are what `inference.parity.compare` calls max_abs_dp and mean_abs_dp.
+    `max_difference` and `mean_difference`: max_abs_dp and mean_abs_dp of `inference.artifacts.parity.compare`.
 
     Args:
         four_bit: task -> probabilities on the 4-bit base, of the rows that `validate` takes, (rows, labels).

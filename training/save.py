@@ -14,11 +14,12 @@ from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from inference import load
-from inference.bundle import ADAPTER_FILES, BASE_FILES, ENCODER, FORMAT, HEADS_FILE, Base, locate_base
-from inference.evaluate import LabelledRows, evaluate
+from inference.compare.metrics import LabelledRows, evaluate
+from inference.formats.bundle import ADAPTER_FILES, BASE_FILES, ENCODER, FORMAT, HEADS_FILE, Base, locate_base
 from inference.formats.files import sha256
-from inference.network import Network, quiet_transformers
+from inference.formats.tokenizer import quiet_transformers
+from inference.loading import load
+from inference.pytorch.network import Network
 from training.data import TaskData
 from training.loop import ADAPTED, Settings
 

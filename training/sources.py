@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference.bundle import check_labels, check_name
 from inference.classifier import check_texts
+from inference.compare.metrics import LabelledRows
 from inference.compare.rows import from_hub
 from inference.errors import InputError
-from inference.evaluate import LabelledRows
-from inference.tables import FORMATS, read_table
+from inference.formats.bundle import check_labels, check_name
+from inference.tables.columns import FORMATS, read_table
 
 
 @dataclass(frozen=True)

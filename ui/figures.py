@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from inference.backends import TITLES
-from inference.score.answers import BINS, TaskTally
+from inference.score.annotate import BINS, TaskTally
 from inference.score.run import Report
 from ui.render import breakable
 

@@ -27,7 +27,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inference.api.layers import STEP, refuse_websocket
+from inference.api.middleware import STEP, refuse_websocket
 from ui.files import TemporaryFiles
 from ui.launch import MOST_MB
 from ui.waiting import BUSY, FairQueue

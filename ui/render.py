@@ -9,7 +9,7 @@ from typing import Any
 
 from inference import Answer, InferenceError, Prediction, Timing
 from inference.backends import TITLES
-from inference.bundle import Bundle, Task
+from inference.formats.bundle import Bundle, Task
 
 # A shape for each runtime beside its colour (page.css): colour alone says nothing to one person in twelve.
 MARKS = {"pytorch": "●", "onnx": "▲", "int8": "■"}

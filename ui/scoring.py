@@ -26,13 +26,13 @@ import gradio as gr
 
 from inference import InferenceError, InputError
 from inference.backends import check_backend
-from inference.models import Models
-from inference.score.reading import NoTextColumn, Table, open_table
+from inference.loading import Models
 from inference.score.run import Job, Model, Report, doubtful_header, score
-from inference.score.unpacking import MOST_COLUMNS, MOST_UNPACKED, columns_in
 from inference.score.writing import FORMATS, as_text
-from inference.tables import FORMATS as READ
-from inference.tables import SPREADSHEETS
+from inference.tables.columns import FORMATS as READ
+from inference.tables.columns import SPREADSHEETS
+from inference.tables.reading import NoTextColumn, Table, open_table
+from inference.tables.unpacking import MOST_COLUMNS, MOST_UNPACKED, columns_in
 from ui import figures, render
 from ui.launch import MOST_MB
 

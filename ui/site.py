@@ -8,7 +8,7 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.routing import Mount
 
-from inference.api.layers import BodyCap
+from inference.api.middleware import BodyCap
 from ui.files import TemporaryFiles
 from ui.gate import PageGate
 from ui.launch import LAUNCH

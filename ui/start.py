@@ -23,12 +23,12 @@ from pathlib import Path
 
 from inference import InferenceError, InputError
 from inference.api import server
-from inference.api.commands import add_access, read_access
+from inference.api.access import add_access, read_access
 from inference.api.front import Access
 from inference.assets import DEMO_MODEL
 from inference.backends import TITLES, check_backend
-from inference.models import Models
-from inference.progress import ProgressLine
+from inference.jobs import ProgressLine
+from inference.loading import Models
 from ui.files import TemporaryFiles, temporary_files
 from ui.site import CONTENT
 

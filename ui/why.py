@@ -14,11 +14,11 @@ import gradio as gr
 
 from inference.assets import FAITHFULNESS
 from inference.backends import runtime
-from inference.bundle import Bundle
 from inference.errors import InferenceError, InputError
 from inference.explain.explanation import GRADIENTS, METHOD_TITLES, OCCLUSION, Attribution, Explanation, signed
 from inference.explain.faithfulness import FIGURES, find_record, in_words
-from inference.models import Models
+from inference.formats.bundle import Bundle
+from inference.loading import Models
 from ui.render import breakable, message, title
 
 PREDICTED = ""  # the choice that stands for the label that the model gives

@@ -7,9 +7,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.charts.look import COLORS, FAINT, GREY, SYMBOLS, Chart, Rows, finish, named
-from dashboard.charts.shapes import dots, line_style
-from dashboard.charts.words import Estimate, joined, many, names, overlap, percent, points, sentence
+from dashboard.charts.formatting import Estimate, joined, many, names, overlap, percent, points, sentence
+from dashboard.charts.style import COLORS, FAINT, GREY, SYMBOLS, Chart, Rows, finish, named
+from dashboard.charts.traces import dots, line_style
 from inference.backends import TITLES
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, accuracy_decision
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.charts.look import COLORS, GREY, SYMBOLS, Chart, Rows, finish, label, named, short
-from dashboard.charts.words import many, points
+from dashboard.charts.formatting import many, points
+from dashboard.charts.style import COLORS, GREY, SYMBOLS, Chart, Rows, finish, label, named, short
 from inference.backends import TITLES
 
 Receipt = Mapping[str, Any]

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.look import COLORS, SYMBOLS, Chart, Rows, finish, label, limit, log_axis, named
-from dashboard.charts.shapes import grouped, line_style, lines, stacked
-from dashboard.charts.words import Estimate, digits, joined, many, ms, names, overlap, percent, sentence, times
+from dashboard.charts.formatting import Estimate, digits, joined, many, ms, names, overlap, percent, sentence, times
+from dashboard.charts.style import COLORS, SYMBOLS, Chart, Rows, finish, label, limit, log_axis, named
+from dashboard.charts.traces import grouped, line_style, lines, stacked
 from inference.backends import TITLES
 from inference.compare import stats
 from inference.compare.results import PERCENTILES, blocks_of

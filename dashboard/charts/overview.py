@@ -9,9 +9,21 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.charts.look import COLORS, FAINT, GREY, SYMBOLS, Chart, Rows, finish, label, log_axis, named, whiskers
-from dashboard.charts.shapes import grouped, told
-from dashboard.charts.words import Estimate, digits, joined, mb, ms, names, overlap, percent, points, sentence, times
+from dashboard.charts.formatting import (
+    Estimate,
+    digits,
+    joined,
+    mb,
+    ms,
+    names,
+    overlap,
+    percent,
+    points,
+    sentence,
+    times,
+)
+from dashboard.charts.style import COLORS, FAINT, GREY, SYMBOLS, Chart, Rows, finish, label, log_axis, named, whiskers
+from dashboard.charts.traces import grouped, told
 from inference.backends import TITLES
 from inference.compare import stats
 from inference.compare.benchmark import CONTROL

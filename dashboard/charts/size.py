@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dashboard.charts.look import Chart, Rows, limit
-from dashboard.charts.shapes import grouped, stacked
-from dashboard.charts.words import Estimate, joined, many, mb, percent, times
+from dashboard.charts.formatting import Estimate, joined, many, mb, percent, times
+from dashboard.charts.style import Chart, Rows, limit
+from dashboard.charts.traces import grouped, stacked
 from inference.backends import TITLES
 
 Receipt = Mapping[str, Any]

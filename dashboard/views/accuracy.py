@@ -2,29 +2,29 @@
 
 import streamlit as st
 
-from dashboard import parts
+from dashboard import components
 from dashboard.charts import accuracy, labels
 from dashboard.state import current
 
 choice = current()
 receipt, task = choice.receipt, choice.task
 backends = receipt["settings"]["backends"]
-parts.page("Accuracy", receipt, f"Task: {task}")
+components.page("Accuracy", receipt, f"Task: {task}")
 left, right = st.columns(2, gap="large")
 with left:
-    parts.chart(accuracy.scores(receipt, task), "accuracy")
+    components.chart(accuracy.scores(receipt, task), "accuracy")
 with right:
-    parts.chart(accuracy.scores(receipt, task, "macro_f1"), "macro_f1")
+    components.chart(accuracy.scores(receipt, task, "macro_f1"), "macro_f1")
 paired = accuracy.differences(receipt, task, choice.limits.max_drop)
 if paired is not None:
-    parts.chart(paired, "differences")
-parts.chart(labels.per_class(receipt, task), "per_class")
+    components.chart(paired, "differences")
+components.chart(labels.per_class(receipt, task), "per_class")
 for column, name in zip(st.columns(len(backends)), backends, strict=True):
     with column:
-        parts.chart(labels.confusion(receipt, task, name), f"confusion_{name}")
+        components.chart(labels.confusion(receipt, task, name), f"confusion_{name}")
 left, right = st.columns(2, gap="large")
 with left:
-    parts.chart(accuracy.reliability(receipt, task), "reliability")
+    components.chart(accuracy.reliability(receipt, task), "reliability")
 with right:
     slot = st.container()  # the slider is below the chart that it moves, and its value is needed first
     own = round(receipt["model"]["tasks"][task]["threshold"], 2)
@@ -33,4 +33,4 @@ with right:
         help=f"The model's own threshold for this task is {own:.2f}.",
     )  # fmt: skip
     with slot:
-        parts.chart(accuracy.coverage(receipt, task, threshold), "coverage")
+        components.chart(accuracy.coverage(receipt, task, threshold), "coverage")

@@ -6,13 +6,11 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import parts, served
-from dashboard.charts.words import digits, many, percent, points
-from dashboard.explaining import explain
-from dashboard.parts import plain, reader
-from dashboard.spreadsheet import as_csv
-from dashboard.state import current
-from dashboard.texts import keep_texts, with_texts
+from dashboard import components, served
+from dashboard.charts.formatting import digits, many, percent, points
+from dashboard.components import plain, reader
+from dashboard.explain_job import explain
+from dashboard.state import current, keep_texts, with_texts
 from dashboard.upload import MOST_MB, TYPES, guess_text, read_upload
 from inference.backends import TITLES
 from inference.compare.benchmark import LENGTHS, length_name
@@ -21,6 +19,7 @@ from inference.compare.receipt import Receipt
 from inference.errors import InferenceError, InputError
 from inference.explain.agreement import Agreement
 from inference.explain.agreement import in_words as agreement_in_words
+from inference.tables.spreadsheet import as_csv
 
 MOST_WHY = 200  # rows to choose from; more than anybody reads
 WHY = "_why"
@@ -31,7 +30,7 @@ COLUMNS = ("row", "kind", "true", "reference", "reference_confidence", "backend"
 def page() -> None:
     choice = current()
     receipt = with_texts(choice.receipt)
-    parts.page("Disagreements", receipt)
+    components.page("Disagreements", receipt)
     reference = receipt["settings"]["reference"]
     others = [name for name in receipt["settings"]["backends"] if name != reference]
     if not others:

@@ -2,14 +2,14 @@
 
 import streamlit as st
 
-from dashboard import parts
+from dashboard import components
+from dashboard.components import plain
 from dashboard.method import method
-from dashboard.parts import plain
-from dashboard.report import report
+from dashboard.report_page import report
 from dashboard.state import current
 
 choice = current()
-parts.page("Method", choice.receipt, "How each number came about, and what it does not say.")
+components.page("Method", choice.receipt, "How each number came about, and what it does not say.")
 st.download_button(
     "Download a report",
     lambda: report([choice.receipt], choice.limits),

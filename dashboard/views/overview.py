@@ -2,27 +2,27 @@
 
 import streamlit as st
 
-from dashboard import parts, receipts, state
+from dashboard import components, receipts, state
 from dashboard.charts import overview
 from inference.compare.diff import CHANGED, diff
 from inference.compare.verdict import judge
 
 choice = state.current()
 receipt, task = choice.receipt, choice.task
-parts.page("Overview", receipt)
-parts.verdict(judge(receipt, choice.limits), choice.limits)
-parts.kpis(receipt, task)
-parts.chart(overview.pareto(receipt, task), "pareto")
+components.page("Overview", receipt)
+components.verdict(judge(receipt, choice.limits), choice.limits)
+components.kpis(receipt, task)
+components.chart(overview.pareto(receipt, task), "pareto")
 left, right = st.columns(2, gap="large")
 with left:
-    parts.chart(overview.speedup(receipt), "speedup")
+    components.chart(overview.speedup(receipt), "speedup")
 with right:
     slot = st.container()  # the price is below the chart that it moves, and is needed first
     price = st.number_input(
         "Price of the machine, $ an hour", 0.001, None, 0.10, 0.01, format="%.3f", key="price", bind="query-params"
     )
     with slot:
-        parts.chart(overview.cost(receipt, price), "cost")
+        components.chart(overview.cost(receipt, price), "cost")
 
 st.subheader("Against another receipt", anchor=False)
 shelf = receipts.shelf()
@@ -31,7 +31,7 @@ other = st.selectbox("The other receipt", others, None, key="other", bind="query
 if other is not None:
     changes, notes = diff(receipt, state.receipt(other, shelf))
     for note in notes:
-        st.warning(parts.plain(note))
+        st.warning(components.plain(note))
     beyond = sum(change.verdict == CHANGED for change in changes)
     st.markdown(f"{beyond} of {len(changes)} lines, of figures and of how they came about, differ beyond noise.")
     st.dataframe(

@@ -6,20 +6,19 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import measuring, parts, served
-from dashboard.charts.words import joined, many
-from dashboard.measuring import Measurement
-from dashboard.parts import plain, reader
-from dashboard.report import report
-from dashboard.state import CHOICE, own, show
-from dashboard.texts import keep_texts
+from dashboard import components, measure_job, served
+from dashboard.charts.formatting import joined, many
+from dashboard.components import plain, reader
+from dashboard.measure_job import Measurement
+from dashboard.report_page import report
+from dashboard.state import CHOICE, keep_texts, own, show
 from dashboard.upload import MOST_MB, TYPES, guess, read_upload
 from inference.assets import SHOWCASE
-from inference.bundle import Bundle
 from inference.compare.rows import LabelledData, parse_data, read_data
 from inference.compare.run import QUICK_ROWS
 from inference.compare.verdict import Limits, judge
 from inference.errors import InferenceError
+from inference.formats.bundle import Bundle
 
 MOST_ROWS = 20_000
 JOB, RESULT, TEXTS = "_measurement", "_measured", "_measured_texts"
@@ -95,8 +94,8 @@ def result() -> None:
     receipt, choice = own()[name], st.session_state.get(CHOICE)
     limits = choice.limits if choice else Limits()
     st.subheader("The verdict", anchor=False)
-    parts.verdict(judge(receipt, limits))
-    parts.provenance(receipt)
+    components.verdict(judge(receipt, limits))
+    components.provenance(receipt)
     st.markdown(f"Every page shows this receipt now, until you choose another. It is on the list as **{plain(name)}**.")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.page_link("views/overview.py", label="Overview")
@@ -135,12 +134,14 @@ def form(ready: bool = True) -> None:
             st.caption(f"Quick takes {QUICK_ROWS:,} of the rows, drawn at random with seed 0.")
         if not ready:
             return
-        if (other := measuring.running()) is not None:
+        if (other := measure_job.running()) is not None:
             st.fragment(wait_for, run_every=2.0)(other)
             return
         if st.button("Measure"):
             st.session_state[TEXTS] = None if source == SHOWN else dict(zip(data.row_numbers, data.texts, strict=True))
-            st.session_state[JOB] = measuring.start(name, None if source == SHOWN else data, plan == "quick", reader())
+            st.session_state[JOB] = measure_job.start(
+                name, None if source == SHOWN else data, plan == "quick", reader()
+            )
             st.rerun()
     except InferenceError as error:
         st.error(plain(served.shown(error)))

@@ -10,17 +10,17 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 
-from inference import __version__
 from inference.api import errors
-from inference.api.documents import describe
 from inference.api.errors import JSON, ApiError
-from inference.api.layers import BodyCap, Counted, Key
 from inference.api.metrics import CONTENT_TYPE_LATEST
+from inference.api.middleware import BodyCap, Counted, Key
+from inference.api.openapi import describe
 from inference.api.schemas import MAX_TEXTS, ExplainRequest, PredictRequest, parse
 from inference.api.service import Limits, Service
 from inference.classifier import MAX_CHARS, Classifier, Prediction
 from inference.errors import InputError
-from inference.models import Models
+from inference.loading import Models
+from inference.version import __version__
 
 HEALTH = ("/live", "/ready")
 

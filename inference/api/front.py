@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from inference.api.errors import ApiError
-from inference.api.layers import refuse, refuse_websocket
+from inference.api.middleware import refuse, refuse_websocket
 from inference.api.protocol import is_host
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

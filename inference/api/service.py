@@ -16,7 +16,8 @@ from inference.api.schemas import ExplainRequest
 from inference.backends import TITLES
 from inference.classifier import Classifier, Prediction
 from inference.errors import ChangedModelError, InferenceError, InputError, MissingDependencyError
-from inference.models import Models
+from inference.explain.run import explain
+from inference.loading import Models
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -197,8 +198,8 @@ class Service:
             go_on("", 0)
             budget_s = self.limits.explanation_s
             with self.batcher.metrics.explain.time():
-                found = classifier.explain(
-                    asked.text, task, asked.label, asked.method, budget_s=budget_s, progress=go_on
+                found = explain(
+                    classifier, asked.text, task, asked.label, asked.method, budget_s=budget_s, progress=go_on
                 )
             return found.to_dict()
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from inference import __version__
 from inference.backends import TITLES
 from inference.compare import benchmark
 from inference.compare.benchmark import BATCH_SIZES, CONTROL, MOST_TRIES, SHAPES, SLOW, STEAL_LIMIT, Plan
 from inference.compare.results import results
+from inference.version import __version__
 
 MOST_CALLS = 10_000  # timed per backend, thirteen times a full run: their bootstrap then takes about 1 GB
 FIGURE_TOLERANCE = 1e-5  # relative: figures have seven digits, of which another processor may round the last otherwise

@@ -9,7 +9,7 @@ from typing import Any
 
 from inference.compare.receipt import Receipt, seal
 from inference.errors import InputError
-from inference.tables import read_table
+from inference.tables.columns import read_table
 
 BROKEN, FIXED, BOTH_WRONG = "broken", "fixed", "both wrong"
 KINDS = (BROKEN, FIXED, BOTH_WRONG)

@@ -9,13 +9,13 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from inference.artifacts import Artifact
+from inference.artifacts.build import FILES
+from inference.artifacts.cache import Artifact
 from inference.backends import runtime
-from inference.building import FILES
-from inference.bundle import Bundle
 from inference.errors import InferenceError
+from inference.formats.bundle import Bundle
 from inference.formats.files import sha256
-from inference.tokenizer import TOKENIZER
+from inference.formats.tokenizer import TOKENIZER
 
 # What serving with a backend imports. Their own requirements are counted with them.
 LIBRARIES = {

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.bundle import Task
 from inference.compare import stats
 from inference.compare.benchmark import BATCH_SIZES, CONTROL, SHAPES, by_length
-from inference.evaluate import metrics
+from inference.compare.metrics import metrics
+from inference.formats.bundle import Task
 
 Array = NDArray[Any]
 PERCENTILES = (50, 90, 95, 99)

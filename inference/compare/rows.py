@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from inference.bundle import Task
 from inference.classifier import check_texts
 from inference.errors import InputError
-from inference.tables import read_table
+from inference.formats.bundle import Task
+from inference.tables.columns import read_table
 
 LEAST_ROWS = 20  # below this no figure means anything, and every chart of it would
 HUB = "hf://datasets/"

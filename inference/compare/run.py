@@ -16,19 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from inference import __version__, cpu
-from inference.artifacts import Artifact, content_key, default_cache, obtain, tool_versions
+from inference import cpu
+from inference.artifacts.cache import Artifact, content_key, default_cache, obtain, tool_versions
 from inference.assets import CALIBRATION, SHOWCASE
 from inference.backends import EVERY, TITLES, check_backend, check_device
-from inference.building import Progress
-from inference.bundle import Bundle
 from inference.compare import benchmark
 from inference.compare.footprint import footprint
 from inference.compare.receipt import FORMAT, VERSION, Receipt, seal
 from inference.compare.results import results
 from inference.compare.rows import LabelledData, read_data
 from inference.errors import InputError
+from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
+from inference.jobs import Progress
+from inference.version import __version__
 
 CHUNK = 500  # rows that a backend answers before it is the next one's turn
 QUICK_ROWS = 500

@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 # What is imported before anything is loaded, so that the start can be told apart: imports, model, first answer.
-_TORCH = ("torch", "transformers", "peft", "inference.torch_backend")
+_TORCH = ("torch", "transformers", "peft", "inference.pytorch.backend")
 IMPORTS = {
     "pytorch": _TORCH,
     "pytorch-bf16": _TORCH,
@@ -108,14 +108,14 @@ class Worker:
 
     def answer(self, rows: Sequence[int], tasks: list[str]) -> dict[str, Any]:
         """Every probability of these rows, batched as a user's list is: per task base64 of float32 (rows, labels)."""
-        from inference.parity import score_rows
+        from inference.artifacts.parity import score_rows
 
         found = self.classifier.classify([self.texts[row] for row in rows], tasks).predictions
         return {task: base64.b64encode(score_rows(found[task]).astype("<f4").tobytes()).decode() for task in tasks}
 
     def alone(self, rows: Sequence[int], tasks: list[str]) -> dict[str, Any]:
         """How many labels of these rows differ between a text alone and one in a padded batch of mixed lengths."""
-        from inference import parity
+        from inference.artifacts import parity
 
         texts = [self.texts[row] for row in rows]
         mixed = parity.score_matrix_mixed(self.classifier, texts)
@@ -151,7 +151,7 @@ def start(
     """
     for name in IMPORTS[backend]:
         importlib.import_module(name)
-    from inference import load
+    from inference.loading import load
 
     imported = time.time_ns()
     classifier = load(model, backend, threads=threads, cache=cache, base=base, content=content or None)

@@ -1,1 +1,10 @@
-"""Why a text got its label: what each of its words does to it, on the backend that answers."""
+"""Explain an answer: how much each word contributes to a label.
+
+>>> from inference.explain import explain
+>>> explain(classifier, "what a lovely film", task="sentiment").words
+"""
+
+from inference.explain.explanation import Explanation
+from inference.explain.run import explain
+
+__all__ = ["Explanation", "explain"]

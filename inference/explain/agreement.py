@@ -13,7 +13,8 @@ from inference.backends import TITLES
 from inference.classifier import Classifier
 from inference.errors import InputError
 from inference.explain.explanation import Explanation, signed
-from inference.explain.run import Progress
+from inference.explain.run import explain
+from inference.jobs import Progress
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def compare(
     """
     found: dict[str, Explanation] = {}
     for name, classifier in classifiers.items():
-        found[name] = classifier.explain(text, task, label, method, progress=progress)
+        found[name] = explain(classifier, text, task, label, method, progress=progress)
         label = found[name].label
     first, *others = found
     return Comparison(found, {name: agreement(found[first], found[name]) for name in others})

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from inference.assets import SHOWCASE
 from inference.backends import TITLES
-from inference.bundle import Bundle
 from inference.classifier import Classifier, probabilities
 from inference.errors import InputError
 from inference.explain.explanation import METHOD_TITLES, signed
 from inference.explain.occlusion import without
-from inference.explain.run import words_read
+from inference.explain.run import explain, words_read
 from inference.explain.words import Word
+from inference.formats.bundle import Bundle
 
 BINS = (0.01, 0.05, 0.10, 0.20, 0.50)
 FORMAT, VERSION = "triptych-faithfulness", 1
@@ -72,7 +72,7 @@ def check(
             spec = classifier.tasks[task]
             scores = probabilities(logits[task], spec.problem_type)
             label = int(scores[0].argmax())
-            told = classifier.explain(text, task, spec.labels[label], method).words
+            told = explain(classifier, text, task, spec.labels[label], method).words
             if len(told) < len(words):
                 raise InputError(f"A text of {len(words):,} words is too long for this check. Leave it out.")
             order = np.argsort([-(word.attribution or 0.0) for word in told], kind="stable").tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,30 +13,41 @@ from tokenizers import Encoding
 
 from inference.backends import TITLES
 from inference.classifier import probabilities
-from inference.errors import InputError, shown
+from inference.errors import InputError, importing, shown
 from inference.explain import occlusion
 from inference.explain.explanation import GRADIENTS, METHODS, OCCLUSION, Attribution, Explanation
 from inference.explain.words import Word, is_unknown, unknown_token, words_of
-from inference.imports import importing
+from inference.jobs import Progress
 
 if TYPE_CHECKING:
     from inference.classifier import Classifier
-
-Progress = Callable[[str, float], None]
-"""Called with the step and the share done."""
 
 
 def explain(
     classifier: Classifier,
     text: str,
-    task: str,
-    label: str | None,
-    method: str,
+    task: str | None = None,
+    label: str | None = None,
+    method: str = OCCLUSION,
     *,
     budget_s: float | None = None,
     progress: Progress | None = None,
 ) -> Explanation:
-    """As `Classifier.explain`, of a task that the classifier has."""
+    """Attribute the log-odds of a label to the words of a text.
+
+    Args:
+        task: may be omitted if the model has only one.
+        label: default: the predicted one.
+        method: "occlusion" leaves out one word at a time and works on every backend; "integrated_gradients" needs
+            PyTorch.
+        budget_s: time limit in seconds. The explanation's `notes` say what did not fit into it.
+        progress: called with the step and the share done; what it raises ends the work.
+
+    Raises:
+        InputError: a text that cannot be read, or an unknown task, label or method.
+        MissingDependencyError: Captum, which integrated gradients need, is not installed.
+    """
+    task = classifier.one_task(task)
     spec = classifier.tasks[task]
     _check(classifier, task, label, method, budget_s)
     if method == GRADIENTS:

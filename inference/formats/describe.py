@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from inference.bundle import ENCODER, Base, Bundle, Task, check_labels
 from inference.errors import BundleError, InputError
 from inference.formats.adapters import ADAPTER, check_adapter, read_adapter
 from inference.formats.architectures import ARCHITECTURES, check_size, check_tokenizer, max_positions, read_config
+from inference.formats.bundle import ENCODER, Base, Bundle, Task, check_labels
 from inference.formats.exported import check_export, common_length, pad_of, said_length, with_limits
 from inference.formats.files import (
     TOKENIZERS,

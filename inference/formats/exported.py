@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from inference.bundle import Task
 from inference.errors import BundleError
+from inference.formats.bundle import Task
 from inference.formats.files import inside, read_json
 
 EXPORT_LIST = "export.json"  # the SHA-256 of each file of an export

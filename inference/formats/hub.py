@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from inference.bundle import Base, locate_base
 from inference.errors import BundleError, MissingDependencyError
+from inference.formats.bundle import Base, locate_base
 from inference.formats.files import TOKENIZERS
 
 # Of a model on the Hub, what is fetched: descriptions, tokenizers and safetensors. No pickle and no code.

@@ -24,7 +24,7 @@ from inference.formats.architectures import ARCHITECTURES
 from inference.onnx.backend import OUTPUT_PREFIX
 from inference.onnx.graph import MICROSOFT
 from inference.onnx.io import LIMIT, save_model
-from inference.onnx.merge import merge_graphs
+from inference.onnx.join import merge_graphs
 
 # Past this many bytes of weights the tables are kept from the optimizer: it holds what it is given seven times.
 MOST_WEIGHTS = LIMIT - 64 * 2**20

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from inference.errors import InputError
-from inference.score.answers import Tally
+from inference.score.annotate import Tally
 
 JOURNAL, LOCK, WHOLE, STRAY = "journal.jsonl", "lock", "whole", ".tmp"
 MOST_SAID = 60  # characters of a setting that a message names; a digest has more

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import inference
-from inference.artifacts import content_key
+from inference.artifacts.cache import content_key
 from inference.backends import TITLES
-from inference.building import Progress
-from inference.bundle import Bundle
 from inference.errors import InferenceError, InputError, shown
+from inference.formats.bundle import Bundle
 from inference.formats.files import sha256
-from inference.score.answers import PREFIX, Answers, Tally, Wanted
-from inference.score.cutting import BLOCK_BYTES, BLOCK_ROWS, CUT
+from inference.jobs import Progress
+from inference.score.annotate import PREFIX, Answers, Tally, Wanted
 from inference.score.journal import Journal
-from inference.score.reading import Block, Table, is_sentence, open_table, shortened
 from inference.score.workers import Opener, answering
 from inference.score.writing import FORMATS, Writer, open_writer
+from inference.tables.cutting import BLOCK_BYTES, BLOCK_ROWS, CUT
+from inference.tables.reading import Block, Table, is_sentence, open_table, shortened
+from inference.version import __version__
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Job:
     format: str | None = None
     """Left out: what the ending of `out` says, else that of `source`."""
     block_rows: int = BLOCK_ROWS
-    """Rows answered and kept at a time; of large ones fewer, see `inference.score.cutting`."""
+    """Rows answered and kept at a time; of large ones fewer, see `inference.tables.cutting`."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def score(
         "format": format,
         "rows in a block": job.block_rows,
         "limits of a block": CUT,
-        "version": inference.__version__,
+        "version": __version__,
     }
     try:
         with Journal(out, about) as journal:

@@ -14,7 +14,7 @@ from typing import Any
 
 from inference.classifier import Classifier
 from inference.errors import InferenceError
-from inference.score.answers import Answers, Wanted, answer
+from inference.score.annotate import Answers, Wanted, answer
 
 Opener = Callable[[], Classifier]
 """Opens the model. It travels to other processes, so it is a function of a module, or `functools.partial` of one."""

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from inference.errors import InputError, MissingDependencyError, shown
-from inference.score.answers import DIGITS, FLAG, NUMBER, TEXT
-from inference.score.reading import Block, CsvTable, JsonlTable, ParquetTable, Table
-from inference.spreadsheet import harmless, is_number
+from inference.score.annotate import DIGITS, FLAG, NUMBER, TEXT
+from inference.tables.reading import Block, CsvTable, JsonlTable, ParquetTable, Table
+from inference.tables.spreadsheet import harmless, is_number
 
 FORMATS = ("csv", "jsonl", "parquet")
 GROUP_BYTES = 64_000_000  # of a row group of Parquet in memory: parts are joined up to it

@@ -27,7 +27,7 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 from common import MAX_LENGTH, texts  # noqa: E402
 
 from inference import load  # noqa: E402
-from inference.formats.importing import import_rapidfit, import_weights  # noqa: E402
+from inference.artifacts.importing import import_rapidfit, import_weights  # noqa: E402
 
 TOLERANCE = 1e-5
 # RapidFit 0.1.8 passes `warmup_ratio` to transformers, which 5 has no more.

@@ -22,7 +22,7 @@ def write(out: Path) -> None:
     from transformers import AutoTokenizer, BertForSequenceClassification
 
     from inference.assets import DEMO_MODEL
-    from inference.bundle import Bundle
+    from inference.formats.bundle import Bundle
 
     base = Bundle.read(DEMO_MODEL).base_folder()
     torch.manual_seed(0)

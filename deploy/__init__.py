@@ -1,0 +1,1 @@
+"""Deploying: Hugging Face Spaces, Docker, Ray Serve."""

@@ -1,0 +1,354 @@
+"""The ONNX and INT8 files of a bundle: built once per content, found by its hash, checked when read.
+
+An artefact is a folder `<content>-<recipe>` in the cache. `<content>` hashes what the model is (weights,
+adapter, config, tokenizer, labels); `<recipe>` hashes how it is built: the source of the export, its
+texts, the versions of the libraries, and whether the processor wants 7-bit weights. Where those
+libraries are installed both must match. Where they are not (ONNX Runtime alone), the newest folder with
+the right content is taken: it could not be rebuilt there anyway.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inference import cpu
+from inference.artifacts.build import FILES, build
+from inference.artifacts.manifest import MANIFEST, REBUILD, read_manifest, write_manifest
+from inference.assets import CALIBRATION, SHOWCASE
+from inference.errors import (
+    BundleError,
+    ChangedModelError,
+    ExportError,
+    InferenceError,
+    InputError,
+    MissingDependencyError,
+    importing,
+)
+from inference.formats.bundle import Bundle
+from inference.formats.describe import describe
+from inference.formats.files import check_digest, sha256
+from inference.formats.tokenizer import TOKENIZER
+from inference.jobs import Progress
+
+if TYPE_CHECKING:
+    from inference.onnx.backend import Graph
+
+TOOLS = ("torch", "transformers", "peft", "onnx", "onnxruntime")
+# Their source is the recipe, the last two that of the parity report: a change of it makes a new artefact.
+RECIPE = (
+    "artifacts/build.py",
+    "formats/tokenizer.py",
+    "onnx/io.py",
+    "pytorch/network.py",
+    "pytorch/huggingface.py",
+    "onnx/export.py",
+    "onnx/join.py",
+    "onnx/graph.py",
+    "onnx/weights.py",
+    "onnx/quantize.py",
+    "onnx/recipes.py",
+    "artifacts/parity.py",
+    "classifier.py",
+)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A built folder and what its manifest says."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    def read(self, backend: str) -> Graph:
+        """The model for "onnx" or "int8", equal byte for byte to what was built.
+
+        Raises:
+            BundleError: a file is missing or was altered.
+        """
+        from inference.onnx.backend import Graph
+
+        path = self.folder / FILES[backend]
+        if f"{path.stem}_weights.bin" not in self.manifest["files"]:
+            return Graph(self._verified(FILES[backend]))
+        with importing("A model above 2 GB", "-r requirements-onnx.txt"):
+            from inference.onnx.io import read_graph
+
+        return read_graph(path, self.folder, {name: one["sha256"] for name, one in self.manifest["files"].items()})
+
+    def tokenizer_file(self) -> Path:
+        """Path of the tokenizer, checked like a model file."""
+        self._verified(TOKENIZER)
+        return self.folder / TOKENIZER
+
+    def verify(self) -> None:
+        """Raise BundleError if a file is missing or was altered."""
+        for name, entry in self.manifest["files"].items():
+            check_digest(self.folder / name, entry["sha256"], REBUILD)
+
+    def size_bytes(self, backend: str) -> int:
+        stem = Path(FILES[backend]).stem
+        ours = (FILES[backend], f"{stem}_weights.bin")
+        return sum(int(self.manifest["files"][name]["size_bytes"]) for name in ours if name in self.manifest["files"])
+
+    @property
+    def parity(self) -> dict[str, Any]:
+        """How far ONNX and INT8 agreed right after the build: `texts`, `reference`, `backends` as `parity.judge`."""
+        return dict(self.manifest["parity"])
+
+    def _verified(self, name: str) -> bytes:
+        try:
+            data = (self.folder / name).read_bytes()
+        except OSError:
+            raise BundleError(f"{self.folder / name} is missing. {REBUILD}") from None
+        if hashlib.sha256(data).hexdigest() != self.manifest["files"][name]["sha256"]:
+            raise BundleError(f"{self.folder / name} is damaged: its SHA-256 is not the one recorded. {REBUILD}")
+        return data
+
+
+def default_cache() -> Path:
+    """Where artefacts go unless the caller says otherwise: `triptych` in the user's cache folder."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triptych"
+    except RuntimeError:
+        raise InputError("This user has no home folder to keep built files in. Name a cache folder.") from None
+
+
+def content_key(bundle: Bundle) -> str:
+    """Hash of everything that determines what the built files must compute, as the bundle names it.
+
+    The files themselves are not opened: ONNX and INT8 are served without them, and a build verifies them.
+    """
+    return _digest(
+        {
+            "files": dict(bundle.files),
+            "base": dict(bundle.base.files) if bundle.base else None,
+            "tasks": {name: [task.labels, task.problem_type] for name, task in bundle.tasks.items()},
+            "pooling": bundle.pooling,
+            "max_tokens": bundle.max_tokens,
+            "four_bit": bundle.four_bit,
+            "heads": [bundle.heads.hidden, bundle.heads.activation],
+            "pad_id": bundle.pad_id,
+        }
+    )
+
+
+def check_same(bundle: Bundle, base: Path | None = None) -> None:
+    """Raise ChangedModelError unless the folder, and its base, still hold the model that `bundle` describes.
+
+    Files that were added count too: libraries read some of them unasked. Digests of files that did not change are
+    remembered, so this costs milliseconds.
+    """
+    if base is None and bundle.base is not None:
+        base = bundle.base.folder  # where it was found: not looked for again, perhaps on the Hub
+    try:
+        now = describe(bundle.folder, base, four_bit=bundle.four_bit)
+        now.verify_present(base)
+    except (BundleError, FileNotFoundError, NotADirectoryError) as error:
+        raise changed(bundle.name) from error
+    check_content(now, content_key(bundle), bundle.name)
+
+
+def check_content(bundle: Bundle, key: str | None, name: str | None = None) -> None:
+    """Raise ChangedModelError where `key` is the content key of another model; None is that of any.
+
+    Args:
+        name: of the model that the key belongs to, if it is known.
+    """
+    if key is not None and content_key(bundle) != key:
+        raise changed(name or bundle.name)
+
+
+def changed(name: str) -> ChangedModelError:
+    """The error of a model of this name whose files were replaced."""
+    return ChangedModelError(
+        f"The folder of the model {name}, or that of its base, has changed since the start. Restart, or restore its "
+        "files."
+    )
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the libraries a build uses, of those that are installed."""
+    found = {}
+    for name in TOOLS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _recipe_key() -> str:
+    sources = [*(Path(__file__).parents[1] / name for name in RECIPE), CALIBRATION, SHOWCASE]
+    return _digest(
+        {
+            "sources": {path.name: sha256(path) for path in sources},
+            "tools": tool_versions(),
+            # A processor without VNNI gets weights of 7 bits: another file, though all else is the same.
+            "reduce_range": cpu.saturates(),
+        }
+    )
+
+
+def missing_tools(bundle: Bundle) -> list[str]:
+    """The libraries that building this model's files needs and that are not installed here."""
+    needed = ("onnx", "onnxruntime") if bundle.format == "onnx" else TOOLS
+    return sorted(set(needed) - set(tool_versions()))
+
+
+def find(bundle: Bundle, cache: Path) -> Artifact | None:
+    """Return the artefact of this bundle if it was built here, else None. Its files are checked when read.
+
+    Raises:
+        BundleError: it was built here, and its manifest is damaged.
+    """
+    content = content_key(bundle)
+    if not missing_tools(bundle):
+        candidates = [cache / f"{content}-{_recipe_key()}"]
+    else:
+        finished = [path for path in cache.glob(f"{content}-*/{MANIFEST}") if ".tmp-" not in path.parent.name]
+        finished.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        candidates = [path.parent for path in finished]
+    damage: BundleError | None = None
+    for folder in candidates:
+        try:
+            manifest = read_manifest(folder / MANIFEST)
+        except FileNotFoundError:
+            continue
+        except BundleError as error:
+            damage = damage or error
+            continue
+        if manifest["reduce_range"] or not cpu.saturates():  # else INT8 would clip on this processor
+            return Artifact(folder, manifest)
+    if damage is not None:
+        raise damage
+    return None
+
+
+def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: Path | None = None) -> Artifact:
+    """Return the artefact of this bundle, built first if it is missing or damaged.
+
+    Any number of processes may call this at once: one builds, the others wait and take the result. Where a damaged
+    one is built again, `progress` says what was wrong with it.
+
+    Raises:
+        BundleError: the bundle is damaged; or the artefact is, and it cannot be built again here.
+        ExportError: the build failed or its result does not agree with PyTorch.
+        MissingDependencyError: a build is needed and its libraries are not installed.
+    """
+    if missing := ", ".join(missing_tools(bundle)):
+        artifact = find(bundle, cache)
+        if artifact is not None:
+            return artifact  # a damaged file cannot be built again here: reading it says what is wrong
+        raise MissingDependencyError(
+            f"No ONNX or INT8 model was built for {bundle.folder} and this processor (looked in {cache}), and "
+            f"building one needs {missing}. "
+            f"Build it where requirements.txt is installed (python -m inference build --model {bundle.folder}) and "
+            "copy that folder here."
+        )
+    artifact, _ = _intact(bundle, cache)
+    if artifact is not None:
+        return artifact
+    from filelock import FileLock
+
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(
+            f"Built files cannot be kept in {cache}: {error.strerror}. Name another folder as cache."
+        ) from None
+    progress = progress or (lambda step, share: None)
+    target = cache / f"{content_key(bundle)}-{_recipe_key()}"
+    with FileLock(f"{target}.lock"):
+        artifact, damage = _intact(bundle, cache)
+        if artifact is not None:
+            return artifact
+        if damage:
+            progress(f"building again: {damage}", 0.0)
+        for stray in cache.glob(f"{target.name}.tmp-*"):  # left by a build that was killed; we hold its lock
+            shutil.rmtree(stray, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=cache))
+        try:
+            _fill(bundle, folder, progress, base)
+            folder.chmod(0o755)  # mkdtemp keeps others out; what is built as root is served as somebody else
+            shutil.rmtree(target, ignore_errors=True)  # damaged, or it would have been returned
+            folder.replace(target)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    # By its name, which was made before the build: not looked for again.
+    return Artifact(target, read_manifest(target / MANIFEST))
+
+
+def _intact(bundle: Bundle, cache: Path) -> tuple[Artifact | None, str]:
+    """Return the artefact if all of its files are what was built; else None and the damage, empty if there is none."""
+    try:
+        artifact = find(bundle, cache)
+        if artifact is not None:
+            artifact.verify()
+    except BundleError as error:
+        return None, str(error).partition(REBUILD)[0].rstrip(" :.")
+    return artifact, ""
+
+
+def _fill(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -> None:
+    """Build into `folder`, write its manifest, and see that all of it is on disk: a rename makes it visible."""
+    started = time.perf_counter()
+    made = build(bundle, folder, progress, base)
+    check_same(bundle, base)  # else files of another model would be kept under this one's key
+    paths = sorted(folder.iterdir())
+    manifest = {
+        "model": bundle.name,
+        "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "build_seconds": round(time.perf_counter() - started, 1),
+        "tools": tool_versions(),
+        "reduce_range": cpu.saturates(),
+        **made,
+        "files": {path.name: {"sha256": sha256(path), "size_bytes": path.stat().st_size} for path in paths},
+    }
+    write_manifest(folder / MANIFEST, manifest)
+    for path in folder.iterdir():
+        _sync(path)
+    _sync(folder)
+
+
+def model_sizes(bundle: Bundle, artifact: Artifact | None, base: Path | None = None) -> dict[str, int]:
+    """Bytes of the weight files that each of the model's backends reads, of those whose files are here."""
+    sizes: dict[str, int] = {}
+    for backend in bundle.backends:
+        if backend in FILES:
+            if artifact:
+                sizes[backend] = artifact.size_bytes(backend)
+            continue
+        try:
+            paths = bundle.paths(base, offline=True)
+            sizes[backend] = sum(
+                path.stat().st_size
+                for name, path in paths.items()
+                if name in bundle.files or name.endswith(".safetensors")
+            )
+        except (InferenceError, OSError):
+            continue  # ONNX and INT8 are served without the base
+    return sizes
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt":  # a folder cannot be opened there, and a read-only handle cannot be flushed
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,89 @@
+"""`merge`: an adapter and its base as one plain Hugging Face classifier."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from inference import cpu
+from inference.artifacts import parity
+from inference.artifacts.cache import check_same
+from inference.assets import showcase_texts
+from inference.classifier import Classifier
+from inference.errors import InputError
+from inference.formats.architectures import max_positions
+from inference.formats.describe import describe
+from inference.formats.files import read_json
+from inference.formats.tokenizer import TOKENIZER, quiet_transformers, read_tokenizer, save_tokenizer, write_tokenizer
+from inference.pytorch.backend import TorchBackend
+from inference.pytorch.huggingface import load_merged, load_switched
+
+
+def merge(
+    model: str | Path,
+    out: Path,
+    *,
+    task: str | None = None,
+    base: Path | None = None,
+    load_in_4bit: bool = False,
+    max_tokens: int | None = None,
+) -> dict[str, float]:
+    """Write the merged model to the folder `out`, which `AutoModelForSequenceClassification` loads unchanged.
+
+    A base in 4 bits is dequantised and merged in float32.
+
+    Args:
+        task: whose adapter, where there are several.
+        max_tokens: written into the tokenizer as its `model_max_length`; the model's own limit if left out.
+
+    Returns:
+        How far the merged answers are from the unmerged ones, as `inference.artifacts.parity.compare`, on the showcase.
+
+    Raises:
+        InputError: the model has no adapter, `task` is none of its tasks, or `out` is there and not empty.
+        BundleError: the model or its base cannot be read.
+    """
+    bundle = described = describe(model, base, four_bit=load_in_4bit)
+    if not bundle.adapters:
+        raise InputError(
+            f"{model} has no PEFT adapter to merge. Name the folder of one (it has adapter_config.json) with --model."
+        )
+    task = task or (next(iter(bundle.tasks)) if len(bundle.tasks) == 1 else "")
+    if task not in bundle.tasks:
+        raise InputError(f"{model} has {len(bundle.tasks)} tasks; name one of them: {', '.join(bundle.tasks)}.")
+    # The adapter alone, called as it was: its task may have other labels than its neighbours'.
+    bundle = replace(bundle, tasks={task: bundle.tasks[task]}, adapters={task: bundle.adapters[task]})
+    most = max_positions(read_json(bundle.base_folder(base) / "config.json"))
+    if max_tokens is not None and not 8 <= max_tokens <= most:
+        raise InputError(f"max_tokens={max_tokens} must be from 8 to {most}: the model has no more positions.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is there and not empty. Name a new folder.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.tmp-") as staging:
+        folder = Path(staging) / "merged"
+        folder.mkdir()
+        write_tokenizer(bundle, folder / TOKENIZER, base)
+        networks = (load_switched(bundle, base), load_merged(bundle, base))
+        texts = showcase_texts()
+        unmerged, merged = (
+            parity.score_matrix(
+                Classifier(
+                    bundle,
+                    TorchBackend(network, folder / TOKENIZER, threads=cpu.cores()),
+                    read_tokenizer(bundle, folder / TOKENIZER),
+                ),
+                texts,
+            )
+            for network in networks
+        )
+        plain: Any = networks[1]
+        with quiet_transformers():
+            plain.models[0].save_pretrained(folder)
+        save_tokenizer(folder / TOKENIZER, folder, max_tokens or bundle.max_tokens, bundle.pad_id)
+        check_same(described, base)
+        if out.exists():
+            out.rmdir()
+        folder.replace(out)
+    return parity.compare(unmerged, merged)[task]

@@ -1,0 +1,249 @@
+"""The PyTorch network of other people's classifiers: transformers' own classes, with or without PEFT adapters."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inference.errors import BundleError, InputError, MissingDependencyError
+from inference.formats.architectures import ARCHITECTURES
+from inference.formats.bundle import Bundle
+from inference.formats.files import read_json, tensors
+from inference.formats.tokenizer import quiet_transformers
+from inference.pytorch.backend import best_dtype
+from inference.pytorch.network import check_finite, explained, load_network, merge, quiet_peft
+
+
+class SequenceNetwork(nn.Module):
+    """One sequence classifier of transformers per task; one pass each, for their encoders differ."""
+
+    def __init__(self, models: dict[str, Any]) -> None:
+        super().__init__()
+        self.tasks = list(models)
+        self.models = nn.ModuleList(models.values())  # by number: a task may have a name that modules may not
+
+    @property
+    def config(self) -> Any:
+        """The first model's configuration; all have the same base."""
+        return self.models[0].config
+
+    def of_task(self, task: str) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
+        """As `network.Network.of_task`."""
+        return _alone(self.models[self.tasks.index(task)])
+
+    def alone(self) -> list[SequenceNetwork]:
+        """Each task's classifier as a network of its own."""
+        return [SequenceNetwork({task: model}) for task, model in zip(self.tasks, self.models, strict=True)]
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """As `network.Network.forward`."""
+        return tuple(model(input_ids=input_ids, attention_mask=attention_mask).logits.float() for model in self.models)
+
+
+class AdapterNetwork(nn.Module):
+    """One base in memory and the adapters of several tasks on it, switched from task to task. One caller at a time."""
+
+    switches = True
+
+    def __init__(self, model: Any, tasks: list[str]) -> None:
+        super().__init__()
+        self.tasks = tasks
+        self.model = model  # a PeftModel whose adapters are called task0, task1, …
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    def of_task(self, task: str) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
+        """As `network.Network.of_task`. The network is switched to the task: for one that nobody else asks."""
+        self.model.set_adapter(f"task{self.tasks.index(task)}")
+        return _alone(self.model)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """As `network.Network.forward`."""
+        found = []
+        for number in range(len(self.tasks)):
+            self.model.set_adapter(f"task{number}")
+            found.append(self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float())
+        return tuple(found)
+
+
+def _alone(model: Any) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
+    return lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits.float(), model.get_input_embeddings()
+
+
+def load_served(bundle: Bundle, base: Path | None = None, device: str = "cpu", dtype: str | None = None) -> nn.Module:
+    """The network that PyTorch serves, in evaluation mode.
+
+    One adapter is merged into its base; several are switched on one base, and so is one on a base in 4 bits.
+
+    Args:
+        device: "auto" spreads it over all GPUs and the main memory, in `dtype`. Any other: it is float32 on the CPU,
+            but for a base in 4 bits, which is where it will run.
+
+    Raises:
+        InputError: a model of our own format is to be spread.
+        BundleError: weights are missing, do not fit or are damaged.
+        MissingDependencyError: bitsandbytes is needed and not installed.
+    """
+    if bundle.format == "bundle":
+        if device == "auto":
+            raise InputError(
+                f"device='auto' spreads Hugging Face classifiers; {bundle.name} has heads of its own and goes on one "
+                "device. Load it with device='cuda', or with device='cpu' where it does not fit."
+            )
+        return load_network(bundle, base)
+    switched = len(bundle.adapters) > 1 or bundle.four_bit
+    # transformers makes one head, and PEFT copies it for every adapter
+    alike = len({len(task.labels) for task in bundle.tasks.values()}) == 1
+    if bundle.four_bit and not alike:
+        raise BundleError(
+            f"The adapters in {bundle.folder} have different numbers of labels, so they cannot share a base in 4 bits. "
+            "Serve each from a folder of its own, or the base in full."
+        )
+    load = load_switched if switched and alike else load_merged
+    return load(bundle, base, device, dtype)
+
+
+def load_switched(
+    bundle: Bundle, base: Path | None = None, device: str = "cpu", dtype: str | None = None
+) -> AdapterNetwork:
+    """The same with the adapters as PEFT runs them, unmerged. All tasks have as many labels.
+
+    Raises:
+        BundleError: as `load_served`.
+    """
+    home = bundle.base_folder(base)
+    first, *others = bundle.adapters
+    with explained(bundle.folder):
+        from peft import PeftModel
+
+        model = _load(home, len(bundle.tasks[first].labels), bundle, first, _options(bundle, home, device, dtype))
+        with quiet_peft():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            found = PeftModel.from_pretrained(model, str(bundle.folder / bundle.adapters[first]), "task0")
+            for number, task in enumerate(others, start=1):
+                found.load_adapter(str(bundle.folder / bundle.adapters[task]), f"task{number}")
+        network = AdapterNetwork(found, list(bundle.adapters))
+    check_finite(network, bundle.folder)
+    return network.eval()
+
+
+def load_merged(bundle: Bundle, base: Path | None = None, device: str = "cpu", dtype: str | None = None) -> nn.Module:
+    """The same in plain float32 weights, every adapter merged: what is exported, and what `merge` writes.
+
+    A base in 4 bits is brought back to float32 first, so that merging rounds nothing a second time. Tensors that no
+    adapter touches are shared between the tasks.
+
+    Raises:
+        BundleError: as `load_served`.
+    """
+    if bundle.format == "bundle":
+        return load_network(bundle, base)
+    home = bundle.base_folder(base)
+    models: dict[str, Any] = {}
+    with explained(bundle.folder):
+        for task, spec in bundle.tasks.items():
+            model = _load(home, len(spec.labels), bundle, task, _options(bundle, home, device, dtype))
+            if bundle.four_bit:
+                model = model.dequantize().float()
+            if bundle.adapters:
+                model = merge(model, bundle.folder / bundle.adapters[task])
+            if models:
+                _share(model, next(iter(models.values())))
+            model.config.id2label = dict(enumerate(spec.labels))
+            model.config.label2id = {label: i for i, label in enumerate(spec.labels)}
+            model.config.problem_type = spec.problem_type
+            models[task] = model
+    network = SequenceNetwork(models)
+    check_finite(network, bundle.folder)
+    return network.eval()
+
+
+def load_classifier(folder: Path, labels: int | None = None, **options: Any) -> tuple[Any, list[str], list[str]]:
+    """The classifier in a folder, the tensors it lacks, and those of its files that it has no use for."""
+    from transformers import AutoModelForSequenceClassification
+
+    sizes = {} if labels is None else {"num_labels": labels}
+    with quiet_transformers(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, told = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            attn_implementation="eager",
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **sizes,
+            **({"dtype": torch.float32} | options),
+        )
+    return model, sorted(told["missing_keys"]), sorted(told["unexpected_keys"])
+
+
+def _load(home: Path, labels: int, bundle: Bundle, task: str, options: dict[str, Any]) -> Any:
+    model, missing, _ = load_classifier(home, labels, **options)
+    if bundle.adapters and missing:
+        stored = tensors(bundle.folder / bundle.adapters[task] / "adapter_model.safetensors")
+        missing = [name for name in missing if f"base_model.model.{name}" not in stored]
+    if missing:
+        raise BundleError(
+            f"{bundle.folder} lacks {len(missing)} tensors of its network, which would be random: "
+            f"{', '.join(missing[:6])}{', …' if len(missing) > 6 else ''}. Save the model with its head."
+        )
+    return model
+
+
+def _options(bundle: Bundle, home: Path, device: str, dtype: str | None) -> dict[str, Any]:
+    """Where and in what the weights are to be, as `from_pretrained` takes it."""
+    if bundle.four_bit:
+        return _four_bit(home, device)
+    if device != "auto":
+        return {}
+    dtype = dtype or best_dtype(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return {"device_map": "auto", "dtype": getattr(torch, dtype)}
+
+
+def _four_bit(home: Path, device: str) -> dict[str, Any]:
+    """How QLoRA holds a base: NF4 with double quantisation, the head in full precision."""
+    from transformers import BitsAndBytesConfig
+
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise MissingDependencyError(
+            "A base in 4 bits needs bitsandbytes. Install it: pip install -r requirements-qlora.txt"
+        ) from None
+    config = read_json(home / "config.json")
+    # "auto" would spread a base that does not fit; on a CPU there is nothing to spread over.
+    options: dict[str, Any] = {"device_map": {"": "cpu"} if device == "cpu" else "auto"}
+    if not config.get("quantization_config"):
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+            # In 4 bits the head's few rows cost accuracy, and the CPU's kernel refuses their number.
+            llm_int8_skip_modules=[
+                ARCHITECTURES[config["model_type"]].head.partition(".")[0],
+                "pooler",
+                "pre_classifier",
+            ],
+        )
+    return options
+
+
+def _share(model: nn.Module, first: nn.Module) -> None:
+    """Let `model` hold the tensors of `first` wherever both are equal."""
+    theirs = dict(first.named_parameters())
+    for name, value in list(model.named_parameters()):
+        other = theirs.get(name)
+        if other is None or other.shape != value.shape or other.device != value.device or value.is_meta:
+            continue
+        if torch.equal(other, value):
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, other)

@@ -1,0 +1,241 @@
+"""The PyTorch network of a bundle: encoder, pooling, one head per task."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from inference.errors import BundleError, InferenceError, import_failure, import_lock
+from inference.formats.architectures import check_size, read_config
+from inference.formats.files import count_stored
+from inference.formats.tokenizer import quiet_transformers
+
+if TYPE_CHECKING:
+    from inference.formats.bundle import Bundle, Heads
+
+# Where it is installed PEFT imports it, and it tells every user of any model that one of its kernels is not there.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
+
+
+class Network(nn.Module):
+    """Encoder, pooling and heads: token ids in, one tensor of logits per task out."""
+
+    encoder: Any  # a transformers model, with or without PEFT around it
+
+    def __init__(
+        self,
+        encoder: Any,
+        hidden_size: int,
+        task_sizes: Mapping[str, int],
+        pooling: str = "mean",
+        shape: Heads | None = None,
+    ) -> None:
+        super().__init__()
+        if pooling not in ("mean", "cls", "max"):
+            raise BundleError(f"Unknown pooling {pooling!r}. Known: mean, cls, max.")
+        self.encoder = encoder
+        self.pooling = pooling
+        try:
+            self.heads = nn.ModuleDict({task: _head(hidden_size, size, shape) for task, size in task_sizes.items()})
+        except KeyError as error:  # "type", "values", …
+            raise BundleError(
+                f"A task cannot be called what PyTorch calls a part of its own: {error}. Rename it."
+            ) from None
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names in the order of the outputs."""
+        return list(self.heads)
+
+    @property
+    def config(self) -> Any:
+        """The encoder's configuration."""
+        return self.encoder.config
+
+    def of_task(self, task: str) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
+        """What gives the logits of one task from ids and mask, and the table of word embeddings that it reads."""
+        head = self.heads[task]
+        return lambda ids, mask: head(self.pooled(ids, mask)), self.encoder.get_input_embeddings()
+
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Sentence vectors, float32 (batch, hidden)."""
+        hidden: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.pooling == "cls":
+            return hidden[:, 0].float()
+        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        if self.pooling == "max":
+            return hidden.masked_fill(weights == 0, torch.finfo(hidden.dtype).min).amax(1).float()
+        return ((hidden * weights).sum(1) / weights.sum(1)).float()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """Logits of every task in the order of the heads, each float32 (batch, labels).
+
+        Args:
+            input_ids: int64 (batch, tokens).
+            attention_mask: int64 (batch, tokens), 1 for a token and 0 for padding.
+        """
+        pooled = self.pooled(input_ids, attention_mask)
+        return tuple(head(pooled) for head in self.heads.values())
+
+
+def _head(inputs: int, labels: int, shape: Heads | None) -> nn.Module:
+    if shape is None or not shape.hidden:
+        return nn.Linear(inputs, labels)
+    layers: list[nn.Module] = []
+    for width in shape.hidden:
+        layers += [nn.Linear(inputs, width), ACTIVATIONS[shape.activation]()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, labels))
+
+
+def load_encoder(folder: Path) -> Any:
+    """The base encoder in `folder`, in float32 whatever dtype it was stored in.
+
+    Attention is `eager`: the only form whose trace ONNX Runtime fuses, and on CPU the faster one for
+    short texts, so that the network that is exported is the network that answers.
+
+    Raises:
+        BundleError: the folder lacks weights of the encoder.
+    """
+    from transformers import AutoModel
+
+    with quiet_transformers():  # the base's unused pooler is no news to the caller
+        encoder, told = AutoModel.from_pretrained(
+            folder,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    # transformers makes up what is missing, and only warns. The pooler is not used.
+    if missing := sorted(name for name in told["missing_keys"] if not name.startswith("pooler.")):
+        raise BundleError(f"The encoder in {folder} lacks {len(missing)} weights, {missing[0]} for one. Restore it.")
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None  # `Network` pools by itself; an adapter on this one would be dead weight
+    return encoder
+
+
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """PEFT asks transformers for a property by its old name, and each time the user would be told."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
+
+
+def load_network(bundle: Bundle, base: Path | None = None) -> Network:
+    """The bundle's network with its adapter merged, in float32 and evaluation mode, on the CPU.
+
+    Raises:
+        BundleError: a file is missing or differs from its digest, or tensors do not fit the network.
+    """
+    bundle.verify()
+    home = bundle.base_folder(base)
+    config = read_config(home)
+    check_size(config, count_stored([home / "model.safetensors"]), home / "config.json")
+    _check_heads(bundle, config)
+    with explained(bundle.folder):
+        from safetensors.torch import load_file
+
+        encoder = load_encoder(home)
+        hidden_size = encoder.config.hidden_size
+        positions = getattr(encoder.config, "max_position_embeddings", bundle.max_tokens)
+        if bundle.max_tokens > positions:
+            raise BundleError(
+                f"{bundle.folder} reads {bundle.max_tokens} tokens; its base has positions for {positions}. Correct "
+                "max_tokens in bundle.json."
+            )
+        sizes = {name: len(task.labels) for name, task in bundle.tasks.items()}
+        if bundle.adapter_folder is not None:
+            encoder = merge(encoder, bundle.adapter_folder)
+        network = Network(encoder, hidden_size, sizes, bundle.pooling or "mean", bundle.heads)
+        network.heads.load_state_dict(load_file(bundle.heads_file))
+    check_finite(network, bundle.folder)
+    return network.eval()
+
+
+def unmap(network: nn.Module) -> None:
+    """Copy the weights that are in the main memory, some of which are views of a file that is mapped there.
+
+    What is written to that file later would change the answers, and the process would end where the file gets shorter.
+    """
+    for tensor in itertools.chain(network.parameters(), network.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+
+
+def _check_heads(bundle: Bundle, config: Mapping[str, Any]) -> None:
+    """Raise BundleError where heads are described that are larger than the file that holds them."""
+    hidden = int(config.get("hidden_size", config.get("dim", 1)))
+    described = 0
+    for task in bundle.tasks.values():
+        widths = [hidden, *bundle.heads.hidden, len(task.labels)]
+        described += sum((before + 1) * after for before, after in itertools.pairwise(widths))
+    stored = count_stored([bundle.heads_file])
+    if described > stored:
+        raise BundleError(
+            f"The weights in {bundle.folder} do not fit the network that bundle.json describes: its heads have "
+            f"{described:,} weights, and {bundle.heads_file.name} holds {stored:,}. Restore the model folder."
+        )
+
+
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Whatever transformers, PEFT and safetensors raise for weights that do not fit, as one BundleError.
+
+    One thread at a time: these libraries import more of themselves as they load.
+
+    Raises:
+        MissingDependencyError: what failed is an import, which says nothing about the weights.
+    """
+    with import_lock:
+        try:
+            yield
+        except InferenceError:
+            raise
+        except Exception as error:  # each of these libraries has classes of its own, and some stem from nothing else
+            failure = import_failure(error, "The model on PyTorch", "-r requirements.txt")
+            raise failure or _misfit(folder, error) from error
+
+
+def _misfit(folder: Path, error: Exception) -> BundleError:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    if "ignore_mismatched_sizes" in reason:  # the report that it points to was for the screen
+        reason = "its tensors have other shapes than config.json tells of"
+    return BundleError(
+        f"The weights in {folder} do not fit the network that it describes: {reason}. Restore the model folder."
+    )
+
+
+def merge(model: Any, adapter: Path) -> Any:
+    """`model` with the PEFT adapter of a folder merged into its weights.
+
+    Raises:
+        UserWarning: the adapter lacks weights. PEFT would only warn, and answer with the bare base.
+    """
+    from peft import PeftModel
+
+    with quiet_peft():
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        return PeftModel.from_pretrained(model, str(adapter), local_files_only=True).merge_and_unload()
+
+
+def check_finite(network: nn.Module, folder: Path) -> None:
+    """Raise BundleError if a weight is NaN or infinite."""
+    for name, tensor in network.state_dict().items():
+        # Of weights that are spread and wait on the disk there is nothing to look at.
+        if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all():
+            raise BundleError(
+                f"The weights in {folder} are damaged: {name} holds NaN or infinity. Restore the model folder."
+            )

@@ -1,0 +1,1 @@
+"""Reading tables: CSV, JSONL and Parquet."""

@@ -1,0 +1,221 @@
+"""Recipes for INT8 are tried from the fastest to the safest, on real files and with figures that are made up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from numpy.typing import NDArray
+from test_quantize import answer_each, integer_weights, padded, random_network, texts
+
+from inference.artifacts.parity import compare
+from inference.classifier import probabilities
+from inference.errors import ExportError
+from inference.onnx.export import export_onnx
+from inference.onnx.quantize import quantize
+from inference.onnx.recipes import LADDER, MIN_AGREEMENT, SMALL_DP, Judge, climb
+from inference.pytorch.network import Network
+
+NAMES = [recipe.name for recipe in LADDER]
+CALIBRATION, TEXTS = texts(40, seed=1), texts(300, seed=5)
+WIDE = 32  # channels of the first layer's GELU that are far above all others: MAX_OUTLIERS covers a few of them
+GOOD = {"tasks": {"mood": {"label_agreement": 1.0, "mean_abs_dp": 0.001, "max_abs_dp": 0.01}}, "batch_flips": 0}
+BAD = {"tasks": {"mood": {"label_agreement": 0.8, "mean_abs_dp": 0.1, "max_abs_dp": 0.5}}, "batch_flips": 0}
+
+
+def decided_network() -> Network:
+    """A network whose labels are, for most texts, clear: flips are then no ties."""
+    network = random_network()
+    with torch.no_grad():
+        for head in network.heads.values():
+            head.weight.mul_(12)
+    return network
+
+
+def outlier_network(silent: bool = False) -> Network:
+    """The same with `WIDE` channels near 1,000 that come in pairs of opposite weight, and so change no answer.
+
+    Args:
+        silent: with these channels' weights at zero instead.
+    """
+    network = decided_network()
+    layer = network.encoder.encoder.layer[0]
+    up, down = layer.intermediate.dense, layer.output.dense
+    half, rest = slice(0, WIDE // 2), slice(WIDE // 2, WIDE)
+    with torch.no_grad():
+        up.bias[half] += 1000
+        up.bias[rest], up.weight[rest], down.weight[:, rest] = up.bias[half], up.weight[half], -down.weight[:, half]
+        if silent:
+            down.weight[:, :WIDE] = 0
+    return network
+
+
+def exported(network: Network, folder: Path) -> Path:
+    export_onnx(network, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(decided_network(), tmp_path_factory.mktemp("healthy"))
+
+
+@pytest.fixture(scope="module")
+def outliers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(outlier_network(), tmp_path_factory.mktemp("outliers"))
+
+
+def scores(model: Path, *, alone: bool = True) -> dict[str, NDArray[np.float64]]:
+    feeds = TEXTS if alone else [padded(TEXTS[start : start + 32]) for start in range(0, len(TEXTS), 32)]
+    logits = np.concatenate(answer_each(model, feeds))
+    kind = "single_label_classification"
+    return {"mood": probabilities(logits[:, :3], kind), "topic": probabilities(logits[:, 3:], kind)}
+
+
+def judge_against(source: Path) -> Judge:
+    """The judge of a build: figures of a file against its FP32 source on 300 texts."""
+    expected = scores(source)
+
+    def judge(path: Path) -> Mapping[str, Any]:
+        found, batched = scores(path), scores(path, alone=False)
+        flips = sum(int((found[task].argmax(1) != batched[task].argmax(1)).sum()) for task in found)
+        return {"tasks": compare(expected, found), "batch_flips": flips}
+
+    return judge
+
+
+def made_up(*figures: Mapping[str, Any]) -> Judge:
+    """A judge that gives these figures in turn, whatever the file."""
+    left = list(figures)
+    return lambda path: left.pop(0)
+
+
+def climbed(source: Path, target: Path, judge: Judge) -> dict[str, Any]:
+    return climb(source, target, CALIBRATION, judge, reduce_range=False)
+
+
+def test_a_healthy_model_stays_on_the_fastest_rung(healthy: Path, tmp_path: Path) -> None:
+    found = climbed(healthy, tmp_path / "int8.onnx", judge_against(healthy))
+    counts = quantize(healthy, tmp_path / "plain.onnx", CALIBRATION, reduce_range=False)
+    assert (tmp_path / "int8.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
+    assert (found["recipe"], found["held"], found["counts"], found["kept_float"]) == ("static", True, counts, [])
+    assert [attempt["recipe"] for attempt in found["tried"]] == ["static"]
+    assert found["tried"][0]["why"] == "Every bound holds."
+
+
+def test_planted_outliers_change_no_answer_in_fp32(outliers: Path, tmp_path: Path) -> None:
+    silent = scores(exported(outlier_network(silent=True), tmp_path))
+    for task, values in scores(outliers).items():
+        np.testing.assert_allclose(values, silent[task], atol=1e-3)
+
+
+def test_a_model_with_planted_outliers_is_rescued(outliers: Path, tmp_path: Path) -> None:
+    found = climbed(outliers, tmp_path / "int8.onnx", judge_against(outliers))
+    first, kept = found["tried"]
+    assert first["recipe"] == "static"
+    assert not first["held"]
+    assert first["label_agreement"] < MIN_AGREEMENT
+    assert first["mean_abs_dp"] > 2 * SMALL_DP
+    assert "of the labels of task 'topic' are those of the FP32 model, below 97%" in first["why"]
+    assert kept["recipe"] == found["recipe"] == "static-half"
+    assert kept["held"] and found["held"]
+    assert kept["label_agreement"] > 0.99
+    assert kept["mean_abs_dp"] < SMALL_DP / 4
+    assert kept["batch_flips"] == first["batch_flips"] == 0
+    assert len(found["kept_float"]) == 1
+    assert "layer.0/intermediate" in found["kept_float"][0]
+    assert found["counts"] == {"QAttention": 2, "MatMulIntegerToFloat": 5, "MatMul": 1, "Gather": 1}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("model", ["healthy", "outliers"])
+def test_on_every_rung_a_text_gets_the_same_answer_alone_and_in_a_padded_batch(
+    name: str, model: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    refused = [BAD] * NAMES.index(name)
+    found = climbed(request.getfixturevalue(model), tmp_path / "int8.onnx", made_up(*refused, GOOD, GOOD))
+    assert found["recipe"] in NAMES[NAMES.index(name) :]
+    alone, batched = scores(tmp_path / "int8.onnx"), scores(tmp_path / "int8.onnx", alone=False)
+    for task, values in alone.items():
+        np.testing.assert_allclose(values, batched[task], atol=1e-5)
+        assert (values.argmax(1) == batched[task].argmax(1)).all()
+
+
+def test_each_rung_computes_less_in_eight_bits_and_the_last_one_nothing(healthy: Path, tmp_path: Path) -> None:
+    left = []
+
+    def judge(path: Path) -> Mapping[str, Any]:
+        left.append(len(integer_weights(path)))
+        return BAD
+
+    climbed(healthy, tmp_path / "int8.onnx", judge)
+    assert left == sorted(set(left), reverse=True)
+    assert left[0] == 8
+    assert left[-1] == 0
+
+
+def test_where_no_rung_holds_the_safest_is_kept_and_says_so(healthy: Path, tmp_path: Path) -> None:
+    found = climbed(healthy, tmp_path / "int8.onnx", lambda path: BAD)
+    assert found["recipe"] == "weights"
+    assert found["held"] is False
+    assert [attempt["recipe"] for attempt in found["tried"]] == NAMES
+    assert all(attempt["held"] is False and "Out of bounds: 80.0%" in attempt["why"] for attempt in found["tried"])
+
+
+def test_a_recipe_that_would_repeat_the_one_before_is_not_tried(outliers: Path, tmp_path: Path) -> None:
+    found = climbed(outliers, tmp_path / "int8.onnx", made_up(BAD, BAD, GOOD, GOOD))
+    repeated = [attempt for attempt in found["tried"] if attempt["why"].startswith("Not tried")]
+    assert [attempt["recipe"] for attempt in repeated] == ["static-quarter"]
+    assert found["recipe"] == "weights"
+
+
+def test_what_was_tried_fits_into_a_receipt(outliers: Path, tmp_path: Path) -> None:
+    schema = json.loads((ROOT / "inference/compare/receipt.schema.json").read_text(encoding="utf-8"))
+    entry = schema["properties"]["backends"]["additionalProperties"]["properties"]["quantized"]
+    jsonschema.validate(climbed(outliers, tmp_path / "int8.onnx", made_up(BAD, BAD, GOOD)), entry)
+
+
+def test_labels_of_ties_may_differ(healthy: Path, tmp_path: Path) -> None:
+    tied = {"label_agreement": 0.5, "mean_abs_dp": 0.004, "max_abs_dp": 0.9 * SMALL_DP}
+    found = climbed(healthy, tmp_path / "int8.onnx", made_up({"tasks": {"mood": tied}, "batch_flips": 0}))
+    assert (found["recipe"], found["held"]) == ("static", True)
+
+
+def test_the_task_that_fares_worst_decides(healthy: Path, tmp_path: Path) -> None:
+    figures = {"tasks": {"topic": GOOD["tasks"]["mood"], **BAD["tasks"]}, "batch_flips": 0}  # type: ignore[index,dict-item]
+    found = climbed(healthy, tmp_path / "int8.onnx", made_up(figures, GOOD))
+    assert found["tried"][0]["label_agreement"] == 0.8
+    assert found["tried"][0]["held"] is False
+    assert "'topic'" not in found["tried"][0]["why"]
+
+
+def test_one_label_that_depends_on_its_neighbours_is_too_many(healthy: Path, tmp_path: Path) -> None:
+    found = climbed(healthy, tmp_path / "int8.onnx", made_up({**GOOD, "batch_flips": 1}, GOOD))
+    assert found["recipe"] == "static-half"
+    assert found["tried"][0]["why"] == "Out of bounds: 1 labels depend on the texts beside them."
+
+
+def test_a_file_that_cannot_be_judged_is_left_for_the_next_recipe(healthy: Path, tmp_path: Path) -> None:
+    def judge(path: Path) -> Mapping[str, Any]:
+        if integer_weights(path):
+            raise RuntimeError("no kernel for QAttention")
+        return GOOD
+
+    found = climbed(healthy, tmp_path / "int8.onnx", judge)
+    assert (found["recipe"], found["held"]) == ("weights", True)
+    assert found["tried"][0]["why"] == "It could not be judged: no kernel for QAttention"
+
+
+def test_if_not_even_the_last_file_can_be_judged_the_error_is_raised(healthy: Path, tmp_path: Path) -> None:
+    def judge(path: Path) -> Mapping[str, Any]:
+        raise ExportError("NaN everywhere")
+
+    with pytest.raises(ExportError, match="NaN everywhere"):
+        climbed(healthy, tmp_path / "int8.onnx", judge)

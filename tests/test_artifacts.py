@@ -14,7 +14,8 @@ import pytest
 from conftest import ROOT, Tiny
 
 from inference import load
-from inference.artifacts.cache import Artifact, cache, find, model_sizes, obtain
+from inference.artifacts import cache
+from inference.artifacts.cache import Artifact, find, model_sizes, obtain
 from inference.classifier import Classifier
 from inference.errors import BundleError, ExportError, MissingDependencyError
 from inference.formats.bundle import Bundle

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from conftest import Tiny
 
-from inference.artifacts.cache import Artifact, cache, find, obtain
+from inference.artifacts import cache
+from inference.artifacts.cache import Artifact, find, obtain
 from inference.artifacts.manifest import MANIFEST, read_manifest, write_manifest
 from inference.commands.doctor import examine
 from inference.errors import BundleError

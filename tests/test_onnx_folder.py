@@ -11,7 +11,7 @@ import fakes
 import pytest
 import torch
 from conftest import Tiny
-from test_ladder import outlier_network
+from test_recipes import outlier_network
 
 from inference.artifacts.cache import obtain
 from inference.artifacts.export import export_files, quantize_graph

@@ -17,8 +17,8 @@ from conftest import ROOT
 from scored import run, write_csv
 
 from inference.errors import InputError
-from inference.score import cutting, groups
 from inference.score.annotate import Wanted
+from inference.tables import cutting, groups
 from inference.tables.cutting import BLOCK_BYTES, TEXT_LETTERS
 from inference.tables.reading import open_table
 
@@ -40,7 +40,7 @@ READ = """
 import sys
 import pyarrow
 from pathlib import Path
-from inference.score import groups
+from inference.tables import groups
 from inference.tables.columns import reading
 groups.SPAN_BYTES = int(sys.argv[2])
 rows = sum(len(block.texts) for block in reading.open_table(Path(sys.argv[1])).blocks(1_000))

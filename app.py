@@ -17,7 +17,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from inference import Answer, InferenceError
-from inference.api import Limits, server
+from inference.api import ApiLimits, server
 from inference.assets import showcase_texts
 from inference.backends import TITLES
 from inference.explain.words import nothing_known
@@ -29,7 +29,7 @@ from ui.launch import SHOW_ANSWER
 from ui.site import mount_page
 from ui.start import Settings, run
 
-LIMITS = Limits()  # of the API: the page has the same for explanations
+LIMITS = ApiLimits()  # of the API: the page has the same for explanations
 EXPLANATIONS_EACH = 2  # of one address, so that there is room for another
 ANSWERING = 3  # questions that Gradio handles at the same time
 MANY = 8  # a task with more labels than this shows its best five; the rest are in the tables
@@ -58,8 +58,8 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
     tasks = models.bundle.tasks
     # `Models` makes one pass at a time. More events than that may run, because those that explain take long and wait
     # for each other: some are always left for the others.
-    inference = {"concurrency_limit": LIMITS.most_explanations + ANSWERING, "concurrency_id": "inference"}
-    explaining = Lane(LIMITS.most_explanations, EXPLANATIONS_EACH, why.BUSY)
+    inference = {"concurrency_limit": LIMITS.max_explanations + ANSWERING, "concurrency_id": "inference"}
+    explaining = Lane(LIMITS.max_explanations, EXPLANATIONS_EACH, why.BUSY)
     private: dict[str, Any] = {**inference, "api_visibility": "private"}
     # After every event Gradio sums up its last 10,000 with pandas, for a monitoring page that is off here.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")

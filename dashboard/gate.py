@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from streamlit import runtime
 
-from inference.api.middleware import STEP, refuse_websocket
+from inference.api.middleware import SEGMENT, refuse_websocket
 
 MAX_FILES = 8  # of one session
 MAX_BYTES = 256_000_000  # of all sessions
@@ -28,8 +28,8 @@ class DashboardGate:
         self.app = app
         id_ = r"[A-Za-z0-9-]{1,64}"
         self._get = re.compile(
-            rf"/(|favicon\.(png|ico)|{'|'.join(map(re.escape, pages))}|_stcore/(health|host-config)|media/{STEP}"
-            rf"|static(/{STEP})+)"
+            rf"/(|favicon\.(png|ico)|{'|'.join(map(re.escape, pages))}|_stcore/(health|host-config)|media/{SEGMENT}"
+            rf"|static(/{SEGMENT})+)"
         )
         self._upload = re.compile(rf"/_stcore/upload_file/{id_}/{id_}")
 

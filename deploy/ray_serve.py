@@ -26,8 +26,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
+from inference.api.access import read_key  # noqa: E402
 from inference.artifacts.cache import content_key  # noqa: E402
-from inference.commands.serve import read_key  # noqa: E402
 from inference.errors import InferenceError  # noqa: E402
 from inference.formats.describe import describe  # noqa: E402
 from inference.score.ray_data import SETTINGS  # noqa: E402

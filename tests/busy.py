@@ -14,7 +14,7 @@ import numpy as np
 from asgi import Client, Reply
 from numpy.typing import NDArray
 
-from inference.api import Limits, create_app
+from inference.api import ApiLimits, create_app
 
 PATIENCE_S = 60
 
@@ -37,7 +37,7 @@ class Gated(fakes.FakeBackend):
 class Busy:
     """An API whose model is busy with one text, until `let_go`; what is asked meanwhile waits."""
 
-    def __init__(self, backend: Gated | None = None, limits: Limits | None = None, **options: int) -> None:
+    def __init__(self, backend: Gated | None = None, limits: ApiLimits | None = None, **options: int) -> None:
         self.backend: Any = backend or Gated()
         self.client = Client(create_app(fakes.classifier(self.backend, **options), limits=limits))
         self.service = self.client.app.state.service

@@ -121,7 +121,7 @@ def main() -> None:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     import fakes
 
-    from inference.api import Limits, create_app, server
+    from inference.api import ApiLimits, create_app, server
     from inference.api.front import Access
 
     p = argparse.ArgumentParser()
@@ -138,7 +138,7 @@ def main() -> None:
                 wait_until((args.folder / "gate").exists)
             return super().logits(input_ids, attention_mask)
 
-    app = create_app(fakes.classifier(Slow("int8")), limits=Limits(waiting_texts=args.waiting_texts))
+    app = create_app(fakes.classifier(Slow("int8")), limits=ApiLimits(waiting_texts=args.waiting_texts))
     held = server.bind("127.0.0.1", 0, "")
     url = f"{server.url('127.0.0.1', held.getsockname()[1])}/api"
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pytest import MonkeyPatch
 
 from inference import InputError, MissingDependencyError
-from inference.api import Limits, create_app, middleware, schemas
+from inference.api import ApiLimits, create_app, middleware, schemas
 from inference.api.errors import ApiError
 from inference.backends import OutOfMemory
 from inference.loading import Models
@@ -184,7 +184,7 @@ def test_other_addresses_and_methods_are_refused_with_what_there_is(client: Clie
 
 def test_a_body_above_the_cap_is_refused_and_no_more_of_it_is_read_than_is_said(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(middleware, "DRAINED_BYTES", 500)
-    client = Client(create_app(fakes.classifier(), limits=Limits(body_bytes=1000)))
+    client = Client(create_app(fakes.classifier(), limits=ApiLimits(body_bytes=1000)))
     large = JSON | {"Content-Length": "1001"}
     said = client.run(client.ask("/api/predict", (b"a" * 100 for _ in range(1000)), large))
     assert (said.status, said.code, said.headers["connection"]) == (413, "too_large", "close")
@@ -202,7 +202,7 @@ def test_a_body_above_the_cap_is_refused_and_no_more_of_it_is_read_than_is_said(
 
 def test_a_body_above_the_cap_that_never_ends_is_waited_for_no_longer_than_is_said(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(middleware, "DRAINED_S", 0.05)
-    app = middleware.BodyCap(create_app(fakes.classifier()), most=10)
+    app = middleware.BodyLimit(create_app(fakes.classifier()), max_bytes=10)
     sent: list[dict[str, Any]] = []
 
     async def stalls() -> dict[str, Any]:

@@ -12,7 +12,8 @@ import fakes
 import pytest
 from asgi import Client
 
-from inference.api import Limits, create_app
+from inference.api import ApiLimits, create_app
+from inference.api import service as service_module
 from inference.api.schemas import Explained
 
 PATIENCE_S = 60
@@ -21,7 +22,7 @@ TEXT = "a very good book"
 
 @pytest.fixture
 def client() -> Iterator[Client]:
-    made = Client(create_app(fakes.classifier(), limits=Limits(timeout_s=PATIENCE_S)))
+    made = Client(create_app(fakes.classifier(), limits=ApiLimits(timeout_s=PATIENCE_S)))
     yield made
     made.close()
 
@@ -93,7 +94,7 @@ class Gated(fakes.FakeBackend):
 def test_explanations_are_bounded_in_number_and_in_time_and_predictions_do_not_wait_for_them() -> None:
     backend = Gated("int8")
     backend.gate.clear()
-    limits = Limits(explanations=2, timeout_s=0.5, explanation_s=0.2)
+    limits = ApiLimits(explanations=2, timeout_s=0.5, explanation_s=0.2)
     client = Client(create_app(fakes.classifier(backend), limits=limits))
 
     async def ask() -> list[Any]:
@@ -112,7 +113,7 @@ def test_explanations_are_bounded_in_number_and_in_time_and_predictions_do_not_w
     client.close()
 
 
-def test_a_prediction_does_not_wait_for_an_explanation() -> None:
+def test_a_prediction_does_not_wait_for_an_explanation(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = Gated("int8")
     classifier = fakes.classifier(backend)
     explaining, let = threading.Event(), threading.Event()
@@ -123,8 +124,8 @@ def test_a_prediction_does_not_wait_for_an_explanation() -> None:
         raise Panic
 
     backend.gate.set()
-    classifier.explain = explain_when_let  # type: ignore[method-assign]
-    client = Client(create_app(classifier, limits=Limits(timeout_s=PATIENCE_S)))
+    monkeypatch.setattr(service_module, "explain", explain_when_let)
+    client = Client(create_app(classifier, limits=ApiLimits(timeout_s=PATIENCE_S)))
 
     async def ask() -> tuple[Any, Any]:
         waits = asyncio.create_task(
@@ -144,14 +145,14 @@ def test_a_prediction_does_not_wait_for_an_explanation() -> None:
 @pytest.mark.parametrize(
     ("limits", "most"),
     [
-        (Limits(), 3),
-        (Limits(explanations=2), 2),
-        (Limits(timeout_s=200), 8),
-        (Limits(timeout_s=1), 1),
+        (ApiLimits(), 3),
+        (ApiLimits(explanations=2), 2),
+        (ApiLimits(timeout_s=200), 8),
+        (ApiLimits(timeout_s=1), 1),
     ],
 )
-def test_no_more_explanations_wait_than_can_be_done_in_time(limits: Limits, most: int) -> None:
-    assert limits.most_explanations == most
+def test_no_more_explanations_wait_than_can_be_done_in_time(limits: ApiLimits, most: int) -> None:
+    assert limits.max_explanations == most
 
 
 def test_after_the_end_no_explanation_is_begun() -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from inference import Classifier, load
 from inference.api import create_app
-from inference.api.batching import AT_ONCE_ON_ONE, Batcher, Job
+from inference.api.batching import AT_ONCE_ON_ONE, Batcher, PredictJob
 from inference.api.errors import ApiError
 from inference.backends import Backend
 from inference.loading import Models
@@ -182,7 +182,7 @@ def test_whatever_fails_goes_or_is_stopped_the_rest_is_answered_and_nothing_is_l
     submitted = requests[:100] if seed % 2 else requests
     expected = fakes.classifier()
 
-    async def end_of(asked: Asked, job: Job) -> str:
+    async def end_of(asked: Asked, job: PredictJob) -> str:
         if asked.patience_s:
             await asyncio.wait([job.future], timeout=asked.patience_s)
         if not job.future.done():

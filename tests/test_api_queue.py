@@ -18,7 +18,7 @@ from busy import PATIENCE_S, Busy, Gated
 from numpy.typing import NDArray
 from served import wait_until
 
-from inference.api import Limits, create_app
+from inference.api import ApiLimits, create_app
 from inference.api import service as service_module
 from inference.loading import Models
 
@@ -77,7 +77,7 @@ def test_a_large_request_does_not_hold_up_a_small_one(busy: Busy) -> None:
 
 
 def test_texts_past_the_limit_are_turned_away_with_a_time_to_come_back() -> None:
-    busy = Busy(limits=Limits(waiting_texts=10))
+    busy = Busy(limits=ApiLimits(waiting_texts=10))
     busy.occupy()
     busy.ask(texts=["good"] * 9)
     busy.waits(10)
@@ -101,7 +101,7 @@ def test_who_waits_too_long_gets_503_and_its_texts_are_not_answered() -> None:
     busy.occupy()
     busy.ask(texts=["good"] * 5)
     busy.waits(6)
-    busy.client.skip(Limits.timeout_s)
+    busy.client.skip(ApiLimits.timeout_s)
     late = busy.replies()
     assert [(reply.status, reply.code) for reply in late] == [(503, "timed_out")] * 2
     assert all(int(reply.headers["retry-after"]) >= 1 for reply in late)
@@ -168,7 +168,7 @@ def test_five_times_as_much_as_can_be_answered_gives_200_429_or_503_and_nothing_
             time.sleep(0.002)
             return super().logits(input_ids, attention_mask)
 
-    client = Client(create_app(fakes.classifier(Slow()), limits=Limits(waiting_texts=40)))
+    client = Client(create_app(fakes.classifier(Slow()), limits=ApiLimits(waiting_texts=40)))
     bodies = [{"texts": ["good"] * (1 + number % 8)} for number in range(200)]
     for _ in range(3):
         behind.clear()
@@ -262,7 +262,7 @@ def test_a_backend_that_takes_its_time_to_open_is_opened_once_and_others_answer_
     late = ask_pytorch()
     assert client.predict(text="good").status == 200  # asked after them, and does not wait for them
     assert not any(task.done() for task in late)
-    client.skip(Limits.timeout_s)
+    client.skip(ApiLimits.timeout_s)
     replies = [client.run(task) for task in late]  # type: ignore[arg-type]
     assert {(reply.status, reply.code) for reply in replies} == {(503, "timed_out")}
     assert int(replies[0].headers["retry-after"]) >= 1
@@ -290,7 +290,7 @@ def test_what_waits_for_a_backend_to_be_opened_counts_as_held() -> None:
         assert gate.wait(60)
         return fakes.classifier(fakes.FakeBackend(name))
 
-    limits = Limits(bodies_bytes=10_000)
+    limits = ApiLimits(bodies_bytes=10_000)
     client = Client(create_app(Models(fakes.bundle(), open_one), backend="int8", limits=limits))
     unknown = client.predict(text="good", tasks=["none"])
     assert (unknown.status, unknown.code, opened) == (422, "unknown_task", [])  # nothing is opened for such

@@ -185,8 +185,8 @@ def test_the_api_and_its_guards_hold_where_assertions_are_switched_off() -> None
     """`assert` does nothing under -O: a guard that is one would be gone."""
     code = (
         "import sys; sys.path[:0] = ['.', 'tests']; import fakes; from asgi import Client, JSON;"
-        "from inference.api import Limits, create_app;"
-        "c = Client(create_app(fakes.classifier(), api_key='k', limits=Limits(body_bytes=100, waiting_texts=2)));"
+        "from inference.api import ApiLimits, create_app;"
+        "c = Client(create_app(fakes.classifier(), api_key='k', limits=ApiLimits(body_bytes=100, waiting_texts=2)));"
         "key = JSON | {'X-API-Key': 'k'};"
         "print([c.post('/api/predict', body, headers).status for body, headers in ("
         "({'text': 'good'}, key), ({'text': 'good'}, JSON), ({'text': 'a' * 200}, key), (b'{', key),"

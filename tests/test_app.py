@@ -218,7 +218,7 @@ def test_one_question_is_answered_at_a_time_and_files_that_wait_hold_nobody_up()
         name: {fn.concurrency_limit for fn in asking if fn.concurrency_id == name} for name in ("inference", "score")
     }
     assert limits == {
-        "inference": {app.LIMITS.most_explanations + app.ANSWERING},
+        "inference": {app.LIMITS.max_explanations + app.ANSWERING},
         "score": {scoring.MOST_WAITING + 2},
     }
     lanes = {fn.concurrency_id: fn.concurrency_limit for fn in asking}

@@ -341,7 +341,7 @@ def hub() -> Iterator[Hub]:
 
 def uploaded(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
     """What `upload` does in a process of its own: the address of the Hub is read when its library is imported."""
-    code = f"from inference import space; print(space.upload({str(folder)!r}, 'me/demo', 'hf_secret'))"
+    code = f"from deploy import space; print(space.upload({str(folder)!r}, 'me/demo', 'hf_secret'))"
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -27,7 +27,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inference.api.middleware import STEP, refuse_websocket
+from inference.api.middleware import SEGMENT, refuse_websocket
 from ui.files import TemporaryFiles
 from ui.launch import MOST_MB
 from ui.waiting import BUSY, FairQueue
@@ -41,7 +41,9 @@ UPLOADS_EACH = 2  # of one address
 UPLOAD_S = 30  # for a whole upload to arrive
 AGAIN_S = 5
 SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
-SERVED = re.compile(rf"/(|config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static|svelte)(/{STEP})+)")
+SERVED = re.compile(
+    rf"/(|config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static|svelte)(/{SEGMENT})+)"
+)
 SERVED_API = re.compile(rf"{API}/(info/?|startup-events|app_id|theme\.css|heartbeat/[A-Za-z0-9-]{{1,64}})")
 CALL = re.compile(rf"{API}/call/(v2/)?([a-z_]{{1,64}})/?")
 ANSWER = re.compile(rf"{API}/call/(?:v2/)?([a-z_]{{1,64}})/([a-z0-9]{{32}})")

@@ -8,13 +8,13 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.routing import Mount
 
-from inference.api.middleware import BodyCap
+from inference.api.middleware import BodyLimit
 from ui.files import TemporaryFiles
 from ui.gate import PageGate
 from ui.launch import LAUNCH
 from ui.waiting import FairQueue
 
-SITE_BYTES = 8_000_000  # of any request; files may have 5 MB, and the API takes less: `inference.api.Limits`
+SITE_BYTES = 8_000_000  # of any request; files may have 5 MB, and the API takes less: `inference.api.ApiLimits`
 MAX_SESSIONS = 100  # Gradio keeps some 150 KB of each, and makes one for every question that names none
 # Gradio makes functions of the strings of JavaScript in its configuration, and writes that into its page.
 CONTENT = "; ".join(
@@ -43,7 +43,7 @@ def mount_page(site: FastAPI, page: gr.Blocks, files: TemporaryFiles) -> Any:
     page.state_session_capacity = MAX_SESSIONS
     # Gradio checks which files a request may name only once it was launched, which a page that is mounted never is.
     page.has_launched = True
-    site.add_middleware(BodyCap, most=SITE_BYTES)
+    site.add_middleware(BodyLimit, max_bytes=SITE_BYTES)
     gr.mount_gradio_app(site, page, path="/", **LAUNCH)
     mount = cast(Mount, site.routes[-1])
     inner = mount.app

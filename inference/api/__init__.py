@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inference.api.app import create_app
-    from inference.api.service import Limits
+    from inference.api.service import ApiLimits
 
-__all__ = ["Limits", "create_app"]
+__all__ = ["ApiLimits", "create_app"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,10 +13,10 @@ from fastapi import FastAPI, Request, Response
 from inference.api import errors
 from inference.api.errors import JSON, ApiError
 from inference.api.metrics import CONTENT_TYPE_LATEST
-from inference.api.middleware import BodyCap, Counted, Key
+from inference.api.middleware import BodyLimit, Counted, Key
 from inference.api.openapi import describe
 from inference.api.schemas import MAX_TEXTS, ExplainRequest, PredictRequest, parse
-from inference.api.service import Limits, Service
+from inference.api.service import ApiLimits, Service
 from inference.classifier import MAX_CHARS, Classifier, Prediction
 from inference.errors import InputError
 from inference.loading import Models
@@ -30,7 +30,7 @@ def create_app(
     *,
     backend: str | None = None,
     api_key: str | None = None,
-    limits: Limits | None = None,
+    limits: ApiLimits | None = None,
     prefix: str = "/api",
 ) -> FastAPI:
     """The HTTP API of a model: under `prefix` /predict, /explain, /model, /live, /ready, /metrics and /openapi.json.
@@ -48,7 +48,7 @@ def create_app(
     """
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
         raise InputError("The API key must be printable ASCII without spaces around it, and not empty.")
-    service = Service(served, backend, limits or Limits())
+    service = Service(served, backend, limits or ApiLimits())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -77,7 +77,7 @@ def create_app(
     errors.install(app)
     if api_key is not None:
         app.add_middleware(Key, key=api_key, open_to_all=[f"{prefix}{path}" for path in HEALTH])
-    app.add_middleware(BodyCap, most=service.limits.body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=service.limits.body_bytes)
     # The last one added is the outermost: whatever is answered is counted.
     app.add_middleware(Counted, metrics=service.batcher.metrics, addresses=addresses)
     return app

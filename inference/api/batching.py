@@ -37,7 +37,7 @@ RATE_MEMORY = 0.1  # weight of the last batch in the texts/s that Retry-After is
 
 
 @dataclass(eq=False)
-class Job:
+class PredictJob:
     """One request on its way: texts in, predictions of each task out, through `future`."""
 
     classifier: Classifier
@@ -69,11 +69,11 @@ class Job:
 class Part:
     """The rows of a job that are in a batch."""
 
-    job: Job
+    job: PredictJob
     rows: list[int]
 
 
-Outcome = tuple[Job, ApiError | None]
+Outcome = tuple[PredictJob, ApiError | None]
 """A job that is over; the error is None where it has its answers."""
 
 
@@ -91,7 +91,7 @@ class Batcher:
         self.metrics = Metrics(lambda: self.waiting)
         self._lock = threading.Lock()
         self._idle: list[threading.Condition] = []  # of the lanes that wait for work
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[PredictJob] = deque()
         self._lanes: list[threading.Thread] = []
         self._on_one_core: dict[Classifier, Classifier | None] = {}
         self._running: Counter[Classifier] = Counter()  # batches that are in the model now
@@ -111,7 +111,9 @@ class Batcher:
         with self._lock:
             self._on_one_core[classifier] = beside
 
-    def submit(self, classifier: Classifier, texts: Sequence[str], tasks: Sequence[str], probe: bool = False) -> Job:
+    def submit(
+        self, classifier: Classifier, texts: Sequence[str], tasks: Sequence[str], probe: bool = False
+    ) -> PredictJob:
         """A job on its way. To be called on an event loop, which its future belongs to.
 
         Args:
@@ -123,7 +125,7 @@ class Batcher:
                 stopped.
         """
         loop = asyncio.get_running_loop()
-        job = Job(classifier, texts, tasks, loop.create_future(), loop, 0 if probe else len(texts))
+        job = PredictJob(classifier, texts, tasks, loop.create_future(), loop, 0 if probe else len(texts))
         with self._lock:
             if self._closed:
                 raise ApiError(503, "stopping", "The server is being stopped. Ask again in a moment.", 1)
@@ -146,7 +148,7 @@ class Batcher:
         """Whole seconds until what waits now is likely to be answered: 1 to 60."""
         return min(60, 1 + int(self.waiting / self._rate))
 
-    def drop(self, job: Job) -> None:
+    def drop(self, job: PredictJob) -> None:
         """Forget a job: nobody waits for it any more. One that is over already is none of it."""
         with self._lock:
             if self._finish(job):
@@ -223,7 +225,7 @@ class Batcher:
         if first is None:
             return []
         classifier = first.classifier
-        rows: list[tuple[Job, int]] = []
+        rows: list[tuple[PredictJob, int]] = []
         for job in chain([first], self._jobs):
             if job.classifier is not classifier or (job is first and rows):
                 continue
@@ -240,7 +242,7 @@ class Batcher:
             size = min(size, AT_ONCE if most == 1 else AT_ONCE_ON_ONE)
         like = _tokens(*rows[0])
         rows.sort(key=lambda one: abs(_tokens(*one) - like))  # the first stays the first
-        found: dict[Job, list[int]] = {}
+        found: dict[PredictJob, list[int]] = {}
         widest = 0
         for taken, (job, row) in enumerate(rows[:size], start=1):
             widest = max(widest, _tokens(job, row))
@@ -297,7 +299,7 @@ class Batcher:
             with contextlib.suppress(RuntimeError):  # a loop that was closed has nobody who waits
                 loop.call_soon_threadsafe(_resolve, [one for one in done if one[0].loop is loop])
 
-    def _finish(self, job: Job) -> bool:
+    def _finish(self, job: PredictJob) -> bool:
         """Count a job out, once, and forget what is left of it. The lock is held."""
         if job.over:
             return False
@@ -308,7 +310,7 @@ class Batcher:
         return True
 
 
-def _tokens(job: Job, row: int) -> int:
+def _tokens(job: PredictJob, row: int) -> int:
     """About as many as the model reads of a text."""
     return min(job.classifier.bundle.max_tokens, len(job.texts[row]) // CHARS_PER_TOKEN + 2)
 

@@ -16,27 +16,27 @@ from inference.api.metrics import Metrics
 
 DRAINED_BYTES = 8_000_000
 DRAINED_S = 2
-STEP = r"(?!\.\.?(?:/|$))[A-Za-z0-9._@+~-]{1,128}"
+SEGMENT = r"(?!\.\.?(?:/|$))[A-Za-z0-9._@+~-]{1,128}"
 """Pattern of one step of a path to a file of a page, and neither "." nor ".."."""
 
 
-class BodyCap:
-    """Answers 413 to a body above `most` bytes, said or sent in chunks, and keeps none of it.
+class BodyLimit:
+    """Answers 413 to a body above `max_bytes` bytes, said or sent in chunks, and keeps none of it.
 
     A connection that is closed while the client still sends is reset, and most clients lose the answer with it. So what
     they send after the answer is thrown away first, up to `DRAINED_BYTES` and for `DRAINED_S`.
     """
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
-        self.most = most
+        self.max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         said = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if not said.isdigit() or int(said[:20]) > self.most:
+        if not said.isdigit() or int(said[:20]) > self.max_bytes:
             await refuse(self._error(), receive, send)
             return
         got, begun = 0, False
@@ -45,13 +45,13 @@ class BodyCap:
             nonlocal got
             message = await receive()
             got += len(message.get("body", b""))
-            if got > self.most:
+            if got > self.max_bytes:
                 raise _TooLarge
             return message
 
         async def watched(message: Message) -> None:
             nonlocal begun
-            if got > self.most and not begun:
+            if got > self.max_bytes and not begun:
                 return  # what the application makes of a body that broke off: the answer is 413
             begun = True
             await send(message)
@@ -61,13 +61,13 @@ class BodyCap:
         except _TooLarge:
             pass
         except Exception:
-            if got <= self.most:
+            if got <= self.max_bytes:
                 raise
-        if got > self.most and not begun:
+        if got > self.max_bytes and not begun:
             await refuse(self._error(), receive, send)
 
     def _error(self) -> ApiError:
-        return ApiError(413, "too_large", f"The body is above {self.most:,} bytes. Send fewer texts at a time.")
+        return ApiError(413, "too_large", f"The body is above {self.max_bytes:,} bytes. Send fewer texts at a time.")
 
 
 async def refuse(error: ApiError, receive: Receive, send: Send) -> None:

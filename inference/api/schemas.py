@@ -113,7 +113,7 @@ class OneResult(Result):
     backend: str
 
 
-class Word(BaseModel):
+class WordAttribution(BaseModel):
     """One word, or several neighbours taken together."""
 
     text: str
@@ -137,7 +137,7 @@ class Explained(BaseModel):
     log_odds: Annotated[float, Field(description="of `label`: ln(p / (1 - p))")]
     backend: str
     method: str
-    words: Annotated[list[Word], Field(description="in the order of the text")]
+    words: Annotated[list[WordAttribution], Field(description="in the order of the text")]
     read: Annotated[list[int], Field(description="start and end of the part that the model read")]
     truncated: bool
     grouped: Annotated[int, Field(description="words taken together as one, at most")]

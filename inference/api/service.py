@@ -29,7 +29,7 @@ OPENING_AGAIN_S = 10
 
 
 @dataclass(frozen=True)
-class Limits:
+class ApiLimits:
     """What one server takes on.
 
     Args:
@@ -51,7 +51,7 @@ class Limits:
     explanation_s: float = 10
 
     @property
-    def most_explanations(self) -> int:
+    def max_explanations(self) -> int:
         """Those that run or wait, of which the last is still done in time if each takes all that it may; at least 1."""
         return max(1, min(self.explanations, int(self.timeout_s // self.explanation_s)))
 
@@ -63,7 +63,7 @@ class Service:
         first: the backend that answers where a request names none.
     """
 
-    def __init__(self, served: Classifier | Models, first: str | None, limits: Limits) -> None:
+    def __init__(self, served: Classifier | Models, first: str | None, limits: ApiLimits) -> None:
         self.bundle = served.bundle
         names = [served.backend.name] if isinstance(served, Classifier) else list(self.bundle.backends)
         if first is not None and first not in names:
@@ -184,7 +184,7 @@ class Service:
         """
         if self._closed:
             raise ApiError(503, "stopping", "The server is being stopped. Ask again in a moment.", 1)
-        if self._explaining >= self.limits.most_explanations:
+        if self._explaining >= self.limits.max_explanations:
             raise ApiError(
                 429, "overloaded", f"{self._explaining} explanations wait already. Ask again later.", EXPLAIN_AGAIN_S
             )

@@ -1,7 +1,9 @@
-"""Jobs that take a while: a lane that runs one at a time, and a line on stderr that shows how far one is."""
+"""Long jobs: run one in a thread, let one run at a time, show progress on stderr."""
 
 from __future__ import annotations
 
+import logging
+import math
 import re
 import shutil
 import sys
@@ -10,32 +12,140 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Generic, TypeVar
 
 from inference.errors import InferenceError, InputError
 
-LOOK_S = 0.2
-EVERY_S = 10.0  # between two lines of one step in a log: an hour has 360 of them
-KNOWN_SHARE = 0.1  # the first seconds say little about the rest
+POLL_S = 0.2
+EVERY_S = 10.0  # between two log lines of one step: 360 an hour
+KNOWN_SHARE = 0.1  # the time left is not estimated before: the first seconds say little about the rest
 _FIGURES = re.compile(r"[\d.,]+")
+_log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 Progress = Callable[[str, float], None]
-"""Called with what is being done and the share that is done, 0 to 1."""
+"""A callback: gets the current step and the share that is done, 0 to 1."""
 
 
-class Unwanted(InferenceError):
-    """Nobody waits for the result any more."""
+class Cancelled(InferenceError):
+    """The job was cancelled, or nobody waits for its result any more."""
 
     def __init__(self) -> None:
-        super().__init__("Nobody waits for this any more.")
+        super().__init__("Cancelled: nobody waits for the result any more.")
+
+
+class BackgroundJob(Generic[Result]):
+    """Run a function in a thread, with its progress, a cancel button and a time limit.
+
+    The function gets a progress callback, and must call it often: a job can end early only at such a call, which then
+    raises `Cancelled` (or the error of the time limit) inside the function.
+
+        job = BackgroundJob("reviews.csv", lambda progress: score(rows, progress), patience_s=20)
+        while not job.wait(0.3):
+            draw(job.step, job.share, job.left_s)
+        report = job.outcome()
+
+    Args:
+        name: names the job in messages and the log.
+        work: runs in the thread; what it returns, never None, is the result.
+        is_wanted: asked at every progress call: does anybody still wait for the result?
+        patience_s: cancel the job when it was not wanted, and nobody called `wait`, for so long.
+        budget_s: fail with an `InferenceError` after so long.
+
+    Attributes:
+        step, share: what the job is doing, and the share that is done, 0 to 1.
+        result: what the function returned; None unless it succeeded.
+        error: why it failed; None unless it did.
+        cancelled: whether it was cancelled; it goes on until `done`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[Progress], Result],
+        *,
+        is_wanted: Callable[[], bool] = lambda: False,
+        patience_s: float = math.inf,
+        budget_s: float = math.inf,
+    ) -> None:
+        self.name = name
+        self.step, self.share = "starting", 0.0
+        self.result: Result | None = None
+        self.error: InferenceError | None = None
+        self.cancelled = False
+        self._is_wanted, self._patience_s, self._budget_s = is_wanted, patience_s, budget_s
+        self._created = self._started = self._last_wanted = time.monotonic()
+        self._over = threading.Event()
+        threading.Thread(target=self._run, args=(work,), name=name, daemon=True).start()
+
+    @property
+    def done(self) -> bool:
+        return self._over.is_set()
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds since the share was last 0: waiting for a turn does not count."""
+        return time.monotonic() - self._started
+
+    @property
+    def left_s(self) -> float | None:
+        """Estimated seconds left; None at the beginning, which says little about the rest."""
+        return self.spent_s * (1 - self.share) / self.share if self.share > KNOWN_SHARE else None
+
+    def cancel(self) -> None:
+        """Ask the job to stop at its next progress call."""
+        self.cancelled = True
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until the job is done, at most so many seconds; return whether it is."""
+        self._last_wanted = time.monotonic()
+        return self._over.wait(seconds)
+
+    def outcome(self) -> Result:
+        """Wait for the job and return its result.
+
+        Raises:
+            InferenceError: the job failed, or was cancelled.
+        """
+        self.wait()
+        if self.result is None:
+            raise self.error or Cancelled()
+        return self.result
+
+    def _progress(self, step: str, share: float) -> None:
+        now = time.monotonic()
+        if self._is_wanted():
+            self._last_wanted = now
+        if self.cancelled or now - self._last_wanted > self._patience_s:
+            raise Cancelled
+        if now - self._created > self._budget_s:
+            raise InferenceError(f"No result within {self._budget_s:g} s. Try again when the server is less busy.")
+        if share == 0:
+            self._started = now
+        self.step, self.share = step, share
+
+    def _run(self, work: Callable[[Progress], Result]) -> None:
+        try:
+            self.result = work(self._progress)
+        except Cancelled:
+            self.cancelled = True
+        except InferenceError as error:
+            self.error = error
+        except Exception:  # a thread that ends silently would leave everybody waiting
+            if not self.cancelled:  # else the files it worked on may be gone
+                _log.exception("the job %r failed", self.name)
+                self.error = InferenceError(f"{self.name}: unexpected error. The server's log has the details.")
+        finally:
+            self._over.set()
 
 
 class Lane:
-    """Runs one job at a time.
+    """Let one job run at a time.
 
     Args:
-        limit: jobs that run or wait, at most; None for any number.
-        each: of one client.
-        busy: the message where there are as many.
+        limit: maximum number of jobs that run or wait; None for any number.
+        each: maximum per client.
+        busy: the error message when there are as many.
     """
 
     def __init__(self, limit: int | None = None, each: int | None = None, busy: str = "") -> None:
@@ -48,22 +158,21 @@ class Lane:
 
     @contextmanager
     def turn(self, is_wanted: Callable[[], bool], client: str = "") -> Iterator[None]:
-        """Wait for a turn; the block is the job.
+        """Wait for a turn, then run the block.
 
         Raises:
-            InputError: too many wait already.
-            Unwanted: nobody waits for this job any more.
+            InputError: too many jobs wait already.
+            Cancelled: nobody waits for this job any more.
         """
         with self._counting:
-            if self.limit is not None and self._jobs.total() >= self.limit:
-                raise InputError(self.busy)
-            if self.each is not None and self._jobs[client] >= self.each:
+            is_full = self.limit is not None and self._jobs.total() >= self.limit
+            if is_full or (self.each is not None and self._jobs[client] >= self.each):
                 raise InputError(self.busy)
             self._jobs[client] += 1
         try:
-            while not self._turn.acquire(timeout=LOOK_S):
+            while not self._turn.acquire(timeout=POLL_S):
                 if not is_wanted():
-                    raise Unwanted
+                    raise Cancelled
             try:
                 yield
             finally:
@@ -71,14 +180,14 @@ class Lane:
         finally:
             with self._counting:
                 self._jobs[client] -= 1
-                self._jobs += Counter()  # without those that have none
+                self._jobs += Counter()  # drops the clients that have none
 
 
 class ProgressLine:
-    """Shows what is being done, the share that is done, and the time left. Use it in a `with`, or call `end`.
+    """Show the current step, the share done and the time left. Use it in a `with`, or call `end`.
 
     Args:
-        after_s: nothing is shown before; what is over sooner needs no progress.
+        after_s: show nothing before: a short job needs no progress.
         clock: seconds, as `time.monotonic`.
     """
 
@@ -86,15 +195,11 @@ class ProgressLine:
         self._after_s = after_s
         self._clock = clock
         self._created = self._started = clock()
-        self._share = self._began = 0.0
-        """The last share, and that of the job's first call: what an earlier run had done took none of this time."""
+        self._share = self._first_share = 0.0  # a resumed job starts above 0, and that part took no time now
         self._step = ""
-        self._counts = False
-        """Whether this job has told of one step twice. Where each step is told of once, its share is a guess."""
-        self._told: float | None = None
-        """When the last line was written to a log."""
-        self._is_open = False
-        """Whether the cursor stands behind a line on the terminal."""
+        self._repeats_steps = False  # a job that reports each step only once guesses its shares
+        self._logged_at: float | None = None
+        self._is_open = False  # whether the cursor is behind a line on the terminal
 
     def __enter__(self) -> ProgressLine:
         return self
@@ -103,33 +208,33 @@ class ProgressLine:
         self.end()
 
     def __call__(self, step: str, share: float) -> None:
-        """Show this step and the share done, 0 to 1. A share below the last one begins another job."""
+        """Show this step and the share done, 0 to 1. A share below the last one starts another job."""
         now = self._clock()
         name = _FIGURES.sub("", step)  # "2,000 of 9,000 rows" is the same step as "4,000 of 9,000 rows"
         is_new = name != self._step
         if share < self._share or not self._step:
-            self._started, self._began, self._counts = now, share, False
+            self._started, self._first_share, self._repeats_steps = now, share, False
         elif not is_new:
-            self._counts = True
+            self._repeats_steps = True
         self._share, self._step = share, name
         if now - self._created < self._after_s:
             return
         left = ""
-        if self._counts and share < 1 and share - self._began > KNOWN_SHARE * (1 - self._began):
-            left = f", about {_duration((now - self._started) * (1 - share) / (share - self._began))} left"
+        if self._repeats_steps and share < 1 and share - self._first_share > KNOWN_SHARE * (1 - self._first_share):
+            left = f", about {_duration((now - self._started) * (1 - share) / (share - self._first_share))} left"
         bar, text = f"[{'#' * round(share * 20):<20}] ", f"{share:4.0%} {step}{left}"
         if sys.stderr.isatty():
-            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be written over
+            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be overwritten
             shown = bar + text if len(bar + text) <= width else text[:width]
             self._is_open = share < 1
             print(f"\r\033[K{shown}", end="" if self._is_open else "\n", file=sys.stderr, flush=True)
             return
-        if self._told is None or is_new or share >= 1 or now - self._told >= EVERY_S:
+        if self._logged_at is None or is_new or share >= 1 or now - self._logged_at >= EVERY_S:
             print(bar + text, file=sys.stderr, flush=True)
-            self._told = now
+            self._logged_at = now
 
     def end(self) -> None:
-        """Leave the line on the terminal, if there is one: what is written next begins another."""
+        """End the line on the terminal, if there is one."""
         if self._is_open:
             print(file=sys.stderr, flush=True)
             self._is_open = False

@@ -31,7 +31,7 @@ from inference.explain.run import explain
 from inference.formats.bundle import Bundle, Task
 from inference.formats.describe import describe
 from inference.formats.tokenizer import TOKENIZER, is_final, read_tokenizer, tokenizer_source, write_tokenizer
-from inference.jobs import Lane, Progress, Unwanted
+from inference.jobs import Cancelled, Lane, Progress
 
 # Texts and tokens per forward pass: a CPU is busy with little, a GPU wants to be fed. A model that must be spread
 # leaves little room beside it.
@@ -352,7 +352,7 @@ class Models:
 
         def progress(step: str, share: float) -> None:
             if not is_wanted():
-                raise Unwanted
+                raise Cancelled
 
         return explain(self.get(backend), text, task, label, method, budget_s=EXPLAIN_S, progress=progress)
 
@@ -368,7 +368,7 @@ class Models:
         for backend in self.bundle.backends:
             try:
                 found[backend] = self.answer(text, backend, threshold, is_wanted)
-            except (InputError, Unwanted):
+            except (InputError, Cancelled):
                 raise
             except InferenceError as error:  # say, PyTorch is not installed: the others still answer
                 found[backend] = error

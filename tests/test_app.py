@@ -29,7 +29,7 @@ from inference import Answer, Classifier, InputError, MissingDependencyError
 from inference.api.front import Access
 from inference.backends import BACKENDS
 from inference.formats.bundle import Task
-from inference.jobs import Lane, Unwanted
+from inference.jobs import Cancelled, Lane
 from inference.loading import Models
 from ui import render, scoring, start
 from ui.files import temporary_files
@@ -357,7 +357,7 @@ def test_a_lane_runs_one_job_at_a_time_and_refuses_more_than_may_wait() -> None:
     second.start()
     with pytest.raises(InputError, match="Busy"):
         while True:  # until the second one waits
-            with contextlib.suppress(Unwanted), lane.turn(lambda: False):
+            with contextlib.suppress(Cancelled), lane.turn(lambda: False):
                 pass
     assert not entered.is_set()
     leave.set()
@@ -373,7 +373,7 @@ def test_a_lane_has_room_for_other_clients() -> None:
     with lane.turn(lambda: True, "a"):
         with pytest.raises(InputError, match="Busy"), lane.turn(lambda: True, "a"):
             pass
-        with pytest.raises(Unwanted), lane.turn(lambda: False, "b"):
+        with pytest.raises(Cancelled), lane.turn(lambda: False, "b"):
             pass
     with lane.turn(lambda: True, "a"):
         pass
@@ -382,7 +382,7 @@ def test_a_lane_has_room_for_other_clients() -> None:
 def test_a_job_that_nobody_waits_for_leaves_its_lane() -> None:
     lane = Lane(2, busy="Busy.")
     with lane.turn(lambda: True):
-        with pytest.raises(Unwanted), lane.turn(lambda: False):
+        with pytest.raises(Cancelled), lane.turn(lambda: False):
             raise AssertionError("it had a turn")
-        with pytest.raises(Unwanted), lane.turn(lambda: False):  # the first one's place is free
+        with pytest.raises(Cancelled), lane.turn(lambda: False):  # the first one's place is free
             raise AssertionError("it had a turn")

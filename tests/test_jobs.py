@@ -1,0 +1,82 @@
+"""Jobs that run in the background: result, error, cancelling, patience and time limit."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import pytest
+
+from inference.errors import InferenceError, InputError
+from inference.jobs import BackgroundJob, Cancelled, Progress
+
+PATIENCE_S = 30
+
+
+def endless(progress: Progress) -> str:
+    for _ in itertools.count():
+        progress("working", 0.5)
+        threading.Event().wait(0.01)
+    return ""
+
+
+def test_job_returns_its_result_and_shows_its_progress() -> None:
+    reported, go_on = threading.Event(), threading.Event()
+
+    def work(progress: Progress) -> str:
+        progress("reading", 0.0)
+        progress("scoring", 0.5)
+        reported.set()
+        go_on.wait(PATIENCE_S)
+        return "report"
+
+    job = BackgroundJob("rows.csv", work)
+    assert reported.wait(PATIENCE_S)
+    assert (job.step, job.share, job.done) == ("scoring", 0.5, False)
+    assert job.left_s is not None
+    go_on.set()
+    assert job.outcome() == "report"
+    assert job.done and job.error is None and not job.cancelled
+
+
+def test_error_of_the_work_is_the_error_of_the_job() -> None:
+    def work(progress: Progress) -> str:
+        raise InputError("No rows.")
+
+    with pytest.raises(InputError, match="No rows"):
+        BackgroundJob("rows.csv", work).outcome()
+
+
+def test_unexpected_error_is_logged_and_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    def work(progress: Progress) -> str:
+        raise ValueError("a secret of the server")
+
+    with pytest.raises(InferenceError, match=r"rows.csv: unexpected error. The server's log has the details."):
+        BackgroundJob("rows.csv", work).outcome()
+    assert "a secret of the server" in caplog.text
+
+
+def test_cancelled_job_ends_at_its_next_progress_call() -> None:
+    job = BackgroundJob("rows.csv", endless)
+    job.cancel()
+    assert job.wait(PATIENCE_S)
+    assert job.cancelled and job.error is None and job.result is None
+    with pytest.raises(Cancelled):
+        job.outcome()
+
+
+def test_job_that_nobody_waits_for_is_cancelled() -> None:
+    job = BackgroundJob("rows.csv", endless, is_wanted=lambda: False, patience_s=0.05)
+    assert job.wait(PATIENCE_S)
+    assert job.cancelled
+
+
+def test_wanted_job_outlasts_its_patience() -> None:
+    job = BackgroundJob("rows.csv", endless, is_wanted=lambda: True, patience_s=0.05)
+    assert not job.wait(0.3)
+    job.cancel()
+
+
+def test_job_that_takes_too_long_fails() -> None:
+    with pytest.raises(InferenceError, match=r"No result within 0.05 s"):
+        BackgroundJob("rows.csv", endless, budget_s=0.05).outcome()

@@ -17,7 +17,7 @@ from dashboard.charts.formatting import asked, many, mb, ms, percent, points
 from dashboard.charts.style import COLORS, MARKS, Chart, named
 from inference import cpu
 from inference.backends import TITLES
-from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, Limits, Verdict
+from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, ShipLimits, Verdict
 
 Receipt = Mapping[str, Any]
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$^=&\"'])")
@@ -76,7 +76,7 @@ def _themed(figure: go.Figure) -> go.Figure:
     return copy
 
 
-def verdict(found: Verdict, limits: Limits | None = None) -> None:
+def verdict(found: Verdict, limits: ShipLimits | None = None) -> None:
     """What a manager can quote, and below it each backend's decision with its reasons; the limits it is judged by."""
     decisions = "".join(
         f'<span style="white-space:nowrap"><span style="color:{COLORS[name]}" aria-hidden="true">{MARKS[name]}</span> '

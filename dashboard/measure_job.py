@@ -18,7 +18,7 @@ from dashboard import served
 from inference.artifacts.cache import content_key, default_cache
 from inference.compare.receipt import Receipt
 from inference.compare.rows import LabelledData
-from inference.compare.run import compare
+from inference.compare.run import measure
 from inference.errors import InferenceError, InputError
 
 PATIENCE_S = 60  # a reader whose connection is gone for longer does not come back for the result
@@ -89,7 +89,7 @@ class Measurement:
     def _run(self) -> None:
         try:
             build(self)
-            self.receipt = compare(
+            self.receipt = measure(
                 served.unchanged(), self.data, quick=self.quick, base=served.base(), progress=self._say
             )
         except _Cancelled:

@@ -8,11 +8,11 @@ from typing import Any
 
 from dashboard.charts.formatting import digits, many, mb, ms, names, percent, points, times
 from inference.backends import TITLES, runtime
-from inference.compare.benchmark import BATCH_SIZES, SLOW, STEAL_LIMIT
+from inference.compare.benchmark import BATCH_SIZES, MAX_SLOWDOWN, MAX_STEAL
 from inference.compare.results import PERCENTILES, noise_is_assumed
-from inference.compare.stats import RESAMPLES, rows_to_settle, samples_wanted
+from inference.compare.stats import RESAMPLES, min_samples, rows_to_settle
 from inference.compare.summary import base_in_words
-from inference.compare.verdict import INCONCLUSIVE, Limits, accuracy_decision
+from inference.compare.verdict import INCONCLUSIVE, ShipLimits, accuracy_decision
 
 Facts = list[tuple[str, str]]
 
@@ -26,9 +26,9 @@ class Section:
     facts: Facts = field(default_factory=list)
 
 
-def method(receipt: Mapping[str, Any], limits: Limits | None = None) -> list[Section]:
+def method(receipt: Mapping[str, Any], limits: ShipLimits | None = None) -> list[Section]:
     """Every section, in the order to read them."""
-    limits = limits or Limits()
+    limits = limits or ShipLimits()
     told: list[Callable[[Mapping[str, Any]], Section]] = [_rows, _latency, _noise, _percentiles, _throughput, _accuracy]
     return [
         *(section(receipt) for section in told),
@@ -85,9 +85,9 @@ def _latency(receipt: Mapping[str, Any]) -> Section:
             + "Each turn begins with a pause, in which the last one comes to rest, and three calls that do not count, "
             "because a process that slept is slow at first.",
             "On a shared machine there are seconds in which everything is slower and no counter tells. A probe, one "
-            f"multiplication always, does: while it takes more than {digits(SLOW)} times its best, nothing begins, "
-            f"{digits(latency['waited_s'])} s here. A round that ended so, or in which the host took more than "
-            f"{percent(STEAL_LIMIT, 0)} of the processor, is set aside and done again, {many(disturbed, 'round')} "
+            f"multiplication always, does: while it takes more than {digits(MAX_SLOWDOWN)} times its best, nothing "
+            f"begins, {digits(latency['waited_s'])} s here. A round that ended so, or in which the host took more than "
+            f"{percent(MAX_STEAL, 0)} of the processor, is set aside and done again, {many(disturbed, 'round')} "
             f"here; the third try counts however it went. The times are those of a machine that is left alone.",
         ],
     )
@@ -127,7 +127,7 @@ def _noise(receipt: Mapping[str, Any]) -> Section:
 def _percentiles(receipt: Mapping[str, Any]) -> Section:
     latency, reference = receipt["results"]["latency"], receipt["settings"]["reference"]
     texts = latency[reference]["texts"]
-    least = {p: samples_wanted(p) for p in PERCENTILES}
+    least = {p: min_samples(p) for p in PERCENTILES}
     left_out = [f"p{p}" for p in PERCENTILES if texts < least[p]]
     facts = [
         (
@@ -208,7 +208,7 @@ def _accuracy(receipt: Mapping[str, Any]) -> Section:
     )
 
 
-def _difference(receipt: Mapping[str, Any], limits: Limits) -> Section:
+def _difference(receipt: Mapping[str, Any], limits: ShipLimits) -> Section:
     facts = []
     for task, pairs in receipt["results"]["paired"].items():
         for name, pair in pairs.items():

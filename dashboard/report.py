@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inference.commands import options
-from inference.commands.compare import add_limits, limits_of
+from inference.commands.compare import add_limits, ship_limits
 from inference.compare.receipt import read_receipt
 from inference.errors import importing
 
@@ -36,7 +36,7 @@ def write(args: argparse.Namespace) -> None:
     receipts = [read_receipt(path) for path in args.receipts]
     with importing("A report", "-r requirements.txt"):
         from dashboard.report_page import report
-    args.out.write_text(report(receipts, limits_of(args)), encoding="utf-8")
+    args.out.write_text(report(receipts, ship_limits(args)), encoding="utf-8")
     print(f"The report is {args.out}.")
 
 

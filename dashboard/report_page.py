@@ -19,16 +19,16 @@ from dashboard.report_style import SCRIPT, STYLE
 from inference.backends import TITLES
 from inference.compare.disagreements import disagreements
 from inference.compare.summary import provenance
-from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, Limits, Verdict, judge
+from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, ShipLimits, Verdict, decide
 
 Receipt = Mapping[str, Any]
 EXAMPLES = 8  # rows shown of each task and backend
 SIGNS = {SHIP: "✔", NO: "✘", INCONCLUSIVE: "?"}
 
 
-def report(receipts: Sequence[Receipt], limits: Limits | None = None) -> str:
+def report(receipts: Sequence[Receipt], limits: ShipLimits | None = None) -> str:
     """The report as HTML. Each receipt has a section of its own: figures of different rows do not share a table."""
-    limits = limits or Limits()
+    limits = limits or ShipLimits()
     title = f"Which runtime to ship: {', '.join(dict.fromkeys(one['model']['name'] for one in receipts))}"
     figures: list[Chart] = []
     sections = "".join(_section(one, number, limits, figures) for number, one in enumerate(receipts, 1))
@@ -73,12 +73,12 @@ def _differences(receipts: Sequence[Receipt]) -> str:
     )
 
 
-def _contents(receipts: Sequence[Receipt], limits: Limits) -> str:
+def _contents(receipts: Sequence[Receipt], limits: ShipLimits) -> str:
     """The verdict of every receipt, where there are several."""
     if len(receipts) < 2:
         return ""
     lines = "".join(
-        f'<li><a href="#receipt-{number}">{escape(_name(one))}</a>: {escape(judge(one, limits).sentence)}</li>'
+        f'<li><a href="#receipt-{number}">{escape(_name(one))}</a>: {escape(decide(one, limits).sentence)}</li>'
         for number, one in enumerate(receipts, 1)
     )
     return f"<nav><h2>In short</h2><ol>{lines}</ol></nav>"
@@ -88,8 +88,8 @@ def _name(receipt: Receipt) -> str:
     return f"{receipt['data']['name']} ({', '.join(receipt['data']['labels'])})"
 
 
-def _section(receipt: Receipt, number: int, limits: Limits, figures: list[Chart]) -> str:
-    found = judge(receipt, limits)
+def _section(receipt: Receipt, number: int, limits: ShipLimits, figures: list[Chart]) -> str:
+    found = decide(receipt, limits)
     parts = [
         _verdict(found),
         f'<p class="small">{escape(_from_where(receipt))}</p>',
@@ -174,7 +174,7 @@ def _table(receipt: Receipt) -> str:
     return f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _charts(receipt: Receipt, limits: Limits) -> list[tuple[str, Chart]]:
+def _charts(receipt: Receipt, limits: ShipLimits) -> list[tuple[str, Chart]]:
     """Each chart with what it is about."""
     tasks = list(receipt["data"]["labels"])
     found: list[tuple[str, Chart | None]] = [
@@ -251,7 +251,7 @@ def _examples(receipt: Receipt) -> str:
     return f"<h3>Where they differ</h3><p>{escape(about)}</p>{''.join(told)}"
 
 
-def _method(receipt: Receipt, limits: Limits) -> list[str]:
+def _method(receipt: Receipt, limits: ShipLimits) -> list[str]:
     return [
         f'<div class="method"><h4>{escape(one.heading)}</h4>'
         + "".join(f"<p>{escape(paragraph)}</p>" for paragraph in one.paragraphs)

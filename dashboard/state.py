@@ -16,7 +16,7 @@ from dashboard import receipts, served
 from dashboard.components import lead_to_measuring, plain
 from dashboard.receipts import Shelf
 from inference.compare.receipt import Receipt
-from inference.compare.verdict import Limits
+from inference.compare.verdict import ShipLimits
 
 CHOICE, OWN, WANTED = "_choice", "_own_receipts", "_wanted_receipt"
 
@@ -34,7 +34,7 @@ class Choice:
     name: str
     receipt: Receipt
     task: str
-    limits: Limits
+    limits: ShipLimits
 
 
 def current() -> Choice:
@@ -124,7 +124,7 @@ def _is_of_served(name: str, shelf: Shelf) -> bool:
     return bundle is None or name in own() or served.is_of(receipt(name, shelf), bundle)
 
 
-def _limits() -> Limits:
+def _limits() -> ShipLimits:
     st.markdown("**Ship only what keeps these**")
     drop = st.slider(
         "Accuracy may fall by, pp",
@@ -140,7 +140,7 @@ def _limits() -> Limits:
     size = _limit("Model at most, MB", "max_mb", 0.1, 5.0)
     flips = _limit("Changed labels at most", "max_flips", 0, 1)
     speedup = _limit("Speed-up at least, ×", "min_speedup", 0.1, 0.5)
-    return Limits(drop / 100, p95, size, None if flips is None else int(flips), speedup)
+    return ShipLimits(drop / 100, p95, size, None if flips is None else int(flips), speedup)
 
 
 def _limit(label: str, key: str, least: float, step: float) -> float | None:

@@ -155,7 +155,7 @@ def test_a_limit_is_drawn_where_the_reader_set_it(receipt: Any) -> None:
 
 @pytest.mark.parametrize(("percentile", "samples"), [(90, 64), (95, 130), (99, 662)])
 def test_the_samples_wanted_are_those_of_mlperf(percentile: float, samples: int) -> None:
-    assert latency.samples_wanted(percentile) == samples
+    assert latency.min_samples(percentile) == samples
 
 
 def test_the_pareto_scatter_has_a_logarithmic_time_and_areas_by_size(receipt: Any, charts: dict[str, Chart]) -> None:

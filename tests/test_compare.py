@@ -21,13 +21,13 @@ from dashboard import report
 from inference import cpu
 from inference.__main__ import main
 from inference.compare import benchmark
-from inference.compare.benchmark import CONTROL, Plan, Process, by_length, turns
+from inference.compare.benchmark import CONTROL, Plan, Process, group_by_length, turn_order
 from inference.compare.receipt import read_receipt, seal, write_receipt
 from inference.compare.results import results
 from inference.compare.rows import parse_data
-from inference.compare.run import compare
+from inference.compare.run import measure
 from inference.compare.summary import summary
-from inference.compare.verdict import judge
+from inference.compare.verdict import decide
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Bundle
 
@@ -49,7 +49,7 @@ def rows(tiny: Tiny) -> Any:
 @pytest.fixture(scope="module")
 def receipt(tiny: Tiny, rows: Any) -> dict[str, Any]:
     steps: list[tuple[str, float]] = []
-    found = compare(
+    found = measure(
         tiny.folder,
         rows,
         cache=tiny.cache,
@@ -106,21 +106,21 @@ def test_answers_are_those_of_the_classifier(receipt: dict[str, Any], rows: Any,
 def test_bf16_is_measured_where_it_is_named(tiny: Tiny, rows: Any, tmp_path: Path) -> None:
     plan = dataclasses.replace(SMALL, launches=1, rounds=2, shape_rounds=0)
     names = ["pytorch-bf16", "pytorch"]
-    found = compare(tiny.folder, rows, backends=names, cache=tiny.cache, base=tiny.base, threads=1, plan=plan)
+    found = measure(tiny.folder, rows, backends=names, cache=tiny.cache, base=tiny.base, threads=1, plan=plan)
     write_receipt(found, tmp_path / "r.json")
     assert read_receipt(tmp_path / "r.json")["settings"]["backends"] == ["pytorch", "pytorch-bf16"]
     assert 0 < found["results"]["paired"]["mood"]["pytorch-bf16"]["max_abs_dp"] < 0.05
     first, second = (found["backends"][name] for name in ("pytorch", "pytorch-bf16"))
     assert first["files"] == second["files"]
     assert "torch" in second["libraries"]
-    assert judge(found).backends["pytorch-bf16"].reasons
+    assert decide(found).backends["pytorch-bf16"].reasons
     assert "PyTorch bf16" in summary([found])
 
 
 def test_bf16_is_not_measured_on_a_processor_without_it(tiny: Tiny, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "has_bf16", lambda: False)
     with pytest.raises(InputError, match="this processor has no arithmetic for it"):
-        compare(tiny.folder, rows, backends=["pytorch", "pytorch-bf16"], cache=tiny.cache, base=tiny.base)
+        measure(tiny.folder, rows, backends=["pytorch", "pytorch-bf16"], cache=tiny.cache, base=tiny.base)
 
 
 def test_the_files_timed_are_tied_by_their_hash(receipt: dict[str, Any], tiny: Tiny) -> None:
@@ -151,7 +151,7 @@ def test_rows_that_the_model_was_trained_on_are_refused(tiny: Tiny, rows: Any, m
     bundle = replace(Bundle.read(tiny.folder), trained_on=frozenset({rows.sha256}))
     monkeypatch.setattr(Bundle, "read", lambda folder: bundle)
     with pytest.raises(InputError, match="mood.csv is the file that tiny was trained on"):
-        compare(tiny.folder, rows, cache=tiny.cache, base=tiny.base)
+        measure(tiny.folder, rows, cache=tiny.cache, base=tiny.base)
 
 
 def test_texts_are_kept_only_where_that_is_asked(receipt: dict[str, Any], rows: Any) -> None:
@@ -161,15 +161,15 @@ def test_texts_are_kept_only_where_that_is_asked(receipt: dict[str, Any], rows: 
 
 
 def test_turns_are_abba_and_everybody_goes_first() -> None:
-    assert turns("abc", 0) == list("abc")
-    assert turns("abc", 1) == list("cba")
-    assert turns("abc", 2) == list("bca")
-    assert turns("abc", 3) == list("acb")
-    assert {turns("abc", number)[0] for number in range(6)} == set("abc")
+    assert turn_order("abc", 0) == list("abc")
+    assert turn_order("abc", 1) == list("cba")
+    assert turn_order("abc", 2) == list("bca")
+    assert turn_order("abc", 3) == list("acb")
+    assert {turn_order("abc", number)[0] for number in range(6)} == set("abc")
 
 
 def test_every_length_has_its_band() -> None:
-    found = by_length([1, 16, 17, 32, 33, 64, 65, 500])
+    found = group_by_length([1, 16, 17, 32, 33, 64, 65, 500])
     assert list(found.values()) == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
@@ -238,7 +238,7 @@ def test_a_process_that_dies_is_told_with_its_last_words(tiny: Tiny, tmp_path: P
 )
 def test_what_makes_no_sense_is_refused_at_once(tiny: Tiny, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        compare(tiny.folder, **arguments)
+        measure(tiny.folder, **arguments)
 
 
 def command(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,7 @@ from dashboard.report_page import report
 from inference.compare.diff import diff
 from inference.compare.receipt import Receipt, seal, write_receipt
 from inference.compare.summary import base_in_words, summary
-from inference.compare.verdict import judge
+from inference.compare.verdict import decide
 from inference.errors import InputError
 from training.card import write_card
 
@@ -106,7 +106,7 @@ def test_the_report_and_the_table_of_a_folder_of_onnx_files_speak_of_no_pytorch(
 def test_for_a_gpu_only_the_backends_of_the_receipt_are_named(
     backends: tuple[str, ...], best: str | None, said: str
 ) -> None:
-    choice = judge(receipt(backends)).recommended["GPU service"]
+    choice = decide(receipt(backends)).recommended["GPU service"]
     assert choice.backend == best
     assert said in choice.why
 

@@ -12,7 +12,7 @@ import pytest
 
 from dashboard.method import method
 from dashboard.report_page import report
-from inference.compare.verdict import Limits, judge
+from inference.compare.verdict import ShipLimits, decide
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = '"><script>document.title="owned"</script><img src=x onerror=alert(1)>'
@@ -29,7 +29,7 @@ def receipt(**changes: Any) -> dict[str, Any]:
 
 def test_the_verdict_comes_first_with_its_reasons_and_caveats() -> None:
     one = receipt()
-    found = judge(one)
+    found = decide(one)
     html = report([one])
     places = [html.index(found.sentence), html.index("Which for what"), html.index("The figures")]
     assert places == sorted(places)
@@ -45,7 +45,7 @@ def test_a_fourth_backend_has_its_column_and_its_method() -> None:
 
 
 def test_the_limits_that_were_asked_for_are_said_and_decide() -> None:
-    html = report([receipt()], Limits(max_drop=0.2, max_p95_ms=1.0))
+    html = report([receipt()], ShipLimits(max_drop=0.2, max_p95_ms=1.0))
     assert "accuracy falls by at most 20 pp and p95 is at most 1 ms" in html
     assert "1 ms allowed" in html
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import made
 import pytest
 
-from inference.compare.results import cost_per_million, tidy
+from inference.compare.results import cost_per_million, rounded
 from inference.compare.summary import summary
 
 LABELS = ("a", "b", "oos")
@@ -108,7 +108,7 @@ def test_sizes_are_sums_of_files(receipt: dict) -> None:
 
 
 def test_numbers_that_json_has_not_become_null() -> None:
-    assert tidy({"a": [float("nan"), float("inf"), 0.123456789]}) == {"a": [None, None, 0.1234568]}
+    assert rounded({"a": [float("nan"), float("inf"), 0.123456789]}) == {"a": [None, None, 0.1234568]}
 
 
 def test_the_table_has_a_column_per_backend_in_every_line(receipt: dict) -> None:

@@ -14,8 +14,8 @@ from inference.compare import stats
 
 @pytest.mark.parametrize(("percentile", "least"), [(50, 11), (90, 64), (95, 130), (99, 662)])
 def test_a_percentile_needs_the_samples_that_carry_it(percentile: int, least: int) -> None:
-    assert not stats.carries(least - 1, percentile)
-    assert stats.carries(least, percentile)
+    assert not stats.enough_samples(least - 1, percentile)
+    assert stats.enough_samples(least, percentile)
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:
@@ -169,7 +169,7 @@ def test_an_interval_of_times_holds_what_it_says() -> None:
 @pytest.mark.parametrize("luck", [0.0, 0.05])
 def test_a_speed_up_of_noise_is_not_called_different(luck: float) -> None:
     """A/A, 200 seeded trials: two backends of one speed and the control, each start of each with a luck of its own."""
-    from inference.compare.results import beyond
+    from inference.compare.results import exceeds_noise
 
     rng = np.random.default_rng(2)
     called = 0
@@ -179,7 +179,7 @@ def test_a_speed_up_of_noise_is_not_called_different(luck: float) -> None:
         )
         draws = stats.resample_blocks(np.repeat(range(6), 4).tolist(), np.random.default_rng(trial), 300)
         own = stats.ratio_interval(a, control, draws)
-        called += beyond(stats.ratio_interval(a, b, draws), max(own.high, 1 / own.low))
+        called += exceeds_noise(stats.ratio_interval(a, b, draws), max(own.high, 1 / own.low))
     assert called <= 10
 
 

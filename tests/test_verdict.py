@@ -5,7 +5,7 @@ from __future__ import annotations
 import made
 import pytest
 
-from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, Limits, judge
+from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, ShipLimits, decide
 
 
 def three(rows: int, wrong: int, flipped: int, **options: object) -> dict:
@@ -17,7 +17,7 @@ def three(rows: int, wrong: int, flipped: int, **options: object) -> dict:
 
 
 def test_enough_rows_that_agree_are_shipped() -> None:
-    found = judge(three(5000, 500, 40))
+    found = decide(three(5000, 500, 40))
     assert {name: one.decision for name, one in found.backends.items()} == dict.fromkeys(made.MS, SHIP)
     assert found.exit_code() == 0
     assert found.sentence.startswith("Ship INT8: 6.0 times as fast as PyTorch (2.0 ms instead of 12.0 ms a text), 17%")
@@ -35,17 +35,17 @@ def test_bf16_is_judged_like_int8_and_shipped_where_it_is_the_fastest(ms: float,
     true, given = made.answers(5000, 500)
     wrong = [i for i in range(5000) if true[i] != given[i]]
     answers = {"pytorch": given, "onnx": given, "pytorch-bf16": made.flip(given, wrong[:3])}
-    found = judge(made.receipt(true, answers, ms=made.FOUR | {"pytorch-bf16": ms}))
+    found = decide(made.receipt(true, answers, ms=made.FOUR | {"pytorch-bf16": ms}))
     assert list(found.backends) == ["pytorch", "onnx", "pytorch-bf16"]
     assert found.backends["pytorch-bf16"].decision == SHIP
     assert found.recommended["CPU service"].backend == best
     broken = answers | {"pytorch-bf16": [1] * 5000}
-    assert judge(made.receipt(true, broken, ms=made.FOUR)).backends["pytorch-bf16"].decision == NO
+    assert decide(made.receipt(true, broken, ms=made.FOUR)).backends["pytorch-bf16"].decision == NO
 
 
 def test_an_int8_that_answers_one_class_is_refused() -> None:
     true, given = made.answers(600, 60)
-    found = judge(made.receipt(true, {"pytorch": given, "onnx": given, "int8": [1] * 600}))
+    found = decide(made.receipt(true, {"pytorch": given, "onnx": given, "int8": [1] * 600}))
     assert found.backends["int8"].decision == NO
     assert any("one and the same label" in reason.text for reason in found.backends["int8"].reasons)
     assert found.backends["onnx"].decision == SHIP
@@ -60,12 +60,12 @@ def test_four_broken_rows_of_fifty_are_no_proof_of_a_loss() -> None:
     right = [i for i in range(50) if true[i] == given[i]]
     for broken in (3, 4):  # the exact test says p = 0.125 and 0.0625
         flipped = made.flip(given, set(right[:broken]))
-        assert judge(made.receipt(true, {"pytorch": given, "int8": flipped})).backends["int8"].decision == INCONCLUSIVE
+        assert decide(made.receipt(true, {"pytorch": given, "int8": flipped})).backends["int8"].decision == INCONCLUSIVE
 
 
 @pytest.mark.parametrize("flipped", [0, 2])
 def test_fifty_rows_settle_nothing(flipped: int) -> None:
-    found = judge(three(50, 5, flipped))
+    found = decide(three(50, 5, flipped))
     assert {found.backends[name].decision for name in ("onnx", "int8")} == {INCONCLUSIVE}
     assert found.exit_code() == 3
     needed = found.backends["int8"].rows_needed
@@ -74,24 +74,24 @@ def test_fifty_rows_settle_nothing(flipped: int) -> None:
 
 
 def test_more_rows_settle_what_fewer_left_open() -> None:
-    few = judge(three(800, 80, 16))
+    few = decide(three(800, 80, 16))
     assert few.backends["int8"].decision == INCONCLUSIVE
-    assert judge(three(2 * few.backends["int8"].rows_needed, 80, 16)).backends["int8"].decision == SHIP
+    assert decide(three(2 * few.backends["int8"].rows_needed, 80, 16)).backends["int8"].decision == SHIP
 
 
 def test_a_real_loss_is_refused_and_a_wider_margin_allows_it() -> None:
     true, given = made.answers(3000, 300)
     right = [i for i in range(3000) if true[i] == given[i]]
     worse = made.receipt(true, {"pytorch": given, "int8": made.flip(given, set(right[:60]))})  # 2 pp
-    assert judge(worse).backends["int8"].decision == NO
-    assert judge(worse, Limits(max_drop=0.03)).backends["int8"].decision == SHIP
+    assert decide(worse).backends["int8"].decision == NO
+    assert decide(worse, ShipLimits(max_drop=0.03)).backends["int8"].decision == SHIP
 
 
 def test_rows_of_one_class_cannot_clear_a_backend() -> None:
     true, given = [1] * 900, [0] * 90 + [1] * 810
-    constant = judge(made.receipt(true, {"pytorch": given, "int8": [1] * 900})).backends["int8"]
+    constant = decide(made.receipt(true, {"pytorch": given, "int8": [1] * 900})).backends["int8"]
     assert constant.decision == NO
-    same = judge(made.receipt(true, {"pytorch": given, "int8": given})).backends["int8"]
+    same = decide(made.receipt(true, {"pytorch": given, "int8": given})).backends["int8"]
     assert same.decision == INCONCLUSIVE
     assert "rows of the others are needed" in same.reasons[0].text
 
@@ -100,7 +100,7 @@ def test_copies_are_no_evidence() -> None:
     true, given = made.answers(2000, 200)
     copied = made.receipt(true, {"pytorch": given, "int8": given})
     copied["data"]["copies"] = 1800
-    found = judge(copied).backends["int8"]
+    found = decide(copied).backends["int8"]
     assert found.decision == INCONCLUSIVE
     assert "a copy is no evidence" in found.reasons[0].text
 
@@ -124,7 +124,7 @@ def test_a_label_that_is_lost_is_refused_though_accuracy_hardly_falls() -> None:
     true = [0] * 4900 + [1] * 100
     given = list(true)
     lost = [0] * 4910 + [1] * 90  # a tenth of a rare label: 0.2 pp of accuracy
-    found = judge(made.receipt(true, {"pytorch": given, "int8": lost})).backends["int8"]
+    found = decide(made.receipt(true, {"pytorch": given, "int8": lost})).backends["int8"]
     assert found.decision == NO
     assert [reason.decision for reason in found.reasons] == [SHIP, NO]
     assert "macro-F1" in found.reasons[1].text
@@ -133,28 +133,28 @@ def test_a_label_that_is_lost_is_refused_though_accuracy_hardly_falls() -> None:
 @pytest.mark.parametrize(
     ("limits", "decision"),
     [
-        (Limits(max_p95_ms=5), SHIP),
-        (Limits(max_p95_ms=1), NO),
-        (Limits(max_p95_ms=2.0675), INCONCLUSIVE),
-        (Limits(max_size_mb=16), SHIP),
-        (Limits(max_size_mb=15.9), NO),
-        (Limits(max_flips=40), SHIP),
-        (Limits(max_flips=39), NO),
-        (Limits(min_speedup=5), SHIP),
-        (Limits(min_speedup=7), NO),
-        (Limits(min_speedup=6.0), INCONCLUSIVE),
-        (Limits(min_speedup=5.97), INCONCLUSIVE),  # within what two processes of one backend differ by
+        (ShipLimits(max_p95_ms=5), SHIP),
+        (ShipLimits(max_p95_ms=1), NO),
+        (ShipLimits(max_p95_ms=2.0675), INCONCLUSIVE),
+        (ShipLimits(max_size_mb=16), SHIP),
+        (ShipLimits(max_size_mb=15.9), NO),
+        (ShipLimits(max_flips=40), SHIP),
+        (ShipLimits(max_flips=39), NO),
+        (ShipLimits(min_speedup=5), SHIP),
+        (ShipLimits(min_speedup=7), NO),
+        (ShipLimits(min_speedup=6.0), INCONCLUSIVE),
+        (ShipLimits(min_speedup=5.97), INCONCLUSIVE),  # within what two processes of one backend differ by
     ],
 )
-def test_each_limit_decides(limits: Limits, decision: str) -> None:
-    found = judge(three(5000, 500, 40), limits).backends["int8"]
+def test_each_limit_decides(limits: ShipLimits, decision: str) -> None:
+    found = decide(three(5000, 500, 40), limits).backends["int8"]
     assert found.decision == decision
     assert found.reasons[-1].decision == decision
 
 
 def test_a_limit_on_p95_is_open_where_too_few_calls_were_timed() -> None:
     short = three(5000, 500, 40, launches=1, rounds=2, calls=20)
-    found = judge(short, Limits(max_p95_ms=50)).backends["int8"]
+    found = decide(short, ShipLimits(max_p95_ms=50)).backends["int8"]
     assert found.decision == INCONCLUSIVE
     assert found.rows_needed is None  # labelled rows would not help
     assert "p95 wants 130 different texts and 40 were timed" in found.reasons[-1].text
@@ -162,13 +162,13 @@ def test_a_limit_on_p95_is_open_where_too_few_calls_were_timed() -> None:
 
 def test_what_is_as_fast_and_more_exact_is_recommended() -> None:
     even = three(5000, 500, 40, ms={"pytorch": 12.0, "onnx": 2.0, "int8": 1.9}, jitter=0.2)
-    found = judge(even).recommended["CPU service"]
+    found = decide(even).recommended["CPU service"]
     assert found.backend == "onnx"
     assert "INT8 is not measurably faster" in found.why
 
 
 def test_nothing_is_recommended_where_nothing_keeps_the_limits() -> None:
-    found = judge(three(5000, 500, 40), Limits(max_p95_ms=0.1))
+    found = decide(three(5000, 500, 40), ShipLimits(max_p95_ms=0.1))
     assert {c.backend for s, c in found.recommended.items() if s != "GPU service"} == {None}
     assert found.sentence.startswith("Nothing is known to keep these limits.")
 
@@ -176,6 +176,6 @@ def test_nothing_is_recommended_where_nothing_keeps_the_limits() -> None:
 def test_a_noisy_machine_and_a_flip_in_a_batch_are_caveats() -> None:
     noisy = three(5000, 500, 0, jitter=2.0)
     noisy["backends"]["int8"]["batch_flips"]["tasks"]["mood"] = 3
-    caveats = " ".join(judge(noisy).caveats)
+    caveats = " ".join(decide(noisy).caveats)
     assert "A noisy machine" in caveats
     assert "INT8: 3 of 10 texts get another label alone than beside other texts" in caveats

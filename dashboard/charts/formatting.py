@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import floor, log10
 
 from inference.backends import TITLES
-from inference.compare.verdict import Limits
+from inference.compare.verdict import ShipLimits
 
 Estimate = Mapping[str, float]
 
@@ -73,7 +73,7 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-def asked(limits: Limits) -> str:
+def asked(limits: ShipLimits) -> str:
     """Limits in words."""
     told = [f"accuracy falls by at most {limits.max_drop * 100:g} pp"]
     if limits.max_p95_ms is not None:

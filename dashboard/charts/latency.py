@@ -16,7 +16,7 @@ from dashboard.charts.traces import grouped, line_style, lines, stacked
 from inference.backends import TITLES
 from inference.compare import stats
 from inference.compare.results import PERCENTILES, blocks_of
-from inference.compare.stats import samples_wanted
+from inference.compare.stats import min_samples
 
 Receipt = Mapping[str, Any]
 CURVE = np.concatenate([np.linspace(0, 95, 96), np.linspace(95.5, 100, 10)])  # shares, %, at which a curve is drawn
@@ -26,7 +26,7 @@ def missing(latency: Mapping[str, Mapping[str, Any]]) -> str:
     """Which percentiles are left out, and why; "" if none."""
     fewest = min(int(one["texts"]) for one in latency.values())
     left_out = [p for p in PERCENTILES if not any(f"p{p}_ms" in one for one in latency.values())]
-    return " ".join(f"p{p} wants {samples_wanted(p):,} different texts; {fewest:,} were timed." for p in left_out)
+    return " ".join(f"p{p} wants {min_samples(p):,} different texts; {fewest:,} were timed." for p in left_out)
 
 
 def percentiles(receipt: Receipt, max_p95_ms: float | None = None) -> Chart:
@@ -209,7 +209,7 @@ def batches(receipt: Receipt) -> Chart:
     takeaway = sentence("; ".join([said[0], *(one.replace(" answers most", "", 1) for one in said[1:])]))
     gains = [name for name in order if not overlap(points[name][0][1], best[name])]
     samples = min(one["texts_per_s"]["samples"] for name in found for one in found[name]["sweep"])
-    if not stats.carries(samples, 50):
+    if not stats.enough_samples(samples, 50):
         gains, ends = order, f" Lines: the range of {samples} calls each, too few for an interval."
     else:
         ends = " Lines: 95 % intervals."
@@ -217,7 +217,7 @@ def batches(receipt: Receipt) -> Chart:
         f"{joined([TITLES[n] for n in order if n not in gains])}: batches are not measurably faster than single texts."
         if len(gains) < len(order)
         else "On each backend its best batch is measurably faster than single texts."
-        if stats.carries(samples, 50)
+        if stats.enough_samples(samples, 50)
         else ""
     )
     alt = "Lines of texts per second by batch size: " + "; ".join(

@@ -274,6 +274,6 @@ def cost(receipt: Receipt, price_per_hour: float, currency: str = "$") -> Chart:
     samples = min(
         one["texts_per_s"]["samples"] for f in receipt["results"]["throughput"].values() for one in f["sweep"]
     )
-    if not stats.carries(samples, 50):
+    if not stats.enough_samples(samples, 50):
         note += f" Lines: the range of {samples} calls each, too few for an interval."
     return Chart(figure, said + ".", sentence(alt), table, note)

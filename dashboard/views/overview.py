@@ -5,12 +5,12 @@ import streamlit as st
 from dashboard import components, receipts, state
 from dashboard.charts import overview
 from inference.compare.diff import CHANGED, diff
-from inference.compare.verdict import judge
+from inference.compare.verdict import decide
 
 choice = state.current()
 receipt, task = choice.receipt, choice.task
 components.page("Overview", receipt)
-components.verdict(judge(receipt, choice.limits), choice.limits)
+components.verdict(decide(receipt, choice.limits), choice.limits)
 components.kpis(receipt, task)
 components.chart(overview.pareto(receipt, task), "pareto")
 left, right = st.columns(2, gap="large")

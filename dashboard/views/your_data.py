@@ -16,7 +16,7 @@ from dashboard.upload import MOST_MB, TYPES, guess, read_upload
 from inference.assets import SHOWCASE
 from inference.compare.rows import LabelledData, parse_data, read_data
 from inference.compare.run import QUICK_ROWS
-from inference.compare.verdict import Limits, judge
+from inference.compare.verdict import ShipLimits, decide
 from inference.errors import InferenceError
 from inference.formats.bundle import Bundle
 
@@ -92,9 +92,9 @@ def result() -> None:
     if name is None:
         return
     receipt, choice = own()[name], st.session_state.get(CHOICE)
-    limits = choice.limits if choice else Limits()
+    limits = choice.limits if choice else ShipLimits()
     st.subheader("The verdict", anchor=False)
-    components.verdict(judge(receipt, limits))
+    components.verdict(decide(receipt, limits))
     components.provenance(receipt)
     st.markdown(f"Every page shows this receipt now, until you choose another. It is on the list as **{plain(name)}**.")
     with st.container(horizontal=True, vertical_alignment="center"):

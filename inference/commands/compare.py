@@ -15,7 +15,9 @@ from inference.formats.describe import describe
 
 def add(commands: Any) -> None:
     """Add the commands to the subparsers."""
-    p = add_model_command(commands, "compare", compare, "Measure the backends on labelled rows and write a receipt.")
+    p = add_model_command(
+        commands, "compare", compare_command, "Measure the backends on labelled rows and write a receipt."
+    )
     p.add_argument("--data", help="a .csv, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH (the showcase)")
     p.add_argument("--task", help="whose labels the label column holds, where the model has several tasks")
     p.add_argument("--text-column", default="text", help="(default: %(default)s)")
@@ -35,7 +37,10 @@ def add(commands: Any) -> None:
     p.add_argument("--out", type=Path, default=Path("receipt.json"), help="(default: %(default)s)")
 
     p = add_command(
-        commands, "verdict", verdict, "SHIP, NO or INCONCLUSIVE for each backend of a receipt; exit code 0, 1 or 3."
+        commands,
+        "verdict",
+        verdict_command,
+        "SHIP, NO or INCONCLUSIVE for each backend of a receipt; exit code 0, 1 or 3.",
     )
     p.add_argument("receipt", type=Path)
     add_limits(p)
@@ -44,14 +49,16 @@ def add(commands: Any) -> None:
 
     receipt = commands.add_parser("receipt", help="Look at receipts.", description="Look at receipts.")
     kinds = receipt.add_subparsers(required=True, metavar="COMMAND")
-    p = add_command(kinds, "show", show, "The figures of one or more receipts of the same model as a table.")
+    p = add_command(kinds, "show", show_command, "The figures of one or more receipts of the same model as a table.")
     p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
     p.add_argument("--price-per-hour", type=positive, help="adds the cost per million predictions")
     p = add_command(
-        kinds, "check", check, "Work out every figure of receipts again; exit code 2 if one does not follow."
+        kinds, "check", check_command, "Work out every figure of receipts again; exit code 2 if one does not follow."
     )
     p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
-    p = add_command(kinds, "diff", diff, "What changed between two receipts beyond noise; exit code 1 if anything did.")
+    p = add_command(
+        kinds, "diff", diff_command, "What changed between two receipts beyond noise; exit code 1 if anything did."
+    )
     p.add_argument("before", type=Path)
     p.add_argument("after", type=Path)
 
@@ -88,18 +95,18 @@ def percentage_points(text: str) -> float:
     return number / 100
 
 
-def limits_of(args: argparse.Namespace) -> Any:
-    from inference.compare.verdict import Limits
+def ship_limits(args: argparse.Namespace) -> Any:
+    from inference.compare.verdict import ShipLimits
 
-    return Limits(args.max_drop, args.max_p95_ms, args.max_size_mb, args.max_flips, args.min_speedup)
+    return ShipLimits(args.max_drop, args.max_p95_ms, args.max_size_mb, args.max_flips, args.min_speedup)
 
 
-def compare(args: argparse.Namespace) -> None:
+def compare_command(args: argparse.Namespace) -> None:
     from inference.compare.receipt import write_receipt
     from inference.compare.rows import read_data
-    from inference.compare.run import compare as run
+    from inference.compare.run import measure
     from inference.compare.summary import summary
-    from inference.compare.verdict import judge
+    from inference.compare.verdict import decide
 
     if not args.out.parent.is_dir() or args.out.is_dir():  # said now and not after minutes
         what = "is a folder" if args.out.is_dir() else f"there is no folder {args.out.parent}"
@@ -115,7 +122,7 @@ def compare(args: argparse.Namespace) -> None:
         raise InputError("--task and --rows are for --data; without it all tasks of the showcase are measured.")
     if data and args.rows:
         data = data.sample(args.rows, args.seed)
-    receipt = run(
+    receipt = measure(
         bundle,
         data,
         backends=[name.strip() for name in args.backends.split(",")] if args.backends else None,
@@ -132,7 +139,7 @@ def compare(args: argparse.Namespace) -> None:
         print(json.dumps(receipt["results"], ensure_ascii=False))
         return
     print(summary([receipt], args.price_per_hour))
-    found = judge(receipt)
+    found = decide(receipt)
     print(f"\n{found.sentence}")
     for caveat in found.caveats:
         print(f"  note: {caveat}")
@@ -150,17 +157,17 @@ def made_elsewhere(receipt: Any) -> list[str]:
     return [f"Measured on another processor ({receipt['machine']['cpu']}): times, and INT8's rounding, are that one's."]
 
 
-def verdict(args: argparse.Namespace) -> int:
+def verdict_command(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from inference.backends import TITLES
     from inference.compare.receipt import read_receipt
-    from inference.compare.verdict import judge
+    from inference.compare.verdict import decide
 
     receipt = read_receipt(args.receipt)
     if args.backend and args.backend not in receipt["settings"]["backends"]:
         raise InputError(f"{args.receipt} has no {args.backend}; it has {', '.join(receipt['settings']['backends'])}.")
-    found = judge(receipt, limits_of(args))
+    found = decide(receipt, ship_limits(args))
     found.caveats.extend(made_elsewhere(receipt))
     code = found.exit_code(args.backend)
     if args.json:
@@ -179,14 +186,14 @@ def verdict(args: argparse.Namespace) -> int:
     return code
 
 
-def show(args: argparse.Namespace) -> None:
+def show_command(args: argparse.Namespace) -> None:
     from inference.compare.receipt import read_receipt
     from inference.compare.summary import summary
 
     print(summary([read_receipt(path) for path in args.receipts], args.price_per_hour))
 
 
-def check(args: argparse.Namespace) -> None:
+def check_command(args: argparse.Namespace) -> None:
     from inference.compare.receipt import read_receipt
 
     for path in args.receipts:
@@ -194,12 +201,11 @@ def check(args: argparse.Namespace) -> None:
         print(f"{path}: every figure follows from the samples and answers in it.")
 
 
-def diff(args: argparse.Namespace) -> int:
-    from inference.compare.diff import CHANGED
-    from inference.compare.diff import diff as run
+def diff_command(args: argparse.Namespace) -> int:
+    from inference.compare.diff import CHANGED, diff
     from inference.compare.receipt import read_receipt
 
-    changes, notes = run(read_receipt(args.before), read_receipt(args.after))
+    changes, notes = diff(read_receipt(args.before), read_receipt(args.after))
     for change in changes:
         print(f"{change.verdict:<12}  {change.what}: {change.before} → {change.after}")
     for note in notes:

@@ -264,10 +264,10 @@ def _of_weights(bundle: Bundle, home: Path, base: Path | None) -> Iterator[Findi
 def add(commands: Any) -> None:
     """Add the command to the subparsers."""
     help = "What is wrong or doubtful about a model, before it is served. Exit code 1 where something is wrong."
-    add_model_command(commands, "doctor", doctor, help, positional=True)
+    add_model_command(commands, "doctor", doctor_command, help, positional=True)
 
 
-def doctor(args: argparse.Namespace) -> int:
+def doctor_command(args: argparse.Namespace) -> int:
     """Print what is found; returns the exit code: 1 where there is an error, else 0."""
     found = examine(args.model, args.base, args.cache)
     errors, name = sum(one.severity == "error" for one in found), without_scheme(str(args.model))

@@ -16,7 +16,7 @@ EXTERNAL = {"auto": None, "always": True, "never": False}
 def add(commands: Any) -> None:
     """Add the commands to the subparsers."""
     p = add_model_command(
-        commands, "export", export, "Write ONNX files that run with onnxruntime, tokenizers and NumPy alone."
+        commands, "export", export_command, "Write ONNX files that run with onnxruntime, tokenizers and NumPy alone."
     )
     p.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
     p.add_argument("--tasks", help="comma-separated; all if left out")
@@ -28,13 +28,16 @@ def add(commands: Any) -> None:
         help="weights in a file beside the graph (default: %(default)s, where one cannot hold them)",
     )
     p = add_command(
-        commands, "quantize", quantize, "Make an INT8 version of an FP32 ONNX file with its tokenizer beside it."
+        commands,
+        "quantize",
+        quantize_command,
+        "Make an INT8 version of an FP32 ONNX file with its tokenizer beside it.",
     )
     p.add_argument("file", type=Path, metavar="FILE")
     p.add_argument("--out", type=Path, help="(default: FILE with _int8 before its ending)")
     add_json(p)
     p = add_model_command(
-        commands, "merge", merge, "An adapter and its base as one plain Hugging Face classifier.", cache=False
+        commands, "merge", merge_command, "An adapter and its base as one plain Hugging Face classifier.", cache=False
     )
     p.add_argument("out", type=Path, metavar="OUT", help="a new or an empty folder")
     p.add_argument("--task", help="whose adapter, where there are several")
@@ -49,7 +52,7 @@ def _add_import(commands: Any) -> None:
 
     def kind(name: str, help: str) -> argparse.ArgumentParser:
         p: argparse.ArgumentParser = kinds.add_parser(name, help=help, description=help)
-        p.set_defaults(run=import_checkpoint, kind=name)
+        p.set_defaults(run=import_command, kind=name)
         p.add_argument("folder", type=Path, metavar="DIR")
         p.add_argument("out", type=Path, metavar="OUT", help="a new or an empty folder")
         return p
@@ -63,7 +66,7 @@ def _add_import(commands: Any) -> None:
     kind("weights", "A Hugging Face or PEFT folder, with its *.bin weights as safetensors.")
 
 
-def import_checkpoint(args: argparse.Namespace) -> None:
+def import_command(args: argparse.Namespace) -> None:
     from inference.artifacts.importing import import_rapidfit, import_weights
 
     if args.kind == "rapidfit":
@@ -75,7 +78,7 @@ def import_checkpoint(args: argparse.Namespace) -> None:
         print(f"The model is {args.out}, without pickles.")
 
 
-def export(args: argparse.Namespace) -> None:
+def export_command(args: argparse.Namespace) -> None:
     classifier = load_model(args, "onnx")
     tasks = args.tasks.split(",") if args.tasks else None
     written = classifier.export_onnx(args.out, tasks, args.quantize, EXTERNAL[args.external_data])
@@ -87,7 +90,7 @@ def export(args: argparse.Namespace) -> None:
         print(f"{_shown(size):>10}  {name}")
 
 
-def quantize(args: argparse.Namespace) -> None:
+def quantize_command(args: argparse.Namespace) -> None:
     from inference.artifacts.export import quantize_graph
 
     path, made = quantize_graph(args.file, args.out)
@@ -104,10 +107,10 @@ def quantize(args: argparse.Namespace) -> None:
     )
 
 
-def merge(args: argparse.Namespace) -> None:
-    from inference.artifacts.merging import merge as run
+def merge_command(args: argparse.Namespace) -> None:
+    from inference.artifacts.merging import merge
 
-    found = run(
+    found = merge(
         args.model,
         args.out,
         task=args.task,

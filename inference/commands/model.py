@@ -19,7 +19,7 @@ from inference.formats.describe import describe
 
 def add(commands: Any) -> None:
     """Add the commands to the subparsers."""
-    p = add_model_command(commands, "predict", predict, "Label and confidence of each text.")
+    p = add_model_command(commands, "predict", predict_command, "Label and confidence of each text.")
     p.add_argument(
         "texts", nargs="+", metavar="TEXT", help="a text; - reads one text per line from stdin and skips blank lines"
     )
@@ -31,13 +31,18 @@ def add(commands: Any) -> None:
     p.add_argument("--dtype", choices=DTYPES, help="(default: float32 on a CPU, half precision on a GPU)")
     p.add_argument("--compile", action="store_true", help="compile PyTorch's network first: for many texts")
     p.add_argument("--load-in-4bit", action="store_true", help="hold an adapter's base in 4-bit NF4 (QLoRA)")
-    add_content(add_model_command(commands, "build", build, "Build and check the ONNX and INT8 files if needed."))
+    add_content(
+        add_model_command(commands, "build", build_command, "Build and check the ONNX and INT8 files if needed.")
+    )
     add_model_command(
-        commands, "info", info, "Describe a model: tasks, labels, sizes, parity; with --json its file hashes too."
+        commands,
+        "info",
+        info_command,
+        "Describe a model: tasks, labels, sizes, parity; with --json its file hashes too.",
     )
 
 
-def predict(args: argparse.Namespace) -> None:
+def predict_command(args: argparse.Namespace) -> None:
     texts = [line for text in args.texts for line in (_stdin_lines() if text == "-" else [text])]
     for text in texts:
         if "/" in text and len(text) < 1000 and Path(text).is_dir():  # the demo model would answer, as if nothing were
@@ -58,7 +63,7 @@ def predict(args: argparse.Namespace) -> None:
             print(("  " if len(texts) > 1 else "") + _line(task, found[i]))
 
 
-def build(args: argparse.Namespace) -> None:
+def build_command(args: argparse.Namespace) -> None:
     bundle = describe(args.model, args.base)
     check_content(bundle, args.content)
     artifact = obtain(bundle, args.cache, args.progress, args.base)
@@ -70,7 +75,7 @@ def build(args: argparse.Namespace) -> None:
     _print_parity(artifact)
 
 
-def info(args: argparse.Namespace) -> None:
+def info_command(args: argparse.Namespace) -> None:
     bundle = describe(args.model, args.base)
     bundle.verify()
     artifact = find(bundle, args.cache)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     """Add the command to the subparsers."""
     p = add_model_command(
-        commands, "serve", serve, "The HTTP API of a model, until it is told to stop.", positional=True
+        commands, "serve", serve_command, "The HTTP API of a model, until it is told to stop.", positional=True
     )
     p.add_argument("--backend", choices=EVERY, help="the runtime (default: int8 where the model has it)")
     p.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from outside (default: %(default)s)")
@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
     p.add_argument("--dtype", choices=DTYPES, help="(default: float32 on a CPU, half precision on a GPU)")
 
 
-def serve(args: argparse.Namespace) -> int:
+def serve_command(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; what has been asked by then is answered. Returns the exit code."""
     from inference.formats.describe import describe
 

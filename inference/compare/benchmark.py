@@ -35,11 +35,11 @@ CONTROL = "control"
 BATCH_SIZES = (1, 4, 8, 16, 32)
 LENGTHS = ((1, 16), (17, 32), (33, 64), (65, None))  # tokens, special ones included; from, to
 SHAPES = tuple((texts, tokens) for tokens in (16, 32, 128) for texts in BATCH_SIZES)
-STEAL_LIMIT = 0.1  # of the time of the cores in use: a round in which the host took more is measured again
-SLOW = 1.2  # times its best that the probe takes while the machine is disturbed
+MAX_STEAL = 0.1  # of the time of the cores in use: a round in which the host took more is measured again
+MAX_SLOWDOWN = 1.2  # times its best that the probe takes while the machine is disturbed
 PAUSE_S = 0.1  # before every turn: the threads of the one before spin on for some 30 ms, on the other's cores
-MOST_TRIES = 3  # of a round; the last one counts however it went
-PATIENCE_S = 1800  # a process that has not replied by then never will
+MAX_TRIES = 3  # of a round; the last one counts however it went
+REPLY_TIMEOUT_S = 1800  # a process that has not replied by then never will
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Probe:
 
     def wait(self) -> None:
         """Return when the machine is left alone, or when there has been waiting enough."""
-        while self.slowdown() > SLOW and self._left_s > 0:
+        while self.slowdown() > MAX_SLOWDOWN and self._left_s > 0:
             time.sleep(0.5)
             self.waited_s += 0.5
             self._left_s -= 0.5
@@ -149,7 +149,7 @@ class Process:
 
     def _reply(self) -> Any:
         assert self._process.stdout is not None
-        alarm = threading.Timer(PATIENCE_S, self._process.kill)
+        alarm = threading.Timer(REPLY_TIMEOUT_S, self._process.kill)
         alarm.start()
         try:
             line = self._process.stdout.readline()
@@ -207,7 +207,7 @@ def launch(
     with contextlib.ExitStack() as stack:
         found: dict[str, Process] = {}
         arms = {name: name for name in backends} | ({CONTROL: control} if control else {})
-        for arm in turns(list(arms), number):
+        for arm in turn_order(list(arms), number):
             found[arm] = stack.enter_context(
                 contextlib.closing(Process(arms[arm], model, cache, threads, base, content))
             )
@@ -216,7 +216,7 @@ def launch(
         yield {arm: found[arm] for arm in arms}
 
 
-def turns(arms: Sequence[str], number: int) -> list[str]:
+def turn_order(arms: Sequence[str], number: int) -> list[str]:
     """Who goes when in round `number`: ABBA, and every two rounds another one goes first."""
     first = number // 2 % len(arms)
     order = [*arms[first:], *arms[:first]]
@@ -227,7 +227,7 @@ def warm_up(pool: Mapping[str, Process], lengths: Sequence[int]) -> dict[str, di
     """Every process answers texts of each length until it gets no faster: how many calls, and whether it settled."""
     found = {}
     for arm, process in pool.items():
-        done = [process.ask("warm", rows=rows[:6]) for rows in by_length(lengths).values() if rows]
+        done = [process.ask("warm", rows=rows[:6]) for rows in group_by_length(lengths).values() if rows]
         found[arm] = {"calls": sum(one["calls"] for one in done), "plateau": all(one["plateau"] for one in done)}
     return found
 
@@ -255,7 +255,7 @@ def padded_share(lengths: Sequence[int], batch_size: int) -> float:
     return 1 - sum(ordered) / sum(len(batch) * batch[-1] for batch in batches)
 
 
-def by_length(lengths: Sequence[int]) -> dict[str, list[int]]:
+def group_by_length(lengths: Sequence[int]) -> dict[str, list[int]]:
     """Positions of the texts in each band of `LENGTHS`, by what it is called."""
     return {
         length_name(low, high): [i for i, n in enumerate(lengths) if low <= n and (high is None or n <= high)]
@@ -282,7 +282,7 @@ def latency_rounds(
         probe.wait()
         before = steal(cores)
         taken = []
-        for arm in turns(list(pool), index):
+        for arm in turn_order(list(pool), index):
             time.sleep(PAUSE_S)
             found = pool[arm].ask("latency", rows=texts, again=3)
             taken.append({"launch": number, "round": index, "arm": arm, **found})
@@ -290,7 +290,7 @@ def latency_rounds(
         time.sleep(PAUSE_S)
         slowdown = probe.slowdown()
         tries = sum(block["round"] == index for block in blocks) // len(pool)
-        disturbed = (stolen > STEAL_LIMIT or slowdown > SLOW) and tries + 1 < MOST_TRIES
+        disturbed = (stolen > MAX_STEAL or slowdown > MAX_SLOWDOWN) and tries + 1 < MAX_TRIES
         marks = {"steal": round(stolen, 4), "slowdown": round(slowdown, 3), "disturbed": disturbed}
         blocks += [block | marks for block in taken]
         if disturbed:
@@ -308,7 +308,7 @@ def sweep_rounds(
     for index in range(rounds):
         for size in BATCH_SIZES:
             probe.wait()
-            for arm in turns([arm for arm in pool if arm != CONTROL], index):
+            for arm in turn_order([arm for arm in pool if arm != CONTROL], index):
                 time.sleep(PAUSE_S)
                 reply = pool[arm].ask("throughput", rows=list(rows), batch_size=size)
                 found.append({"launch": number, "round": index, "arm": arm, "batch_size": size, **reply})
@@ -330,7 +330,7 @@ def shape_rounds(
         for texts, tokens in (shape for shape in SHAPES if shape[1] <= most_tokens):
             calls = max(2, min(12, 1024 // (texts * tokens)))
             probe.wait()
-            for arm in turns([arm for arm in pool if arm != CONTROL], number + index):
+            for arm in turn_order([arm for arm in pool if arm != CONTROL], number + index):
                 time.sleep(PAUSE_S)
                 reply = pool[arm].ask("shape", texts=texts, tokens=tokens, calls=calls)
                 found.append({"launch": number, "round": index, "arm": arm, "texts": texts, "tokens": tokens, **reply})

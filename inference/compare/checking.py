@@ -18,11 +18,11 @@ import numpy as np
 
 from inference.backends import TITLES
 from inference.compare import benchmark
-from inference.compare.benchmark import BATCH_SIZES, CONTROL, MOST_TRIES, SHAPES, SLOW, STEAL_LIMIT, Plan
+from inference.compare.benchmark import BATCH_SIZES, CONTROL, MAX_SLOWDOWN, MAX_STEAL, MAX_TRIES, SHAPES, Plan
 from inference.compare.results import results
 from inference.version import __version__
 
-MOST_CALLS = 10_000  # timed per backend, thirteen times a full run: their bootstrap then takes about 1 GB
+MAX_CALLS = 10_000  # timed per backend, thirteen times a full run: their bootstrap then takes about 1 GB
 FIGURE_TOLERANCE = 1e-5  # relative: figures have seven digits, of which another processor may round the last otherwise
 CONFIDENCE_DIGITS = 1e-6  # confidences are rounded to this
 
@@ -95,8 +95,8 @@ def _check_settings(receipt: Mapping[str, Any], plan: Plan) -> None:
         "the backends are not those of the settings",
     )
     _require(
-        max(plan.launches * plan.rounds * plan.texts, plan.launches * plan.sweeps) <= MOST_CALLS,
-        f"its plan has more than {MOST_CALLS:,} timed calls of each backend",
+        max(plan.launches * plan.rounds * plan.texts, plan.launches * plan.sweeps) <= MAX_CALLS,
+        f"its plan has more than {MAX_CALLS:,} timed calls of each backend",
     )
     cores, threads = receipt["machine"]["cores"], settings["threads"]
     _require(threads <= cores, f"it has {threads} threads on {cores} cores")
@@ -178,10 +178,10 @@ def _check_blocks(
             ((steal, slowdown, disturbed),) = marks
             _require(
                 disturbed == (number < len(tries))
-                and disturbed <= (number < MOST_TRIES)
+                and disturbed <= (number < MAX_TRIES)
                 # Marks are rounded after they were compared: on the limit itself both are right.
-                and (disturbed or number == MOST_TRIES or (steal <= STEAL_LIMIT and slowdown <= SLOW))
-                and (not disturbed or steal >= STEAL_LIMIT or slowdown >= SLOW),
+                and (disturbed or number == MAX_TRIES or (steal <= MAX_STEAL and slowdown <= MAX_SLOWDOWN))
+                and (not disturbed or steal >= MAX_STEAL or slowdown >= MAX_SLOWDOWN),
                 f"{where} has a round that counts, or does not, against its own marks",
             )
 

@@ -125,7 +125,7 @@ def _speed(a: Mapping[str, Any], b: Mapping[str, Any], name: str, stretch: float
         yield _compare(f"{TITLES[name]}: speed-up", first["speedup"][name], second["speedup"][name], ".2f", stretch)
     for one, two in zip(first["throughput"][name]["sweep"], second["throughput"][name]["sweep"], strict=True):
         rates = one["texts_per_s"], two["texts_per_s"]
-        if all(stats.carries(rate["samples"], 50) for rate in rates):
+        if all(stats.enough_samples(rate["samples"], 50) for rate in rates):
             yield _compare(f"{TITLES[name]}: texts/s in batches of {one['batch_size']}", *rates, ".0f", stretch)
 
 

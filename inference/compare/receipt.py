@@ -16,7 +16,7 @@ from inference.errors import InputError
 FORMAT = "triptych-receipt"
 VERSION = 1
 SCHEMA = Path(__file__).with_name("receipt.schema.json")
-MOST_BYTES = 200_000_000  # a receipt of 200,000 rows has about 20 MB
+MAX_BYTES = 200_000_000  # a receipt of 200,000 rows has about 20 MB
 
 Receipt = dict[str, Any]
 
@@ -60,8 +60,8 @@ def read_receipt(path: str | Path) -> Receipt:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"{path} has {path.stat().st_size:,} bytes; no receipt has more than {MOST_BYTES:,}.")
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path} has {path.stat().st_size:,} bytes; no receipt has more than {MAX_BYTES:,}.")
         content = path.read_bytes()
     except OSError as error:
         raise InputError(

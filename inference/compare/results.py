@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.compare import stats
-from inference.compare.benchmark import BATCH_SIZES, CONTROL, SHAPES, by_length
+from inference.compare.benchmark import BATCH_SIZES, CONTROL, SHAPES, group_by_length
 from inference.compare.metrics import metrics
 from inference.formats.bundle import Task
 
 Array = NDArray[Any]
 PERCENTILES = (50, 90, 95, 99)
-START_LUCK = 1.1  # what two starts of one backend may differ by, where there was one start only
-MARGIN = 0.005  # of accuracy: what "as good as the reference" means where nobody says otherwise
+ASSUMED_NOISE = 1.1  # what two starts of one backend may differ by, where there was one start only
+DEFAULT_MAX_DROP = 0.005  # of accuracy: what "as good as the reference" means where nobody says otherwise
 
 
 def results(receipt: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def results(receipt: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         receipt: all of one but its `results` and `checksum`.
     """
-    found: dict[str, Any] = tidy(
+    found: dict[str, Any] = rounded(
         {
             **_latency(receipt),
             "throughput": _throughput(receipt),
@@ -46,12 +46,12 @@ def results(receipt: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def tidy(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """The same with floats cut to seven significant digits and NaN as None, which JSON can say."""
     if isinstance(value, Mapping):
-        return {key: tidy(one) for key, one in value.items()}
+        return {key: rounded(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [tidy(one) for one in value]
+        return [rounded(one) for one in value]
     if isinstance(value, float):
         return float(f"{value:.7g}") if math.isfinite(value) else None
     return value
@@ -72,7 +72,7 @@ def _latency(receipt: Mapping[str, Any]) -> dict[str, Any]:
     starts = blocks_of(receipt, reference)[1]
     draws = stats.resample_blocks(starts, np.random.default_rng(receipt["settings"]["seed"]))
     bands = []
-    for title, within in by_length(list(range(int(tokens.max()) + 1))).items():
+    for title, within in group_by_length(list(range(int(tokens.max()) + 1))).items():
         inside = np.isin(tokens[rows], within)
         if not inside.any():
             continue
@@ -88,7 +88,7 @@ def _latency(receipt: Mapping[str, Any]) -> dict[str, Any]:
         )
     control = stats.ratio_interval(samples[reference], samples[CONTROL], draws)
     # One start of each: the luck of a start is in no interval, and what is usual is taken instead.
-    noise = max(control.high, 1 / control.low, START_LUCK if len(set(starts)) == 1 else 1.0)
+    noise = max(control.high, 1 / control.low, ASSUMED_NOISE if len(set(starts)) == 1 else 1.0)
     ratios: dict[str, dict[str, stats.Estimate]] = {
         name: {other: stats.ratio_interval(samples[other], samples[name], draws) for other in names if other != name}
         for name in names
@@ -98,9 +98,9 @@ def _latency(receipt: Mapping[str, Any]) -> dict[str, Any]:
         "latency": {name: _percentiles(samples[name], rows, draws) for name in names},
         "latency_by_length": bands,
         "stages": {name: _stages(receipt, name) for name in names},
-        "speedup": {name: gain.to_dict() | {"different": beyond(gain, noise)} for name, gain in speedup.items()},
+        "speedup": {name: gain.to_dict() | {"different": exceeds_noise(gain, noise)} for name, gain in speedup.items()},
         "ratios": {
-            name: {other: gain.to_dict() | {"different": beyond(gain, noise)} for other, gain in found.items()}
+            name: {other: gain.to_dict() | {"different": exceeds_noise(gain, noise)} for other, gain in found.items()}
             for name, found in ratios.items()
         },
         "control": control.to_dict() | {"noise": noise},
@@ -112,7 +112,7 @@ def noise_is_assumed(control: Mapping[str, float]) -> bool:
     return control["noise"] > max(control["high"], 1 / control["low"]) * 1.0001  # figures are cut to seven digits
 
 
-def beyond(gain: stats.Estimate, noise: float) -> bool:
+def exceeds_noise(gain: stats.Estimate, noise: float) -> bool:
     """Whether two speeds differ by more than two processes of the same backend do."""
     return gain.low > noise or gain.high < 1 / noise
 
@@ -121,7 +121,7 @@ def _percentiles(blocks: Array, rows: Array, draws: stats.Draws) -> dict[str, An
     """Those that the samples carry. A text that was timed twice is one sample of how texts differ."""
     counted = ~np.isnan(blocks)
     texts = len(np.unique(rows[counted]))
-    carried = [p for p in PERCENTILES if stats.carries(texts, p)]
+    carried = [p for p in PERCENTILES if stats.enough_samples(texts, p)]
     found: dict[str, Any] = {"calls": int(counted.sum()), "texts": texts}
     for p, estimate in zip(carried, stats.percentile_intervals(blocks, draws, carried), strict=True):
         found[f"p{p}_ms"] = estimate.to_dict()
@@ -211,7 +211,7 @@ def _threads(receipt: Mapping[str, Any]) -> dict[str, Any]:
         fastest = min(medians, key=medians.__getitem__)
         found[name] = {
             "median_ms": {str(count): ms for count, ms in sorted(medians.items())},
-            "best": fastest if medians[own] > START_LUCK * medians[fastest] else own,
+            "best": fastest if medians[own] > ASSUMED_NOISE * medians[fastest] else own,
         }
     return found
 
@@ -326,6 +326,6 @@ def _paired(receipt: Mapping[str, Any], task: str) -> dict[str, Any]:
             "mcnemar_p": stats.mcnemar(broken, fixed),
             "delta_accuracy_bootstrap": stats.accuracy_bootstrap(broken, fixed, rows, seed).to_dict(),
             "delta_macro_f1": f1_gain.to_dict(),
-            "rows_to_settle": stats.rows_to_settle(broken, fixed, rows, MARGIN),
+            "rows_to_settle": stats.rows_to_settle(broken, fixed, rows, DEFAULT_MAX_DROP),
         }
     return found

@@ -47,7 +47,7 @@ def _showcase(bundle: Bundle) -> LabelledData:
         ) from error
 
 
-def compare(
+def measure(
     model: str | Path | Bundle,
     data: LabelledData | None = None,
     *,

@@ -28,7 +28,7 @@ class Estimate:
         return asdict(self)
 
 
-def carries(samples: int, percentile: float) -> bool:
+def enough_samples(samples: int, percentile: float) -> bool:
     """Whether so many samples carry a percentile.
 
     They do if, were the true share below it only `percentile` %, more than one of the samples would lie above it
@@ -37,14 +37,14 @@ def carries(samples: int, percentile: float) -> bool:
     return bool(stats.binom.cdf(1, samples, 1 - percentile / 100) <= 0.01)
 
 
-def samples_wanted(percentile: float) -> int:
+def min_samples(percentile: float) -> int:
     """The fewest different texts that carry a percentile."""
     low, high = 1, 2
-    while not carries(high, percentile):
+    while not enough_samples(high, percentile):
         low, high = high, high * 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if carries(middle, percentile) else (middle, high)
+        low, high = (low, middle) if enough_samples(middle, percentile) else (middle, high)
     return high
 
 

@@ -12,20 +12,20 @@ from typing import Any
 
 from inference.backends import TITLES, runtime
 from inference.compare import stats
-from inference.compare.benchmark import SLOW
-from inference.compare.results import MARGIN
+from inference.compare.benchmark import MAX_SLOWDOWN
+from inference.compare.results import DEFAULT_MAX_DROP
 
 SHIP, NO, INCONCLUSIVE = "SHIP", "NO", "INCONCLUSIVE"
 EXIT_CODES = {SHIP: 0, NO: 1, INCONCLUSIVE: 3}
-MOST_COPIES = 0.05  # of the rows: beyond, a file is taken to repeat itself
+MAX_COPIES = 0.05  # of the rows: beyond, a file is taken to repeat itself
 SITUATIONS = ("CPU service", "GPU service", "serverless", "edge", "notebook")
 
 
 @dataclass(frozen=True)
-class Limits:
+class ShipLimits:
     """What a backend must keep. None: not asked."""
 
-    max_drop: float = MARGIN
+    max_drop: float = DEFAULT_MAX_DROP
     """Largest fall in accuracy against the reference, as a share: 0.005 is 0.5 percentage points."""
     max_p95_ms: float | None = None
     max_size_mb: float | None = None
@@ -44,7 +44,7 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class BackendVerdict:
     """Of one backend."""
 
     decision: str
@@ -54,7 +54,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Recommendation:
     """Which backend for a situation, None if none will do, and why."""
 
     backend: str | None
@@ -63,10 +63,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Everything `judge` has to say."""
+    """Everything `decide` has to say."""
 
-    backends: Mapping[str, Judgement]
-    recommended: Mapping[str, Choice]
+    backends: Mapping[str, BackendVerdict]
+    recommended: Mapping[str, Recommendation]
     sentence: str
     caveats: list[str]
     reference: str
@@ -78,17 +78,17 @@ class Verdict:
         return EXIT_CODES[next(d for d in (NO, INCONCLUSIVE, SHIP) if d in decisions)]
 
 
-def judge(receipt: Mapping[str, Any], limits: Limits = Limits()) -> Verdict:
+def decide(receipt: Mapping[str, Any], limits: ShipLimits = ShipLimits()) -> Verdict:
     """The verdict on every backend of a receipt."""
     names, reference = receipt["settings"]["backends"], receipt["settings"]["reference"]
-    judged = {name: _judge_one(receipt, name, limits) for name in names}
+    judged = {name: _decide_backend(receipt, name, limits) for name in names}
     shippable = [name for name in names if judged[name].decision == SHIP]
-    recommended = {situation: _choose(receipt, situation, shippable) for situation in SITUATIONS}
+    recommended = {situation: _recommend(receipt, situation, shippable) for situation in SITUATIONS}
     sentence = _sentence(receipt, judged, recommended["CPU service"].backend)
     return Verdict(judged, recommended, sentence, _caveats(receipt, judged), reference)
 
 
-def _judge_one(receipt: Mapping[str, Any], name: str, limits: Limits) -> Judgement:
+def _decide_backend(receipt: Mapping[str, Any], name: str, limits: ShipLimits) -> BackendVerdict:
     figures, reference = receipt["results"], receipt["settings"]["reference"]
     reasons: list[Reason] = []
     needed: list[int] = []
@@ -112,7 +112,7 @@ def _judge_one(receipt: Mapping[str, Any], name: str, limits: Limits) -> Judgeme
     decision = next((d for d in (NO, INCONCLUSIVE) if d in found), SHIP)
     if not reasons:
         reasons.append(Reason(SHIP, "it is the reference, and nothing else was asked of it"))
-    return Judgement(decision, reasons, max(needed, default=None) if decision == INCONCLUSIVE else None)
+    return BackendVerdict(decision, reasons, max(needed, default=None) if decision == INCONCLUSIVE else None)
 
 
 def accuracy_decision(receipt: Mapping[str, Any], task: str, name: str, max_drop: float) -> Reason:
@@ -131,7 +131,7 @@ def _accuracy(receipt: Mapping[str, Any], task: str, name: str, max_drop: float,
         f"95 % certain, {pair['rows']:,} rows); {pp(-max_drop)} allowed"
     )
     one_class = scores[reference]["labels_present"] == 1
-    copies = receipt["data"]["copies"] > MOST_COPIES * len(receipt["data"]["row_numbers"])
+    copies = receipt["data"]["copies"] > MAX_COPIES * len(receipt["data"]["row_numbers"])
     reasons = []
     if change["high"] < -max_drop and _worse(pair):
         reasons.append(Reason(NO, told))
@@ -202,13 +202,13 @@ def _flips(receipt: Mapping[str, Any], name: str) -> tuple[int, int]:
     return sum(pair["flips"] for pair in pairs), sum(pair["rows"] for pair in pairs)
 
 
-def _choose(receipt: Mapping[str, Any], situation: str, shippable: list[str]) -> Choice:
+def _recommend(receipt: Mapping[str, Any], situation: str, shippable: list[str]) -> Recommendation:
     """The decision tree of a deployment, each branch taken by a figure."""
     figures = receipt["results"]
     if situation == "GPU service":
-        return _choose_for_gpu(receipt["settings"]["backends"], shippable)
+        return _recommend_for_gpu(receipt["settings"]["backends"], shippable)
     if not shippable:
-        return Choice(None, "No backend is known to keep the limits.")
+        return Recommendation(None, "No backend is known to keep the limits.")
     p50: Callable[[str], float] = lambda name: float(figures["latency"][name]["p50_ms"]["value"])  # noqa: E731
     start: Callable[[str], float] = lambda name: float(figures["start"][name]["total_s"])  # noqa: E731
     disk: Callable[[str], float] = lambda name: float(  # noqa: E731
@@ -216,18 +216,18 @@ def _choose(receipt: Mapping[str, Any], situation: str, shippable: list[str]) ->
     )
     if situation == "notebook":
         if "pytorch" in shippable:
-            return Choice(
+            return Recommendation(
                 "pytorch",
                 f"Only it can be trained further, which no figure shows; it takes {p50('pytorch'):.1f} ms a text.",
             )
         best = min(shippable, key=start)
-        return Choice(best, f"Of those that keep the limits it is ready first: {start(best):.1f} s.")
+        return Recommendation(best, f"Of those that keep the limits it is ready first: {start(best):.1f} s.")
     if situation == "serverless":
         best = min(shippable, key=start)
-        return Choice(best, f"Ready after {start(best):.1f} s, with {disk(best) / 1e6:,.0f} MB to install.")
+        return Recommendation(best, f"Ready after {start(best):.1f} s, with {disk(best) / 1e6:,.0f} MB to install.")
     if situation == "edge":
         best = min(shippable, key=lambda name: figures["size"][name]["model_bytes"])
-        return Choice(
+        return Recommendation(
             best,
             f"{figures['size'][best]['model_bytes'] / 1e6:.0f} MB of files and "
             f"{figures['memory'][best]['peak_bytes'] / 1e6:.0f} MB of memory at most.",
@@ -236,21 +236,25 @@ def _choose(receipt: Mapping[str, Any], situation: str, shippable: list[str]) ->
     why = f"{p50(best):.1f} ms a text"
     for name in shippable[: shippable.index(best)]:  # they are in the order of exactness
         if not figures["ratios"][best][name]["different"]:
-            return Choice(name, f"{p50(name):.1f} ms a text; {TITLES[best]} is not measurably faster.")
-    return Choice(best, why + f", {figures['throughput'][best]['predictions_per_hour']:,.0f} an hour in batches.")
+            return Recommendation(name, f"{p50(name):.1f} ms a text; {TITLES[best]} is not measurably faster.")
+    return Recommendation(
+        best, why + f", {figures['throughput'][best]['predictions_per_hour']:,.0f} an hour in batches."
+    )
 
 
-def _choose_for_gpu(names: Sequence[str], shippable: Sequence[str]) -> Choice:
+def _recommend_for_gpu(names: Sequence[str], shippable: Sequence[str]) -> Recommendation:
     able = [name for name in names if name != "int8"]  # its 8-bit products are written for CPUs
     if not able:
-        return Choice(None, f"No GPU was measured, and {' and '.join(TITLES[name] for name in names)} runs on none.")
+        return Recommendation(
+            None, f"No GPU was measured, and {' and '.join(TITLES[name] for name in names)} runs on none."
+        )
     held = [TITLES[name] for name in dict.fromkeys(map(runtime, able))]
     told = f"{' and '.join(held)} {'runs' if len(held) == 1 else 'run'} on one (device='cuda'): measure there."
     best = next((name for name in able if name in shippable), None)
-    return Choice(best, f"No GPU was measured, so no figure decides. {told}")
+    return Recommendation(best, f"No GPU was measured, so no figure decides. {told}")
 
 
-def _sentence(receipt: Mapping[str, Any], judged: Mapping[str, Judgement], best: str | None) -> str:
+def _sentence(receipt: Mapping[str, Any], judged: Mapping[str, BackendVerdict], best: str | None) -> str:
     figures, reference = receipt["results"], receipt["settings"]["reference"]
     others = [name for name in judged if name not in (reference, best)]
     parts = []
@@ -282,7 +286,7 @@ def _sentence(receipt: Mapping[str, Any], judged: Mapping[str, Judgement], best:
     return " ".join(parts)
 
 
-def _caveats(receipt: Mapping[str, Any], judged: Mapping[str, Judgement]) -> list[str]:
+def _caveats(receipt: Mapping[str, Any], judged: Mapping[str, BackendVerdict]) -> list[str]:
     """What a sceptic would ask about this receipt."""
     figures, settings, data = receipt["results"], receipt["settings"], receipt["data"]
     found = [note[:1].upper() + note[1:] + "." for note in data["notes"]]
@@ -290,7 +294,7 @@ def _caveats(receipt: Mapping[str, Any], judged: Mapping[str, Judgement]) -> lis
         found.append("Every process was started once, so the luck of a start is not in the intervals.")
     control = figures["control"]
     counted = [block["slowdown"] for block in receipt["latency"]["blocks"] if not block["disturbed"]]
-    slow = sum(slowdown > SLOW for slowdown in counted) / len(counted)
+    slow = sum(slowdown > MAX_SLOWDOWN for slowdown in counted) / len(counted)
     if slow > 0.1:
         found.append(
             f"The machine was not left alone: {slow:.0%} of the rounds that count were timed while it was slow."

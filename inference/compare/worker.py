@@ -29,7 +29,7 @@ IMPORTS = {
 }
 FIRST = "how long does the first answer take?"
 PLATEAU = 0.05  # two passes in a row whose medians differ by less than this share: warm
-MOST_PASSES = 12
+MAX_PASSES = 12
 
 
 class Worker:
@@ -49,12 +49,12 @@ class Worker:
     def warm(self, rows: Sequence[int]) -> dict[str, Any]:
         """Answer these rows one by one, again and again, until a pass is as fast as the one before."""
         before = float("inf")
-        for passes in range(1, MOST_PASSES + 1):
+        for passes in range(1, MAX_PASSES + 1):
             now = median(self.latency(rows)["total_ns"])
             if abs(before / now - 1) < PLATEAU:
                 return {"calls": passes * len(rows), "plateau": True}
             before = now
-        return {"calls": MOST_PASSES * len(rows), "plateau": False}
+        return {"calls": MAX_PASSES * len(rows), "plateau": False}
 
     def latency(self, rows: Sequence[int], again: int = 0) -> dict[str, list[int]]:
         """Nanoseconds of each text answered alone, end to end, and of that the tokenizer and the forward pass.

@@ -15,13 +15,13 @@ from starlette.formparsers import MultiPartParser
 from inference.errors import InputError
 from inference.formats.bundle import Task
 from inference.tables.columns import FORMATS, named, named_text, read_table
-from inference.tables.unpacking import MOST_COLUMNS, MOST_UNPACKED, columns_in
+from inference.tables.unpacking import MAX_UPLOAD_BYTES, MAX_UPLOAD_COLUMNS, columns_in
 
-MOST_MB = 5  # of the uploader; .streamlit/config.toml says the same to the server
+MAX_MB = 5  # of the uploader; .streamlit/config.toml says the same to the server
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "gold", "y")
 TYPES = [ending[1:] for ending in FORMATS]
 # By default what is larger than 1 MB takes its way in through a temporary file; the page promises that nothing does.
-MultiPartParser.spool_max_size = (MOST_MB + 1) * 2**20
+MultiPartParser.spool_max_size = (MAX_MB + 1) * 2**20
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ def read_upload(name: str, content: bytes) -> dict[str, list[Any]]:
         columns = _names_in_jsonl(content)
     else:
         remedy = f"Use the command line: python -m inference compare --data {name}"
-        columns = columns_in(name, content, MOST_UNPACKED, remedy) if ending == ".parquet" else 0
-    if columns > MOST_COLUMNS:
-        raise InputError(f"{name} has more than {MOST_COLUMNS} columns. Keep the text and the label.")
+        columns = columns_in(name, content, MAX_UPLOAD_BYTES, remedy) if ending == ".parquet" else 0
+    if columns > MAX_UPLOAD_COLUMNS:
+        raise InputError(f"{name} has more than {MAX_UPLOAD_COLUMNS} columns. Keep the text and the label.")
     found = read_table(name, content)
     if not found or not next(iter(found.values())):
         raise InputError(f"{name} has no rows. It wants a header and a labelled text in every row.")
@@ -72,7 +72,7 @@ def _names_in_jsonl(content: bytes) -> int:
             continue  # read_table says what is wrong
         if isinstance(found, dict):
             names.update(found)
-        if len(names) > MOST_COLUMNS:
+        if len(names) > MAX_UPLOAD_COLUMNS:
             break
     return len(names)
 

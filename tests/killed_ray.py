@@ -26,7 +26,7 @@ import scored  # noqa: E402
 from ports import listening  # noqa: E402
 
 from inference.score import ray_data  # noqa: E402
-from inference.score.run import Job  # noqa: E402
+from inference.score.run import ScoreJob  # noqa: E402
 
 CALLS = 5  # that the first worker answers
 AT_WORK = "at-work"
@@ -80,7 +80,7 @@ def main(source: str, out: str, folder: str) -> None:
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    job = Job(Path(source), Path(out), block_rows=50)
+    job = ScoreJob(Path(source), Path(out), block_rows=50)
     report = ray_data.score(job, scored.model(open_one=partial(open_one, folder)), 1)
     thread.join(PATIENCE_S)
     told = {

@@ -13,7 +13,7 @@ from typing import Any
 import fakes
 
 from inference.formats.bundle import Task
-from inference.score.run import Job, Model, Report, score
+from inference.score.run import Model, Report, ScoreJob, score
 
 # A file system in memory, where there is one: what is flushed to a disk some thousand times takes minutes.
 MEMORY = shm if (shm := Path("/dev/shm")).is_dir() else None
@@ -26,7 +26,7 @@ def model(tasks: Mapping[str, Task] = fakes.TASKS, open_one: Callable[[], Any] |
 
 def run(source: Path, out: Path, *, workers: int = 1, progress: Any = None, **job: Any) -> Report:
     """Score with the fake in blocks of seven rows."""
-    return score(Job(source, out, **{"block_rows": 7} | job), model(), workers, progress)
+    return score(ScoreJob(source, out, **{"block_rows": 7} | job), model(), workers, progress)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], **dialect: Any) -> Path:

@@ -29,7 +29,7 @@ from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
 from inference.formats.files import digest, sha256
 from inference.loading import Models, open_described
-from inference.score.run import Job, score
+from inference.score.run import ScoreJob, score
 
 CHANGED = "has changed since the start"
 
@@ -230,7 +230,7 @@ def test_scoring_does_not_open_another_model_than_it_was_started_with(own: Tiny,
     replace_model(own)
     for workers in (1, 2):
         with pytest.raises(ChangedModelError, match=CHANGED):
-            score(Job(source, tmp_path / "out.csv"), model, workers)
+            score(ScoreJob(source, tmp_path / "out.csv"), model, workers)
     assert not (tmp_path / "out.csv").exists()
 
 

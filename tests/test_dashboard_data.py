@@ -17,7 +17,7 @@ from conftest import ROOT
 from streamlit.testing.v1 import AppTest
 
 from dashboard import measure_job, receipts
-from dashboard.upload import MOST_MB, guess, read_upload
+from dashboard.upload import MAX_MB, guess, read_upload
 from inference.assets import DEMO_MODEL
 from inference.compare.receipt import seal, write_receipt
 from inference.errors import InferenceError, InputError
@@ -71,7 +71,7 @@ def said(at: AppTest) -> str:
 
 def test_the_server_takes_uploads_as_large_as_the_pages_say() -> None:
     settings = tomllib.loads((ROOT / "dashboard" / ".streamlit" / "config.toml").read_text())
-    assert settings["server"]["maxUploadSize"] == MOST_MB
+    assert settings["server"]["maxUploadSize"] == MAX_MB
 
 
 # --- Disagreements

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from inference.compare import rows
-from inference.compare.rows import LEAST_ROWS, parse_data, read_data
+from inference.compare.rows import MIN_ROWS, parse_data, read_data
 from inference.errors import InputError
 from inference.formats.bundle import Task
 
@@ -22,7 +22,7 @@ TASKS = {
 MOOD = {"mood": TASKS["mood"]}
 
 
-def csv(header: str, lines: list[str], repeat: int = LEAST_ROWS) -> bytes:
+def csv(header: str, lines: list[str], repeat: int = MIN_ROWS) -> bytes:
     return "\n".join([header, *(lines * repeat)]).encode()
 
 
@@ -30,14 +30,14 @@ def test_a_csv_keeps_texts_that_look_like_missing_values() -> None:
     found = parse_data("a.csv", csv("text,label", ["NA,up", "null,down", '"two\nlines, one text",up']), MOOD)
     assert found.texts[:3] == ["NA", "null", "two\nlines, one text"]
     assert found.labels["mood"][:3] == [1, 0, 1]
-    assert found.rows_in_file == len(found) == 3 * LEAST_ROWS
+    assert found.rows_in_file == len(found) == 3 * MIN_ROWS
 
 
 def test_rows_without_a_label_are_left_out_and_keep_their_numbers() -> None:
     found = parse_data("a.csv", csv("text,label", ["one,up", ",", "two,", "three,down"]), MOOD)
     assert found.row_numbers[:4] == [1, 4, 5, 8]
     assert found.texts[:4] == ["one", "three", "one", "three"]
-    assert f"{2 * LEAST_ROWS} of {4 * LEAST_ROWS} rows have no label and are left out" in found.notes
+    assert f"{2 * MIN_ROWS} of {4 * MIN_ROWS} rows have no label and are left out" in found.notes
 
 
 def test_columns_named_like_tasks_hold_their_labels() -> None:
@@ -64,13 +64,13 @@ def test_a_task_with_next_to_no_labels_is_left_out() -> None:
 
 
 def test_jsonl_and_parquet_give_what_a_csv_gives(tmp_path: Path) -> None:
-    texts, labels = ["so good ☀️", "NA"] * LEAST_ROWS, ["up", "down"] * LEAST_ROWS
+    texts, labels = ["so good ☀️", "NA"] * MIN_ROWS, ["up", "down"] * MIN_ROWS
     lines = "\n".join(json.dumps({"text": t, "label": x}) for t, x in zip(texts, labels, strict=True))
     pyarrow.parquet.write_table(pa.table({"text": texts, "label": labels}), tmp_path / "a.parquet")
     for name, content in (("a.jsonl", lines.encode()), ("a.parquet", (tmp_path / "a.parquet").read_bytes())):
         found = parse_data(name, content, MOOD)
         assert found.texts == texts
-        assert found.labels["mood"] == [1, 0] * LEAST_ROWS
+        assert found.labels["mood"] == [1, 0] * MIN_ROWS
 
 
 def test_labels_that_are_positions_are_read_as_such_and_it_is_said() -> None:
@@ -118,7 +118,7 @@ def test_a_label_column_of_a_model_with_several_tasks_wants_a_task() -> None:
     content = csv("text,label", ["a,up"])
     with pytest.raises(InputError, match="say whose labels it holds: one of mood, topic"):
         parse_data("a.csv", content, TASKS)
-    assert parse_data("a.csv", content, TASKS, task="mood").labels["mood"] == [1] * LEAST_ROWS
+    assert parse_data("a.csv", content, TASKS, task="mood").labels["mood"] == [1] * MIN_ROWS
     with pytest.raises(InputError, match="Unknown task 'moods'"):
         parse_data("a.csv", content, TASKS, task="moods")
 
@@ -164,7 +164,7 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["hf://datasets/one/two", "hf://models/a/b/c.csv", "hf://datasets//b/c.csv"])
 def test_an_address_on_the_hub_must_name_a_file(address: str) -> None:
-    with pytest.raises(InputError, match="is no file of a data set. Write hf://datasets/OWNER/NAME/path"):
+    with pytest.raises(InputError, match="is not a file of a data set. Write hf://datasets/OWNER/NAME/path"):
         read_data(address, MOOD)
 
 
@@ -179,7 +179,7 @@ def test_a_file_on_the_hub_is_fetched_at_its_revision(tmp_path: Path, monkeypatc
         return str(tmp_path / "a.csv")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
-    assert len(read_data("hf://datasets/me/mine@v1/deep/a.csv", MOOD)) == LEAST_ROWS
+    assert len(read_data("hf://datasets/me/mine@v1/deep/a.csv", MOOD)) == MIN_ROWS
     assert asked == [("me/mine", "deep/a.csv", "dataset", "v1")]
 
 

@@ -20,7 +20,7 @@ from inference.classifier import MAX_CHARS
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Task
 from inference.score.annotate import Wanted, answer
-from inference.score.run import Job, Model, score
+from inference.score.run import Model, ScoreJob, score
 from inference.score.workers import answering
 from inference.tables.reading import open_table
 from inference.tables.spreadsheet import harmless
@@ -85,7 +85,7 @@ def test_a_name_that_is_taken_twice_is_refused(tmp_path: Path) -> None:
     tasks = {"a": Task(("confidence", "x"), fakes.SINGLE, 0.5)}
     source = write_csv(tmp_path / "in.csv", ["text"], [["good"]])
     with pytest.raises(InputError, match="Two added columns would be called 'a_confidence'"):
-        score(Job(source, tmp_path / "out.csv", all_scores=True), scored.model(tasks))
+        score(ScoreJob(source, tmp_path / "out.csv", all_scores=True), scored.model(tasks))
 
 
 # --- Rows that cannot be answered
@@ -161,7 +161,7 @@ def test_a_model_that_cannot_be_opened_is_said_by_every_kind_of_worker(
     source: Path, tmp_path: Path, workers: int
 ) -> None:
     with pytest.raises(InferenceError, match="^The weights are damaged.$"):
-        score(Job(source, tmp_path / "out.csv"), scored.model(open_one=_broken), workers)
+        score(ScoreJob(source, tmp_path / "out.csv"), scored.model(open_one=_broken), workers)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv"]
 
 
@@ -171,7 +171,7 @@ def _ended() -> object:
 
 def test_a_worker_that_is_ended_from_outside_is_one_error(source: Path, tmp_path: Path) -> None:
     with pytest.raises(InferenceError, match="A worker process was ended from outside"):
-        score(Job(source, tmp_path / "out.csv"), scored.model(open_one=_ended), 2)
+        score(ScoreJob(source, tmp_path / "out.csv"), scored.model(open_one=_ended), 2)
 
 
 def test_a_pool_that_is_broken_already_says_the_same(source: Path, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_tasks_and_thresholds_that_are_none_are_refused(source: Path, tmp_path: 
 def test_a_model_whose_answers_are_nan_is_an_error_and_no_answer(source: Path, tmp_path: Path) -> None:
     model = Model(fakes.bundle(), "int8", _nan)
     with pytest.raises(InferenceError, match="NaN or infinity"):
-        score(Job(source, tmp_path / "out.csv"), model)
+        score(ScoreJob(source, tmp_path / "out.csv"), model)
 
 
 def _nan() -> object:

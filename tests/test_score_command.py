@@ -105,7 +105,7 @@ def test_who_stops_it_is_told_what_the_same_command_does(
 
     seen = []
 
-    def stopped(job: run.Job, model: run.Model, *_: object) -> None:
+    def stopped(job: run.ScoreJob, model: run.Model, *_: object) -> None:
         seen.append(model.open.keywords["threads"])  # type: ignore[attr-defined]
         raise KeyboardInterrupt
 
@@ -132,7 +132,7 @@ def test_a_run_that_was_gone_on_with_says_which_rows_took_the_time(
     bundle = describe(demo)
     model = run.Model(bundle, "int8", partial(load, bundle.folder, "int8", threads=1))
     with contextlib.suppress(KeyboardInterrupt):
-        run.score(run.Job(source, tmp_path / "out.csv", tasks=("sentiment",)), model, progress=stopped)
+        run.score(run.ScoreJob(source, tmp_path / "out.csv", tasks=("sentiment",)), model, progress=stopped)
     assert main([*command, "--tasks", "sentiment,sentiment"]) == 0  # named twice, answered once
     out = capsys.readouterr().out.splitlines()[0]
     assert re.fullmatch(r".*out\.csv: 2,500 rows, 500 of them in [\d.]+ s and 2,000 before, texts from 'text'\.", out)

@@ -21,7 +21,7 @@ from scored import model, run, write_csv
 from inference.errors import InferenceError, InputError, MissingDependencyError
 from inference.score import ray_data
 from inference.score.annotate import Wanted
-from inference.score.run import Job
+from inference.score.run import ScoreJob
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray: requirements-scale.txt")
 
@@ -62,7 +62,7 @@ def test_rows_that_do_not_come_back_leave_the_old_file(tmp_path: Path, monkeypat
     pyarrow.parquet.write_table(pyarrow.table({"text": ["good", "bad"]}), tmp_path / "in.parquet")
     (tmp_path / "out.parquet").write_text("of yesterday")
     with pytest.raises(InferenceError, match="Ray gave 1 rows of 2. Start again"):
-        ray_data.score(Job(tmp_path / "in.parquet", tmp_path / "out.parquet"), model())
+        ray_data.score(ScoreJob(tmp_path / "in.parquet", tmp_path / "out.parquet"), model())
     assert (tmp_path / "out.parquet").read_text() == "of yesterday"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out.parquet"]
 
@@ -70,10 +70,10 @@ def test_rows_that_do_not_come_back_leave_the_old_file(tmp_path: Path, monkeypat
 def test_only_parquet_goes_to_ray(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", ["text"], [["good"]])
     with pytest.raises(InputError, match="--engine ray reads and writes Parquet. Name .parquet files"):
-        ray_data.score(Job(source, tmp_path / "out.parquet"), model())
+        ray_data.score(ScoreJob(source, tmp_path / "out.parquet"), model())
     pyarrow.parquet.write_table(pyarrow.table({"text": ["good"]}), tmp_path / "in.parquet")
     with pytest.raises(InputError, match="--engine ray reads and writes Parquet"):
-        ray_data.score(Job(tmp_path / "in.parquet", tmp_path / "out.csv"), model())
+        ray_data.score(ScoreJob(tmp_path / "in.parquet", tmp_path / "out.csv"), model())
 
 
 def test_without_ray_it_is_named_with_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,4 +84,4 @@ def test_without_ray_it_is_named_with_how_to_install_it(tmp_path: Path, monkeypa
     with pytest.raises(
         MissingDependencyError, match="needs the library ray. Install it: pip install -r requirements-scale"
     ):
-        ray_data.score(Job(tmp_path / "in.parquet", tmp_path / "out.parquet"), model())
+        ray_data.score(ScoreJob(tmp_path / "in.parquet", tmp_path / "out.parquet"), model())

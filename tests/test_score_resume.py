@@ -18,7 +18,7 @@ from scored import run, write_csv
 
 from inference.errors import InputError
 from inference.score.journal import Journal, free_name, write
-from inference.score.run import Job, score
+from inference.score.run import ScoreJob, score
 
 THRESHOLDS = {name: task.threshold for name, task in fakes.TASKS.items()}
 
@@ -75,7 +75,7 @@ def test_the_model_is_not_opened_when_all_is_done(source: Path, tmp_path: Path) 
     def never() -> None:
         raise AssertionError
 
-    report = score(Job(source, tmp_path / "out.csv", block_rows=7), scored.model(open_one=never))
+    report = score(ScoreJob(source, tmp_path / "out.csv", block_rows=7), scored.model(open_one=never))
     assert report.resumed_rows == 50
 
 

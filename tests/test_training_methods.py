@@ -44,7 +44,7 @@ def train(base: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest
     """The command with the tiny base; returns its exit code."""
     monkeypatch.setattr(command, "HUB_ID", "nobody/tiny-base")
     monkeypatch.setattr(command, "BASE_FILES", base[1])
-    monkeypatch.setattr(command, "LEAST_UPDATES", 20)
+    monkeypatch.setattr(command, "MIN_UPDATES", 20)
 
     def run(*arguments: str) -> int:
         given = ["--base", str(base[0]), "--max-tokens", "16", "--rank", "4", "--threads", "1", "--precision", "fp32"]
@@ -258,8 +258,8 @@ def test_few_rows_get_small_batches_and_enough_updates_and_many_get_few_passes()
     args = command.parser().parse_args(["--data", "d", "--out", "o"])
     small = command.settings_of(args, {"t": 360})
     assert small.batch_size == command.SMALL_BATCH
-    assert small.epochs["t"] * 360 / small.batch_size >= command.LEAST_UPDATES
+    assert small.epochs["t"] * 360 / small.batch_size >= command.MIN_UPDATES
     large = command.settings_of(args, {"t": 60_000, "u": 300})
     assert large.batch_size == command.LARGE_BATCH
-    assert large.epochs["t"] == command.LEAST_EPOCHS
+    assert large.epochs["t"] == command.MIN_EPOCHS
     assert large.epochs["u"] > large.epochs["t"]

@@ -38,8 +38,8 @@ BASE_FILES = {
 # Where nothing is said: few rows want small batches and enough updates, many rows want few passes.
 SMALL_ROWS = 5000
 SMALL_BATCH, LARGE_BATCH = 16, 64
-LEAST_UPDATES = 200
-LEAST_EPOCHS = 3
+MIN_UPDATES = 200
+MIN_EPOCHS = 3
 LEARNING_RATES = {"lora": 4e-4, "qlora": 4e-4, "full": 1e-4, "heads": 4e-4}
 HEAD_LEARNING_RATES = {"lora": 2e-3, "qlora": 2e-3, "full": 2e-3, "heads": 1e-2}
 WEIGHTS = {"none": 0.0, "balanced": 1.0}
@@ -108,9 +108,7 @@ def settings_of(args: argparse.Namespace, rows: Mapping[str, int]) -> Settings:
         raise InputError(f"--early-stopping {args.early_stopping} must be 0, for never, or more.")
     if not 0 <= args.label_smoothing < 1:
         raise InputError(f"--label-smoothing {args.label_smoothing:g} must be at least 0 and below 1.")
-    epochs = {
-        name: float(max(LEAST_EPOCHS, math.ceil(LEAST_UPDATES * batch_size / count))) for name, count in rows.items()
-    }
+    epochs = {name: float(max(MIN_EPOCHS, math.ceil(MIN_UPDATES * batch_size / count))) for name, count in rows.items()}
     return Settings(
         epochs=epochs if args.epochs is None else _per_task("--epochs", args.epochs, list(rows), above_zero=True),
         seed=args.seed,

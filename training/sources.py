@@ -14,9 +14,9 @@ from typing import Any
 
 from inference.classifier import check_texts
 from inference.compare.metrics import LabelledRows
-from inference.compare.rows import from_hub
 from inference.errors import InputError
 from inference.formats.bundle import check_labels, check_name
+from inference.formats.hub import fetch_data_file
 from inference.tables.columns import FORMATS, read_table
 
 
@@ -162,7 +162,7 @@ def _part(folder: Path, name: str) -> Path | None:
 
 
 def _read(source: str) -> _File:
-    path = from_hub(source) if source.startswith("hf://") else Path(source)
+    path = fetch_data_file(source) if source.startswith("hf://") else Path(source)
     if not path.is_file():
         raise InputError(f"No file {path}. A CSV, JSONL or Parquet file with texts and labels is wanted.")
     content = path.read_bytes()

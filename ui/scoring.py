@@ -27,12 +27,12 @@ import gradio as gr
 from inference import InferenceError, InputError
 from inference.backends import check_backend
 from inference.loading import Models
-from inference.score.run import Job, Model, Report, doubtful_header, score
+from inference.score.run import Model, Report, ScoreJob, doubtful_header, score
 from inference.score.writing import FORMATS, as_text
 from inference.tables.columns import FORMATS as READ
 from inference.tables.columns import SPREADSHEETS
 from inference.tables.reading import NoTextColumn, Table, open_table
-from inference.tables.unpacking import MOST_COLUMNS, MOST_UNPACKED, columns_in
+from inference.tables.unpacking import MAX_UPLOAD_BYTES, MAX_UPLOAD_COLUMNS, columns_in
 from ui import figures, render
 from ui.launch import MOST_MB
 
@@ -68,7 +68,7 @@ class Scoring:
         line: the files of all visitors that are not done. The first is scored, the others wait.
     """
 
-    job: Job
+    job: ScoreJob
     model: Model
     line: list[Scoring]
     address: str
@@ -212,7 +212,7 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
             check_choice(chosen, FORMATS)
             check_backend(backend, models.bundle.backends)
             given = None if use_own else limit
-            job = Job(
+            job = ScoreJob(
                 own_copy(path, folder),
                 folder / file_name(path, chosen),
                 text_column=text_column,
@@ -312,10 +312,10 @@ def examine(path: Path, text_column: str | None = None) -> Table:
     """
     more = "Use the command line for it: python -m inference score."
     if path.suffix.lower() == ".parquet":
-        columns_in("The file", path.read_bytes(), MOST_UNPACKED, more)
+        columns_in("The file", path.read_bytes(), MAX_UPLOAD_BYTES, more)
     table = open_table(path, text_column)
-    if len(table.columns) > MOST_COLUMNS:
-        raise InputError(f"The file has {len(table.columns):,} columns; {MOST_COLUMNS} are the most here. {more}")
+    if len(table.columns) > MAX_UPLOAD_COLUMNS:
+        raise InputError(f"The file has {len(table.columns):,} columns; {MAX_UPLOAD_COLUMNS} are the most here. {more}")
     if table.rows > MOST_ROWS:
         raise InputError(f"The file has {table.rows:,} rows; {MOST_ROWS:,} are the most here. {more}")
     if not table.rows:

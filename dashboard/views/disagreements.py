@@ -11,7 +11,7 @@ from dashboard.charts.formatting import digits, many, percent, points
 from dashboard.components import plain, reader
 from dashboard.explain_job import explain
 from dashboard.state import current, keep_texts, with_texts
-from dashboard.upload import MOST_MB, TYPES, guess_text, read_upload
+from dashboard.upload import MAX_MB, TYPES, guess_text, read_upload
 from inference.backends import TITLES
 from inference.compare.benchmark import LENGTHS, length_name
 from inference.compare.disagreements import BOTH_WRONG, BROKEN, FIXED, KINDS, Disagreement, attach_texts, disagreements
@@ -121,9 +121,9 @@ def ask_for_texts(receipt: Receipt) -> None:
     with st.expander(f"Show the texts (they are not in the receipt; you need {plain(data['name'])})"):
         st.markdown(
             f"The receipt holds row numbers and a hash of the file, no texts. With the same file, byte for byte, the "
-            f"texts appear here. It stays in the memory of this server for your session; {MOST_MB} MB at most."
+            f"texts appear here. It stays in the memory of this server for your session; {MAX_MB} MB at most."
         )
-        file = st.file_uploader("The file that was measured", TYPES, max_upload_size=MOST_MB, key="texts_file")
+        file = st.file_uploader("The file that was measured", TYPES, max_upload_size=MAX_MB, key="texts_file")
         if file is None:
             return
         try:

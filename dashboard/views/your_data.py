@@ -12,7 +12,7 @@ from dashboard.components import plain, reader
 from dashboard.measure_job import Measurement
 from dashboard.report_page import report
 from dashboard.state import CHOICE, keep_texts, own, show
-from dashboard.upload import MOST_MB, TYPES, guess, read_upload
+from dashboard.upload import MAX_MB, TYPES, guess, read_upload
 from inference.assets import SHOWCASE
 from inference.compare.rows import LabelledData, parse_data, read_data
 from inference.compare.run import QUICK_ROWS
@@ -168,10 +168,10 @@ def from_showcase(bundle: Bundle) -> tuple[str, LabelledData]:
 def from_file(bundle: Bundle) -> tuple[str, LabelledData] | None:
     """The labelled rows of the uploaded file; None while there is none, or while it cannot be measured."""
     file = st.file_uploader(
-        "A table with a column of texts and one of labels", TYPES, max_upload_size=MOST_MB, key="file"
+        "A table with a column of texts and one of labels", TYPES, max_upload_size=MAX_MB, key="file"
     )
     st.caption(
-        f"CSV, JSONL or Parquet, {MOST_MB} MB at most. It stays in the memory of this server for your session. The "
+        f"CSV, JSONL or Parquet, {MAX_MB} MB at most. It stays in the memory of this server for your session. The "
         "measuring processes, on the same machine, get the texts through a pipe. Nothing is written to disk or sent "
         "anywhere else."
     )

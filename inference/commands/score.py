@@ -54,12 +54,12 @@ def add(commands: Any) -> None:
 
 def score(args: argparse.Namespace) -> None:
     from inference.score import ray_data, run
-    from inference.score.run import Job, check_out, format_of
+    from inference.score.run import ScoreJob, check_out, format_of
 
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers} must be at least 1.")
     check_out(args.file, args.out)
-    job = Job(
+    job = ScoreJob(
         source=args.file,
         out=args.out,
         text_column=args.text_column,

@@ -15,10 +15,10 @@ import numpy as np
 from inference.classifier import check_texts
 from inference.errors import InputError
 from inference.formats.bundle import Task
+from inference.formats.hub import fetch_data_file
 from inference.tables.columns import read_table
 
-LEAST_ROWS = 20  # below this no figure means anything, and every chart of it would
-HUB = "hf://datasets/"
+MIN_ROWS = 20  # below this no figure means anything, and every chart of it would
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class LabelledData:
         """Those whose text is none of these; `why` the others are left out goes into the notes, with their number.
 
         Raises:
-            InputError: fewer than `LEAST_ROWS` are left.
+            InputError: fewer than `MIN_ROWS` are left.
         """
         keep = [i for i, text in enumerate(self.texts) if text not in texts]
         left_out = len(self) - len(keep)
@@ -94,16 +94,16 @@ class LabelledData:
         """The same without tasks that have next to no labels here.
 
         Raises:
-            InputError: no task has `LEAST_ROWS` labelled rows.
+            InputError: no task has `MIN_ROWS` labelled rows.
         """
         counts = {task: sum(i >= 0 for i in ids) for task, ids in self.labels.items()}
-        few = [task for task, count in counts.items() if count < LEAST_ROWS]
+        few = [task for task, count in counts.items() if count < MIN_ROWS]
         if len(few) == len(counts):
             most = max(counts.values(), default=0)
             raise InputError(
                 f"{self.name} has {most} labelled row{'' if most == 1 else 's'}"
                 + (f" ({'; '.join(self.remarks)})" if self.remarks else "")
-                + f". {LEAST_ROWS} are the least that figures can be made of, and a verdict wants hundreds. Label more."
+                + f". {MIN_ROWS} are the least that figures can be made of, and a verdict wants hundreds. Label more."
             )
         if not few:
             return self
@@ -129,10 +129,10 @@ def read_data(
 
     Raises:
         InputError: the file or a column is missing, it cannot be read, a label is not the model's, a text is
-            empty, or there are fewer than `LEAST_ROWS` rows.
+            empty, or there are fewer than `MIN_ROWS` rows.
     """
     if str(source).startswith("hf://"):
-        path = from_hub(str(source))
+        path = fetch_data_file(str(source))
     else:
         path = Path(source)
         if not path.is_file():
@@ -237,20 +237,3 @@ def _label_ids(name: str, column: str, cells: Sequence[Any], key: str, task: Tas
             + f" It has {known}. Rename them, or empty the cell to leave the row out."
         )
     return [positions[label] if label else -1 for label in given]
-
-
-def from_hub(address: str) -> Path:
-    """The local copy of a file of a data set, fetched if need be: hf://datasets/OWNER/NAME[@REVISION]/PATH."""
-    parts = address.removeprefix(HUB).split("/", 2)
-    if not address.startswith(HUB) or len(parts) < 3 or not all(parts):
-        raise InputError(f"{address!r} is no file of a data set. Write {HUB}OWNER/NAME/path/to/file.parquet")
-    owner, (repository, _, revision), path = parts[0], parts[1].partition("@"), parts[2]
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(f"{owner}/{repository}", path, repo_type="dataset", revision=revision or None))
-    except LocalEntryNotFoundError:
-        raise InputError(f"{address} is not in the cache and the Hub cannot be reached. Download the file.") from None
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise InputError(f"{address} cannot be had from the Hub: {error}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from inference.errors import BundleError, MissingDependencyError
+from inference.errors import BundleError, InputError, MissingDependencyError
 from inference.formats.bundle import Base, locate_base
 from inference.formats.files import TOKENIZERS
 
@@ -15,6 +15,7 @@ FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.codes", "*.onnx", "
 LEFT = ("onnx/*", "openvino/*", "checkpoint-*/*", "runs/*", "coreml/*")
 # The same of a base: one whole model and its tokenizer.
 BASE = ("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", *TOKENIZERS)
+DATA_SETS = "hf://datasets/"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _BASE_ID = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}")  # bert-base-uncased has no owner
 
@@ -50,6 +51,27 @@ def fetch(model: str) -> Path:
             f"No model folder {model}, and the Hugging Face Hub gave none of that id ({type(error).__name__}). Name a "
             "folder that holds a model, or an id you may read."
         ) from None
+
+
+def fetch_data_file(address: str) -> Path:
+    """Return the local copy of hf://datasets/OWNER/NAME[@REVISION]/PATH, downloaded unless it is in the cache.
+
+    Raises:
+        InputError: the address is malformed, or the file is neither in the cache nor readable on the Hub.
+    """
+    parts = address.removeprefix(DATA_SETS).split("/", 2)
+    if not address.startswith(DATA_SETS) or len(parts) < 3 or not all(parts):
+        raise InputError(f"{address!r} is not a file of a data set. Write {DATA_SETS}OWNER/NAME/path/to/file.parquet")
+    owner, (repository, _, revision), path = parts[0], parts[1].partition("@"), parts[2]
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(f"{owner}/{repository}", path, repo_type="dataset", revision=revision or None))
+    except LocalEntryNotFoundError:
+        raise InputError(f"{address} is not in the cache and the Hub cannot be reached. Download the file.") from None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise InputError(f"Cannot download {address} from the Hub: {error}") from None
 
 
 def find_base(folder: Path, name: str, revision: str | None, given: Path | None) -> Path:

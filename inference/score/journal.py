@@ -26,7 +26,7 @@ from inference.errors import InputError
 from inference.score.annotate import Tally
 
 JOURNAL, LOCK, WHOLE, STRAY = "journal.jsonl", "lock", "whole", ".tmp"
-MOST_SAID = 60  # characters of a setting that a message names; a digest has more
+MAX_SETTING_CHARS = 60  # characters of a setting that a message names; a digest has more
 OURS = re.compile(r"(part-\d{6,}|journal\.jsonl|whole)(\.tmp)?|lock", re.ASCII)
 """Files that a run makes in its folder. Other tools write `part-00000-….csv` into such folders, which are not ours."""
 
@@ -178,7 +178,7 @@ def free_name(path: Path) -> Path:
 def _then(value: Any) -> str:
     """What a setting was, where a line has room for it: a digest says nothing to anybody."""
     said = "none given" if value is None else json.dumps(value, ensure_ascii=False)
-    return f" (then {said})" if len(said) <= MOST_SAID else ""
+    return f" (then {said})" if len(said) <= MAX_SETTING_CHARS else ""
 
 
 def _line(document: Mapping[str, Any]) -> bytes:

@@ -21,7 +21,7 @@ from inference.errors import InferenceError, InputError, MissingDependencyError
 from inference.jobs import Progress
 from inference.score.annotate import Tally, Wanted, answer
 from inference.score.journal import free_name, write
-from inference.score.run import Job, Meter, Model, Report, check_out, format_of, outset, plan
+from inference.score.run import Meter, Model, Report, ScoreJob, check_out, format_of, outset, plan
 from inference.score.workers import Opener
 from inference.score.writing import schema_of, with_answers, write_groups
 from inference.tables.cutting import BLOCK_BYTES, LETTER_BYTES
@@ -59,7 +59,7 @@ class Answering:
 
 
 def score(
-    job: Job,
+    job: ScoreJob,
     model: Model,
     workers: int = 1,
     progress: Progress | None = None,

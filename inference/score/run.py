@@ -27,7 +27,7 @@ from inference.version import __version__
 
 
 @dataclass(frozen=True)
-class Job:
+class ScoreJob:
     """What is to be scored, and how."""
 
     source: Path
@@ -75,7 +75,7 @@ class Report:
 
 
 def score(
-    job: Job,
+    job: ScoreJob,
     model: Model,
     workers: int = 1,
     progress: Progress | None = None,
@@ -163,7 +163,7 @@ def check_out(source: Path, out: Path) -> Path:
     return out
 
 
-def format_of(job: Job) -> str:
+def format_of(job: ScoreJob) -> str:
     """The format to write.
 
     Raises:
@@ -199,7 +199,7 @@ def doubtful_header(table: Table) -> str | None:
     )
 
 
-def outset(job: Job, model: Model, table: Table) -> Iterator[str]:
+def outset(job: ScoreJob, model: Model, table: Table) -> Iterator[str]:
     """What to know before the first row is answered: what was taken for what, what is replaced, and how much it is."""
     if job.text_column is None and (doubt := doubtful_header(table)):
         yield doubt
@@ -208,7 +208,7 @@ def outset(job: Job, model: Model, table: Table) -> Iterator[str]:
     yield f"Scoring {rows_in_words(table.rows)} of column {shortened(table.text_column)} on {TITLES[model.backend]} …"
 
 
-def plan(job: Job, bundle: Bundle, table: Table) -> Wanted:
+def plan(job: ScoreJob, bundle: Bundle, table: Table) -> Wanted:
     """What is asked about each text, in columns that the file does not have yet."""
     tasks = tuple(bundle.tasks if job.tasks is None else dict.fromkeys(job.tasks))
     unknown = [name for name in tasks if name not in bundle.tasks]

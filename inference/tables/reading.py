@@ -21,7 +21,7 @@ from inference.tables.columns import FORMATS, named_text, no_format
 from inference.tables.cutting import ROW_LETTERS, Size, gather, weight
 from inference.tables.groups import pieces, read_batches
 
-MOST_COLUMNS = 10_000
+MAX_COLUMNS = 10_000
 DELIMITERS = ",;\t"
 PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}  # how such files begin
 
@@ -214,8 +214,8 @@ class JsonlTable:
                 if value is not None:
                     is_large = type(value) is int and not -(2**63) <= value < 2**63
                     kinds.add(str if is_large else type(value))
-            if len(self.kinds) > MOST_COLUMNS:
-                raise InputError(f"{path.name}: its lines name more than {MOST_COLUMNS:,} columns.")
+            if len(self.kinds) > MAX_COLUMNS:
+                raise InputError(f"{path.name}: its lines name more than {MAX_COLUMNS:,} columns.")
         self.columns = list(self.kinds)
         self.text_column = find_text_column(path.name, self.columns, text_column) if self.rows else text_column or ""
 
@@ -322,8 +322,8 @@ def find_text_column(name: str, columns: Sequence[str], wanted: str | None, has_
     """
     found = wanted or named_text(columns) or (columns[0] if len(columns) == 1 else None)
     has = f"it has {', '.join(map(repr, columns[:20]))}{', …' if len(columns) > 20 else ''}"
-    if len(columns) > MOST_COLUMNS:
-        raise InputError(f"{name} has {len(columns):,} columns; {MOST_COLUMNS:,} are the most.")
+    if len(columns) > MAX_COLUMNS:
+        raise InputError(f"{name} has {len(columns):,} columns; {MAX_COLUMNS:,} are the most.")
     if not columns:
         raise InputError(f"{name} is empty. A header and rows are wanted.")
     if found is None:

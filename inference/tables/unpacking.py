@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS = 64  # read at a time
 SECONDS = 60  # for a few megabytes; a file may also be made to be slow
 # Of a file that a visitor of the page or of the dashboard uploads.
-MOST_COLUMNS = 500
-MOST_UNPACKED = 200_000_000  # bytes in memory
+MAX_UPLOAD_COLUMNS = 500
+MAX_UPLOAD_BYTES = 200_000_000  # bytes in memory
 TOO_LARGE, DAMAGED = 3, 4  # exit codes
 
 

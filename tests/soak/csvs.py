@@ -27,7 +27,7 @@ import fakes  # noqa: E402
 import scored  # noqa: E402
 
 from inference.errors import InputError  # noqa: E402
-from inference.score.run import Job, score  # noqa: E402
+from inference.score.run import ScoreJob, score  # noqa: E402
 from inference.tables.spreadsheet import harmless  # noqa: E402
 
 CELLS = (
@@ -107,7 +107,7 @@ def check(content: bytes, folder: Path) -> bool:
     source, out, lines = folder / "in.csv", folder / "out.csv", folder / "out.jsonl"
     source.write_bytes(content)
     try:
-        report = score(Job(source, out, block_rows=5), MODEL)
+        report = score(ScoreJob(source, out, block_rows=5), MODEL)
     except InputError as error:
         assert "\n" not in str(error)
         assert not out.exists()
@@ -132,7 +132,7 @@ def check(content: bytes, folder: Path) -> bool:
         if not error:
             assert answers[f"{report.prefix}sentiment"] == CLASSIFIER.predict(text, "sentiment").label
     if len(set(given[0])) == width:
-        score(Job(source, lines, block_rows=3), MODEL)
+        score(ScoreJob(source, lines, block_rows=3), MODEL)
         written = [json.loads(line) for line in lines.read_text(encoding="utf-8").split("\n")[:-1]]
         assert [list(row.values())[:width] for row in written] == given[1:]
         lines.unlink()

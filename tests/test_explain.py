@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from inference import Classifier, InferenceError, InputError
 from inference.explain import explain, occlusion
-from inference.explain.agreement import Agreement, agreement, compare, in_words
+from inference.explain.agreement import Agreement, agreement, agreement_sentence, compare_explanations
 from inference.explain.explanation import GRADIENTS, Explanation
 from inference.formats.bundle import Task
 
@@ -104,7 +104,7 @@ def test_a_long_text_is_explained_in_groups_of_neighbours_and_that_is_told() -> 
     long = Classifier(fakes.bundle(max_tokens=4096), fakes.FakeBackend(), fakes.tokenizer())
     found = explain(long, "good " * 1300, "sentiment")
     assert found.grouped == 3
-    assert len(found.words) == math.ceil(1300 / 3) <= occlusion.MOST_PASSES
+    assert len(found.words) == math.ceil(1300 / 3) <= occlusion.MAX_PASSES
     assert found.words[0].text == "good good good"
     assert found.words[0].attribution == pytest.approx(6.0)
     assert "3 neighbouring words" in found.notes[0]
@@ -260,17 +260,17 @@ def test_the_same_order_of_words_has_tau_1_and_the_reverse_minus_1() -> None:
     other = explain(made, "bad film good", "sentiment", "positive")
     assert agreement(one, other) == Agreement(3, pytest.approx(1.0), 0.0, "bad")
     against = Agreement(2, -1.0, 0.5, "film")
-    assert "Kendall's tau −1.000" in in_words(against, "pytorch", "int8")
+    assert "Kendall's tau −1.000" in agreement_sentence(against, "pytorch", "int8")
     nearly = Agreement(40, 0.9974, 0.5, "film")
-    assert "their orders of the words have Kendall's tau +0.997" in in_words(nearly, "pytorch", "int8")
-    assert "in the same order (Kendall's tau 1)" in in_words(agreement(one, other), "pytorch", "int8")
+    assert "their orders of the words have Kendall's tau +0.997" in agreement_sentence(nearly, "pytorch", "int8")
+    assert "in the same order (Kendall's tau 1)" in agreement_sentence(agreement(one, other), "pytorch", "int8")
 
 
 def test_words_that_all_count_the_same_have_no_order() -> None:
     made = fakes.classifier()
     found = agreement(explain(made, "this that", "sentiment"), explain(made, "this that", "sentiment"))
     assert found.tau is None
-    assert "no order" in in_words(found, "pytorch", "int8")
+    assert "no order" in agreement_sentence(found, "pytorch", "int8")
 
 
 def test_explanations_of_other_labels_or_texts_are_not_compared() -> None:
@@ -286,7 +286,7 @@ def test_a_comparison_explains_the_label_of_the_first_on_all_of_them() -> None:
         def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
             return {task: -values for task, values in super().logits(input_ids, attention_mask).items()}
 
-    found = compare(
+    found = compare_explanations(
         {"pytorch": fakes.classifier(), "int8": fakes.classifier(Turned("int8"))},
         "good film bad good",
         "sentiment",

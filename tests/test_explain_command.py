@@ -126,7 +126,9 @@ def test_wide_letters_count_for_two_columns_and_marks_for_none() -> None:
 
 def test_the_figures_are_those_worked_out_by_hand() -> None:
     # Four words, of which "good" alone counts: every bin takes one word, and 50 % two.
-    found = faithfulness.check(fakes.classifier(), ["good this that it"], OCCLUSION, tasks=["sentiment"], draws=200)
+    found = faithfulness.measure_faithfulness(
+        fakes.classifier(), ["good this that it"], OCCLUSION, tasks=["sentiment"], draws=200
+    )
     whole = 1 / (1 + math.exp(-2))
     figures = found["sentiment"]
     assert figures["comprehensiveness"]["explained"] == pytest.approx(whole - 0.5)
@@ -137,21 +139,23 @@ def test_the_figures_are_those_worked_out_by_hand() -> None:
 
 
 def test_words_that_do_not_matter_are_no_better_than_random_ones() -> None:
-    found = faithfulness.check(fakes.classifier(), ["this that it", "it this"], OCCLUSION, tasks=["sentiment"])
+    found = faithfulness.measure_faithfulness(
+        fakes.classifier(), ["this that it", "it this"], OCCLUSION, tasks=["sentiment"]
+    )
     assert found["sentiment"]["comprehensiveness"]["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    told = faithfulness.in_words({"backend": "int8", "method": OCCLUSION, "tasks": found}, "sentiment")
+    told = faithfulness.faithfulness_sentences({"backend": "int8", "method": OCCLUSION, "tasks": found}, "sentiment")
     assert all("no better than chance" in sentence for sentence in told)
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
     asked = (fakes.classifier(), ["good this that", "bad it"], OCCLUSION)
-    assert faithfulness.check(*asked) == faithfulness.check(*asked)
+    assert faithfulness.measure_faithfulness(*asked) == faithfulness.measure_faithfulness(*asked)
 
 
 def test_a_record_replaces_that_of_the_same_model_backend_and_method_and_no_other(tmp_path: Path) -> None:
     path, classifier = tmp_path / "f.json", fakes.classifier(fakes.FakeBackend("int8"))
     for number, method in ((1, OCCLUSION), (2, GRADIENTS), (3, OCCLUSION)):
-        one = faithfulness.record(classifier, method, {"sentiment": {"texts": number}}, "0" * 64)
+        one = faithfulness.make_record(classifier, method, {"sentiment": {"texts": number}}, "0" * 64)
         faithfulness.add_record(path, one)
     assert [one["tasks"]["sentiment"]["texts"] for one in faithfulness.read_records(path)] == [2, 3]
     found = faithfulness.find_record(path, classifier.bundle, "int8", OCCLUSION)
@@ -169,7 +173,7 @@ def test_a_file_of_something_else_is_not_written_over(tmp_path: Path, content: s
 
 def test_the_words_that_the_demo_model_names_first_matter_more_than_random_ones(demo: Path, demo_cache: Path) -> None:
     texts = showcase_texts()[::8]
-    found = faithfulness.check(load(demo, "int8", cache=demo_cache), texts, OCCLUSION, draws=2)
+    found = faithfulness.measure_faithfulness(load(demo, "int8", cache=demo_cache), texts, OCCLUSION, draws=2)
     for figures in found.values():
         for name in faithfulness.FIGURES:
             assert figures[name]["difference"]["low"] > 0

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from inference import Classifier, InputError
 from inference.explain import explain
 from inference.explain.words import (
-    MOST_LETTERS,
-    Word,
+    MAX_WORD_LETTERS,
+    WordSpan,
     grouped,
     is_unknown,
     nothing_known,
@@ -172,39 +172,42 @@ def test_a_piece_is_made_of_characters_of_its_word(name: str, text: str) -> None
 
 
 def test_a_token_that_spans_two_segments_makes_one_word_of_them() -> None:
-    assert words_of("東京 is", [(0, 0), (0, 2), (3, 5), (0, 0)], [1, 0, 0, 1]) == [Word(0, 2, (1,)), Word(3, 5, (2,))]
+    assert words_of("東京 is", [(0, 0), (0, 2), (3, 5), (0, 0)], [1, 0, 0, 1]) == [
+        WordSpan(0, 2, (1,)),
+        WordSpan(3, 5, (2,)),
+    ]
 
 
 def test_a_token_of_white_space_goes_with_the_word_after_it_and_at_the_end_with_the_one_before() -> None:
     offsets = [(0, 1), (1, 2), (2, 3), (3, 4)]
-    assert words_of("a b ", offsets, [0, 0, 0, 0]) == [Word(0, 1, (0,)), Word(2, 3, (1, 2, 3))]
+    assert words_of("a b ", offsets, [0, 0, 0, 0]) == [WordSpan(0, 1, (0,)), WordSpan(2, 3, (1, 2, 3))]
 
 
 def test_where_the_text_was_cut_the_last_word_ends() -> None:
-    assert words_of("good badly", [(0, 4), (5, 8)], [0, 0], (0, 8)) == [Word(0, 4, (0,)), Word(5, 8, (1,))]
+    assert words_of("good badly", [(0, 4), (5, 8)], [0, 0], (0, 8)) == [WordSpan(0, 4, (0,)), WordSpan(5, 8, (1,))]
 
 
 def test_what_no_token_was_made_of_is_in_no_word() -> None:
-    assert words_of("a \x00 b", [(0, 1), (4, 5)], [0, 0]) == [Word(0, 1, (0,)), Word(4, 5, (1,))]
+    assert words_of("a \x00 b", [(0, 1), (4, 5)], [0, 0]) == [WordSpan(0, 1, (0,)), WordSpan(4, 5, (1,))]
 
 
 def test_neighbours_are_grouped_evenly_and_in_order() -> None:
-    single = [Word(i, i + 1, (i,)) for i in range(10)]
+    single = [WordSpan(i, i + 1, (i,)) for i in range(10)]
     assert grouped(single, 10) == single
     assert grouped(single, 4) == [
-        Word(0, 3, (0, 1, 2)),
-        Word(3, 6, (3, 4, 5)),
-        Word(6, 9, (6, 7, 8)),
-        Word(9, 10, (9,)),
+        WordSpan(0, 3, (0, 1, 2)),
+        WordSpan(3, 6, (3, 4, 5)),
+        WordSpan(6, 9, (6, 7, 8)),
+        WordSpan(9, 10, (9,)),
     ]
-    assert grouped(single, 1) == [Word(0, 10, tuple(range(10)))]
+    assert grouped(single, 1) == [WordSpan(0, 10, tuple(range(10)))]
 
 
 @pytest.mark.parametrize("letter", ["a", "🇩", "\u0301", "'", "a\u200d", "1,", "\u200b", "א״", "\u202e"])
 def test_the_longest_of_hostile_texts_is_split_into_short_runs(letter: str) -> None:
     text = letter * (20_000 // len(letter))
     found = segments(text)
-    assert max(end - start for start, end in found) <= MOST_LETTERS
+    assert max(end - start for start, end in found) <= MAX_WORD_LETTERS
     assert "".join(text[a:b] for a, b in found) == text
 
 

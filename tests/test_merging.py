@@ -13,7 +13,7 @@ from inference import ExportError, InputError, load, quantize_onnx
 from inference.__main__ import main
 from inference.artifacts.build import check_joined
 from inference.artifacts.cache import obtain
-from inference.artifacts.merging import merge
+from inference.artifacts.merging import export_merged
 from inference.artifacts.parity import score_rows
 from inference.formats.describe import describe
 
@@ -46,8 +46,8 @@ def test_one_of_several_adapters_is_merged_by_its_name(base: Path, tmp_path: Pat
     for labels, task in ((2, "mood"), (3, "topic")):
         foreign.adapter(tmp_path / "both" / task, base, labels=labels)
     with pytest.raises(InputError, match="has 2 tasks; name one of them: mood, topic"):
-        merge(tmp_path / "both", tmp_path / "out")
-    merge(tmp_path / "both", tmp_path / "out", task="topic", max_tokens=20)
+        export_merged(tmp_path / "both", tmp_path / "out")
+    export_merged(tmp_path / "both", tmp_path / "out", task="topic", max_tokens=20)
     found = describe(tmp_path / "out")
     assert len(found.tasks["label"].labels) == 3
     assert found.max_tokens == 20
@@ -56,12 +56,12 @@ def test_one_of_several_adapters_is_merged_by_its_name(base: Path, tmp_path: Pat
 def test_what_cannot_be_merged_or_written_is_told(base: Path, tmp_path: Path) -> None:
     whole = foreign.classifier(tmp_path / "whole")
     with pytest.raises(InputError, match="no PEFT adapter to merge"):
-        merge(whole, tmp_path / "out")
+        export_merged(whole, tmp_path / "out")
     folder = foreign.adapter(tmp_path / "adapter", base)
     with pytest.raises(InputError, match="not empty"):
-        merge(folder, whole)
+        export_merged(folder, whole)
     with pytest.raises(InputError, match="max_tokens=65 must be from 8 to 64"):
-        merge(folder, tmp_path / "out", max_tokens=65)
+        export_merged(folder, tmp_path / "out", max_tokens=65)
     assert not (tmp_path / "out").exists()
 
 
@@ -74,7 +74,7 @@ def test_an_adapter_on_a_base_in_4_bits_is_served_and_merged_dequantised(tmp_pat
     assert any("4bit" in type(module).__name__ for module in served.backend._network.modules())  # type: ignore[attr-defined]
     four_bit = score_rows(served.predict(foreign.TEXTS))
     assert np.abs(four_bit - full).max() > 1e-4  # the base is another one now
-    drift = merge(folder, tmp_path / "out", load_in_4bit=True)
+    drift = export_merged(folder, tmp_path / "out", load_in_4bit=True)
     assert drift["max_abs_dp"] < 0.05
     merged = score_rows(load(tmp_path / "out").predict(foreign.TEXTS))
     assert np.abs(merged - four_bit).max() < 0.05

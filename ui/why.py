@@ -16,7 +16,7 @@ from inference.assets import FAITHFULNESS
 from inference.backends import runtime
 from inference.errors import InferenceError, InputError
 from inference.explain.explanation import GRADIENTS, METHOD_TITLES, OCCLUSION, Attribution, Explanation, signed
-from inference.explain.faithfulness import FIGURES, find_record, in_words
+from inference.explain.faithfulness import FIGURES, faithfulness_sentences, find_record
 from inference.formats.bundle import Bundle
 from inference.loading import Models
 from ui.render import breakable, message, title
@@ -242,7 +242,7 @@ def _badge(record: Mapping[str, Any] | None, task: str) -> str:
         return ""
     good = all(record["tasks"][task][name]["difference"]["low"] > 0 for name in FIGURES)
     mark = "✓ beats random words" if good else "? no better than random words"
-    sentences = " ".join(escape(sentence) for sentence in in_words(record, task))
+    sentences = " ".join(escape(sentence) for sentence in faithfulness_sentences(record, task))
     return f'<p class="small"><span class="badge{" good" if good else ""}">{mark}</span> {sentences}</p>'
 
 

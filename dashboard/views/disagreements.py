@@ -17,8 +17,7 @@ from inference.compare.benchmark import LENGTHS, length_name
 from inference.compare.disagreements import BOTH_WRONG, BROKEN, FIXED, KINDS, Disagreement, attach_texts, disagreements
 from inference.compare.receipt import Receipt
 from inference.errors import InferenceError, InputError
-from inference.explain.agreement import Agreement
-from inference.explain.agreement import in_words as agreement_in_words
+from inference.explain.agreement import Agreement, agreement_sentence
 from inference.tables.spreadsheet import as_csv
 
 MOST_WHY = 200  # rows to choose from; more than anybody reads
@@ -225,7 +224,7 @@ def _row(one: Disagreement) -> str:
 def because(found: Mapping[str, Any], reference: str, backend: str) -> None:
     """Both explanations, word by word."""
     first, second = (found["explanations"][name] for name in (reference, backend))
-    st.markdown(plain(agreement_in_words(Agreement(**found["agreements"][backend]), reference, backend)))
+    st.markdown(plain(agreement_sentence(Agreement(**found["agreements"][backend]), reference, backend)))
     st.markdown(
         plain(
             f"The label {first['label']} has the probability {first['score']:.4f} on {TITLES[reference]} and "

@@ -38,7 +38,7 @@ from inference.onnx.recipes import climb
 
 SHARED = "model"  # the graph with every task
 TOKENIZER_FOLDER = "tokenizer"
-MOST_TOKENS = 512  # of a calibration text whose tokenizer knows no end
+MAX_TOKENS = 512  # of a calibration text whose tokenizer knows no end
 
 
 def export_files(
@@ -243,7 +243,7 @@ def _tokenizer(path: Path) -> tuple[Tokenizer, int]:
         raise InputError(f"{path} cannot be read: {error}. Restore it.") from None
     config = path.with_name("tokenizer_config.json")
     limit = read_json(config).get("model_max_length") if config.is_file() else None
-    return tokenizer, int(min(MOST_TOKENS, limit)) if isinstance(limit, int | float) else MOST_TOKENS
+    return tokenizer, int(min(MAX_TOKENS, limit)) if isinstance(limit, int | float) else MAX_TOKENS
 
 
 def _kind(path: Path, output: str) -> str:

@@ -1,4 +1,4 @@
-"""`merge`: an adapter and its base as one plain Hugging Face classifier."""
+"""`export_merged`: an adapter and its base as one plain Hugging Face classifier."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from inference.pytorch.backend import TorchBackend
 from inference.pytorch.huggingface import load_merged, load_switched
 
 
-def merge(
+def export_merged(
     model: str | Path,
     out: Path,
     *,

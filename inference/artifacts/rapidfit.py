@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 KEYS = ("task_heads", "task_num_labels", "task_label2id", "task_id2label")
 OPTIONAL = ("head_config", "loss_config", "pooling", "class_weights")  # the two about training are not read
 DEFAULTS = {"hidden_layers": 1, "hidden_multiplier": 1.0, "activation": "gelu"}  # RapidFit's own
-MOST_TASKS, MOST_LABELS, MOST_LAYERS, MOST_WIDTH = 1_000, 10_000, 8, 65_536
+MAX_TASKS, MAX_LABELS, MAX_LAYERS, MAX_WIDTH = 1_000, 10_000, 8, 65_536
 
 
-class Heads(NamedTuple):
+class RapidFitHeads(NamedTuple):
     """The heads of a checkpoint, in the terms of a bundle."""
 
     labels: dict[str, list[str]]
@@ -28,7 +28,7 @@ class Heads(NamedTuple):
     """float32, named as `heads.safetensors` names them."""
 
 
-def read_heads(raw: Any, hidden_size: Any) -> Heads:
+def read_heads(raw: Any, hidden_size: Any) -> RapidFitHeads:
     """The heads in what was read from a `task_heads.pt`.
 
     Args:
@@ -42,7 +42,7 @@ def read_heads(raw: Any, hidden_size: Any) -> Heads:
     odd = [name for name in KEYS if name not in raw] + [name for name in raw if name not in KEYS + OPTIONAL]
     if odd:
         raise ValueError(f"{shown(odd[0])} is missing, or is nothing that RapidFit writes")
-    if type(hidden_size) is not int or not 1 <= hidden_size <= MOST_WIDTH:
+    if type(hidden_size) is not int or not 1 <= hidden_size <= MAX_WIDTH:
         raise ValueError(f"the encoder's hidden_size is {shown(hidden_size)}")
     pooling = raw.get("pooling", "mean")
     if not isinstance(pooling, str) or pooling not in POOLINGS:
@@ -50,7 +50,7 @@ def read_heads(raw: Any, hidden_size: Any) -> Heads:
     hidden, activation = _shape(DEFAULTS | _dictionary(raw.get("head_config", {}), "head_config"), hidden_size)
     labels = _labels(raw)
     weights = _weights(raw["task_heads"], labels, hidden_size, hidden)
-    return Heads(labels, pooling, hidden, activation, weights)
+    return RapidFitHeads(labels, pooling, hidden, activation, weights)
 
 
 def shown(value: Any) -> str:
@@ -61,10 +61,10 @@ def shown(value: Any) -> str:
 def _shape(head: dict[Any, Any], hidden_size: int) -> tuple[list[int], str]:
     """Widths of the hidden layers, and the activation between them."""
     layers, multiplier, activation = head["hidden_layers"], head["hidden_multiplier"], head["activation"]
-    if type(layers) is not int or not 0 <= layers <= MOST_LAYERS:
-        raise ValueError(f"hidden_layers is {shown(layers)}; it is a whole number from 0 to {MOST_LAYERS}")
-    if type(multiplier) not in (int, float) or not 1 <= multiplier * hidden_size <= MOST_WIDTH:
-        raise ValueError(f"hidden_multiplier is {shown(multiplier)}; a hidden layer has 1 to {MOST_WIDTH:,} values")
+    if type(layers) is not int or not 0 <= layers <= MAX_LAYERS:
+        raise ValueError(f"hidden_layers is {shown(layers)}; it is a whole number from 0 to {MAX_LAYERS}")
+    if type(multiplier) not in (int, float) or not 1 <= multiplier * hidden_size <= MAX_WIDTH:
+        raise ValueError(f"hidden_multiplier is {shown(multiplier)}; a hidden layer has 1 to {MAX_WIDTH:,} values")
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ValueError(f"activation is {shown(activation)}; known are {', '.join(ACTIVATIONS)}")
     return [int(hidden_size * multiplier)] * layers, activation
@@ -73,8 +73,8 @@ def _shape(head: dict[Any, Any], hidden_size: int) -> tuple[list[int], str]:
 def _labels(raw: dict[Any, Any]) -> dict[str, list[str]]:
     """Task -> labels in the order of the logits, on which the three tables of a checkpoint agree."""
     sizes, numbers, names = (_dictionary(raw[key], key) for key in KEYS[1:])
-    if not 1 <= len(sizes) <= MOST_TASKS or set(sizes) != set(numbers) or set(sizes) != set(names):
-        raise ValueError(f"{', '.join(KEYS[1:])} must name the same tasks, 1 to {MOST_TASKS:,} of them")
+    if not 1 <= len(sizes) <= MAX_TASKS or set(sizes) != set(numbers) or set(sizes) != set(names):
+        raise ValueError(f"{', '.join(KEYS[1:])} must name the same tasks, 1 to {MAX_TASKS:,} of them")
     found = {}
     for task, size in sizes.items():
         if not isinstance(task, str):
@@ -82,8 +82,8 @@ def _labels(raw: dict[Any, Any]) -> dict[str, list[str]]:
         check_name(task, "task")
         by_label = _dictionary(numbers[task], f"task_label2id of {task!r}")
         by_id = _dictionary(names[task], f"task_id2label of {task!r}")
-        if type(size) is not int or not 2 <= size <= MOST_LABELS:
-            raise ValueError(f"task {task!r} has {shown(size)} labels; it needs 2 to {MOST_LABELS:,}")
+        if type(size) is not int or not 2 <= size <= MAX_LABELS:
+            raise ValueError(f"task {task!r} has {shown(size)} labels; it needs 2 to {MAX_LABELS:,}")
         if len(by_id) != size or any(type(number) is not int or not 0 <= number < size for number in by_id):
             raise ValueError(f"the labels of task {task!r} are not numbered from 0 to {size - 1}")
         labels = [by_id[number] for number in range(size)]

@@ -92,12 +92,11 @@ def explain_one(args: argparse.Namespace, opened: Sequence[Classifier], text: st
 
 
 def compare(args: argparse.Namespace, opened: Sequence[Classifier], text: str, tasks: Sequence[str]) -> None:
-    from inference.explain.agreement import compare as run
-    from inference.explain.agreement import in_words
+    from inference.explain.agreement import agreement_sentence, compare_explanations
 
     by_name = {one.backend.name: one for one in opened}
     with _progress(args) as show:
-        found = [run(by_name, text, task, args.label, args.method, show) for task in tasks]
+        found = [compare_explanations(by_name, text, task, args.label, args.method, show) for task in tasks]
     if args.json:
         document = {"model": opened[0].bundle.name, "comparisons": [one.to_dict() for one in found]}
         print(json.dumps(document, indent=1, ensure_ascii=False))
@@ -105,7 +104,7 @@ def compare(args: argparse.Namespace, opened: Sequence[Classifier], text: str, t
     first = next(iter(by_name))
     told = []
     for one in found:
-        agreed = [printable(in_words(found, first, name)) for name, found in one.agreements.items()]
+        agreed = [printable(agreement_sentence(found, first, name)) for name, found in one.agreements.items()]
         told.append("\n".join([*map(lines, one.explanations.values()), *agreed]))
     print("\n\n".join(told))
 
@@ -128,15 +127,15 @@ def check(args: argparse.Namespace) -> None:
     classifier = load_model(args, args.backend)
     tasks = None if args.task is None else [args.task]
     with _progress(args) as show:
-        found = faithfulness.check(classifier, showcase_texts(), args.method, tasks=tasks, progress=show)
-    made = faithfulness.record(classifier, args.method, found, sha256(SHOWCASE))
+        found = faithfulness.measure_faithfulness(classifier, showcase_texts(), args.method, tasks=tasks, progress=show)
+    made = faithfulness.make_record(classifier, args.method, found, sha256(SHOWCASE))
     if args.out:
         faithfulness.add_record(args.out, made)
     if args.json:
         print(json.dumps(made, indent=1))
         return
     for task in found:
-        print("\n".join([task, *(f"  {sentence}" for sentence in faithfulness.in_words(made, task))]))
+        print("\n".join([task, *(f"  {sentence}" for sentence in faithfulness.faithfulness_sentences(made, task))]))
 
 
 def lines(found: Explanation) -> str:

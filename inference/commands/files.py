@@ -108,9 +108,9 @@ def quantize_command(args: argparse.Namespace) -> None:
 
 
 def merge_command(args: argparse.Namespace) -> None:
-    from inference.artifacts.merging import merge
+    from inference.artifacts.merging import export_merged
 
-    found = merge(
+    found = export_merged(
         args.model,
         args.out,
         task=args.task,

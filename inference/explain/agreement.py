@@ -77,7 +77,7 @@ class Comparison:
         }
 
 
-def compare(
+def compare_explanations(
     classifiers: Mapping[str, Classifier],
     text: str,
     task: str | None,
@@ -102,7 +102,7 @@ def compare(
     return Comparison(found, {name: agreement(found[first], found[name]) for name in others})
 
 
-def in_words(found: Agreement, first: str, second: str) -> str:
+def agreement_sentence(found: Agreement, first: str, second: str) -> str:
     """What an agreement means, in a sentence."""
     if found.tau is None:
         order = "there is no order of words to compare"

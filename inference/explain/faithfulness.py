@@ -26,7 +26,7 @@ from inference.errors import InputError
 from inference.explain.explanation import METHOD_TITLES, signed
 from inference.explain.occlusion import without
 from inference.explain.run import explain, words_read
-from inference.explain.words import Word
+from inference.explain.words import WordSpan
 from inference.formats.bundle import Bundle
 
 BINS = (0.01, 0.05, 0.10, 0.20, 0.50)
@@ -37,7 +37,7 @@ FIGURES = ("comprehensiveness", "sufficiency")
 Array = NDArray[np.float64]
 
 
-def check(
+def measure_faithfulness(
     classifier: Classifier,
     texts: Sequence[str],
     method: str,
@@ -90,7 +90,7 @@ def _logits(classifier: Classifier, rows: Sequence[Sequence[int]], tasks: Sequen
     return {task: found[taken] for task, found in classifier.logits(list(places), tasks).items()}
 
 
-def _rows(ids: Sequence[int], words: Sequence[Word], order: Sequence[int]) -> list[list[int]]:
+def _rows(ids: Sequence[int], words: Sequence[WordSpan], order: Sequence[int]) -> list[list[int]]:
     """The text without the first words of a ranking, one row a bin, and then with them alone, one row a bin."""
     cuts = [math.ceil(share * len(words)) for share in BINS]
     ranked = [words[i] for i in order]
@@ -123,10 +123,10 @@ def _summary(pairs: Array) -> dict[str, Any]:
     return found
 
 
-def record(
+def make_record(
     classifier: Classifier, method: str, found: Mapping[str, Any], texts: str, draws: int = DRAWS
 ) -> dict[str, Any]:
-    """What was found by `check`, with all that it belongs to.
+    """What was found by `measure_faithfulness`, with all that it belongs to.
 
     Args:
         texts: SHA-256 of the file that they are from.
@@ -196,7 +196,7 @@ def _belongs(one: Mapping[str, Any]) -> tuple[str, str, str]:
     return one["model"]["digest"], one["backend"], one["method"]
 
 
-def in_words(made: Mapping[str, Any], task: str) -> list[str]:
+def faithfulness_sentences(made: Mapping[str, Any], task: str) -> list[str]:
     """What a record says of one task, in sentences."""
     found = made["tasks"][task]
     removed, kept = (found[name] for name in FIGURES)

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.explain.words import Word, grouped
+from inference.explain.words import WordSpan, grouped
 
-MOST_PASSES = 512  # rows that a text may cost; beyond it neighbouring words are left out together
+MAX_PASSES = 512  # rows that a text may cost; beyond it neighbouring words are left out together
 SAFE_SHARE = 0.8  # of the time left, for the rest of the work and for a machine that gets busier
 PROBE = 4  # rows that are timed to know what the others will take; one alone costs more than its share of a batch
 clock = time.monotonic
@@ -26,7 +26,7 @@ Score = Callable[[Sequence[Sequence[int]]], NDArray[np.float64]]
 """Rows of token ids -> the log-odds of the label, (rows,)."""
 
 
-def without(ids: Sequence[int], words: Sequence[Word]) -> list[int]:
+def without(ids: Sequence[int], words: Sequence[WordSpan]) -> list[int]:
     """The row of ids with the tokens of these words dropped."""
     gone = {i for word in words for i in word.pieces}
     return [token for i, token in enumerate(ids) if i not in gone]
@@ -35,13 +35,13 @@ def without(ids: Sequence[int], words: Sequence[Word]) -> list[int]:
 def occlude(
     score: Score,
     ids: Sequence[int],
-    words: Sequence[Word],
+    words: Sequence[WordSpan],
     *,
     whole: float,
     deadline: float | None,
     rows_at_once: int,
     progress: Callable[[float], None],
-) -> tuple[list[Word], NDArray[np.float64]]:
+) -> tuple[list[WordSpan], NDArray[np.float64]]:
     """The words, or groups of neighbours, that were left out one after the other, and what the log-odds lose by each.
 
     NaN where time was up before.
@@ -51,7 +51,7 @@ def occlude(
         deadline: by `clock`; None for no limit. What a few rows take at once decides how many groups there are.
         progress: called with the share done.
     """
-    most = MOST_PASSES
+    most = MAX_PASSES
     if deadline is not None:
         before, tried = clock(), min(PROBE, rows_at_once)
         score([ids] * tried)

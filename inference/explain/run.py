@@ -16,7 +16,7 @@ from inference.classifier import probabilities
 from inference.errors import InputError, importing, shown
 from inference.explain import occlusion
 from inference.explain.explanation import GRADIENTS, METHODS, OCCLUSION, Attribution, Explanation
-from inference.explain.words import Word, is_unknown, unknown_token, words_of
+from inference.explain.words import WordSpan, is_unknown, unknown_token, words_of
 from inference.jobs import Progress
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def explain(
 class _Found:
     """What a method gives."""
 
-    words: Sequence[Word]
+    words: Sequence[WordSpan]
     attributions: Sequence[float | None]
     without: Sequence[float | None]
     baseline: float | None = None
@@ -125,7 +125,7 @@ class _Question:
     task: str
     index: int
     encoding: Encoding
-    words: Sequence[Word]
+    words: Sequence[WordSpan]
     log_odds: float
     deadline: float | None
     progress: Progress | None
@@ -225,7 +225,7 @@ def _library() -> Any:
     return gradients
 
 
-def words_read(classifier: Classifier, text: str, encoding: Encoding) -> tuple[list[Word], tuple[int, int]]:
+def words_read(classifier: Classifier, text: str, encoding: Encoding) -> tuple[list[WordSpan], tuple[int, int]]:
     """The words of a text that the model gets, and start and end of the part of the text that they are in."""
     special = encoding.special_tokens_mask
     low, high = 0, len(text)

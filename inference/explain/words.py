@@ -14,11 +14,11 @@ from tokenizers.pre_tokenizers import Split
 _SEGMENTS = Split(Regex(r"(?y{w})\X"), "isolated")
 _HYPHENS = "-\u2010\u2011"
 # Oniguruma takes a time that grows with the square of a run of flags.
-MOST_LETTERS = 1_000
+MAX_WORD_LETTERS = 1_000
 
 
 @dataclass(frozen=True)
-class Word:
+class WordSpan:
     """One word of a text."""
 
     start: int
@@ -36,7 +36,7 @@ def segments(text: str) -> list[tuple[int, int]]:
     Han and Thai for two, each character is one. White space is in none. A word ends after 1,000 characters.
     """
     found: list[tuple[int, int]] = []
-    for run in re.finditer(rf"\S{{1,{MOST_LETTERS}}}", text):
+    for run in re.finditer(rf"\S{{1,{MAX_WORD_LETTERS}}}", text):
         at = run.start()
         parts = [(at + start, at + end) for _, (start, end) in _SEGMENTS.pre_tokenize_str(run[0])]
         i = 0
@@ -60,7 +60,7 @@ def _compound(text: str, parts: Sequence[tuple[int, int]]) -> bool:
 
 def words_of(
     text: str, offsets: Sequence[tuple[int, int]], special: Sequence[int], read: tuple[int, int] | None = None
-) -> list[Word]:
+) -> list[WordSpan]:
     """The words that a tokenizer read, in the order of the text; nothing overlaps.
 
     Every token belongs to exactly one word. Segments of a text that share a token are one word; a token of white
@@ -82,7 +82,7 @@ def words_of(
         if start < end and first <= last:
             touched[i] = (first, last)
     if not touched:
-        return [Word(starts[0], ends[-1], tuple(pieces))] if parts and pieces else []
+        return [WordSpan(starts[0], ends[-1], tuple(pieces))] if parts and pieces else []
     known = sorted({first for first, _ in touched.values()})
     for i in pieces:
         if i not in touched:
@@ -95,16 +95,16 @@ def words_of(
             groups[-1] = (before, max(until, last), [*held, i])
         else:
             groups.append((first, last, [i]))
-    return [Word(starts[first], ends[last], tuple(sorted(held))) for first, last, held in groups]
+    return [WordSpan(starts[first], ends[last], tuple(sorted(held))) for first, last, held in groups]
 
 
-def grouped(words: Sequence[Word], most: int) -> list[Word]:
+def grouped(words: Sequence[WordSpan], most: int) -> list[WordSpan]:
     """At most `most` of them: where there are more, as many neighbours each are taken together as one."""
     size = -(-len(words) // max(most, 1))
     if size <= 1:
         return list(words)
     return [
-        Word(some[0].start, some[-1].end, tuple(sorted(i for word in some for i in word.pieces)))
+        WordSpan(some[0].start, some[-1].end, tuple(sorted(i for word in some for i in word.pieces)))
         for some in (words[at : at + size] for at in range(0, len(words), size))
     ]
 
@@ -118,7 +118,7 @@ def unknown_token(tokenizer: Tokenizer) -> int | None:
     return next((number for number in numbers if number is not None), None)
 
 
-def is_unknown(word: Word, encoding: Encoding, unknown: int | None) -> bool:
+def is_unknown(word: WordSpan, encoding: Encoding, unknown: int | None) -> bool:
     """Whether the model reads nothing of a word but the token for what its vocabulary lacks.
 
     Args:
@@ -133,4 +133,4 @@ def is_unknown(word: Word, encoding: Encoding, unknown: int | None) -> bool:
 def nothing_known(tokenizer: Tokenizer, encoding: Encoding) -> bool:
     """Whether the model reads nothing of a whole text but the token for what its vocabulary lacks."""
     pieces = tuple(piece for piece, none in enumerate(encoding.special_tokens_mask) if not none)
-    return is_unknown(Word(0, 0, pieces), encoding, unknown_token(tokenizer))
+    return is_unknown(WordSpan(0, 0, pieces), encoding, unknown_token(tokenizer))

@@ -13,7 +13,7 @@ from inference.formats.files import check_folder, inside, read_json, refuse_code
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # What PEFT can merge into the weights. Prompt and prefix tuning leave nothing to merge, and BOFT compiles code.
 MERGEABLE = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "HRA", "VERA")
-MOST_RANK = 4096
+MAX_RANK = 4096
 _REVISION = re.compile(r"\w[\w./-]{0,199}")
 _MODULES = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "target_parameters")
 
@@ -72,8 +72,8 @@ def check_adapter(config: Mapping[str, Any], path: Path) -> None:
         if name == "rank_pattern":
             ranks.update({f"{name} {key[:40]}": value for key, value in pattern.items()})
     for name, rank in ranks.items():
-        if not isinstance(rank, int) or isinstance(rank, bool) or not 0 <= rank <= MOST_RANK:
-            raise BundleError(f"{path}: {name}={str(rank)[:60]!r} is no rank. It must be from 0 (none) to {MOST_RANK}.")
+        if not isinstance(rank, int) or isinstance(rank, bool) or not 0 <= rank <= MAX_RANK:
+            raise BundleError(f"{path}: {name}={str(rank)[:60]!r} is no rank. It must be from 0 (none) to {MAX_RANK}.")
     for name in _MODULES:
         value = config.get(name) or []
         if isinstance(value, str):

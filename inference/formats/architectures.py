@@ -64,7 +64,7 @@ LIMITS = {
 }
 # 0 or -1 where a model has none
 ABSENT = ("type_vocab_size", "position_buckets", "max_relative_positions", "conv_kernel_size")
-MOST = 10_000_000  # no number in a config is larger; a size may have a name that is not in the table
+MAX_NUMBER = 10_000_000  # no number in a config is larger; a size may have a name that is not in the table
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
@@ -75,9 +75,9 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
                 f"{path} asks for code of its own ({name}), which is never run here. Use a model whose architecture "
                 "transformers itself has."
             )
-        if isinstance(value, int) and abs(value) > MOST:
+        if isinstance(value, int) and abs(value) > MAX_NUMBER:
             raise BundleError(
-                f"{path}: {name[:60]} is {str(value)[:30]}; no such number is larger than {MOST:,}. Restore it."
+                f"{path}: {name[:60]} is {str(value)[:30]}; no such number is larger than {MAX_NUMBER:,}. Restore it."
             )
     if config.get("transformers_weights"):
         raise BundleError(

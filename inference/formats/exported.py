@@ -14,7 +14,7 @@ from inference.formats.files import inside, read_json
 EXPORT_LIST = "export.json"  # the SHA-256 of each file of an export
 
 
-def with_limits(path: Path, config: Mapping[str, Any], task: Task) -> Task:
+def with_threshold(path: Path, config: Mapping[str, Any], task: Task) -> Task:
     """The task with the threshold and the label for all else that its configuration in `path` gives.
 
     Raises:
@@ -30,7 +30,7 @@ def with_limits(path: Path, config: Mapping[str, Any], task: Task) -> Task:
     return replace(task, threshold=float(threshold), out_of_scope=out_of_scope)
 
 
-def common_length(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> int | None:
+def shared_max_length(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> int | None:
     """The tokens of a text that the tasks read, where their configurations (file name -> content) say it.
 
     Raises:
@@ -53,7 +53,7 @@ def common_length(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> int
     return next(iter(found), None)
 
 
-def said_length(tokenizer: Path) -> float | None:
+def tokenizer_max_length(tokenizer: Path) -> float | None:
     """What the tokenizer in a folder says of how many tokens are read, if it says anything."""
     path = tokenizer / "tokenizer_config.json"
     said = read_json(path, 20_000_000).get("model_max_length") if path.is_file() else None
@@ -62,7 +62,7 @@ def said_length(tokenizer: Path) -> float | None:
     return said
 
 
-def pad_of(tokenizer: Path) -> int:
+def pad_token_id(tokenizer: Path) -> int:
     """The id of the padding token that a tokenizer's own files name; 0 where they name none."""
     path = tokenizer / "tokenizer_config.json"
     named = read_json(path, 20_000_000).get("pad_token") if path.is_file() else None

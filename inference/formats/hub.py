@@ -10,11 +10,17 @@ from inference.formats.bundle import Base, locate_base
 from inference.formats.files import TOKENIZERS
 
 # Of a model on the Hub, what is fetched: descriptions, tokenizers and safetensors. No pickle and no code.
-FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.codes", "*.onnx", "*_weights.bin")
+ALLOW_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.codes", "*.onnx", "*_weights.bin")
 # `*` matches a slash too: these folders repeat the model in other forms, or at other times.
-LEFT = ("onnx/*", "openvino/*", "checkpoint-*/*", "runs/*", "coreml/*")
+IGNORE_PATTERNS = ("onnx/*", "openvino/*", "checkpoint-*/*", "runs/*", "coreml/*")
 # The same of a base: one whole model and its tokenizer.
-BASE = ("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", *TOKENIZERS)
+BASE_PATTERNS = (
+    "config.json",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    *TOKENIZERS,
+)
 DATA_SETS = "hf://datasets/"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _BASE_ID = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}")  # bert-base-uncased has no owner
@@ -45,7 +51,11 @@ def fetch(model: str) -> Path:
             "Install it: pip install -r requirements.txt"
         ) from None
     try:
-        return Path(snapshot_download(model, allow_patterns=list(FETCHED), ignore_patterns=list(LEFT), max_workers=4))
+        return Path(
+            snapshot_download(
+                model, allow_patterns=list(ALLOW_PATTERNS), ignore_patterns=list(IGNORE_PATTERNS), max_workers=4
+            )
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise BundleError(
             f"No model folder {model}, and the Hugging Face Hub gave none of that id ({type(error).__name__}). Name a "
@@ -89,7 +99,7 @@ def find_base(folder: Path, name: str, revision: str | None, given: Path | None)
                 f"The base of the adapter in {folder} is no folder here and no Hub id: {name[:200]!r}. Name the folder "
                 "that holds it: base=…, or --base on the command line."
             )
-        found = locate_base(Base(hub_id(name), revision, dict.fromkeys(BASE, ""), local), given)
+        found = locate_base(Base(hub_id(name), revision, dict.fromkeys(BASE_PATTERNS, ""), local), given)
     if not (found / "config.json").exists():
         raise BundleError(
             f"{found}, the base of the adapter in {folder}, holds no config.json, so it is no model. Name the folder "

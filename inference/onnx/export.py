@@ -27,7 +27,7 @@ from inference.onnx.io import LIMIT, save_model
 from inference.onnx.join import merge_graphs
 
 # Past this many bytes of weights the tables are kept from the optimizer: it holds what it is given seven times.
-MOST_WEIGHTS = LIMIT - 64 * 2**20
+MAX_WEIGHTS_BYTES = LIMIT - 64 * 2**20
 TABLE_BYTES = 64 * 2**20  # smaller ones are not worth it, and may be indexed by a constant
 
 
@@ -87,7 +87,7 @@ def _fuse(traced: Path, target: Path, network: nn.Module) -> dict[str, int]:
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
 
-    tables = _take_tables(traced) if _weights_bytes(network) > MOST_WEIGHTS else None
+    tables = _take_tables(traced) if _weights_bytes(network) > MAX_WEIGHTS_BYTES else None
     config: Any = network.config
     model_type = "bert"  # the optimizer's name for encoders of this kind; what it cannot fuse it leaves
     options = FusionOptions(model_type)

@@ -16,7 +16,7 @@ from inference.formats.bundle import Bundle
 from inference.formats.files import read_json, tensors
 from inference.formats.tokenizer import quiet_transformers
 from inference.pytorch.backend import best_dtype
-from inference.pytorch.network import check_finite, explained, load_network, merge, quiet_peft
+from inference.pytorch.network import as_bundle_error, check_finite, load_network, merge_adapter, quiet_peft
 
 
 class SequenceNetwork(nn.Module):
@@ -120,7 +120,7 @@ def load_switched(
     """
     home = bundle.base_folder(base)
     first, *others = bundle.adapters
-    with explained(bundle.folder):
+    with as_bundle_error(bundle.folder):
         from peft import PeftModel
 
         model = _load(home, len(bundle.tasks[first].labels), bundle, first, _options(bundle, home, device, dtype))
@@ -135,7 +135,7 @@ def load_switched(
 
 
 def load_merged(bundle: Bundle, base: Path | None = None, device: str = "cpu", dtype: str | None = None) -> nn.Module:
-    """The same in plain float32 weights, every adapter merged: what is exported, and what `merge` writes.
+    """The same in plain float32 weights, every adapter merged: what is exported, and what `export_merged` writes.
 
     A base in 4 bits is brought back to float32 first, so that merging rounds nothing a second time. Tensors that no
     adapter touches are shared between the tasks.
@@ -147,13 +147,13 @@ def load_merged(bundle: Bundle, base: Path | None = None, device: str = "cpu", d
         return load_network(bundle, base)
     home = bundle.base_folder(base)
     models: dict[str, Any] = {}
-    with explained(bundle.folder):
+    with as_bundle_error(bundle.folder):
         for task, spec in bundle.tasks.items():
             model = _load(home, len(spec.labels), bundle, task, _options(bundle, home, device, dtype))
             if bundle.four_bit:
                 model = model.dequantize().float()
             if bundle.adapters:
-                model = merge(model, bundle.folder / bundle.adapters[task])
+                model = merge_adapter(model, bundle.folder / bundle.adapters[task])
             if models:
                 _share(model, next(iter(models.values())))
             model.config.id2label = dict(enumerate(spec.labels))

@@ -19,7 +19,7 @@ from inference.formats.files import count_stored
 from inference.formats.tokenizer import quiet_transformers
 
 if TYPE_CHECKING:
-    from inference.formats.bundle import Bundle, Heads
+    from inference.formats.bundle import Bundle, HeadShape
 
 # Where it is installed PEFT imports it, and it tells every user of any model that one of its kernels is not there.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -37,7 +37,7 @@ class Network(nn.Module):
         hidden_size: int,
         task_sizes: Mapping[str, int],
         pooling: str = "mean",
-        shape: Heads | None = None,
+        shape: HeadShape | None = None,
     ) -> None:
         super().__init__()
         if pooling not in ("mean", "cls", "max"):
@@ -87,7 +87,7 @@ class Network(nn.Module):
         return tuple(head(pooled) for head in self.heads.values())
 
 
-def _head(inputs: int, labels: int, shape: Heads | None) -> nn.Module:
+def _head(inputs: int, labels: int, shape: HeadShape | None) -> nn.Module:
     if shape is None or not shape.hidden:
         return nn.Linear(inputs, labels)
     layers: list[nn.Module] = []
@@ -145,7 +145,7 @@ def load_network(bundle: Bundle, base: Path | None = None) -> Network:
     config = read_config(home)
     check_size(config, count_stored([home / "model.safetensors"]), home / "config.json")
     _check_heads(bundle, config)
-    with explained(bundle.folder):
+    with as_bundle_error(bundle.folder):
         from safetensors.torch import load_file
 
         encoder = load_encoder(home)
@@ -158,7 +158,7 @@ def load_network(bundle: Bundle, base: Path | None = None) -> Network:
             )
         sizes = {name: len(task.labels) for name, task in bundle.tasks.items()}
         if bundle.adapter_folder is not None:
-            encoder = merge(encoder, bundle.adapter_folder)
+            encoder = merge_adapter(encoder, bundle.adapter_folder)
         network = Network(encoder, hidden_size, sizes, bundle.pooling or "mean", bundle.heads)
         network.heads.load_state_dict(load_file(bundle.heads_file))
     check_finite(network, bundle.folder)
@@ -191,7 +191,7 @@ def _check_heads(bundle: Bundle, config: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def explained(folder: Path) -> Iterator[None]:
+def as_bundle_error(folder: Path) -> Iterator[None]:
     """Whatever transformers, PEFT and safetensors raise for weights that do not fit, as one BundleError.
 
     One thread at a time: these libraries import more of themselves as they load.
@@ -218,7 +218,7 @@ def _misfit(folder: Path, error: Exception) -> BundleError:
     )
 
 
-def merge(model: Any, adapter: Path) -> Any:
+def merge_adapter(model: Any, adapter: Path) -> Any:
     """`model` with the PEFT adapter of a folder merged into its weights.
 
     Raises:

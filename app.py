@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -25,12 +26,12 @@ from inference.jobs import Lane
 from inference.loading import Models
 from ui import render, scoring, why
 from ui.files import TemporaryFiles
-from ui.launch import SHOW_ANSWER
 from ui.site import mount_page
-from ui.start import Settings, run
+from ui.start import ServerSettings, run
 
 LIMITS = ApiLimits()  # of the API: the page has the same for explanations
 EXPLANATIONS_EACH = 2  # of one address, so that there is room for another
+SHOW_ANSWER = (Path(__file__).parent / "ui" / "show_answer.js").read_text(encoding="utf-8")
 ANSWERING = 3  # questions that Gradio handles at the same time
 MANY = 8  # a task with more labels than this shows its best five; the rest are in the tables
 # The showcase rows offered as examples: what each one tries, and how its text begins. The hard ones come last.
@@ -310,7 +311,7 @@ def example_texts() -> dict[str, str]:
     return {trait: text for trait, start in EXAMPLES.items() for text in texts if text.startswith(start)}
 
 
-def serve(settings: Settings, models: Models, files: TemporaryFiles, ready: Callable[[], None]) -> None:
+def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready: Callable[[], None]) -> None:
     """Serve the page alone until a signal comes; then no new requests, and those that run are answered."""
     site = FastAPI(openapi_url=None)
     page = mount_page(site, build(models, settings.backend), files)

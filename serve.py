@@ -29,7 +29,7 @@ from inference.artifacts.cache import content_key
 from inference.loading import Models
 from ui.files import TemporaryFiles
 from ui.site import mount_page
-from ui.start import Settings, run
+from ui.start import ServerSettings, run
 
 DASHBOARD = Path(__file__).parent / "dashboard" / "main.py"
 
@@ -57,7 +57,7 @@ def site(models: Models, api: FastAPI, files: TemporaryFiles, backend: str = "in
     return made, mount_page(made, build(models, backend, dashboard="dashboard/"), files)
 
 
-def serve(settings: Settings, models: Models, files: TemporaryFiles, ready: Callable[[], None]) -> None:
+def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready: Callable[[], None]) -> None:
     """All three until a signal comes; then no new requests, and those that run are answered."""
     os.environ["TRIPTYCH_MODEL"] = str(models.bundle.folder)
     os.environ["TRIPTYCH_CONTENT"] = content_key(models.bundle)

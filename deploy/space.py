@@ -44,6 +44,8 @@ FILES: dict[str, tuple[str, ...]] = {
         "app.py",
         "ui/**/*.py",
         "ui/*.css",
+        "ui/*.js",
+        "ui/templates/*.html",
         "inference/**/*.py",
         "inference/**/*.json",
         "assets/calibration.txt",

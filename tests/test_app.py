@@ -219,7 +219,7 @@ def test_one_question_is_answered_at_a_time_and_files_that_wait_hold_nobody_up()
     }
     assert limits == {
         "inference": {app.LIMITS.max_explanations + app.ANSWERING},
-        "score": {scoring.MOST_WAITING + 2},
+        "score": {scoring.MAX_WAITING + 2},
     }
     lanes = {fn.concurrency_id: fn.concurrency_limit for fn in asking}
     assert sum(lanes.values()) <= demo.max_threads  # no lane can keep another from a thread

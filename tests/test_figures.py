@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from inference.score.annotate import TaskTally
-from ui.figures import MOST, label_shares
+from ui.figures import MAX_BARS, label_shares
 
 OTHERS = 97  # labels of one row each, whose one bar is then the longest
 
@@ -15,8 +15,8 @@ OTHERS = 97  # labels of one row each, whose one bar is then the longest
     [
         ({"joy": 50}, 1.0),
         ({"joy": 34, "fear": 33, "anger": 33}, 0.34),
-        ({"joy": 3} | {f"label {number}": 1 for number in range(OTHERS)}, (OTHERS - MOST + 1) / 100),
-        ({f"label {number}": 1 for number in range(MOST + 1)}, 1 / (MOST + 1)),  # no bar can all be shorter
+        ({"joy": 3} | {f"label {number}": 1 for number in range(OTHERS)}, (OTHERS - MAX_BARS + 1) / 100),
+        ({f"label {number}": 1 for number in range(MAX_BARS + 1)}, 1 / (MAX_BARS + 1)),  # no bar can all be shorter
         ({}, 1.0),
     ],
 )

@@ -19,7 +19,7 @@ from inference.api.front import Access, is_own
 from inference.errors import InputError
 from ui.files import temporary_files
 from ui.site import mount_page
-from ui.start import Settings
+from ui.start import ServerSettings
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -145,7 +145,7 @@ def test_nobody_else_is_believed(proxies: tuple[str, ...]) -> None:
 def test_the_page_has_its_public_address_behind_the_proxy_of_a_space(
     environment: dict[str, str], headers: dict[str, str], root: bool
 ) -> None:
-    access = Settings.read(environment).access
+    access = ServerSettings.read(environment).access
     assert ("huggingface.co" in access.frame_ancestors) is ("SPACE_ID" in environment)
     with temporary_files() as files:
         site = FastAPI(openapi_url=None)
@@ -179,11 +179,14 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_arguments_that_name_nothing_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Settings.read({}, arguments)
+        ServerSettings.read({}, arguments)
 
 
 @pytest.mark.parametrize("sources", ["'self'; script-src *", "a\nb", "é", "a, b"])
 def test_frame_ancestors_cannot_change_the_rest_of_the_policy(sources: str) -> None:
     with pytest.raises(InputError, match="--frame-ancestors takes sources"):
-        Settings.read({}, ["--frame-ancestors", sources])
-    assert Settings.read({}, ["--frame-ancestors", "https://a.example"]).access.frame_ancestors == "https://a.example"
+        ServerSettings.read({}, ["--frame-ancestors", sources])
+    assert (
+        ServerSettings.read({}, ["--frame-ancestors", "https://a.example"]).access.frame_ancestors
+        == "https://a.example"
+    )

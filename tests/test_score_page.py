@@ -25,7 +25,8 @@ from inference import InputError
 from inference.loading import Models
 from inference.tables.unpacking import unpacked
 from ui import scoring
-from ui.launch import LAUNCH, MOST_MB
+from ui.files import MAX_UPLOAD_MB
+from ui.site import LAUNCH
 
 pytestmark = needs_chromium
 
@@ -277,12 +278,12 @@ def test_a_phone_shows_the_tab_without_scrolling_sideways(
 
 
 def test_the_server_takes_uploads_as_large_as_the_tab_says() -> None:
-    assert LAUNCH["max_file_size"] == f"{MOST_MB}mb"
-    assert f"at most {MOST_MB} MB" in scoring.INTRO
+    assert LAUNCH["max_file_size"] == f"{MAX_UPLOAD_MB}mb"
+    assert f"at most {MAX_UPLOAD_MB} MB" in scoring.INTRO
 
 
 def test_files_that_are_larger_than_a_page_scores_are_refused(tmp_path: Path) -> None:
-    many = write_csv(tmp_path / "many.csv", ["text"], [["good"]] * (scoring.MOST_ROWS + 1))
+    many = write_csv(tmp_path / "many.csv", ["text"], [["good"]] * (scoring.MAX_ROWS + 1))
     with pytest.raises(InputError, match="The file has 20,001 rows; 20,000 are the most here. Use the command line"):
         scoring.examine(many)
     wide = write_csv(tmp_path / "wide.csv", ["text", *map(str, range(500))], [])

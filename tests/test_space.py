@@ -63,7 +63,12 @@ def test_a_gradio_space_gets_what_the_page_needs_and_nothing_else(tmp_path: Path
         "assets/showcase.csv",
         *(f"{MODEL}/{name}" for name in files(DEMO)),
     }
-    assert {Path(name).suffix for name in listed if name.startswith(("ui/", "inference/"))} == {".py", ".css", ".json"}
+    assert {Path(name).suffix for name in listed if name.startswith(("ui/", "inference/"))} == {
+        ".py",
+        ".css",
+        ".js",
+        ".json",
+    }
 
 
 def test_a_docker_space_gets_the_dashboard_and_its_recipe_too(tmp_path: Path) -> None:
@@ -230,7 +235,7 @@ def test_a_gradio_space_with_a_model_of_ones_own_serves_that_model(
     data = space._front_matter(folder)
     assert (data["title"], data["models"]) == ("mine", ["sentence-transformers/all-MiniLM-L6-v2"])
     assert not {"license", "datasets"} & set(data)  # those are the demo model's
-    code = "from ui.start import Settings, Models; print(Models.of_folder(Settings.read({}).model).bundle.name)"
+    code = "from ui.start import *; print(Models.of_folder(ServerSettings.read({}).model).bundle.name)"
     said = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     assert said.stdout == "mine\n"
 

@@ -100,11 +100,11 @@ def test_many_sessions_of_one_address_do_not_hold_up_another(asked: Asked) -> No
 
 def test_one_address_has_few_questions_that_run_at_the_same_time(asked: Asked) -> None:
     asked.queue.event_queue_per_concurrency_id.clear()
-    for number in range(waiting.RUNNING_EACH + 1):
+    for number in range(waiting.MAX_RUNNING + 1):
         asked.listen(asked.ask(f"session{number}"))
     lane = asked.queue.event_queue_per_concurrency_id["quick"]
     lane.concurrency_limit = 10
-    for _ in range(waiting.RUNNING_EACH):
+    for _ in range(waiting.MAX_RUNNING):
         taken: Any = asked.queue.get_events()
         asked.queue.active_jobs.append(taken[0])
     assert asked.next() is None
@@ -140,7 +140,7 @@ def test_unheard_questions_are_dropped_when_old_or_too_many(asked: Asked, monkey
     assert len(asked.queue) == waiting.MAX_UNHEARD
     assert asked.queue.session_of(events[0] or "") is None
     asked.listen(events[-1])
-    later = time.monotonic() + waiting.UNHEARD_S + 1
+    later = time.monotonic() + waiting.MAX_UNHEARD_S + 1
     monkeypatch.setattr(waiting.time, "monotonic", lambda: later)
     asked.ask("other")
     assert len(asked.queue) == 2

@@ -11,17 +11,17 @@ from inference.score.annotate import BINS, TaskTally
 from inference.score.run import Report
 from ui.render import breakable
 
-MOST = 10  # labels that have a bar of their own
+MAX_BARS = 10  # labels that have a bar of their own
 COLOR = "#0072B2"  # Okabe–Ito, at least 3:1 on both backgrounds
 FAINT = "rgba(128,128,128,0.25)"
-LETTERS = 24  # of a label beside its bar
+MAX_LABEL_CHARS = 24  # of a label beside its bar
 
 
 def shares(counts: TaskTally) -> list[tuple[str, int]]:
     """The labels given most often with their rows, and in the end all others together."""
     ordered = sorted(counts.labels.items(), key=lambda pair: (-pair[1], pair[0]))
-    rest = ordered[MOST:]
-    return ordered[:MOST] + ([(f"{len(rest)} more labels", sum(rows for _, rows in rest))] if rest else [])
+    rest = ordered[MAX_BARS:]
+    return ordered[:MAX_BARS] + ([(f"{len(rest)} more labels", sum(rows for _, rows in rest))] if rest else [])
 
 
 def label_shares(counts: TaskTally) -> Any:
@@ -132,7 +132,7 @@ def _share(rows: int, of: int) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= LETTERS else text[: LETTERS - 1] + "…"
+    return text if len(text) <= MAX_LABEL_CHARS else text[: MAX_LABEL_CHARS - 1] + "…"
 
 
 def _plain(text: str) -> str:

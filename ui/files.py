@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 PREFIX = "triptych-server-"
 LOCK = ".lock"
+MAX_UPLOAD_MB = 5
 MAX_AGE_S = 3600
 MIN_AGE_S = 60  # how long an upload is kept at least
 MAX_BYTES = 512_000_000

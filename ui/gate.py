@@ -28,18 +28,17 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference.api.middleware import SEGMENT, refuse_websocket
-from ui.files import TemporaryFiles
-from ui.launch import MOST_MB
+from ui.files import MAX_UPLOAD_MB, TemporaryFiles
 from ui.waiting import BUSY, FairQueue
 
 API = "/gradio_api"
-QUESTION_BYTES = 500_000
-QUESTIONS_BYTES = 16_000_000  # of all that are being read
-MAX_LETTERS = 100_000  # of an argument: five times what the model takes, so that a long text gets an answer in words
-UPLOADS_AT_ONCE = 8
-UPLOADS_EACH = 2  # of one address
-UPLOAD_S = 30  # for a whole upload to arrive
-AGAIN_S = 5
+MAX_QUESTION_BYTES = 500_000
+MAX_READING_BYTES = 16_000_000  # of all that are being read
+MAX_CHARS = 100_000  # of an argument: five times what the model takes, so that a long text gets an answer in words
+MAX_UPLOADS = 8
+MAX_UPLOADS_PER_ADDRESS = 2  # of one address
+MAX_UPLOAD_S = 30  # for a whole upload to arrive
+RETRY_AFTER_S = 5
 SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
 SERVED = re.compile(
     rf"/(|config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static|svelte)(/{SEGMENT})+)"
@@ -52,7 +51,7 @@ SEE = 'See "Use via API" at the foot of the page.'
 MALFORMED = f"The request is not the JSON that this address takes. {SEE}"
 NO_ROOM = "The server has no room for more files now. Try again in a minute."
 UPLOADING = "Too many files are being uploaded now. Try again in a few seconds."
-NOT_ONE_FILE = f"An upload is a form with one file of at most {MOST_MB} MB in the field files."
+NOT_ONE_FILE = f"An upload is a form with one file of at most {MAX_UPLOAD_MB} MB in the field files."
 
 
 class Refused(Exception):
@@ -192,7 +191,7 @@ class PageGate:
 
         async def with_wait(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] == 503:
-                message["headers"] = [*message["headers"], (b"retry-after", str(AGAIN_S).encode())]
+                message["headers"] = [*message["headers"], (b"retry-after", str(RETRY_AFTER_S).encode())]
             await send(message)
 
         await self.app({**scope, "headers": headers.raw}, again, with_wait)
@@ -205,10 +204,10 @@ class PageGate:
             async for piece in Request(scope, receive).stream():
                 body += piece
                 self._reading += len(piece)
-                if len(body) > QUESTION_BYTES:
-                    raise Refused(413, f"A question has at most {QUESTION_BYTES:,} bytes.")
-                if self._reading > QUESTIONS_BYTES:
-                    raise Refused(503, BUSY, AGAIN_S)
+                if len(body) > MAX_QUESTION_BYTES:
+                    raise Refused(413, f"A question has at most {MAX_QUESTION_BYTES:,} bytes.")
+                if self._reading > MAX_READING_BYTES:
+                    raise Refused(503, BUSY, RETRY_AFTER_S)
             yield body
         finally:
             self._reading -= len(body)
@@ -281,28 +280,28 @@ class PageGate:
         """Take one file, in the place of Gradio's own route, which takes a thousand and leaves what breaks off."""
         with self._upload_of(scope["client"][0] if scope["client"] else ""):
             if not await asyncio.to_thread(self.files.make_room):
-                raise Refused(503, NO_ROOM, AGAIN_S)
+                raise Refused(503, NO_ROOM, RETRY_AFTER_S)
             try:
                 async with (
-                    asyncio.timeout(UPLOAD_S),
+                    asyncio.timeout(MAX_UPLOAD_S),
                     Request(scope, receive).form(max_files=1, max_fields=1) as form,
                 ):
                     file = form.get("files")
-                    if not isinstance(file, UploadFile) or (file.size or 0) > MOST_MB * 2**20:
+                    if not isinstance(file, UploadFile) or (file.size or 0) > MAX_UPLOAD_MB * 2**20:
                         raise Refused(413 if isinstance(file, UploadFile) else 400, NOT_ONE_FILE)
                     path = await asyncio.to_thread(self._keep, file)
             except TimeoutError:
-                raise Refused(408, f"The upload did not arrive within {UPLOAD_S} s.") from None
+                raise Refused(408, f"The upload did not arrive within {MAX_UPLOAD_S} s.") from None
             except HTTPException:  # no form, or one that breaks off
                 raise Refused(400, NOT_ONE_FILE) from None
         await JSONResponse([str(path)])(scope, receive, send)
 
     @contextmanager
     def _upload_of(self, address: str) -> Iterator[None]:
-        if self._uploading[address] >= UPLOADS_EACH:
-            raise Refused(429, UPLOADING, AGAIN_S)
-        if self._uploading.total() >= UPLOADS_AT_ONCE:
-            raise Refused(503, UPLOADING, AGAIN_S)
+        if self._uploading[address] >= MAX_UPLOADS_PER_ADDRESS:
+            raise Refused(429, UPLOADING, RETRY_AFTER_S)
+        if self._uploading.total() >= MAX_UPLOADS:
+            raise Refused(503, UPLOADING, RETRY_AFTER_S)
         self._uploading[address] += 1
         try:
             yield
@@ -333,8 +332,8 @@ def _checked(block: Any, value: Any) -> str | int | float | bool | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if value is not None and not isinstance(value, str | int | float):
         raise Refused(400, "An argument is a string, a number, true, false or null.")
-    if isinstance(value, str) and len(value) > MAX_LETTERS:
-        raise Refused(400, f"A text has at most {MAX_LETTERS:,} characters here.")
+    if isinstance(value, str) and len(value) > MAX_CHARS:
+        raise Refused(400, f"A text has at most {MAX_CHARS:,} characters here.")
     if isinstance(block, gr.Slider) and not (is_number and block.minimum <= value <= block.maximum):
         raise Refused(400, f"This field takes a number from {block.minimum} to {block.maximum}.")
     if isinstance(block, gr.Checkbox) and not isinstance(value, bool):

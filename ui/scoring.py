@@ -34,21 +34,21 @@ from inference.tables.columns import SPREADSHEETS
 from inference.tables.reading import NoTextColumn, Table, open_table
 from inference.tables.unpacking import MAX_UPLOAD_BYTES, MAX_UPLOAD_COLUMNS, columns_in
 from ui import figures, render
-from ui.launch import MOST_MB
+from ui.files import MAX_UPLOAD_MB
 
-MOST_ROWS = 20_000  # a minute or so
-MOST_WAITING = 16  # files that are scored or wait, each of another session
-MOST_EACH = 4  # of one address
+MAX_ROWS = 20_000  # a minute or so
+MAX_WAITING = 16  # files that are scored or wait, each of another session
+MAX_PER_ADDRESS = 4  # of one address
 FULL = "Many files are waiting already. Try again in a few minutes."
 GONE = "The server has deleted the file. Upload it again."
 BLOCK_ROWS = 250  # half a second: as often is progress shown, and so soon is a file stopped
 PATIENCE_S = 20  # a reader who was not seen for so long has left
-SHOWN = 5  # rows of the preview
+PREVIEW_ROWS = 5  # rows of the preview
 _log = logging.getLogger(__name__)
 
 INTRO = (
-    f'<p class="invitation">A CSV, JSONL or Parquet file with a text in every row: at most {MOST_MB} MB and '
-    f"{MOST_ROWS:,} rows. A spreadsheet such as .xlsx is to be saved as CSV in UTF-8 first. The answers are added as "
+    f'<p class="invitation">A CSV, JSONL or Parquet file with a text in every row: at most {MAX_UPLOAD_MB} MB and '
+    f"{MAX_ROWS:,} rows. A spreadsheet such as .xlsx is to be saved as CSV in UTF-8 first. The answers are added as "
     "columns; they are those of the runtime and the thresholds that this page is set to. Nothing else changes, but "
     "that in a CSV a ' is put before cells that a spreadsheet would run as a formula. For larger files: "
     "<code>python -m inference score</code>. The server deletes file and answers within about an hour, and when it "
@@ -131,7 +131,7 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
         with gr.Column(scale=3, min_width=280):
             # A spreadsheet is taken, to be refused in words that say what to do with it.
             kinds = [*READ, *SPREADSHEETS]
-            label = f"File: {', '.join(READ)}, at most {MOST_MB} MB"
+            label = f"File: {', '.join(READ)}, at most {MAX_UPLOAD_MB} MB"
             file = gr.File(label=label, file_types=kinds, height=130, elem_id="score-file")
         with gr.Column(scale=2, min_width=280):
             column = gr.Dropdown(
@@ -202,7 +202,11 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
             yield [render.message(InputError(lacks)), *nothing, *_buttons(False)]
             return
         address = request.client.host if request.client else ""
-        if session in running or len(line) >= MOST_WAITING or sum(one.address == address for one in line) >= MOST_EACH:
+        if (
+            session in running
+            or len(line) >= MAX_WAITING
+            or sum(one.address == address for one in line) >= MAX_PER_ADDRESS
+        ):
             refused = "A file of yours is being scored. Stop it first." if session in running else FULL
             yield [render.message(InputError(refused)), *nothing, *_buttons(session in running)]
             return
@@ -265,7 +269,7 @@ def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Sli
         [file, column, format, every, runtime, own, threshold],
         result,
         concurrency_id="score",
-        concurrency_limit=MOST_WAITING + 2,  # the last two are for refusals
+        concurrency_limit=MAX_WAITING + 2,  # the last two are for refusals
         **quiet,
     )
     stop.click(stop_it, None, None, **at_once)
@@ -316,8 +320,8 @@ def examine(path: Path, text_column: str | None = None) -> Table:
     table = open_table(path, text_column)
     if len(table.columns) > MAX_UPLOAD_COLUMNS:
         raise InputError(f"The file has {len(table.columns):,} columns; {MAX_UPLOAD_COLUMNS} are the most here. {more}")
-    if table.rows > MOST_ROWS:
-        raise InputError(f"The file has {table.rows:,} rows; {MOST_ROWS:,} are the most here. {more}")
+    if table.rows > MAX_ROWS:
+        raise InputError(f"The file has {table.rows:,} rows; {MAX_ROWS:,} are the most here. {more}")
     if not table.rows:
         raise InputError("The file has no rows. A header and a text in every row are wanted.")
     return table
@@ -325,13 +329,13 @@ def examine(path: Path, text_column: str | None = None) -> Table:
 
 def rows_as_html(table: Table) -> str:
     """The first rows of a table."""
-    block = next(table.blocks(SHOWN))
+    block = next(table.blocks(PREVIEW_ROWS))
     head = "".join(f'<th scope="col">{escape(_cut(name))}</th>' for name in table.columns[:12])
     lines = "".join(
         f"<tr>{''.join(f'<td>{escape(_cut(as_text(cell)))}</td>' for cell in cells[:12])}</tr>"
         for cells in block.rows()
     )
-    count = f"{table.rows:,} rows; the first {SHOWN}" if table.rows > SHOWN else f"All {table.rows} rows"
+    count = f"{table.rows:,} rows; the first {PREVIEW_ROWS}" if table.rows > PREVIEW_ROWS else f"All {table.rows} rows"
     if table.rows == 1:
         count = "The only row"
     more = f", and 12 of the {len(table.columns)} columns" if len(table.columns) > 12 else ""

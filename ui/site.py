@@ -1,20 +1,26 @@
-"""The page as an ASGI application that strangers may reach: Gradio behind its gate, with a queue that takes turns."""
+"""The page as an ASGI application for the public: Gradio's settings, its gate, and a queue that takes turns.
+
+Nothing here makes a browser fetch anything from another machine.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from gradio.route_utils import FnIndexInferError
 from starlette.routing import Mount
 
 from inference.api.middleware import BodyLimit
-from ui.files import TemporaryFiles
+from ui.files import MAX_UPLOAD_MB, TemporaryFiles
 from ui.gate import PageGate
-from ui.launch import LAUNCH
 from ui.waiting import FairQueue
 
-SITE_BYTES = 8_000_000  # of any request; files may have 5 MB, and the API takes less: `inference.api.ApiLimits`
+MAX_REQUEST_BYTES = 8_000_000  # above `MAX_UPLOAD_MB`; the API takes less: `inference.api.ApiLimits`
 MAX_SESSIONS = 100  # Gradio keeps some 150 KB of each, and makes one for every question that names none
 # Gradio makes functions of the strings of JavaScript in its configuration, and writes that into its page.
 CONTENT = "; ".join(
@@ -31,19 +37,71 @@ CONTENT = "; ".join(
         "form-action 'self'",
     )
 )
+# Only greys: colour is left to the three runtimes. The fonts are the reader's own.
+THEME = gr.themes.Default(
+    primary_hue="slate",
+    secondary_hue="slate",
+    neutral_hue="slate",
+    font=("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"),
+    font_mono=("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"),
+).set(
+    button_primary_background_fill="*neutral_800",
+    button_primary_background_fill_hover="*neutral_700",
+    button_primary_background_fill_dark="*neutral_200",
+    button_primary_background_fill_hover_dark="*neutral_100",
+    button_primary_text_color_dark="*neutral_900",
+    body_text_color_subdued="*neutral_600",  # the theme's own grey is hard to read on white
+    checkbox_border_color="*neutral_500",  # as are the borders of what is not chosen
+    checkbox_border_color_dark="*neutral_400",
+    stat_background_fill="*neutral_500",
+    stat_background_fill_dark="*neutral_400",
+)
+
+
+async def _no_such_endpoint(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": "No such endpoint. There are /predict, /compare and /explain."}, 404)
+
+
+async def _malformed(request: Request, error: Exception) -> JSONResponse:
+    # FastAPI's own answer repeats the input, and fails with 500 if that is NaN or half a character.
+    return JSONResponse({"detail": "The request is not the JSON that this address takes."}, 400)
+
+
+# For `gr.mount_gradio_app`.
+LAUNCH: dict[str, Any] = {
+    "theme": THEME,
+    "css": Path(__file__).with_name("page.css").read_text(encoding="utf-8"),
+    "head": '<meta name="description" content="One text classifier on three runtimes, side by side">',
+    "footer_links": ["api", "settings"],
+    "run_history": False,  # on by default, it keeps what people typed
+    "enable_monitoring": False,  # on by default, and open to everybody
+    "ssr_mode": False,
+    "mcp_server": False,
+    "show_error": False,
+    "allowed_paths": [],
+    "max_file_size": f"{MAX_UPLOAD_MB}mb",  # the browser checks it before it sends a file
+    "app_kwargs": {
+        # Gradio turns these into a 500: an unknown name, an unknown fn_index, and a body of another shape.
+        "exception_handlers": {
+            FnIndexInferError: _no_such_endpoint,
+            KeyError: _no_such_endpoint,
+            RequestValidationError: _malformed,
+        },
+    },
+}
 
 
 def mount_page(site: FastAPI, page: gr.Blocks, files: TemporaryFiles) -> Any:
-    """Let an application answer every path that nothing before has taken with the page; returns Gradio's application.
+    """Mount the page on every path that the application does not serve itself; returns Gradio's own application.
 
     Args:
-        files: made before the page: Gradio's components note where uploads lie when they are made.
+        files: made before the page, because Gradio's components note where uploads lie when they are made.
     """
     page._queue = queue = FairQueue(page)
     page.state_session_capacity = MAX_SESSIONS
-    # Gradio checks which files a request may name only once it was launched, which a page that is mounted never is.
+    # Gradio checks which files a request may name only after a launch, which a mounted page never has.
     page.has_launched = True
-    site.add_middleware(BodyLimit, max_bytes=SITE_BYTES)
+    site.add_middleware(BodyLimit, max_bytes=MAX_REQUEST_BYTES)
     gr.mount_gradio_app(site, page, path="/", **LAUNCH)
     mount = cast(Mount, site.routes[-1])
     inner = mount.app

@@ -37,7 +37,7 @@ HUB = "'self' https://huggingface.co https://*.huggingface.co https://*.hf.space
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """What is to be served, and where."""
 
     model: Path
@@ -48,7 +48,7 @@ class Settings:
     access: Access
 
     @classmethod
-    def read(cls, environment: Mapping[str, str], arguments: Sequence[str] = ()) -> Settings:
+    def read(cls, environment: Mapping[str, str], arguments: Sequence[str] = ()) -> ServerSettings:
         """Read the settings from environment variables, of which an empty one counts as none, and arguments.
 
         Raises:
@@ -82,7 +82,7 @@ class Settings:
         return server.bind(self.host, self.port, f"Give another: PORT={self.port + 1}")
 
 
-Serve = Callable[[Settings, Models, TemporaryFiles, Callable[[], None]], None]
+Serve = Callable[[ServerSettings, Models, TemporaryFiles, Callable[[], None]], None]
 
 
 def _access(environment: Mapping[str, str], arguments: Sequence[str]) -> Access:
@@ -122,7 +122,7 @@ def run(serve: Serve, arguments: Sequence[str] = ()) -> int:
     stopping = threading.Event()
     others: list[threading.Thread] = []
     try:
-        settings = Settings.read(os.environ, arguments)
+        settings = ServerSettings.read(os.environ, arguments)
         settings.bind().close()  # said now, and not after the model is loaded
         with ProgressLine() as progress:
             models = Models.of_folder(settings.model, progress=progress, base=settings.base)

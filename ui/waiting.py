@@ -3,7 +3,7 @@
 Gradio answers in the order of arrival, whether or not anybody reads the answer, and refuses everybody once a number of
 questions wait. One visitor who asks and does not listen could so keep all others out for minutes. Here
 
-- a question is run once its asker listens for the answer, and forgotten where that takes longer than `UNHEARD_S`;
+- a question is run once its asker listens for the answer, and forgotten where that takes longer than `MAX_UNHEARD_S`;
 - addresses take turns, then the sessions of an address, then short questions come before long ones;
 - one address has few questions that run at the same time, and a session few that wait.
 
@@ -22,12 +22,12 @@ from typing import Any
 import gradio as gr
 from gradio.queueing import Event, EventQueue, Queue
 
-UNHEARD_S = 10
+MAX_UNHEARD_S = 10
 MAX_UNHEARD = 256
 MAX_UNHEARD_BYTES = 16_000_000
 MAX_PER_SESSION = 16
 MAX_WITHOUT_SESSION = 160
-RUNNING_EACH = 3  # questions of one address that run at the same time in a lane
+MAX_RUNNING = 3  # questions of one address that run at the same time in a lane
 MAX_CLIENTS = 1000  # whose turns are remembered
 LOOK_S = 1
 FULL = "queue_full"  # Gradio answers 503 to it, and its page says that the application is busy
@@ -127,7 +127,7 @@ class FairQueue(Queue):  # type: ignore[misc]
             for event in job or ()
             if event.concurrency_id == lane.concurrency_id
         )
-        may_run = (event for event in lane.queue if self._is_heard(event) and running[event.address] < RUNNING_EACH)
+        may_run = (event for event in lane.queue if self._is_heard(event) and running[event.address] < MAX_RUNNING)
         return min(may_run, key=self._place, default=None)
 
     def _place(self, event: Event) -> tuple[int, int, int]:
@@ -144,7 +144,7 @@ class FairQueue(Queue):  # type: ignore[misc]
         """Drop questions that nobody has listened to for too long; where there are too many, of who has the most."""
         self._looked_at = time.monotonic()
         unheard = [event for event in self._waiting() if not self._is_heard(event)]
-        for event in [event for event in unheard if self._looked_at - event.enqueue_time > UNHEARD_S]:
+        for event in [event for event in unheard if self._looked_at - event.enqueue_time > MAX_UNHEARD_S]:
             self._remove(event)
             unheard.remove(event)
         while len(unheard) > MAX_UNHEARD or sum(event.size for event in unheard) > MAX_UNHEARD_BYTES:

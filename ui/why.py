@@ -22,9 +22,9 @@ from inference.loading import Models
 from ui.render import breakable, message, title
 
 PREDICTED = ""  # the choice that stands for the label that the model gives
-SMALL = 0.05  # of the largest attribution: what is below has its figure in the table only
-LETTERS = 60  # of a word that the headline names
-UNREAD = 200  # characters that are shown of a part that was not read
+MIN_WEIGHT = 0.05  # of the largest attribution: what is below has its figure in the table only
+MAX_QUOTED_CHARS = 60  # of a word that the headline names
+MAX_UNREAD = 200  # characters that are shown of a part that was not read
 BUSY = "Other explanations are waiting already. Try again in a few seconds."
 OTHER_RUNTIME = (
     "Integrated gradients need the gradients of PyTorch. Choose PyTorch as the runtime of the answer, or let each word "
@@ -137,8 +137,8 @@ def _sentence(found: Explanation) -> str:
     ranked = sorted(found.words, key=lambda word: -abs(word.attribution or 0.0))
     most = abs(ranked[0].attribution or 0.0) if ranked else 0.0
     sides = {
-        "for": [word for word in ranked if (word.attribution or 0.0) > SMALL * most],
-        "against": [word for word in ranked if (word.attribution or 0.0) < -SMALL * most],
+        "for": [word for word in ranked if (word.attribution or 0.0) > MIN_WEIGHT * most],
+        "against": [word for word in ranked if (word.attribution or 0.0) < -MIN_WEIGHT * most],
     }
     much = "most" if found.shared is None else "a little"
     told = [] if found.shared is None else ["no single word carries it"]
@@ -149,7 +149,7 @@ def _sentence(found: Explanation) -> str:
 
 
 def _short(word: str) -> str:
-    return word if len(word) <= LETTERS else f"{word[: LETTERS - 1]}…"
+    return word if len(word) <= MAX_QUOTED_CHARS else f"{word[: MAX_QUOTED_CHARS - 1]}…"
 
 
 def _marked(found: Explanation) -> str:
@@ -176,11 +176,11 @@ def _unread(text: str, is_start: bool) -> str:
     """A part of the text that was not read: what of it lies beside the part that was, and how much more there is."""
     if not text:
         return ""
-    more = f"{len(text) - UNREAD:,} more characters that were not read" if len(text) > UNREAD else ""
+    more = f"{len(text) - MAX_UNREAD:,} more characters that were not read" if len(text) > MAX_UNREAD else ""
     if is_start:
-        shown = (f"<small>{more} …</small> " if more else "") + escape(text[-UNREAD:])
+        shown = (f"<small>{more} …</small> " if more else "") + escape(text[-MAX_UNREAD:])
     else:
-        shown = escape(text[:UNREAD]) + (f" <small>… {more}</small>" if more else "")
+        shown = escape(text[:MAX_UNREAD]) + (f" <small>… {more}</small>" if more else "")
     return f'<span class="unread">{shown}</span>'
 
 
@@ -195,7 +195,7 @@ def _word(word: Attribution, most: float, direction: str, is_neutral: bool) -> s
     weight = abs(word.attribution or 0.0) / most if most else 0.0
     if word.attribution is None:
         return f'<span class="word untried">{escape(word.text)}</span>'
-    if weight < SMALL:
+    if weight < MIN_WEIGHT:
         return escape(word.text)
     side = "for" if word.attribution > 0 else "against"
     box = (

@@ -221,7 +221,7 @@ class ProgressLine:
             return
         left = ""
         if self._repeats_steps and share < 1 and share - self._first_share > KNOWN_SHARE * (1 - self._first_share):
-            left = f", about {_duration((now - self._started) * (1 - share) / (share - self._first_share))} left"
+            left = f", about {duration((now - self._started) * (1 - share) / (share - self._first_share))} left"
         bar, text = f"[{'#' * round(share * 20):<20}] ", f"{share:4.0%} {step}{left}"
         if sys.stderr.isatty():
             width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be overwritten
@@ -240,5 +240,6 @@ class ProgressLine:
             self._is_open = False
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a time as people say it: "20 s", "3 min"."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT, Tiny
 from ports import free_port
 
-from dashboard import explain_job, measure_job, served
+from dashboard import jobs, served
 from inference import load
 from inference.artifacts.cache import check_same, content_key, find, obtain
 from inference.commands.score import open_model
@@ -259,10 +259,10 @@ def test_dashboard_neither_measures_nor_explains_another_model(
     assert served.unchanged().folder == own.folder
     REPLACED[what](own)
     with pytest.raises(ChangedModelError, match=CHANGED):
-        explain_job.explain("fine", "mood", "up", "onnx", "int8")
-    job = measure_job.start("rows", None, True)
+        jobs.explain("fine", "mood", "up", "onnx", "int8")
+    job = jobs.start_measurement("rows", None, True)
     assert job.wait(60)
-    assert job.receipt is None and job.error is not None and CHANGED in job.error
+    assert job.result is None and CHANGED in str(job.error)
 
 
 # --- Over HTTP

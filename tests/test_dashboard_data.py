@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from streamlit.testing.v1 import AppTest
 
-from dashboard import measure_job, receipts
+from dashboard import jobs, receipts
 from dashboard.upload import MAX_MB, guess, read_upload
 from inference.assets import DEMO_MODEL
 from inference.compare.receipt import seal, write_receipt
@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("TRIPTYCH_RECEIPTS", raising=False)
     monkeypatch.delenv("TRIPTYCH_MODEL", raising=False)
     yield tmp_path
-    job = measure_job.running()
+    job = jobs.running()
     if job is not None:
         job.cancel()
         assert job.wait(30)
@@ -163,8 +163,8 @@ class Compare:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, failure: Exception | None = None) -> None:
         self.go, self.begun, self.failure = threading.Event(), threading.Event(), failure
         self.asked: dict[str, Any] = {}
-        monkeypatch.setattr(measure_job, "compare", self)
-        monkeypatch.setattr(measure_job, "build", lambda job: None)
+        monkeypatch.setattr(jobs, "measure", self)
+        monkeypatch.setattr(jobs, "build", lambda *_: None)
 
     def __call__(self, model: Bundle, data: Any, *, quick: bool, base: Path | None, progress: Any) -> dict[str, Any]:
         self.asked = {"model": model.folder, "texts": data and list(data.texts), "quick": quick}
@@ -188,7 +188,7 @@ def press(at: AppTest, label: str) -> AppTest:
 
 def finish(at: AppTest, compare: Compare) -> AppTest:
     compare.go.set()
-    job = measure_job.running()
+    job = jobs.running()
     assert job is None or job.wait(30)
     return at.run()
 
@@ -227,12 +227,12 @@ def test_a_measurement_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None
     compare = Compare(monkeypatch)
     at = press(upload(page("your_data")), "Measure")
     assert compare.begun.wait(30)
-    job = measure_job.running()
+    job = jobs.running()
     press(at.run(), "Cancel")
     assert job is not None
     assert job.wait(30)
     assert "The measurement was cancelled" in said(at.run())
-    assert job.receipt is None
+    assert job.result is None
 
 
 def test_a_second_session_has_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,23 +240,23 @@ def test_a_second_session_has_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     press(upload(page("your_data")), "Measure")
     assert compare.begun.wait(30)
     other = upload(page("your_data"))
-    assert "Somebody else is measuring" in said(other)
+    assert "Another visitor is measuring" in said(other)
     assert not [one for one in other.button if one.label == "Measure"]
-    with pytest.raises(InputError, match="already"):
-        measure_job.start("x", None, True)
+    with pytest.raises(InputError, match="two would disturb"):
+        jobs.start_measurement("x", None, True)
 
 
-def test_a_failure_is_told_and_the_form_is_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_is_shown_above_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
     compare = Compare(monkeypatch, InferenceError("The measuring process ended with code -9."))
     at = finish(press(upload(page("your_data")), "Measure"), compare)
     assert "The measuring process ended with code -9." in said(at)
     assert [one.label for one in at.button] == ["Measure"]
 
 
-def test_nobody_waits_for_a_measurement_that_nobody_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measurement_that_nobody_waits_for_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     Compare(monkeypatch)
-    monkeypatch.setattr(measure_job, "PATIENCE_S", 0.1)
-    job = measure_job.start("gone.csv", None, True, lambda: False)
+    monkeypatch.setattr(jobs, "PATIENCE_S", 0.1)
+    job = jobs.start_measurement("gone.csv", None, True, lambda: False)
     assert job.wait(30)
     assert job.cancelled
 

@@ -16,7 +16,7 @@ import pytest
 from conftest import DEMO, ROOT, Tiny
 from streamlit.testing.v1 import AppTest
 
-from dashboard import explain_job, measure_job, receipts
+from dashboard import jobs, receipts
 from inference import InputError, load
 from inference.__main__ import main
 from inference.assets import FAITHFULNESS, SHOWCASE, showcase_texts
@@ -253,7 +253,7 @@ def test_a_row_is_explained_on_both_backends_with_how_far_they_agree(
         assert arguments[5]()  # the session is still there
         return comparison()
 
-    monkeypatch.setattr(explain_job, "explain", explain)
+    monkeypatch.setattr(jobs, "explain", explain)
     at = dashboard()
     at.button(key="why").click().run()
     assert not at.exception
@@ -274,7 +274,7 @@ def test_what_goes_wrong_is_said_in_place_of_an_explanation(
     def explain(*_: Any) -> dict[str, Any]:
         raise InferenceError("Backend 'pytorch' needs the library 'torch'.")
 
-    monkeypatch.setattr(explain_job, "explain", explain)
+    monkeypatch.setattr(jobs, "explain", explain)
     at = dashboard()
     at.button(key="why").click().run()
     assert not at.exception
@@ -293,24 +293,24 @@ def test_the_dashboard_shows_what_the_command_prints(
     demo: Path, demo_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TRIPTYCH_MODEL", raising=False)
-    found = explain_job.explain("what a lovely film", "sentiment", "positive", "onnx", "int8")
+    found = jobs.explain("what a lovely film", "sentiment", "positive", "onnx", "int8")
     assert [word["text"] for word in found["explanations"]["int8"]["words"]] == ["what", "a", "lovely", "film"]
     assert set(found["agreements"]) == {"int8"}
     with pytest.raises(InferenceError, match="has no label 'great'"):
-        explain_job.explain("what a lovely film", "sentiment", "great", "onnx", "int8")
+        jobs.explain("what a lovely film", "sentiment", "great", "onnx", "int8")
 
 
 def test_explanation_that_nobody_waits_for_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (program := tmp_path / "endless").write_text("#!/bin/sh\nexec sleep 600\n")
     program.chmod(0o755)
-    monkeypatch.setattr(explain_job, "LOOK_S", 0.01)
-    monkeypatch.setattr(explain_job.sys, "executable", str(program))
-    with pytest.raises(InferenceError, match="Nobody waits"):
-        explain_job._run("good", "sentiment", "positive", "onnx,int8", lambda: False)
-    assert not measure_job.explaining.locked()
+    monkeypatch.setattr(jobs, "POLL_S", 0.01)
+    monkeypatch.setattr(jobs.sys, "executable", str(program))
+    with pytest.raises(InferenceError, match="nobody waits"):
+        jobs.explain("good", "sentiment", "positive", "onnx", "int8", lambda: False)
+    assert jobs.running() is None
 
 
 def test_nothing_is_explained_while_something_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure_job, "running", lambda: object())
-    with pytest.raises(InputError, match="A measurement is running here"):
-        explain_job.explain("good", "sentiment", "positive", "onnx", "int8")
+    monkeypatch.setattr(jobs, "running", lambda: object())
+    with pytest.raises(InputError, match="two would disturb"):
+        jobs.explain("good", "sentiment", "positive", "onnx", "int8")

@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard import components, served
 from dashboard.charts.formatting import digits, many, percent, points
 from dashboard.components import plain, reader
-from dashboard.explain_job import explain
+from dashboard.jobs import explain
 from dashboard.state import current, keep_texts, with_texts
 from dashboard.upload import MAX_MB, TYPES, guess_text, read_upload
 from inference.backends import TITLES

@@ -3,22 +3,24 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
-from dashboard import components, measure_job, served
+from dashboard import components, jobs, served
 from dashboard.charts.formatting import joined, many
 from dashboard.components import plain, reader
-from dashboard.measure_job import Measurement
 from dashboard.report_page import report
 from dashboard.state import CHOICE, keep_texts, own, show
 from dashboard.upload import MAX_MB, TYPES, guess, read_upload
 from inference.assets import SHOWCASE
+from inference.compare.receipt import Receipt
 from inference.compare.rows import LabelledData, parse_data, read_data
 from inference.compare.run import QUICK_ROWS
 from inference.compare.verdict import ShipLimits, decide
 from inference.errors import InferenceError
 from inference.formats.bundle import Bundle
+from inference.jobs import BackgroundJob, duration
 
 MOST_ROWS = 20_000
 JOB, RESULT, TEXTS = "_measurement", "_measured", "_measured_texts"
@@ -34,7 +36,7 @@ def page() -> None:
     st.markdown(
         "Measure the model's backends on this machine with labelled texts of your own, and get the verdict for them."
     )
-    job: Measurement | None = st.session_state.get(JOB)
+    job: BackgroundJob[Receipt] | None = st.session_state.get(JOB)
     if job is not None and not job.done:
         st.fragment(progress, run_every=1.0)(job)
         st.divider()
@@ -47,7 +49,7 @@ def page() -> None:
     form()
 
 
-def progress(job: Measurement) -> None:
+def progress(job: BackgroundJob[Receipt]) -> None:
     """How far it is, drawn again every second; the page is run again when it is over."""
     if job.done:
         st.rerun()
@@ -63,25 +65,25 @@ def progress(job: Measurement) -> None:
             st.rerun(scope="fragment")
 
 
-def bar_text(job: Measurement) -> str:
-    left = job.left_s
-    told = "" if left is None else f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left"
-    return plain(f"{job.share:.0%} · {job.step}{told}")
+def bar_text(job: BackgroundJob[Receipt]) -> str:
+    left = "" if job.left_s is None else f", about {duration(job.left_s)} left"
+    return plain(f"{job.share:.0%} · {job.step}{left}")
 
 
-def collect(job: Measurement) -> None:
+def collect(job: BackgroundJob[Receipt]) -> None:
     """Put the receipt of a comparison that is over on the list; run the page again so that everything shows it."""
     texts: dict[int, str] | None = st.session_state.pop(TEXTS, None)
-    if job.receipt is None:
+    receipt = job.result
+    if receipt is None:
         if job.error:
-            st.error(plain(job.error))
-        elif job.cancelled:
-            st.info("The measurement was cancelled. Nothing of it is kept.")
+            st.error(plain(served.shown(job.error)))
+        else:
+            st.info("The measurement was cancelled, and nothing of it is kept.")
         return
     name = f"{Path(job.name).stem} here, {time.strftime('%H:%M:%S', time.gmtime())} UTC"
     if texts is not None:
-        keep_texts(job.receipt, [texts[row] for row in job.receipt["data"]["row_numbers"]])
-    show(name, job.receipt)
+        keep_texts(receipt, [texts[row] for row in receipt["data"]["row_numbers"]])
+    show(name, receipt)
     st.session_state[RESULT] = name
     st.rerun()
 
@@ -134,12 +136,12 @@ def form(ready: bool = True) -> None:
             st.caption(f"Quick takes {QUICK_ROWS:,} of the rows, drawn at random with seed 0.")
         if not ready:
             return
-        if (other := measure_job.running()) is not None:
+        if (other := jobs.running()) is not None:
             st.fragment(wait_for, run_every=2.0)(other)
             return
         if st.button("Measure"):
             st.session_state[TEXTS] = None if source == SHOWN else dict(zip(data.row_numbers, data.texts, strict=True))
-            st.session_state[JOB] = measure_job.start(
+            st.session_state[JOB] = jobs.start_measurement(
                 name, None if source == SHOWN else data, plan == "quick", reader()
             )
             st.rerun()
@@ -147,14 +149,14 @@ def form(ready: bool = True) -> None:
         st.error(plain(served.shown(error)))
 
 
-def wait_for(other: Measurement) -> None:
+def wait_for(other: BackgroundJob[Any]) -> None:
     """Another session's comparison: how far it is, and the form again when it is over."""
     if other.done:
         st.rerun()
-    left = other.left_s
+    left = "" if other.left_s is None else f" for about {duration(other.left_s)}"
     st.info(
-        "Somebody else is measuring on this server. Two at once would disturb each other, so yours has to wait"
-        + ("." if left is None else f", about {left:.0f} s.")
+        "Another visitor is measuring or explaining on this server. Two at once would disturb each other, so yours has "
+        f"to wait{left}."
     )
     st.progress(other.share)
 

@@ -1,0 +1,143 @@
+"""Measuring and explaining for visitors: one job at a time in the whole server, because two would disturb each other.
+
+PyTorch and the measured backends run in processes of their own and are never imported here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dashboard import served
+from inference.artifacts.cache import content_key, default_cache
+from inference.compare.receipt import Receipt
+from inference.compare.rows import LabelledData
+from inference.compare.run import measure
+from inference.errors import InferenceError, InputError
+from inference.formats.bundle import Bundle
+from inference.jobs import BackgroundJob, Progress
+
+Result = TypeVar("Result")
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE_S = 60  # a visitor whose connection is gone for longer does not come back for the result
+EXPLAIN_S = 180  # a model may have to be built first
+POLL_S = 1.0
+BUSY = (
+    "Another measurement or explanation is running on this server, and two would disturb each other. Try again in a "
+    "few seconds."
+)
+_lock = threading.Lock()
+_latest: BackgroundJob[Any] | None = None
+
+
+def running() -> BackgroundJob[Any] | None:
+    """Return the job that is running on this server now, from any visitor."""
+    return _latest if _latest is not None and not _latest.done else None
+
+
+def start_measurement(
+    name: str, data: LabelledData | None, quick: bool, is_wanted: Callable[[], bool] = lambda: True
+) -> BackgroundJob[Receipt]:
+    """Start a comparison of the backends and return at once.
+
+    Args:
+        name: of the rows.
+        data: None for the showcase.
+        is_wanted: whether anybody still waits for it.
+
+    Raises:
+        InputError: another job is running.
+    """
+
+    def work(progress: Progress) -> Receipt:
+        progress("looking for the ONNX and INT8 files", 0.0)
+        model = served.unchanged()
+        build(model, progress)
+        return measure(model, data, quick=quick, base=served.base(), progress=progress)
+
+    return _start(name, work, is_wanted, PATIENCE_S)
+
+
+def build(model: Bundle, progress: Progress) -> None:
+    """Build the ONNX and INT8 files if they are missing."""
+    _command(
+        ["build", "--model", str(served.model()), "--content", content_key(model), "--cache", str(default_cache())],
+        lambda step: progress(f"building: {step}" if step else "looking for the ONNX and INT8 files", 0.0),
+    )
+
+
+def explain(
+    text: str, task: str, label: str, first: str, second: str, is_wanted: Callable[[], bool] = lambda: True
+) -> dict[str, Any]:
+    """Explain a text on two backends of the served model, as `explain --compare` does; return `Comparison.to_dict`.
+
+    Raises:
+        InputError: another job is running.
+        InferenceError: the command failed or took too long, or nobody waits for it any more.
+    """
+
+    def work(progress: Progress) -> dict[str, Any]:
+        base, content = served.base(), content_key(served.unchanged())
+        # With "=", because a label may begin with a dash. The text goes through a pipe, so no process list shows it.
+        arguments = ["explain", "--json", "--compare", f"{first},{second}", f"--task={task}", f"--label={label}"]
+        arguments += [f"--model={served.model()}", f"--cache={default_cache()}", f"--content={content}"]
+        arguments += [*([f"--base={base}"] if base else []), "-"]
+        printed = _command(arguments, lambda step: progress(step, 0.0), text)
+        comparison: dict[str, Any] = json.loads(printed)["comparisons"][0]
+        return comparison
+
+    return _start("explanation", work, is_wanted, POLL_S, EXPLAIN_S).outcome()
+
+
+def _start(
+    name: str,
+    work: Callable[[Progress], Result],
+    is_wanted: Callable[[], bool],
+    patience_s: float,
+    budget_s: float = math.inf,
+) -> BackgroundJob[Result]:
+    global _latest
+    with _lock:
+        if running() is not None:
+            raise InputError(BUSY)
+        _latest = job = BackgroundJob(name, work, is_wanted=is_wanted, patience_s=patience_s, budget_s=budget_s)
+    return job
+
+
+def _command(arguments: Sequence[str], progress: Callable[[str], None], text: str = "") -> bytes:
+    """Run `python -m inference …` and return what it prints.
+
+    Args:
+        progress: called every second with the command's current step; an exception that it raises ends the process.
+        text: standard input.
+
+    Raises:
+        InferenceError: the command failed, with its own message.
+    """
+    pipe, command = subprocess.PIPE, [sys.executable, "-m", "inference", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        given: bytes | None = text.encode(errors="replace")
+        try:
+            while process.returncode is None:
+                try:
+                    printed, errors = process.communicate(given, timeout=POLL_S)
+                except subprocess.TimeoutExpired as waiting:
+                    given = None  # it has been sent
+                    progress(_last_line(waiting.stderr or b"", "[").partition("] ")[2].strip())
+        finally:
+            process.kill()  # does nothing to a process that has ended
+    if process.returncode:
+        message = _last_line(errors, "error: ").removeprefix("error: ")
+        raise InferenceError(message or f"The command {arguments[0]!r} ended with code {process.returncode}.")
+    return printed
+
+
+def _last_line(output: bytes, start: str) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
+    return next((line for line in reversed(lines) if line.startswith(start)), "")

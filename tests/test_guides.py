@@ -150,7 +150,7 @@ def test_what_stands_beside_a_heading_runs(
 # What a call must have given, beyond that it ran: by a piece of it.
 CHECKS = {
     ").truncated": lambda found: found is True,
-    "adapter.explain(": lambda found: [word for word, _ in found][:3] == ["this", "film", "was"],
+    "explain(adapter, ": lambda found: [word for word, _ in found][:3] == ["this", "film", "was"],
     'task="mood"': lambda found: {p.label for p in found} <= {"down", "up"},
     "adapter.predict(texts[0]).label": lambda found: found in LABELS["sentiment"],
     "adapter.predict(texts[0]).scores": lambda found: list(found) == LABELS["sentiment"],

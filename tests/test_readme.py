@@ -1,7 +1,8 @@
-"""The README does what it says: its commands run, its table is the recorded one, its links lead somewhere."""
+"""README, CONTRIBUTING and docs/: their commands run, their figures are the recorded ones, their links work."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,32 +24,41 @@ from served import Served
 
 from inference.compare.receipt import read_receipt
 from inference.compare.summary import summary
+from training.card import highlights
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# docs/guides.md has a test file of its own.
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "guides.md"),
+]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, pages: Sequence[Path] = PAGES) -> list[str]:
+    """Return the code blocks of the pages in this language, each once."""
+    texts = [page.read_text(encoding="utf-8") for page in pages]
+    found = [re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE) for text in texts]
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
 
 
-COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line]
-
-
+COMMANDS = list(dict.fromkeys(line for block in blocks("bash") for line in block.splitlines() if line))
 SERVE = ".venv/bin/python -m inference serve"
 
 
 @pytest.fixture(scope="module")
 def served(demo: Path, demo_cache: Path) -> Iterator[Served]:
-    """What the README serves, at a free port."""
+    """The server of docs/api.md, at a free port."""
     assert SERVE in COMMANDS
     command = [sys.executable, *shlex.split(SERVE)[1:], "--port", "0"]
     with Served(command, {"TRIPTYCH_MODEL": "", "TRIPTYCH_API_KEY": None}) as server:
         yield server
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+@pytest.mark.docs
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("curl ")])
-def test_a_request_of_the_readme_is_answered(command: str, served: Served) -> None:
+def test_documented_request_is_answered(command: str, served: Served) -> None:
     assert "http://127.0.0.1:8000/api" in served.said.replace(str(served.port), "8000")
     here = command.replace("curl ", "curl --fail-with-body ", 1).replace(":8000/", f":{served.port}/")
     done = subprocess.run(["bash", "-c", here], capture_output=True, text=True, check=False)
@@ -56,8 +66,9 @@ def test_a_request_of_the_readme_is_answered(command: str, served: Served) -> No
     assert '"predictions"' in done.stdout or "/predict" not in command
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith(("make ", "curl ", SERVE))])
-def test_a_command_of_the_readme_runs(command: str, demo: Path, demo_cache: Path, tmp_path: Path) -> None:
+@pytest.mark.docs
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith(("make ", "curl ")) and c != SERVE])
+def test_documented_command_runs(command: str, demo: Path, demo_cache: Path, tmp_path: Path) -> None:
     here = command.replace(".venv/bin/python", shlex.quote(sys.executable))
     for written in ("--out receipt.json", "--out report.html", "--out build/space"):
         here = here.replace(written, f"--out {shlex.quote(str(tmp_path / Path(written[6:]).name))}")
@@ -68,15 +79,26 @@ def test_a_command_of_the_readme_runs(command: str, demo: Path, demo_cache: Path
     assert done.stdout
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("code", blocks("python"))
-def test_the_python_of_the_readme_runs(code: str, demo: Path, demo_cache: Path) -> None:
+def test_documented_python_runs(code: str, demo: Path, demo_cache: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("positive")
 
 
-def test_the_training_command_is_the_one_that_made_the_demo_model() -> None:
-    (command,) = (block for block in blocks("text") if "training" in block)
+def test_every_command_has_a_block_that_is_run() -> None:
+    for page in PAGES:
+        for language in re.findall(r"^```(\w*)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+            assert language in ("", "bash", "python", "powershell", "text"), (page, language)
+
+
+def test_readme_is_short() -> None:
+    assert len(README.split()) <= 1300
+
+
+def test_training_command_made_the_demo_model() -> None:
+    (command,) = (block for block in blocks("text") if "-m training" in block)
     from training.__main__ import parser, settings_of
 
     args = parser().parse_args(shlex.split(command.replace("\\\n", " "))[3:])
@@ -90,14 +112,16 @@ RECEIPTS = {path.stem: read_receipt(path) for path in sorted((ROOT / "assets" / 
 TASKS = ("emotion", "intent", "sentiment")
 
 
-def test_the_table_is_that_of_the_receipts() -> None:
-    table = summary([RECEIPTS[task] for task in TASKS])
-    assert table in README
-    assert table in (DEMO / "README.md").read_text(encoding="utf-8")
+def test_figures_are_those_of_the_receipts() -> None:
+    receipts = [RECEIPTS[task] for task in TASKS]
+    figures = highlights(receipts)
+    assert len(figures.partition("\n\n")[0].splitlines()) == 2 + 6
+    assert figures in README
+    assert summary(receipts) in (DEMO / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", [*TASKS, "showcase"])
-def test_a_receipt_belongs_to_the_model_and_the_rows_that_are_here(name: str) -> None:
+def test_receipt_is_of_the_model_and_rows_in_the_repository(name: str) -> None:
     from inference.formats.files import sha256
 
     receipt = RECEIPTS[name]
@@ -122,13 +146,13 @@ def test_a_receipt_belongs_to_the_model_and_the_rows_that_are_here(name: str) ->
         ("intent", "in_scope_coverage", 0.93),
     ],
 )
-def test_the_demo_model_is_as_good_as_it_is_meant_to_be(task: str, figure: str, least: float) -> None:
+def test_demo_model_reaches_its_accuracy(task: str, figure: str, least: float) -> None:
     found = RECEIPTS[task]["results"]["accuracy"][task]["pytorch"][figure]
     assert (found if isinstance(found, float) else found["value"]) >= least
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_int8_of_the_demo_model_keeps_its_promises(task: str) -> None:
+def test_int8_of_demo_model_is_close_small_and_fast(task: str) -> None:
     receipt = RECEIPTS[task]
     figures = receipt["results"]
     assert {sum(one["batch_flips"]["tasks"].values()) for one in receipt["backends"].values()} == {0}
@@ -142,33 +166,68 @@ def test_int8_of_the_demo_model_keeps_its_promises(task: str) -> None:
     assert figures["paired"][task]["onnx"]["flips"] == 0
 
 
-def test_the_demo_model_is_small() -> None:
+def test_demo_model_is_small() -> None:
     assert sum(path.stat().st_size for path in DEMO.rglob("*.safetensors")) <= 12_000_000
 
 
-def test_every_local_link_leads_somewhere() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of the page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_test_that_security_md_names_is_there() -> None:
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, *(ROOT / name for name in ("docs/guides.md", "SECURITY.md", "CHANGELOG.md", "assets/README.md"))],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_every_local_link_leads_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8")):
+        linked = page.parent / target if target else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), (target, anchor)
+
+
+def test_tests_named_in_security_md_exist() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
     assert len(set(named)) > 10
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
-def test_make_knows_every_target_the_readme_names() -> None:
-    for command in (c for c in COMMANDS if c.startswith("make ")):
-        done = subprocess.run(
-            ["make", "-n", *command.split()[1:]], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+def made(command: str) -> list[str]:
+    """Return the commands that `make` would run."""
+    listed = subprocess.run(
+        ["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert listed.returncode == 0, listed.stderr
+    return [" ".join(line.split()) for line in listed.stdout.replace("\\\n", "").splitlines()]
 
 
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
+def test_make_knows_every_documented_target(command: str) -> None:
+    assert made(command)
+
+
+@pytest.mark.parametrize("target", ["demo", "dashboard", "test", "check"])
+def test_commands_without_make_are_those_of_make(target: str) -> None:
+    page = (ROOT / "docs" / "windows.md").read_text(encoding="utf-8")
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| `make {target}` |"))
+    lines = made(f"make {target}")
+    for command in re.findall(r"`([^`]+)`", row)[1:]:
+        posix = command.replace(".venv\\Scripts\\", ".venv/bin/")
+        assert any(line.endswith(posix) for line in lines), (command, lines)
+
+
+def test_torch_is_installed_in_the_same_version_without_make() -> None:
+    (version,) = re.findall(r"^torch==\S+$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert f"pip install {version}\n" in (ROOT / "docs" / "windows.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.docs
 @pytest.mark.skipif(
     not (ROOT / ".venv/app").exists(), reason="no .venv made by make: `make demo` would install for minutes"
 )
-def test_make_demo_answers_and_ends_when_told(demo: Path, demo_cache: Path, tmp_path: Path) -> None:
+def test_make_demo_serves_and_stops_at_ctrl_c(demo: Path, demo_cache: Path, tmp_path: Path) -> None:
     from gradio_client import Client
 
     log = tmp_path / "log"

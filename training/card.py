@@ -1,4 +1,4 @@
-"""The model card, and the table in the project's README, from recorded figures.
+"""Write the model card, and the short table in the project's README, from recorded measurements.
 
 python -m training.card assets/models/demo assets/receipts/*.json --readme README.md
 """
@@ -20,6 +20,8 @@ from inference.errors import InferenceError, InputError
 from training.report import markdown
 
 MARKS = ("<!-- figures: written by training/card.py -->", "<!-- end of figures -->")
+# The rows of the model card's table that the README shows too, by a part of their first cell.
+README_ROWS = (": accuracy (", "one text of sentiment, end to end: p50", "files of the model", "peak memory")
 # What the card says of a public data set: task, Hub id -> name, authors, licence.
 SOURCES = {
     "stanfordnlp/sst2": "SST-2 as in GLUE (Socher et al. 2013)",
@@ -57,16 +59,23 @@ def write_card(model: Path, receipts: Sequence[Receipt] = ()) -> None:
     (model / "README.md").write_text(_front_matter(described, receipts) + _body(described, receipts), encoding="utf-8")
 
 
+def highlights(receipts: Sequence[Receipt]) -> str:
+    """Return the table of the README: the rows of `README_ROWS` from the model card's, and where they were measured."""
+    lines = summary(receipts).splitlines()
+    rows = [line for line in lines[2:] if any(start in line for start in README_ROWS)]
+    return "\n".join([*lines[:2], *rows]) + f"\n\n{lines[-1].partition(';')[0]}."
+
+
 def update_readme(readme: Path, receipts: Sequence[Receipt]) -> None:
-    """Replace what stands between the marks in `readme` by the table of the receipts.
+    """Replace the text between the marks in `readme` with the `highlights` of the receipts.
 
     Raises:
         InputError: there is no receipt, or the file has no marks.
     """
     text = readme.read_text(encoding="utf-8")
     if not receipts or not all(mark in text for mark in MARKS):
-        raise InputError(f"No receipt was named, or {readme} lacks the marks {MARKS[0]} and {MARKS[1]}.")
-    between = f"{MARKS[0]}\n{summary(receipts)}\n{MARKS[1]}"
+        raise InputError(f"No receipt given, or {readme} lacks the marks {MARKS[0]} and {MARKS[1]}.")
+    between = f"{MARKS[0]}\n{highlights(receipts)}\n{MARKS[1]}"
     pattern = re.compile(f"{re.escape(MARKS[0])}.*?{re.escape(MARKS[1])}", re.DOTALL)
     readme.write_text(pattern.sub(lambda _: between, text), encoding="utf-8")
 
@@ -210,7 +219,7 @@ def main() -> int:
     p = argparse.ArgumentParser("python -m training.card", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("model", type=Path)
     p.add_argument("receipts", type=Path, nargs="*", metavar="RECEIPT", help="of this model")
-    p.add_argument("--readme", type=Path, help="also renew the table between the marks in this file")
+    p.add_argument("--readme", type=Path, help="also update the table between the marks in this file")
     args = p.parse_args()
     try:
         receipts = [read_receipt(path) for path in args.receipts]

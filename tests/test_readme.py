@@ -200,7 +200,7 @@ def made(command: str) -> list[str]:
         ["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert listed.returncode == 0, listed.stderr
-    return [" ".join(line.split()) for line in listed.stdout.replace("\\\n", "").splitlines()]
+    return [" ".join(line.split()) for line in listed.stdout.replace("\\\n", "").replace('"', "").splitlines()]
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])

@@ -53,7 +53,7 @@ def draw() -> None:
     if address := os.environ.get("TRIPTYCH_PAGE_URL"):
         # As HTML: a link in Streamlit's markdown opens a second window.
         st.sidebar.html(f'<a href="{escape(address)}" target="_self" style="color:inherit">← Try the classifier</a>')
-    state.choose()
+    state.select()
     page.run()
 
 

@@ -44,6 +44,7 @@ FILES: dict[str, tuple[str, ...]] = {
         "app.py",
         "ui/**/*.py",
         "ui/*.css",
+        "ui/templates/*.html",
         "ui/*.js",
         "ui/templates/*.html",
         "inference/**/*.py",
@@ -54,7 +55,7 @@ FILES: dict[str, tuple[str, ...]] = {
         "LICENSE",
     ),
 }
-FILES["docker"] = (*FILES["gradio"], "serve.py", "dashboard/**/*.py")
+FILES["docker"] = (*FILES["gradio"], "serve.py", "dashboard/**/*.py", "dashboard/templates/*")
 SETTINGS = "dashboard/.streamlit/config.toml"
 RECEIPTS = "assets/receipts/**/*.json"  # of the demo model: they say nothing about another
 STAGED = ".staged.json"  # names the files of a staging, so that the next may replace them; it is not uploaded

@@ -12,30 +12,30 @@ TRIES = 3
 
 
 def free_port() -> int:
-    """One that nobody had just now. Whoever is quicker than the program that is given it takes it away."""
+    """Return a port that was free just now. Another program may take it first."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def on_a_free_port(start: Callable[[int], T], lost: str) -> T:
-    """What `start` gives at a free port; at another one where a stranger took the first before it was used.
+def on_a_free_port(start: Callable[[int], T], *lost: str) -> T:
+    """Return `start(port)` for a free port; try another if some program took the first before it was used.
 
     Args:
-        start: raises RuntimeError with what the program said where that ended.
-        lost: what the program says, among other things, of a port that somebody else has.
+        start: raises RuntimeError with what the program printed if it ended.
+        lost: parts of what the program prints if the port is taken.
     """
     for left in reversed(range(TRIES)):
         try:
             return start(free_port())
         except RuntimeError as error:
-            if lost not in str(error) or not left:
+            if not left or not any(message in str(error) for message in lost):
                 raise
     raise AssertionError
 
 
 def listening(pid: int) -> set[tuple[str, int]]:
-    """Address and port of everything that the processes below this one accept connections on."""
+    """Return address and port of everything that the children of this process listen on."""
     import psutil
 
     found = set()

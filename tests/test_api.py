@@ -21,9 +21,9 @@ from inference.api.errors import ApiError
 from inference.backends import OutOfMemory
 from inference.loading import Models
 
-NO_JSON = "The body is no JSON in UTF-8:"
-EITHER = "The request is refused: give either texts, a list of strings, or text, a string."
-UNKNOWN = "The request has a field that is not known. Known: texts, text, tasks, return_scores, threshold, backend."
+NO_JSON = "The body is not JSON in UTF-8:"
+EITHER = "The request is invalid: pass either texts, a list of strings, or text, a string."
+UNKNOWN = "Unknown field in the request. Known: texts, text, tasks, return_scores, threshold, backend."
 TOO_LONG = f"{NO_JSON} number out of range at line 1 column 4329."
 SURE = 1 / (1 + math.exp(-2))  # "good" adds 2 to the logit of positive
 
@@ -96,7 +96,7 @@ def test_null_stands_for_what_is_left_out(client: Client) -> None:
         (b"null", 422, "The request should be an object."),
         (b"{}", 422, EITHER),
         (b'{"text": "a", "texts": ["a"]}', 422, EITHER),
-        (b'{"text": "a", "text": "b"}', 422, "A field stands twice in the request: which one is meant?"),
+        (b'{"text": "a", "text": "b"}', 422, "The request repeats a field."),
         (b'{"text": null}', 422, "text should be a valid string."),
         (b'{"text": ["a"]}', 422, "text should be a valid string."),
         (b'{"texts": "a"}', 422, "texts should be a valid array."),
@@ -114,9 +114,9 @@ def test_null_stands_for_what_is_left_out(client: Client) -> None:
         (b'{"text": "a", "return_scores": 1}', 422, "return_scores should be a valid boolean."),
         (b'{"text": "a", "tasks": "sentiment"}', 422, "tasks should be a valid array."),
         (b'{"text": "a", "tasks": []}', 422, "tasks should have at least 1 item."),
-        (b'{"text": "a", "tasks": ["MARK"]}', 422, "A task is not known. This model has: sentiment, emotion."),
-        (b'{"text": "a", "backend": "MARK"}', 422, "This backend is not served. Served: pytorch."),
-        (b'{"text": "a", "backend": ""}', 422, "This backend is not served. Served: pytorch."),
+        (b'{"text": "a", "tasks": ["MARK"]}', 422, "Unknown task. Available: sentiment, emotion."),
+        (b'{"text": "a", "backend": "MARK"}', 422, "Unknown backend. Available: pytorch."),
+        (b'{"text": "a", "backend": ""}', 422, "Unknown backend. Available: pytorch."),
         (b'{"text": "a", "MARK": 1}', 422, UNKNOWN),
         (b'{"MARK": "a"}', 422, UNKNOWN),
         (b'{"text": "a", "MARK": {"text": "a", "text": "a"}}', 422, UNKNOWN),
@@ -179,7 +179,7 @@ def test_other_addresses_and_methods_are_refused_with_what_there_is(client: Clie
     assert b"MARK" not in reply.body
     reply = client.get("/api/predict")
     assert (reply.status, reply.code, reply.headers["allow"]) == (405, "method_not_allowed", "POST")
-    assert reply.message == "This address takes POST."
+    assert reply.message == "This path takes POST."
 
 
 def test_a_body_above_the_cap_is_refused_and_no_more_of_it_is_read_than_is_said(monkeypatch: MonkeyPatch) -> None:
@@ -310,7 +310,7 @@ def test_the_backends_of_a_model_are_chosen_by_the_request() -> None:
 
 
 def test_a_backend_that_is_not_served_cannot_be_the_first() -> None:
-    with pytest.raises(InputError, match="Unknown backend 'onnx'. Served here: pytorch."):
+    with pytest.raises(InputError, match="Unknown backend 'onnx'. Available: pytorch."):
         create_app(fakes.classifier(), backend="onnx")
 
 

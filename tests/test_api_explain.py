@@ -58,13 +58,13 @@ def test_a_classifier_of_one_task_needs_no_name_of_it() -> None:
 @pytest.mark.parametrize(
     ("fields", "code", "message"),
     [
-        ({"task": None}, "unknown_task", "This model has several tasks; name one: sentiment, emotion."),
-        ({"task": "MARK"}, "unknown_task", "A task is not known. This model has: sentiment, emotion."),
+        ({"task": None}, "unknown_task", "This model has several tasks. Name one of: sentiment, emotion."),
+        ({"task": "MARK"}, "unknown_task", "Unknown task. Available: sentiment, emotion."),
         ({"label": "MARK"}, "unknown_label", "The task has no such label. GET …/model lists them."),
         ({"method": "MARK"}, "invalid_request", "method should be 'occlusion' or 'integrated_gradients'."),
-        ({"backend": "MARK"}, "unknown_backend", "This backend is not served. Served: int8."),
+        ({"backend": "MARK"}, "unknown_backend", "Unknown backend. Available: int8."),
         ({"text": " "}, "invalid_request", "text is empty: give it at least one word."),
-        ({"texts": ["a"]}, "invalid_request", "The request has a field that is not known."),
+        ({"texts": ["a"]}, "invalid_request", "Unknown field in the request."),
         ({"method": "integrated_gradients"}, "cannot_explain", "PyTorch"),
     ],
 )

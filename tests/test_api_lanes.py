@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from inference import Classifier, load
 from inference.api import create_app
-from inference.api.batching import AT_ONCE_ON_ONE, Batcher, PredictJob
+from inference.api.batching import BATCH_TEXTS_ON_ONE_CORE, Batcher, PredictJob
 from inference.api.errors import ApiError
 from inference.backends import Backend
 from inference.loading import Models
@@ -73,7 +73,7 @@ def test_what_waits_is_shared_among_the_lanes(two: Busy) -> None:
     assert [reply.status for reply in two.replies()] == [200] * 14
     rows = [rows for rows, _ in two.backend.shapes + two.backend.beside.shapes]
     assert sum(rows) == 14
-    assert max(rows) == AT_ONCE_ON_ONE
+    assert max(rows) == BATCH_TEXTS_ON_ONE_CORE
 
 
 def test_a_request_that_is_answered_by_several_lanes_keeps_the_order_of_its_texts(two: Busy) -> None:
@@ -177,7 +177,7 @@ def test_whatever_fails_goes_or_is_stopped_the_rest_is_answered_and_nothing_is_l
     backends = [Breaks("int8", True), Breaks("pytorch", False)]
     served = [fakes.classifier(backend, batch_size=8) for backend in backends]
     for one in served:
-        batcher.open(one)
+        batcher.prepare(one)
     requests = drawn(seed, 200)
     submitted = requests[:100] if seed % 2 else requests
     expected = fakes.classifier()
@@ -210,7 +210,7 @@ def test_whatever_fails_goes_or_is_stopped_the_rest_is_answered_and_nothing_is_l
             while not batcher._closed:
                 await asyncio.sleep(0.001)
         for asked in requests[len(submitted) :]:
-            with pytest.raises(ApiError, match="being stopped"):
+            with pytest.raises(ApiError, match="shutting down"):
                 batcher.submit(served[asked.backend], asked.texts, ["sentiment"], probe=asked.probe)
         found = Counter(await asyncio.gather(*ends))
         await closing

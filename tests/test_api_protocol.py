@@ -357,7 +357,7 @@ def test_aborted_requests_leave_nothing_in_the_log(tmp_path: Path) -> None:
 
 
 def test_requests_that_are_cut_off_at_the_end_get_503_and_no_traceback(tmp_path: Path) -> None:
-    first = "server.PATIENCE_S = server.END_S = 1"
+    first = "server.GRACE_S = server.END_S = 1"
     with Served(patched(tmp_path, first)) as server, connect(server) as half, connect(server) as slow:
         half.sendall(POST + b"Content-Length: 100\r\n\r\n{")
         slow.sendall(post(b'{"text":"book"}'))
@@ -367,5 +367,5 @@ def test_requests_that_are_cut_off_at_the_end_get_503_and_no_traceback(tmp_path:
         assert code == 1
         assert log.splitlines() == [
             "ERROR:    Cancel 2 running task(s), timeout graceful shutdown exceeded",
-            "The model does not come to an end; the process ends without it.",
+            "The model is still running; ending the process without it.",
         ]

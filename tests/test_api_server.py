@@ -132,11 +132,11 @@ def test_without_json_it_says_where_it_serves_and_that_it_stops(demo: Path, demo
     ("options", "message"),
     [
         (["--port", "70000"], "--port 70000 is no port number. Give one from 0 to 65535."),
-        (["--api-key-file", "nowhere"], "--api-key-file nowhere cannot be read: FileNotFoundError."),
-        (["--api-key-file", "/dev/null"], "--api-key-file /dev/null begins with an empty line. Write the key there."),
+        (["--api-key-file", "nowhere"], "Cannot read --api-key-file nowhere (FileNotFoundError)."),
+        (["--api-key-file", "/dev/null"], "--api-key-file /dev/null: the first line is empty. Write the key there."),
         (["nowhere"], "No model folder nowhere."),
-        (["--host", "300.0.0.1"], "Port 0 on 300.0.0.1 cannot be had"),
-        (["--host", "192.0.2.1"], "Give an address of this machine as host: 127.0.0.1"),
+        (["--host", "300.0.0.1"], "Cannot listen on 300.0.0.1:0 ("),
+        (["--host", "192.0.2.1"], "Use an address of this machine: 127.0.0.1"),
     ],
 )
 def test_what_cannot_be_served_is_said_in_one_line(options: list[str], message: str) -> None:
@@ -151,7 +151,7 @@ def test_an_empty_key_in_the_environment_is_refused_and_not_taken_for_none() -> 
     environment = os.environ | {"TRIPTYCH_API_KEY": ""}
     done = subprocess.run(SERVE, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: TRIPTYCH_API_KEY is set but empty. Write the key there, or unset it to have none.\n"
+    assert done.stderr == "error: TRIPTYCH_API_KEY is set but empty. Set it to the key, or unset it to use none.\n"
 
 
 @pytest.mark.parametrize("key", [None, "k"])
@@ -168,7 +168,7 @@ def test_a_port_in_use_is_said_in_one_line() -> None:
         port = taken.getsockname()[1]
         done = subprocess.run([*SERVE, "--port", str(port)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: Port {port} on 127.0.0.1 cannot be had")
+    assert done.stderr.startswith(f"error: Cannot listen on 127.0.0.1:{port} (")
     assert done.stderr.endswith(f"Give another: --port {port + 1}\n")
 
 
@@ -177,7 +177,7 @@ def test_a_port_that_needs_rights_is_said_with_one_that_needs_none(monkeypatch: 
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(socket.socket, "bind", refuse)
-    with pytest.raises(InputError, match="Port 80 on 127.0.0.1 cannot be had .* give one above 1023"):
+    with pytest.raises(InputError, match=r"Cannot listen on 127.0.0.1:80 .* Choose one above 1023"):
         server_module.bind("127.0.0.1", 80, "")
 
 

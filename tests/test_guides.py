@@ -203,7 +203,7 @@ def page(command: str, workplace: Workplace) -> int:
         return port, process, log
 
     if command not in workplace.pages:
-        workplace.pages[command] = on_a_free_port(start, "cannot be had")
+        workplace.pages[command] = on_a_free_port(start, "Cannot listen on")
     return workplace.pages[command][0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from served import PATIENCE_S, Served
 from inference.artifacts.cache import default_cache
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray: requirements-scale.txt")
-LOST = "Failed to bind to address"  # as Ray Serve says it
+LOST = ("Cannot listen on", "Failed to bind to address")  # by the command, or by Ray Serve a moment later
 WORDS = ["lovely", "dreadful", "boring", "wonderful"]
 
 
@@ -27,14 +28,14 @@ def started(demo: Path, demo_cache: Path, tmp_path_factory: pytest.TempPathFacto
     home = tmp_path_factory.mktemp("ray")
     (home / "key").write_text("sesame")
     bare = {name: "" for name in os.environ if name.startswith("RAY_")}
-    command = [sys.executable, "deploy/ray_serve.py", str(demo), "--max-replicas", "2"]
+    command = [sys.executable, "-m", "deploy.ray_serve", str(demo), "--max-replicas", "2"]
     command += ["--api-key-file", str(home / "key"), "--port"]
     here = bare | {"HOME": str(home), "XDG_CACHE_HOME": str(default_cache().parent)}
     here["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = str(PATIENCE_S)  # Ray's 5 s are short on a busy machine
-    return on_a_free_port(lambda port: Served([*command, str(port)], here), LOST)
+    return on_a_free_port(lambda port: Served([*command, str(port)], here), *LOST)
 
 
-def test_a_cluster_of_this_machine_serves_the_api_until_it_is_told_to_stop(started: Served) -> None:
+def test_local_cluster_serves_the_api_until_sigterm(started: Served) -> None:
     key = {"X-API-Key": "sesame"}
     with started as server:
         assert server.ask("/api/live")[0] == 200
@@ -50,14 +51,14 @@ def test_a_cluster_of_this_machine_serves_the_api_until_it_is_told_to_stop(start
         assert (status, answer["error"]["code"]) == (422, "invalid_request")
         listened = listening(server.process.pid)
         assert ("127.0.0.1", server.port) in listened
-        refuses_whoever_has_no_token({port for address, port in listened if address in ("::", "0.0.0.0")})
+        check_that_calls_need_a_token({port for address, port in listened if address in ("::", "0.0.0.0")})
         code, out, err = server.end()
         assert code == 0, err
-        assert out.endswith("Triptych stops.\n")  # Ray may have something to say before
+        assert out.endswith("Triptych stops.\n")  # Ray may print something before
 
 
-def refuses_whoever_has_no_token(ports: set[int]) -> None:
-    """Of these ports, open to other machines, those that speak gRPC, Ray Serve's, do nothing without a token."""
+def check_that_calls_need_a_token(ports: set[int]) -> None:
+    """Check that those of these ports that speak gRPC (Ray Serve's replicas) do nothing without a token."""
     import grpc
 
     asked = 0
@@ -72,7 +73,20 @@ def refuses_whoever_has_no_token(ports: set[int]) -> None:
     assert asked
 
 
-def test_the_application_is_what_the_arguments_say() -> None:
+def test_taken_port_is_an_error_in_one_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "deploy.ray_serve", "assets/models/demo", "--port", str(port)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: Cannot listen on 127.0.0.1:{port} (")
+    assert done.stderr.endswith(f"Choose another port: --port {port + 1}\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_arguments_configure_the_deployment() -> None:
     code = (
         "import json; from deploy.ray_serve import build; import os;"
         "d = build({'model': 'm', 'max_replicas': '7', 'threads': '2'})._bound_deployment;"

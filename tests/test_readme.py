@@ -251,7 +251,7 @@ def test_make_demo_serves_and_stops_at_ctrl_c(demo: Path, demo_cache: Path, tmp_
             time.sleep(0.2)
         return port, process
 
-    port, process = on_a_free_port(start, "cannot be had")
+    port, process = on_a_free_port(start, "Cannot listen on")
     try:
         client = Client(f"http://127.0.0.1:{port}", verbose=False)
         answer = client.predict("what a lovely film", "int8", None, api_name="/predict")

@@ -279,7 +279,7 @@ def test_a_port_in_use_ends_in_one_line_and_exit_code_2() -> None:
             check=False,
         )
     assert done.returncode == 2
-    assert done.stderr.startswith(f"Triptych cannot start: Port {port} on 127.0.0.1 cannot be had")
+    assert done.stderr.startswith(f"Triptych cannot start: Cannot listen on 127.0.0.1:{port} (")
     assert done.stderr.count("\n") == 1
 
 

@@ -159,7 +159,7 @@ def test_clients_that_go_away_leave_nothing_in_the_log(tmp_path: Path) -> None:
 
 
 def test_unfinished_bodies_and_websockets_do_not_keep_the_server_from_ending(tmp_path: Path) -> None:
-    with started(tmp_path, first="from inference.api import server; server.PATIENCE_S = 1") as server:
+    with started(tmp_path, first="from inference.api import server; server.GRACE_S = 1") as server:
         half = post(b"{" * 100)[:-50]
         connections = [connect(server, half), connect(server, b"GET /"), connect(server)]
         connections += [connect(server, half.replace(b"/api/predict", b"/gradio_api/call/predict"))]

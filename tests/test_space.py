@@ -66,7 +66,6 @@ def test_a_gradio_space_gets_what_the_page_needs_and_nothing_else(tmp_path: Path
     assert {Path(name).suffix for name in listed if name.startswith(("ui/", "inference/"))} == {
         ".py",
         ".css",
-        ".html",
         ".js",
         ".json",
     }
@@ -99,7 +98,7 @@ def test_staging_again_replaces_what_was_staged(tmp_path: Path) -> None:
 def test_a_folder_with_anything_else_in_it_is_left_alone(staged: Path, tmp_path: Path) -> None:
     (staged / "notes.txt").write_text("mine")
     before = files(staged)
-    with pytest.raises(InputError, match="holds notes.txt, which no staging put there"):
+    with pytest.raises(InputError, match="holds notes.txt, which was not staged"):
         space.stage(staged)
     assert files(staged) == before
     with pytest.raises(InputError, match="holds "):
@@ -138,7 +137,7 @@ def test_a_base_in_the_models_folder_is_staged_with_it(tmp_path: Path, tiny: Tin
 def test_a_base_that_a_space_cannot_reach_is_refused(tmp_path: Path) -> None:
     base = foreign.base(tmp_path / "base")
     model = foreign.adapter(tmp_path / "mine", base)  # it names its base by this machine's folder
-    with pytest.raises(BundleError, match="has no Hub id and lies outside of the model's folder"):
+    with pytest.raises(BundleError, match="no Hub id and lies outside of the model's folder"):
         space.stage(tmp_path / "space", model=model)
     assert not (tmp_path / "space").exists()
     described = json.loads((model / "adapter_config.json").read_text())
@@ -173,12 +172,12 @@ def test_a_file_of_more_than_10_mb_goes_through_lfs(tmp_path: Path) -> None:
     space.stage(tmp_path / "space", model=own_model(tmp_path / "mine", extra=bytes(10_000_001)))
     attributes = tmp_path / "space/.gitattributes"
     assert attributes.read_text() == f'"{MODEL}/extra.bin" filter=lfs diff=lfs merge=lfs -text\n'
-    assert space._too_large(tmp_path / "space") == []
+    assert space._lfs_problems(tmp_path / "space") == []
     attributes.write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n")  # as the Hub's own file has it
-    assert space._too_large(tmp_path / "space") == []
+    assert space._lfs_problems(tmp_path / "space") == []
     attributes.write_text("*.onnx filter=lfs diff=lfs merge=lfs -text\n")
-    with pytest.raises(InputError, match=r"extra.bin has 10 MB and no line `filter=lfs` in .gitattributes"):
-        space.check(tmp_path / "space")
+    with pytest.raises(InputError, match=r"extra.bin has 10 MB but no line `filter=lfs` in .gitattributes"):
+        space.check_staged(tmp_path / "space")
 
 
 # --- The front matter
@@ -187,10 +186,10 @@ def test_a_file_of_more_than_10_mb_goes_through_lfs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["project", "gradio", "docker"])
 def test_the_front_matter_is_valid(tmp_path: Path, folder: str) -> None:
     if folder == "project":  # the repository itself can be pushed to a Gradio Space
-        assert space._wrong_in_card(ROOT) == []
+        assert space._card_problems(ROOT) == []
         return
     space.stage(tmp_path, folder)
-    assert space._wrong_in_card(tmp_path) == []
+    assert space._card_problems(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -200,11 +199,11 @@ def test_the_front_matter_is_valid(tmp_path: Path, folder: str) -> None:
         ("sdk: gradio", "sdk: streamlit", "`sdk` is 'streamlit', not one of gradio, docker"),
         ("sdk_version: 6.31.0", "sdk_version: 5.0.0", "`sdk_version` is '5.0.0', not what requirements.txt pins"),
         ("python_version: '3.11'", "python_version: 3.11", "`python_version` is 3.11, not a version in quotes"),
-        ("app_file: app.py", "app_file: main.py", "`app_file` is 'main.py', which is not there"),
+        ("app_file: app.py", "app_file: main.py", "`app_file` is 'main.py', which does not exist"),
         ("colorTo: green", "colorTo: teal", "`colorTo` is 'teal', not one of red"),
         ("short_description: ", "short_description: at great length, ", "longer than 60 characters"),
         ("- stanfordnlp/sst2", "- sst2 of Stanford", "`datasets` is"),
-        ("title: Triptych", "title: [", "no front matter that can be read"),
+        ("title: Triptych", "title: [", "no readable front matter"),
         ("---\n", "", "`title` is missing"),
     ],
 )
@@ -216,7 +215,7 @@ def test_what_the_hub_would_refuse_is_said_before_anything_is_started(
     assert old in text
     card.write_text(text.replace(old, new))
     with pytest.raises(InputError, match=re.escape(said)):
-        space.check(staged)
+        space.check_staged(staged)
 
 
 # --- It starts
@@ -225,7 +224,7 @@ def test_what_the_hub_would_refuse_is_said_before_anything_is_started(
 def test_a_space_that_lacks_a_file_is_found_by_starting_it(staged: Path) -> None:
     (staged / "ui/start.py").unlink()
     with pytest.raises(InputError, match=r"app.py does not start in .*No module named 'ui.start'"):
-        space.check(staged)
+        space.check_staged(staged)
 
 
 def test_a_gradio_space_with_a_model_of_ones_own_serves_that_model(
@@ -244,7 +243,7 @@ def test_a_gradio_space_with_a_model_of_ones_own_serves_that_model(
 @pytest.mark.parametrize("kind", space.KINDS)
 def test_what_was_staged_starts_from_its_folder_alone(tmp_path: Path, demo: Path, demo_cache: Path, kind: str) -> None:
     space.stage(tmp_path, kind)
-    space.check(tmp_path)
+    space.check_staged(tmp_path)
     assert "__pycache__" not in {path.name for path in tmp_path.rglob("*")}
 
 
@@ -385,13 +384,16 @@ def test_a_refused_upload_says_so_and_keeps_the_token_to_itself(staged: Path, hu
 
 
 def test_a_hub_that_is_not_there_is_an_error_with_a_remedy(staged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InferenceError, match="could not be uploaded .*try again"):  # the tests are offline
+    with pytest.raises(InferenceError, match="Cannot upload me/demo .*try again"):  # the tests are offline
         space.upload(staged, "me/demo", "hf_secret")
 
 
 @pytest.mark.parametrize(
     ("repo_id", "token", "said"),
-    [("demo", "hf_secret", "no Space. Give OWNER/NAME"), ("me/demo", "hf_secret\nx", "characters that no token has")],
+    [
+        ("demo", "hf_secret", "not the id of a Space. Pass OWNER/NAME"),
+        ("me/demo", "hf_secret\nx", "contains invalid characters"),
+    ],
 )
 def test_an_id_or_a_token_that_is_none_is_refused_before_the_hub_is_asked(
     staged: Path, repo_id: str, token: str, said: str

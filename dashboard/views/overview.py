@@ -6,12 +6,11 @@ from dashboard import components, receipts, state
 from dashboard.charts import overview
 from inference.compare.diff import CHANGED, diff
 from inference.compare.verdict import decide
-from inference.errors import InputError
 
-selection = state.current()
-receipt, task = selection.receipt, selection.task
+choice = state.current()
+receipt, task = choice.receipt, choice.task
 components.page("Overview", receipt)
-components.verdict(decide(receipt, selection.limits), selection.limits)
+components.verdict(decide(receipt, choice.limits), choice.limits)
 components.kpis(receipt, task)
 components.chart(overview.pareto(receipt, task), "pareto")
 left, right = st.columns(2, gap="large")
@@ -25,24 +24,20 @@ with right:
     with slot:
         components.chart(overview.cost(receipt, price), "cost")
 
-st.subheader("Compare with another measurement", anchor=False)
+st.subheader("Against another receipt", anchor=False)
 shelf = receipts.shelf()
-others = [name for name in state.names(shelf) if name != selection.name]
-other = st.selectbox("Other measurement", others, None, key="other", bind="query-params", placeholder="none")
+others = [name for name in state.names(shelf) if name != choice.name]
+other = st.selectbox("The other receipt", others, None, key="other", bind="query-params", placeholder="none")
 if other is not None:
-    try:
-        changes, notes = diff(receipt, state.receipt(other, shelf))
-    except InputError as error:
-        st.error(components.plain(str(error)))
-        st.stop()
+    changes, notes = diff(receipt, state.receipt(other, shelf))
     for note in notes:
         st.warning(components.plain(note))
     beyond = sum(change.verdict == CHANGED for change in changes)
-    st.markdown(f"{beyond} of {len(changes)} lines, of figures and of how they were measured, differ beyond noise.")
+    st.markdown(f"{beyond} of {len(changes)} lines, of figures and of how they came about, differ beyond noise.")
     st.dataframe(
         [
-            {"figure": change.what, "this one": change.before, "the other": change.after, "verdict": change.verdict}
-            for change in changes
+            {"figure": one.what, "this receipt": one.before, "the other": one.after, "so it is": one.verdict}
+            for one in changes
         ],
         hide_index=True,
         width="stretch",

@@ -1,4 +1,4 @@
-"""The HTTP API: `create_app` makes of a classifier, or of the three of a model, an application for any ASGI server.
+"""The HTTP API: `create_app` turns a classifier, or all runtimes of a model, into an ASGI application.
 
 >>> from inference import load
 >>> from inference.api import create_app
@@ -15,9 +15,9 @@ __all__ = ["ApiLimits", "create_app"]
 
 
 def __getattr__(name: str) -> Any:
-    # Not imported above: the command line reads this package's `commands`, and must start without FastAPI.
+    # Imported on first use: the command line imports modules of this package and must start without FastAPI.
     if name in __all__:
-        from inference.api import app, service
+        from inference.api import app
 
-        return getattr(app if name == "create_app" else service, name)
+        return getattr(app, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Who may use a server: the options for hosts, proxies and the API key, read from arguments and environment."""
+"""Who may use a server: options for hosts, proxies and the API key, from arguments and environment variables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]|\*")
 
 
 def add_access(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say who may ask, to the command of any server."""
+    """Add --allowed-hosts and --forwarded-allow-ips."""
     parser.add_argument(
         "--allowed-hosts",
         metavar="HOSTS",
@@ -34,19 +34,18 @@ def add_access(parser: argparse.ArgumentParser) -> None:
 
 
 def read_access(args: argparse.Namespace, environment: Mapping[str, str], **fields: Any) -> Access:
-    """Read who may ask from the arguments of `add_access`, else from the environment.
+    """Read the options of `add_access` from the arguments, else from the environment.
 
     Args:
-        fields: further ones of `Access`.
+        fields: further fields of `Access`.
 
     Raises:
-        InputError: one is not a host name or an address.
+        InputError: an item is not a host name or an address.
     """
-
     from inference.api.front import Access
 
-    def items(given: str | None, variable: str) -> tuple[str, ...]:
-        listed = environment.get(variable, "") if given is None else given
+    def items(argument: str | None, variable: str) -> tuple[str, ...]:
+        listed = environment.get(variable, "") if argument is None else argument
         return tuple(item.strip() for item in listed.split(",") if item.strip())
 
     hosts = items(args.allowed_hosts, "TRIPTYCH_ALLOWED_HOSTS")
@@ -62,20 +61,20 @@ def read_access(args: argparse.Namespace, environment: Mapping[str, str], **fiel
 
 
 def read_key(file: Path | None, environment: Mapping[str, str]) -> str | None:
-    """The API key in a file, else in TRIPTYCH_API_KEY; None where there is neither.
+    """Read the API key from a file, else from TRIPTYCH_API_KEY; None without either.
 
     Raises:
-        InputError: the file cannot be read or begins with an empty line, or the variable is set but empty.
+        InputError: the file cannot be read or its first line is empty, or the variable is set but empty.
     """
     if file is None:
-        said = environment.get("TRIPTYCH_API_KEY")
-        if said == "":  # a secret that was not filled in must not open the server to all
-            raise InputError("TRIPTYCH_API_KEY is set but empty. Write the key there, or unset it to have none.")
-        return said
+        key = environment.get("TRIPTYCH_API_KEY")
+        if key == "":  # a secret that was not filled in must not open the server to everyone
+            raise InputError("TRIPTYCH_API_KEY is set but empty. Set it to the key, or unset it to use none.")
+        return key
     try:
-        key: str = file.read_text(encoding="utf-8").partition("\n")[0].strip()
+        key = file.read_text(encoding="utf-8").partition("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--api-key-file {file} cannot be read: {type(error).__name__}.") from None
+        raise InputError(f"Cannot read --api-key-file {file} ({type(error).__name__}).") from None
     if not key:
-        raise InputError(f"--api-key-file {file} begins with an empty line. Write the key there.")
+        raise InputError(f"--api-key-file {file}: the first line is empty. Write the key there.")
     return key

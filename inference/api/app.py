@@ -1,4 +1,4 @@
-"""`create_app`: the addresses of the API as a FastAPI application."""
+"""`create_app`: the endpoints of the API as a FastAPI application."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fastapi import FastAPI, Request, Response
 from inference.api import errors
 from inference.api.errors import JSON, ApiError
 from inference.api.metrics import CONTENT_TYPE_LATEST
-from inference.api.middleware import BodyLimit, Counted, Key
-from inference.api.openapi import describe
+from inference.api.middleware import ApiKey, BodyLimit, RequestMetrics
+from inference.api.openapi import HEALTH, add_openapi
 from inference.api.schemas import MAX_TEXTS, ExplainRequest, PredictRequest, parse
 from inference.api.service import ApiLimits, Service
 from inference.classifier import MAX_CHARS, Classifier, Prediction
@@ -22,7 +22,7 @@ from inference.errors import InputError
 from inference.loading import Models
 from inference.version import __version__
 
-HEALTH = ("/live", "/ready")
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(
@@ -33,21 +33,21 @@ def create_app(
     limits: ApiLimits | None = None,
     prefix: str = "/api",
 ) -> FastAPI:
-    """The HTTP API of a model: under `prefix` /predict, /explain, /model, /live, /ready, /metrics and /openapi.json.
+    """Return the HTTP API: under `prefix` /predict, /explain, /model, /live, /ready, /metrics and /openapi.json.
 
-    Mounted in another application, give prefix="", and call `app.state.service.close()` when that one ends: it passes
-    no lifespan on.
+    To mount it in another application, pass prefix="" and call `app.state.service.close()` when that one shuts down:
+    a mounted application gets no lifespan events.
 
     Args:
-        served: one classifier, or those of a model, of which requests choose one by its backend.
-        backend: the one that answers where a request names none; the model's first if left out.
-        api_key: wanted of every request but those to /live and /ready.
+        served: one classifier, or all runtimes of a model, among which requests choose.
+        backend: the runtime for requests that name none; default: the model's first.
+        api_key: required by every request except those to /live and /ready.
 
     Raises:
-        InputError: there is no such backend, or the key is empty.
+        InputError: the backend is unknown, or the key is empty.
     """
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
-        raise InputError("The API key must be printable ASCII without spaces around it, and not empty.")
+        raise InputError("The API key must be printable ASCII, not empty, and without spaces around it.")
     service = Service(served, backend, limits or ApiLimits())
 
     @asynccontextmanager
@@ -60,54 +60,56 @@ def create_app(
         version=__version__,
         lifespan=lifespan,
         openapi_url=f"{prefix}/openapi.json",
-        docs_url=None,  # both pages load their scripts from another machine
+        docs_url=None,  # both pages load their scripts from another host
         redoc_url=None,
         redirect_slashes=False,
     )
     app.state.service = service
-    # As routes of Starlette: FastAPI's own take a tenth of a millisecond to find out that there is nothing to inject.
-    answers = _answers(service)
-    for path, (method, answer) in answers.items():
-        app.add_route(f"{prefix}{path}", answer, methods=[method])
+    # As Starlette routes: FastAPI's own spend a tenth of a millisecond on finding that there is nothing to inject.
+    endpoints = _endpoints(service)
+    for path, (method, endpoint) in endpoints.items():
+        app.add_route(f"{prefix}{path}", endpoint, methods=[method])
     if prefix:
-        app.add_route(prefix, answers["/"][1])  # somebody left the last slash out
-    addresses = [f"{prefix}{path}" for path in (*answers, "/openapi.json")]
-    app.state.addresses = addresses
-    describe(app, service, keyed=api_key is not None, prefix=prefix)
-    errors.install(app)
+        app.add_route(prefix, endpoints["/"][1])  # without the slash at the end
+    app.state.addresses = [f"{prefix}{path}" for path in (*endpoints, "/openapi.json")]
+    add_openapi(app, service, has_key=api_key is not None, prefix=prefix)
+    errors.add_handlers(app)
     if api_key is not None:
-        app.add_middleware(Key, key=api_key, open_to_all=[f"{prefix}{path}" for path in HEALTH])
+        app.add_middleware(ApiKey, key=api_key, public=[f"{prefix}{path}" for path in HEALTH])
     app.add_middleware(BodyLimit, max_bytes=service.limits.body_bytes)
-    # The last one added is the outermost: whatever is answered is counted.
-    app.add_middleware(Counted, metrics=service.batcher.metrics, addresses=addresses)
+    # Added last, so outermost: every response is counted.
+    app.add_middleware(RequestMetrics, metrics=service.batcher.metrics, paths=app.state.addresses)
     return app
 
 
-def _answers(service: Service) -> dict[str, tuple[str, Callable[[Request], Awaitable[Response]]]]:
-    """Path -> its method, and what answers there."""
-    reader = _Reader(service)
+def _endpoints(service: Service) -> dict[str, tuple[str, Endpoint]]:
+    """Return the method and the function of each path."""
+    bodies = _Bodies(service.limits)
 
     async def predict(request: Request) -> Response:
-        async with reader.body(request) as body:
-            asked = parse(PredictRequest, body)
+        async with bodies.read(request) as body:
+            fields = parse(PredictRequest, body)
             del body  # it may be much larger than its texts, which wait
-            until = service.deadline()
-            tasks = service.tasks(asked.tasks)
-            classifier = await service.classifier(asked.backend, request.receive, until)
-        texts = [asked.text] if asked.single else asked.texts
-        found = await service.predict(classifier, texts, tasks, request.receive, until)
-        rows = _results(found, len(texts), bool(asked.return_scores), asked.threshold)
+            deadline = service.deadline()
+            tasks = service.tasks(fields.tasks)
+            classifier = await service.classifier(fields.backend, request.receive, deadline)
+        texts = [fields.text] if fields.is_single else fields.texts
+        predictions = await service.predict(classifier, texts, tasks, request.receive, deadline)
+        results = [
+            _result({task: predictions[task][row] for task in tasks}, bool(fields.return_scores), fields.threshold)
+            for row in range(len(texts))
+        ]
         about = {"model": service.bundle.name, "backend": classifier.backend.name}
-        return _json(about | (rows[0] if asked.single else {"results": rows}))
+        return _json(about | (results[0] if fields.is_single else {"results": results}))
 
     async def explain(request: Request) -> Response:
-        async with reader.body(request) as body:
-            asked = parse(ExplainRequest, body)
+        async with bodies.read(request) as body:
+            fields = parse(ExplainRequest, body)
             del body
-            until = service.deadline()
-            task = service.one_task(asked)
-            classifier = await service.classifier(asked.backend, request.receive, until)
-        return _json(await service.explain(classifier, asked, task, request.receive, until))
+            deadline = service.deadline()
+            task = service.task_to_explain(fields)
+            classifier = await service.classifier(fields.backend, request.receive, deadline)
+        return _json(await service.explain(classifier, fields, task, request.receive, deadline))
 
     async def index(request: Request) -> Response:
         return _json({"model": service.bundle.name, "addresses": errors.addresses(request)})
@@ -138,8 +140,8 @@ def _answers(service: Service) -> dict[str, tuple[str, Callable[[Request], Await
         return _json({"status": "live"})
 
     async def ready(request: Request) -> Response:
-        spent = await service.probe()
-        return _json({"status": "ready", "backend": service.backends[0], "answered_ms": round(spent, 3)})
+        answered_ms = await service.probe()
+        return _json({"status": "ready", "backend": service.backends[0], "answered_ms": round(answered_ms, 3)})
 
     async def metrics(request: Request) -> Response:
         return Response(service.batcher.metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -155,35 +157,35 @@ def _answers(service: Service) -> dict[str, tuple[str, Callable[[Request], Await
     }
 
 
-class _Reader:
-    """Bodies of requests, as long as all that are held at the same time fit into memory."""
+class _Bodies:
+    """Reads request bodies while all of them together stay below `bodies_bytes`."""
 
-    def __init__(self, service: Service) -> None:
-        self._limits = service.limits
-        self._held = 0
+    def __init__(self, limits: ApiLimits) -> None:
+        self._limits = limits
+        self._bytes = 0
 
     @asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """The whole body of a request with JSON. It counts until the block is left, and then its texts count.
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """Read the JSON body of a request, which counts until the block is left; from then on its texts count.
 
         Raises:
-            ApiError: 415 where it is something else, 408 where it does not come, 503 where too much is being read.
+            ApiError: 415 for anything but JSON, 408 if it does not arrive, 503 if too many bodies are being read.
         """
         headers = request.headers
         if headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
-            raise ApiError(415, "no_json", f"Send JSON, and say so: Content-Type: {JSON}.")
+            raise ApiError(415, "no_json", f"The body must be JSON, with the header Content-Type: {JSON}.")
         if headers.get("content-encoding", "identity").lower() != "identity":
-            raise ApiError(415, "compressed", "Send the body uncompressed, without Content-Encoding.")
-        got, size = bytearray(), 0
+            raise ApiError(415, "compressed", "The body must be uncompressed, without Content-Encoding.")
+        received, size = bytearray(), 0
         try:
-            await self._read(request, got)
-            size, whole = len(got), [bytes(got)]
-            got.clear()
-            yield whole.pop()  # nothing is left of it here
+            await self._receive(request, received)
+            size, bodies = len(received), [bytes(received)]
+            received.clear()
+            yield bodies.pop()  # this generator keeps no reference to it
         finally:
-            self._held -= size or len(got)
+            self._bytes -= size or len(received)
 
-    async def _read(self, request: Request, got: bytearray) -> None:
+    async def _receive(self, request: Request, received: bytearray) -> None:
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 while True:
@@ -191,40 +193,34 @@ class _Reader:
                     if message["type"] == "http.disconnect":
                         raise ApiError(499, "client_gone", "The client closed its connection.")
                     piece = message.get("body", b"")
-                    self._held += len(piece)
-                    got += piece
-                    if self._held > self._limits.bodies_bytes:
-                        raise ApiError(503, "overloaded", "Too much is being sent at once. Ask again later.", 1)
+                    self._bytes += len(piece)
+                    received += piece
+                    if self._bytes > self._limits.bodies_bytes:
+                        raise ApiError(503, "overloaded", "Too many large requests at once. Try again later.", 1)
                     if not message.get("more_body", False):
                         return
         except TimeoutError:
             raise ApiError(408, "slow_body", f"The body did not arrive within {self._limits.timeout_s:g} s.") from None
 
 
-def _results(
-    found: dict[str, list[Prediction]], count: int, scores: bool, threshold: float | None
-) -> list[dict[str, Any]]:
-    """A `schemas.Result` for each text in plain types."""
-    rows = []
-    for row in range(count):
-        predictions = {}
-        for task, answers in found.items():
-            one = answers[row]
-            predictions[task] = answer = {
-                "label": one.label,
-                "confidence": one.confidence,
-                # Texts of several requests go through the model together, each with a threshold of its own.
-                "uncertain": one.uncertain if threshold is None else one.confidence < threshold,
-            }
-            if scores:
-                answer["probabilities"] = one.scores
-        result: dict[str, Any] = {"predictions": predictions, "truncated": one.truncated}
-        if len(predictions) == 1:
-            result |= {"prediction": one.label, "confidence": one.confidence}
-            if scores:
-                result["probabilities"] = one.scores
-        rows.append(result)
-    return rows
+def _result(predictions: dict[str, Prediction], return_scores: bool, threshold: float | None) -> dict[str, Any]:
+    """Return the predictions for one text as a `schemas.Result` in plain types."""
+    answers: dict[str, dict[str, Any]] = {}
+    for task, prediction in predictions.items():
+        answers[task] = {
+            "label": prediction.label,
+            "confidence": prediction.confidence,
+            # Texts of several requests share a batch, and each request has its own threshold.
+            "uncertain": prediction.uncertain if threshold is None else prediction.confidence < threshold,
+        }
+        if return_scores:
+            answers[task]["probabilities"] = prediction.scores
+    result: dict[str, Any] = {"predictions": answers, "truncated": prediction.truncated}
+    if len(answers) == 1:
+        result |= {"prediction": prediction.label, "confidence": prediction.confidence}
+        if return_scores:
+            result["probabilities"] = prediction.scores
+    return result
 
 
 def _json(document: Any) -> Response:

@@ -1,6 +1,6 @@
-"""What every request passes first, whichever application answers it: proxies, hosts, origins, and safe headers.
+"""The outermost layer of every server: trusted proxies, allowed hosts, origins, and security headers.
 
-One layer of plain ASGI, because it runs for every request: it costs a few microseconds.
+Plain ASGI, because it runs for every request: it costs a few microseconds.
 """
 
 from __future__ import annotations
@@ -17,19 +17,11 @@ from inference.api.middleware import refuse, refuse_websocket
 from inference.api.protocol import is_host
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-# Who may add these is whoever stands between the client and this server: they count only from a proxy that was named.
-# Gradio believes X-Gradio-Server too, from anybody.
+FORWARDED_HOST, FORWARDED_PROTO = b"x-forwarded-host", b"x-forwarded-proto"
+# Any client can send these headers: only those of a trusted proxy count. (Gradio trusts X-Gradio-Server from anyone.)
 PROXY_HEADERS = frozenset(
-    {
-        b"forwarded",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-port",
-        b"x-forwarded-prefix",
-        b"x-forwarded-proto",
-        b"x-gradio-server",
-        b"x-real-ip",
-    }
+    {FORWARDED_HOST, FORWARDED_PROTO, b"x-forwarded-for", b"x-forwarded-port", b"x-forwarded-prefix"}
+    | {b"forwarded", b"x-gradio-server", b"x-real-ip"}
 )
 NOTHING_LOADS = "default-src 'none'"  # the API answers JSON: a browser that shows it loads nothing
 DENIED = ("accelerometer", "camera", "display-capture", "geolocation", "gyroscope", "microphone", "payment", "usb")
@@ -38,13 +30,13 @@ DEFAULT_PORTS = {"http": ":80", "https": ":443", "ws": ":80", "wss": ":443"}
 
 @dataclass(frozen=True)
 class Access:
-    """Which requests are answered at all, and what browsers may do with the answers.
+    """Which requests are answered at all, and what browsers may do with the responses.
 
     Args:
-        allowed_hosts: values of the Host header that are answered, without a port; "*.example.org" stands for every
-            subdomain. Empty: any host.
-        trusted_proxies: addresses or networks whose X-Forwarded-For, -Host and -Proto are believed; "*" for all.
-        frame_ancestors: sources, in the words of Content-Security-Policy, whose pages may show these in a frame.
+        allowed_hosts: accepted values of the Host header, without a port; "*.example.org" matches every subdomain.
+            Empty: any host.
+        trusted_proxies: addresses or networks whose X-Forwarded-For, -Host and -Proto are trusted; "*" for all.
+        frame_ancestors: Content-Security-Policy sources whose pages may embed these in a frame.
         content: the rest of the Content-Security-Policy.
     """
 
@@ -55,11 +47,11 @@ class Access:
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers that every answer gets."""
+        """The security headers that every response gets."""
         values = {
             "Content-Security-Policy": f"{self.content}; frame-ancestors {self.frame_ancestors}",
             "Permissions-Policy": ", ".join(f"{name}=()" for name in DENIED),
-            # Not "no-referrer": with it, browsers say "Origin: null" where a form is sent to this very server.
+            # Not "no-referrer": with it, browsers send "Origin: null" when a form is posted to this very server.
             "Referrer-Policy": "same-origin",
             "X-Content-Type-Options": "nosniff",
         }
@@ -67,25 +59,25 @@ class Access:
 
 
 class Front:
-    """Refuses requests for other hosts and from other sites, believes named proxies alone, and adds safe headers.
+    """Reject other hosts and foreign origins, trust only named proxies, and add the security headers.
 
-    A request that changes something, and a websocket, is refused with 403 if it has an Origin header that is not this
-    server's own address. Behind a named proxy, Host, scheme and client become those that the proxy reports, so that
-    nothing behind this layer has to know about proxies.
+    A websocket, or a request with another method than GET, HEAD or OPTIONS, gets 403 if its Origin is not this server.
+    Behind a trusted proxy, Host, scheme and client become those the proxy reports, so that no application needs to
+    know about proxies.
     """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self.app = app
         self._allowed = [_without_port(host.lower()) for host in access.allowed_hosts]
         self._headers = access.headers
-        self._named = bool(access.trusted_proxies)
+        self._has_proxies = bool(access.trusted_proxies)
         self._proxied: Any = ProxyHeadersMiddleware(self._answer, list(access.trusted_proxies))  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
-        elif self._named and scope["client"] and scope["client"][0] in self._proxied.trusted_hosts:
-            scope["headers"] = _as_the_last_proxy_says(scope["headers"])
+        elif self._has_proxies and scope["client"] and scope["client"][0] in self._proxied.trusted_hosts:
+            scope["headers"] = _from_last_proxy(scope["headers"])
             await self._proxied(scope, receive, send)
         else:
             await self._answer(scope, receive, send)
@@ -109,12 +101,12 @@ class Front:
                 message["headers"] = [*message.get("headers", ()), *self._headers]
             await send(message)
 
-        if host and not is_host(host):  # a proxy said so: any other was refused before
+        if host and not is_host(host):  # from a proxy: `HttpProtocol` has checked what clients send
             error = ApiError(400, "bad_request", "The header X-Forwarded-Host is not a host name or an address.")
         elif self._allowed and not self._is_allowed(host):
             error = ApiError(400, "unknown_host", "This server does not answer for the host in the Host header.")
         elif origins and scope.get("method") not in SAFE_METHODS and (origins > 1 or not is_own(origin, host)):
-            error = ApiError(403, "foreign_origin", "This server takes no requests from pages of other sites.")
+            error = ApiError(403, "foreign_origin", "This server accepts no requests from pages of other sites.")
         else:
             await self.app(scope, receive, with_headers)
             return
@@ -131,7 +123,7 @@ class Front:
 
 
 def is_own(origin: bytes, host: bytes) -> bool:
-    """Whether an Origin header names the server that a Host header names. The scheme is left to a proxy with TLS."""
+    """Return whether an Origin header names the server in the Host header. The scheme may differ: a proxy adds TLS."""
     scheme, separator, site = origin.decode("latin-1").lower().partition("://")
     port = DEFAULT_PORTS.get(scheme)
     if not separator or port is None:
@@ -145,20 +137,14 @@ def _without_port(host: str) -> str:
     return host if host.count(":") > 1 else host.partition(":")[0]  # an IPv6 address, as a user may write it
 
 
-def _as_the_last_proxy_says(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers, with the host that a proxy was asked for in the place of the one that the proxy asks for.
+def _from_last_proxy(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Replace Host by X-Forwarded-Host, and reduce X-Forwarded-Proto to one value.
 
-    Where several proxies added to X-Forwarded-Host and -Proto, the last one is believed: it is the one that was named.
+    If several proxies added a value, the last one counts: only that proxy is trusted.
     """
     pairs = list(headers)
-    last = {
-        name: value.split(b",")[-1].strip()
-        for name, value in pairs
-        if name in (b"x-forwarded-host", b"x-forwarded-proto")
-    }
-    kept = [pair for pair in pairs if pair[0] != b"x-forwarded-proto"]
-    if proto := last.get(b"x-forwarded-proto"):
-        kept.append((b"x-forwarded-proto", proto))
-    if host := last.get(b"x-forwarded-host"):
-        kept = [(b"host", host), *(pair for pair in kept if pair[0] != b"host")]
-    return kept
+    last = {name: value.split(b",")[-1].strip() for name, value in pairs if name in (FORWARDED_HOST, FORWARDED_PROTO)}
+    replaced = {FORWARDED_PROTO: last.get(FORWARDED_PROTO)}
+    if last.get(FORWARDED_HOST):
+        replaced[b"host"] = last[FORWARDED_HOST]
+    return [*((name, value) for name, value in replaced.items() if value), *(p for p in pairs if p[0] not in replaced)]

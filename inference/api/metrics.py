@@ -1,4 +1,4 @@
-"""What Prometheus reads of one application: requests, texts, what waits, where time goes, what was cut."""
+"""Prometheus metrics of one application: requests, texts, the queue, time per stage, truncation."""
 
 from __future__ import annotations
 
@@ -15,53 +15,54 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Metrics:
-    """The figures of one application, in a registry of its own: two applications in a process do not add up.
+    """Metrics in a registry of their own, so that two applications in one process stay apart.
 
     Args:
-        waiting: how many texts are admitted and not answered yet.
+        waiting: returns the number of texts accepted and not yet answered.
     """
 
     def __init__(self, waiting: Callable[[], float]) -> None:
         self._registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)  # memory, processor time, open files; on Linux
+        ProcessCollector(registry=registry)  # memory, CPU time, open files; on Linux
         self._requests = Counter(
-            "triptych_requests", "Requests answered, by address and status.", ["route", "status"], registry=registry
+            "triptych_requests", "Requests answered, by path and status.", ["route", "status"], registry=registry
         )
         self._texts = Counter("triptych_texts", "Texts answered.", ["backend"], registry=registry)
         self._truncated = Counter(
-            "triptych_truncated_texts", "Texts of which the model did not see the end.", ["backend"], registry=registry
+            "triptych_truncated_texts", "Texts cut at the model's token limit.", ["backend"], registry=registry
         )
         stages = Histogram(
             "triptych_stage_seconds",
-            "A request waits, a batch is tokenized and goes forward, a text is explained.",
+            "Waiting of a request, tokenization and forward pass of a batch, explanation of a text.",
             ["stage"],
             buckets=BUCKETS,
             registry=registry,
         )
-        self._batch = Histogram("triptych_batch_texts", "Texts answered together.", buckets=SIZES, registry=registry)
+        self._batch = Histogram("triptych_batch_texts", "Texts per batch.", buckets=SIZES, registry=registry)
         self.wait, self.tokenize, self.forward, self.explain = (
             stages.labels(stage) for stage in ("wait", "tokenize", "forward", "explain")
         )
-        self._spent = Histogram(
+        self._duration = Histogram(
             "triptych_request_seconds",
-            "From the head of a request to the end of its answer, by address.",
+            "From the head of a request to the end of its response, by path.",
             ["route"],
             buckets=BUCKETS,
             registry=registry,
         )
-        Gauge("triptych_waiting_texts", "Texts admitted and not answered yet.", registry=registry).set_function(waiting)
+        gauge = Gauge("triptych_waiting_texts", "Texts accepted and not yet answered.", registry=registry)
+        gauge.set_function(waiting)
         self._children: dict[tuple[str, int], Counter] = {}
 
-    def request(self, route: str, status: int, spent_s: float) -> None:
-        """One request was answered."""
-        self._spent.labels(route).observe(spent_s)
+    def request(self, route: str, status: int, duration_s: float) -> None:
+        """Record one response."""
+        self._duration.labels(route).observe(duration_s)
         child = self._children.get((route, status))
-        if child is None:  # both come from short lists of our own: nobody can make new ones
+        if child is None:  # at most one for each path and status of the API, so the cache stays small
             child = self._children[route, status] = self._requests.labels(route, str(status))
         child.inc()
 
     def batch(self, backend: str, texts: int, truncated: int, tokenize_s: float, forward_s: float) -> None:
-        """So many texts went through the model together."""
+        """Record one batch."""
         self._batch.observe(texts)
         self._texts.labels(backend).inc(texts)
         if truncated:
@@ -70,5 +71,5 @@ class Metrics:
         self.forward.observe(forward_s)
 
     def page(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""What stands before an application, as plain ASGI: a cap on bodies, a key, and the count of what was answered."""
+"""ASGI middleware for any application: a limit on request bodies, the API key, and request metrics."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inference.api.errors import ApiError, problem
+from inference.api.errors import ApiError, error_response
 from inference.api.metrics import Metrics
 
 DRAINED_BYTES = 8_000_000
 DRAINED_S = 2
 SEGMENT = r"(?!\.\.?(?:/|$))[A-Za-z0-9._@+~-]{1,128}"
-"""Pattern of one step of a path to a file of a page, and neither "." nor ".."."""
+"""Pattern of one segment of the path to a page's file; never "." or ".."."""
 
 
 class BodyLimit:
-    """Answers 413 to a body above `max_bytes` bytes, said or sent in chunks, and keeps none of it.
+    """Answer 413 to a body above `max_bytes`, declared or chunked, without keeping any of it.
 
-    A connection that is closed while the client still sends is reset, and most clients lose the answer with it. So what
-    they send after the answer is thrown away first, up to `DRAINED_BYTES` and for `DRAINED_S`.
+    Closing a connection while the client still sends resets it, and most clients then lose the answer. So what they
+    send after the answer is discarded first, up to `DRAINED_BYTES` and for `DRAINED_S`.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -35,58 +35,42 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        said = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if not said.isdigit() or int(said[:20]) > self.max_bytes:
-            await refuse(self._error(), receive, send)
+        error = ApiError(413, "too_large", f"The body is larger than {self.max_bytes:,} bytes. Send fewer texts.")
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if not length.isdigit() or int(length[:20]) > self.max_bytes:
+            await refuse(error, receive, send)
             return
-        got, begun = 0, False
+        received, has_started = 0, False
 
         async def counted() -> Message:
-            nonlocal got
+            nonlocal received
             message = await receive()
-            got += len(message.get("body", b""))
-            if got > self.max_bytes:
-                raise _TooLarge
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
+                raise error
             return message
 
         async def watched(message: Message) -> None:
-            nonlocal begun
-            if got > self.max_bytes and not begun:
-                return  # what the application makes of a body that broke off: the answer is 413
-            begun = True
+            nonlocal has_started
+            if received > self.max_bytes and not has_started:
+                return  # the application's answer to a body that broke off: the client gets 413
+            has_started = True
             await send(message)
 
         try:
             await self.app(scope, counted, watched)
-        except _TooLarge:
-            pass
         except Exception:
-            if got <= self.max_bytes:
+            if received <= self.max_bytes:
                 raise
-        if got > self.max_bytes and not begun:
-            await refuse(self._error(), receive, send)
-
-    def _error(self) -> ApiError:
-        return ApiError(413, "too_large", f"The body is above {self.max_bytes:,} bytes. Send fewer texts at a time.")
+        if received > self.max_bytes and not has_started:
+            await refuse(error, receive, send)
 
 
 async def refuse(error: ApiError, receive: Receive, send: Send) -> None:
-    """Answer with an error, and close the connection once what the client still sends has been thrown away."""
-    answer = problem(error, {"Connection": "close"})
-    await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
-    await send({"type": "http.response.body", "body": answer.body, "more_body": True})
-    await _drain(receive)
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def refuse_websocket(receive: Receive, send: Send) -> None:
-    """Close a websocket before it is accepted: the server answers its handshake with 403."""
-    await receive()  # the handshake
-    await send({"type": "websocket.close", "code": 1008})
-
-
-async def _drain(receive: Receive) -> None:
-    """Throw away what still comes of a body, within bounds."""
+    """Send an error, discard what the client still sends, within bounds, and close the connection."""
+    response = error_response(error, {"Connection": "close"})
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": True})
     drained = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DRAINED_S):
@@ -94,61 +78,57 @@ async def _drain(receive: Receive) -> None:
                 message = await receive()
                 drained += len(message.get("body", b""))
                 if not message.get("more_body", False):
-                    return
+                    break
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class _TooLarge(Exception):
-    pass
+async def refuse_websocket(receive: Receive, send: Send) -> None:
+    """Close a websocket before it is accepted: the server answers the handshake with 403."""
+    await receive()  # the handshake
+    await send({"type": "websocket.close", "code": 1008})
 
 
-class Key:
-    """Answers 401 to whoever does not bring the key, as `Authorization: Bearer …` or `X-API-Key`.
+class ApiKey:
+    """Answer 401 to requests without the key, as `Authorization: Bearer …` or `X-API-Key`, except on `public` paths."""
 
-    Args:
-        open_to_all: paths that need none.
-    """
-
-    def __init__(self, app: ASGIApp, key: str, open_to_all: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, key: str, public: Collection[str]) -> None:
         self.app = app
         self.key = key.encode()
-        self.open_to_all = frozenset(open_to_all)
+        self.public = frozenset(public)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and path_of(scope) not in self.open_to_all and not self._brought(scope):
-            error = ApiError(401, "no_key", "A key is wanted: the header Authorization: Bearer KEY, or X-API-Key: KEY.")
-            await problem(error, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+        if scope["type"] == "http" and path_of(scope) not in self.public and not self._has_key(scope):
+            message = "This request needs the API key: Authorization: Bearer KEY, or X-API-Key: KEY."
+            response = error_response(ApiError(401, "no_key", message), {"WWW-Authenticate": "Bearer"})
+            await response(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
-    def _brought(self, scope: Scope) -> bool:
+    def _has_key(self, scope: Scope) -> bool:
         for name, value in scope["headers"]:
             if name == b"authorization":
-                kind, _, given = value.partition(b" ")
-                if kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.key):
+                scheme, _, key = value.partition(b" ")
+                if scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(), self.key):
                     return True
             elif name == b"x-api-key" and hmac.compare_digest(value.strip(), self.key):
                 return True
         return False
 
 
-class Counted:
-    """Counts every answer by address and status, with the time it took.
+class RequestMetrics:
+    """Count responses by path and status, with their duration. A path outside `paths` counts as "other"."""
 
-    Args:
-        addresses: those that are told apart; any other counts as "other".
-    """
-
-    def __init__(self, app: ASGIApp, metrics: Metrics, addresses: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
         self.app = app
         self.metrics = metrics
-        self.addresses = frozenset(addresses)
+        self.paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        status: Any = 500  # of an answer that never began
+        status: Any = 500  # unless a response starts
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -160,11 +140,11 @@ class Counted:
             await self.app(scope, receive, watched)
         finally:
             path = path_of(scope)
-            known = path if path in self.addresses else "other"
-            self.metrics.request(known, status, time.perf_counter() - started)
+            route = path if path in self.paths else "other"
+            self.metrics.request(route, status, time.perf_counter() - started)
 
 
 def path_of(scope: Scope) -> str:
-    """The path within the application, which may be mounted under another."""
+    """Return the path within the application, without the path it is mounted at."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))

@@ -1,11 +1,10 @@
-"""The OpenAPI document of the API: every request, answer and status, with examples of the model that is served."""
+"""The OpenAPI document of the API: requests, responses and errors, with examples for the served model."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -14,186 +13,176 @@ from inference.api.errors import JSON
 from inference.api.service import Service
 from inference.backends import runtime
 
+HEALTH = ("/live", "/ready")
+"""Paths that need no API key."""
 MODELS: tuple[type[BaseModel], ...] = (
-    schemas.PredictRequest,
-    schemas.Results,
-    schemas.OneResult,
-    schemas.ExplainRequest,
-    schemas.Explained,
-    schemas.ModelInfo,
-    schemas.Index,
-    schemas.Live,
-    schemas.Ready,
-    schemas.Problem,
+    *(schemas.PredictRequest, schemas.Results, schemas.OneResult),
+    *(schemas.ExplainRequest, schemas.Explained),
+    *(schemas.ModelInfo, schemas.Index, schemas.Live, schemas.Ready, schemas.Problem),
 )
-# Status -> when it comes, and the words that `error.code` may be.
+# Status -> the reason, and the values of `error.code`.
 ERRORS = {
-    400: ("The body is no JSON.", "invalid_json"),
-    401: ("No key, or a wrong one.", "no_key"),
+    400: ("The body is not valid JSON.", "invalid_json"),
+    401: ("The API key is missing or wrong.", "no_key"),
     408: ("The body did not arrive in time.", "slow_body"),
     413: ("The body is too large.", "too_large"),
-    415: ("The body is not said to be JSON, or is compressed.", "no_json, compressed"),
+    415: ("The Content-Type is not JSON, or the body is compressed.", "no_json, compressed"),
     422: (
-        "The JSON is not what this address takes, or a text cannot be read.",
+        "The JSON does not match the schema, or a text is unreadable.",
         "invalid_request, unknown_task, unknown_label, unknown_backend, unreadable_text, cannot_explain, "
         "method_unavailable",
     ),
-    429: ("Too many texts wait. The header Retry-After says when to ask again.", "overloaded"),
-    500: ("The model gave no usable numbers, or the server failed.", "model_error, internal"),
+    429: ("Too many texts are waiting. Retry-After says when to try again.", "overloaded"),
+    500: ("The output of the model is not usable, or the server failed.", "model_error, internal"),
     503: (
-        "No answer in time, no memory for one, a backend that cannot be opened, or a server that is being stopped.",
+        "No answer in time, not enough memory, a backend that cannot be opened, or a server that is shutting down.",
         "timed_out, overloaded, out_of_memory, backend_unavailable, model_changed, not_ready, stopping",
     ),
 }
-# Words that some addresses alone give; the rest may come from any that has the status.
+# Codes that only some operations return.
 ONLY = {
     **dict.fromkeys(("unknown_label", "cannot_explain", "method_unavailable"), ("explain",)),
     "unreadable_text": ("predict",),
     "not_ready": ("ready",),
     **dict.fromkeys(
-        ("timed_out", "overloaded", "out_of_memory", "backend_unavailable", "model_changed"), ("predict", "explain")
+        ("timed_out", "overloaded", "out_of_memory", "backend_unavailable", "model_changed", "model_error"),
+        ("predict", "explain"),
     ),
-    "model_error": ("predict", "explain"),
 }
 EXAMPLE = "what a lovely film"
-NUMBERS = "Prometheus text format"
 
 
-def describe(app: FastAPI, service: Service, keyed: bool, prefix: str) -> None:
-    """Let `app` give this document for its own."""
+def add_openapi(app: FastAPI, service: Service, has_key: bool, prefix: str) -> None:
+    """Make the application serve this document."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            made = get_openapi(title=app.title, version=app.version, routes=app.routes, description=_about(service))
-            made["paths"] = _paths(service, keyed, prefix)
-            made["components"] = {"schemas": _schemas(service)}
-            if keyed:
-                made["components"]["securitySchemes"] = {
+            app.openapi_schema = {
+                "openapi": app.openapi_version,
+                "info": {
+                    "title": app.title,
+                    "version": app.version,
+                    "description": f"Text classification by {service.bundle.name}. Waiting requests are answered in "
+                    'batches; the order of texts is kept. Errors are `{"error": {"code", "message"}}` and never '
+                    "quote the request.",
+                },
+                "paths": _paths(service, has_key, prefix),
+                "components": {"schemas": _schemas(service)},
+            }
+            if has_key:
+                app.openapi_schema["components"]["securitySchemes"] = {
                     "bearer": {"type": "http", "scheme": "bearer"},
                     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                 }
-                made["security"] = [{"bearer": []}, {"header": []}]
-            app.openapi_schema = made
+                app.openapi_schema["security"] = [{"bearer": []}, {"header": []}]
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _about(service: Service) -> str:
-    return (
-        f"Text classification by {service.bundle.name}. Requests that wait are answered together; the order of texts "
-        'is kept. Errors are `{"error": {"code", "message"}}` and never quote the request.'
-    )
-
-
 def _schemas(service: Service) -> dict[str, Any]:
-    _, made = models_json_schema(
+    """Return the schemas, with the tasks, labels, runtimes and methods of this server."""
+    _, document = models_json_schema(
         [(model, "validation") for model in MODELS], ref_template="#/components/schemas/{model}"
     )
-    found: dict[str, Any] = made["$defs"]
-    asked = found["PredictRequest"]["properties"]
-    asked["tasks"]["anyOf"][0]["items"] = {"type": "string", "enum": list(service.bundle.tasks)}
-    asked["backend"]["anyOf"][0] = {"type": "string", "enum": service.backends}
-    _describe_explain(found["ExplainRequest"], service)
-    return found
-
-
-def _describe_explain(asked: dict[str, Any], service: Service) -> None:
-    """Which labels a task has, and what can be explained here."""
-    fields, tasks = asked["properties"], service.bundle.tasks
-    fields["backend"]["anyOf"][0] = {"type": "string", "enum": service.backends}
-    fields["task"] = {"type": "string", "enum": list(tasks)}
+    components: dict[str, Any] = document["$defs"]
+    tasks = service.bundle.tasks
+    predict, explain = (components[name]["properties"] for name in ("PredictRequest", "ExplainRequest"))
+    predict["tasks"]["anyOf"][0]["items"] = explain["task"] = {"type": "string", "enum": list(tasks)}
+    for fields in (predict, explain):
+        fields["backend"]["anyOf"][0] = {"type": "string", "enum": service.backends}
     if not any(runtime(name) == "pytorch" for name in service.backends):
-        fields["method"]["enum"] = ["occlusion"]
+        explain["method"]["enum"] = ["occlusion"]
     if len(tasks) > 1:
-        asked["required"].append("task")
-    asked["anyOf"] = [
+        components["ExplainRequest"]["required"].append("task")
+    components["ExplainRequest"]["anyOf"] = [
         {"properties": {"task": {"enum": [name]}, "label": {"enum": [*task.labels, None]}}}
         for name, task in tasks.items()
     ]
+    return components
 
 
-def _paths(service: Service, keyed: bool, prefix: str) -> dict[str, Any]:
+def _paths(service: Service, has_key: bool, prefix: str) -> dict[str, Any]:
     task, spec = next(iter(service.bundle.tasks.items()))
-    label, shares = spec.labels[0], dict.fromkeys(spec.labels, 0.0) | {spec.labels[0]: 1.0}
+    label, scores = spec.labels[0], dict.fromkeys(spec.labels, 0.0) | {spec.labels[0]: 1.0}
     answer = {"label": label, "confidence": 1.0, "uncertain": False}
     result = {"predictions": {task: answer}, "truncated": False, "prediction": label, "confidence": 1.0}
-    scored = result | {"predictions": {task: answer | {"probabilities": shares}}, "probabilities": shares}
+    with_scores = result | {"predictions": {task: answer | {"probabilities": scores}}, "probabilities": scores}
     about = {"model": service.bundle.name, "backend": service.backends[0]}
-    predict = _operation(
-        "Label and confidence of each text, for each task",
-        "predict",
-        {"anyOf": [_ref("Results"), _ref("OneResult")]},
-        (400, 408, 413, 415, 422, 429, 500, 503),
-        {
-            "texts": about | {"results": [result]},
-            "text, with scores": about | scored,
-        },
-    )
-    predict["requestBody"] = {
-        "required": True,
-        "content": {
-            JSON: {
-                "schema": _ref("PredictRequest"),
-                "examples": {
-                    "texts": {"value": {"texts": [EXAMPLE], "tasks": [task]}},
-                    "text, with scores": {"value": {"text": EXAMPLE, "tasks": [task], "return_scores": True}},
-                },
-            }
-        },
+    requests = {
+        "texts": {"texts": [EXAMPLE], "tasks": [task]},
+        "text, with scores": {"text": EXAMPLE, "tasks": [task], "return_scores": True},
     }
-    explain = _operation(
-        "What each word does to a label", "explain", _ref("Explained"), (400, 408, 413, 415, 422, 429, 500, 503)
-    )
-    explain["requestBody"] = {
-        "required": True,
-        "content": {JSON: {"schema": _ref("ExplainRequest"), "example": {"text": EXAMPLE, "task": task}}},
+    operations = {
+        "/": _operation("index", "List the endpoints", _json("Index")),
+        "/predict": _operation(
+            "predict",
+            "Predict label and confidence of each text for each task",
+            {
+                "schema": {"anyOf": [_ref("Results"), _ref("OneResult")]},
+                "examples": _examples(
+                    {"texts": about | {"results": [result]}, "text, with scores": about | with_scores}
+                ),
+            },
+            body=_json("PredictRequest") | {"examples": _examples(requests)},
+        ),
+        "/explain": _operation(
+            "explain",
+            "Show what each word adds to a label",
+            _json("Explained"),
+            body=_json("ExplainRequest") | {"example": {"text": EXAMPLE, "task": task}},
+        ),
+        "/model": _operation("model", "Describe the model and the limits", _json("ModelInfo")),
+        "/live": _operation("live", "Check that the process responds", _json("Live")),
+        "/ready": _operation("ready", "Check that the model answers a text", _json("Ready"), extra=(503,)),
+        "/metrics": _operation("metrics", "Metrics for Prometheus", {"schema": {"type": "string"}}, kind="text/plain"),
     }
-    found = {
-        "/": {"get": _operation("What is where", "index", _ref("Index"), ())},
-        "/predict": {"post": predict},
-        "/explain": {"post": explain},
-        "/model": {"get": _operation("What is served, and within which limits", "model", _ref("ModelInfo"), ())},
-        "/live": {"get": _operation("The process answers", "live", _ref("Live"), (), {"live": {"status": "live"}})},
-        "/ready": {"get": _operation("A text goes through the model now", "ready", _ref("Ready"), (503,))},
-        "/metrics": {"get": _operation("Figures for Prometheus", "metrics", {"type": "string"}, (), kind="text/plain")},
+    for path, operation in operations.items():
+        if path in HEALTH:
+            operation["security"] = []
+        elif has_key:
+            operation["responses"]["401"] = _error(401, operation["operationId"])
+    return {
+        f"{prefix}{path}": {"post" if "requestBody" in operation else "get": operation}
+        for path, operation in operations.items()
     }
-    for path, methods in found.items():
-        for operation in methods.values():
-            if path in ("/live", "/ready"):
-                operation["security"] = []
-            elif keyed:
-                operation["responses"]["401"] = _error(401, operation["operationId"])
-    return {f"{prefix}{path}": methods for path, methods in found.items()}
 
 
 def _operation(
-    summary: str,
     name: str,
-    schema: dict[str, Any],
-    statuses: tuple[int, ...],
-    examples: dict[str, Any] | None = None,
+    summary: str,
+    content: dict[str, Any],
+    body: dict[str, Any] | None = None,
+    extra: tuple[int, ...] = (),
     kind: str = JSON,
 ) -> dict[str, Any]:
-    content: dict[str, Any] = {"schema": schema}
-    if examples:
-        content["examples"] = {title: {"value": value} for title, value in examples.items()}
-    answers: dict[str, Any] = {"200": {"description": summary, "content": {kind: content}}}
-    answers |= {str(status): _error(status, name) for status in sorted({*statuses, 413, 500})}
-    return {"summary": summary, "operationId": name, "responses": answers}
+    statuses = (400, 408, 413, 415, 422, 429, 500, 503) if body else (413, 500, *extra)
+    responses: dict[str, Any] = {"200": {"description": summary, "content": {kind: content}}}
+    responses |= {str(status): _error(status, name) for status in statuses}
+    operation = {"summary": summary, "operationId": name, "responses": responses}
+    return operation | ({"requestBody": {"required": True, "content": {JSON: body}}} if body else {})
 
 
 def _error(status: int, operation: str) -> dict[str, Any]:
-    when, every = ERRORS[status]
-    words = [word for word in every.split(", ") if operation in ONLY.get(word, (operation,))]
-    example = {"error": {"code": words[0], "message": when}}
-    made: dict[str, Any] = {
-        "description": f"{when} `error.code`: {', '.join(words)}.",
-        "content": {JSON: {"schema": _ref("Problem"), "example": example}},
+    reason, listed = ERRORS[status]
+    codes = [code for code in listed.split(", ") if operation in ONLY.get(code, (operation,))]
+    example = {"error": {"code": codes[0], "message": reason}}
+    response: dict[str, Any] = {
+        "description": f"{reason} `error.code`: {', '.join(codes)}.",
+        "content": {JSON: _json("Problem") | {"example": example}},
     }
     if status in (429, 503):
-        made["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}, "required": False}}
-    return made
+        header = {"description": "seconds", "schema": {"type": "integer"}, "required": False}
+        response["headers"] = {"Retry-After": header}
+    return response
+
+
+def _examples(values: dict[str, Any]) -> dict[str, Any]:
+    return {title: {"value": value} for title, value in values.items()}
+
+
+def _json(name: str) -> dict[str, Any]:
+    return {"schema": _ref(name)}
 
 
 def _ref(name: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""How a connection is read: uvicorn's own protocol, with limits before the application sees a request.
+"""HTTP/1.1 connections: uvicorn's protocol with limits that apply before the application sees a request.
 
-Uvicorn's reader, httptools, takes a head of any length, keeps an unfinished line of any length, and adds trailers to
-the headers. Here every message has limits, and what RFC 9112 calls invalid is refused. A refusal is one small answer in
-the form of every error of the API; then the connection is closed.
+Uvicorn's parser, httptools, accepts a head of any length, keeps an unfinished line of any length, and adds trailers to
+the headers. Here every message has limits, and what RFC 9112 calls invalid is refused: with one small response in the
+form of every error of the API, after which the connection is closed.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-HEAD_BYTES = 65_536  # of a request line and its headers, and of trailers; chunks may add as much, and double the body
+HEAD_BYTES = 65_536  # of request line and headers, and of trailers; chunk framing may add this and the size of its data
 HEAD_LINES = 100
-PIECE_BYTES = 16_384  # how much the parser reads between two looks at the limits
-PIPELINED = 16  # requests that wait for the answer to an earlier one; with more the connection closes after these
+PIECE_BYTES = 16_384  # parsed between two checks of the limits
+PIPELINED = 16  # requests that wait for an earlier response; with more, the connection closes after these
 SILENCE_S = 30  # to send a head, and the longest pause within a body
-DRAINED_BYTES = 8_000_000  # what is read after a refusal, so that the client sees it: closing at once would reset it
+DRAINED_BYTES = 8_000_000  # read after a refusal: closing at once would reset the connection before the client reads it
 DRAINED_S = 2
-WEBSOCKET_LINE_BYTES = 8_192  # what the library websockets reads of a handshake
+WEBSOCKET_LINE_BYTES = 8_192  # the limit of the library websockets for a handshake
 
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|[A-Za-z0-9._~-]+)(?::([0-9]{0,5}))?", re.ASCII)
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)[/?].*", re.IGNORECASE)
 _SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding"})
-_TOO_LONG = (431, "head_too_large", f"The headers are above {HEAD_BYTES:,} bytes or {HEAD_LINES} lines.")
+_TOO_LONG = (431, "head_too_large", f"The headers exceed {HEAD_BYTES:,} bytes or {HEAD_LINES} lines.")
 _TARGET_TOO_LONG = (414, "target_too_long", f"The request target is too long: a head has at most {HEAD_BYTES:,} bytes.")
 _MALFORMED = (400, "bad_request", "The request is not valid HTTP/1.1.")
-_OVERHEAD = (400, "bad_request", "The chunks of the body hold too little data, or too much beside it.")
+_OVERHEAD = (400, "bad_request", "The chunked body has too much framing for its data.")
 _SLOW = (408, "slow_request", f"The request did not arrive within {SILENCE_S} s.")
-_FULL = (503, "overloaded", "There are too many connections. Ask again later.")
+_FULL = (503, "overloaded", "Too many connections. Try again later.")
 
 
 class _Refused(Exception):
-    """Raised within a callback of the parser, with status, code and message of the answer."""
+    """Raised in a callback of the parser, with status, code and message of the response."""
 
 
 def _bad(message: str) -> _Refused:
@@ -48,7 +48,7 @@ def _bad(message: str) -> _Refused:
 
 @lru_cache(maxsize=64)
 def is_host(host: bytes) -> bool:
-    """Whether this is a host name or an address, with or without a port."""
+    """Return whether this is a host name or an address, with or without a port."""
     match = _HOST.fullmatch(host.decode("latin-1"))
     if match is None or int(match[2] or 0) > 65_535:
         return False
@@ -64,24 +64,24 @@ class HttpProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._in_head = False
-        self._has_line = False  # the request line was seen whole
+        self._has_line = False  # the whole request line has arrived
         self._in_body = False
         self._in_trailers = False  # or within the first bytes of a chunk
-        self._raw = bytearray()  # what was given to the parser since the last piece that ended outside a head
-        self._position = 0  # in it, where the headers read last end
+        self._raw = bytearray()  # parsed since the last piece that ended outside a head
+        self._position = 0  # in `_raw`: the end of the last headers
         self._has_body = False  # a body, or the end of one, follows there
         self._fed = 0  # bytes since the message, or its body, began
-        self._data = 0  # bytes of the body among them
+        self._data = 0  # of which body
         self._trailers = 0
         self._single: dict[bytes, bytes] = {}
         self._answering: RequestResponseCycle | None = None
-        self._deaf = False  # nothing that comes is read any more
-        self._refusal: bytes | None = None  # to be sent after the answers to earlier requests
+        self._deaf = False  # what arrives is discarded
+        self._refusal: bytes | None = None  # sent after the responses to earlier requests
         self._discarded = 0
         self._silent_s = 0
         self._abort: asyncio.TimerHandle | None = None
 
-    # What asyncio calls
+    # --- Called by asyncio
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -89,10 +89,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # Uvicorn tells the newest request, and the one being answered may be an earlier one.
+        # Uvicorn disconnects the newest request; the one being answered may be an earlier one.
         if self._answering is not None and not self._answering.response_complete:
-            self._answering.disconnected = True
-            self._answering.message_event.set()
+            _disconnect(self._answering)
         if self._abort is not None:
             self._abort.cancel()
         self.pipeline.clear()
@@ -132,7 +131,7 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._in_head:
             self._forget_raw()
         elif not self._has_line and b"\n" in bytes(piece):
-            # HTTP/0.9 has no headers: who sends it waits for the answer now.
+            # HTTP/0.9 has no headers: such a client sends nothing more.
             line, end, _ = bytes(self._raw[self._position :]).lstrip(b"\r\n").partition(b"\n")
             self._has_line = bool(end)
             if end and not self._has_body and b" HTTP/" not in line:
@@ -151,7 +150,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._position = 0
         self._has_body = self._in_body
 
-    # What the parser calls
+    # --- Called by the parser
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= PIPELINED:
@@ -164,7 +163,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_body:
-            # A trailer: the application has seen the headers, and no trailer may change them.
+            # A trailer: the application already has the headers, which no trailer may change.
             self._trailers += 1
             if self._trailers > HEAD_LINES:
                 raise _Refused(*_TOO_LONG)
@@ -174,7 +173,7 @@ class HttpProtocol(HttpToolsProtocol):
         name = name.lower()
         if name in _SINGLE:
             if name in self._single:
-                raise _bad("A header that may be there once is there twice: Host, Content-Length or Transfer-Encoding.")
+                raise _bad("Host, Content-Length and Transfer-Encoding must not be repeated.")
             self._single[name] = value = value.rstrip(b" \t")
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -203,12 +202,12 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _check_head(self) -> None:
-        """Raise `_Refused` where RFC 9112 calls the head invalid and the parser does not."""
+        """Raise `_Refused` if RFC 9112 calls the head invalid and the parser does not."""
         method, version = self.parser.get_method(), self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
             status = 505 if version > "1.1" else 400
-            raise _Refused(status, "bad_request", "The request line names another version than HTTP/1.0 or HTTP/1.1.")
-        # The parser takes RTSP/1.0 for HTTP/1.0, and several spaces for one.
+            raise _Refused(status, "bad_request", "The request line must name HTTP/1.0 or HTTP/1.1.")
+        # The parser accepts RTSP/1.0 as HTTP/1.0, and several spaces as one.
         line = b"%b %b HTTP/%b\r\n" % (method, self.url, version.encode())
         start = self._position
         if self._has_body:
@@ -216,7 +215,7 @@ class HttpProtocol(HttpToolsProtocol):
         while self._raw.startswith((b"\r", b"\n"), start):
             start += 1
         if start < 0 or not self._raw.startswith(line, start):
-            raise _bad("The request line is not METHOD TARGET HTTP/1.1 with one space between them.")
+            raise _bad("The request line must be METHOD TARGET HTTP/1.1 with single spaces.")
         self._position = self._raw.find(b"\r\n\r\n", start) + 4
         self._has_body = False
         size = self._position - start
@@ -234,50 +233,48 @@ class HttpProtocol(HttpToolsProtocol):
             if version == "1.0":
                 raise _bad("HTTP/1.0 has no Transfer-Encoding.")
             if not coding.lower().endswith(b"chunked"):
-                raise _bad("The last coding of Transfer-Encoding is not chunked, so the end of the body is unknown.")
+                raise _bad("The last coding of Transfer-Encoding must be chunked: else the body has no end.")
             if coding.lower() != b"chunked":
-                raise _Refused(501, "bad_request", "Transfer-Encoding may be chunked, and nothing else.")
+                raise _Refused(501, "bad_request", "The only supported Transfer-Encoding is chunked.")
         if self.parser.should_upgrade():
             if coding is not None or self._single.get(b"content-length", b"").strip(b"0"):
-                raise _bad("A request for another protocol may have no body.")
+                raise _bad("A request to upgrade the protocol must have no body.")
             if self._should_upgrade():
                 self._check_websocket(method, version, line)
 
     def _check_target(self, method: bytes, host: bytes | None) -> None:
-        """Check one that is not simply a path."""
+        """Check a request target that is not simply a path."""
         if self.url[:1] == b"/" and method != b"CONNECT":
-            raise _bad("The request target has a fragment.")
+            raise _bad("The request target must have no fragment.")
         if self.url == b"*" and method == b"OPTIONS":
             return
         if not (absolute := _ABSOLUTE.fullmatch(self.url)) or method == b"CONNECT":
-            raise _bad("The request target is neither a path nor an address that begins with http.")
+            raise _bad("The request target must be a path or an http:// or https:// URL.")
         if absolute[1].lower() != (host if host is not None else absolute[1]).lower():
             raise _bad("The request target and the header Host name different hosts.")
 
     def _check_websocket(self, method: bytes, version: str, line: bytes) -> None:
-        """What would break the handshake once it is given to the library that reads websockets."""
+        """Raise `_Refused` if the library websockets would fail on this handshake."""
         if method != b"GET" or version != "1.1" or self._is_answering():
-            raise _bad("A websocket begins with a GET of HTTP/1.1, and after the answers to earlier requests.")
+            raise _bad("A websocket handshake must be a GET over HTTP/1.1, after the responses to earlier requests.")
         if len(line) > WEBSOCKET_LINE_BYTES:
             raise _Refused(*_TARGET_TOO_LONG)
         if any(len(name) + len(value) + 4 > WEBSOCKET_LINE_BYTES for name, value in self.headers):
-            raise _Refused(431, "head_too_large", f"A header is above {WEBSOCKET_LINE_BYTES:,} bytes.")
+            raise _Refused(431, "head_too_large", f"A header exceeds {WEBSOCKET_LINE_BYTES:,} bytes.")
         if self._is_full():
             raise _Refused(*_FULL)
 
-    # Refusing, and ending
+    # --- Refusing requests and closing the connection
 
     def _refuse(self, status: int = 0, code: str = "", message: str = "") -> None:
-        """Answer this once earlier requests are answered, or nothing without a status; then close."""
+        """Send this error, or nothing without a status, after the responses to earlier requests; then close."""
         self._deaf = True
         answer = self._answer(status, code, message) if status else b""
         if not self._is_answering():
-            self._close(b"" if self._in_body else answer)  # a body whose request is answered
+            self._close(b"" if self._in_body else answer)  # the request of this body has its response
         elif self._in_body and not (self.pipeline and self.pipeline[0][0] is self.cycle):
-            started = self.cycle.response_started
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-            self._close(b"" if started else answer)
+            _disconnect(self.cycle)
+            self._close(b"" if self.cycle.response_started else answer)
         else:
             if self._in_body:
                 self.pipeline.popleft()
@@ -291,7 +288,7 @@ class HttpProtocol(HttpToolsProtocol):
         return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, HTTPStatus(status).phrase.encode(), b"".join(lines), body)
 
     def _close(self, answer: bytes) -> None:
-        """Send this, and close once the client has done so, or soon."""
+        """Send this and close, at the latest after `DRAINED_S`."""
         if self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
@@ -307,8 +304,15 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        async def run(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await app(scope, receive, send)
+            except asyncio.CancelledError:  # the server ends in the middle of a response
+                _disconnect(cycle)  # else uvicorn logs an error for each
+                self.transport.close()
+
         self._answering = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, run)
 
     def on_response_complete(self) -> None:
         is_last = not self.pipeline
@@ -316,10 +320,10 @@ class HttpProtocol(HttpToolsProtocol):
         if is_last and self._refusal is not None:
             self._close(self._refusal)
 
-    # Time, and the number of connections
+    # --- Silent clients, and the number of connections
 
     def tick(self) -> None:
-        """Count a second, and end the connection where its client has been silent for too long."""
+        """Count a second of silence; close the connection after `SILENCE_S`."""
         if self._deaf or (self._is_answering() and (not self._in_body or self.flow.read_paused)):
             return
         self._silent_s += 1
@@ -336,10 +340,16 @@ class HttpProtocol(HttpToolsProtocol):
         return self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency
 
     def _make_room(self) -> None:
-        """End the connection that has waited longest without asking anything, if there is one."""
+        """Close the connection that has been idle longest, if any."""
         others = (other for other in self.connections if isinstance(other, HttpProtocol) and other is not self)
         idle = [other for other in others if not other._is_answering() and not other.transport.is_closing()]
         if idle:
             longest = max(idle, key=lambda other: other._silent_s)
             self.connections.discard(longest)  # `connection_lost` comes later, maybe after the next request
             longest.transport.abort()
+
+
+def _disconnect(cycle: RequestResponseCycle) -> None:
+    """Let the application see that its client has gone."""
+    cycle.disconnected = True
+    cycle.message_event.set()

@@ -1,9 +1,8 @@
-"""A server that ends gracefully: told to stop, it takes no new requests and answers those it has."""
+"""A uvicorn server with limits that shuts down gracefully: it stops listening and answers the requests it has."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import os
@@ -17,39 +16,39 @@ from typing import Any
 import uvicorn
 from starlette.requests import ClientDisconnect
 
-from inference.api.errors import ApiError, problem
+from inference.api.errors import error_response, shutting_down
 from inference.api.front import Access, Front
 from inference.api.protocol import HttpProtocol
 from inference.errors import InferenceError, InputError
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 6  # what is being answered when the server is told to stop may take this long
-# More at a time get 503 at once, and not an answer minutes later. Below the 1,024 files that a process may often have
-# open. A connection may count twice for a moment: uvicorn counts a request until its task is over, and a quick client
-# has sent the next by then.
+GRACE_S = 6  # for the requests that are being answered at shutdown
+END_S = 2.5  # beyond `GRACE_S`, for what cannot be interrupted, such as a forward pass
+# Beyond this number, 503 at once is better than a response minutes later. Below the usual limit of 1,024 open files per
+# process. A connection may count twice for a moment: uvicorn counts a request until its task ends, and a fast client
+# has sent the next one by then.
 CONNECTIONS = 800
-# The thread with the model asks for Python's lock between two forward passes, and the cores are idle until it has it.
-# Python's own 5 ms are several passes of a short text.
+# The model's thread needs Python's lock between two forward passes, and the cores idle until it gets it. Python's
+# default of 5 ms is as long as several passes of a short text.
 SWITCH_S = 0.0005
-END_S = 2.5  # what cannot be interrupted, such as a pass of the model, may take this long beyond that
-STALLED_S = 60  # a client that reads nothing of its answer for so long is cut off
+STALLED_S = 60  # a client that reads nothing of its response for this long is cut off
 
 
 class Server(uvicorn.Server):
-    """Uvicorn that says when it answers, and when it is told to stop.
+    """A uvicorn server with callbacks.
 
     Args:
-        ready: called once requests are answered.
-        stopping: called before the requests that are left are waited for.
+        ready: called when the server listens.
+        stopping: called at shutdown, before the remaining requests are awaited.
     """
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stopping: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
         self._stopping = stopping
-        self.was_cut = False  # something was still being answered when patience ended
-        self._stalled: dict[Any, tuple[int, int]] = {}  # connection -> bytes that wait to be sent, and for how long
+        self.was_cut = False  # a request was still running after `GRACE_S`
+        self._stalled: dict[Any, tuple[int, int]] = {}  # connection -> bytes to be sent, seconds without progress
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -62,7 +61,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _sweep(self) -> None:
-        """End the connections whose clients neither send nor read."""
+        """Close the connections whose clients neither send nor read."""
         stalled: dict[Any, tuple[int, int]] = {}
         for connection in list(self.server_state.connections):
             if isinstance(connection, HttpProtocol):
@@ -79,11 +78,11 @@ class Server(uvicorn.Server):
         self._stopping()
         stopped_at = time.monotonic()
         await super().shutdown(sockets)
-        self.was_cut = time.monotonic() - stopped_at >= PATIENCE_S
+        self.was_cut = time.monotonic() - stopped_at >= GRACE_S
 
 
 class _Cut:
-    """Ends what a client or the end of the server cuts off, without a traceback in the log."""
+    """Answer 503 to a request that the shutdown cancels; log nothing when a client disconnects."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -94,15 +93,17 @@ class _Cut:
         except ClientDisconnect:
             pass
         except asyncio.CancelledError:
-            if scope["type"] == "http":
-                error = ApiError(503, "stopping", "The server is being stopped. Ask again in a moment.", 1)
-                with contextlib.suppress(RuntimeError):  # an answer has begun
-                    await problem(error, {"Connection": "close"})(scope, receive, send)
+            if scope["type"] != "http":
+                return
+            try:
+                await error_response(shutting_down(), {"Connection": "close"})(scope, receive, send)
+            except RuntimeError:  # the response has started: `HttpProtocol` closes the connection
+                raise asyncio.CancelledError from None
 
 
 def serve(
     app: Any,
-    held: socket.socket,
+    listener: socket.socket,
     ready: Callable[[], None],
     stopping: Callable[[], None],
     access: Access,
@@ -110,30 +111,31 @@ def serve(
     abandon: Callable[[], None] = lambda: None,
     **options: Any,
 ) -> None:
-    """Serve an ASGI application on this socket until a signal comes, and then until its answers are out.
+    """Serve an ASGI application on this socket until a signal comes, then answer the requests it has.
 
-    The process ends within `PATIENCE_S + END_S` of the signal, whatever still runs in it.
+    The process ends within `GRACE_S + END_S` of the signal, whatever still runs in it.
 
     Args:
-        access: which requests are answered at all.
-        abandon: called before the process is ended while something still runs.
-        websockets: the protocol of websockets; None where the application has none.
+        ready: as in `Server`.
+        stopping: as in `Server`.
+        websockets: the websocket protocol; None for no websockets.
+        abandon: called before the process is ended by force.
         options: of `uvicorn.Config`.
 
     Raises:
-        InferenceError: it did not start.
-        KeyboardInterrupt: as Python's own handler raises it, where that is set for the signal that came.
+        InferenceError: the server did not start.
+        KeyboardInterrupt: a signal came whose handler is Python's own.
     """
-    is_answered = threading.Event()
+    all_answered = threading.Event()
 
     def end_process() -> None:
-        if not is_answered.is_set():
-            log.error("The model does not come to an end; the process ends without it.")
+        if not all_answered.is_set():
+            log.error("The model is still running; ending the process without it.")
             logging.shutdown()
         abandon()
-        os._exit(0 if is_answered.is_set() else 1)
+        os._exit(0 if all_answered.is_set() else 1)
 
-    end = threading.Timer(PATIENCE_S + END_S, end_process)
+    end = threading.Timer(GRACE_S + END_S, end_process)
     end.daemon = True
 
     def stop() -> None:
@@ -143,26 +145,26 @@ def serve(
     server = Server(configure(app, access, websockets, **options), ready, stop)
     sys.setswitchinterval(SWITCH_S)
     try:
-        with held:
-            server.run(sockets=[held])
+        with listener:
+            server.run(sockets=[listener])
     finally:
         if not server.was_cut:
-            is_answered.set()
+            all_answered.set()
     if not server.started:
-        raise InferenceError("The server did not start; the lines above say why.")
+        raise InferenceError("The server did not start. The lines above say why.")
 
 
 def configure(
     app: Any, access: Access, websockets: type[asyncio.Protocol] | None = None, **options: Any
 ) -> uvicorn.Config:
-    """The settings of a server that strangers may reach; the arguments are those of `serve`."""
+    """Return the settings of a server that is safe to expose; the arguments are those of `serve`."""
     return uvicorn.Config(
         Front(_Cut(app), access),
-        proxy_headers=False,  # `Front` reads them, from proxies that were named
+        proxy_headers=False,  # `Front` reads those of trusted proxies
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=PATIENCE_S,
+        timeout_graceful_shutdown=GRACE_S,
         limit_concurrency=CONNECTIONS,
         http=HttpProtocol,
         ws=websockets or "none",
@@ -171,29 +173,29 @@ def configure(
 
 
 def bind(host: str, port: int, remedy: str) -> socket.socket:
-    """The port, held and not yet listened on.
+    """Return a socket bound to the port, not yet listening.
 
     Args:
-        remedy: how to ask for another port, in the message where somebody else has this one.
+        remedy: how to choose another port, for the message if this one is taken.
 
     Raises:
-        InputError: somebody else has it, or it is not ours to have.
+        InputError: the port is taken or not allowed, or the address is not one of this machine.
     """
-    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a port just freed is refused for a minute
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a port just freed is refused for a minute
     try:
-        held.bind((host, port))
+        listener.bind((host, port))
     except OSError as error:
-        held.close()
+        listener.close()
         if error.errno == errno.EACCES:
-            remedy = "Ports below 1024 need rights of their own: give one above 1023."
+            remedy = "Ports below 1024 need special rights. Choose one above 1023."
         elif error.errno != errno.EADDRINUSE:
-            remedy = "Give an address of this machine as host: 127.0.0.1 to stay on it, 0.0.0.0 for all that it has."
-        raise InputError(f"Port {port} on {host} cannot be had ({error.strerror}). {remedy}") from None
-    return held
+            remedy = "Use an address of this machine: 127.0.0.1 for local access only, 0.0.0.0 for all interfaces."
+        raise InputError(f"Cannot listen on {host}:{port} ({error.strerror}). {remedy}") from None
+    return listener
 
 
 def url(host: str, port: int) -> str:
-    """Where a client on this machine finds the server, without a slash at the end."""
+    """Return the address for a client on this machine, without a slash at the end."""
     host = "localhost" if host in ("0.0.0.0", "::") else host
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,4 +1,4 @@
-"""What the addresses of the API stand for: a model on its runtimes, asked through one queue."""
+"""What the endpoints do: the runtimes of one model behind one queue, explanations beside it, health, and limits."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from dataclasses import dataclass
 from typing import Any
 
 from inference.api.batching import Batcher
-from inference.api.errors import ApiError, failure
+from inference.api.errors import ApiError, model_failure, shutting_down
 from inference.api.schemas import ExplainRequest
 from inference.backends import TITLES
 from inference.classifier import Classifier, Prediction
 from inference.errors import ChangedModelError, InferenceError, InputError, MissingDependencyError
 from inference.explain.run import explain
+from inference.jobs import Cancelled
 from inference.loading import Models
 
 Receive = Callable[[], Awaitable[Any]]
 
-WATCH_AFTER_S = 0.1  # who waits longer is looked after: a client that has gone needs no answer
-PROBE_S = 5  # a model that gives no answer to one short text in this time is not ready
+WATCH_AFTER_S = 0.1  # a request that waits longer is dropped when its client disconnects
+PROBE_S = 5  # a model that does not answer one short text in this time is not ready
 PROBE_TEXT = "ready"
-EXPLAIN_AGAIN_S = 5
-OPENING_AGAIN_S = 10
+EXPLAIN_RETRY_S = 5
+OPENING_RETRY_S = 10
 
 
 @dataclass(frozen=True)
 class ApiLimits:
-    """What one server takes on.
+    """How much one server accepts.
 
     Args:
-        waiting_texts: of all requests together. One request may hold `schemas.MAX_TEXTS` of them, and no more than
-            these.
-        body_bytes: of one request.
-        bodies_bytes: of all requests that are being read, or wait for a backend to be opened.
-        timeout_s: from the last byte of a request to its answer; and for the body to arrive.
-        explanations: that run or wait, at most: fewer where they would not all be done within `timeout_s`. They run
-            one at a time, beside the predictions.
-        explanation_s: what one may take; the words that it did not suffice for have no figure.
+        waiting_texts: texts that wait, of all requests together. One request may hold as many, and at most
+            `schemas.MAX_TEXTS`.
+        body_bytes: the body of one request.
+        bodies_bytes: all bodies that are being read, or wait for a runtime to open.
+        timeout_s: from the last byte of a request to its answer; also for the body to arrive.
+        explanations: explanations that run or wait. They run one at a time, beside the predictions.
+        explanation_s: time for one explanation; words it does not reach get no value.
     """
 
     waiting_texts: int = 1024
@@ -52,22 +52,22 @@ class ApiLimits:
 
     @property
     def max_explanations(self) -> int:
-        """Those that run or wait, of which the last is still done in time if each takes all that it may; at least 1."""
+        """How many may run or wait so that the last one is done in time if each takes all its time; at least 1."""
         return max(1, min(self.explanations, int(self.timeout_s // self.explanation_s)))
 
 
 class Service:
-    """A model's classifiers behind one queue.
+    """The classifiers of a model behind one queue.
 
     Args:
-        first: the backend that answers where a request names none.
+        first: the runtime for requests that name none.
     """
 
     def __init__(self, served: Classifier | Models, first: str | None, limits: ApiLimits) -> None:
         self.bundle = served.bundle
         names = [served.backend.name] if isinstance(served, Classifier) else list(self.bundle.backends)
         if first is not None and first not in names:
-            raise InputError(f"Unknown backend {first!r}. Served here: {', '.join(names)}.")
+            raise InputError(f"Unknown backend {first!r}. Available: {', '.join(names)}.")
         self.backends = sorted(names, key=lambda name: name != (first or names[0]))
         self.limits = limits
         self.batcher = Batcher(limits.waiting_texts)
@@ -76,171 +76,165 @@ class Service:
         self._served = served
         self._opened: dict[str, Classifier] = {}
         if isinstance(served, Classifier):
-            self.batcher.open(served)
+            self.batcher.prepare(served)
             self._opened[served.backend.name] = served
         self._opening: dict[str, asyncio.Future[Classifier]] = {}
         self._probe: asyncio.Future[float] | None = None
-        # Beside the queue: an explanation is some hundred texts, and predictions must not wait for it.
+        # Beside the queue: an explanation takes some hundred texts, and predictions must not wait for it.
         self._explainer = ThreadPoolExecutor(1, "explainer")
         self._explaining = 0
 
     def deadline(self) -> float:
-        """When a request whose body is complete now must be answered, by the clock of the event loop."""
+        """Return when a request whose body is complete now must be answered, on the event loop's clock."""
         return asyncio.get_running_loop().time() + self.limits.timeout_s
 
-    async def classifier(self, name: str | None, receive: Receive, until: float) -> Classifier:
-        """The one of this backend, opened now if need be, off the event loop.
+    async def classifier(self, name: str | None, receive: Receive, deadline: float) -> Classifier:
+        """Return the classifier of a runtime, opened in a thread if needed; the first runtime without a name.
 
         Raises:
-            ApiError: 422 where there is no such backend, 503 where it cannot be opened, or is not yet.
+            ApiError: 422 if the runtime is unknown, 503 if it cannot be opened, or not in time.
         """
         name = self.backends[0] if name is None else name
-        if name in self._opened:
-            return self._opened[name]
-        opening = self._start_opening(name)
-        await self._wait(opening, receive, until, OPENING_AGAIN_S)
-        return self._finish_opening(name, opening)
+        if name not in self._opened:
+            opening = self._start_opening(name)
+            await self._wait(opening, receive, deadline, OPENING_RETRY_S)
+            self._finish_opening(name, opening)
+        return self._opened[name]
 
     def _start_opening(self, name: str) -> asyncio.Future[Classifier]:
-        """What one thread is at, however many ask: they wait for it as they do for an answer."""
+        """Return the opening of a runtime, which all requests for it share."""
         if name not in self.backends or isinstance(self._served, Classifier):
-            raise ApiError(422, "unknown_backend", f"This backend is not served. Served: {', '.join(self.backends)}.")
+            raise ApiError(422, "unknown_backend", f"Unknown backend. Available: {', '.join(self.backends)}.")
         opening = self._opening.get(name)
         if opening is None or opening.done() or opening.get_loop() is not asyncio.get_running_loop():
             opening = self._opening[name] = asyncio.ensure_future(asyncio.to_thread(self._open, self._served, name))
-            opening.add_done_callback(_seen)
+            opening.add_done_callback(_retrieve_exception)
         return opening
 
-    def _finish_opening(self, name: str, opening: asyncio.Future[Classifier]) -> Classifier:
+    def _finish_opening(self, name: str, opening: asyncio.Future[Classifier]) -> None:
         try:
             self._opened[name] = opening.result()
         except ChangedModelError as error:
             raise ApiError(503, "model_changed", str(error)) from error
-        except InferenceError as error:  # PyTorch is not installed, say
-            raise ApiError(
-                503, "backend_unavailable", f"{TITLES[name]} cannot be opened on this server: ask another backend."
-            ) from error
-        return self._opened[name]
+        except InferenceError as error:  # PyTorch is not installed, for example
+            message = f"{TITLES[name]} is not available on this server. Choose another backend."
+            raise ApiError(503, "backend_unavailable", message) from error
 
     def _open(self, served: Models, name: str) -> Classifier:
         classifier = served.get(name)
-        self.batcher.open(classifier)
+        self.batcher.prepare(classifier)
         return classifier
 
-    def one_task(self, asked: ExplainRequest) -> str:
-        """The task whose answer is to be explained.
+    def task_to_explain(self, request: ExplainRequest) -> str:
+        """Return the task of a request.
 
         Raises:
-            ApiError: 422 where it, or the label, is unknown, or none is named of several.
+            ApiError: 422 if the task or label is unknown, or if no task is named and the model has several.
         """
-        known = ", ".join(self.bundle.tasks)
-        if asked.task is None and len(self.bundle.tasks) > 1:
-            raise ApiError(422, "unknown_task", f"This model has several tasks; name one: {known}.")
-        (task,) = self.tasks(None if asked.task is None else [asked.task])
-        if asked.label is not None and asked.label not in self.bundle.tasks[task].labels:
+        if request.task is None and len(self.bundle.tasks) > 1:
+            message = f"This model has several tasks. Name one of: {', '.join(self.bundle.tasks)}."
+            raise ApiError(422, "unknown_task", message)
+        (task,) = self.tasks(None if request.task is None else [request.task])
+        if request.label is not None and request.label not in self.bundle.tasks[task].labels:
             raise ApiError(422, "unknown_label", "The task has no such label. GET …/model lists them.")
         return task
 
-    def tasks(self, asked: Sequence[str] | None) -> list[str]:
-        """The tasks asked for, each once; all where none are named.
+    def tasks(self, names: Sequence[str] | None) -> list[str]:
+        """Return the named tasks without repeats, or all tasks.
 
         Raises:
-            ApiError: 422 where one is unknown.
+            ApiError: 422 if a task is unknown.
         """
-        if asked is None:
+        if names is None:
             return list(self.bundle.tasks)
-        if not all(name in self.bundle.tasks for name in asked):
-            raise ApiError(422, "unknown_task", f"A task is not known. This model has: {', '.join(self.bundle.tasks)}.")
-        return list(dict.fromkeys(asked))
+        if not all(name in self.bundle.tasks for name in names):
+            raise ApiError(422, "unknown_task", f"Unknown task. Available: {', '.join(self.bundle.tasks)}.")
+        return list(dict.fromkeys(names))
 
     async def predict(
-        self, classifier: Classifier, texts: Sequence[str], tasks: Sequence[str], receive: Receive, until: float
+        self, classifier: Classifier, texts: Sequence[str], tasks: Sequence[str], receive: Receive, deadline: float
     ) -> dict[str, list[Prediction]]:
-        """Predictions by task, in the order of the texts.
+        """Return the predictions by task, in the order of the texts.
 
         Args:
-            receive: of the request, whose body was read: it tells when the client goes.
-            until: its `deadline`.
+            receive: of the request, whose body has been read: it reports when the client disconnects.
 
         Raises:
-            ApiError: 422 for a text that cannot be read, 429 and 503 where there is no room or no time, 499 where
-                nobody waits any more.
+            ApiError: 422 for an unreadable text, 429 or 503 without room or time, 499 if the client has gone.
         """
         job = self.batcher.submit(classifier, texts, tasks)
         try:
-            await self._wait(job.future, receive, until)
+            await self._wait(job.future, receive, deadline)
             return job.future.result()
         finally:
-            if not job.over:
+            if not job.is_over:
                 self.batcher.drop(job)
 
     async def explain(
-        self, classifier: Classifier, asked: ExplainRequest, task: str, receive: Receive, until: float
+        self, classifier: Classifier, request: ExplainRequest, task: str, receive: Receive, deadline: float
     ) -> dict[str, Any]:
-        """What `Explanation.to_dict` gives.
+        """Return `Explanation.to_dict` of a request.
 
         Raises:
-            ApiError: as `predict`; 422 too where the method cannot be had.
+            ApiError: as `predict`; also 422 if the method is not available.
         """
         if self._closed:
-            raise ApiError(503, "stopping", "The server is being stopped. Ask again in a moment.", 1)
+            raise shutting_down()
         if self._explaining >= self.limits.max_explanations:
-            raise ApiError(
-                429, "overloaded", f"{self._explaining} explanations wait already. Ask again later.", EXPLAIN_AGAIN_S
-            )
-        given_up = threading.Event()
+            message = f"{self._explaining} explanations are running or waiting. Try again later."
+            raise ApiError(429, "overloaded", message, EXPLAIN_RETRY_S)
+        abandoned = threading.Event()
 
-        def go_on(step: str, share: float) -> None:
-            if given_up.is_set():
-                raise _GivenUp
+        def progress(step: str, share: float) -> None:
+            if abandoned.is_set():
+                raise Cancelled
 
         def run() -> dict[str, Any]:
-            go_on("", 0)
-            budget_s = self.limits.explanation_s
+            progress("", 0)
+            label, method, budget_s = request.label, request.method, self.limits.explanation_s
             with self.batcher.metrics.explain.time():
-                found = explain(
-                    classifier, asked.text, task, asked.label, asked.method, budget_s=budget_s, progress=go_on
+                explanation = explain(
+                    classifier, request.text, task, label, method, budget_s=budget_s, progress=progress
                 )
-            return found.to_dict()
+            return explanation.to_dict()
 
         self._explaining += 1
         future = asyncio.get_running_loop().run_in_executor(self._explainer, run)
         future.add_done_callback(self._explained)
         try:
-            await self._wait(future, receive, until, EXPLAIN_AGAIN_S)
+            await self._wait(future, receive, deadline, EXPLAIN_RETRY_S)
             return future.result()
         except InputError as error:
             raise ApiError(422, "cannot_explain", str(error)) from None
         except MissingDependencyError as error:
-            raise ApiError(
-                422, "method_unavailable", f"{asked.method} is not installed on this server: ask for occlusion."
-            ) from error
+            message = f"{request.method} is not available on this server. Use occlusion."
+            raise ApiError(422, "method_unavailable", message) from error
         except (ApiError, asyncio.CancelledError):
             raise
         except BaseException as error:  # a panic of the tokenizer is no `Exception`
-            raise failure(error) from error
+            raise model_failure(error) from error
         finally:
-            given_up.set()
+            abandoned.set()
 
     def _explained(self, future: asyncio.Future[Any]) -> None:
         self._explaining -= 1
-        _seen(future)
+        _retrieve_exception(future)
 
     async def _wait(
-        self, future: asyncio.Future[Any], receive: Receive, until: float, again_s: int | None = None
+        self, future: asyncio.Future[Any], receive: Receive, deadline: float, retry_s: int | None = None
     ) -> None:
-        """Return when the future is done; ApiError when time is up or the client has gone.
+        """Wait for the future; raise `ApiError` at the deadline or when the client disconnects.
 
         Args:
-            again_s: for Retry-After; None for when the queue is likely to be done.
+            retry_s: for Retry-After; None: when the queue is probably empty.
         """
         loop = asyncio.get_running_loop()
-        done, _ = await asyncio.wait([future], timeout=max(0, min(WATCH_AFTER_S, until - loop.time())))
+        done, _ = await asyncio.wait([future], timeout=max(0, min(WATCH_AFTER_S, deadline - loop.time())))
         if done:
             return
-        gone = asyncio.ensure_future(_gone(receive))
+        gone = asyncio.ensure_future(_disconnected(receive))
         try:
-            left = max(0, until - loop.time())
+            left = max(0, deadline - loop.time())
             await asyncio.wait([future, gone], timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
@@ -248,30 +242,26 @@ class Service:
             return
         if gone.done():
             raise ApiError(499, "client_gone", "The client closed its connection.")
-        raise ApiError(
-            503,
-            "timed_out",
-            f"No answer within {self.limits.timeout_s:g} s. Ask again later, or with fewer texts.",
-            self.batcher.retry_after() if again_s is None else again_s,
-        )
+        message = f"No answer within {self.limits.timeout_s:g} s. Try again later, or with fewer texts."
+        raise ApiError(503, "timed_out", message, self.batcher.retry_after() if retry_s is None else retry_s)
 
     async def probe(self) -> float:
-        """Milliseconds until one short text is answered, the wait for its turn and for an opening included.
+        """Return the milliseconds until one short text is answered, including its wait and the opening of a runtime.
 
-        Who asks meanwhile gets the same.
+        Concurrent callers share one probe.
 
         Raises:
-            ApiError: 503 where the model does not answer, or the server is being stopped.
+            ApiError: 503 if the model does not answer, or the server shuts down.
         """
         if self.stopping:
-            raise ApiError(503, "stopping", "The server is being stopped.", 1)
+            raise shutting_down()
         loop = asyncio.get_running_loop()
         if self._probe is None or self._probe.done() or self._probe.get_loop() is not loop:
-            self._probe = asyncio.ensure_future(self._pass())
-            self._probe.add_done_callback(_seen)
+            self._probe = asyncio.ensure_future(self._run_probe())
+            self._probe.add_done_callback(_retrieve_exception)
         return await asyncio.shield(self._probe)
 
-    async def _pass(self) -> float:
+    async def _run_probe(self) -> float:
         started, job, name = time.perf_counter(), None, self.backends[0]
         try:
             async with asyncio.timeout(PROBE_S):
@@ -283,7 +273,7 @@ class Service:
                 await asyncio.wait([job.future])
             job.future.result()
         except TimeoutError:
-            raise ApiError(503, "not_ready", f"The model gave no answer within {PROBE_S} s.", PROBE_S) from None
+            raise ApiError(503, "not_ready", f"The model did not answer within {PROBE_S} s.", PROBE_S) from None
         except ApiError as error:
             if error.code == "stopping":
                 raise
@@ -294,7 +284,7 @@ class Service:
         return (time.perf_counter() - started) * 1e3
 
     def stop(self) -> None:
-        """Say "not ready" from now on; what has been asked is still answered."""
+        """Report "not ready" from now on; requests are still answered."""
         self.stopping = True
 
     def close(self) -> None:
@@ -305,16 +295,12 @@ class Service:
         self._explainer.shutdown()
 
 
-def _seen(future: asyncio.Future[Any]) -> None:
-    """Take note of what went wrong where nobody waits for it any more: it is no news for the log."""
+def _retrieve_exception(future: asyncio.Future[Any]) -> None:
+    """Keep asyncio from logging "exception was never retrieved" when the client has gone."""
     if not future.cancelled():
         future.exception()
 
 
-class _GivenUp(Exception):
-    """Nobody waits for this explanation."""
-
-
-async def _gone(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""Websockets of the dashboard: uvicorn's own protocol, with limits to what a client can make it keep."""
+"""Websockets of the dashboard: uvicorn's protocol with limits on what a client can make the server hold."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-MESSAGE_BYTES = 1_000_000  # Streamlit sends the state of its widgets; files come by HTTP
+MESSAGE_BYTES = 1_000_000  # Streamlit sends the state of its widgets; files are uploaded over HTTP
 MESSAGES = 1_000  # that wait for the application, and fragments of one message
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """One websocket: few binary messages at a time, of few fragments, and no pongs for a client that does not read."""
+    """One websocket: binary messages only, bounded in number and fragments; no pongs to a client that does not read."""
 
     def handle_text(self, event: Any) -> None:
-        self._fail("no text messages")  # Streamlit has none, and would log a traceback
+        self._fail("no text messages")  # Streamlit uses none, and would log a traceback
 
     def handle_cont(self, event: Any) -> None:
         if len(self.frames) >= MESSAGES:

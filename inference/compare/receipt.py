@@ -17,7 +17,6 @@ FORMAT = "triptych-receipt"
 VERSION = 1
 SCHEMA = Path(__file__).with_name("receipt.schema.json")
 MAX_BYTES = 200_000_000  # a receipt of 200,000 rows has about 20 MB
-AGAIN = "Make it again: python -m inference compare"
 
 Receipt = dict[str, Any]
 
@@ -54,25 +53,21 @@ def write_receipt(receipt: Receipt, path: Path) -> None:
 
 
 def read_receipt(path: str | Path) -> Receipt:
-    """Read a receipt and check it, which recomputes every figure.
+    """The receipt in a file, checked.
 
     Raises:
-        InputError: there is no such file, it is not a receipt, is damaged, or was made by a newer version.
+        InputError: no such file, it is no receipt, is damaged, or was made by a newer version.
     """
-    return parse_receipt(_content(Path(path)), str(path))
-
-
-def peek_receipt(path: str | Path) -> Receipt:
-    """Read a receipt and check only its format, version and checksum: enough to list it, not to show its figures.
-
-    It takes a fiftieth of the time of `read_receipt`.
-
-    Raises:
-        InputError: as in `read_receipt`.
-    """
-    receipt = _parse(_content(Path(path)), str(path))
-    _check_checksum(receipt, str(path))
-    return receipt
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path} has {path.stat().st_size:,} bytes; no receipt has more than {MAX_BYTES:,}.")
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"No receipt can be read at {path}: {error.strerror}. Make one: python -m inference compare --out {path}"
+        ) from None
+    return parse_receipt(content, str(path))
 
 
 def parse_receipt(content: bytes, name: str) -> Receipt:
@@ -81,48 +76,28 @@ def parse_receipt(content: bytes, name: str) -> Receipt:
     Raises:
         InputError: as in `read_receipt`.
     """
-    receipt = _parse(content, name)
-    _check_schema(receipt, name)
-    _check_checksum(receipt, name)
-    _check_lengths(receipt, name)
+    again = "Make it again: python -m inference compare"
     try:
-        check(receipt)
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
-        raise InputError(f"{name} is not what was measured: {error}. {AGAIN}") from None
-    return receipt
-
-
-def _content(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} has {path.stat().st_size:,} bytes; no receipt has more than {MAX_BYTES:,}.")
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"No receipt can be read at {path}: {error.strerror}. Make one: python -m inference compare --out {path}"
-        ) from None
-
-
-def _parse(content: bytes, name: str) -> Receipt:
-    """Return the JSON object, of this format and of a version that this code reads."""
-    try:
-        receipt = json.loads(content, parse_constant=_refuse, parse_float=_finite)
+        found = json.loads(content, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
-        raise InputError(f"{name} is no JSON: it is damaged, or not a receipt. {AGAIN}") from None
-    if not isinstance(receipt, dict) or receipt.get("format") != FORMAT:
-        raise InputError(f"{name} is JSON, but no receipt (its format is not {FORMAT!r}). {AGAIN}")
-    version = receipt.get("version")
+        raise InputError(f"{name} is no JSON: it is damaged, or not a receipt. {again}") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise InputError(f"{name} is JSON, but no receipt (its format is not {FORMAT!r}). {again}")
+    version = found.get("version")
     if isinstance(version, int) and version > VERSION:
         raise InputError(
             f"{name} is a receipt of version {version}; this Triptych reads up to version {VERSION}. "
             "Update Triptych, or make the receipt again with this one."
         )
-    return receipt
-
-
-def _check_checksum(receipt: Receipt, name: str) -> None:
-    if receipt.get("checksum") != _checksum(receipt):
-        raise InputError(f"{name} is not what was measured: its checksum does not match. {AGAIN}")
+    _check_schema(found, name, again)
+    if found["checksum"] != _checksum(found):
+        raise InputError(f"{name} is not what was measured: its checksum does not match. {again}")
+    _check_lengths(found, name, again)
+    try:
+        check(found)
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
+        raise InputError(f"{name} is not what was measured: {error}. {again}") from None
+    return found
 
 
 def _refuse(constant: str) -> Any:
@@ -136,7 +111,7 @@ def _finite(number: str) -> float:
     return found
 
 
-def _check_schema(found: Receipt, name: str) -> None:
+def _check_schema(found: Receipt, name: str, again: str) -> None:
     import jsonschema
 
     standard = jsonschema.Draft202012Validator
@@ -147,10 +122,10 @@ def _check_schema(found: Receipt, name: str) -> None:
     error = jsonschema.exceptions.best_match(validator.iter_errors(found))
     if error is not None:
         where = "/".join(map(str, error.absolute_path)) or "the top level"
-        raise InputError(f"{name} is damaged: at {where}: {error.message[:200]}. {AGAIN}")
+        raise InputError(f"{name} is damaged: at {where}: {error.message[:200]}. {again}")
 
 
-def _check_lengths(found: Receipt, name: str) -> None:
+def _check_lengths(found: Receipt, name: str, again: str) -> None:
     """What a schema cannot say: that there is an answer for every row."""
     data = found["data"]
     rows = len(data["row_numbers"])
@@ -161,5 +136,5 @@ def _check_lengths(found: Receipt, name: str) -> None:
             lists += [given.get("label_ids", []), given.get("confidence", [])]
     if any(len(one) != rows for one in lists):
         raise InputError(
-            f"{name} is damaged: it has {rows:,} rows, but not an answer of every backend to each. {AGAIN}"
+            f"{name} is damaged: it has {rows:,} rows, but not an answer of every backend to each. {again}"
         )

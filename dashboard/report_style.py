@@ -1,7 +1,12 @@
+"""How the report looks and what draws its charts: a style sheet and a script, both written into the file."""
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+STYLE = """
 :root{--ink:#1e293b;--soft:#526075;--line:#d5dbe3;--box:#f4f6f8;--paper:#fff}
 @media (prefers-color-scheme:dark){:root{--ink:#e5e9ef;--soft:#a6b0bf;--line:#3a4452;--box:#1f2731;--paper:#14181d}}
 *{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 FONT}
 main{max-width:60rem;margin:0 auto;padding:1.5rem 1rem 4rem;overflow-wrap:anywhere}
 h1{font-size:1.9rem;line-height:1.2;margin:.5rem 0}
 h2{font-size:1.5rem;margin:2.5rem 0 1rem;padding-top:1rem;border-top:2px solid var(--line)}
@@ -52,3 +57,34 @@ summary{cursor:pointer;color:var(--soft);font-size:.9rem}
   .plot img{display:block;width:100%;height:auto}
   *{-webkit-print-color-adjust:exact;print-color-adjust:exact}
 }
+""".replace("FONT", FONT)
+
+# Each chart twice: one that answers the pointer, in the colours of the screen, and a picture for paper, where a live
+# chart would keep the width of the screen and be cut off.
+SCRIPT = """
+"use strict";
+const figures = JSON.parse(document.getElementById("figures").textContent);
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+const family = "FONT";
+const inked = (layout, color) => ({...layout, font: {...layout.font, color, family}});
+const screen_ink = () => dark.matches ? "#e5e9ef" : "#1e293b";
+const config = {displayModeBar: false, responsive: true};
+const plots = [...document.querySelectorAll(".plot")];
+window.drawn = Promise.all(plots.map(async (place) => {
+  const {data, layout} = figures[Number(place.dataset.figure)];
+  const live = document.createElement("div");
+  place.append(live);
+  const height = Math.min(layout.height || 360, 340);  // two to a page
+  const paper = await Plotly.toImage(
+    {data: structuredClone(data), layout: {...inked(structuredClone(layout), "#000"), width: 700, height}},
+    {format: "svg", width: 700, height});
+  const picture = document.createElement("img");
+  picture.alt = "";
+  picture.src = paper;
+  place.append(picture);
+  await Plotly.newPlot(live, data, inked(layout, screen_ink()), config);
+}));
+dark.addEventListener("change", () => {
+  for (const place of plots) Plotly.relayout(place.firstElementChild, {"font.color": screen_ink()});
+});
+""".replace("FONT", FONT.replace("'", ""))

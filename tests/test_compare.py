@@ -337,7 +337,7 @@ def test_the_demo_model_is_compared_in_a_minute_by_one_command(demo: Path, demo_
     done = command("compare", "--quick", "--out", str(tmp_path / "r.json"), "--price-per-hour", "0.1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "| sentiment of showcase.csv: accuracy (247 rows) |" in done.stdout
-    assert "is not settled: about" in done.stdout
+    assert "is inconclusive: about" in done.stdout
     assert "% statistics" in done.stderr
     found = read_receipt(tmp_path / "r.json")
     with (ROOT / "assets" / "showcase.csv").open(encoding="utf-8", newline="") as file:

@@ -97,10 +97,10 @@ def test_the_report_and_the_table_of_a_folder_of_onnx_files_speak_of_no_pytorch(
 @pytest.mark.parametrize(
     ("backends", "best", "said"),
     [
-        (("pytorch", "onnx", "int8"), "pytorch", "PyTorch and ONNX run on one"),
-        (("onnx", "int8"), "onnx", "ONNX runs on one"),
-        (("pytorch", "int8"), "pytorch", "PyTorch runs on one"),
-        (("int8",), None, "INT8 runs on none"),
+        (("pytorch", "onnx", "int8"), "pytorch", "PyTorch and ONNX run on GPUs"),
+        (("onnx", "int8"), "onnx", "ONNX runs on GPUs"),
+        (("pytorch", "int8"), "pytorch", "PyTorch runs on GPUs"),
+        (("int8",), None, "INT8 does not run on GPUs"),
     ],
 )
 def test_for_a_gpu_only_the_backends_of_the_receipt_are_named(

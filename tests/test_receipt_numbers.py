@@ -270,29 +270,33 @@ def test_one_changed_answer_is_refused(receipts: dict[str, Receipt], field: str)
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("latency", "blocks", 0, "disturbed"), True, "not one of every process"),
-        (("latency", "blocks", 0, "arm"), "int8", "not one of every process"),
-        (("latency", "blocks", 0, "total_ns", 0), 1, "the plan or the clock cannot give"),
-        (("latency", "warm_up"), [{}], "latency/warm_up is not of every process"),
-        (("settings", "best_threads"), False, "other numbers of threads"),
+        (("latency", "blocks", 0, "disturbed"), True, "does not cover every process"),
+        (("latency", "blocks", 0, "arm"), "int8", "does not cover every process"),
+        (("latency", "blocks", 0, "total_ns", 0), 1, "contradict the plan or the clock"),
+        (("latency", "warm_up"), [{}], "latency/warm_up does not cover every process"),
+        (("settings", "best_threads"), False, "other_threads does not follow the plan"),
         (("settings", "launches"), 10**9, "more than 10,000 timed calls"),
-        (("settings", "seed"), 7, "latency/rows are not those that the seed draws"),
+        (("settings", "seed"), 7, "latency/rows are not the rows that the seed draws"),
         (("settings", "launches"), 2.0, "at settings/launches: 2.0 is not of type 'integer'"),
-        (("data", "row_numbers", 3), 3, "not rows of the file in their order"),
-        (("data", "rows_in_file"), 39, "not rows of the file in their order"),
-        (("data", "tokens", 0), 65, "more tokens than the model reads"),
-        (("data", "truncated"), 1, "counts rows that are shorter"),
-        (("data", "texts", 1), "text 0", "data/copies is not that of the texts"),
+        (("data", "row_numbers", 3), 3, "not rows of the file in ascending order"),
+        (("data", "rows_in_file"), 39, "not rows of the file in ascending order"),
+        (("data", "tokens", 0), 65, "more tokens than the model's limit"),
+        (("data", "truncated"), 1, "counts rows that are below the token limit"),
+        (("data", "texts", 1), "text 0", "data/copies does not match the texts"),
         (("backends", "int8", "predictions", "mood", "max_abs_dp"), 0.0, "max_abs_dp of int8 on mood"),
         (("backends", "pytorch", "predictions", "mood", "max_abs_dp"), 0.1, "max_abs_dp of pytorch on mood"),
-        (("backends", "int8", "memory", 0, "resident_bytes"), 10**12, "more memory than its peak"),
+        (("backends", "int8", "memory", 0, "resident_bytes"), 10**12, "uses more memory than its peak"),
         (("backends", "int8", "batch_flips", "tasks", "mood"), 11, "batch_flips of int8"),
-        (("backends", "int8", "quantized", "held"), False, "not the one that was kept"),
-        (("backends", "int8", "quantized", "tried", 0, "batch_flips"), 1, "not the one that was kept"),
+        (("backends", "int8", "quantized", "held"), False, "the recipe of int8 is not the last one tried"),
+        (
+            ("backends", "int8", "quantized", "tried", 0, "batch_flips"),
+            1,
+            "the recipe of int8 is not the last one tried",
+        ),
         (("model", "tasks", "mood", "labels"), ["a", "b"], "a label that"),
-        (("results", "speedup", "int8", "different"), False, "results/speedup/int8/different is False, and True"),
-        (("results", "shapes"), [], "results/shapes has 0 entries where 10 follow"),
-        (("results", "control", "more"), 1.0, "results/control has not the figures that follow"),
+        (("results", "speedup", "int8", "different"), False, "results/speedup/int8/different is False, but True"),
+        (("results", "shapes"), [], "results/shapes has 0 entries, but 10 follow"),
+        (("results", "control", "more"), 1.0, "results/control has missing or unexpected figures: more"),
     ],
 )
 def test_what_contradicts_the_rest_is_named(
@@ -309,7 +313,7 @@ def test_round_that_counts_against_its_marks_is_refused(receipts: dict[str, Rece
     receipt = copy.deepcopy(receipts["small"])
     for block in receipt["latency"]["blocks"][:3]:
         block |= marks
-    with pytest.raises(InputError, match="counts, or does not, against its own marks"):
+    with pytest.raises(InputError, match="`disturbed` contradicts its steal and slowdown"):
         parse_receipt(json.dumps(seal(receipt)).encode(), "r.json")
 
 

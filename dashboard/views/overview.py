@@ -32,11 +32,11 @@ if other is not None:
     changes, notes = diff(receipt, state.receipt(other, shelf))
     for note in notes:
         st.warning(components.plain(note))
-    beyond = sum(change.verdict == CHANGED for change in changes)
+    beyond = sum(change.status == CHANGED for change in changes)
     st.markdown(f"{beyond} of {len(changes)} lines, of figures and of how they came about, differ beyond noise.")
     st.dataframe(
         [
-            {"figure": one.what, "this receipt": one.before, "the other": one.after, "so it is": one.verdict}
+            {"figure": one.what, "this receipt": one.before, "the other": one.after, "so it is": one.status}
             for one in changes
         ],
         hide_index=True,

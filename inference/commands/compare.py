@@ -207,9 +207,9 @@ def diff_command(args: argparse.Namespace) -> int:
 
     changes, notes = diff(read_receipt(args.before), read_receipt(args.after))
     for change in changes:
-        print(f"{change.verdict:<12}  {change.what}: {change.before} → {change.after}")
+        print(f"{change.status:<12}  {change.what}: {change.before} → {change.after}")
     for note in notes:
         print(f"note: {note}")
-    beyond = sum(change.verdict == CHANGED for change in changes)
+    beyond = sum(change.status == CHANGED for change in changes)
     print(f"{beyond} of {len(changes)} changed beyond noise.")
     return int(beyond > 0)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inference.compare.checking import check
+from inference.compare.checking import check_consistency
 from inference.errors import InputError
 
 FORMAT = "triptych-receipt"
@@ -94,7 +94,7 @@ def parse_receipt(content: bytes, name: str) -> Receipt:
         raise InputError(f"{name} is not what was measured: its checksum does not match. {again}")
     _check_lengths(found, name, again)
     try:
-        check(found)
+        check_consistency(found)
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
         raise InputError(f"{name} is not what was measured: {error}. {again}") from None
     return found

@@ -1,12 +1,12 @@
-"""Every figure of a receipt, worked out from the raw samples and answers in it and from nothing else.
+"""Compute every figure of a receipt from the raw samples and answers in it.
 
-Run again on the same receipt it gives the same figures, down to the bootstrap: the seed is in the receipt.
+The result is reproducible, including the bootstrap: the seed is in the receipt.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -20,57 +20,59 @@ from inference.formats.bundle import Task
 
 Array = NDArray[Any]
 PERCENTILES = (50, 90, 95, 99)
-ASSUMED_NOISE = 1.1  # what two starts of one backend may differ by, where there was one start only
-DEFAULT_MAX_DROP = 0.005  # of accuracy: what "as good as the reference" means where nobody says otherwise
+ASSUMED_NOISE = 1.1  # ratio by which two starts of one backend may differ, used when there was only one start
+DEFAULT_MAX_DROP = 0.005  # of accuracy
 
 
 def results(receipt: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures by subject. Times in milliseconds, sizes in bytes; docs/receipt.md describes each.
+    """Return the figures by subject, times in milliseconds and sizes in bytes; docs/receipt.md describes each.
 
     Args:
-        receipt: all of one but its `results` and `checksum`.
+        receipt: a receipt; its `results` and `checksum` are not read and may be missing.
     """
-    found: dict[str, Any] = rounded(
-        {
-            **_latency(receipt),
-            "throughput": _throughput(receipt),
-            "shapes": _shapes(receipt),
-            "threads": _threads(receipt),
-            "start": {name: _start(one["starts"]) for name, one in receipt["backends"].items()},
-            "size": {name: _size(one) for name, one in receipt["backends"].items()},
-            "memory": {name: _memory(one["memory"]) for name, one in receipt["backends"].items()},
-            "accuracy": {task: _accuracy(receipt, task) for task in receipt["data"]["labels"]},
-            "paired": {task: _paired(receipt, task) for task in receipt["data"]["labels"]},
-        }
-    )
-    return found
+    backends, tasks = receipt["backends"].items(), receipt["data"]["labels"]
+    figures = {
+        **_latency(receipt),
+        "throughput": _throughput(receipt),
+        "shapes": _shapes(receipt),
+        "threads": _threads(receipt),
+        "start": {name: _start(entry["starts"]) for name, entry in backends},
+        "size": {name: _size(entry) for name, entry in backends},
+        "memory": {name: _medians(entry["memory"], ("resident_bytes", "peak_bytes"), int) for name, entry in backends},
+        "accuracy": {task: _accuracy(receipt, task) for task in tasks},
+        "paired": {task: _paired(receipt, task) for task in tasks},
+    }
+    return {key: rounded(value) for key, value in figures.items()}
 
 
 def rounded(value: Any) -> Any:
-    """The same with floats cut to seven significant digits and NaN as None, which JSON can say."""
+    """Round all floats in a tree to seven significant digits, and make NaN and infinity None for JSON."""
     if isinstance(value, Mapping):
-        return {key: rounded(one) for key, one in value.items()}
+        return {key: rounded(child) for key, child in value.items()}
     if isinstance(value, list | tuple):
-        return [rounded(one) for one in value]
+        return [rounded(child) for child in value]
     if isinstance(value, float):
         return float(f"{value:.7g}") if math.isfinite(value) else None
     return value
 
 
 def blocks_of(receipt: Mapping[str, Any], arm: str, what: str = "total_ns") -> tuple[Array, list[int]]:
-    """Milliseconds (blocks, calls) of a backend or the control, and the launch of each block. Same order for all."""
-    kept = [b for b in receipt["latency"]["blocks"] if b["arm"] == arm and not b["disturbed"]]
-    kept.sort(key=lambda b: (b["launch"], b["round"]))
-    return np.array([b[what] for b in kept], float) / 1e6, [b["launch"] for b in kept]
+    """Return the times of a backend or the control in ms, shape (blocks, calls), and the launch of each block.
+
+    The blocks are in the same order for every arm; disturbed ones are left out.
+    """
+    blocks = [b for b in receipt["latency"]["blocks"] if b["arm"] == arm and not b["disturbed"]]
+    blocks.sort(key=lambda b: (b["launch"], b["round"]))
+    return np.array([b[what] for b in blocks], float) / 1e6, [b["launch"] for b in blocks]
 
 
 def _latency(receipt: Mapping[str, Any]) -> dict[str, Any]:
     names, reference = receipt["settings"]["backends"], receipt["settings"]["reference"]
     tokens = np.array(receipt["data"]["tokens"])
-    rows = np.concatenate(receipt["latency"]["rows"])  # (blocks, calls): which row each call was about
+    rows = np.concatenate(receipt["latency"]["rows"])  # (blocks, calls): the row of each call
     samples = {arm: blocks_of(receipt, arm)[0] for arm in [*names, CONTROL]}
     starts = blocks_of(receipt, reference)[1]
-    draws = stats.resample_blocks(starts, np.random.default_rng(receipt["settings"]["seed"]))
+    draws = stats.resample_blocks(starts, seeded_rng(receipt))
     bands = []
     for title, within in group_by_length(list(range(int(tokens.max()) + 1))).items():
         inside = np.isin(tokens[rows], within)
@@ -87,49 +89,48 @@ def _latency(receipt: Mapping[str, Any]) -> dict[str, Any]:
             }
         )
     control = stats.ratio_interval(samples[reference], samples[CONTROL], draws)
-    # One start of each: the luck of a start is in no interval, and what is usual is taken instead.
+    # With one start of each backend, the variation between starts is in no interval, so a usual value is assumed.
     noise = max(control.high, 1 / control.low, ASSUMED_NOISE if len(set(starts)) == 1 else 1.0)
     ratios: dict[str, dict[str, stats.Estimate]] = {
         name: {other: stats.ratio_interval(samples[other], samples[name], draws) for other in names if other != name}
         for name in names
     }
     speedup = {name: ratios[name].get(reference, stats.Estimate(1.0, 1.0, 1.0)) for name in names}
+
+    def gain(ratio: stats.Estimate) -> dict[str, Any]:
+        return ratio.to_dict() | {"different": exceeds_noise(ratio, noise)}
+
     return {
         "latency": {name: _percentiles(samples[name], rows, draws) for name in names},
         "latency_by_length": bands,
         "stages": {name: _stages(receipt, name) for name in names},
-        "speedup": {name: gain.to_dict() | {"different": exceeds_noise(gain, noise)} for name, gain in speedup.items()},
-        "ratios": {
-            name: {other: gain.to_dict() | {"different": exceeds_noise(gain, noise)} for other, gain in found.items()}
-            for name, found in ratios.items()
-        },
+        "speedup": {name: gain(ratio) for name, ratio in speedup.items()},
+        "ratios": {name: {other: gain(r) for other, r in others.items()} for name, others in ratios.items()},
         "control": control.to_dict() | {"noise": noise},
     }
 
 
 def noise_is_assumed(control: Mapping[str, float]) -> bool:
-    """Whether the noise is what starts usually differ by, because what they differ by here was not seen."""
-    return control["noise"] > max(control["high"], 1 / control["low"]) * 1.0001  # figures are cut to seven digits
+    """Return whether the noise between starts was assumed rather than measured."""
+    return control["noise"] > max(control["high"], 1 / control["low"]) * 1.0001  # figures have seven digits
 
 
 def exceeds_noise(gain: stats.Estimate, noise: float) -> bool:
-    """Whether two speeds differ by more than two processes of the same backend do."""
+    """Return whether two speeds differ by more than two processes of the same backend do."""
     return gain.low > noise or gain.high < 1 / noise
 
 
 def _percentiles(blocks: Array, rows: Array, draws: stats.Draws) -> dict[str, Any]:
-    """Those that the samples carry. A text that was timed twice is one sample of how texts differ."""
+    """Return the percentiles for which there are enough different texts; timing a text twice adds no evidence."""
     counted = ~np.isnan(blocks)
     texts = len(np.unique(rows[counted]))
-    carried = [p for p in PERCENTILES if stats.enough_samples(texts, p)]
-    found: dict[str, Any] = {"calls": int(counted.sum()), "texts": texts}
-    for p, estimate in zip(carried, stats.percentile_intervals(blocks, draws, carried), strict=True):
-        found[f"p{p}_ms"] = estimate.to_dict()
-    return found
+    supported = [p for p in PERCENTILES if stats.enough_samples(texts, p)]
+    estimates = zip(supported, stats.percentile_intervals(blocks, draws, supported), strict=True)
+    return {"calls": int(counted.sum()), "texts": texts} | {f"p{p}_ms": e.to_dict() for p, e in estimates}
 
 
 def _stages(receipt: Mapping[str, Any], name: str) -> dict[str, float]:
-    """Medians. `rest_ms` is checking the text, padding, and reading the logits."""
+    """Return the median time of each stage. `rest_ms` is checking the text, padding, and reading the logits."""
     total, tokenize, forward = (blocks_of(receipt, name, f"{part}_ns")[0] for part in ("total", "tokenize", "forward"))
     return {
         "tokenize_ms": float(np.median(tokenize)),
@@ -140,8 +141,8 @@ def _stages(receipt: Mapping[str, Any], name: str) -> dict[str, float]:
 
 def _throughput(receipt: Mapping[str, Any]) -> dict[str, Any]:
     texts, samples = receipt["throughput"]["texts"], receipt["throughput"]["samples"]
-    rng = np.random.default_rng(receipt["settings"]["seed"])
-    found = {}
+    rng = seeded_rng(receipt)
+    throughput = {}
     for name in receipt["settings"]["backends"]:
         sweep: list[dict[str, Any]] = []
         for size in BATCH_SIZES:
@@ -156,21 +157,21 @@ def _throughput(receipt: Mapping[str, Any]) -> dict[str, Any]:
                     "padded_share": float(np.median([s["padded_share"] for s in mine])),
                 }
             )
-        best = max(sweep, key=lambda one: one["texts_per_s"]["value"])
-        rate_per_hour = best["texts_per_s"]["value"] * 3600
-        found[name] = {"sweep": sweep, "best_batch_size": best["batch_size"], "predictions_per_hour": rate_per_hour}
-    return found
+        best = max(sweep, key=lambda entry: entry["texts_per_s"]["value"])
+        per_hour = best["texts_per_s"]["value"] * 3600
+        throughput[name] = {"sweep": sweep, "best_batch_size": best["batch_size"], "predictions_per_hour": per_hour}
+    return throughput
 
 
 def cost_per_million(receipt: Mapping[str, Any], name: str, price_per_hour: float) -> float:
-    """What a million texts cost at this backend's best batch size on a machine with that price."""
+    """Return the cost of a million texts at the backend's best batch size."""
     return price_per_hour * 1e6 / float(receipt["results"]["throughput"][name]["predictions_per_hour"])
 
 
 def _shapes(receipt: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Median milliseconds of a forward pass per exact shape, with its interval; none in a quick run."""
-    found = []
-    rng = np.random.default_rng(receipt["settings"]["seed"])
+    """Return the median time of a forward pass per exact shape, with its interval; empty after a quick run."""
+    shapes = []
+    rng = seeded_rng(receipt)
     for texts, tokens in SHAPES:
         mine = [s for s in receipt["shapes"] if (s["texts"], s["tokens"]) == (texts, tokens)]
         if not mine:
@@ -181,50 +182,51 @@ def _shapes(receipt: Mapping[str, Any]) -> list[dict[str, Any]]:
             draws = stats.resample_blocks([s["launch"] for s in own], rng)
             blocks = np.array([s["forward_ns"] for s in own], float) / 1e6
             (times[name],) = stats.percentile_intervals(blocks, draws, [50])
-        found.append(
+        shapes.append(
             {
                 "texts": texts,
                 "tokens": tokens,
-                "median_ms": {name: one.value for name, one in times.items()},
-                "interval_ms": {name: [one.low, one.high] for name, one in times.items()},
+                "median_ms": {name: time.value for name, time in times.items()},
+                "interval_ms": {name: [time.low, time.high] for name, time in times.items()},
             }
         )
-    return found
+    return shapes
 
 
 def _threads(receipt: Mapping[str, Any]) -> dict[str, Any]:
-    """Per backend the median milliseconds by number of threads, on the same texts, and the number that is best.
+    """Return each backend's median time by number of threads on the same texts, and the best number.
 
-    Another number than the run's own is best only if it is faster by more than the noise of starts.
+    A number other than the run's own is best only if it is faster by more than the noise between starts.
     """
     own = receipt["settings"]["threads"]
-    first = [b for b in receipt["latency"]["blocks"] if b["launch"] == 0 and b["round"] < 2]
-    found = {}
+    blocks_by_count = {own: [b for b in receipt["latency"]["blocks"] if b["launch"] == 0 and b["round"] < 2]}
+    blocks_by_count |= {other["threads"]: other["blocks"] for other in receipt["other_threads"]}
+    threads = {}
     for name in receipt["settings"]["backends"]:
         medians = {}
-        for count, blocks in [
-            (own, first),
-            *((other["threads"], other["blocks"]) for other in receipt["other_threads"]),
-        ]:
+        for count, blocks in blocks_by_count.items():
             times = [ns for b in blocks if b["arm"] == name and not b["disturbed"] for ns in b["total_ns"]]
             medians[count] = median(times) / 1e6
         fastest = min(medians, key=medians.__getitem__)
-        found[name] = {
+        threads[name] = {
             "median_ms": {str(count): ms for count, ms in sorted(medians.items())},
             "best": fastest if medians[own] > ASSUMED_NOISE * medians[fastest] else own,
         }
-    return found
+    return threads
 
 
 def _start(starts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    totals = [one["import_s"] + one["load_s"] + one["first_answer_s"] for one in starts]
-    parts = {part: median(one[part] for one in starts) for part in ("import_s", "load_s", "first_answer_s")}
-    return {"total_s": median(totals), "min_s": min(totals), "max_s": max(totals), "runs": len(totals), **parts}
+    parts = ("import_s", "load_s", "first_answer_s")
+    totals = [sum(start[part] for part in parts) for start in starts]
+    summary = {"total_s": median(totals), "min_s": min(totals), "max_s": max(totals), "runs": len(totals)}
+    return summary | _medians(starts, parts)
 
 
-def _memory(readings: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    """Medians over the starts."""
-    return {key: int(median(one[key] for one in readings)) for key in ("resident_bytes", "peak_bytes")}
+def _medians(
+    readings: Sequence[Mapping[str, float]], keys: Sequence[str], cast: Callable[[float], Any] = float
+) -> dict[str, Any]:
+    """Return the median of each key over the starts."""
+    return {key: cast(median(reading[key] for reading in readings)) for key in keys}
 
 
 def _size(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,27 +242,29 @@ def _size(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def answers(receipt: Mapping[str, Any], task: str, name: str) -> tuple[Array, Array, Array]:
-    """Positions of the right labels and of those given, and the confidences, of the rows labelled for this task."""
+    """Return the true label ids, the predicted ones and the confidences of the rows labelled for this task."""
     true = np.array(receipt["data"]["labels"][task])
-    given = receipt["backends"][name]["predictions"][task]
+    predictions = receipt["backends"][name]["predictions"][task]
     labelled = true >= 0
-    return true[labelled], np.array(given["label_ids"])[labelled], np.array(given["confidence"])[labelled]
+    return true[labelled], np.array(predictions["label_ids"])[labelled], np.array(predictions["confidence"])[labelled]
 
 
-def task_of(receipt: Mapping[str, Any], task: str) -> Task:
-    described = receipt["model"]["tasks"][task]
-    return Task(
-        tuple(described["labels"]), described["problem_type"], described["threshold"], described["out_of_scope"]
-    )
+def _task(receipt: Mapping[str, Any], task: str) -> Task:
+    entry = receipt["model"]["tasks"][task]
+    return Task(tuple(entry["labels"]), entry["problem_type"], entry["threshold"], entry["out_of_scope"])
+
+
+def seeded_rng(receipt: Mapping[str, Any]) -> np.random.Generator:
+    return np.random.default_rng(receipt["settings"]["seed"])
 
 
 def _accuracy(receipt: Mapping[str, Any], task: str) -> dict[str, Any]:
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    spec = task_of(receipt, task)
+    spec = _task(receipt, task)
     classes = np.arange(len(spec.labels))
     thresholds = np.linspace(0, 1, 101)
-    found = {}
+    figures = {}
     for name in receipt["settings"]["backends"]:
         true, given, confidence = answers(receipt, task, name)
         right = true == given
@@ -269,17 +273,17 @@ def _accuracy(receipt: Mapping[str, Any], task: str) -> dict[str, Any]:
         error, bins = stats.calibration(confidence, right)
         coverage, covered = stats.coverage_curve(confidence, right, thresholds)
         f1, _ = stats.macro_f1_bootstrap(true, given, given, len(classes), receipt["settings"]["seed"])
-        found[name] = metrics(given, confidence, true, spec) | {
+        figures[name] = metrics(given, confidence, true, spec) | {
             "accuracy": stats.share(int(right.sum()), len(right)).to_dict(),
             "macro_f1": f1.to_dict(),
             "labels_given": len(set(given.tolist())),
             "labels_present": len(set(true.tolist())),
             "per_class": [
                 {"label": label, "precision": p, "recall": r, "f1": f, "rows": int(n)}
-                for label, p, r, f, n in zip(spec.labels, *(one.tolist() for one in scores), strict=True)
+                for label, p, r, f, n in zip(spec.labels, *(s.tolist() for s in scores), strict=True)
                 if n
             ],
-            # Sparse: right label, label given, rows.
+            # Sparse: true label, predicted label, rows.
             "confusion": [[int(i), int(j), int(table[i, j])] for i, j in np.argwhere(table)],
             "calibration_error": error,
             "reliability": bins,
@@ -289,43 +293,39 @@ def _accuracy(receipt: Mapping[str, Any], task: str) -> dict[str, Any]:
                 "accuracy": covered.tolist(),
             },
         }
-    return found
+    return figures
 
 
-def _counts(receipt: Mapping[str, Any], task: str, name: str) -> dict[str, Any]:
-    """How the answers of a backend differ from the reference's, row by row."""
-    true, first, _ = answers(receipt, task, receipt["settings"]["reference"])
-    _, second, _ = answers(receipt, task, name)
-    flips, rows = first != second, len(true)
-    broken, fixed = int(((first == true) & flips).sum()), int(((second == true) & flips).sum())
-    return {
-        "rows": rows,
-        "flips": int(flips.sum()),
-        "broken": broken,
-        "fixed": fixed,
-        "both_wrong": int(flips.sum()) - broken - fixed,
-        "delta_accuracy": stats.paired_difference(broken, fixed, rows).to_dict(),
-    }
+def count_flips(true: Array, first: Array, second: Array) -> tuple[int, int, int]:
+    """Return how many labels differ, how many of those only `first` has right (broken), and only `second` (fixed)."""
+    flips = first != second
+    return int(flips.sum()), int(((first == true) & flips).sum()), int(((second == true) & flips).sum())
 
 
 def _paired(receipt: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Each backend against the reference."""
+    """Compare each backend with the reference, row by row."""
     reference, seed = receipt["settings"]["reference"], receipt["settings"]["seed"]
     true, first, _ = answers(receipt, task, reference)
-    found = {}
+    rows = len(true)
+    pairs = {}
     for name in receipt["settings"]["backends"]:
         if name == reference:
             continue
         _, second, _ = answers(receipt, task, name)
-        _, f1_gain = stats.macro_f1_bootstrap(true, first, second, len(task_of(receipt, task).labels), seed)
-        pair = _counts(receipt, task, name)
-        broken, fixed, rows = pair["broken"], pair["fixed"], pair["rows"]
-        found[name] = pair | {
-            "agreement": stats.share(rows - pair["flips"], rows).to_dict(),
+        flips, broken, fixed = count_flips(true, first, second)
+        _, f1_gain = stats.macro_f1_bootstrap(true, first, second, len(_task(receipt, task).labels), seed)
+        pairs[name] = {
+            "rows": rows,
+            "flips": flips,
+            "broken": broken,
+            "fixed": fixed,
+            "both_wrong": flips - broken - fixed,
+            "delta_accuracy": stats.paired_difference(broken, fixed, rows).to_dict(),
+            "agreement": stats.share(rows - flips, rows).to_dict(),
             "max_abs_dp": receipt["backends"][name]["predictions"][task]["max_abs_dp"],
             "mcnemar_p": stats.mcnemar(broken, fixed),
             "delta_accuracy_bootstrap": stats.accuracy_bootstrap(broken, fixed, rows, seed).to_dict(),
             "delta_macro_f1": f1_gain.to_dict(),
             "rows_to_settle": stats.rows_to_settle(broken, fixed, rows, DEFAULT_MAX_DROP),
         }
-    return found
+    return pairs

@@ -1,4 +1,4 @@
-"""Intervals and tests for figures that come from samples. scipy and scikit-learn do the work where they have it."""
+"""Intervals and significance tests for measured figures, on top of SciPy."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 Array = NDArray[Any]
-LEVEL = 0.95  # of every interval, unless it says otherwise
+LEVEL = 0.95  # confidence level of every interval, unless stated otherwise
 RESAMPLES = 2_000
-CHUNK = 200  # resamples worked out at once where each is large
+CHUNK = 200  # resamples computed at once by `macro_f1_bootstrap`
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval."""
+    """A figure with its confidence interval."""
 
     value: float
     low: float
@@ -29,23 +29,17 @@ class Estimate:
 
 
 def enough_samples(samples: int, percentile: float) -> bool:
-    """Whether so many samples carry a percentile.
+    """Return whether this many samples are enough to estimate a percentile.
 
-    They do if, were the true share below it only `percentile` %, more than one of the samples would lie above it
-    with 99 % probability: 64 samples for p90, 130 for p95, 662 for p99. Source: MLPerf Inference, early stopping.
+    They are if at least two of them lie above the true percentile with 99 % probability: 64 samples for p90, 130 for
+    p95, 662 for p99. Source: MLPerf Inference, early stopping.
     """
     return bool(stats.binom.cdf(1, samples, 1 - percentile / 100) <= 0.01)
 
 
 def min_samples(percentile: float) -> int:
-    """The fewest different texts that carry a percentile."""
-    low, high = 1, 2
-    while not enough_samples(high, percentile):
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough_samples(middle, percentile) else (middle, high)
-    return high
+    """Return the smallest number of samples for which `enough_samples` holds, for percentiles up to 99.9."""
+    return int(np.argmax(stats.binom.cdf(1, np.arange(10_000), 1 - percentile / 100) <= 0.01))
 
 
 @dataclass(frozen=True)
@@ -53,8 +47,8 @@ class Draws:
     """Bootstrap draws of blocks of samples.
 
     Attributes:
-        blocks: positions, (resamples, blocks drawn).
-        stretch: by which the half-widths of a percentile interval are multiplied, see `resample_blocks`.
+        blocks: positions, shape (resamples, blocks drawn).
+        stretch: factor for the half-widths of a percentile interval, see `resample_blocks`.
     """
 
     blocks: Array
@@ -62,16 +56,15 @@ class Draws:
 
 
 def resample_blocks(starts: Sequence[int], rng: np.random.Generator, resamples: int = RESAMPLES) -> Draws:
-    """Draws of process starts with all that happened in them, then of blocks of calls within each.
+    """Draw process starts, then blocks of calls within each start (two-stage bootstrap, Davison & Hinkley 1997, §3.8).
 
-    Calls that were timed in the same second, in the same process, are alike. Drawing single calls would take
-    them for independent and give intervals that the next run does not keep (two-stage bootstrap, Davison & Hinkley
-    1997, §3.8). A bootstrap of k starts sees only (k - 1) / k of their variance and knows nothing of Student's t,
-    so the intervals are stretched by t / z * sqrt(k / (k - 1)), 1.4 for six. With one start the luck of a
-    start cannot be seen, and the interval is of that start alone.
+    Calls timed in the same second and process are correlated: drawing single calls would treat them as independent
+    and give intervals that are too narrow. A bootstrap of k starts sees only (k - 1) / k of their variance and ignores
+    Student's t, so the intervals are stretched by t / z * sqrt(k / (k - 1)), 1.4 for six starts. With a single start,
+    the variation between starts is unknown and not in the interval.
 
     Args:
-        starts: the process start that each block belongs to, (blocks,), each with the same number of blocks.
+        starts: the process start of each block, shape (blocks,); each start has the same number of blocks.
     """
     members = [np.flatnonzero(np.asarray(starts) == g) for g in dict.fromkeys(starts)]
     k, size = len(members), min(map(len, members))
@@ -84,22 +77,19 @@ def resample_blocks(starts: Sequence[int], rng: np.random.Generator, resamples: 
 
 
 def percentile_intervals(blocks: Array, draws: Draws, percentiles: Sequence[float]) -> list[Estimate]:
-    """Percentiles of all samples, each with its two-stage bootstrap interval.
+    """Return percentiles of all samples with their bootstrap intervals.
 
     Args:
-        blocks: samples, (blocks, calls in each); NaN for a call that does not count.
-        draws: from `resample_blocks`.
+        blocks: samples, shape (blocks, calls); NaN for calls to ignore.
     """
     data, again = _sorted(blocks[None]), _sorted(blocks[draws.blocks])
     return [_interval(float(_percentile(*data, p)[0]), _percentile(*again, p), draws.stretch) for p in percentiles]
 
 
 def ratio_interval(slow: Array, fast: Array, draws: Draws) -> Estimate:
-    """How many times the median of `fast` goes into that of `slow`: a speed-up. The same blocks are drawn of both.
+    """Return the speed-up: the median of `slow` over the median of `fast`, with its bootstrap interval.
 
-    Args:
-        slow: samples, (blocks, calls in each); block i of both was taken in the same round.
-        fast: the same shape.
+    Both have shape (blocks, calls), and block i of both was measured in the same round; the same blocks are drawn.
     """
     value = _median(slow[None]) / _median(fast[None])
     again = _median(slow[draws.blocks]) / _median(fast[draws.blocks])
@@ -111,13 +101,13 @@ def _median(samples: Array) -> Array:
 
 
 def _sorted(samples: Array) -> tuple[Array, Array]:
-    """Each line sorted with NaN last, (lines, calls), and how many of it are numbers, (lines,)."""
+    """Return each line sorted with NaN last, shape (lines, calls), and its count of numbers, shape (lines,)."""
     lines = np.sort(samples.reshape(len(samples), -1), axis=1)
     return lines, (~np.isnan(lines)).sum(1)
 
 
 def _percentile(lines: Array, counts: Array, percentile: float) -> Array:
-    """Of each line, between its two nearest samples. NumPy has no fast one for lines of unequal length."""
+    """Return a percentile of each line, interpolated linearly. np.nanpercentile is far slower."""
     place = np.maximum(counts - 1, 0) * percentile / 100
     below = np.floor(place).astype(int)
     above = np.minimum(below + 1, np.maximum(counts - 1, 0))
@@ -127,7 +117,7 @@ def _percentile(lines: Array, counts: Array, percentile: float) -> Array:
 
 
 def _interval(value: float, again: Array, stretch: float = 1.0) -> Estimate:
-    """The percentile interval; stretched about the value on a logarithmic scale, as times and ratios want."""
+    """Return the percentile interval, stretched about the value on a log scale (for times and ratios)."""
     low, high = np.nanquantile(again, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     if stretch != 1.0:
         low, high = (value * (edge / value) ** stretch for edge in (min(low, value), max(high, value)))
@@ -135,36 +125,35 @@ def _interval(value: float, again: Array, stretch: float = 1.0) -> Estimate:
 
 
 def share(successes: int, rows: int) -> Estimate:
-    """A share of rows with its Wilson interval (Wilson 1927)."""
-    found = stats.binomtest(successes, rows)
-    interval = found.proportion_ci(LEVEL, method="wilson")
+    """Return a proportion with its Wilson interval (Wilson 1927)."""
+    interval = stats.binomtest(successes, rows).proportion_ci(LEVEL, method="wilson")
     return Estimate(successes / rows, float(interval.low), float(interval.high))
 
 
 def mcnemar(broken: int, fixed: int) -> float:
-    """Exact two-sided p-value that neither of two classifiers is right more often (McNemar 1947).
+    """Return the exact two-sided p-value of equal accuracy (McNemar 1947).
 
     Args:
-        broken: rows that only the first has right.
-        fixed: rows that only the second has right.
+        broken: rows that only the first classifier gets right.
+        fixed: rows that only the second classifier gets right.
     """
     return float(stats.binomtest(broken, broken + fixed).pvalue) if broken + fixed else 1.0
 
 
 def paired_difference(broken: int, fixed: int, rows: int, level: float = 0.9) -> Estimate:
-    """The second classifier's accuracy minus the first's, with Tango's score interval.
+    """Return the second classifier's accuracy minus the first's, with Tango's score interval.
 
-    It holds also where few rows differ: a bootstrap of rows that all agree would give [0, 0] however few they are.
-    Source: Tango 1998, Statistics in Medicine 17:891-908. It is an approximation, a little narrow below some 600
-    rows. Where no row differs the exact bound of a share of which none was seen is wider, and is taken.
+    It also holds when few rows differ, unlike the bootstrap, which gives [0, 0] for any number of rows that all agree.
+    Source: Tango 1998, Statistics in Medicine 17:891-908. The approximation is slightly narrow below about 600 rows.
+    If no row differs, the exact binomial bound is wider and is used instead.
 
     Args:
-        level: 0.9 by default, so that each end is a one-sided 95 % bound, as a test of non-inferiority wants.
+        level: 0.9 makes each end a one-sided 95 % bound, as a non-inferiority test needs.
     """
     z = float(stats.norm.ppf((1 + level) / 2))
 
     def statistic(delta: float) -> float:
-        # The constrained maximum-likelihood estimate of the share of `broken` rows, given the difference.
+        # q: constrained maximum-likelihood estimate of the share of `broken` rows, given the difference.
         a, b, c = 2.0 * rows, (2 * rows - fixed + broken) * delta - broken - fixed, -broken * delta * (1 - delta)
         q = (np.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
         variance = rows * (2 * q + delta * (1 - delta))
@@ -182,7 +171,7 @@ def paired_difference(broken: int, fixed: int, rows: int, level: float = 0.9) ->
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a falling function crosses zero between two points, or the end at which it comes nearest."""
+    """Return the zero of a decreasing function between two points, or the nearer end if it has none."""
     if function(low) <= 0:
         return low
     if function(high) >= 0:
@@ -191,44 +180,43 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
 
 
 def accuracy_bootstrap(broken: int, fixed: int, rows: int, seed: int) -> Estimate:
-    """The paired bootstrap of the same difference: rows drawn with replacement, both classifiers on each draw."""
-    counts = [broken, fixed, rows - broken - fixed]  # drawing rows is drawing among these three kinds
+    """Return the same difference with its paired bootstrap interval."""
+    counts = [broken, fixed, rows - broken - fixed]  # drawing rows means drawing among these three kinds
     drawn = np.random.default_rng(seed).multinomial(rows, np.array(counts) / rows, size=RESAMPLES)
     return _interval((fixed - broken) / rows, (drawn[:, 1] - drawn[:, 0]) / rows)
 
 
 def macro_f1_bootstrap(true: Array, first: Array, second: Array, labels: int, seed: int) -> tuple[Estimate, Estimate]:
-    """Macro-F1 of `second`, and how much it exceeds that of `first`, with their paired bootstrap intervals.
+    """Return the macro-F1 of `second` and its gain over `first`, with paired bootstrap intervals.
 
-    Drawing n rows with replacement is drawing n times among the distinct (true, first, second) triples by how
-    often each occurs, so each resample is counted and not gone through row by row.
+    Each resample is a multinomial draw over the distinct (true, first, second) triples instead of a loop over rows.
 
     Args:
-        true: positions of the right labels, (rows,); `first` and `second` those of the answers.
-        labels: how many labels there are. The mean is over those that occur among the right ones.
+        true: label positions, shape (rows,), as are `first` and `second`, the two classifiers' answers.
+        labels: number of labels. The mean is over those that occur in `true`.
     """
     triples, counts = np.unique(np.stack([true, first, second]), axis=1, return_counts=True)
     rng = np.random.default_rng(seed)
 
     def count(weights: Array, ids: Array) -> Array:
-        """How many rows of each draw have each label, (draws, labels). `weights` are of the triples with these ids."""
-        found = np.zeros((len(weights), labels))
+        """Return the rows per label in each draw, (draws, labels); `ids` are the labels of the weighted triples."""
+        totals = np.zeros((len(weights), labels))
         if len(ids):
             order = np.argsort(ids, kind="stable")
             starts = np.flatnonzero(np.diff(ids[order], prepend=-1))
-            found[:, ids[order][starts]] = np.add.reduceat(weights[:, order], starts, axis=1)
-        return found
+            totals[:, ids[order][starts]] = np.add.reduceat(weights[:, order], starts, axis=1)
+        return totals
 
     def macro(weights: Array, answers: Array) -> Array:
         hits = triples[0] == answers
         right = count(weights[:, hits], answers[hits])
         support, given = count(weights, triples[0]), count(weights, answers)
         f1 = np.divide(2 * right, support + given, out=np.zeros_like(right), where=support > 0)
-        # Of the labels in this very draw: a label that was not drawn is no failure.
+        # The mean is over the labels in this draw: a label that was not drawn does not count as 0.
         return np.asarray(f1.sum(1) / (support > 0).sum(1))
 
     scores = [np.array([[macro(counts[None].astype(float), answers)[0]] for answers in triples[1:]])]
-    for _ in range(RESAMPLES // CHUNK):  # some at a time: a poor model on very many rows has very many triples
+    for _ in range(RESAMPLES // CHUNK):  # in chunks to bound memory: there may be very many triples
         weights = rng.multinomial(counts.sum(), counts / counts.sum(), size=CHUNK).astype(float)
         scores.append(np.stack([macro(weights, answers) for answers in triples[1:]]))
     of_first, of_second = np.concatenate(scores, axis=1)
@@ -237,12 +225,12 @@ def macro_f1_bootstrap(true: Array, first: Array, second: Array, labels: int, se
 
 
 def rows_to_settle(broken: int, fixed: int, rows: int, margin: float) -> int | None:
-    """Labelled rows for an 80 % chance to show, at one-sided 5 %, on which side of `margin` the fall in accuracy is.
+    """Return the number of labelled rows needed to decide whether the drop in accuracy exceeds `margin`.
 
-    As n = (z_0.95 + z_0.80)² · d / (margin + Δ)², d being the share of rows on which exactly one is right and Δ
-    the difference in accuracy, both as found; d is taken as at least 1 / rows, for none seen is not none.
-    Never fewer than would settle it if the rows to come were like those seen.
-    None where Δ as found is the margin itself: no number of rows tells those apart.
+    For 80 % power at one-sided 5 %: n = (z_0.95 + z_0.80)² · d / (margin + Δ)², with d the observed share of rows on
+    which exactly one classifier is right (at least 1 / rows) and Δ the observed difference in accuracy. At least as
+    many as would settle it if further rows were like those seen. None if the observed drop equals the margin, which
+    more rows cannot settle.
     """
     room = margin + (fixed - broken) / rows
     if abs(room) < 1e-9:
@@ -251,26 +239,23 @@ def rows_to_settle(broken: int, fixed: int, rows: int, margin: float) -> int | N
     needed = int(np.ceil(z * z * max(broken + fixed, 1) / rows / room**2))
     while not settled(round(broken * needed / rows), round(fixed * needed / rows), needed, margin):
         needed += max(1, needed // 50)
-        if needed > 10**9:  # rounding keeps the difference at the margin
+        if needed > 10**9:  # rounding keeps the difference on the margin
             return None
     return needed
 
 
 def settled(broken: int, fixed: int, rows: int, margin: float) -> bool:
-    """Whether the interval of the difference in accuracy lies on one side of a fall by `margin`."""
-    found = paired_difference(broken, fixed, rows)
-    return found.low > -margin or found.high < -margin
+    """Return whether the interval of the difference in accuracy lies entirely above or below `-margin`."""
+    difference = paired_difference(broken, fixed, rows)
+    return difference.low > -margin or difference.high < -margin
 
 
 def calibration(confidence: Array, right: Array, bins: int = 15) -> tuple[float, list[dict[str, float]]]:
-    """Expected calibration error, and the filled bins of equal width it is made of (Guo et al. 2017).
-
-    Each bin has `low`, `high`, `rows`, mean `confidence` and `accuracy`.
-    """
+    """Return the expected calibration error and its non-empty bins of equal width (Guo et al. 2017)."""
     edges = np.linspace(0, 1, bins + 1)
     means, _, place = stats.binned_statistic(confidence, [confidence, right.astype(float)], "mean", bins=edges)
     rows = np.bincount(place, minlength=bins + 2)[1:-1]
-    found = [
+    filled = [
         {
             "low": float(edges[i]),
             "high": float(edges[i + 1]),
@@ -280,16 +265,11 @@ def calibration(confidence: Array, right: Array, bins: int = 15) -> tuple[float,
         }
         for i in np.flatnonzero(rows)
     ]
-    error = sum(one["rows"] * abs(one["confidence"] - one["accuracy"]) for one in found) / len(confidence)
-    return error, found
+    return sum(b["rows"] * abs(b["confidence"] - b["accuracy"]) for b in filled) / len(confidence), filled
 
 
 def coverage_curve(confidence: Array, right: Array, thresholds: Array) -> tuple[Array, Array]:
-    """Share of rows with at least that confidence, and the accuracy among them (NaN where there is none).
-
-    Args:
-        thresholds: (n,). Both results have that shape.
-    """
+    """Return the share of rows with at least each confidence, and the accuracy among them (NaN if there are none)."""
     order = np.argsort(confidence)
     below = np.searchsorted(confidence[order], thresholds, side="left")
     left = len(confidence) - below

@@ -288,7 +288,7 @@ def test_a_verdict_in_json_says_the_same(files: dict[str, str], capsys: pytest.C
 
 def test_receipts_are_shown_and_told_apart(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["receipt", "show", files["good"], "--price-per-hour", "0.5"]) == 0
-    assert "a million predictions at 0.5 an hour" in capsys.readouterr().out
+    assert "a million predictions at 0.5 per hour" in capsys.readouterr().out
     assert main(["receipt", "diff", files["good"], files["again"]]) == 0
     assert "0 of" in capsys.readouterr().out
     assert main(["receipt", "diff", files["good"], files["broken"]]) == 1
@@ -304,7 +304,7 @@ def test_a_damaged_receipt_is_one_line_and_exit_code_2(
     command: Callable[[list[str]], int], arguments: list[str], files: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command([*arguments, files["damaged"]]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {files['damaged']} is no JSON: it is damaged")
+    assert capsys.readouterr().err.startswith(f"error: {files['damaged']} is not valid JSON: it is damaged")
 
 
 @pytest.mark.parametrize(

@@ -179,8 +179,8 @@ def test_without_receipts_the_page_says_how_to_make_one(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("{", "no JSON"),
-        ('{"format": "other"}', "no receipt"),
+        ("{", "not valid JSON"),
+        ('{"format": "other"}', "not a receipt"),
         (json.dumps(seal({**one(), "version": 99})), "Update Triptych"),
         (json.dumps({**one(), "created": "2020-01-01T00:00:00Z"}), "checksum does not match"),
     ],

@@ -24,7 +24,7 @@ from training.card import write_card
 
 PINNED = {"hub_id": "nobody/base", "revision": "0" * 40, "files": {"config.json": "4" * 64}}
 BASES: list[tuple[Any, str]] = [
-    (None, "a whole model with no base under it"),
+    (None, "a complete model without a base"),
     (PINNED | {"hub_id": None, "revision": None}, "on a base without a Hub id"),
     (PINNED | {"revision": None}, "on nobody/base at no pinned revision"),
     (PINNED, "on nobody/base at revision " + "0" * 40),

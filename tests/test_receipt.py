@@ -46,7 +46,7 @@ def change(receipt: dict[str, Any], *path: Any, value: Any) -> bytes:
     [
         (("version",), 2, "version 2; this Triptych reads up to version 1. Update Triptych"),
         (("version",), 0, "at version: 1 was expected"),
-        (("format",), "other", "no receipt"),
+        (("format",), "other", "not a receipt"),
         (("data", "tokens"), [3], "200 rows, but not an answer of every backend to each"),
         (("backends", "int8", "predictions", "mood", "label_ids"), [1], "not an answer of every backend"),
         (("settings", "backends"), ["pytorch", "tensorflow"], "at settings/backends/1"),
@@ -58,7 +58,7 @@ def change(receipt: dict[str, Any], *path: Any, value: Any) -> bytes:
             0.0,
             "results/paired/mood/int8/delta_accuracy/low is 0.0, but -0.0",
         ),
-        (("results", "paired", "mood"), {}, "is not what was measured"),
+        (("results", "paired", "mood"), {}, "is inconsistent"),
         (("results", "latency", "int8", "p50_ms", "value"), 0.5, "results/latency/int8/p50_ms/value is 0.5, but 2"),
         (("results", "latency", "int8", "p50_ms", "low"), 0, "is damaged: at results/latency/int8/p50_ms/low"),
         (
@@ -80,14 +80,14 @@ def test_a_receipt_that_is_none_is_refused(receipt: dict[str, Any], path: Any, v
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no JSON"),
-        (b'{"format": "trip', "no JSON"),
-        (b"[]", "no receipt"),
-        (b"[" * 100_000, "no JSON"),
+        (b"", "not valid JSON"),
+        (b'{"format": "trip', "not valid JSON"),
+        (b"[]", "not a receipt"),
+        (b"[" * 100_000, "not valid JSON"),
         (b'{"format": "triptych-receipt"}', "is damaged"),
-        (b"\xff\xfe", "no JSON"),
-        (b'{"format": NaN}', "no JSON"),
-        (b'{"format": 1e999}', "no JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b'{"format": NaN}', "not valid JSON"),
+        (b'{"format": 1e999}', "not valid JSON"),
     ],
 )
 def test_bytes_that_are_no_receipt_are_refused(content: bytes, message: str) -> None:

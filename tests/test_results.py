@@ -118,5 +118,5 @@ def test_the_table_has_a_column_per_backend_in_every_line(receipt: dict) -> None
     assert "| mood: accuracy (35 rows) | 0.7143 | 0.7143 |" in lines
     assert "| … times as fast as PyTorch | 1 | 6.00 (6.00–6.00) |" in lines
     assert any(
-        line.startswith("| a million predictions at 2.52 an hour |") and line.endswith("1.000 |") for line in lines
+        line.startswith("| a million predictions at 2.52 per hour |") and line.endswith("1.000 |") for line in lines
     )

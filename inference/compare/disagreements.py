@@ -1,4 +1,4 @@
-"""The rows on which a backend's label is not the reference's, and the texts of rows that a receipt does not hold."""
+"""List the rows on which a backend and the reference give different labels, and attach texts to a receipt."""
 
 from __future__ import annotations
 
@@ -17,73 +17,71 @@ KINDS = (BROKEN, FIXED, BOTH_WRONG)
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One row that the two label differently."""
+    """A row on which the two labels differ."""
 
     row: int
-    """Which data row of the file, from 1, the header not counted."""
+    """Row number in the file, from 1, without the header."""
     text: str | None
-    """None where the receipt does not hold it."""
+    """None if the receipt has no texts."""
     tokens: int
-    """Special ones included, after cutting at what the model reads."""
+    """Including special tokens, after truncation."""
     true: str
     reference: str
     reference_confidence: float
     backend: str
     backend_confidence: float
     kind: str
-    """BROKEN: only the reference is right. FIXED: only the backend is. BOTH_WRONG: neither."""
+    """BROKEN: only the reference is right. FIXED: only the backend is right. BOTH_WRONG: neither is."""
 
 
 def disagreements(receipt: Mapping[str, Any], task: str, backend: str) -> list[Disagreement]:
-    """Those of one task: broken first, then fixed, then both wrong; within each the most confident backend first.
+    """Return the disagreements on one task in the order of `KINDS`, the backend's most confident ones first.
 
     Raises:
-        InputError: the receipt has no labels of this task, or no answers of this backend.
+        InputError: the receipt does not have this task or backend.
     """
     data, reference = receipt["data"], receipt["settings"]["reference"]
     if task not in data["labels"]:
-        raise InputError(f"The receipt has no rows labelled for {task!r}. It has: {', '.join(data['labels'])}.")
+        raise InputError(f"The receipt has no rows labelled for {task!r}; it has {', '.join(data['labels'])}.")
     if backend not in receipt["settings"]["backends"]:
-        raise InputError(
-            f"The receipt has no answers of {backend!r}. It has: {', '.join(receipt['settings']['backends'])}."
-        )
+        names = ", ".join(receipt["settings"]["backends"])
+        raise InputError(f"The receipt has no answers from {backend!r}; it has {names}.")
     labels = receipt["model"]["tasks"][task]["labels"]
     first, second = (receipt["backends"][name]["predictions"][task] for name in (reference, backend))
-    found = []
-    for i, true in enumerate(data["labels"][task]):
-        one, two = first["label_ids"][i], second["label_ids"][i]
-        if true < 0 or one == two:
-            continue
-        found.append(
-            Disagreement(
-                row=data["row_numbers"][i],
-                text=data["texts"][i] if data["texts"] is not None else None,
-                tokens=data["tokens"][i],
-                true=labels[true],
-                reference=labels[one],
-                reference_confidence=first["confidence"][i],
-                backend=labels[two],
-                backend_confidence=second["confidence"][i],
-                kind=BROKEN if one == true else FIXED if two == true else BOTH_WRONG,
-            )
+    ids = first["label_ids"], second["label_ids"]
+    rows = [
+        Disagreement(
+            row=data["row_numbers"][i],
+            text=data["texts"][i] if data["texts"] is not None else None,
+            tokens=data["tokens"][i],
+            true=labels[true],
+            reference=labels[a],
+            reference_confidence=first["confidence"][i],
+            backend=labels[b],
+            backend_confidence=second["confidence"][i],
+            kind=BROKEN if a == true else FIXED if b == true else BOTH_WRONG,
         )
-    return sorted(found, key=lambda d: (KINDS.index(d.kind), -d.backend_confidence, d.row))
+        for i, (true, a, b) in enumerate(zip(data["labels"][task], *ids, strict=True))
+        if true >= 0 and a != b
+    ]
+    return sorted(rows, key=lambda d: (KINDS.index(d.kind), -d.backend_confidence, d.row))
 
 
 def attach_texts(receipt: Mapping[str, Any], name: str, content: bytes, text_column: str = "text") -> Receipt:
-    """The same receipt with the texts of its rows, taken from the file that it was measured on.
+    """Return the receipt with the texts of its rows, read from the file that it was measured on.
 
     Args:
-        name: of the file; its ending tells the format.
+        name: file name; the suffix gives the format.
+        content: must be the same file to the last byte.
 
     Raises:
-        InputError: it is another file, down to a single byte, or it has no such column.
+        InputError: the file is a different one, or has no such column.
     """
     data, digest = receipt["data"], hashlib.sha256(content).hexdigest()
     if digest != data["sha256"]:
         raise InputError(
             f"{name} is not the file of this receipt: its SHA-256 begins with {digest[:12]}, that of {data['name']} "
-            f"with {data['sha256'][:12]}. A file that was opened and saved again differs already; bring the same one."
+            f"with {data['sha256'][:12]}. Saving a file again may change its bytes; use the original file."
         )
     columns = read_table(name, content)
     if text_column not in columns:

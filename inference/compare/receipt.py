@@ -1,4 +1,4 @@
-"""A receipt: one comparison with all that is needed to check it later. Versioned JSON; docs/receipt.md describes it."""
+"""Read and write receipts: one measurement as versioned JSON that can be checked later; see docs/receipt.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Receipt = dict[str, Any]
 
 
 def seal(receipt: Receipt) -> Receipt:
-    """The same with the checksum of everything else in it."""
+    """Return the receipt with the checksum of everything else in it."""
     return {**{key: value for key, value in receipt.items() if key != "checksum"}, "checksum": _checksum(receipt)}
 
 
@@ -33,108 +33,104 @@ def _checksum(receipt: Mapping[str, Any]) -> str:
 
 
 def write_receipt(receipt: Receipt, path: Path) -> None:
-    """Write it whole or not at all.
+    """Write a receipt atomically.
 
     Raises:
-        InputError: the folder does not exist or cannot be written.
+        InputError: the folder does not exist or is not writable.
     """
     text = json.dumps(receipt, separators=(",", ":"), ensure_ascii=False, allow_nan=False) + "\n"
-    written: Path | None = None
+    temporary: Path | None = None
     try:
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-            written = Path(file.name)
+            temporary = Path(file.name)
             file.write(text)
-        written.chmod(0o644)
-        written.replace(path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except OSError as error:
-        if written is not None:
-            written.unlink(missing_ok=True)
-        raise InputError(f"The receipt cannot be written to {path}: {error.strerror}.") from None
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise InputError(f"Cannot write the receipt to {path}: {error.strerror}.") from None
 
 
 def read_receipt(path: str | Path) -> Receipt:
-    """The receipt in a file, checked.
+    """Read and check the receipt in a file.
 
     Raises:
-        InputError: no such file, it is no receipt, is damaged, or was made by a newer version.
+        InputError: the file is missing, damaged, inconsistent, not a receipt, or from a newer version.
     """
     path = Path(path)
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} has {path.stat().st_size:,} bytes; no receipt has more than {MAX_BYTES:,}.")
+            raise InputError(f"{path} has {path.stat().st_size:,} bytes; receipts are limited to {MAX_BYTES:,}.")
         content = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"No receipt can be read at {path}: {error.strerror}. Make one: python -m inference compare --out {path}"
+            f"Cannot read a receipt from {path}: {error.strerror}. Make one: python -m inference compare --out {path}"
         ) from None
     return parse_receipt(content, str(path))
 
 
 def parse_receipt(content: bytes, name: str) -> Receipt:
-    """Like `read_receipt`, for bytes in memory; `name` is what to call it in a message.
+    """Like `read_receipt`, for a file in memory.
 
-    Raises:
-        InputError: as in `read_receipt`.
+    Args:
+        name: the receipt's name in error messages.
     """
     again = "Make it again: python -m inference compare"
     try:
-        found = json.loads(content, parse_constant=_refuse, parse_float=_finite)
+        receipt = json.loads(content, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError):
-        raise InputError(f"{name} is no JSON: it is damaged, or not a receipt. {again}") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise InputError(f"{name} is JSON, but no receipt (its format is not {FORMAT!r}). {again}")
-    version = found.get("version")
+        raise InputError(f"{name} is not valid JSON: it is damaged, or not a receipt. {again}") from None
+    if not isinstance(receipt, dict) or receipt.get("format") != FORMAT:
+        raise InputError(f"{name} is JSON, but not a receipt (its format is not {FORMAT!r}). {again}")
+    version = receipt.get("version")
     if isinstance(version, int) and version > VERSION:
         raise InputError(
             f"{name} is a receipt of version {version}; this Triptych reads up to version {VERSION}. "
-            "Update Triptych, or make the receipt again with this one."
+            "Update Triptych, or make the receipt again with this version."
         )
-    _check_schema(found, name, again)
-    if found["checksum"] != _checksum(found):
-        raise InputError(f"{name} is not what was measured: its checksum does not match. {again}")
-    _check_lengths(found, name, again)
+    _check_schema(receipt, name, again)
+    if receipt["checksum"] != _checksum(receipt):
+        raise InputError(f"{name} was changed: its checksum does not match. {again}")
+    _check_lengths(receipt, name, again)
     try:
-        check_consistency(found)
+        check_consistency(receipt)
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
-        raise InputError(f"{name} is not what was measured: {error}. {again}") from None
-    return found
+        raise InputError(f"{name} is inconsistent: {error}. {again}") from None
+    return receipt
 
 
-def _refuse(constant: str) -> Any:
-    raise ValueError(constant)  # NaN and Infinity are no JSON, whatever Python thinks
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # NaN, Infinity or 1e999: not valid JSON, but Python accepts it
+        raise ValueError(text)
+    return number
 
 
-def _finite(number: str) -> float:
-    found = float(number)
-    if not math.isfinite(found):  # 1e999
-        raise ValueError(number)
-    return found
-
-
-def _check_schema(found: Receipt, name: str, again: str) -> None:
+def _check_schema(receipt: Receipt, name: str, again: str) -> None:
     import jsonschema
 
     standard = jsonschema.Draft202012Validator
-    # For JSON Schema 3.0 is an integer as well; for Python it is no position in a list.
+    # In JSON Schema 3.0 is an integer; in Python it is not an index.
     types = standard.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     validator = jsonschema.validators.extend(standard, type_checker=types)(schema)
-    error = jsonschema.exceptions.best_match(validator.iter_errors(found))
+    error = jsonschema.exceptions.best_match(validator.iter_errors(receipt))
     if error is not None:
         where = "/".join(map(str, error.absolute_path)) or "the top level"
         raise InputError(f"{name} is damaged: at {where}: {error.message[:200]}. {again}")
 
 
-def _check_lengths(found: Receipt, name: str, again: str) -> None:
-    """What a schema cannot say: that there is an answer for every row."""
-    data = found["data"]
+def _check_lengths(receipt: Receipt, name: str, again: str) -> None:
+    """Check what a schema cannot: that there is an answer to every row."""
+    data = receipt["data"]
     rows = len(data["row_numbers"])
     lists = [data["tokens"], *data["labels"].values(), *([data["texts"]] if data["texts"] is not None else [])]
-    for backend in found["settings"]["backends"]:
+    for backend in receipt["settings"]["backends"]:
         for task in data["labels"]:
-            given = found["backends"].get(backend, {}).get("predictions", {}).get(task, {})
-            lists += [given.get("label_ids", []), given.get("confidence", [])]
-    if any(len(one) != rows for one in lists):
+            predictions = receipt["backends"].get(backend, {}).get("predictions", {}).get(task, {})
+            lists += [predictions.get("label_ids", []), predictions.get("confidence", [])]
+    if any(len(values) != rows for values in lists):
         raise InputError(
             f"{name} is damaged: it has {rows:,} rows, but not an answer of every backend to each. {again}"
         )

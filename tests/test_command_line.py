@@ -75,8 +75,8 @@ def test_a_dash_reads_one_text_per_line(run: Run) -> None:
         (["predict", "--backend", "int8", "--threshold", "2", "x"], "", "error: threshold=2.0"),
         (["predict", "--backend", "tflite", "x"], "", "invalid choice: 'tflite'"),
         (["info", "--model", "no/such"], "", "error: No model folder no/such"),
-        (["doctor", "a", "--model", "b"], "", "error: Two models are named: a and --model b. Leave one out."),
-        (["serve", "a", "--model", "b"], "", "error: Two models are named: a and --model b. Leave one out."),
+        (["doctor", "a", "--model", "b"], "", "error: Two models are given: a and --model b. Leave one out."),
+        (["serve", "a", "--model", "b"], "", "error: Two models are given: a and --model b. Leave one out."),
         (["merge", "--cache", "x", "y"], "", "unrecognized arguments: --cache"),
     ],
 )

@@ -311,9 +311,9 @@ def test_a_damaged_receipt_is_one_line_and_exit_code_2(
     ("arguments", "message"),
     [
         (["--out", "no/such/receipt.json"], "there is no folder no/such"),
-        (["--out", "assets"], "--out assets: is a folder. Name a file"),
+        (["--out", "assets"], "--out assets: is a folder. Pass a file name"),
         (["--data", "nothing.csv", "--task", "mood"], "No file nothing.csv"),
-        (["--task", "mood"], "--task and --rows are for --data"),
+        (["--task", "mood"], "--task and --rows need --data"),
         (["--data", "x.csv", "--rows", "0"], "--rows 0 must be at least 1"),
         (["--backends", "tflite"], "Unknown backend 'tflite'"),
     ],

@@ -20,7 +20,7 @@ from dashboard import jobs, receipts
 from inference import InputError, load
 from inference.__main__ import main
 from inference.assets import FAITHFULNESS, SHOWCASE, showcase_texts
-from inference.commands.explain import columns, lines, printable
+from inference.commands.explain import columns, format_explanation, printable
 from inference.compare.receipt import seal, write_receipt
 from inference.errors import InferenceError
 from inference.explain import explain, faithfulness
@@ -95,12 +95,12 @@ def test_a_dash_reads_the_whole_of_stdin_as_one_text(run: Run, monkeypatch: pyte
         ((), "explain needs a TEXT"),
         (("bad", "--label", "up"), "This model has 2 tasks; name one"),
         (("bad", "--task", "mood", "--label", "sad"), "has no label 'sad'. It has: down, up"),
-        (("bad", "--compare", "onnx"), "name two different backends or more"),
+        (("bad", "--compare", "onnx"), "pass two or more different backends"),
         (("bad", "--compare", "onnx,gpu"), "Unknown backend 'gpu'"),
-        (("bad", "--compare", "onnx,int8", "--backend", "onnx"), "--compare names the backends itself"),
+        (("bad", "--compare", "onnx,int8", "--backend", "onnx"), "--compare cannot be combined"),
         (("bad", "--backend", "int8", "--method", GRADIENTS), "Take method='occlusion', or load it with"),
         (("bad", "--task", "mood", "--budget", "0"), "budget_s=0.0 is not a time"),
-        (("bad", "--out", "x.json"), "--out is for --check"),
+        (("bad", "--out", "x.json"), "--out needs --check"),
         (("bad", "--check"), "leave out TEXT"),
     ],
 )
@@ -112,7 +112,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(run: Run, arguments: tu
 
 def test_no_control_character_of_a_text_reaches_the_terminal() -> None:
     text = "good\u202e\x9b31m bad \x1b]0;x\x07"
-    told = lines(explain(fakes.classifier(), text, "sentiment"))
+    told = format_explanation(explain(fakes.classifier(), text, "sentiment"))
     assert all(letter.isprintable() or letter == "\n" for letter in told)
     assert printable("\x1b[31m👩\u200d👩") == "\\x1b[31m👩\u200d👩"
 

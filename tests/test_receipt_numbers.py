@@ -293,7 +293,7 @@ def test_one_changed_answer_is_refused(receipts: dict[str, Receipt], field: str)
             1,
             "the recipe of int8 is not the last one tried",
         ),
-        (("model", "tasks", "mood", "labels"), ["a", "b"], "a label that"),
+        (("model", "tasks", "mood", "labels"), ["a", "b"], "an unknown label"),
         (("results", "speedup", "int8", "different"), False, "results/speedup/int8/different is False, but True"),
         (("results", "shapes"), [], "results/shapes has 0 entries, but 10 follow"),
         (("results", "control", "more"), 1.0, "results/control has missing or unexpected figures: more"),
@@ -333,7 +333,7 @@ def test_check_command_and_every_reader_refuse_a_resealed_figure(
     value = receipts["small"]["results"]["speedup"]["int8"]["value"]
     bad.write_bytes(changed(receipts["small"], ("results", "speedup", "int8", "value"), value * 1.01))
     assert main(["receipt", "check", str(good)]) == 0
-    assert capsys.readouterr().out == f"{good}: every figure follows from the samples and answers in it.\n"
+    assert capsys.readouterr().out == f"{good}: all figures follow from its samples and answers.\n"
     for command in (
         ["receipt", "check", str(good), str(bad)],
         ["receipt", "show", str(bad)],

@@ -1,8 +1,9 @@
-"""What the commands share: their parser, the options that several have, and how one is run."""
+"""Shared parts of the commands: common options, running a command, and printing JSON."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,12 +18,12 @@ from inference.jobs import ProgressLine
 if TYPE_CHECKING:
     from inference.classifier import Classifier
 
-LOADING = ("device", "dtype", "compile", "threads", "base", "load_in_4bit", "cache", "progress", "content")
+LOAD_OPTIONS = ("device", "dtype", "compile", "threads", "base", "load_in_4bit", "cache", "progress", "content")
 Run = Callable[[argparse.Namespace], "int | None"]
 
 
 def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the arguments name; returns its exit code. Errors go to stderr as one line."""
+    """Run the command that the arguments name and return its exit code. Errors go to stderr as one line."""
     args = parser.parse_args(arguments)
     try:
         if "cache" in args:
@@ -32,21 +33,18 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
         with ProgressLine() as line:  # ends before an error is printed
             args.progress = None if vars(args).get("json") else line
             return args.run(args) or 0
-    except InferenceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `… | head` has read enough
+    except BrokenPipeError:  # the reader closed the pipe, such as `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return 130
-    except OSError as error:  # a folder that cannot be written, a full disk
+    except (InferenceError, OSError) as error:  # OSError: a folder that is not writable, a full disk
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 def add_command(commands: Any, name: str, run: Run, help: str) -> argparse.ArgumentParser:
-    """Add a command to the subparsers; returns its parser."""
+    """Add a command to the subparsers and return its parser."""
     p: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
     p.set_defaults(run=run)
     return p
@@ -55,7 +53,7 @@ def add_command(commands: Any, name: str, run: Run, help: str) -> argparse.Argum
 def add_model_command(
     commands: Any, name: str, run: Run, help: str, *, positional: bool = False, cache: bool = True
 ) -> argparse.ArgumentParser:
-    """Add a command with the options of `add_model`; returns its parser."""
+    """Add a command with the options of `add_model` and return its parser."""
     p = add_command(commands, name, run, help)
     add_model(p, positional=positional, cache=cache)
     return p
@@ -65,7 +63,7 @@ def add_model(p: argparse.ArgumentParser, *, positional: bool = False, cache: bo
     """Add --model, --base and --json.
 
     Args:
-        positional: accept the model as MODEL too.
+        positional: also accept the model as MODEL.
         cache: add --cache.
     """
     if positional:
@@ -79,7 +77,7 @@ def add_model(p: argparse.ArgumentParser, *, positional: bool = False, cache: bo
         "--base",
         default=os.environ.get("TRIPTYCH_BASE") or None,
         type=Path,
-        help="folder of an adapter's base model, if it is not where the adapter says (default: $TRIPTYCH_BASE)",
+        help="folder of an adapter's base model (default: $TRIPTYCH_BASE, else what the adapter names)",
     )
     if cache:
         p.add_argument("--cache", type=Path, help="folder of built models (default: ~/.cache/triptych)")
@@ -88,24 +86,41 @@ def add_model(p: argparse.ArgumentParser, *, positional: bool = False, cache: bo
 
 def add_json(p: argparse.ArgumentParser) -> None:
     """Add --json."""
-    p.add_argument("--json", action="store_true", help="print one JSON document to stdout and nothing else")
+    p.add_argument("--json", action="store_true", help="print a single JSON document to stdout")
 
 
 def add_content(p: argparse.ArgumentParser) -> None:
-    """Add --content, with which a server makes sure that a command reads the model that it serves."""
-    p.add_argument("--content", metavar="KEY", help="refuse any model but the one with this content key")
+    """Add --content, with which a server ensures that a command reads the model that it serves."""
+    p.add_argument("--content", metavar="KEY", help="refuse a model with another content key")
 
 
 def load_model(args: argparse.Namespace, backend: str | None) -> Classifier:
-    """Load the model on this backend, with those options of `load` that the command has."""
+    """Load the model on this backend, with the command's options for `load`."""
     from inference.loading import load
 
-    return load(args.model, backend, **{name: getattr(args, name) for name in LOADING if name in args})
+    return load(args.model, backend, **{name: getattr(args, name) for name in LOAD_OPTIONS if name in args})
+
+
+def require_writable(path: Path) -> None:
+    """Raise InputError if no file can be written at this path: before the work, not after minutes of it."""
+    if not path.parent.is_dir() or path.is_dir():
+        what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise InputError(f"--out {path}: {what}. Pass a file name.")
+
+
+def names(text: str) -> list[str]:
+    """Parse a comma-separated list of names."""
+    return [name.strip() for name in text.split(",")] if text else []
+
+
+def print_json(document: Any) -> None:
+    """Print a JSON document to stdout."""
+    print(json.dumps(document, indent=1, ensure_ascii=False))
 
 
 def _model(args: argparse.Namespace) -> Path:
-    """The model named by MODEL or --model, else the default."""
+    """Return the model given as MODEL or --model, else the default."""
     folder: Path | None = vars(args).get("folder")
     if folder is not None and args.model is not None:
-        raise InputError(f"Two models are named: {folder} and --model {args.model}. Leave one out.")
+        raise InputError(f"Two models are given: {folder} and --model {args.model}. Leave one out.")
     return folder or args.model or Path(os.environ.get("TRIPTYCH_MODEL") or DEMO_MODEL)

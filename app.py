@@ -21,7 +21,6 @@ from inference import Answer, InferenceError
 from inference.api import ApiLimits, server
 from inference.assets import showcase_texts
 from inference.backends import TITLES
-from inference.explain.words import nothing_known
 from inference.jobs import Lane
 from inference.loading import Models
 from ui import render, scoring, why
@@ -155,10 +154,8 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
         shown = [message, panels, *verdicts.values(), *labels.values(), *tables.values(), spent, table, reasons.found]
         keep = [gr.skip()] * len(shown)
 
-        def lacks(given: str, backend: str) -> bool:
-            """Whether the vocabulary has nothing for the text."""
-            classifier = models.get(backend)
-            return nothing_known(classifier.tokenizer, classifier.encode(given))
+        def is_unknown(answer: Answer) -> bool:
+            return any(one.unknown for predictions in answer.predictions.values() for one in predictions)
 
         def is_wanted(request: gr.Request) -> bool:
             """Whether anybody still listens for the answers of this session."""
@@ -177,10 +174,10 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
                     return ["", *keep[1:-1], reasons_html]
                 if at == "compare":
                     found = models.compare(given, applied, wanted)
-                    unknown = any(lacks(given, name) for name, one in found.items() if isinstance(one, Answer))
+                    unknown = any(is_unknown(one) for one in found.values() if isinstance(one, Answer))
                     return ["", *keep[1:-2], render.side_by_side(models.bundle, found, unknown), gr.skip()]
                 answer = models.answer(given, chosen, applied, wanted)
-                note = render.reading_note(models.bundle, [answer], lacks(given, chosen))
+                note = render.reading_note(models.bundle, [answer], is_unknown(answer))
             except InferenceError as error:
                 return [render.message(error), gr.update(visible=False), *keep[2:-2], "", ""]
             first = {name: predictions[0] for name, predictions in answer.predictions.items()}

@@ -14,9 +14,9 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard import served
 from dashboard.charts.formatting import asked, many, mb, ms, percent, points
-from dashboard.charts.style import COLORS, MARKS, Chart, named
+from dashboard.charts.style import Chart, named
 from inference import cpu
-from inference.backends import TITLES
+from inference.backends import RUNTIMES, TITLES
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, ShipLimits, Verdict
 
 Receipt = Mapping[str, Any]
@@ -79,7 +79,8 @@ def _themed(figure: go.Figure) -> go.Figure:
 def verdict(found: Verdict, limits: ShipLimits | None = None) -> None:
     """What a manager can quote, and below it each backend's decision with its reasons; the limits it is judged by."""
     decisions = "".join(
-        f'<span style="white-space:nowrap"><span style="color:{COLORS[name]}" aria-hidden="true">{MARKS[name]}</span> '
+        f'<span style="white-space:nowrap"><span style="color:{RUNTIMES[name].color}" aria-hidden="true">'
+        f"{RUNTIMES[name].glyph}</span> "
         f"{TITLES[name]} "
         f'<b style="border:1.5px solid {DECISIONS[one.decision][1]};border-radius:1rem;padding:.1rem .6rem">'
         f'<span aria-hidden="true">{DECISIONS[one.decision][0]}</span> {one.decision}</b></span>'

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dashboard.charts.formatting import digits, many, mb, ms, names, percent, points, times
-from inference.backends import TITLES, runtime
+from inference.backends import RUNTIMES, TITLES
 from inference.compare.benchmark import BATCH_SIZES, MAX_SLOWDOWN, MAX_STEAL
 from inference.compare.results import PERCENTILES, noise_is_assumed
 from inference.compare.stats import RESAMPLES, min_samples, rows_to_settle
@@ -259,7 +259,7 @@ def _size(receipt: Mapping[str, Any]) -> Section:
         )
         for name, one in figures["size"].items()
     ]
-    on_torch = any(runtime(name) == "pytorch" for name in receipt["settings"]["backends"])
+    on_torch = any(RUNTIMES[name].file is None for name in receipt["settings"]["backends"])
     more = "; for PyTorch the base model and what was trained on it" if on_torch and receipt["model"]["base"] else ""
     return Section(
         "Size and memory",

@@ -13,10 +13,10 @@ from plotly.offline import get_plotlyjs
 
 from dashboard.charts import accuracy, latency, overview, size
 from dashboard.charts.formatting import asked, digits, many, mb, ms, names, percent, points, times
-from dashboard.charts.style import COLORS, MARKS, Chart
+from dashboard.charts.style import Chart
 from dashboard.method import method
 from dashboard.report_style import SCRIPT, STYLE
-from inference.backends import TITLES
+from inference.backends import RUNTIMES, TITLES
 from inference.compare.disagreements import disagreements
 from inference.compare.summary import provenance
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, ShipLimits, Verdict, decide
@@ -130,7 +130,8 @@ def _verdict(found: Verdict) -> str:
 
 
 def _backend(name: str) -> str:
-    return f'<span class="backend"><span style="color:{COLORS[name]}">{MARKS[name]}</span> {TITLES[name]}</span>'
+    runtime = RUNTIMES[name]
+    return f'<span class="backend"><span style="color:{runtime.color}">{runtime.glyph}</span> {runtime.title}</span>'
 
 
 def _table(receipt: Receipt) -> str:

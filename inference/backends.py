@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,112 +12,206 @@ from numpy.typing import NDArray
 from inference import cpu
 from inference.errors import InferenceError, InputError, shown
 
-# Backend name -> what it is called in front of people, the most exact one first.
-TITLES = {"pytorch": "PyTorch", "onnx": "ONNX", "pytorch-bf16": "PyTorch bf16", "int8": "INT8"}
-EXTRA = ("pytorch-bf16",)  # opened and measured where somebody names it
-BACKENDS = tuple(name for name in TITLES if name not in EXTRA)
-EVERY = (*BACKENDS, *EXTRA)
-
-DEVICES = ("cpu", "cuda", "auto")
 DTYPES = ("float32", "bfloat16", "float16")
 
 Logits = dict[str, NDArray[np.float32]]
 Forward = Callable[[NDArray[np.int64], NDArray[np.int64]], Logits]
 
 
-def check_backend(name: str, served: Sequence[str] = BACKENDS, known: Sequence[str] = BACKENDS) -> None:
-    """Raise InputError unless this is the name of a `known` backend, and of one that a model is `served` on."""
-    if name not in known:
-        raise InputError(f"Unknown backend {shown(name)}. Known: {', '.join(known)}.")
-    if runtime(name) not in served:
-        held = " and ".join(TITLES[one] for one in served)
-        raise InputError(f"This model has no {TITLES[name]}: its folder holds the files of {held}.")
+@dataclass(frozen=True)
+class Runtime:
+    """One way to run a model. `RUNTIMES` has them all: a further one is its module and an entry there."""
+
+    title: str
+    module: str
+    """Imports the runtime's libraries and has two functions:
+
+    `check_device(options)` raises InputError or MissingDependencyError if it cannot run there;
+    `open_backend(bundle, options, graph, base)` returns a `Backend`. `options` are `LoadOptions`; `graph` is the
+    checked `file` below, None without one; `base` is the folder of the base model, if the user named one.
+    """
+    libraries: tuple[str, ...]
+    """What the module imports, by the names of the packages."""
+    requirements: str
+    """Arguments of `pip install` for those libraries."""
+    dtypes: Mapping[str, tuple[str, ...]]
+    """Kind of device ("cpu", "cuda", "auto") -> dtypes that `load` accepts there; empty if none may be given."""
+    color: str
+    """Okabe-Ito, at least 3:1 on white and on Streamlit's dark background."""
+    ink: str
+    """For text on that colour: at least 4.5:1."""
+    glyph: str
+    """Its sign in text. Like marker, line and hatching, for readers who do not see the colour."""
+    marker: str
+    """Plotly's name of the marker; so are `dash` and `hatching`."""
+    dash: str
+    hatching: str
+    file: str | None = None
+    """The built file that it runs; None if it runs the model's own weights."""
+    device_note: str = ""
+    """Why it does not run on the other devices, and what to use there."""
+    has_gradients: bool = False
+    """Whether the backend's `network` is a torch module, for integrated gradients."""
+    compiles: bool = False
+    """Whether `load(…, compile=True)` is for it."""
 
 
-def runtime(name: str) -> str:
-    """The backend whose files this one reads: "pytorch" for "pytorch-bf16", any other is its own."""
-    return "pytorch" if name == "pytorch-bf16" else name
+_ONNX: dict[str, Any] = {
+    "module": "inference.onnx.backend",
+    "libraries": ("onnxruntime", "tokenizers", "numpy"),
+    "requirements": "-r requirements-onnx.txt",
+}
+# The most exact one first.
+RUNTIMES = {
+    "pytorch": Runtime(
+        title="PyTorch",
+        module="inference.pytorch.backend",
+        libraries=("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy"),
+        requirements="-r requirements.txt",
+        dtypes={"cpu": ("float32", "bfloat16"), "cuda": DTYPES, "auto": DTYPES},
+        color="#0072B2",
+        ink="#ffffff",
+        glyph="●",
+        marker="circle",
+        dash="solid",
+        hatching="",
+        has_gradients=True,
+        compiles=True,
+    ),
+    "onnx": Runtime(
+        title="ONNX",
+        **_ONNX,
+        dtypes={"cpu": ("float32",), "cuda": ("float32", "float16")},
+        color="#D55E00",
+        ink="#000000",
+        glyph="▲",
+        marker="triangle-up",
+        dash="dash",
+        hatching="/",
+        file="model.onnx",
+        device_note="it runs on one device. Use backend='pytorch' to spread a model",
+    ),
+    "int8": Runtime(
+        title="INT8",
+        **_ONNX,
+        dtypes={"cpu": ()},
+        color="#009E73",
+        ink="#000000",
+        glyph="■",
+        marker="square",
+        dash="dot",
+        hatching=".",
+        file="model.int8.onnx",
+        device_note=(
+            "its 8-bit kernels are written for CPUs. Use backend='onnx' or 'pytorch' on a GPU, where FP16 is faster"
+        ),
+    ),
+}
+BACKENDS = tuple(RUNTIMES)
+TITLES = {name: runtime.title for name, runtime in RUNTIMES.items()}
 
 
-def check_device(backend: str, device: str, dtype: str | None, compiled: bool) -> None:
-    """Raise InputError unless this backend runs on this device, with such weights and so compiled."""
-    kind = device.partition(":")[0]
-    if kind not in DEVICES:
-        raise InputError(f"Unknown device {shown(device)}. Known: {', '.join(DEVICES)}.")
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"Unknown dtype {shown(dtype)}. Known: {', '.join(DTYPES)}.")
-    if compiled and (runtime(backend) != "pytorch" or kind == "auto"):
-        raise InputError("compile=True is for PyTorch on device='cpu' or 'cuda'. Leave it out.")
-    if kind == "auto" and runtime(backend) != "pytorch":
-        raise InputError(f"device='auto' spreads a PyTorch model; backend {backend!r} runs on one device.")
-    if backend == "int8":
-        if kind != "cpu":
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is to be served. Checked when made.
+
+    Raises:
+        InputError: the backend is unknown, or does not run on this device, with this dtype or so compiled.
+    """
+
+    backend: str
+    device: str = "cpu"
+    dtype: str | None = None
+    compiled: bool = False
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_backend(self.backend)
+        runtime = RUNTIMES[self.backend]
+        kind = self.kind
+        known = list(dict.fromkeys(kind for other in RUNTIMES.values() for kind in other.dtypes))
+        if kind not in known:
+            raise InputError(f"Unknown device {shown(self.device)}. Known: {', '.join(known)}.")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise InputError(f"Unknown dtype {shown(self.dtype)}. Known: {', '.join(DTYPES)}.")
+        if self.threads < 1:
+            raise InputError(f"threads={self.threads} must be at least 1.")
+        if self.compiled and (not runtime.compiles or kind == "auto"):
+            raise InputError("compile=True is for PyTorch on device='cpu' or 'cuda'. Leave it out.")
+        if kind not in runtime.dtypes:
+            raise InputError(f"device={self.device!r} is not for {runtime.title}: {runtime.device_note}.")
+        self._check_dtype(runtime.dtypes[kind], runtime.title)
+
+    @property
+    def kind(self) -> str:
+        """The kind of device: "cuda" for "cuda:1"."""
+        return self.device.partition(":")[0]
+
+    def _check_dtype(self, allowed: Sequence[str], title: str) -> None:
+        if self.dtype is None:
+            return
+        if not allowed:
             raise InputError(
-                f"device={device!r} is not for INT8: its 8-bit products are written for CPUs, and a GPU would be given "
-                "them one by one. Take backend='onnx' or 'pytorch' there: FP16 is the faster one on a GPU."
+                f"dtype={self.dtype!r} is not for {title}, whose types are fixed in its file. Leave it out."
             )
-        if dtype is not None:
-            raise InputError(f"dtype={dtype!r} is not for INT8, whose types are in its file. Leave it out.")
-    if backend == "onnx" and dtype not in ((None, "float32") if kind == "cpu" else (None, "float32", "float16")):
-        raise InputError(
-            f"dtype={dtype!r} is not for ONNX on device={device!r}: it is served in float32, and on a GPU in "
-            "float16 too."
-        )
-    if backend == "pytorch-bf16" and dtype not in (None, "bfloat16"):
-        raise InputError(f"Backend 'pytorch-bf16' computes in bfloat16; for dtype={dtype!r} take backend 'pytorch'.")
-    if kind == "cpu" and dtype == "float16":
-        raise InputError(
-            "dtype='float16' is for GPUs: on a CPU it is slower than float32. Take 'bfloat16' or 'float32'."
-        )
-    if kind == "cpu" and (dtype == "bfloat16" or backend == "pytorch-bf16"):
-        _check_bf16(device)
+        if self.dtype not in allowed:
+            raise InputError(
+                f"dtype={self.dtype!r} is not for {title} on device={self.device!r}. Use {' or '.join(allowed)}."
+            )
+        if self.kind == "cpu" and self.dtype == "bfloat16" and not cpu.has_bf16():
+            raise InputError(
+                f"dtype='bfloat16' on device='cpu': this processor has no bfloat16 arithmetic (none of "
+                f"{', '.join(cpu.BF16_FLAGS)}), so it would be slower than float32. Use float32."
+            )
 
 
-def _check_bf16(device: str) -> None:
-    if not cpu.has_bf16():
-        raise InputError(
-            f"bfloat16 on device={device!r}: this processor has no arithmetic for it (none of "
-            f"{', '.join(cpu.BF16_FLAGS)}), and without it is slower than float32. Take float32."
-        )
+def check_backend(name: str, served: Sequence[str] | None = None) -> None:
+    """Raise InputError unless this is the name of a backend, and of one that the model is `served` on."""
+    if name not in RUNTIMES:
+        raise InputError(f"Unknown backend {shown(name)}. Known: {', '.join(RUNTIMES)}.")
+    if served is not None and name not in served:
+        others = " and ".join(TITLES[other] for other in served)
+        raise InputError(f"This model has no {TITLES[name]}: its folder holds the files of {others}.")
 
 
 class OutOfMemory(InferenceError):
-    """A batch did not fit into the memory of its device. `in_parts` takes fewer rows and goes on."""
+    """A batch did not fit into the memory of its device. `retry_in_smaller_batches` goes on with fewer rows."""
 
 
-def in_parts(forward: Forward, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
-    """What `forward` gives for these rows: all at once, or half as many at a time until they fit into memory.
+def retry_in_smaller_batches(
+    forward: Forward, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+) -> Logits:
+    """Return what `forward` gives for these rows: all at once, or half as many at a time until they fit into memory.
 
     Raises:
         OutOfMemory: a single row does not fit; as `forward` raised it.
     """
     size, start = len(input_ids), 0
-    found: list[Logits] = []
+    parts: list[Logits] = []
     while start < len(input_ids):
         rows = slice(start, start + size)
         try:
-            found.append(forward(input_ids[rows], attention_mask[rows]))
+            parts.append(forward(input_ids[rows], attention_mask[rows]))
         except OutOfMemory:
             if size == 1:
                 raise
             size = (size + 1) // 2
         else:
             start += size
-    return found[0] if len(found) == 1 else {task: np.concatenate([one[task] for one in found]) for task in found[0]}
+    return parts[0] if len(parts) == 1 else {task: np.concatenate([p[task] for p in parts]) for task in parts[0]}
 
 
 class Backend(Protocol):
-    """One loaded model on one runtime. Thread-safe: several threads may ask at once."""
+    """One loaded model on one runtime. Thread-safe: several threads may call it at once."""
 
     name: str
     device: str
     threads: int
-    tokenizer_file: Path
 
-    def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        """Logits (batch, labels) of every task, from one pass of the encoder, when they are worked out.
+    def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
+        """Return the logits (batch, labels) of every task, from one pass of the encoder, when they are computed.
 
-        A device that works on its own is waited for: the time of this call is the time of its work.
+        A device that works asynchronously is waited for, so that the time of this call is the time of its work.
 
         Args:
             input_ids: (batch, tokens), padded on the right.
@@ -125,9 +219,9 @@ class Backend(Protocol):
         """
         ...
 
-    def on_one_thread(self) -> Backend | None:
-        """The same model again, each pass on one thread, so that several run beside each other, a core each.
+    def single_threaded(self) -> Backend | None:
+        """Return the same model with one thread per pass, so that several passes run side by side, a core each.
 
-        None where that cannot be had or does not pay: passes are then made one after the other, on all threads.
+        None if that is impossible or does not pay: passes then run one after the other, on all threads.
         """
         ...

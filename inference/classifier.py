@@ -15,6 +15,7 @@ from tokenizers import Encoding, Tokenizer
 from inference.backends import Backend
 from inference.errors import BundleError, InferenceError, InputError, shown
 from inference.formats.bundle import Bundle, Task
+from inference.formats.tokenizer import is_unknown, unknown_token
 
 Exporter = Callable[[Path, Mapping[str, Task], bool, bool | None], list[Path]]
 """Folder, tasks, whether INT8 too, and where weights go -> the files written, as `Classifier.export_onnx`."""
@@ -35,6 +36,8 @@ class Prediction:
     """The confidence is below the threshold."""
     truncated: bool
     """The text had more tokens than the model reads; the rest was not seen."""
+    unknown: bool = False
+    """No word of the text is in the model's vocabulary, so the answer is meaningless."""
 
     def to_dict(self) -> dict[str, Any]:
         """The prediction in plain types, ready for JSON."""
@@ -64,10 +67,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of each text, special tokens included, and which texts were cut."""
+    """Token ids of each text, special tokens included; which texts were cut, and which have no known word."""
 
     ids: list[list[int]]
     truncated: list[bool]
+    unknown: list[bool]
 
 
 class Classifier:
@@ -99,6 +103,7 @@ class Classifier:
         self.batch_size = batch_size
         self.token_budget = token_budget
         self.tokenizer = tokenizer
+        self.unknown_token = unknown_token(tokenizer)
         self._exporter = exporter
 
     @property
@@ -168,7 +173,7 @@ class Classifier:
         tokens = self.tokenize(checked)
         before_forward = time.perf_counter()
         logits, forward_s = self._forward(tokens.ids, names)
-        predictions = {name: self._read(name, logits[name], tokens.truncated, threshold) for name in names}
+        predictions = {name: self._read(name, logits[name], tokens, threshold) for name in names}
         tokenize_s = before_forward - before_tokens
         rest_s = time.perf_counter() - started - tokenize_s - forward_s
         return Answer(predictions, Timing(tokenize_s * 1e3, forward_s * 1e3, rest_s * 1e3))
@@ -226,7 +231,7 @@ class Classifier:
         Raises:
             InputError: a text of which the tokenizer reads nothing (only control characters, say).
         """
-        tokens = Tokens([], [])
+        tokens = Tokens([], [], [])
         for start in range(0, len(texts), ENCODED_TEXTS):
             for encoding in self.tokenizer.encode_batch_fast(texts[start : start + ENCODED_TEXTS]):
                 if all(encoding.special_tokens_mask):
@@ -234,6 +239,7 @@ class Classifier:
                     raise InputError(f"{where} has nothing to classify: no readable character in it.")
                 tokens.ids.append(encoding.ids)
                 tokens.truncated.append(bool(encoding.overflowing))
+                tokens.unknown.append(is_unknown(encoding, self.unknown_token))
         return tokens
 
     def encode(self, text: str) -> Encoding:
@@ -291,7 +297,7 @@ class Classifier:
         yield batch
 
     def _read(
-        self, task: str, logits: NDArray[np.float32], truncated: Sequence[bool], threshold: float | None
+        self, task: str, logits: NDArray[np.float32], tokens: Tokens, threshold: float | None
     ) -> list[Prediction]:
         labels = self.tasks[task].labels
         limit = self.tasks[task].threshold if threshold is None else threshold
@@ -299,8 +305,10 @@ class Classifier:
         scores = probabilities(logits, self.tasks[task].problem_type)
         best = scores.argmax(axis=1)
         return [
-            Prediction(labels[top], row[top], dict(zip(labels, row, strict=True)), row[top] < limit, cut)
-            for row, top, cut in zip(scores.tolist(), best.tolist(), truncated, strict=True)
+            Prediction(labels[top], row[top], dict(zip(labels, row, strict=True)), row[top] < limit, cut, unknown)
+            for row, top, cut, unknown in zip(
+                scores.tolist(), best.tolist(), tokens.truncated, tokens.unknown, strict=True
+            )
         ]
 
     def _check_finite(self, task: str, logits: NDArray[np.float32]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import logging
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from inference.artifacts.cache import (
     model_sizes,
     obtain,
 )
-from inference.backends import EVERY, TITLES, Backend, check_backend, check_device, runtime
+from inference.backends import RUNTIMES, TITLES, Backend, LoadOptions, check_backend
 from inference.classifier import Answer, Classifier
 from inference.errors import ChangedModelError, InferenceError, InputError, importing, shown, without_folders
 from inference.explain.explanation import Explanation
@@ -59,8 +59,7 @@ def load(
     "onnx" and "int8" are built first where they are not in the cache yet (under a minute).
 
     Args:
-        backend: "pytorch", "onnx" or "int8"; "pytorch-bf16" is PyTorch with dtype="bfloat16"; None is the
-            first that the model has.
+        backend: "pytorch", "onnx" or "int8"; None is the first that the model has.
         device: "cpu", or a GPU as "cuda" or "cuda:1" for "pytorch" and, where onnxruntime-gpu is installed, "onnx";
             "auto" spreads a Hugging Face model over all GPUs and the main memory.
         dtype: "float32", "bfloat16" or "float16". Left out: float32 on a CPU; on a GPU bfloat16 where it has that,
@@ -83,20 +82,26 @@ def load(
         ExportError: the build failed, or its result does not agree with PyTorch.
         MissingDependencyError: naming the library and how to install it.
     """
-    if backend is not None:  # told before anything is read
-        check_backend(backend, known=EVERY)
-        check_device(backend, device, dtype, compile)
-    if threads is not None and threads < 1:
-        raise InputError(f"threads={threads} must be at least 1.")
+
+    def options(backend: str) -> LoadOptions:
+        return LoadOptions(backend, device, dtype, compile, cpu.cores() if threads is None else threads)
+
+    if backend is not None:
+        options(backend)  # raises before anything is read
     base = Path(base) if base is not None else None
     bundle = describe(model, base, four_bit=load_in_4bit)
     check_content(bundle, content)
-    if backend is None:
-        backend = bundle.backends[0]
-        check_device(backend, device, dtype, compile)
-    check_backend(backend, bundle.backends, EVERY)
-    wish = _Wish(backend, device, dtype, compile, threads or cpu.cores(), batch_size, token_budget)
-    return _classifier(bundle, wish, base, Path(cache) if cache else default_cache(), progress)
+    if backend is not None:
+        check_backend(backend, bundle.backends)
+    return _classifier(
+        bundle,
+        options(backend or bundle.backends[0]),
+        base,
+        Path(cache) if cache else default_cache(),
+        progress,
+        batch_size,
+        token_budget,
+    )
 
 
 def open_described(
@@ -114,81 +119,68 @@ def open_described(
         InferenceError: as `load`.
     """
     check_same(bundle, base)
-    wish = _Wish(backend, "cpu", None, False, threads or cpu.cores())
-    return _classifier(bundle, wish, base, cache or default_cache(), None)
+    check_backend(backend, bundle.backends)
+    return _classifier(bundle, LoadOptions(backend, threads=threads or cpu.cores()), base, cache or default_cache())
 
 
-def _classifier(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path, progress: Progress | None) -> Classifier:
+def _classifier(
+    bundle: Bundle,
+    options: LoadOptions,
+    base: Path | None,
+    cache: Path,
+    progress: Progress | None = None,
+    batch_size: int | None = None,
+    token_budget: int | None = None,
+) -> Classifier:
     before = bundle.statuses(base)
-    # On every runtime: what was built of these weights does not answer beside others.
+    # On every runtime: files built from these weights must not answer beside others.
     bundle.verify_present(base)
-    opened = _open(bundle, wish, base, cache, progress)
-    tokenizer = read_tokenizer(bundle, opened.tokenizer_file)
+    backend, tokenizer_file = _open(bundle, options, base, cache, progress)
+    tokenizer = read_tokenizer(bundle, tokenizer_file)
     check_same(bundle, base)
     if bundle.statuses(base) != before:  # what was checked need not be what was read
         raise changed(bundle.name)
-    texts, tokens = BATCHING[wish.device.partition(":")[0]]
+    texts, tokens = BATCHING[options.kind]
     return Classifier(
         bundle,
-        opened,
+        backend,
         tokenizer,
-        texts if wish.batch_size is None else wish.batch_size,
-        tokens if wish.token_budget is None else wish.token_budget,
+        texts if batch_size is None else batch_size,
+        tokens if token_budget is None else token_budget,
         exporter=partial(_export, bundle, base, cache, progress),
     )
 
 
-@dataclass(frozen=True)
-class _Wish:
-    """How a model is to be served."""
-
-    backend: str
-    device: str
-    dtype: str | None
-    compiled: bool
-    threads: int
-    batch_size: int | None = None
-    token_budget: int | None = None
-
-
-def _open(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path, progress: Progress | None) -> Backend:
-    # The runtimes are imported here and not above: each is seconds of start-up, and ONNX runs without torch.
-    on_torch = runtime(wish.backend) == "pytorch"
-    on_gpu = not on_torch and wish.device != "cpu"
-    if on_torch:
-        return _open_torch(bundle, wish, base, cache)
-    with importing(f"Backend {wish.backend!r}", "onnx" if on_gpu else "-r requirements-onnx.txt"):
-        from inference.onnx.backend import OnnxBackend, check_cuda
-
-        if on_gpu:
-            check_cuda(wish.device)  # now, and not after a minute of building
-            from inference.onnx.float16 import halve
+def _open(
+    bundle: Bundle, options: LoadOptions, base: Path | None, cache: Path, progress: Progress | None
+) -> tuple[Backend, Path]:
+    """Open the model on the runtime of `options`; returns the backend and the path of the tokenizer."""
+    runtime = RUNTIMES[options.backend]
+    # Imported here and not above: each runtime is seconds of start-up, and ONNX runs without torch.
+    with importing(f"Backend {options.backend!r}", runtime.requirements):
+        module = importlib.import_module(runtime.module)
+    module.check_device(options)  # now, and not after a minute of building
+    if runtime.file is None:
+        return module.open_backend(bundle, options, None, base), _tokenizer_file(bundle, base, cache)
     artifact = obtain(bundle, cache, progress, base)
-    graph = artifact.read(wish.backend)
-    if on_gpu and wish.dtype != "float32":
-        graph = halve(graph)
-    return OnnxBackend(wish.backend, graph, artifact.tokenizer_file(), wish.threads, wish.device)
+    backend = module.open_backend(bundle, options, artifact.read(options.backend), base)
+    return backend, artifact.tokenizer_file()
 
 
-def _open_torch(bundle: Bundle, wish: _Wish, base: Path | None, cache: Path) -> Backend:
-    with importing(f"Backend {wish.backend!r}", "-r requirements.txt"):
-        from inference.pytorch.backend import Buckets, TorchBackend
-        from inference.pytorch.huggingface import load_served
-        from inference.pytorch.network import unmap
-
-    dtype = "bfloat16" if wish.backend == "pytorch-bf16" else wish.dtype
-    network = load_served(bundle, base, wish.device, dtype)
-    if not bundle.four_bit:  # whose weights were made here
-        unmap(network)
-    return TorchBackend(
-        network,
-        _tokenizer_file(bundle, base, cache),
-        wish.device,
-        wish.threads,
-        dtype=dtype,
-        buckets=Buckets(bundle.max_tokens, bundle.pad_id) if wish.compiled else None,
-        name=wish.backend,
-    )
+def _tokenizer_file(bundle: Bundle, base: Path | None, cache: Path) -> Path:
+    """Return the tokenizer's file, converted into the cache if the model has it in an older format."""
+    source = tokenizer_source(bundle, base)
+    if is_final(bundle, source):
+        return source / TOKENIZER
+    version = importlib.metadata.version("transformers")
+    converted = cache / "tokenizers" / f"{content_key(bundle)}-{version}.json"
+    if not converted.is_file():
+        converted.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=converted.parent) as folder:
+            write_tokenizer(bundle, Path(folder) / TOKENIZER, base)
+            check_same(bundle, base)
+            (Path(folder) / TOKENIZER).replace(converted)
+    return converted
 
 
 def _export(
@@ -215,22 +207,6 @@ def _export(
         int8=artifact.folder / FILES["int8"] if quantize else None,
         external_data=external_data,
     )
-
-
-def _tokenizer_file(bundle: Bundle, base: Path | None, cache: Path) -> Path:
-    """The tokenizer's file, converted into the cache where the model has it in an older format."""
-    source = tokenizer_source(bundle, base)
-    if is_final(bundle, source):
-        return source / TOKENIZER
-    version = importlib.metadata.version("transformers")
-    converted = cache / "tokenizers" / f"{content_key(bundle)}-{version}.json"
-    if not converted.is_file():
-        converted.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=converted.parent) as folder:
-            write_tokenizer(bundle, Path(folder) / TOKENIZER, base)
-            check_same(bundle, base)
-            (Path(folder) / TOKENIZER).replace(converted)
-    return converted
 
 
 _log = logging.getLogger(__name__)

@@ -49,7 +49,6 @@ class FakeBackend:
 
     device = "cpu"
     threads = 1
-    tokenizer_file = Path("fake/tokenizer.json")
 
     def __init__(self, name: str = "pytorch", tasks: Mapping[str, Task] = TASKS) -> None:
         self.name = name
@@ -66,7 +65,7 @@ class FakeBackend:
         mask = attention_mask[..., None].astype(np.float32)
         return {task: (table[input_ids] * mask).sum(1) for task, table in self._tables.items()}
 
-    def on_one_thread(self) -> Backend | None:
+    def single_threaded(self) -> Backend | None:
         return None
 
 

@@ -39,7 +39,7 @@ class TwoCores(Gated):
         super().__init__()
         self.beside = Gated()
 
-    def on_one_thread(self) -> Backend:
+    def single_threaded(self) -> Backend:
         return self.beside
 
 
@@ -134,7 +134,7 @@ class Breaks(fakes.FakeBackend):
         finally:
             self.running -= 1
 
-    def on_one_thread(self) -> Backend | None:
+    def single_threaded(self) -> Backend | None:
         return Breaks(self.name, False) if self.has_lanes else None
 
 
@@ -293,23 +293,23 @@ def test_answers_of_the_api_are_those_of_the_classifier(int8: Classifier) -> Non
     client.close()
 
 
-def test_onnx_on_one_thread_gives_the_same_answers_and_is_left_out_where_it_does_not_pay(
+def test_onnx_single_threaded_gives_the_same_answers_and_is_left_out_where_it_does_not_pay(
     int8: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from inference.onnx import backend as onnx
 
     wide = load(DEMO, "int8", threads=2).backend
-    beside = wide.on_one_thread()
+    beside = wide.single_threaded()
     assert beside is not None
-    assert (beside.name, beside.threads, beside.on_one_thread()) == ("int8", 1, None)
+    assert (beside.name, beside.threads, beside.single_threaded()) == ("int8", 1, None)
     feed = fakes.feed(4, 12).values()
     found, expected = beside.logits(*feed), wide.logits(*feed)
     for task, values in expected.items():
         assert np.abs(found[task] - values).max() < 1e-5
-    assert wide.on_one_thread() is beside
+    assert wide.single_threaded() is beside
     with monkeypatch.context() as patched:
         patched.setattr(onnx, "MOST_TWICE", 1000)
-        assert load(DEMO, "int8", threads=2).backend.on_one_thread() is None
+        assert load(DEMO, "int8", threads=2).backend.single_threaded() is None
     another = load(DEMO, "int8", threads=2).backend
     monkeypatch.setattr(onnx.onnxruntime, "InferenceSession", lambda *_, **__: 1 // 0)
-    assert another.on_one_thread() is None  # there is no memory for it, say: the model answers as before
+    assert another.single_threaded() is None  # there is no memory for it, say: the model answers as before

@@ -10,8 +10,8 @@ import made
 import pytest
 
 from dashboard.charts import accuracy, formatting, labels, latency, overview, size
-from dashboard.charts.style import COLORS, DASHES, MARKS, PATTERNS, SYMBOLS, Chart
-from inference.backends import TITLES
+from dashboard.charts.style import Chart
+from inference.backends import RUNTIMES, TITLES
 from inference.compare.results import results
 
 ROWS = 200
@@ -94,27 +94,27 @@ def test_a_backend_has_the_same_colour_in_every_chart(charts: dict[str, Chart]) 
         for data in chart.figure.data:
             if data.name in titles:
                 drawn = data.marker.color or data.line.color
-                assert drawn == COLORS[titles[data.name]]
+                assert drawn == RUNTIMES[titles[data.name]].color
 
 
-def test_every_chart_has_a_fourth_backend_where_the_receipt_has_it() -> None:
+def test_every_chart_draws_a_further_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    made.add_runtime(monkeypatch)
     true, base = made.answers(ROWS, 12)
     receipt = made.receipt(true, dict.fromkeys(TITLES, base), ms=made.FOUR)
     charts = every_chart(receipt)
     assert len(charts) == 25
     for name, chart in charts.items():
         if not name.startswith("confusion"):
-            assert "PyTorch bf16" in chart.takeaway + chart.alt + str(chart.table), name
+            assert "Fourth" in chart.takeaway + chart.alt + str(chart.table), name
         for data in chart.figure.data:
-            if data.name == "PyTorch bf16":
-                assert (data.marker.color or data.line.color) == COLORS["pytorch-bf16"]
-    assert trace(charts["percentiles"], "PyTorch bf16").marker.pattern.shape == "x"
+            if data.name == "Fourth":
+                assert (data.marker.color or data.line.color) == RUNTIMES["fourth"].color
+    assert trace(charts["percentiles"], "Fourth").marker.pattern.shape == "x"
 
 
 def test_no_two_backends_look_alike_in_any_cue() -> None:
-    for cue in (COLORS, SYMBOLS, MARKS, DASHES, PATTERNS):
-        assert set(cue) == set(TITLES)
-        assert len(set(cue.values())) == len(TITLES)
+    for cue in ("color", "marker", "glyph", "dash", "hatching", "title"):
+        assert len({getattr(runtime, cue) for runtime in RUNTIMES.values()}) == len(RUNTIMES)
 
 
 def test_bars_start_at_zero(charts: dict[str, Chart]) -> None:
@@ -162,7 +162,7 @@ def test_the_pareto_scatter_has_a_logarithmic_time_and_areas_by_size(receipt: An
     figure = charts["pareto"].figure
     assert figure.layout.xaxis.type == "log"
     markers = {data.marker.symbol: data.marker.size for data in figure.data if data.mode == "markers"}
-    area = {name: markers[SYMBOLS[name]] ** 2 for name in made.MS}
+    area = {name: markers[RUNTIMES[name].marker] ** 2 for name in made.MS}
     sizes = {name: receipt["results"]["size"][name]["model_bytes"] for name in made.MS}
     assert area["pytorch"] / area["onnx"] == pytest.approx(sizes["pytorch"] / sizes["onnx"], rel=0.01)
     assert all(data.error_x.array and data.error_y.array for data in figure.data if data.mode == "markers")

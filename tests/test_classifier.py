@@ -87,6 +87,7 @@ def test_a_prediction_becomes_plain_json() -> None:
         "scores": dict(p.scores),
         "uncertain": False,
         "truncated": False,
+        "unknown": False,
     }
 
 
@@ -169,3 +170,10 @@ def test_a_numpy_threshold_leaves_plain_types() -> None:
 def test_tasks_are_a_list_and_not_one_name() -> None:
     with pytest.raises(InputError, match=r"tasks must be a list of names; for one: \['sentiment'\]"):
         fakes.classifier().classify("good", "sentiment")
+
+
+def test_text_without_known_words_is_marked_unknown() -> None:
+    classifier = fakes.classifier()
+    known, unknown, mixed = classifier.predict(["good", "☃ 😀", "☃ good"], task="sentiment")
+    assert (known.unknown, unknown.unknown, mixed.unknown) == (False, True, False)
+    assert unknown.to_dict()["unknown"] is True

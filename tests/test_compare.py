@@ -26,8 +26,6 @@ from inference.compare.receipt import read_receipt, seal, write_receipt
 from inference.compare.results import results
 from inference.compare.rows import parse_data
 from inference.compare.run import measure
-from inference.compare.summary import summary
-from inference.compare.verdict import decide
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Bundle
 
@@ -103,24 +101,37 @@ def test_answers_are_those_of_the_classifier(receipt: dict[str, Any], rows: Any,
 
 
 @pytest.mark.skipif(not cpu.has_bf16(), reason="this processor has no bfloat16")
-def test_bf16_is_measured_where_it_is_named(tiny: Tiny, rows: Any, tmp_path: Path) -> None:
+def test_pytorch_is_measured_in_bfloat16(tiny: Tiny, rows: Any, tmp_path: Path) -> None:
     plan = dataclasses.replace(SMALL, launches=1, rounds=2, shape_rounds=0)
-    names = ["pytorch-bf16", "pytorch"]
-    found = measure(tiny.folder, rows, backends=names, cache=tiny.cache, base=tiny.base, threads=1, plan=plan)
-    write_receipt(found, tmp_path / "r.json")
-    assert read_receipt(tmp_path / "r.json")["settings"]["backends"] == ["pytorch", "pytorch-bf16"]
-    assert 0 < found["results"]["paired"]["mood"]["pytorch-bf16"]["max_abs_dp"] < 0.05
-    first, second = (found["backends"][name] for name in ("pytorch", "pytorch-bf16"))
-    assert first["files"] == second["files"]
-    assert "torch" in second["libraries"]
-    assert decide(found).backends["pytorch-bf16"].reasons
-    assert "PyTorch bf16" in summary([found])
+    measured = measure(
+        tiny.folder,
+        rows,
+        backends=["onnx", "pytorch"],
+        dtype="bfloat16",
+        cache=tiny.cache,
+        base=tiny.base,
+        threads=1,
+        plan=plan,
+    )
+    write_receipt(measured, tmp_path / "r.json")
+    assert read_receipt(tmp_path / "r.json")["settings"]["dtypes"] == {"pytorch": "bfloat16"}
+    assert 1e-4 < measured["results"]["paired"]["mood"]["onnx"]["max_abs_dp"] < 0.05
 
 
-def test_bf16_is_not_measured_on_a_processor_without_it(tiny: Tiny, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "backends", "message"),
+    [
+        ("bfloat16", None, "this processor has no bfloat16 arithmetic"),
+        ("bfloat16", ["onnx", "int8"], "dtype='bfloat16' is not for ONNX"),
+        ("float16", None, "dtype='float16' is not for PyTorch on device='cpu'"),
+    ],
+)
+def test_dtype_that_cannot_be_measured_is_refused(
+    tiny: Tiny, rows: Any, monkeypatch: pytest.MonkeyPatch, dtype: str, backends: list[str] | None, message: str
+) -> None:
     monkeypatch.setattr(cpu, "has_bf16", lambda: False)
-    with pytest.raises(InputError, match="this processor has no arithmetic for it"):
-        measure(tiny.folder, rows, backends=["pytorch", "pytorch-bf16"], cache=tiny.cache, base=tiny.base)
+    with pytest.raises(InputError, match=message):
+        measure(tiny.folder, rows, backends=backends, dtype=dtype, cache=tiny.cache, base=tiny.base)
 
 
 def test_the_files_timed_are_tied_by_their_hash(receipt: dict[str, Any], tiny: Tiny) -> None:

@@ -85,16 +85,17 @@ def test_every_page_opens(folder: Path, page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_page_has_a_fourth_backend_where_the_receipt_has_it(folder: Path, page: str) -> None:
+def test_every_page_shows_a_further_runtime(folder: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.add_runtime(monkeypatch)
     true, base = made.answers(200, 20)
     given = {name: made.flip(base, [number]) for number, name in enumerate(made.FOUR)}
     write_receipt(made.receipt(true, given, ms=made.FOUR), folder / "good.json")
     test = opened(page)
     assert not test.exception
     if page in MINE:
-        assert all("PyTorch bf16" in proto.spec for proto in charts(test) if '"heatmap"' not in proto.spec)
+        assert all("Fourth" in proto.spec for proto in charts(test) if '"heatmap"' not in proto.spec)
     if page == "overview":
-        assert "◆</span> PyTorch bf16" in html(test)
+        assert "◆</span> Fourth" in html(test)
 
 
 @pytest.mark.parametrize("page", MINE)

@@ -16,13 +16,13 @@ from fakes import feed
 
 from inference import cpu, load
 from inference.artifacts.cache import obtain
-from inference.backends import BACKENDS, EVERY, Logits, OutOfMemory, check_device, in_parts
+from inference.backends import LoadOptions, Logits, OutOfMemory, retry_in_smaller_batches
 from inference.errors import InputError, MissingDependencyError
 from inference.formats.bundle import Bundle
-from inference.loading import Models
 from inference.onnx.backend import CUDA, Graph, OnnxBackend, check_cuda
-from inference.pytorch.backend import Buckets, TorchBackend, best_dtype, narrow, take_sdpa
+from inference.pytorch.backend import Buckets, TorchBackend
 from inference.pytorch.huggingface import load_served
+from inference.pytorch.network import best_dtype, cast_encoder, use_sdpa
 
 TEXTS = ["it was fine", "a lamp", "so bad, the bus was so, so, so bad"]
 Feed = dict[str, Any]
@@ -55,14 +55,14 @@ def cuda_full() -> Any:
 )
 def test_a_batch_that_does_not_fit_is_answered_in_halves_in_its_order(most: int, rows: list[int]) -> None:
     given, small = feed(9, 6), Small(most)
-    found = in_parts(small, **given)
+    found = retry_in_smaller_batches(small, **given)
     assert found["sum"].ravel().tolist() == (given["input_ids"] * given["attention_mask"]).sum(1).tolist()
     assert small.rows == rows
 
 
 def test_one_text_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(OutOfMemory, match="full"):
-        in_parts(Small(0), **feed(4, 6))
+        retry_in_smaller_batches(Small(0), **feed(4, 6))
 
 
 class Cramped(torch.nn.Module):
@@ -84,13 +84,13 @@ class Cramped(torch.nn.Module):
 def test_a_classifier_goes_on_with_smaller_batches_when_pytorch_runs_out_of_memory() -> None:
     texts = ["good", "bad sad", "glad good book", "cancel", "bad"] * 3
     expected = fakes.classifier().predict_all_tasks(texts)
-    backend: Any = TorchBackend(Cramped(2), Path("x"))
+    backend: Any = TorchBackend(Cramped(2))
     assert fakes.classifier(backend).predict_all_tasks(texts) == expected
 
 
 def test_when_not_one_text_fits_device_auto_is_offered() -> None:
     with pytest.raises(OutOfMemory) as told:
-        TorchBackend(Cramped(0), Path("x")).logits(**feed(4, 6))
+        TorchBackend(Cramped(0)).logits(**feed(4, 6))
     assert "A text of 6 tokens does not fit" in str(told.value)
     assert "device='auto' (device_map=\"auto\")" in str(told.value)
     assert "Tried to allocate 2.00 GiB." in str(told.value)
@@ -101,7 +101,7 @@ def test_a_model_that_does_not_fit_is_an_error_that_offers_device_auto(monkeypat
     network = Cramped(1)
     monkeypatch.setattr(network, "to", lambda *_: (_ for _ in ()).throw(cuda_full()))
     with pytest.raises(OutOfMemory, match=r"The model does not fit.*device='auto'"):
-        TorchBackend(network, Path("x"))
+        TorchBackend(network)
 
 
 @pytest.mark.parametrize(
@@ -110,31 +110,29 @@ def test_a_model_that_does_not_fit_is_an_error_that_offers_device_auto(monkeypat
         ("pytorch", "tpu", None, False, "Unknown device 'tpu'. Known: cpu, cuda, auto"),
         ("pytorch", "cuda", "int4", False, "Unknown dtype 'int4'"),
         ("int8", "cuda", None, False, "written for CPUs"),
-        ("int8", "cpu", "float32", False, "types are in its file"),
+        ("int8", "cpu", "float32", False, "whose file fixes its types"),
         ("onnx", "auto", None, False, "runs on one device"),
-        ("onnx", "cuda", "bfloat16", False, "in float16 too"),
-        ("onnx", "cpu", "float16", False, "served in float32"),
+        ("onnx", "cuda", "bfloat16", False, "Use float32 or float16"),
+        ("onnx", "cpu", "float16", False, "Use float32"),
         ("onnx", "cpu", None, True, "compile=True is for PyTorch"),
         ("pytorch", "auto", None, True, "compile=True is for PyTorch"),
-        ("pytorch", "cpu", "float16", False, "is for GPUs"),
-        ("pytorch-bf16", "cpu", "float32", False, "computes in bfloat16"),
+        ("pytorch", "cpu", "float16", False, "Use float32 or bfloat16"),
     ],
 )
 def test_what_no_device_can_do_is_refused_with_the_reason(
     backend: str, device: str, dtype: str | None, compiled: bool, told: str
 ) -> None:
     with pytest.raises(InputError, match=told):
-        check_device(backend, device, dtype, compiled)
+        LoadOptions(backend, device, dtype, compiled)
 
 
 def test_bf16_is_refused_on_a_processor_that_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for flags, has in (("avx2 avx512_bf16", True), ("fp asimd bf16", True), ("avx2 avx512f", False), ("", False)):
         monkeypatch.setattr(cpu, "_cpuinfo", lambda _, flags=flags: flags)
         assert cpu.has_bf16() == has
-    for backend, dtype in (("pytorch-bf16", None), ("pytorch", "bfloat16")):
-        with pytest.raises(InputError, match="no arithmetic for it"):
-            check_device(backend, "cpu", dtype, False)
-    check_device("pytorch-bf16", "cuda", None, False)
+    with pytest.raises(InputError, match="no bfloat16 arithmetic"):
+        LoadOptions("pytorch", "cpu", "bfloat16")
+    LoadOptions("pytorch", "cuda", "bfloat16")
 
 
 @pytest.fixture
@@ -146,20 +144,18 @@ def bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("bf16")
 def test_bf16_answers_nearly_as_float32_and_in_float32(tiny: Tiny) -> None:
     expected = load(tiny.folder, base=tiny.base).predict_all_tasks(TEXTS)
-    for options in ({"backend": "pytorch-bf16"}, {"backend": "pytorch", "dtype": "bfloat16"}):
-        served = load(tiny.folder, base=tiny.base, **options)  # type: ignore[arg-type]
-        assert served.backend.name == options["backend"]
-        assert {logits.dtype for logits in served.backend.logits(**feed(2, 8)).values()} == {np.dtype(np.float32)}
-        for task, found in served.predict_all_tasks(TEXTS).items():
-            assert [p.label for p in found] == [p.label for p in expected[task]]
-            for one, other in zip(found, expected[task], strict=True):
-                assert one.scores == pytest.approx(other.scores, abs=0.05)
-                assert one.scores != other.scores
+    served = load(tiny.folder, base=tiny.base, dtype="bfloat16")
+    assert {logits.dtype for logits in served.backend.logits(**feed(2, 8)).values()} == {np.dtype(np.float32)}
+    for task, found in served.predict_all_tasks(TEXTS).items():
+        assert [p.label for p in found] == [p.label for p in expected[task]]
+        for one, other in zip(found, expected[task], strict=True):
+            assert one.scores == pytest.approx(other.scores, abs=0.05)
+            assert one.scores != other.scores
 
 
 def test_a_bundles_heads_stay_in_float32(tiny: Tiny) -> None:
     network = tiny_network(tiny)
-    narrow(network, torch.bfloat16)
+    cast_encoder(network, torch.bfloat16)
     assert {one.dtype for one in network.encoder.parameters()} == {torch.bfloat16}
     assert {one.dtype for one in network.heads.parameters()} == {torch.float32}
     ids = torch.ones((1, 4), dtype=torch.int64)
@@ -178,28 +174,19 @@ def test_other_peoples_models_are_served_in_bf16(adapters: int, tmp_path: Path) 
     else:
         foreign.classifier(folder)
     expected = load(folder).predict_all_tasks(foreign.TEXTS)
-    found = load(folder, "pytorch-bf16").predict_all_tasks(foreign.TEXTS)
+    found = load(folder, dtype="bfloat16").predict_all_tasks(foreign.TEXTS)
     for task, predictions in found.items():
         for one, other in zip(predictions, expected[task], strict=True):
             assert one.scores == pytest.approx(other.scores, abs=0.1)
 
 
-def test_the_extra_backend_is_known_to_load_and_not_among_the_three(tiny: Tiny) -> None:
-    assert BACKENDS == ("pytorch", "onnx", "int8")
-    assert set(EVERY) - set(BACKENDS) == {"pytorch-bf16"}
-    assert Bundle.read(tiny.folder).backends == BACKENDS
-    models = Models(Bundle.read(tiny.folder), lambda name: load(tiny.folder, name, base=tiny.base))
-    with pytest.raises(InputError, match="Unknown backend 'pytorch-bf16'. Known: pytorch, onnx, int8."):
-        models.get("pytorch-bf16")
-
-
 def test_sdpa_answers_as_eager_does_and_only_a_gpu_takes_it(tiny: Tiny) -> None:
     network = tiny_network(tiny)
     given = feed(3, 12)
-    backend = TorchBackend(network, Path("x"))
+    backend = TorchBackend(network)
     assert network.config._attn_implementation == "eager"
     expected = backend.logits(**given)
-    take_sdpa(network)
+    use_sdpa(network)
     assert network.config._attn_implementation == "sdpa"
     for task, logits in backend.logits(**given).items():
         assert logits == pytest.approx(expected[task], abs=1e-5)
@@ -225,8 +212,8 @@ def test_a_compiled_network_answers_as_the_same_one_uncompiled_from_few_graphs(t
     from torch._dynamo.testing import CompileCounter
 
     counter = CompileCounter()
-    plain = TorchBackend(tiny_network(tiny), Path("x"))
-    compiled = TorchBackend(tiny_network(tiny), Path("x"), buckets=Buckets(24, 0, counter))  # type: ignore[arg-type]
+    plain = TorchBackend(tiny_network(tiny))
+    compiled = TorchBackend(tiny_network(tiny), buckets=Buckets(24, 0, counter))  # type: ignore[arg-type]
     for rows, tokens in ((1, 4), (1, 9), (3, 12), (4, 16), (5, 3), (5, 20), (7, 24), (2, 30)):
         given = feed(rows, tokens)
         expected, found = plain.logits(**given), compiled.logits(**given)
@@ -354,16 +341,16 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(
 ) -> None:
     monkeypatch.setattr(gpu_build, "running_on", "CPUExecutionProvider")
     with pytest.raises(MissingDependencyError, match="could not start its CUDA provider"):
-        OnnxBackend("onnx", graph, Path("x"), device="cuda")
+        OnnxBackend("onnx", graph, device="cuda")
 
 
 def test_onnx_goes_on_with_smaller_batches_when_a_gpu_is_full(
     graph: Graph, gpu_build: type[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = feed(9, 7)
-    backend = OnnxBackend("onnx", graph, Path("x"), device="cuda")
+    backend = OnnxBackend("onnx", graph, device="cuda")
     found = backend.logits(**given)
-    expected = OnnxBackend("onnx", graph, Path("x")).logits
+    expected = OnnxBackend("onnx", graph).logits
     for task, logits in found.items():
         rows = [expected(given["input_ids"][i : i + 1], given["attention_mask"][i : i + 1])[task] for i in range(9)]
         assert logits == pytest.approx(np.concatenate(rows), abs=1e-4)

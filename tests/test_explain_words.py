@@ -18,12 +18,10 @@ from inference.explain.words import (
     MAX_WORD_LETTERS,
     WordSpan,
     grouped,
-    is_unknown,
-    nothing_known,
     segments,
-    unknown_token,
     words_of,
 )
+from inference.formats.tokenizer import is_unknown, unknown_token
 
 FAMILY, WAVE, FLAGS = "👩‍👩‍👧", "👋🏽", "🇩🇪🇫🇷"
 CORPUS = [
@@ -230,7 +228,7 @@ def test_a_word_of_which_the_vocabulary_has_nothing_is_unknown(kind: str) -> Non
     text = "☃ well ☃ 東京☃ don't"
     found = tokenizer.encode(text)
     lacking = {
-        text[word.start : word.end]: is_unknown(word, found, unknown_token(tokenizer))
+        text[word.start : word.end]: is_unknown(found, unknown_token(tokenizer), word.pieces)
         for word in words_of(text, found.offsets, found.special_tokens_mask)
     }
     assert lacking["☃"]
@@ -241,15 +239,15 @@ def test_a_word_of_which_the_vocabulary_has_nothing_is_unknown(kind: str) -> Non
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram", "byte-level"])
 def test_a_text_of_which_the_vocabulary_has_no_word_at_all_is_told_from_others(kind: str) -> None:
     tokenizer = TOKENIZERS[kind]
-    assert nothing_known(tokenizer, tokenizer.encode("☃ ☃☃")) is (kind != "byte-level")
-    assert not nothing_known(tokenizer, tokenizer.encode("☃ well"))
+    assert is_unknown(tokenizer.encode("☃ ☃☃"), unknown_token(tokenizer)) is (kind != "byte-level")
+    assert not is_unknown(tokenizer.encode("☃ well"), unknown_token(tokenizer))
 
 
 def test_a_vocabulary_of_bytes_lacks_nothing() -> None:
     tokenizer = TOKENIZERS["byte-level"]
     found = tokenizer.encode("☃ well")
     words = words_of("☃ well", found.offsets, found.special_tokens_mask)
-    assert not any(is_unknown(word, found, unknown_token(tokenizer)) for word in words)
+    assert not any(is_unknown(found, unknown_token(tokenizer), word.pieces) for word in words)
 
 
 @pytest.mark.parametrize("name", ["<unk>", "[UNK]"])

@@ -16,7 +16,7 @@ from inference.artifacts.cache import obtain
 from inference.errors import ExportError
 from inference.formats.bundle import Bundle
 from inference.onnx.backend import Graph, OnnxBackend
-from inference.onnx.float16 import halve
+from inference.onnx.float16 import to_float16
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +25,12 @@ def graph(tiny: Tiny) -> Graph:
 
 
 def test_the_float16_graph_answers_nearly_as_the_float32_one(graph: Graph) -> None:
-    halved = halve(graph)
+    halved = to_float16(graph)
     assert len(halved.model) < 0.7 * len(graph.model)
     for rows, tokens in ((1, 5), (4, 16)):
         given = feed(rows, tokens)
-        expected = OnnxBackend("onnx", graph, Path("x")).logits(**given)
-        found = OnnxBackend("onnx", halved, Path("x")).logits(**given)
+        expected = OnnxBackend("onnx", graph).logits(**given)
+        found = OnnxBackend("onnx", halved).logits(**given)
         for task in expected:
             assert found[task].dtype == np.float32
             assert found[task] == pytest.approx(expected[task], abs=0.02)
@@ -38,7 +38,7 @@ def test_the_float16_graph_answers_nearly_as_the_float32_one(graph: Graph) -> No
 
 
 def test_heads_and_pooling_of_the_float16_graph_stay_in_float32(graph: Graph) -> None:
-    halved = ModelProto.FromString(halve(graph).model).graph
+    halved = ModelProto.FromString(to_float16(graph).model).graph
     types = {one.name: one.data_type for one in halved.initializer}
     assert {kind for name, kind in types.items() if "heads" in name} == {TensorProto.FLOAT}
     assert {kind for name, kind in types.items() if "LayerNorm" in name} == {TensorProto.FLOAT16}
@@ -52,12 +52,12 @@ def test_graphs_of_other_architectures_are_converted_too(kind: str, tmp_path: Pa
     folder = foreign.classifier(tmp_path / "model", kind)
     served = load(folder, "onnx", cache=tmp_path / "cache")
     expected = served.predict_all_tasks(foreign.TEXTS)
-    halved = halve(obtain(served.bundle, tmp_path / "cache").read("onnx"))
-    served.backend = OnnxBackend("onnx", halved, Path("x"))
+    halved = to_float16(obtain(served.bundle, tmp_path / "cache").read("onnx"))
+    served.backend = OnnxBackend("onnx", halved)
     for task, found in served.predict_all_tasks(foreign.TEXTS).items():
         assert [p.confidence for p in found] == pytest.approx([p.confidence for p in expected[task]], abs=0.02)
 
 
 def test_a_graph_beyond_2_gb_is_not_converted(graph: Graph) -> None:
     with pytest.raises(ExportError, match="more than 2 GB"):
-        halve(Graph(graph.model, {"weight": np.zeros(1, np.float32)}))
+        to_float16(Graph(graph.model, {"weight": np.zeros(1, np.float32)}))

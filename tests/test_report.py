@@ -36,12 +36,13 @@ def test_the_verdict_comes_first_with_its_reasons_and_caveats() -> None:
     assert all(reason.text in html for judged in found.backends.values() for reason in judged.reasons)
 
 
-def test_a_fourth_backend_has_its_column_and_its_method() -> None:
+def test_further_runtime_has_its_column_and_its_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    made.add_runtime(monkeypatch)
     true, first = made.answers(200, 20)
     html = report([made.receipt(true, dict.fromkeys(made.FOUR, first), ms=made.FOUR)])
     heads = re.findall(r'<th><span class="backend">.*?</span> ([^<]+)</span></th>', html)
-    assert heads[:4] == ["PyTorch", "ONNX", "PyTorch bf16", "INT8"]
-    assert "PyTorch bf16: pytorch-bf16.bin" in html
+    assert heads[:4] == ["PyTorch", "ONNX", "INT8", "Fourth"]
+    assert "Fourth: fourth.bin" in html
 
 
 def test_the_limits_that_were_asked_for_are_said_and_decide() -> None:

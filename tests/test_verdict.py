@@ -30,17 +30,20 @@ def test_enough_rows_that_agree_are_shipped() -> None:
     }
 
 
-@pytest.mark.parametrize(("ms", "best"), [(1.0, "pytorch-bf16"), (7.0, "onnx")])
-def test_bf16_is_judged_like_int8_and_shipped_where_it_is_the_fastest(ms: float, best: str) -> None:
+@pytest.mark.parametrize(("ms", "best"), [(1.0, "fourth"), (7.0, "onnx")])
+def test_further_runtime_is_judged_like_int8_and_shipped_if_it_is_the_fastest(
+    ms: float, best: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.add_runtime(monkeypatch)
     true, given = made.answers(5000, 500)
     wrong = [i for i in range(5000) if true[i] != given[i]]
-    answers = {"pytorch": given, "onnx": given, "pytorch-bf16": made.flip(given, wrong[:3])}
-    found = decide(made.receipt(true, answers, ms=made.FOUR | {"pytorch-bf16": ms}))
-    assert list(found.backends) == ["pytorch", "onnx", "pytorch-bf16"]
-    assert found.backends["pytorch-bf16"].decision == SHIP
+    answers = {"pytorch": given, "onnx": given, "fourth": made.flip(given, wrong[:3])}
+    found = decide(made.receipt(true, answers, ms=made.FOUR | {"fourth": ms}))
+    assert list(found.backends) == ["pytorch", "onnx", "fourth"]
+    assert found.backends["fourth"].decision == SHIP
     assert found.recommended["CPU service"].backend == best
-    broken = answers | {"pytorch-bf16": [1] * 5000}
-    assert decide(made.receipt(true, broken, ms=made.FOUR)).backends["pytorch-bf16"].decision == NO
+    broken = answers | {"fourth": [1] * 5000}
+    assert decide(made.receipt(true, broken, ms=made.FOUR)).backends["fourth"].decision == NO
 
 
 def test_an_int8_that_answers_one_class_is_refused() -> None:

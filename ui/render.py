@@ -8,11 +8,10 @@ from math import floor, log10
 from typing import Any
 
 from inference import Answer, InferenceError, Prediction, Timing
-from inference.backends import TITLES
+from inference.backends import RUNTIMES, TITLES
 from inference.formats.bundle import Bundle, Task
 
 # A shape for each runtime beside its colour (page.css): colour alone says nothing to one person in twelve.
-MARKS = {"pytorch": "●", "onnx": "▲", "int8": "■"}
 NOTABLE = 0.01  # a confidence that moved by this much is worth a mark
 
 INVITATION = '<p class="invitation">Type a text and press Enter, or pick an example.</p>'
@@ -231,7 +230,7 @@ def _contents(backend: str) -> str:
 
 def title(backend: str) -> str:
     """A runtime's shape, in its colour, and its name."""
-    return f'<span class="mark {backend}" aria-hidden="true">{MARKS[backend]}</span> {TITLES[backend]}'
+    return f'<span class="mark {backend}" aria-hidden="true">{RUNTIMES[backend].glyph}</span> {TITLES[backend]}'
 
 
 def small(value: float) -> str:

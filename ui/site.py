@@ -16,6 +16,7 @@ from gradio.route_utils import FnIndexInferError
 from starlette.routing import Mount
 
 from inference.api.middleware import BodyLimit
+from inference.backends import RUNTIMES
 from ui.files import MAX_UPLOAD_MB, TemporaryFiles
 from ui.gate import PageGate
 from ui.waiting import FairQueue
@@ -67,10 +68,20 @@ async def _malformed(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": "The request is not the JSON that this address takes."}, 400)
 
 
+def _css() -> str:
+    """page.css, with the colour and the sign of each runtime."""
+    rules = [Path(__file__).with_name("page.css").read_text(encoding="utf-8")]
+    for name, runtime in RUNTIMES.items():
+        choice = f'#runtime label:has(input[value="{name}"]) span::before'
+        rules.append(f":root {{ --{name}: {runtime.color}; }} .{name} {{ --runtime: var(--{name}); }}")
+        rules.append(f'{choice} {{ content: "{runtime.glyph} "; color: var(--{name}); }}')
+    return "\n".join(rules)
+
+
 # For `gr.mount_gradio_app`.
 LAUNCH: dict[str, Any] = {
     "theme": THEME,
-    "css": Path(__file__).with_name("page.css").read_text(encoding="utf-8"),
+    "css": _css(),
     "head": '<meta name="description" content="One text classifier on three runtimes, side by side">',
     "footer_links": ["api", "settings"],
     "run_history": False,  # on by default, it keeps what people typed

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from inference.assets import FAITHFULNESS
-from inference.backends import runtime
+from inference.backends import RUNTIMES
 from inference.errors import InferenceError, InputError
 from inference.explain.explanation import GRADIENTS, METHOD_TITLES, OCCLUSION, Attribution, Explanation, signed
 from inference.explain.faithfulness import FIGURES, faithfulness_sentences, find_record
@@ -98,7 +98,7 @@ def explained(
     Raises:
         InferenceError: there is none for this text.
     """
-    if method == GRADIENTS and runtime(backend) != "pytorch":
+    if method == GRADIENTS and not RUNTIMES[backend].has_gradients:
         return message(InputError(OTHER_RUNTIME))
     label = dict(zip(models.bundle.tasks, labels, strict=True)).get(task)  # of no such task: `explain` says so
     found = models.explain(text, backend, task, label or None, method, is_wanted)

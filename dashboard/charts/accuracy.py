@@ -8,9 +8,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.charts.formatting import Estimate, joined, many, names, overlap, percent, points, sentence
-from dashboard.charts.style import COLORS, FAINT, GREY, SYMBOLS, Chart, Rows, finish, named
+from dashboard.charts.style import FAINT, GREY, Chart, Rows, finish, named
 from dashboard.charts.traces import dots, line_style
-from inference.backends import TITLES
+from inference.backends import RUNTIMES, TITLES
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, accuracy_decision
 
 Receipt = Mapping[str, Any]
@@ -148,8 +148,8 @@ def reliability(receipt: Receipt, task: str) -> Chart:
             mode="lines+markers",
             line=line_style(name) | {"width": 1.5},
             marker={
-                "color": COLORS[name],
-                "symbol": SYMBOLS[name],
+                "color": RUNTIMES[name].color,
+                "symbol": RUNTIMES[name].marker,
                 "size": [5 + 10 * (entry["rows"] / largest) ** 0.5 for entry in bins],
                 "opacity": 0.75,
             },
@@ -214,7 +214,12 @@ def coverage(receipt: Receipt, task: str, threshold: float) -> Chart:
             x=[covered],
             y=[right],
             mode="markers",
-            marker={"color": COLORS[name], "symbol": SYMBOLS[name], "size": 13, "line": {"color": FAINT, "width": 1}},
+            marker={
+                "color": RUNTIMES[name].color,
+                "symbol": RUNTIMES[name].marker,
+                "size": 13,
+                "line": {"color": FAINT, "width": 1},
+            },
             hoverinfo="skip",
         )
         table += [

@@ -8,8 +8,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.charts.formatting import many, points
-from dashboard.charts.style import COLORS, GREY, SYMBOLS, Chart, Rows, finish, label, named, short
-from inference.backends import TITLES
+from dashboard.charts.style import GREY, Chart, Rows, finish, label, named, short
+from inference.backends import RUNTIMES, TITLES
 
 Receipt = Mapping[str, Any]
 MOST = 10  # labels in a confusion matrix: three of them side by side leave no room for more
@@ -47,10 +47,10 @@ def per_class(receipt: Receipt, task: str, most: int = 12) -> Chart:
             mode="markers",
             # The first is the largest and hollow, so that equal ones show as a mark within a ring.
             marker={
-                "color": COLORS[name],
-                "symbol": SYMBOLS[name] + ("-open" if number == 0 else ""),
+                "color": RUNTIMES[name].color,
+                "symbol": RUNTIMES[name].marker + ("-open" if number == 0 else ""),
                 "size": 16 if number == 0 else 9,
-                "line": {"width": 2.5 if number == 0 else 0, "color": COLORS[name]},
+                "line": {"width": 2.5 if number == 0 else 0, "color": RUNTIMES[name].color},
             },
             hovertemplate=f"{named(name)}, %{{customdata}}: F1 %{{x:.1%}}<extra></extra>",
         )
@@ -170,5 +170,5 @@ def confusion(receipt: Receipt, task: str, name: str, most: int = MOST) -> Chart
 
 def _clear(name: str, opacity: float) -> str:
     """The backend's colour, so clear that text of either theme is read upon it."""
-    red, green, blue = (int(COLORS[name][at : at + 2], 16) for at in (1, 3, 5))
+    red, green, blue = (int(RUNTIMES[name].color[at : at + 2], 16) for at in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"

@@ -11,9 +11,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboard.charts.formatting import Estimate, digits, joined, many, ms, names, overlap, percent, sentence, times
-from dashboard.charts.style import COLORS, SYMBOLS, Chart, Rows, finish, label, limit, log_axis, named
+from dashboard.charts.style import Chart, Rows, finish, label, limit, log_axis, named
 from dashboard.charts.traces import grouped, line_style, lines, stacked
-from inference.backends import TITLES
+from inference.backends import RUNTIMES, TITLES
 from inference.compare import stats
 from inference.compare.results import PERCENTILES, blocks_of
 from inference.compare.stats import min_samples
@@ -82,7 +82,7 @@ def distribution(receipt: Receipt) -> Chart:
             x=np.percentile(times_ms, marks).tolist(),
             y=[mark / 100 for mark in marks],
             mode="markers",
-            marker={"symbol": SYMBOLS[name], "size": 9, "color": COLORS[name]},
+            marker={"symbol": RUNTIMES[name].marker, "size": 9, "color": RUNTIMES[name].color},
             showlegend=False,
             hoverinfo="skip",
         )
@@ -340,7 +340,7 @@ def shapes(receipt: Receipt) -> Chart | None:
                 "width": 3,
             },
             mode="markers",
-            marker={"color": COLORS[name], "symbol": SYMBOLS[name], "size": 10},
+            marker={"color": RUNTIMES[name].color, "symbol": RUNTIMES[name].marker, "size": 10},
             hovertemplate=f"{named(name)}, %{{y}}: %{{x:.3g}} ms<extra></extra>",
         )
     finish(

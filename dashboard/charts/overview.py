@@ -22,9 +22,9 @@ from dashboard.charts.formatting import (
     sentence,
     times,
 )
-from dashboard.charts.style import COLORS, FAINT, GREY, SYMBOLS, Chart, Rows, finish, label, log_axis, named, whiskers
+from dashboard.charts.style import FAINT, GREY, Chart, Rows, finish, label, log_axis, named, whiskers
 from dashboard.charts.traces import grouped, told
-from inference.backends import TITLES
+from inference.backends import RUNTIMES, TITLES
 from inference.compare import stats
 from inference.compare.benchmark import CONTROL
 from inference.compare.results import cost_per_million, noise_is_assumed
@@ -72,10 +72,10 @@ def pareto(receipt: Receipt, task: str) -> Chart:
         figure.add_scatter(
             x=[p50[name]["value"]],
             y=[right[name]["value"]],
-            error_x=whiskers([p50[name]]) | {"color": COLORS[name]},
-            error_y=whiskers([right[name]]) | {"color": COLORS[name]},
+            error_x=whiskers([p50[name]]) | {"color": RUNTIMES[name].color},
+            error_y=whiskers([right[name]]) | {"color": RUNTIMES[name].color},
             mode="markers",
-            marker={"color": COLORS[name], "symbol": SYMBOLS[name], "size": across, "opacity": 0.85},
+            marker={"color": RUNTIMES[name].color, "symbol": RUNTIMES[name].marker, "size": across, "opacity": 0.85},
             hovertemplate=(
                 f"{named(name)}<br>p50 {told(p50[name], ms)}<br>accuracy {told(right[name], percent)}"
                 f"<br>{mb(size[name])}<extra></extra>"
@@ -155,7 +155,7 @@ def speedup(receipt: Receipt) -> Chart:
     control = figures["control"]
     gains = {name: one for name, one in figures["speedup"].items() if name != reference}
     figure = go.Figure()
-    lines = {named(name): (COLORS[name], one) for name, one in gains.items()}
+    lines = {named(name): (RUNTIMES[name].color, one) for name, one in gains.items()}
     again = f"{TITLES[reference]} again"
     lines[again] = (GREY, control)
     for line, (color, one) in lines.items():

@@ -10,15 +10,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from inference.backends import TITLES
+from inference.backends import RUNTIMES, TITLES
 
 # Okabe–Ito, at least 3:1 on white and on Streamlit's dark background. The same on every page of Triptych.
-COLORS = {"pytorch": "#0072B2", "onnx": "#D55E00", "pytorch-bf16": "#CC79A7", "int8": "#009E73"}
 # Colour alone says nothing to one person in twelve: each backend has a shape, a line and a hatching of its own too.
-SYMBOLS = {"pytorch": "circle", "onnx": "triangle-up", "pytorch-bf16": "diamond", "int8": "square"}
-MARKS = {"pytorch": "●", "onnx": "▲", "pytorch-bf16": "◆", "int8": "■"}
-DASHES = {"pytorch": "solid", "onnx": "dash", "pytorch-bf16": "dashdot", "int8": "dot"}
-PATTERNS = {"pytorch": "", "onnx": "/", "pytorch-bf16": "x", "int8": "."}
 GREY = "#808080"  # 3.9:1 on white, 4.6:1 on the dark background: for lines that belong to no backend
 FAINT = "rgba(128,128,128,0.25)"
 
@@ -75,15 +70,15 @@ def limit(figure: go.Figure, text: str, *, x: float | None = None, y: float | No
 
 def named(backend: str) -> str:
     """The backend's shape and name, as axes and labels show it; a legend has the shape already."""
-    return f"{MARKS[backend]} {TITLES[backend]}"
+    return f"{RUNTIMES[backend].glyph} {TITLES[backend]}"
 
 
 def bar_style(backend: str) -> dict[str, Any]:
     """Keyword `marker` of a bar: the backend's colour and hatching."""
     return {
-        "color": COLORS[backend],
+        "color": RUNTIMES[backend].color,
         "pattern": {
-            "shape": PATTERNS[backend],
+            "shape": RUNTIMES[backend].hatching,
             "fillmode": "overlay",
             "fgcolor": "rgba(255,255,255,0.6)",
             "size": 7,

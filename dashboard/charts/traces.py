@@ -8,11 +8,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.charts.formatting import Estimate, digits
-from dashboard.charts.style import COLORS, DASHES, GREY, SYMBOLS, bar_style, finish, label, named, whiskers
-from inference.backends import TITLES
+from dashboard.charts.style import GREY, bar_style, finish, label, named, whiskers
+from inference.backends import RUNTIMES, TITLES
 
 # Readable on the backend's colour: at least 4.5:1.
-INKS = {"pytorch": "#ffffff", "onnx": "#000000", "pytorch-bf16": "#000000", "int8": "#000000"}
 LETTER = 0.032  # of the longest bar is taken by a letter, on a narrow screen
 GROUP = 0.8  # of a category's width is bars
 
@@ -109,7 +108,7 @@ def stacked(
                 x=[length],
                 base=[sum(one for _, one in parts[:number])],
                 marker={
-                    "color": COLORS[name],
+                    "color": RUNTIMES[name].color,
                     "line": {"color": "rgba(255,255,255,0.8)", "width": 1 if len(parts) > 1 else 0},
                 },
                 text=label(part) if length / longest > LETTER * (len(part) + 1) and len(parts) > 1 else "",
@@ -117,7 +116,7 @@ def stacked(
                 insidetextanchor="middle",
                 textangle=0,
                 constraintext="none",
-                textfont={"color": INKS[name], "size": 12},
+                textfont={"color": RUNTIMES[name].ink, "size": 12},
                 hovertemplate=f"{named(name)}, {label(part)}: {say(length)}<extra></extra>",
             )
     for name, parts in values.items():
@@ -168,8 +167,8 @@ def dots(
             x=[one["value"] * scale],
             y=[line],
             mode="markers+text",
-            error_x=whiskers([None if line in bare else one], scale) | {"color": COLORS[name], "thickness": 2},
-            marker={"color": COLORS[name], "symbol": SYMBOLS[name], "size": 13},
+            error_x=whiskers([None if line in bare else one], scale) | {"color": RUNTIMES[name].color, "thickness": 2},
+            marker={"color": RUNTIMES[name].color, "symbol": RUNTIMES[name].marker, "size": 13},
             text=say(one["value"]),
             textposition="top center",
             hovertemplate=f"{line}: {say(one['value']) if line in bare else told(one, say)}<extra></extra>",
@@ -196,7 +195,7 @@ def lines(
             error_y=whiskers([one for _, one in pairs]),
             mode="lines+markers",
             line=line_style(name),
-            marker={"symbol": SYMBOLS[name], "size": 10},
+            marker={"symbol": RUNTIMES[name].marker, "size": 10},
             customdata=[told(one, say) for _, one in pairs],
             hovertemplate=f"{named(name)}, %{{x}}: %{{customdata}}<extra></extra>",
         )
@@ -208,4 +207,4 @@ def lines(
 
 def line_style(name: str) -> dict[str, Any]:
     """Keyword `line`: the backend's colour and dash."""
-    return {"color": COLORS[name], "dash": DASHES[name], "width": 2.2}
+    return {"color": RUNTIMES[name].color, "dash": RUNTIMES[name].dash, "width": 2.2}

@@ -96,7 +96,7 @@ class Batcher:
         with self._lock:
             if classifier in self._on_one_core:
                 return
-        backend = classifier.backend.on_one_thread()
+        backend = classifier.backend.single_threaded()
         on_one_core = None
         if backend is not None:
             on_one_core = copy.copy(classifier)

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from inference.api import schemas
 from inference.api.errors import JSON
 from inference.api.service import Service
-from inference.backends import runtime
+from inference.backends import RUNTIMES
 
 HEALTH = ("/live", "/ready")
 """Paths that need no API key."""
@@ -91,7 +91,7 @@ def _schemas(service: Service) -> dict[str, Any]:
     predict["tasks"]["anyOf"][0]["items"] = explain["task"] = {"type": "string", "enum": list(tasks)}
     for fields in (predict, explain):
         fields["backend"]["anyOf"][0] = {"type": "string", "enum": service.backends}
-    if not any(runtime(name) == "pytorch" for name in service.backends):
+    if not any(RUNTIMES[name].has_gradients for name in service.backends):
         explain["method"]["enum"] = ["occlusion"]
     if len(tasks) > 1:
         components["ExplainRequest"]["required"].append("task")

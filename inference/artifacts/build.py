@@ -11,6 +11,7 @@ import numpy as np
 
 from inference import cpu
 from inference.assets import calibration_texts, showcase_texts
+from inference.backends import RUNTIMES
 from inference.errors import ExportError, importing
 from inference.formats.bundle import Bundle
 from inference.formats.tokenizer import TOKENIZER, read_tokenizer, write_tokenizer
@@ -19,7 +20,7 @@ from inference.jobs import Progress
 if TYPE_CHECKING:
     from inference.classifier import Classifier
 
-FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
+FILES = {name: runtime.file for name, runtime in RUNTIMES.items() if runtime.file}
 JOINED_TEXTS = 96  # of the showcase, by which a joined graph is compared with those it is made of
 
 
@@ -44,7 +45,7 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
     more: dict[str, Any] = {}
 
     def on_onnx(name: str, path: Path) -> Classifier:
-        backend = OnnxBackend(name, read_graph(path), tokenizer_file, threads=threads)
+        backend = OnnxBackend(name, read_graph(path), threads)
         return Classifier(bundle, backend, read_tokenizer(bundle, tokenizer_file))
 
     if bundle.format == "onnx":
@@ -56,15 +57,15 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
         with importing("Building ONNX and INT8", "-r requirements.txt"):
             from inference.onnx.export import export_onnx
             from inference.pytorch.backend import TorchBackend
-            from inference.pytorch.huggingface import load_merged, load_served
+            from inference.pytorch.huggingface import AdapterNetwork, load_merged, load_served
 
         def on_torch(network: Any) -> Classifier:
-            backend = TorchBackend(network, tokenizer_file, threads=threads)
+            backend = TorchBackend(network, threads=threads)
             return Classifier(bundle, backend, read_tokenizer(bundle, tokenizer_file))
 
         progress("loading the model in PyTorch", 0.0)
         network = load_served(bundle, base)
-        plain = load_merged(bundle, base) if hasattr(network, "switches") else network
+        plain = load_merged(bundle, base) if isinstance(network, AdapterNetwork) else network
         reference = on_torch(network)
         if bundle.four_bit:
             # The 4-bit kernels round on their own: ONNX is held to what those 4 bits stand for, and their part is told.
@@ -134,7 +135,6 @@ def check_joined(bundle: Bundle, joined: Classifier, texts: Sequence[str]) -> di
         single = ForeignGraph(
             "onnx",
             read_graph(path, bundle.folder, bundle.files),
-            joined.backend.tokenizer_file,
             joined.backend.threads,
         )
         expected, ours = (

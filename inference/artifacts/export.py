@@ -185,7 +185,7 @@ def _write_graphs(source: Path, ending: str, folder: Path, tasks: Mapping[str, T
         target = folder / f"{name}{ending}.onnx"
         save_model(select(source, model, outputs), target, external=external)
         try:
-            OnnxBackend(target.name, read_graph(target), folder)
+            OnnxBackend(target.name, read_graph(target))
         except BundleError as error:
             raise ExportError(f"Nothing was exported: {error}") from None
 
@@ -210,7 +210,7 @@ def _quantize(source: Path, target: Path, tokenizer_file: Path, path: Path) -> d
     ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(calibration_texts()) if encoding.ids]
     threads = cpu.cores()
     try:
-        plain = ForeignGraph("onnx", read_graph(source), tokenizer_file, threads)
+        plain = ForeignGraph("onnx", read_graph(source), threads)
         shapes = {name: values.shape for name, values in plain.logits(**pad(ids[:1], pad_id)).items()}
         tasks = {
             name: Task(tuple(map(str, range(shape[-1]))), _kind(path, name), 0.0) for name, shape in shapes.items()
@@ -220,7 +220,7 @@ def _quantize(source: Path, target: Path, tokenizer_file: Path, path: Path) -> d
         expected = parity.score_matrix(Classifier(bundle, plain, tokenizer), texts)
 
         def judge(made: Path) -> dict[str, Any]:
-            backend = ForeignGraph("int8", read_graph(made), tokenizer_file, threads)
+            backend = ForeignGraph("int8", read_graph(made), threads)
             return parity.judge(expected, Classifier(bundle, backend, tokenizer), texts)
 
         feeds = [plain.feed(**pad([row])) for row in ids]

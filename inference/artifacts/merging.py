@@ -71,7 +71,7 @@ def export_merged(
             parity.score_matrix(
                 Classifier(
                     bundle,
-                    TorchBackend(network, folder / TOKENIZER, threads=cpu.cores()),
+                    TorchBackend(network, threads=cpu.cores()),
                     read_tokenizer(bundle, folder / TOKENIZER),
                 ),
                 texts,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inference import cpu
-from inference.backends import EVERY, EXTRA, TITLES
+from inference.backends import BACKENDS, RUNTIMES, TITLES
 from inference.commands.options import add_command, add_json, add_model_command, names, print_json, require_writable
 from inference.errors import InputError
 from inference.formats.describe import describe
@@ -29,8 +29,9 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--backends",
         type=names,
-        help=f"comma-separated, of {', '.join(EVERY)} (default: all that the model has but {', '.join(EXTRA)})",
+        help=f"comma-separated, of {', '.join(BACKENDS)} (default: all that the model has)",
     )
+    p.add_argument("--dtype", choices=RUNTIMES["pytorch"].dtypes["cpu"], help="of PyTorch (default: float32)")
     p.add_argument("--threads", type=int, help="CPU threads per backend (default: all cores)")
     p.add_argument("--quick", action="store_true", help="take under a minute: fewer samples, at most 500 rows")
     p.add_argument("--rows", type=int, help="measure a random sample of this many rows (default: all)")
@@ -47,7 +48,7 @@ def add(commands: Any) -> None:
     )
     p.add_argument("receipt", type=Path)
     add_limits(p)
-    p.add_argument("--backend", choices=EVERY, help="backend whose verdict is the exit code (default: the worst)")
+    p.add_argument("--backend", choices=BACKENDS, help="backend whose verdict is the exit code (default: the worst)")
     add_json(p)
 
     help = "Show, check and compare receipts."
@@ -124,6 +125,7 @@ def compare_command(args: argparse.Namespace) -> None:
         bundle,
         data,
         backends=args.backends or None,
+        dtype=args.dtype,
         threads=args.threads,
         quick=args.quick,
         seed=args.seed,

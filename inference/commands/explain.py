@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.backends import EVERY, TITLES
+from inference.backends import BACKENDS, TITLES
 from inference.commands.options import add_content, add_model_command, load_model, names, print_json, require_writable
 from inference.errors import InputError
 from inference.explain.explanation import METHOD_TITLES, METHODS, OCCLUSION, Explanation
@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
     p.add_argument("--label", help="label to explain (default: the predicted one)")
     help = "occlusion leaves out one word at a time, on any backend; gradients need PyTorch (default: %(default)s)"
     p.add_argument("--method", choices=METHODS, default=OCCLUSION, help=help)
-    p.add_argument("--backend", choices=EVERY, help="runtime (default: the model's first, usually pytorch)")
+    p.add_argument("--backend", choices=BACKENDS, help="runtime (default: the model's first, usually pytorch)")
     help = "explain on each of these comma-separated backends, and report how far they agree"
     p.add_argument("--compare", type=names, metavar="BACKENDS", help=help)
     p.add_argument("--budget", type=float, metavar="SECONDS", help="time limit (default: none)")

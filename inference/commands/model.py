@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.artifacts.cache import Artifact, check_content, find, model_sizes, obtain
-from inference.backends import DTYPES, EVERY, TITLES
+from inference.backends import BACKENDS, DTYPES, TITLES
 from inference.classifier import Prediction
 from inference.commands.options import add_content, add_model_command, load_model
 from inference.errors import InputError
@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     p.add_argument(
         "texts", nargs="+", metavar="TEXT", help="a text; - reads one text per line from stdin and skips blank lines"
     )
-    p.add_argument("--backend", choices=EVERY, help="runtime (default: the model's first, usually pytorch)")
+    p.add_argument("--backend", choices=BACKENDS, help="runtime (default: the model's first, usually pytorch)")
     p.add_argument("--task", help="(default: all)")
     p.add_argument("--threshold", type=float, help="uncertain below this confidence (default: the model's own)")
     p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
@@ -125,7 +125,12 @@ def _base(bundle: Bundle) -> str:
 
 
 def _line(task: str, p: Prediction) -> str:
-    notes = [note for note, said in (("uncertain", p.uncertain), ("cut at the token limit", p.truncated)) if said]
+    flags = {
+        "uncertain": p.uncertain,
+        "cut at the token limit": p.truncated,
+        "no word of it is in the vocabulary": p.unknown,
+    }
+    notes = [note for note, applies in flags.items() if applies]
     return f"{task:<12} {p.label:<24} {p.confidence:.4f}" + (f"  ({', '.join(notes)})" if notes else "")
 
 

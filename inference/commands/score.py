@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference import cpu
-from inference.backends import EVERY, check_backend
+from inference.backends import BACKENDS, RUNTIMES, check_backend
 from inference.commands.options import add_model_command
 from inference.errors import InputError
 from inference.formats.describe import describe
@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
     p.add_argument("--out", type=Path, required=True, help="the file to write; what is there is replaced at the end")
     p.add_argument("--text-column", help='(default: "text", else the only one or one named like texts)')
     p.add_argument("--tasks", help="comma-separated; all if left out")
-    p.add_argument("--backend", choices=EVERY, help=f"the runtime (default: {DEFAULT}, else the model's first)")
+    p.add_argument("--backend", choices=BACKENDS, help=f"the runtime (default: {DEFAULT}, else the model's first)")
     p.add_argument("--threshold", type=float, help="uncertain below this confidence (default: the model's own)")
     p.add_argument("--format", choices=FORMATS, help="(default: what OUT ends in; as IN where it has no ending)")
     p.add_argument("--all-scores", action="store_true", help="add a column with the probability of each label")
@@ -115,8 +115,8 @@ def open_model(
     bundle = describe(folder, base)
     if backend is None:
         backend = DEFAULT if DEFAULT in bundle.backends else bundle.backends[0]
-    check_backend(backend, bundle.backends, EVERY)
-    if backend in ("onnx", "int8"):
+    check_backend(backend, bundle.backends)
+    if RUNTIMES[backend].file:
         obtain(bundle, cache, progress, base)  # once, and with its progress shown; the workers find it built
     # Of one description: every worker, here or on another machine, opens this model or nothing.
     return Model(bundle, backend, partial(open_described, bundle, backend, threads=threads, base=base, cache=cache))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.api.access import add_access, read_access, read_key
-from inference.backends import DTYPES, EVERY
+from inference.backends import BACKENDS, DTYPES
 from inference.commands.options import add_model_command, load_model
 from inference.errors import InputError, MissingDependencyError
 
@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     p = add_model_command(
         commands, "serve", serve_command, "The HTTP API of a model, until it is told to stop.", positional=True
     )
-    p.add_argument("--backend", choices=EVERY, help="the runtime (default: int8 where the model has it)")
+    p.add_argument("--backend", choices=BACKENDS, help="the runtime (default: int8 where the model has it)")
     p.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from outside (default: %(default)s)")
     p.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: %(default)s)")
     p.add_argument(

@@ -107,7 +107,14 @@ class Process:
     """A worker process: `ask` it, and it answers."""
 
     def __init__(
-        self, backend: str, model: Path, cache: Path, threads: int, base: Path | None = None, content: str = ""
+        self,
+        backend: str,
+        model: Path,
+        cache: Path,
+        threads: int,
+        base: Path | None = None,
+        content: str = "",
+        dtype: str = "",
     ) -> None:
         self.backend = backend
         self.tokens: dict[str, list[int]] = {}  # of the texts it holds, as `Worker.read` tells
@@ -121,7 +128,7 @@ class Process:
             str(cache.resolve()),
         ]
         self._process = subprocess.Popen(
-            [*command, str(threads), str(time.time_ns()), content, *([str(base.resolve())] if base else [])],
+            [*command, str(threads), str(time.time_ns()), content, dtype, *([str(base.resolve())] if base else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -193,6 +200,7 @@ def launch(
     base: Path | None = None,
     number: int = 0,
     content: str = "",
+    dtypes: Mapping[str, str] | None = None,
 ) -> Iterator[dict[str, Process]]:
     """A running process per backend, by name, each holding these texts; with `control`, a second one of that backend.
 
@@ -200,6 +208,7 @@ def launch(
 
     Args:
         content: key of the model that they must open, as `artifacts.content_key` gives it; "" for any.
+        dtypes: backend -> dtype as for `load`, if not its default.
 
     Raises:
         InferenceError: one does not start, or cannot read a text.
@@ -209,7 +218,9 @@ def launch(
         arms = {name: name for name in backends} | ({CONTROL: control} if control else {})
         for arm in turn_order(list(arms), number):
             found[arm] = stack.enter_context(
-                contextlib.closing(Process(arms[arm], model, cache, threads, base, content))
+                contextlib.closing(
+                    Process(arms[arm], model, cache, threads, base, content, (dtypes or {}).get(arms[arm], ""))
+                )
             )
         for process in found.values():
             process.tokens = process.ask("read", texts=list(texts))

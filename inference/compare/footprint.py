@@ -8,20 +8,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from inference.artifacts.build import FILES
 from inference.artifacts.cache import Artifact
-from inference.backends import runtime
+from inference.backends import RUNTIMES
 from inference.errors import InferenceError
 from inference.formats.bundle import Bundle
 from inference.formats.files import sha256, tensors
 from inference.formats.tokenizer import TOKENIZER
 
-# What serving with a backend imports; the requirements of these are counted too.
-LIBRARIES = {
-    "pytorch": ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy"),
-    "onnx": ("onnxruntime", "tokenizers", "numpy"),
-    "int8": ("onnxruntime", "tokenizers", "numpy"),
-}
 _SAFETENSORS_PREFIXES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}
 
 
@@ -31,15 +24,16 @@ def footprint(bundle: Bundle, artifact: Artifact, backend: str, base: Path | Non
     Raises:
         BundleError: a file is missing.
     """
-    if runtime(backend) == "pytorch":
+    runtime = RUNTIMES[backend]
+    if runtime.file is None:
         paths = bundle.paths(base)
         weights = [path for path in paths.values() if path.suffix == ".safetensors"]
         dtypes = _sum_by_type(pair for path in weights for pair in _safetensors_types(path))
     else:
-        weights_file = f"{Path(FILES[backend]).stem}_weights.bin"  # exists if the weights exceed 2 GB
-        names = [FILES[backend], *({weights_file} & set(artifact.manifest["files"])), TOKENIZER]
+        weights_file = f"{Path(runtime.file).stem}_weights.bin"  # exists if the weights exceed 2 GB
+        names = [runtime.file, *({weights_file} & set(artifact.manifest["files"])), TOKENIZER]
         paths = {name: artifact.folder / name for name in names}
-        dtypes = _sum_by_type(_onnx_types(artifact.folder / FILES[backend]))
+        dtypes = _sum_by_type(_onnx_types(artifact.folder / runtime.file))
     if bundle.format == "bundle":
         paths["bundle.json"] = bundle.folder / "bundle.json"
     return {
@@ -48,7 +42,7 @@ def footprint(bundle: Bundle, artifact: Artifact, backend: str, base: Path | Non
             for name, path in paths.items()
         },
         "dtypes": dtypes,
-        "libraries": libraries(LIBRARIES[runtime(backend)]),
+        "libraries": libraries(runtime.libraries),
     }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from inference.backends import RUNTIMES
 from inference.compare.checking import check_consistency
 from inference.errors import InputError
 
@@ -114,6 +115,7 @@ def _check_schema(receipt: Receipt, name: str, again: str) -> None:
     # In JSON Schema 3.0 is an integer; in Python it is not an index.
     types = standard.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    schema["$defs"]["backend"] = {"enum": list(RUNTIMES)}
     validator = jsonschema.validators.extend(standard, type_checker=types)(schema)
     error = jsonschema.exceptions.best_match(validator.iter_errors(receipt))
     if error is not None:

@@ -19,7 +19,7 @@ import numpy as np
 from inference import cpu
 from inference.artifacts.cache import Artifact, content_key, default_cache, obtain, tool_versions
 from inference.assets import CALIBRATION, SHOWCASE
-from inference.backends import EVERY, TITLES, check_backend, check_device
+from inference.backends import BACKENDS, RUNTIMES, LoadOptions, check_backend
 from inference.compare import benchmark
 from inference.compare.footprint import footprint
 from inference.compare.receipt import FORMAT, VERSION, Receipt, seal
@@ -52,6 +52,7 @@ def measure(
     data: LabelledData | None = None,
     *,
     backends: Sequence[str] | None = None,
+    dtype: str | None = None,
     threads: int | None = None,
     quick: bool = False,
     seed: int = 0,
@@ -67,7 +68,8 @@ def measure(
         model: a folder, a Hub id, or a description of one: what is measured is what was described.
         data: labelled rows; the showcase, with its texts kept, if left out.
         backends: the first of them is the reference, "pytorch" where it is among them; all that the model has if
-            left out. "pytorch-bf16" is measured where it is named.
+            left out.
+        dtype: as for `load`, of the backends that have a choice.
         threads: CPU threads of each backend, the same for all; every core this process may use if left out.
         quick: under a minute instead of some: one start of each process, fewer samples, at most `QUICK_ROWS` rows.
         seed: draws the rows that are timed, the sample of rows, and the bootstrap.
@@ -83,10 +85,10 @@ def measure(
     bundle = model if isinstance(model, Bundle) else describe(model, base)
     backends = bundle.backends if backends is None else backends
     for name in backends:
-        check_backend(name, bundle.backends, EVERY)
-        check_device(name, "cpu", None, compiled=False)
+        check_backend(name, bundle.backends)
+    dtypes = _dtypes(backends, dtype)
     if not backends or len(set(backends)) < len(backends):
-        raise InputError(f"backends={','.join(backends)} must name each backend once. Known: {', '.join(EVERY)}.")
+        raise InputError(f"backends={','.join(backends)} must name each backend once. Known: {', '.join(BACKENDS)}.")
     if seed < 0:
         raise InputError(f"seed={seed} must not be negative.")
     threads = cpu.cores() if threads is None else threads
@@ -105,9 +107,9 @@ def measure(
         data = data.sample(QUICK_ROWS, seed)
     artifact = obtain(bundle, cache, lambda step, share: say(f"building: {step}", 0.0), base)
     # In the order of exactness, the reference first.
-    names = [name for name in TITLES if name in backends]
+    names = [name for name in RUNTIMES if name in backends]
     plan = plan or (benchmark.QUICK if quick else benchmark.FULL)
-    run = _Run(bundle, artifact, data, names, threads, cache, base, seed, plan, say)
+    run = _Run(bundle, artifact, data, names, dtypes, threads, cache, base, seed, plan, say)
     before, stolen, started = _machine_now(), benchmark.steal([]), time.monotonic()
     measured = run.measure()
     say("statistics", 0.99)
@@ -122,6 +124,7 @@ def measure(
             "threads": threads,
             "quick": quick,
             "seed": seed,
+            **({"dtypes": dtypes} if dtypes else {}),
             **asdict(plan),
         },
         "model": {
@@ -162,6 +165,18 @@ def measure(
     return seal(receipt)
 
 
+def _dtypes(backends: Sequence[str], dtype: str | None) -> dict[str, str]:
+    """Backend -> the dtype to measure it in, of those that have a choice on a CPU.
+
+    Raises:
+        InputError: none of them can be measured in it.
+    """
+    if dtype is None:
+        return {}
+    choosing = [name for name in backends if len(RUNTIMES[name].dtypes["cpu"]) > 1] or list(backends)
+    return {name: LoadOptions(name, dtype=dtype).backend and dtype for name in choosing}
+
+
 @dataclass
 class _Run:
     """The measurement itself; what it gathers on the way."""
@@ -170,6 +185,7 @@ class _Run:
     artifact: Artifact
     data: LabelledData
     names: list[str]
+    dtypes: dict[str, str]
     threads: int
     cache: Path
     base: Path | None
@@ -204,7 +220,7 @@ class _Run:
         texts = [self.data.texts[row] for one in rows for row in one]
         content = content_key(self.bundle)
         return benchmark.launch(
-            self.names, self.bundle.folder, self.cache, threads, texts, control, self.base, number, content
+            self.names, self.bundle.folder, self.cache, threads, texts, control, self.base, number, content, self.dtypes
         )
 
     def recipe(self, backend: str) -> dict[str, Any]:

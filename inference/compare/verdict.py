@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from inference.backends import TITLES
+from inference.backends import RUNTIMES, TITLES
 from inference.compare import stats
 from inference.compare.benchmark import MAX_SLOWDOWN
 from inference.compare.results import DEFAULT_MAX_DROP
@@ -221,9 +221,11 @@ def _recommend(receipt: Mapping[str, Any], situation: str, shippable: list[str])
 
 
 def _recommend_for_gpu(names: Sequence[str], shippable: Sequence[str]) -> Recommendation:
-    able = [name for name in names if name != "int8"]  # its 8-bit products are written for CPUs
+    able = [name for name in names if "cuda" in RUNTIMES[name].dtypes]
     if not able:
-        return Recommendation(None, f"No GPU was measured, and {TITLES['int8']} does not run on GPUs.")
+        return Recommendation(
+            None, f"No GPU was measured, and {' and '.join(TITLES[name] for name in names)} does not run on GPUs."
+        )
     runtimes = f"{' and '.join(TITLES[name] for name in able)} {'runs' if len(able) == 1 else 'run'}"
     why = f"No GPU was measured, so no figure decides. {runtimes} on GPUs (device='cuda'): measure there."
     return Recommendation(next((name for name in able if name in shippable), None), why)

@@ -1,6 +1,6 @@
 """One backend in a process of its own: orders on stdin, replies on stdout, one JSON document a line.
 
-python -m inference.compare.worker BACKEND MODEL CACHE THREADS STARTED_NS CONTENT [BASE]
+python -m inference.compare.worker BACKEND MODEL CACHE THREADS STARTED_NS CONTENT DTYPE [BASE]
 
 A runtime's memory, threads and start-up can be told from another's only where it has a process to itself. What is
 loaded here is what answers everywhere else: `inference.load` and the `Classifier` it gives.
@@ -19,14 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-# What is imported before anything is loaded, so that the start can be told apart: imports, model, first answer.
-_TORCH = ("torch", "transformers", "peft", "inference.pytorch.backend")
-IMPORTS = {
-    "pytorch": _TORCH,
-    "pytorch-bf16": _TORCH,
-    "onnx": ("onnxruntime", "inference.onnx.backend"),
-    "int8": ("onnxruntime", "inference.onnx.backend"),
-}
+from inference.backends import RUNTIMES
+
 FIRST = "how long does the first answer take?"
 PLATEAU = 0.05  # two passes in a row whose medians differ by less than this share: warm
 MAX_PASSES = 12
@@ -141,20 +135,31 @@ class Worker:
 
 
 def start(
-    backend: str, model: str, cache: str, threads: int, started_ns: int, content: str, base: str | None = None
+    backend: str,
+    model: str,
+    cache: str,
+    threads: int,
+    started_ns: int,
+    content: str,
+    dtype: str = "",
+    base: str | None = None,
 ) -> tuple[Worker, dict[str, Any]]:
     """A worker that has given its first answer, and what its start took in seconds.
 
     Args:
         started_ns: `time.time_ns()` just before this process was started: the interpreter is part of the imports.
         content: key of the model, as for `load`; "" for any.
+        dtype: as for `load`; "" for the default.
     """
-    for name in IMPORTS[backend]:
+    runtime = RUNTIMES[backend]
+    for name in (*runtime.libraries, runtime.module):  # before loading, so that the two can be told apart
         importlib.import_module(name)
     from inference.loading import load
 
     imported = time.time_ns()
-    classifier = load(model, backend, threads=threads, cache=cache, base=base, content=content or None)
+    classifier = load(
+        model, backend, dtype=dtype or None, threads=threads, cache=cache, base=base, content=content or None
+    )
     loaded = time.time_ns()
     classifier.predict_all_tasks(FIRST)
     answered = time.time_ns()

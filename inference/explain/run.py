@@ -5,22 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from inference.backends import TITLES
+from inference.backends import RUNTIMES, TITLES
 from inference.classifier import probabilities
 from inference.errors import InputError, importing, shown
 from inference.explain import occlusion
 from inference.explain.explanation import GRADIENTS, METHODS, OCCLUSION, Attribution, Explanation
-from inference.explain.words import WordSpan, is_unknown, unknown_token, words_of
+from inference.explain.words import WordSpan, words_of
+from inference.formats.tokenizer import is_unknown
 from inference.jobs import Progress
 
 if TYPE_CHECKING:
     from inference.classifier import Classifier
+
+
+class _WithNetwork(Protocol):
+    """A backend of a runtime that has gradients."""
+
+    network: Any
 
 
 def explain(
@@ -72,7 +79,6 @@ def explain(
         progress=progress,
     )
     found = asked.occlude() if method == OCCLUSION else asked.integrate()
-    unknown = unknown_token(classifier.tokenizer)
     return Explanation(
         text=text,
         task=task,
@@ -89,7 +95,7 @@ def explain(
                 word.end,
                 value,
                 without,
-                is_unknown(word, encoding, unknown),
+                is_unknown(encoding, classifier.unknown_token, word.pieces),
             )
             for word, value, without in zip(found.words, found.attributions, found.without, strict=True)
         ),
@@ -170,7 +176,7 @@ class _Question:
         pad = self.classifier.bundle.pad_id
         try:
             found = gradients.integrate(
-                self.classifier.backend.network,  # type: ignore[attr-defined]
+                cast(_WithNetwork, self.classifier.backend).network,
                 self.task,
                 self.index,
                 self.classifier.tasks[self.task].problem_type == "multi_label_classification",
@@ -206,7 +212,7 @@ def _check(classifier: Classifier, task: str, label: str | None, method: str, bu
     if budget_s is not None and not (isinstance(budget_s, int | float) and budget_s > 0):
         raise InputError(f"budget_s={shown(budget_s)} is not a time. Give seconds above 0, or leave it out.")
     name = classifier.backend.name
-    if method == GRADIENTS and not hasattr(classifier.backend, "network"):
+    if method == GRADIENTS and not (name in RUNTIMES and RUNTIMES[name].has_gradients):
         raise InputError(
             f"method={GRADIENTS!r} needs the gradients of a PyTorch network, and this model is open on "
             f"{TITLES.get(name, name)}. Take method={OCCLUSION!r}, or load it with backend='pytorch'."

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenizers import Encoding, Regex, Tokenizer
+from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 
 # \X in word mode is one segment of UAX #29, Unicode's word boundaries: "don't", "7.30" and a family emoji are one.
@@ -107,30 +107,3 @@ def grouped(words: Sequence[WordSpan], most: int) -> list[WordSpan]:
         WordSpan(some[0].start, some[-1].end, tuple(sorted(i for word in some for i in word.pieces)))
         for some in (words[at : at + size] for at in range(0, len(words), size))
     ]
-
-
-def unknown_token(tokenizer: Tokenizer) -> int | None:
-    """The token that stands for whatever the vocabulary lacks; None where that spells out every byte."""
-    model = tokenizer.model
-    # A Unigram model does not tell: SentencePiece has the first name, DeBERTa the second.
-    names = [model.unk_token] if hasattr(model, "unk_token") else ["<unk>", "[UNK]"]
-    numbers = [tokenizer.token_to_id(name) for name in names if name]
-    return next((number for number in numbers if number is not None), None)
-
-
-def is_unknown(word: WordSpan, encoding: Encoding, unknown: int | None) -> bool:
-    """Whether the model reads nothing of a word but the token for what its vocabulary lacks.
-
-    Args:
-        encoding: of the text that the word is of.
-        unknown: `unknown_token` of its tokenizer.
-    """
-    # SentencePiece puts the space before a word into a piece of its own where it has no other.
-    read = [encoding.ids[piece] for piece in word.pieces if encoding.tokens[piece].strip("\u2581")]
-    return unknown is not None and bool(read) and set(read) == {unknown}
-
-
-def nothing_known(tokenizer: Tokenizer, encoding: Encoding) -> bool:
-    """Whether the model reads nothing of a whole text but the token for what its vocabulary lacks."""
-    pieces = tuple(piece for piece, none in enumerate(encoding.special_tokens_mask) if not none)
-    return is_unknown(WordSpan(0, 0, pieces), encoding, unknown_token(tokenizer))

@@ -6,10 +6,10 @@ import contextlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from inference.errors import BundleError, ExportError, MissingDependencyError, importing
 from inference.formats.bundle import Bundle, locate_base
@@ -80,6 +80,31 @@ def read_tokenizer(bundle: Bundle, path: Path) -> Tokenizer:
             f"{bundle.vocab_size:,}. It belongs to another model: put the right one there."
         )
     return found
+
+
+def unknown_token(tokenizer: Tokenizer) -> int | None:
+    """Return the id of the token for text that the vocabulary lacks; None if the tokenizer spells out every byte."""
+    model = tokenizer.model
+    # A Unigram model does not say: SentencePiece uses the first name, DeBERTa the second.
+    names = [model.unk_token] if hasattr(model, "unk_token") else ["<unk>", "[UNK]"]
+    ids = [tokenizer.token_to_id(name) for name in names if name]
+    return next((number for number in ids if number is not None), None)
+
+
+def is_unknown(encoding: Encoding, unknown: int | None, pieces: Iterable[int] | None = None) -> bool:
+    """Return whether the vocabulary has nothing for a text, or for some of its pieces.
+
+    Args:
+        encoding: of the text.
+        unknown: `unknown_token` of its tokenizer.
+        pieces: positions of the tokens to look at; all but the special ones by default.
+    """
+    if unknown is None or unknown not in encoding.ids:
+        return False
+    if pieces is None:
+        pieces = (piece for piece, special in enumerate(encoding.special_tokens_mask) if not special)
+    # SentencePiece puts the space before a word into a piece of its own if it has no other.
+    return {encoding.ids[piece] for piece in pieces if encoding.tokens[piece].strip("\u2581")} == {unknown}
 
 
 def save_tokenizer(source: Path, folder: Path, max_tokens: int, pad_id: int) -> None:

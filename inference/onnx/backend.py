@@ -5,21 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from inference.backends import Logits, OutOfMemory, in_parts
-from inference.errors import BundleError, InputError, MissingDependencyError
+from inference.backends import LoadOptions, Logits, OutOfMemory, retry_in_smaller_batches
+from inference.errors import BundleError, InputError, MissingDependencyError, importing
+from inference.formats.bundle import Bundle
 
 log = logging.getLogger(__name__)
 
 CUDA = "CUDAExecutionProvider"
 FULL = ("failed to allocate memory", "out of memory", "alloc_failed")  # how its errors of a full GPU read
 # A session keeps weights of its own, and the products of a large model keep several threads busy in one pass anyway.
-MOST_TWICE = 500_000_000
+MAX_SECOND_SESSION_BYTES = 500_000_000
 LOGITS = "logits"  # what most exporters call the output of a classifier
 OUTPUT_PREFIX = "logits_"  # the graph's output for a task is called logits_<task>
 
@@ -41,6 +41,21 @@ class Graph:
         options.add_external_initializers(list(self.weights), values)
 
 
+def check_device(options: LoadOptions) -> None:
+    """Raise InputError or MissingDependencyError if ONNX Runtime cannot use this device."""
+    if options.device != "cpu":
+        check_cuda(options.device)
+
+
+def open_backend(bundle: Bundle, options: LoadOptions, graph: Graph, base: object) -> OnnxBackend:
+    """Open a built graph, on a GPU in float16 unless float32 is named; see `Runtime.module`."""
+    if options.device != "cpu" and options.dtype != "float32":
+        with importing("ONNX on a GPU", "onnx"):
+            from inference.onnx.float16 import to_float16
+        graph = to_float16(graph)
+    return OnnxBackend(options.backend, graph, options.threads, options.device)
+
+
 class OnnxBackend:
     """An ONNX graph with inputs `input_ids` and `attention_mask` and one output `logits_<task>` per task.
 
@@ -50,17 +65,16 @@ class OnnxBackend:
             external data finds no folder to read it from.
     """
 
-    def __init__(self, name: str, graph: Graph, tokenizer_file: Path, threads: int = 1, device: str = "cpu") -> None:
+    def __init__(self, name: str, graph: Graph, threads: int = 1, device: str = "cpu") -> None:
         self.name = name
         self.device = device
         self.threads = threads
-        self.tokenizer_file = tokenizer_file
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # its warnings are for people who build graphs
         self._weights = graph.weights
-        self._graph = graph if threads > 1 and device == "cpu" else None  # for `on_one_thread`
+        self._graph = graph if threads > 1 and device == "cpu" else None  # for `single_threaded`
         self._beside: OnnxBackend | None = None
         on_gpu = device != "cpu"
         providers = [(CUDA, {"device_id": check_cuda(device)})] if on_gpu else ["CPUExecutionProvider"]
@@ -84,19 +98,19 @@ class OnnxBackend:
 
     def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
         """As `Backend.logits`."""
-        return in_parts(self._forward, input_ids, attention_mask)
+        return retry_in_smaller_batches(self._forward, input_ids, attention_mask)
 
-    def on_one_thread(self) -> OnnxBackend | None:
-        """As `Backend.on_one_thread`; None on one thread, on a GPU, for weights above `MOST_TWICE` bytes.
+    def single_threaded(self) -> OnnxBackend | None:
+        """As `Backend.single_threaded`.
 
-        None too where there is no memory for it.
+        None on one thread, on a GPU, for weights above `MAX_SECOND_SESSION_BYTES`, and if memory is short.
         """
         graph, self._graph = self._graph, None
         if graph is not None:
             size = len(graph.model) + sum(array.nbytes for array in graph.weights.values())
-            if size <= MOST_TWICE:
+            if size <= MAX_SECOND_SESSION_BYTES:
                 try:
-                    self._beside = OnnxBackend(self.name, graph, self.tokenizer_file)
+                    self._beside = OnnxBackend(self.name, graph)
                 except BundleError:
                     log.warning("A second session cannot be had: batches run one after the other.", exc_info=True)
         return self._beside
@@ -125,8 +139,8 @@ class ForeignGraph(OnnxBackend):
     `logits` gives float32 by the name of the output. `token_type_ids`, where the graph wants them, are zeros.
     """
 
-    def __init__(self, name: str, graph: Graph, tokenizer_file: Path, threads: int = 1) -> None:
-        super().__init__(name, graph, tokenizer_file, threads)
+    def __init__(self, name: str, graph: Graph, threads: int = 1) -> None:
+        super().__init__(name, graph, threads)
         self._kinds = {
             one.name: np.int32 if one.type == "tensor(int32)" else np.int64 for one in self._session.get_inputs()
         }

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from inference.errors import ExportError
-from inference.onnx.backend import Graph
+
+if TYPE_CHECKING:
+    from inference.onnx.backend import Graph
 
 # It tells of every dimension that it cannot work out; what is asked of it are types.
 logging.getLogger("onnxruntime.tools.symbolic_shape_infer").setLevel(logging.ERROR)
@@ -21,7 +25,7 @@ LARGEST = float(np.finfo(np.float16).max)  # the mask's "minus infinity" of floa
 REMEDY = "Load it with dtype='float32', or with backend='pytorch'."
 
 
-def halve(graph: Graph) -> Graph:
+def to_float16(graph: Graph) -> Graph:
     """The same graph with the encoder's weights and products in float16.
 
     Pooling and heads, all that follows the last layer norm, stay in float32, and so do softmax, inputs and outputs.
@@ -43,7 +47,7 @@ def halve(graph: Graph) -> Graph:
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     } | {one.name for one in model.graph.initializer if one.data_type == TensorProto.FLOAT}
     _rewrite(model.graph, floats)
-    return Graph(bytes(model.SerializeToString()))
+    return replace(graph, model=bytes(model.SerializeToString()))
 
 
 def _rewrite(graph: GraphProto, floats: set[str]) -> None:

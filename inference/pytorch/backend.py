@@ -13,8 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from inference.backends import Logits, OutOfMemory, in_parts
+from inference.backends import LoadOptions, Logits, OutOfMemory, retry_in_smaller_batches
 from inference.errors import InputError
+from inference.formats.bundle import Bundle
+from inference.pytorch.huggingface import AdapterNetwork, load_served
+from inference.pytorch.network import best_dtype, cast_encoder, has_fixed_device, unmap, use_sdpa
 
 SHORTEST = 16  # tokens of the smallest bucket
 
@@ -50,6 +53,23 @@ class Buckets:
         )
 
 
+def check_device(options: LoadOptions) -> None:
+    """Raise InputError if PyTorch has no such device here."""
+    if options.kind == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError(f"device={options.device!r}, but PyTorch sees no CUDA GPU here. Use device='cpu'.")
+        _device(options.device)
+
+
+def open_backend(bundle: Bundle, options: LoadOptions, graph: None, base: Path | None) -> TorchBackend:
+    """Load the weights and open them on a device; see `Runtime.module`."""
+    network = load_served(bundle, base, options.device, options.dtype)
+    if not bundle.four_bit:  # those weights were made here
+        unmap(network)
+    buckets = Buckets(bundle.max_tokens, bundle.pad_id) if options.compiled else None
+    return TorchBackend(network, options.device, options.threads, dtype=options.dtype, buckets=buckets)
+
+
 class TorchBackend:
     """A network on a torch device.
 
@@ -61,34 +81,29 @@ class TorchBackend:
         dtype: of its weights and products. The heads of a bundle stay in float32, and so do its sentence vectors.
             Left out: float32 on a CPU; on a GPU bfloat16 where it has that, else float16.
         buckets: compile the network for these shapes.
-        name: how it is called in answers.
 
     Raises:
         InputError: there is no such device here, or it has no such dtype.
         OutOfMemory: the weights do not fit into its memory.
     """
 
+    name = "pytorch"
+
     def __init__(
         self,
         network: nn.Module,
-        tokenizer_file: Path,
         device: str = "cpu",
         threads: int = 1,
         *,
         dtype: str | None = None,
         buckets: Buckets | None = None,
-        name: str = "pytorch",
     ) -> None:
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise InputError(f"device={device!r}, but PyTorch sees no CUDA GPU here. Use device='cpu'.")
-        self.name = name
         self.device = device
         self.threads = threads
-        self.tokenizer_file = tokenizer_file
-        self._device = _device(device, network)
+        self._device = _first_device(network) if device == "auto" else _device(device)
         self._buckets = buckets
         torch.set_num_threads(threads)
-        switches = hasattr(network, "switches")
+        switches = isinstance(network, AdapterNetwork)
         if switches and buckets:
             raise InputError("compile=True is for one network, and this one is switched between adapters. Merge them.")
         try:
@@ -100,7 +115,7 @@ class TorchBackend:
         if full:
             raise self._no_memory("The model", full)
         if self._device.type == "cuda":
-            take_sdpa(network)
+            use_sdpa(network)
         self.network = network.eval()
         """As it was given; gradients are taken of it."""
         self._network: Any = network
@@ -111,16 +126,16 @@ class TorchBackend:
         self._turn = threading.Lock() if switches or buckets else contextlib.nullcontext()
         self._tasks: list[str] = list(network.tasks)  # type: ignore[arg-type]
 
-    def on_one_thread(self) -> None:
-        """As `Backend.on_one_thread`: PyTorch has one number of threads for the whole process."""
+    def single_threaded(self) -> None:
+        """As `Backend.single_threaded`: PyTorch has one number of threads for the whole process."""
 
     def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
         """As `Backend.logits`."""
-        return in_parts(self._forward, input_ids, attention_mask)
+        return retry_in_smaller_batches(self._forward, input_ids, attention_mask)
 
     def _place(self, network: nn.Module, dtype: str | None) -> None:
-        if self.device != "auto" and not is_placed(network):
-            narrow(network, getattr(torch, dtype or best_dtype(self._device)))
+        if self.device != "auto" and not has_fixed_device(network):
+            cast_encoder(network, getattr(torch, dtype or best_dtype(self._device)))
             network.to(self._device)
         elif self.device != "auto" and dtype is not None:
             raise InputError(f"dtype={dtype!r} is not for a base in 4 bits, which has its own. Leave it out.")
@@ -158,57 +173,21 @@ class TorchBackend:
         )
 
 
-def best_dtype(device: torch.device) -> str:
-    """The dtype that a network is served in on this device where nobody asks for another."""
-    if device.type != "cuda":
-        return "float32"
-    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-
-
-def narrow(network: nn.Module, dtype: torch.dtype) -> None:
-    """Convert the weights to `dtype`, in place. Pooling and heads of a bundle stay in float32."""
-    encoder = getattr(network, "encoder", None)
-    if not isinstance(encoder, nn.Module):
-        network.to(dtype)
-    elif dtype != torch.float32:
-        encoder.to(dtype)
-        encoder.register_forward_hook(_widen)
-
-
-def _widen(_: nn.Module, __: Any, output: Any) -> Any:
-    # A mean over 512 tokens is worth more digits than its summands have.
-    output.last_hidden_state = output.last_hidden_state.float()
-    return output
-
-
-def is_placed(network: nn.Module) -> bool:
-    """Whether its weights are where they have to stay: in 4 bits, or spread over several devices."""
-    quantized = getattr(getattr(network, "config", None), "quantization_config", None) is not None
-    return quantized or any(hasattr(module, "hf_device_map") for module in network.modules())
-
-
-def take_sdpa(network: nn.Module) -> None:
-    """Attention by PyTorch's fused kernels from here on, wherever the architecture has it so.
-
-    Not on a CPU: there `eager` is the faster one for short texts, and the only one that is exported.
-    """
-    for module in network.modules():
-        if getattr(module, "_supports_sdpa", False) and hasattr(module, "set_attn_implementation"):
-            module.set_attn_implementation("sdpa")  # type: ignore[operator]
-
-
-def _device(device: str, network: nn.Module) -> torch.device:
-    if device == "auto":
-        # Of weights that wait on the disk only the outline is there, on "meta".
-        kinds = {one.device for one in network.parameters()}
-        return next((one for one in kinds if one.type == "cuda"), torch.device("cpu"))
+def _device(device: str) -> torch.device:
     try:
-        found = torch.device(device)
+        place = torch.device(device)
     except RuntimeError:
-        raise InputError(f"Unknown device {device!r}. Known: cpu, cuda.") from None
-    if found.type == "cuda" and found.index is not None and found.index >= torch.cuda.device_count():
+        raise InputError(f"Unknown device {device!r}. Known: cpu, cuda, cuda:0, cuda:1, …") from None
+    if place.index is not None and place.index >= torch.cuda.device_count():
         raise InputError(f"device={device!r}, but there are {torch.cuda.device_count()} GPUs here, from cuda:0.")
-    return found
+    return place
+
+
+def _first_device(network: nn.Module) -> torch.device:
+    """The first GPU that a spread network has weights on, else the CPU."""
+    # Weights that are kept on disk are only outlined, on "meta".
+    places = {parameter.device for parameter in network.parameters()}
+    return next((place for place in places if place.type == "cuda"), torch.device("cpu"))
 
 
 def _power_of_two(number: int) -> int:

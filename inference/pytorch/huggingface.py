@@ -15,8 +15,7 @@ from inference.formats.architectures import ARCHITECTURES
 from inference.formats.bundle import Bundle
 from inference.formats.files import read_json, tensors
 from inference.formats.tokenizer import quiet_transformers
-from inference.pytorch.backend import best_dtype
-from inference.pytorch.network import as_bundle_error, check_finite, load_network, merge_adapter, quiet_peft
+from inference.pytorch.network import as_bundle_error, best_dtype, check_finite, load_network, merge_adapter, quiet_peft
 
 
 class SequenceNetwork(nn.Module):
@@ -47,8 +46,6 @@ class SequenceNetwork(nn.Module):
 
 class AdapterNetwork(nn.Module):
     """One base in memory and the adapters of several tasks on it, switched from task to task. One caller at a time."""
-
-    switches = True
 
     def __init__(self, model: Any, tasks: list[str]) -> None:
         super().__init__()

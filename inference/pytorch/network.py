@@ -239,3 +239,42 @@ def check_finite(network: nn.Module, folder: Path) -> None:
             raise BundleError(
                 f"The weights in {folder} are damaged: {name} holds NaN or infinity. Restore the model folder."
             )
+
+
+def best_dtype(device: torch.device) -> str:
+    """The dtype that a network is served in on this device where nobody asks for another."""
+    if device.type != "cuda":
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+
+
+def cast_encoder(network: nn.Module, dtype: torch.dtype) -> None:
+    """Convert the weights to `dtype`, in place. Pooling and heads of a bundle stay in float32."""
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, nn.Module):
+        network.to(dtype)
+    elif dtype != torch.float32:
+        encoder.to(dtype)
+        encoder.register_forward_hook(_cast_output_to_float32)
+
+
+def _cast_output_to_float32(_: nn.Module, __: Any, output: Any) -> Any:
+    # A mean over 512 tokens is worth more digits than its summands have.
+    output.last_hidden_state = output.last_hidden_state.float()
+    return output
+
+
+def has_fixed_device(network: nn.Module) -> bool:
+    """Whether its weights are where they have to stay: in 4 bits, or spread over several devices."""
+    quantized = getattr(getattr(network, "config", None), "quantization_config", None) is not None
+    return quantized or any(hasattr(module, "hf_device_map") for module in network.modules())
+
+
+def use_sdpa(network: nn.Module) -> None:
+    """Attention by PyTorch's fused kernels from here on, wherever the architecture has it so.
+
+    Not on a CPU: there `eager` is the faster one for short texts, and the only one that is exported.
+    """
+    for module in network.modules():
+        if getattr(module, "_supports_sdpa", False) and hasattr(module, "set_attn_implementation"):
+            module.set_attn_implementation("sdpa")  # type: ignore[operator]

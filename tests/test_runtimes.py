@@ -1,0 +1,54 @@
+"""A further runtime is its module and an entry in the table: nothing else of the code names the runtimes."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import made
+import pytest
+from conftest import Tiny
+
+from inference import load
+from inference.artifacts.cache import find
+from inference.backends import RUNTIMES, LoadOptions
+from inference.compare.footprint import footprint
+from inference.formats.bundle import Bundle
+from inference.onnx import backend as onnx_backend
+from inference.onnx.backend import Graph, OnnxBackend
+
+
+@pytest.fixture
+def fourth(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A runtime of our own that runs the FP32 file, and keeps what it was opened with."""
+    module: Any = ModuleType("fourth_runtime")
+
+    def open_backend(bundle: Bundle, options: LoadOptions, graph: Graph, base: object) -> OnnxBackend:
+        module.opened = options
+        return OnnxBackend(options.backend, graph, options.threads)
+
+    module.check_device = onnx_backend.check_device
+    module.open_backend = open_backend
+    monkeypatch.setitem(sys.modules, "fourth_runtime", module)
+    made.add_runtime(monkeypatch, module="fourth_runtime", file="model.onnx", libraries=("numpy",))
+    return module  # type: ignore[no-any-return]
+
+
+def test_further_runtime_is_opened_through_the_table(tiny: Tiny, fourth: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bundle, "backends", (*RUNTIMES,), raising=False)
+    expected = load(tiny.folder, "onnx", base=tiny.base, cache=tiny.cache).predict_all_tasks("it was bad")
+    classifier = load(tiny.folder, "fourth", base=tiny.base, cache=tiny.cache, threads=1)
+    assert classifier.backend.name == "fourth"
+    assert fourth.opened == LoadOptions("fourth", threads=1)
+    assert classifier.predict_all_tasks("it was bad") == expected
+
+
+def test_footprint_of_a_further_runtime_comes_from_the_table(tiny: Tiny, fourth: Any) -> None:
+    load(tiny.folder, "onnx", base=tiny.base, cache=tiny.cache)
+    bundle = Bundle.read(tiny.folder)
+    artifact = find(bundle, tiny.cache)
+    assert artifact
+    measured = footprint(bundle, artifact, "fourth", tiny.base)
+    assert "model.onnx" in measured["files"]
+    assert list(measured["libraries"]) == ["numpy"]

@@ -1,6 +1,8 @@
 # make demo       page and dashboard at http://127.0.0.1:7860   (MODEL=folder PORT=7860 BACKEND=pytorch|onnx|int8)
 # make dashboard  the dashboard alone at http://127.0.0.1:8501  (MODEL=folder PORT=8501)
-# make test       every test that needs no extra system package
+# make test       the tests to run while working, in under four minutes: all but the commands of the documents, Ray, and
+#                 what is marked slow (pyproject.toml says what each marker means)
+# make test-all   every test, in some 18 minutes; one that needs what is not installed is skipped
 # make check      style and types
 # make interop    RapidFit and PEFT, each in an environment of its own, must answer as Triptych does: two minutes,
 #                 fetches a few small packages
@@ -18,7 +20,7 @@ BIN    := $(VENV)/bin
 MODEL  ?= assets/models/demo
 BACKEND ?= int8
 
-.PHONY: demo dashboard test check interop soak load figures clean
+.PHONY: demo dashboard test test-all check interop soak load figures clean
 
 demo: $(VENV)/app
 	TRIPTYCH_MODEL="$(MODEL)" TRIPTYCH_BACKEND="$(BACKEND)" PORT="$(or $(PORT),7860)" $(BIN)/python serve.py
@@ -27,8 +29,13 @@ dashboard: $(VENV)/app
 	TRIPTYCH_MODEL="$(MODEL)" $(BIN)/python -m streamlit run dashboard/main.py \
 	  --server.address 127.0.0.1 --server.port "$(or $(PORT),8501)"
 
+# Two workers, each of which takes a file at a time.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/dev
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not (docs or slow or ray)"
+
+test-all: $(VENV)/dev
+	$(PYTEST)
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """A headless Chromium for the tests of the page, and a visit that notes what the page complains about or asks for.
 
-Who imports this is skipped where Playwright is missing. The fixtures `browser` and `visit` are in conftest.py.
+Modules that import this are skipped if Playwright is not installed. The fixtures `browser` and `visit` are in
+conftest.py; a test that uses one of them is skipped if there is no Chromium, and has the marker `browser`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: requirements-dev.txt")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 
 PATIENCE_MS = 60_000  # a busy machine is no broken page
 
 
 @contextmanager
 def chromium() -> Iterator[sync_api.Browser]:
-    """A browser for as long as the block lasts."""
+    """A browser for as long as the block lasts; the test is skipped if there is none."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported: no test may reach the network
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests import onnxruntime themselves, before `inference`
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # two workers share the machine; a test that measures threads names their number
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it in the background, and children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # A slow example is no wrong one. All else stays as Hypothesis has it, here or in CI.
@@ -79,25 +83,98 @@ def tiny_data() -> dict[str, object]:
     return data
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use a browser, and run files with slow tests first so that both workers end together."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("docs")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder that all workers of this run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+def once(run_folder: Path, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that is made by the first test of the run that needs it, whatever its worker.
+
+    Args:
+        make: fills the folder, which does not exist yet.
+    """
+    folder, done = run_folder / name, run_folder / f"{name}.done"
+    with FileLock(run_folder / f"{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed half-way
+            make(folder)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_builds(run_folder: Path) -> Iterator[None]:
+    """Build in this process on one thread, and into temporary folders with a tenth of the texts.
+
+    The user's own cache still gets what users get: its keys do not depend on this.
+    """
+    from inference import cpu
+    from inference.artifacts import build as building
+    from inference.artifacts import cache
+
+    small: ContextVar[bool] = ContextVar("small", default=True)
+    cores = cpu.cores
+
+    def fewer(texts: Callable[[], list[str]]) -> Callable[[], list[str]]:
+        return lambda: texts()[:: 10 if small.get() else 1]
+
+    def build(bundle: Any, folder: Path, *rest: Any) -> Any:
+        token = small.set(folder.resolve().is_relative_to(run_folder.resolve()))
+        try:
+            return building.build(bundle, folder, *rest)
+        finally:
+            small.reset(token)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "cores", lambda: 1 if small.get() else cores())
+        patch.setattr(building, "showcase_texts", fewer(building.showcase_texts))
+        patch.setattr(building, "calibration_texts", fewer(building.calibration_texts))
+        patch.setattr(cache, "build", build)
+        yield
+
+
 class Tiny:
-    """A tiny bundle, its base and a cache folder of its own."""
+    """A tiny bundle, its base and a cache folder with its built files. Tests that change any of them use a copy."""
 
     def __init__(self, root: Path) -> None:
         self.folder = root / "tiny"
         self.base = root / "base"
         self.cache = root / "cache"
 
+    def copy(self, root: Path) -> Tiny:
+        copied = Tiny(root)
+        for name in ("folder", "base", "cache"):
+            shutil.copytree(getattr(self, name), getattr(copied, name))
+        return copied
+
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def tiny(run_folder: Path, small_builds: None) -> Tiny:
     """A bundle trained for a few steps on a random base: every real step, in seconds."""
+    return Tiny(once(run_folder, "tiny-model", make_tiny))
+
+
+def make_tiny(root: Path) -> None:
     from tokenizers import Tokenizer
 
-    from inference.formats.bundle import Base
+    from inference.artifacts.cache import obtain
+    from inference.formats.bundle import Base, Bundle
     from training.loop import Settings, new_network, train
     from training.save import write_bundle
 
-    made = Tiny(tmp_path_factory.mktemp("tiny"))
+    made = Tiny(root)
     digests = tiny_base(made.base)
     data = tiny_data()
     settings = Settings(
@@ -116,7 +193,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         notes={"licence": "cc0-1.0", "datasets": [], "data": {}, "background": 0},
         base_folder=made.base,
     )
-    return made
+    obtain(Bundle.read(made.folder), made.cache, base=made.base)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,10 +30,7 @@ def built(tiny: Tiny) -> Artifact:
 @pytest.fixture
 def own(tiny: Tiny, built: Artifact, tmp_path: Path) -> Tiny:
     """A copy of everything, for tests that break something."""
-    copy = Tiny(tmp_path)
-    for name in ("folder", "base", "cache"):
-        shutil.copytree(getattr(tiny, name), getattr(copy, name))
-    return copy
+    return tiny.copy(tmp_path)
 
 
 @pytest.fixture(scope="module", params=["pytorch", "onnx", "int8"])

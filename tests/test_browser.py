@@ -8,12 +8,10 @@ from typing import Any
 
 import fakes
 import pytest
-from chromium import Visit, needs_chromium, sync_api
+from chromium import Visit, sync_api
 from test_app import HOSTILE, IMAGE, SCRIPT, models, served
 
 from inference.loading import Models
-
-pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")

@@ -50,10 +50,7 @@ def built(tiny: Tiny) -> Tiny:
 @pytest.fixture
 def own(built: Tiny, tmp_path: Path) -> Tiny:
     """A copy of a bundle, its base and its built files."""
-    copy = Tiny(tmp_path / "a folder with spaces")
-    for name in ("folder", "base", "cache"):
-        shutil.copytree(getattr(built, name), getattr(copy, name))
-    return copy
+    return built.copy(tmp_path / "a folder with spaces")
 
 
 def replace_model(own: Tiny) -> None:

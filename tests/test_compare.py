@@ -309,7 +309,9 @@ def test_receipts_are_shown_and_told_apart(files: dict[str, str], capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments"), [(main, ["verdict"]), (main, ["receipt", "show"]), (report.main, [])], ids=str
+    ("command", "arguments"),
+    [(main, ["verdict"]), (main, ["receipt", "show"]), (report.main, [])],
+    ids=["verdict", "receipt show", "report"],
 )
 def test_a_damaged_receipt_is_one_line_and_exit_code_2(
     command: Callable[[list[str]], int], arguments: list[str], files: dict[str, str], capsys: pytest.CaptureFixture[str]

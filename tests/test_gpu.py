@@ -20,7 +20,10 @@ from inference.errors import InputError
 from inference.onnx.backend import CUDA
 from inference.pytorch.backend import TorchBackend
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA GPU here")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA GPU here"),
+]
 onnx_on_gpu = pytest.mark.skipif(
     CUDA not in onnxruntime.get_available_providers(), reason="the ONNX Runtime here has no CUDA provider"
 )

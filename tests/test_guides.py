@@ -116,6 +116,7 @@ def filled(code: str, paths: dict[str, str]) -> str:
     return re.sub(rf"\b({names})\b(?!=)", lambda found: paths[found[1]], code)
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("row", ROWS, ids=[f"{i}-{row.heading}" for i, row in enumerate(ROWS)])
 def test_what_stands_beside_a_heading_runs(
     row: Row, workplace: Workplace, tmp_path: Path, request: pytest.FixtureRequest

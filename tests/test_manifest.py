@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,9 +168,7 @@ def test_file_names_that_lead_elsewhere_are_refused(built: Artifact, name: str, 
 @pytest.fixture
 def damaged(tiny: Tiny, built: Artifact, tmp_path: Path) -> Tiny:
     """A copy of everything whose manifest has one flipped bit."""
-    copy = Tiny(tmp_path)
-    for name in ("folder", "base", "cache"):
-        shutil.copytree(getattr(tiny, name), getattr(copy, name))
+    copy = tiny.copy(tmp_path)
     path = copy.cache / built.folder.name / MANIFEST
     content = path.read_bytes()
     assert content.count(b'"reduce_range": false') + content.count(b'"reduce_range": true') == 1

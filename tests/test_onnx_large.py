@@ -53,6 +53,9 @@ def enlarge(folder: Path, rows: dict[str, int]) -> None:
         file.truncate(start + offset)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("large")

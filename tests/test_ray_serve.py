@@ -18,7 +18,10 @@ from served import PATIENCE_S, Served
 
 from inference.artifacts.cache import default_cache
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray: requirements-scale.txt")
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray: requirements-scale.txt"),
+]
 LOST = ("Cannot listen on", "Failed to bind to address")  # by the command, or by Ray Serve a moment later
 WORDS = ["lovely", "dreadful", "boring", "wonderful"]
 

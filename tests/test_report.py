@@ -91,6 +91,7 @@ def test_the_method_tells_the_receipts_own_values() -> None:
     assert "2" * 64 in told["Hashes"]
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 def test_it_opens_without_network_draws_every_chart_and_prints(tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright

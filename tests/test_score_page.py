@@ -15,7 +15,7 @@ import fakes
 import pyarrow
 import pyarrow.parquet
 import pytest
-from chromium import Visit, needs_chromium, sync_api
+from chromium import Visit, sync_api
 from conftest import ROOT
 from scored import read_csv, write_csv
 from served import wait_until
@@ -27,8 +27,6 @@ from inference.tables.unpacking import unpacked
 from ui import scoring
 from ui.files import MAX_UPLOAD_MB
 from ui.site import LAUNCH
-
-pytestmark = needs_chromium
 
 
 class Slow(fakes.FakeBackend):

@@ -26,6 +26,7 @@ from inference.score.run import ScoreJob
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray: requirements-scale.txt")
 
 
+@pytest.mark.ray
 @needs_ray
 def test_a_worker_that_is_killed_costs_no_row_and_changes_no_byte(tmp_path: Path) -> None:
     texts = ["good", "bad glad", None, "sad", "book"]

@@ -283,11 +283,10 @@ def test_a_port_in_use_ends_in_one_line_and_exit_code_2() -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.browser
 def test_the_page_leads_to_a_dashboard_that_comes_alive_and_leads_back(server: Started) -> None:
-    from chromium import CHROMIUM, Visit, chromium
+    from chromium import Visit, chromium
 
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
     with chromium() as browser:
         visit = Visit(browser, server.url)
         streams: list[str] = []

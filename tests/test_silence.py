@@ -331,6 +331,7 @@ def write_rows(folder: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"text": rows.fit.texts}), folder / "in.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*COMMANDS, *SERVERS])
 def test_nothing_asks_another_machine(name: str, ran: Run) -> None:
     if name == "score on Ray" and not WITH_RAY:
@@ -341,6 +342,7 @@ def test_nothing_asks_another_machine(name: str, ran: Run) -> None:
     assert [record for record in ran.records[name] if not any(host in record for host in known)] == []
 
 
+@pytest.mark.slow
 def test_no_file_is_left_in_the_home_folder_but_built_models(ran: Run) -> None:
     # Beside our own: the fonts of the machine, which Captum's imports list, and the token that keeps others out of Ray.
     known = (".cache/triptych/", ".cache/matplotlib/fontlist-", ".ray/auth_token")

@@ -10,7 +10,7 @@ from typing import Any
 
 import fakes
 import pytest
-from chromium import Visit, needs_chromium, sync_api
+from chromium import Visit, sync_api
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from test_app import HOSTILE, IMAGE, SCRIPT, models, served
@@ -222,7 +222,6 @@ def choose(visit: Visit, name: str, option: str) -> None:
     visit.page.get_by_role("option", name=option, exact=True).click()
 
 
-@needs_chromium
 def test_enter_on_the_tab_why_explains_and_another_label_explains_again(visit: Visit) -> None:
     ask_why(visit, "good bad glad")
     assert "+2.00" in visit.page.locator(".why .words .for").first.inner_text()
@@ -230,7 +229,6 @@ def test_enter_on_the_tab_why_explains_and_another_label_explains_again(visit: V
     visit.see("Why positive")
 
 
-@needs_chromium
 def test_opening_the_tab_explains_the_text_that_is_there_and_another_task_brings_its_labels(visit: Visit) -> None:
     visit.ask("glad")
     visit.page.locator(".verdict").first.wait_for()
@@ -242,7 +240,6 @@ def test_opening_the_tab_explains_the_text_that_is_there_and_another_task_brings
     visit.page.get_by_role("option", name="sadness").wait_for()
 
 
-@needs_chromium
 def test_a_label_of_one_task_is_never_asked_of_another(visit: Visit) -> None:
     ask_why(visit, "good bad glad")
     choose(visit, "Label", "positive")
@@ -263,7 +260,6 @@ def test_a_label_of_one_task_is_never_asked_of_another(visit: Visit) -> None:
     assert visit.errors == []
 
 
-@needs_chromium
 def test_moving_the_threshold_calls_the_explained_answer_uncertain(visit: Visit) -> None:
     ask_why(visit, "good")
     choose(visit, "Task", "sentiment")
@@ -276,7 +272,6 @@ def test_moving_the_threshold_calls_the_explained_answer_uncertain(visit: Visit)
     visit.see("Why positive 0.8808: for it")
 
 
-@needs_chromium
 def test_task_and_label_can_be_chosen_with_the_keys(visit: Visit) -> None:
     ask_why(visit, "good bad glad")
     for name, option, said in (("Task", "emotion", "Why joy"), ("Label", "sadness", "Why sadness")):
@@ -288,7 +283,6 @@ def test_task_and_label_can_be_chosen_with_the_keys(visit: Visit) -> None:
         visit.see(said)
 
 
-@needs_chromium
 def test_every_figure_can_be_reached_with_the_keyboard(visit: Visit) -> None:
     ask_why(visit, "good bad")
     visit.page.locator(".why summary").focus()
@@ -296,7 +290,6 @@ def test_every_figure_can_be_reached_with_the_keyboard(visit: Visit) -> None:
     visit.page.get_by_role("rowheader", name="bad").wait_for()
 
 
-@needs_chromium
 def test_an_empty_text_gives_the_message_on_this_tab_too(visit: Visit) -> None:
     visit.page.get_by_role("tab", name="Why").press("Enter")
     visit.ask(" ")
@@ -321,7 +314,6 @@ ORDER = """([element, words]) => {
 }"""
 
 
-@needs_chromium
 @pytest.mark.parametrize(
     "text",
     [
@@ -349,7 +341,6 @@ def test_words_of_two_directions_stand_in_the_order_of_the_same_text_without_fig
     assert visit.page.evaluate("e => getComputedStyle(e).unicodeBidi", visit.box.element_handle()) == "plaintext"
 
 
-@needs_chromium
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_phone_shows_the_words_without_scrolling_sideways(browser: Any, address: str, theme: str) -> None:
     visit = Visit(browser, f"{address}/?__theme={theme}", width=390)
@@ -364,7 +355,6 @@ def test_a_phone_shows_the_words_without_scrolling_sideways(browser: Any, addres
     visit.page.close()
 
 
-@needs_chromium
 def test_scripts_in_texts_and_labels_are_shown_and_not_run(browser: Any) -> None:
     with served(models(tasks=HOSTILE)) as url:
         visit = Visit(browser, url)

@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from inference.formats.architectures import ARCHITECTURES
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'"
@@ -41,6 +43,11 @@ KINDS: dict[str, dict[str, Any]] = {
         **{f"{name}_token_id": 3 for name in ("sep", "eos")},
     },
 }
+
+# One that ONNX Runtime fuses, one that counts positions from its padding, and one that is not fused; the rest is slow.
+ARCHITECTURE_PARAMS = [
+    pytest.param(kind, marks=() if kind in ("bert", "roberta", "deberta-v2") else pytest.mark.slow) for kind in KINDS
+]
 
 
 def write_tokenizer(folder: Path, max_length: int | None = 32) -> None:

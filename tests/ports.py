@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import random
 import socket
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
 TRIES = 3
+RANGE = range(20_000, 32_000)  # below the ports that Linux, macOS and Windows give to connections
+WORKERS = 8
 
 
 def free_port() -> int:
-    """Return a port that was free just now. Another program may take it first."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nothing used just now, that no other worker of this run returns, and no system hands out."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
+    for _ in range(1000):
+        port = RANGE.start + random.SystemRandom().randrange(len(RANGE) // WORKERS) * WORKERS + worker
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"no free port from {RANGE.start} to {RANGE.stop - 1}")
 
 
 def on_a_free_port(start: Callable[[int], T], *lost: str) -> T:

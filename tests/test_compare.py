@@ -100,6 +100,7 @@ def test_answers_are_those_of_the_classifier(receipt: dict[str, Any], rows: Any,
     assert receipt["backends"]["int8"]["batch_flips"] == {"rows": 10, "tasks": {"mood": 0}}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not cpu.has_bf16(), reason="this processor has no bfloat16")
 def test_pytorch_is_measured_in_bfloat16(tiny: Tiny, rows: Any, tmp_path: Path) -> None:
     plan = dataclasses.replace(SMALL, launches=1, rounds=2, shape_rounds=0)
@@ -345,6 +346,7 @@ def test_a_drop_is_given_in_percentage_points(text: str) -> None:
     assert percentage_points(text) == pytest.approx(0.01)
 
 
+@pytest.mark.slow
 def test_the_demo_model_is_compared_in_a_minute_by_one_command(demo: Path, demo_cache: Path, tmp_path: Path) -> None:
     """The quick run of the showcase as a user types it; how long it takes is recorded and not asserted here."""
     done = command("compare", "--quick", "--out", str(tmp_path / "r.json"), "--price-per-hour", "0.1", cwd=tmp_path)

@@ -75,7 +75,7 @@ def test_integrated_gradients_are_those_of_captums_own_call(network: Classifier,
     assert found.convergence_delta == pytest.approx(float(delta), abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", foreign.KINDS)
+@pytest.mark.parametrize("kind", foreign.ARCHITECTURE_PARAMS)
 def test_integrated_gradients_are_complete_on_every_architecture(kind: str, tmp_path: Path) -> None:
     # Not as wild as random weights are elsewhere in the tests: there some want more steps than there are.
     made = load(foreign.classifier(tmp_path / kind, kind, initializer_range=0.005), "pytorch")

@@ -32,7 +32,7 @@ def scores(model: Path, backend: str, cache: Path, **options: Any) -> Any:
     return {task: score_rows(found) for task, found in classifier.predict_all_tasks(foreign.TEXTS).items()}
 
 
-@pytest.mark.parametrize("kind", foreign.KINDS)
+@pytest.mark.parametrize("kind", foreign.ARCHITECTURE_PARAMS)
 def test_a_hugging_face_classifier_answers_as_in_transformers(kind: str, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 

@@ -192,6 +192,7 @@ def test_changed_figure_of_a_recorded_receipt_is_refused(receipts: dict[str, Rec
     assert is_refused(changed(receipts["sentiment"], ("results", *place), value * 1.01))
 
 
+@pytest.mark.slow
 def test_every_raw_number_that_is_not_trusted_is_refused_when_changed(receipts: dict[str, Receipt]) -> None:
     receipt, count = receipts["small"], 0
     for place, value in list(leaves(receipt)):
@@ -202,7 +203,7 @@ def test_every_raw_number_that_is_not_trusted_is_refused_when_changed(receipts: 
     assert count > 400
 
 
-@pytest.mark.parametrize("name", ["sentiment", "showcase"])
+@pytest.mark.parametrize("name", [pytest.param("sentiment", marks=pytest.mark.slow), "showcase"])
 def test_raw_number_of_every_kind_that_is_not_trusted_is_refused_when_changed(
     receipts: dict[str, Receipt], name: str
 ) -> None:

@@ -85,10 +85,11 @@ def test_a_file_with_a_header_alone_gives_a_header_alone(tmp_path: Path) -> None
     assert pyarrow.parquet.read_table(tmp_path / "out.parquet").shape == (0, 9)
 
 
-def test_two_thousand_changed_files_lose_double_and_reorder_no_row() -> None:
-    counts = csvs.mutate(2_000, seed=1)
-    assert counts["scored"] > 800
-    assert counts["refused"] > 200
+@pytest.mark.parametrize("files", [500, pytest.param(2_000, marks=pytest.mark.slow)])
+def test_changed_files_lose_double_and_reorder_no_row(files: int) -> None:
+    counts = csvs.mutate(files, seed=1)
+    assert counts["scored"] > 0.4 * files
+    assert counts["refused"] > 0.1 * files
 
 
 CELL = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

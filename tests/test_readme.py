@@ -214,7 +214,7 @@ def test_commands_without_make_are_those_of_make(target: str) -> None:
     (row,) = (line for line in page.splitlines() if line.startswith(f"| `make {target}` |"))
     lines = made(f"make {target}")
     for command in re.findall(r"`([^`]+)`", row)[1:]:
-        posix = command.replace(".venv\\Scripts\\", ".venv/bin/")
+        posix = command.replace(".venv\\Scripts\\", ".venv/bin/").replace('"', "")
         assert any(line.endswith(posix) for line in lines), (command, lines)
 
 

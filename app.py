@@ -30,6 +30,7 @@ from ui.start import ServerSettings, run
 
 LIMITS = ApiLimits()  # of the API: the page has the same for explanations
 EXPLANATIONS_EACH = 2  # of one address, so that there is room for another
+INVITATION = '<p class="invitation">Type a text and press Enter, or pick an example.</p>'
 SHOW_ANSWER = (Path(__file__).parent / "ui" / "show_answer.js").read_text(encoding="utf-8")
 ANSWERING = 3  # questions that Gradio handles at the same time
 MANY = 8  # a task with more labels than this shows its best five; the rest are in the tables
@@ -65,7 +66,7 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
 
     with gr.Blocks(title="Triptych", analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
-        gr.HTML(render.header(dashboard) + render.strip(models.bundle, models.sizes))
+        gr.HTML(render.header(models.bundle, models.sizes, dashboard))
         with gr.Row(elem_id="ask"):
             text = gr.Textbox(
                 label="Text",
@@ -110,7 +111,7 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
                     label="Or move this one, for every task",
                     elem_id="threshold",
                 )
-        message = gr.HTML(render.INVITATION, elem_id="message")
+        message = gr.HTML(INVITATION, elem_id="message")
         # Where a wait is shown: on every output, as Gradio would have it, the page flickers with each answer.
         private |= {"show_progress": "full", "show_progress_on": message}
         # The tab that is open: Enter fills this one. A component and no gr.State, for the browser writes it: tabs are
@@ -177,7 +178,7 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
                     unknown = any(is_unknown(one) for one in found.values() if isinstance(one, Answer))
                     return ["", *keep[1:-2], render.side_by_side(models.bundle, found, unknown), gr.skip()]
                 answer = models.answer(given, chosen, applied, wanted)
-                note = render.reading_note(models.bundle, [answer], is_unknown(answer))
+                unknown = is_unknown(answer)
             except InferenceError as error:
                 return [render.message(error), gr.update(visible=False), *keep[2:-2], "", ""]
             first = {name: predictions[0] for name, predictions in answer.predictions.items()}
@@ -188,7 +189,7 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
                 *(render.verdict(name, tasks[name], first[name], limits[name]) for name in verdicts),
                 *(dict(first[name].scores) for name in labels),
                 *(by_score(first[name].scores) for name in tables),
-                render.timing(chosen, answer.timing, note),
+                render.timing(chosen, answer, models.bundle.max_tokens, unknown),
                 *keep[-2:],
             ]
 

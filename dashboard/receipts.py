@@ -1,83 +1,104 @@
-"""The receipts there are: found in folders, read once, the broken ones told apart from the good."""
+"""The receipts to choose from: listed quickly, and checked in full before one is shown."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
-from inference.compare.receipt import Receipt, read_receipt
+from inference.compare.receipt import Receipt, peek_receipt, read_receipt
 from inference.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = ROOT / "assets" / "receipts"
-KEPT = 100  # receipts held in memory; one of 200,000 rows has some 20 MB as text
+MAX_CACHED = 100  # a receipt of 200,000 rows takes some 20 MB as text
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """What was found.
+    """The receipts in the folders.
 
     Attributes:
-        files: name -> its file, in the order to offer them. A receipt's name is its file's without the ending.
+        files: name -> its file, in the order to offer them. A receipt is named after its file.
+        models: name -> the files of the measured model and their hashes, as the receipt gives them, unchecked.
         broken: file name -> what is wrong with it and what to do.
     """
 
     files: dict[str, Path]
+    models: dict[str, Mapping[str, Any]]
     broken: dict[str, str]
 
 
 def folders() -> list[Path]:
-    """Where receipts are looked for: the recorded ones, and the folder that TRIPTYCH_RECEIPTS names, if it does."""
+    """Return the folders to search: the recorded receipts, and TRIPTYCH_RECEIPTS if set."""
     extra = os.environ.get("TRIPTYCH_RECEIPTS")
     return [RECORDED, *([Path(extra)] if extra else [])]
 
 
 def shelf() -> Shelf:
-    """Every receipt of these folders. A file that is none does not hide the others.
+    """List every receipt; a broken file does not hide the others.
 
-    In two folders the same name counts twice: the second is called `name (2)`.
+    Figures are not recomputed here, which takes a second per receipt: `load` does so for the one that is shown. If a
+    name is in two folders, the second is called `name (2)`.
     """
     files: dict[str, Path] = {}
+    models: dict[str, Mapping[str, Any]] = {}
     broken: dict[str, str] = {}
     for folder in folders():
         for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-            try:
-                load(path)
-            except InputError as error:
-                broken[path.name] = str(error).replace(str(path), path.name)
+            model: Mapping[str, Any] | str = _peek(str(path), *_written(path))
+            if isinstance(model, str):
+                broken[path.name] = model
                 continue
             name, number = path.stem, 2
             while name in files:
                 name, number = f"{path.stem} ({number})", number + 1
-            files[name] = path
-    return Shelf(files, broken)
+            files[name], models[name] = path, model
+    return Shelf(files, models, broken)
 
 
 def load(path: Path) -> Receipt:
-    """The receipt in a file, checked; held in memory until the file changes. Shared: do not alter it.
+    """Return a receipt, checked in full and cached until its file changes. It is shared: do not alter it.
 
     Raises:
-        InputError: it cannot be read, is damaged, or was made by a newer version.
+        InputError: it cannot be read, is damaged, or was made by a newer version. The message has no folder.
     """
+    receipt: Receipt | str = _read(str(path), *_written(path))
+    if isinstance(receipt, str):
+        raise InputError(receipt)
+    return receipt
+
+
+def _written(path: Path) -> tuple[int, int]:
+    """Return when the file was changed, in ns, and its bytes: another version of it is read again."""
     try:
         stat = path.stat()
     except OSError:
-        return read_receipt(path)  # which says it better
-    found: Receipt | str = _read(str(path), stat.st_mtime_ns, stat.st_size)
-    if isinstance(found, str):
-        raise InputError(found)
-    return found
+        return 0, 0
+    return stat.st_mtime_ns, stat.st_size
 
 
 @st.cache_resource(  # type: ignore[untyped-decorator,unused-ignore]
-    max_entries=KEPT, show_spinner="Reading the receipt …"
+    max_entries=MAX_CACHED, show_spinner="Checking the measurement …"
 )
 def _read(path: str, changed_ns: int, size_bytes: int) -> Receipt | str:
-    """The receipt, or what is wrong with it: that too is worth finding out only once."""
+    """Return the receipt, or what is wrong with it, which is cached too."""
     try:
         return read_receipt(path)
     except InputError as error:
-        return str(error)
+        return str(error).replace(path, Path(path).name)
+
+
+@st.cache_resource(max_entries=MAX_CACHED, show_spinner=False)  # type: ignore[untyped-decorator,unused-ignore]
+def _peek(path: str, changed_ns: int, size_bytes: int) -> Mapping[str, Any] | str:
+    """Return the hashes of the measured model's files, or what is wrong with the receipt."""
+    try:
+        return dict(peek_receipt(path)["model"]["files"])
+    except (LookupError, TypeError, ValueError):
+        return {}  # `_read` says what is wrong
+    except InputError as error:
+        return str(error).replace(path, Path(path).name)

@@ -1,7 +1,6 @@
-"""What the reader has chosen. The choices are widgets of the sidebar and live in the page's address.
+"""What the reader has selected. The widgets are in the sidebar, and their values in the page's address.
 
-`choose` draws them, in main.py alone: widgets of the entry file keep their place in the address on every page.
-Pages read `current()`.
+Only main.py calls `select`: widgets of the entry file stay in the address on every page. Pages read `current()`.
 """
 
 from __future__ import annotations
@@ -17,18 +16,19 @@ from dashboard.components import lead_to_measuring, plain
 from dashboard.receipts import Shelf
 from inference.compare.receipt import Receipt
 from inference.compare.verdict import ShipLimits
+from inference.errors import InputError
 
-CHOICE, OWN, WANTED = "_choice", "_own_receipts", "_wanted_receipt"
+SELECTION, OWN, NEXT, TEXTS = "_selection", "_own_receipts", "_next_receipt", "_texts"
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """What every page shows.
 
     Attributes:
-        name: of the receipt, as the list shows it; it may hold anything that a file name can.
-        task: one of those that the receipt has labels for.
-        limits: what a backend must keep to be shipped.
+        name: of the receipt in the list; it may contain anything that a file name can.
+        task: one that the receipt has labels for.
+        limits: what a backend must meet to be shipped.
     """
 
     name: str
@@ -37,104 +37,121 @@ class Choice:
     limits: ShipLimits
 
 
-def current() -> Choice:
-    """The choice of this run. Ends the run with a message where there is no receipt to choose."""
-    found: Choice | None = st.session_state.get(CHOICE)
+def current() -> Selection:
+    """Return the selection, or end this run of the page with a message if there is none."""
+    selection: Selection | None = st.session_state.get(SELECTION)
+    if selection is not None:
+        return selection
     bundle = served.named()
-    if found is None and bundle is not None and names(receipts.shelf()):
+    if bundle is not None and names(receipts.shelf()):
         lead_to_measuring(
             "info",
-            f"**{plain(bundle.name)}**, the model that is served, has not been measured yet. Measure it, or choose a "
-            "receipt of another model in the sidebar.",
+            f"The served model, **{plain(bundle.name)}**, has not been measured yet. Measure it, or choose a "
+            "measurement of another model in the sidebar.",
             "Measure it",
             "measure_it",
         )
-        st.stop()
-    if found is None:
-        st.info("There is no receipt to show. Make one: `python -m inference compare --out assets/receipts/mine.json`")
-        st.stop()
-    assert found is not None  # stopped above
-    return found
+    else:
+        st.info(
+            "There are no measurements yet. Make one: `python -m inference compare --out assets/receipts/mine.json`"
+        )
+    st.stop()
+    raise AssertionError("stopped above")
 
 
 def show(name: str, receipt: Receipt) -> None:
-    """Put a receipt that was made in this session on the list and choose it from the next run on.
+    """Add a receipt of this session to the list and select it from the next run on.
 
-    It lives in the session and goes with it; nothing is written to disk. Call `st.rerun()` or `st.switch_page` after.
+    It lives in the session; nothing is written to disk. Call `st.rerun()` or `st.switch_page` afterwards.
     """
-    st.session_state.setdefault(OWN, {})[name] = receipt
-    st.session_state[WANTED] = name
+    own()[name] = receipt
+    st.session_state[NEXT] = name
 
 
 def own() -> dict[str, Receipt]:
-    """The receipts that were made in this session, by name."""
-    found: dict[str, Receipt] = st.session_state.setdefault(OWN, {})
-    return found
+    """Return the receipts made in this session, by name."""
+    mine: dict[str, Receipt] = st.session_state.setdefault(OWN, {})
+    return mine
 
 
 def names(shelf: Shelf) -> list[str]:
-    """Every receipt there is to choose: those of this session, those of the model that is served, the others."""
-    files = {name: path for name, path in shelf.files.items() if name not in own()}
+    """List the receipts to choose from: those of this session, of the served model, and the others."""
+    files = [name for name in shelf.files if name not in own()]
     bundle = served.named()
-    if bundle is None:
-        return [*own(), *files]
-    return [*own(), *sorted(files, key=lambda name: not served.is_of(receipts.load(files[name]), bundle))]
+    if bundle is not None:
+        files.sort(key=lambda name: shelf.models[name] != dict(bundle.files))
+    return [*own(), *files]
 
 
 def receipt(name: str, shelf: Shelf) -> Receipt:
-    """One of `names`.
+    """Return one of `names`, checked.
 
     Raises:
-        InputError: its file has gone or was damaged in the meantime.
+        InputError: as `receipts.load`.
     """
     return own()[name] if name in own() else receipts.load(shelf.files[name])
 
 
-def choose() -> None:
-    """Draw the choices and keep what was chosen for `current`."""
-    st.session_state[CHOICE] = None
+def select() -> None:
+    """Draw the widgets and store the selection for `current`."""
+    st.session_state[SELECTION] = None
     shelf = receipts.shelf()
     offered = names(shelf)
-    for file, message in shelf.broken.items():
+    if (following := st.session_state.pop(NEXT, None)) in offered:
+        st.session_state["receipt"] = following
+    asked = st.session_state.get("receipt", st.query_params.get("receipt"))
+    broken = dict(shelf.broken)
+    while (first := _first(asked, offered, shelf)) is not None:
+        try:
+            receipt(first, shelf)
+            break
+        except InputError as error:
+            broken[shelf.files[first].name] = str(error)
+            offered.remove(first)
+            st.session_state.pop("receipt", None)
+    for file, message in broken.items():
         st.warning(f"**{plain(file)}** is not shown. {plain(message)}")
     if not offered:
         return
-    if (wanted := st.session_state.pop(WANTED, None)) in offered:
-        st.session_state["receipt"] = wanted
-    asked = st.query_params.get("receipt")
-    if asked is not None and asked not in offered and "receipt" not in st.session_state:
+    if asked is not None and asked not in offered and asked not in shelf.files and "receipt" not in st.session_state:
         st.warning(
-            f"The address names the receipt **{plain(asked)}**, which is not here: a receipt made in a session goes "
-            f"with it. This is **{plain(offered[0])}**."
+            f"The address names the measurement **{plain(asked)}**, which is not here: a measurement made in a session "
+            f"ends with it. This is **{plain(offered[0])}**."
         )
     with st.sidebar:
-        first = 0 if _is_of_served(offered[0], shelf) else None
-        name = st.selectbox("Receipt", offered, first, key="receipt", bind="query-params", placeholder="none")
+        index = None if first is None else offered.index(first)
+        name = st.selectbox("Measurement", offered, index, key="receipt", bind="query-params", placeholder="none")
         if name is None:
             return
-        found = receipt(name, shelf)
-        tasks = list(found["data"]["labels"])
-        task = st.selectbox("Task", tasks, key="task", bind="query-params")
+        selected = receipt(name, shelf)
+        task = st.selectbox("Task", list(selected["data"]["labels"]), key="task", bind="query-params")
         limits = _limits()
-    st.session_state[CHOICE] = Choice(name, found, task, limits)
+    st.session_state[SELECTION] = Selection(name, selected, task, limits)
 
 
-def _is_of_served(name: str, shelf: Shelf) -> bool:
+def _first(asked: str | None, offered: list[str], shelf: Shelf) -> str | None:
+    """Return the receipt that will be shown; None if there is none of the served model, and no other was asked for."""
+    if asked in offered:
+        return asked
     bundle = served.named()
-    return bundle is None or name in own() or served.is_of(receipt(name, shelf), bundle)
+    if not offered or (
+        bundle is not None and offered[0] not in own() and shelf.models[offered[0]] != dict(bundle.files)
+    ):
+        return None
+    return offered[0]
 
 
 def _limits() -> ShipLimits:
-    st.markdown("**Ship only what keeps these**")
+    st.markdown("**Requirements for shipping**")
     drop = st.slider(
-        "Accuracy may fall by, pp",
+        "Largest drop in accuracy, pp",
         0.1,
         3.0,
         0.5,
         0.1,
         key="max_drop",
         bind="query-params",
-        help="Against the reference, on the same rows. To ship, the whole interval of the fall must be below this.",
+        help="Against the reference, on the same rows. To ship, the whole interval of the drop must be below this.",
     )
     p95 = _limit("p95 at most, ms", "max_p95", 0.1, 1.0)
     size = _limit("Model at most, MB", "max_mb", 0.1, 5.0)
@@ -143,24 +160,20 @@ def _limits() -> ShipLimits:
     return ShipLimits(drop / 100, p95, size, None if flips is None else int(flips), speedup)
 
 
-def _limit(label: str, key: str, least: float, step: float) -> float | None:
-    """A limit that may be left empty."""
+def _limit(label: str, key: str, minimum: float, step: float) -> float | None:
+    """Draw a limit that may be left empty."""
     value: float | None = st.number_input(
-        label, least, None, None, step, key=key, bind="query-params", placeholder="any"
+        label, minimum, None, None, step, key=key, bind="query-params", placeholder="any"
     )
     return value
 
 
-HELD = "_texts"
-
-
 def keep_texts(receipt: Mapping[str, Any], texts: list[str]) -> None:
-    """Remember the texts of this receipt's rows. They go with the session."""
-    held: dict[str, list[str]] = st.session_state.setdefault(HELD, {})
-    held[receipt["checksum"]] = texts
+    """Remember the texts of this receipt's rows for this session."""
+    st.session_state.setdefault(TEXTS, {})[receipt["checksum"]] = texts
 
 
 def with_texts(receipt: Receipt) -> Receipt:
-    """The receipt, with its texts if this session knows them. Not for download: sharing them was not agreed."""
-    texts = st.session_state.get(HELD, {}).get(receipt["checksum"])
+    """Return the receipt with its texts if this session has them. Not for download: nobody agreed to share them."""
+    texts = st.session_state.get(TEXTS, {}).get(receipt["checksum"])
     return receipt if texts is None else {**receipt, "data": {**receipt["data"], "texts": texts}}

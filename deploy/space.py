@@ -43,7 +43,7 @@ PAGE_FILES = (
     *("inference/**/*.py", "inference/**/*.json"),
     *("assets/calibration.txt", "assets/faithfulness.json", "assets/showcase.csv", "LICENSE"),
 )
-FILES = {"gradio": PAGE_FILES, "docker": (*PAGE_FILES, "serve.py", "dashboard/**/*.py")}
+FILES = {"gradio": PAGE_FILES, "docker": (*PAGE_FILES, "serve.py", "dashboard/**/*.py", "dashboard/templates/*")}
 SETTINGS = "dashboard/.streamlit/config.toml"
 RECEIPTS = "assets/receipts/**/*.json"  # measurements of the demo model
 STAGED = ".staged.json"  # lists the staged files, so that the next run may replace them; not uploaded

@@ -24,7 +24,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard import receipts, served, state
 from dashboard.components import plain
 from inference import cpu
-from inference.compare.receipt import seal, write_receipt
+from inference.compare.receipt import read_receipt, seal, write_receipt
 from inference.formats.describe import describe
 
 PAGES = ("overview", "latency", "size", "accuracy", "disagreements", "your_data", "method")
@@ -155,7 +155,7 @@ def test_a_receipt_made_in_this_session_is_chosen_and_written_nowhere(folder: Pa
     test = opened(receipt="good")
     # What `state.show` leaves behind; the page that calls it has tests of its own.
     test.session_state[state.OWN] = {"mine <b>": one(task="mine")}
-    test.session_state[state.WANTED] = "mine <b>"
+    test.session_state[state.NEXT] = "mine <b>"
     test.run()
     assert not test.exception
     assert [box.value for box in test.sidebar.selectbox] == ["mine <b>", "mine"]
@@ -206,6 +206,48 @@ def test_a_receipt_that_is_mended_is_read_again(folder: Path) -> None:
     assert test.sidebar.selectbox[0].options == ["bad", "good"]
 
 
+def test_only_the_receipt_that_is_shown_is_checked_in_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("other", "third"):
+        write_receipt(one(seed=1), folder / f"{name}.json")
+    checked: list[str] = []
+    monkeypatch.setattr(receipts, "read_receipt", lambda path: (checked.append(Path(path).stem), read_receipt(path))[1])
+    test = opened()
+    assert test.sidebar.selectbox[0].options == ["good", "other", "third"]
+    assert checked == ["good"]
+    test.selectbox(key="other").set_value("third").run()
+    assert checked == ["good", "third"]
+
+
+def forged(path: Path) -> None:
+    """A receipt that looks whole, but whose figures do not follow from its samples."""
+    receipt = one()
+    receipt["results"]["size"]["int8"]["model_bytes"] += 1
+    write_receipt(seal(receipt), path)
+
+
+@pytest.mark.parametrize("asked", ["", "a forged one"])
+def test_receipt_whose_figures_do_not_follow_is_never_shown(folder: Path, asked: str) -> None:
+    forged(folder / "a forged one.json")  # the first in the list
+    test = opened(receipt=asked) if asked else opened()
+    assert not test.exception
+    (warning,) = test.warning
+    assert "a forged one" in warning.value and "is not what was measured" in warning.value.replace("\\", "")
+    assert test.sidebar.selectbox[0].value == "good"
+    assert test.sidebar.selectbox[0].options == ["good"]
+    assert charts(test)
+
+
+def test_selecting_a_receipt_whose_figures_do_not_follow_shows_another(folder: Path) -> None:
+    forged(folder / "other.json")
+    test = opened()
+    test.sidebar.selectbox[0].set_value("other").run()
+    assert not test.exception
+    assert "is not what was measured" in test.warning[0].value.replace("\\", "")
+    assert test.sidebar.selectbox[0].value == "good"
+    test = opened(other="other")
+    assert "is not what was measured" in test.main.error[0].value.replace("\\", "")
+
+
 def test_two_receipts_of_different_rows_are_not_compared(folder: Path) -> None:
     other = one(calls=10)
     other["data"]["sha256"] = "9" * 64
@@ -238,7 +280,7 @@ def test_a_receipt_of_another_model_than_the_one_served_says_so_and_leads_to_mea
     name = describe(tiny.folder).name
     test = opened()
     assert [element.value for element in test.main.info] == [
-        f"**{name}**, the model that is served, has not been measured yet. Measure it, or choose a receipt of another "
+        f"The served model, **{name}**, has not been measured yet. Measure it, or choose a measurement of another "
         "model in the sidebar."
     ]
     assert [button.label for button in test.main.button] == ["Measure it"]

@@ -14,8 +14,9 @@ def side_by_side(given: Models, text: str, threshold: float | None = None) -> st
 
 
 def test_the_header_links_to_a_dashboard_only_where_there_is_one() -> None:
-    assert "<a " not in render.header()
-    assert '<a href="dashboard/">' in render.header("dashboard/")
+    given = models()
+    assert "<a " not in render.header(given.bundle, given.sizes)
+    assert '<a href="dashboard/">' in render.header(given.bundle, given.sizes, "dashboard/")
 
 
 def test_equal_answers_are_called_equal() -> None:
@@ -55,8 +56,8 @@ def test_a_text_of_which_the_vocabulary_has_nothing_says_so() -> None:
     answers = [answer for answer in found.values() if isinstance(answer, Answer)]
     said = "vocabulary has nothing for any word of this text: its answer says nothing about it."
     assert said in render.side_by_side(given.bundle, found, unknown=True)
-    assert said in render.reading_note(given.bundle, answers, unknown=True)
-    assert render.reading_note(given.bundle, answers, unknown=False) == ""
+    assert said in render.timing("int8", answers[0], 8, unknown=True).replace("&#39;", "'")
+    assert said not in render.timing("int8", answers[0], 8, unknown=False)
 
 
 def test_hostile_labels_and_texts_are_escaped_wherever_html_is_made() -> None:
@@ -87,8 +88,8 @@ def test_uncertain_is_a_word_beside_the_best_guess() -> None:
 
 def test_the_page_says_which_model_it_shows_its_sizes_and_its_parity() -> None:
     given = models()
-    assert "Model <b>fake</b>" in render.strip(given.bundle, given.sizes)
-    assert "96.0 MB" in render.strip(given.bundle, given.sizes)
+    assert "Model <b>fake</b>" in render.header(given.bundle, given.sizes)
+    assert "96.0 MB" in render.header(given.bundle, given.sizes)
     html = render.about(given.bundle, given.sizes, given.parity)
     assert "on 388 texts, same label: sentiment 100 %; all tasks together 99.9 %" in html  # 0.9996 is not all of them
     assert "largest difference in any probability is 0.034" in html

@@ -64,7 +64,7 @@ def test_text_from_outside_is_never_markup() -> None:
 
 def test_texts_are_shown_only_where_the_receipt_holds_them() -> None:
     assert "a text of row" in report([receipt(texts=[f"a text of row {i}" for i in range(200)])])
-    assert "The texts are not in the receipt" in report([receipt()])
+    assert "The texts are not in the measurement" in report([receipt()])
 
 
 def test_receipts_have_a_section_each_and_differences_between_them_are_said() -> None:

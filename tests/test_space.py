@@ -66,6 +66,7 @@ def test_a_gradio_space_gets_what_the_page_needs_and_nothing_else(tmp_path: Path
     assert {Path(name).suffix for name in listed if name.startswith(("ui/", "inference/"))} == {
         ".py",
         ".css",
+        ".html",
         ".js",
         ".json",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -160,3 +161,18 @@ def test_pickles_are_opened_where_a_user_asks_for_it_and_nowhere_else() -> None:
     }
     assert calls == {"inference/artifacts/importing.py"}
     assert "weights_only=True" in (ROOT / "inference/artifacts/importing.py").read_text(encoding="utf-8")
+
+
+def test_map_in_contributing_is_that_of_the_floors() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| `([^`]+)` \| .+ \|$", page, re.MULTILINE)
+    drawn = [(int(floor), path.removesuffix("/").removesuffix(".py").replace("/", ".")) for floor, path in rows]
+    floors = [(floor, name) for floor, names in enumerate(FLOORS, 1) for name in names]
+    assert sorted((floor, name.removesuffix(".__init__")) for floor, name in drawn) == sorted(floors)
+
+
+def test_files_named_in_contributing_exist() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w./]+(?:\.py|\.css|\.json|/))`", page)) - {"bundle.json"}
+    assert len(named) > 50
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 from inference.backends import TITLES
 from inference.score.annotate import BINS, TaskTally
 from inference.score.run import Report
-from ui.render import breakable
+from ui.render import fill
 
 MAX_BARS = 10  # labels that have a bar of their own
 COLOR = "#0072B2"  # Okabe–Ito, at least 3:1 on both backgrounds
@@ -68,40 +67,26 @@ def confidence(counts: TaskTally, threshold: float) -> Any:
 
 
 def shares_table(task: str, counts: TaskTally) -> str:
-    """What `label_shares` draws, as a table."""
+    """Return what `label_shares` draws as a table."""
     found = shares(counts)
     total = sum(rows for _, rows in found)
-    lines = [(name, f"{rows:,}", _share(rows, total)) for name, rows in found]
-    return _table(f"{task}: shares as a table", ("label", "rows", "share"), lines)
+    rows = [(name, f"{rows:,}", _share(rows, total)) for name, rows in found]
+    return fill("table", title=f"{task}: shares as a table", heads=("label", "rows", "share"), rows=rows, note="")
 
 
 def confidence_table(task: str, counts: TaskTally, threshold: float) -> str:
-    """What `confidence` draws, as a table, without the bins that are empty."""
-    lines = [
+    """Return what `confidence` draws as a table, without the empty bins."""
+    rows = [
         (f"{number / BINS:.2f} to {(number + 1) / BINS:.2f}", f"{rows:,}")
         for number, rows in enumerate(counts.confidence)
         if rows
     ]
     note = f"Below {threshold:.3g} an answer is uncertain." if threshold else ""
-    return _table(f"{task}: confidence as a table", ("confidence", "rows"), lines, note)
-
-
-def _table(title: str, heads: Sequence[str], lines: Sequence[Sequence[str]], note: str = "") -> str:
-    """A picture's table, closed until somebody opens it. The first column is text from outside."""
-    top = "".join(f'<th scope="col">{head}</th>' for head in heads)
-    rows = "".join(
-        f'<tr><th scope="row">{breakable(first)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
-        for first, *cells in lines
-    )
-    told = f'<p class="small">{note}</p>' if note else ""
-    return (
-        f'<details class="table"><summary>{escape(title)}</summary>{told}<table><thead><tr>{top}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></details>"
-    )
+    return fill("table", title=f"{task}: confidence as a table", heads=("confidence", "rows"), rows=rows, note=note)
 
 
 def summary(report: Report, seconds: float, backend: str) -> str:
-    """The same figures in words and as a table."""
+    """Return the same figures in words and as a table."""
     tally = report.tally
     answered = tally.rows - tally.errors
     notes = [f"{tally.rows:,} rows on {TITLES[backend]} in {seconds:,.1f} s"]
@@ -111,20 +96,12 @@ def summary(report: Report, seconds: float, backend: str) -> str:
         notes.append(f"{tally.truncated:,} longer than the model reads: the rest of these texts was not seen")
     if report.prefix:
         notes.append(f"the file has a column with the name of an answer, so all answers begin with {report.prefix}")
-    lines = "".join(
-        f'<tr><th scope="row">{escape(task)}</th><td>{_most(counts, answered)}</td>'
-        f'<td class="figure">{_share(counts.uncertain, answered)}</td></tr>'
-        for task, counts in tally.tasks.items()
-    )
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("task", "given most often", "uncertain"))
-    return (
-        f'<div class="scored" role="status"><p>{escape("; ".join(notes))}.</p>'
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>"
-    )
+    rows = [(task, _most(counts, answered), _share(counts.uncertain, answered)) for task, counts in tally.tasks.items()]
+    return fill("score_summary", notes=notes, rows=rows)
 
 
 def _most(counts: TaskTally, answered: int) -> str:
-    return ", ".join(f"{escape(name)} {_share(rows, answered)}" for name, rows in shares(counts)[:3]) or "nothing"
+    return ", ".join(f"{name} {_share(rows, answered)}" for name, rows in shares(counts)[:3]) or "nothing"
 
 
 def _share(rows: int, of: int) -> str:

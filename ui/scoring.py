@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from inference.tables.reading import NoTextColumn, Table, open_table
 from inference.tables.unpacking import MAX_UPLOAD_BYTES, MAX_UPLOAD_COLUMNS, columns_in
 from ui import figures, render
 from ui.files import MAX_UPLOAD_MB
+from ui.render import fill
 
 MAX_ROWS = 20_000  # a minute or so
 MAX_WAITING = 16  # files that are scored or wait, each of another session
@@ -43,17 +43,10 @@ FULL = "Many files are waiting already. Try again in a few minutes."
 GONE = "The server has deleted the file. Upload it again."
 BLOCK_ROWS = 250  # half a second: as often is progress shown, and so soon is a file stopped
 PATIENCE_S = 20  # a reader who was not seen for so long has left
-PREVIEW_ROWS = 5  # rows of the preview
+PREVIEW_ROWS, PREVIEW_COLUMNS = 5, 12
 _log = logging.getLogger(__name__)
 
-INTRO = (
-    f'<p class="invitation">A CSV, JSONL or Parquet file with a text in every row: at most {MAX_UPLOAD_MB} MB and '
-    f"{MAX_ROWS:,} rows. A spreadsheet such as .xlsx is to be saved as CSV in UTF-8 first. The answers are added as "
-    "columns; they are those of the runtime and the thresholds that this page is set to. Nothing else changes, but "
-    "that in a CSV a ' is put before cells that a spreadsheet would run as a formula. For larger files: "
-    "<code>python -m inference score</code>. The server deletes file and answers within about an hour, and when it "
-    "ends.</p>"
-)
+INTRO = fill("score_intro", max_mb=MAX_UPLOAD_MB, max_rows=MAX_ROWS)
 
 
 class _Stopped(Exception):
@@ -328,30 +321,21 @@ def examine(path: Path, text_column: str | None = None) -> Table:
 
 
 def rows_as_html(table: Table) -> str:
-    """The first rows of a table."""
-    block = next(table.blocks(PREVIEW_ROWS))
-    head = "".join(f'<th scope="col">{escape(_cut(name))}</th>' for name in table.columns[:12])
-    lines = "".join(
-        f"<tr>{''.join(f'<td>{escape(_cut(as_text(cell)))}</td>' for cell in cells[:12])}</tr>"
-        for cells in block.rows()
-    )
+    """Return the first rows of a table."""
     count = f"{table.rows:,} rows; the first {PREVIEW_ROWS}" if table.rows > PREVIEW_ROWS else f"All {table.rows} rows"
     if table.rows == 1:
         count = "The only row"
-    more = f", and 12 of the {len(table.columns)} columns" if len(table.columns) > 12 else ""
-    return (
-        f'<div class="preview"><p class="small">{count}{more}:</p>'
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div></div>'
-    )
+    if len(table.columns) > PREVIEW_COLUMNS:
+        count += f", and {PREVIEW_COLUMNS} of the {len(table.columns)} columns"
+    lines = [table.columns, *([as_text(cell) for cell in cells] for cells in next(table.blocks(PREVIEW_ROWS)).rows())]
+    columns, *rows = [[_cut(cell) for cell in cells[:PREVIEW_COLUMNS]] for cells in lines]
+    return fill("score_preview", count=count, columns=columns, rows=rows)
 
 
 def progress(step: str, share: float, seconds: float) -> str:
     """A bar, what is done, and the time that is left."""
-    left = f", about {seconds * (1 - share) / share:,.0f} s left" if 0.05 < share < 1 else ""
-    return (
-        f'<div class="scoring" role="status"><progress max="1" value="{share:.3f}" aria-label="share done"></progress>'
-        f"<p>{escape(step)}{left}</p></div>"
-    )
+    left_s = seconds * (1 - share) / share if 0.05 < share < 1 else None
+    return fill("score_progress", step=step, share=share, left_s=left_s)
 
 
 def file_name(path: str, format: str) -> str:

@@ -7,10 +7,10 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup, escape
 
 from inference.assets import FAITHFULNESS
 from inference.backends import RUNTIMES
@@ -19,7 +19,7 @@ from inference.explain.explanation import GRADIENTS, METHOD_TITLES, OCCLUSION, A
 from inference.explain.faithfulness import FIGURES, faithfulness_sentences, find_record
 from inference.formats.bundle import Bundle
 from inference.loading import Models
-from ui.render import breakable, message, title
+from ui.render import TEMPLATES, fill, message
 
 PREDICTED = ""  # the choice that stands for the label that the model gives
 MIN_WEIGHT = 0.05  # of the largest attribution: what is below has its figure in the table only
@@ -107,81 +107,74 @@ def explained(
 
 
 def html(found: Explanation, record: Mapping[str, Any] | None = None, threshold: float = 0.0) -> str:
-    """An explanation: the text with its words marked, what to know, every figure, and how far such are to be believed.
+    """Return an explanation: the text with its words marked, what to know, every figure, and whether to trust it.
 
     Args:
-        record: of the check of this model, backend and method, if there is one.
+        record: the check of this model, backend and method, if there is one.
         threshold: score below which the model's answer is uncertain.
     """
-    given = f" (the model says {breakable(found.predicted)})"
-    if found.label == found.predicted:
-        given = " (uncertain)" if found.score < threshold else ""
-    # A word of another direction must not turn the sentence that quotes it.
-    told = (re.sub("“(.*?)”", r"“<bdi>\1</bdi>”", escape(note)) for note in found.notes)
-    notes = "".join(f'<p class="cut"><b>Note:</b> {note}</p>' for note in told)
-    struck = ' <span class="unread">Struck through</span>: not read.' if found.read != (0, len(found.text)) else ""
-    return (
-        f'<div class="why {escape(found.backend)}"><p class="summary" role="status">Why '
-        f'<b>{breakable(found.label)}</b> <span class="figure">{found.score:.4f}</span>{given}: {_sentence(found)}</p>'
-        f'{notes}<p class="legend"><span class="word for">word <small>+1.2</small></span> speaks for it, '
-        f'<span class="word against">word <small>−1.2</small></span> against it; the deepest colour is the largest '
-        f"figure in this text. What has no colour moves it too little to be drawn: its figure is in the table.{struck}"
-        f'</p><p class="words">{_marked(found)}</p>'
-        f'<details class="table"><summary>Every word as a table</summary>{_table(found)}</details>'
-        f'<p class="small">{_about(found)}</p>{_badge(record, found.task)}</div>'
+    is_checked = record is not None and found.task in record["tasks"]
+    pieces, end = _pieces(found)
+    return fill(
+        "why",
+        found=found,
+        headline=_headline(found),
+        pieces=pieces,
+        end=end,
+        threshold=threshold,
+        max_unread=MAX_UNREAD,
+        min_weight=MIN_WEIGHT,
+        check=faithfulness_sentences(record, found.task) if record and is_checked else [],
+        beats_random=record is not None and is_checked and _beats_random(record["tasks"][found.task]),
     )
 
 
-def _sentence(found: Explanation) -> str:
-    """The words that count most on either side, in words."""
+def _headline(found: Explanation) -> list[tuple[str, list[str]]]:
+    """Return the parts of a sentence about the words that count most on either side, each with the words it names."""
     ranked = sorted(found.words, key=lambda word: -abs(word.attribution or 0.0))
     most = abs(ranked[0].attribution or 0.0) if ranked else 0.0
-    sides = {
-        "for": [word for word in ranked if (word.attribution or 0.0) > MIN_WEIGHT * most],
-        "against": [word for word in ranked if (word.attribution or 0.0) < -MIN_WEIGHT * most],
-    }
     much = "most" if found.shared is None else "a little"
-    told = [] if found.shared is None else ["no single word carries it"]
-    for side, words in sides.items():
-        if named := list(dict.fromkeys(_short(word.text) for word in words))[:2]:
-            told.append(f"{side} it {much} {' and '.join(f'<q><bdi>{escape(word)}</bdi></q>' for word in named)}")
-    return f"{'; '.join(told)}." if told else "no word of the text moves it."
+    parts: list[tuple[str, list[str]]] = [] if found.shared is None else [("no single word carries it", [])]
+    for side, sign in (("for", 1), ("against", -1)):
+        words = (_short(word.text) for word in ranked if sign * (word.attribution or 0.0) > MIN_WEIGHT * most)
+        if named := list(dict.fromkeys(words))[:2]:
+            parts.append((f"{side} it {much}", named))
+    return parts
 
 
 def _short(word: str) -> str:
     return word if len(word) <= MAX_QUOTED_CHARS else f"{word[: MAX_QUOTED_CHARS - 1]}…"
 
 
-def _marked(found: Explanation) -> str:
-    """The text as it was given, word by word, in the order in which any text box would show it."""
+@dataclass(frozen=True)
+class _Piece:
+    """A word of the text, with what stands between it and the word before."""
+
+    before: str
+    word: Attribution
+    weight: float
+    """Of its attribution, beside the largest of the text."""
+    direction: str
+    is_neutral: bool
+    """Has neither a direction of its own nor that of a number."""
+
+
+def _pieces(found: Explanation) -> tuple[list[_Piece], int]:
+    """Return the words in the order in which any text box would show them, and where the last one ends."""
     most = max((abs(word.attribution or 0.0) for word in found.words), default=0.0)
-    low, high = found.read
-    parts, at = [_unread(found.text[:low], is_start=True)], low
+    pieces, end = [], found.read[0]
     usual = direction = direction_of(found.text) or "ltr"
     for word in found.words:
-        between = found.text[at : word.start]
-        if "\n" in between:
+        before = found.text[end : word.start]
+        if "\n" in before:
             direction = usual
         own = direction_of(word.text)
-        # A number goes on in the direction of the word before it.
-        direction = own or direction
+        direction = own or direction  # a number goes on in the direction of the word before it
         is_neutral = own is None and not any(letter.isnumeric() for letter in word.text)
-        parts.append(escape(between) + _word(word, most, direction, is_neutral))
-        at = word.end
-    parts += [escape(found.text[at:high]), _unread(found.text[high:], is_start=False)]
-    return "".join(parts)
-
-
-def _unread(text: str, is_start: bool) -> str:
-    """A part of the text that was not read: what of it lies beside the part that was, and how much more there is."""
-    if not text:
-        return ""
-    more = f"{len(text) - MAX_UNREAD:,} more characters that were not read" if len(text) > MAX_UNREAD else ""
-    if is_start:
-        shown = (f"<small>{more} …</small> " if more else "") + escape(text[-MAX_UNREAD:])
-    else:
-        shown = escape(text[:MAX_UNREAD]) + (f" <small>… {more}</small>" if more else "")
-    return f'<span class="unread">{shown}</span>'
+        weight = abs(word.attribution or 0.0) / most if most else 0.0
+        pieces.append(_Piece(before, word, weight, direction, is_neutral))
+        end = word.end
+    return pieces, end
 
 
 def direction_of(text: str) -> str | None:
@@ -190,60 +183,13 @@ def direction_of(text: str) -> str | None:
     return next(("ltr" if kind == "L" else "rtl" for kind in kinds if kind in ("L", "R", "AL")), None)
 
 
-def _word(word: Attribution, most: float, direction: str, is_neutral: bool) -> str:
-    """A word and its figure in a box, which counts among its neighbours as its letters did: see `.as-ltr`."""
-    weight = abs(word.attribution or 0.0) / most if most else 0.0
-    if word.attribution is None:
-        return f'<span class="word untried">{escape(word.text)}</span>'
-    if weight < MIN_WEIGHT:
-        return escape(word.text)
-    side = "for" if word.attribution > 0 else "against"
-    box = (
-        f'<span class="word {side}" dir="{direction}" style="--weight:{weight:.2f}">{escape(word.text)}'
-        f'<small dir="ltr">{signed(word.attribution, 2)}</small></span>'
-    )
-    return box if is_neutral else f'<span class="as-{direction}">{box}</span>'
+def _beats_random(figures: Mapping[str, Any]) -> bool:
+    return all(figures[name]["difference"]["low"] > 0 for name in FIGURES)
 
 
-def _table(found: Explanation) -> str:
-    measured = found.method == OCCLUSION
-    heads = ["word", "log-odds", *(["probability without it"] if measured else [])]
-    rows = []
-    for word in found.words:
-        cells = ["not tried" if word.attribution is None else signed(word.attribution, 4)]
-        if measured:
-            cells.append("" if word.without is None else f"{word.without:.4f}")
-        rows.append(
-            f'<tr><th scope="row"><bdi>{escape(word.text)}</bdi></th>'
-            + "".join(f'<td class="figure">{cell}</td>' for cell in cells)
-            + "</tr>"
-        )
-    top = "".join(f'<th scope="col">{head}</th>' for head in heads)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-
-def _about(found: Explanation) -> str:
-    """What the figures are, and how they came about."""
-    what = (
-        "A figure is what a word adds to the log-odds of the label, ln(p / (1 − p)): 0.7 doubles the odds, −0.7 halves "
-        f"them. {title(found.backend)}, {METHOD_TITLES[found.method]}, {found.seconds * 1000:,.0f} ms."
-    )
-    if found.convergence_delta is None:
-        return f"{what} Each word was left out in turn, and the rest answered anew."
-    return (
-        f"{what} From padding ({signed(found.baseline_log_odds or 0.0, 2)}) to the text "
-        f"({signed(found.log_odds, 2)}) in {found.n_steps} steps; the figures miss the difference by "
-        f"{signed(found.convergence_delta, 4)}."
-    )
-
-
-def _badge(record: Mapping[str, Any] | None, task: str) -> str:
-    if record is None or task not in record["tasks"]:
-        return ""
-    good = all(record["tasks"][task][name]["difference"]["low"] > 0 for name in FIGURES)
-    mark = "✓ beats random words" if good else "? no better than random words"
-    sentences = " ".join(escape(sentence) for sentence in faithfulness_sentences(record, task))
-    return f'<p class="small"><span class="badge{" good" if good else ""}">{mark}</span> {sentences}</p>'
+def _isolated(note: str) -> Markup:
+    """Escape a note so that a quoted word of another direction does not turn the sentence around it."""
+    return Markup(re.sub("“(.*?)”", r"“<bdi>\1</bdi>”", str(escape(note))))
 
 
 def _record(bundle: Bundle, found: Explanation) -> dict[str, Any] | None:
@@ -251,3 +197,7 @@ def _record(bundle: Bundle, found: Explanation) -> dict[str, Any] | None:
         return find_record(FAITHFULNESS, bundle, found.backend, found.method)
     except InferenceError:  # a file that somebody damaged is no reason to give no explanation
         return None
+
+
+TEMPLATES.globals |= {"METHOD_TITLES": METHOD_TITLES, "OCCLUSION": OCCLUSION}
+TEMPLATES.filters |= {"isolated": _isolated, "signed": signed}

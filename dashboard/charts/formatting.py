@@ -73,15 +73,15 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-def asked(limits: ShipLimits) -> str:
-    """Limits in words."""
-    told = [f"accuracy falls by at most {limits.max_drop * 100:g} pp"]
+def requirements(limits: ShipLimits) -> str:
+    """Describe the limits."""
+    parts = [f"accuracy falls by at most {limits.max_drop * 100:g} pp"]
     if limits.max_p95_ms is not None:
-        told.append(f"p95 is at most {limits.max_p95_ms:g} ms")
+        parts.append(f"p95 is at most {limits.max_p95_ms:g} ms")
     if limits.max_size_mb is not None:
-        told.append(f"the model has at most {limits.max_size_mb:g} MB")
+        parts.append(f"the model has at most {limits.max_size_mb:g} MB")
     if limits.max_flips is not None:
-        told.append(f"at most {many(limits.max_flips, 'label')} changed")
+        parts.append(f"at most {many(limits.max_flips, 'label')} changed")
     if limits.min_speedup is not None:
-        told.append(f"it is at least {limits.min_speedup:g} times as fast")
-    return joined(told)
+        parts.append(f"it is at least {limits.min_speedup:g} times as fast")
+    return joined(parts)

@@ -6,8 +6,8 @@ from dashboard import components
 from dashboard.charts import accuracy, labels
 from dashboard.state import current
 
-choice = current()
-receipt, task = choice.receipt, choice.task
+selection = current()
+receipt, task = selection.receipt, selection.task
 backends = receipt["settings"]["backends"]
 components.page("Accuracy", receipt, f"Task: {task}")
 left, right = st.columns(2, gap="large")
@@ -15,7 +15,7 @@ with left:
     components.chart(accuracy.scores(receipt, task), "accuracy")
 with right:
     components.chart(accuracy.scores(receipt, task, "macro_f1"), "macro_f1")
-paired = accuracy.differences(receipt, task, choice.limits.max_drop)
+paired = accuracy.differences(receipt, task, selection.limits.max_drop)
 if paired is not None:
     components.chart(paired, "differences")
 components.chart(labels.per_class(receipt, task), "per_class")

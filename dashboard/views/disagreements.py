@@ -27,8 +27,8 @@ COLUMNS = ("row", "kind", "true", "reference", "reference_confidence", "backend"
 
 
 def page() -> None:
-    choice = current()
-    receipt = with_texts(choice.receipt)
+    selection = current()
+    receipt = with_texts(selection.receipt)
     components.page("Disagreements", receipt)
     reference = receipt["settings"]["reference"]
     others = [name for name in receipt["settings"]["backends"] if name != reference]
@@ -36,7 +36,7 @@ def page() -> None:
         st.info(f"This receipt has {TITLES[reference]} alone, so there is nothing that it could disagree with.")
         return
     st.markdown(
-        f"Rows of **{plain(choice.task)}** to which a backend gives another label than {TITLES[reference]}. "
+        f"Rows of **{plain(selection.task)}** to which a backend gives another label than {TITLES[reference]}. "
         f"*Broken*: only {TITLES[reference]} is right. *Fixed*: only the other is. *Both wrong*: neither."
     )
     backend = st.segmented_control(
@@ -48,19 +48,19 @@ def page() -> None:
         key="against",
         bind="query-params",
     )
-    found = disagreements(receipt, choice.task, backend)
-    pair = receipt["results"]["paired"][choice.task][backend]
+    found = disagreements(receipt, selection.task, backend)
+    pair = receipt["results"]["paired"][selection.task][backend]
     counts(pair, TITLES[reference], TITLES[backend])
     if not found:
         return
     if receipt["data"]["texts"] is None:
-        ask_for_texts(choice.receipt)
+        ask_for_texts(selection.receipt)
     shown = filtered(found)
     if not shown:
         st.info("No row is left by these filters. Widen them to see some.")
         return
     show(shown, len(found), TITLES[reference], TITLES[backend])
-    name = f"disagreements-{choice.task}-{backend}.csv"
+    name = f"disagreements-{selection.task}-{backend}.csv"
     columns = COLUMNS if shown[0].text is None else ("text", *COLUMNS)
     st.download_button(
         f"Download {many(len(shown), 'row')} as CSV",
@@ -70,7 +70,7 @@ def page() -> None:
         help="A cell that a spreadsheet would take for a formula has a ' before it.",
     )
     if shown[0].text is not None:
-        why(shown, choice.receipt, choice.task, reference, backend)
+        why(shown, selection.receipt, selection.task, reference, backend)
 
 
 def counts(pair: Mapping[str, Any], reference: str, backend: str) -> None:

@@ -6,10 +6,10 @@ from dashboard import components
 from dashboard.charts import latency, overview
 from dashboard.state import current
 
-choice = current()
-receipt = choice.receipt
+selection = current()
+receipt = selection.receipt
 components.page("Latency", receipt)
-components.chart(latency.percentiles(receipt, choice.limits.max_p95_ms), "percentiles")
+components.chart(latency.percentiles(receipt, selection.limits.max_p95_ms), "percentiles")
 components.chart(overview.speedup(receipt), "speedup")
 left, right = st.columns(2, gap="large")
 with left:

@@ -8,16 +8,16 @@ from dashboard.method import method
 from dashboard.report_page import report
 from dashboard.state import current
 
-choice = current()
-components.page("Method", choice.receipt, "How each number came about, and what it does not say.")
+selection = current()
+components.page("Method", selection.receipt, "How each number came about, and what it does not say.")
 st.download_button(
     "Download a report",
-    lambda: report([choice.receipt], choice.limits),
-    f"{choice.name}-report.html",
+    lambda: report([selection.receipt], selection.limits),
+    f"{selection.name}-report.html",
     "text/html",
     help="One file with verdict, charts, disagreements and this method, that opens without a network and prints well.",
 )
-for section in method(choice.receipt, choice.limits):
+for section in method(selection.receipt, selection.limits):
     st.subheader(section.heading, anchor=False)
     for paragraph in section.paragraphs:
         st.markdown(plain(paragraph))

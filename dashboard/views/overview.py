@@ -6,11 +6,12 @@ from dashboard import components, receipts, state
 from dashboard.charts import overview
 from inference.compare.diff import CHANGED, diff
 from inference.compare.verdict import decide
+from inference.errors import InputError
 
-choice = state.current()
-receipt, task = choice.receipt, choice.task
+selection = state.current()
+receipt, task = selection.receipt, selection.task
 components.page("Overview", receipt)
-components.verdict(decide(receipt, choice.limits), choice.limits)
+components.verdict(decide(receipt, selection.limits), selection.limits)
 components.kpis(receipt, task)
 components.chart(overview.pareto(receipt, task), "pareto")
 left, right = st.columns(2, gap="large")
@@ -24,20 +25,24 @@ with right:
     with slot:
         components.chart(overview.cost(receipt, price), "cost")
 
-st.subheader("Against another receipt", anchor=False)
+st.subheader("Compare with another measurement", anchor=False)
 shelf = receipts.shelf()
-others = [name for name in state.names(shelf) if name != choice.name]
-other = st.selectbox("The other receipt", others, None, key="other", bind="query-params", placeholder="none")
+others = [name for name in state.names(shelf) if name != selection.name]
+other = st.selectbox("Other measurement", others, None, key="other", bind="query-params", placeholder="none")
 if other is not None:
-    changes, notes = diff(receipt, state.receipt(other, shelf))
+    try:
+        changes, notes = diff(receipt, state.receipt(other, shelf))
+    except InputError as error:
+        st.error(components.plain(str(error)))
+        st.stop()
     for note in notes:
         st.warning(components.plain(note))
     beyond = sum(change.status == CHANGED for change in changes)
-    st.markdown(f"{beyond} of {len(changes)} lines, of figures and of how they came about, differ beyond noise.")
+    st.markdown(f"{beyond} of {len(changes)} lines, of figures and of how they were measured, differ beyond noise.")
     st.dataframe(
         [
-            {"figure": one.what, "this receipt": one.before, "the other": one.after, "so it is": one.status}
-            for one in changes
+            {"figure": change.what, "this one": change.before, "the other": change.after, "verdict": change.status}
+            for change in changes
         ],
         hide_index=True,
         width="stretch",

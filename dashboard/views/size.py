@@ -6,12 +6,12 @@ from dashboard import components
 from dashboard.charts import size
 from dashboard.state import current
 
-choice = current()
-receipt = choice.receipt
+selection = current()
+receipt = selection.receipt
 components.page("Size & memory", receipt)
 left, right = st.columns(2, gap="large")
 with left:
-    components.chart(size.model(receipt, choice.limits.max_size_mb), "model")
+    components.chart(size.model(receipt, selection.limits.max_size_mb), "model")
     components.chart(size.libraries(receipt), "libraries")
 with right:
     if (types := size.dtypes(receipt)) is not None:

@@ -11,7 +11,7 @@ from dashboard import components, jobs, served
 from dashboard.charts.formatting import joined, many
 from dashboard.components import plain, reader
 from dashboard.report_page import report
-from dashboard.state import CHOICE, keep_texts, own, show
+from dashboard.state import SELECTION, keep_texts, own, show
 from dashboard.upload import MAX_MB, TYPES, guess, read_upload
 from inference.assets import SHOWCASE
 from inference.compare.receipt import Receipt
@@ -93,8 +93,8 @@ def result() -> None:
     name = st.session_state.get(RESULT)
     if name is None:
         return
-    receipt, choice = own()[name], st.session_state.get(CHOICE)
-    limits = choice.limits if choice else ShipLimits()
+    receipt, selection = own()[name], st.session_state.get(SELECTION)
+    limits = selection.limits if selection else ShipLimits()
     st.subheader("The verdict", anchor=False)
     components.verdict(decide(receipt, limits))
     components.provenance(receipt)

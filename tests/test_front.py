@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -14,6 +15,7 @@ from test_app import models
 from threads import PATIENCE_S, running
 
 import app
+from inference.api import server as server_module
 from inference.api.access import add_access, read_access
 from inference.api.front import Access, is_own
 from inference.errors import InputError
@@ -30,6 +32,14 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     body = json.dumps({"headers": headers, "scheme": scope["scheme"], "client": scope["client"][0]}).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
+
+
+async def endless(scope: Any, receive: Any, send: Any) -> None:
+    """Start a response that never ends."""
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        await asyncio.Event().wait()
 
 
 def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
@@ -156,6 +166,22 @@ def test_the_page_has_its_public_address_behind_the_proxy_of_a_space(
             config = json.load(connection.getresponse())
             connection.close()
     assert config["root"] == ("https://me-demo.hf.space" if root else url)
+
+
+def test_stream_that_the_shutdown_cuts_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server_module, "GRACE_S", 0)
+    with running(endless, Access()) as url:
+        connection = http.client.HTTPConnection(url.partition("//")[2], timeout=PATIENCE_S)
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        assert response.read(1) == b"a"
+    with pytest.raises(http.client.IncompleteRead):  # the client sees that it is not the whole answer
+        response.read()
+    connection.close()
+    message = "Cancel 1 running task(s), timeout graceful shutdown exceeded"
+    assert [line.partition(" ")[2].strip() for line in capsys.readouterr().err.splitlines()] == [message]
 
 
 def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

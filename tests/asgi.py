@@ -111,8 +111,8 @@ class Client:
         if not sent:
             return Reply(0, {}, b"")
         start, *rest = sent
-        found = {name.decode(): value.decode() for name, value in start["headers"]}
-        return Reply(start["status"], found, b"".join(message.get("body", b"") for message in rest))
+        received = {name.decode(): value.decode() for name, value in start["headers"]}
+        return Reply(start["status"], received, b"".join(message.get("body", b"") for message in rest))
 
     def together(self, bodies: Sequence[Any], path: str = "/api/predict") -> list[Reply]:
         """The replies to all of these, asked at the same time."""

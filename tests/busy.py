@@ -27,15 +27,15 @@ class Gated(fakes.FakeBackend):
         self.asked, self.gate = threading.Event(), threading.Event()
 
     def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        found = super().logits(input_ids, attention_mask)
+        logits = super().logits(input_ids, attention_mask)
         if fakes.WORDS.index("book") in input_ids:
             self.asked.set()
             assert self.gate.wait(PATIENCE_S)
-        return found
+        return logits
 
 
 class Busy:
-    """An API whose model is busy with one text, until `let_go`; what is asked meanwhile waits."""
+    """An API whose model is busy with one text, until `let_go`; requests wait."""
 
     def __init__(self, backend: Gated | None = None, limits: ApiLimits | None = None, **options: int) -> None:
         self.backend: Any = backend or Gated()

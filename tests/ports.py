@@ -46,10 +46,10 @@ def listening(pid: int) -> set[tuple[str, int]]:
     """Return address and port of everything that the children of this process listen on."""
     import psutil
 
-    found = set()
+    addresses = set()
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # Ray's processes come and go
             for one in process.net_connections("tcp"):
                 if one.status == psutil.CONN_LISTEN:
-                    found.add((one.laddr.ip, one.laddr.port))
-    return found
+                    addresses.add((one.laddr.ip, one.laddr.port))
+    return addresses

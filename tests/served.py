@@ -50,11 +50,13 @@ class Served:
         assert self.process.stdout
         limit = threading.Timer(START_S, self.process.kill)
         limit.start()
-        self.said = self.process.stdout.readline()
+        self.first_line = self.process.stdout.readline()
         limit.cancel()
-        if not self.said:
+        if not self.first_line:
             raise RuntimeError(self.finished()[2])
-        self.url = json.loads(self.said)["url"] if self.said.startswith("{") else self.said.split()[-1]
+        self.url = (
+            json.loads(self.first_line)["url"] if self.first_line.startswith("{") else self.first_line.split()[-1]
+        )
         self.port = int(urlsplit(self.url).port or 0)
 
     def __enter__(self) -> Served:
@@ -76,9 +78,9 @@ class Served:
             "GET" if fields is None else "POST", path, body, {"Content-Type": "application/json"} | headers
         )
         with connection.getresponse() as response:
-            found = response.read()
+            answer = response.read()
         connection.close()
-        return response.status, json.loads(found)
+        return response.status, json.loads(answer)
 
     def peak_kb(self) -> int:
         """Most memory that the process has had so far."""
@@ -97,16 +99,16 @@ class Served:
         return True
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
-        """Exit code, what else it said, and what went to stderr."""
+        """Exit code, what else it printed, and what went to stderr."""
         self.process.send_signal(number)
         return self.finished()
 
     def finished(self) -> tuple[int, str, str]:
         """What `end` gives, of a process that ends by itself."""
         out, _ = self.process.communicate(timeout=PATIENCE_S)
-        with self._stderr as said:
-            said.seek(0)
-            return self.process.returncode, out, said.read()
+        with self._stderr as log:
+            log.seek(0)
+            return self.process.returncode, out, log.read()
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -139,11 +141,11 @@ def main() -> None:
             return super().logits(input_ids, attention_mask)
 
     app = create_app(fakes.classifier(Slow("int8")), limits=ApiLimits(waiting_texts=args.waiting_texts))
-    held = server.bind("127.0.0.1", 0, "")
-    url = f"{server.url('127.0.0.1', held.getsockname()[1])}/api"
+    listener = server.bind("127.0.0.1", 0, "")
+    url = f"{server.url('127.0.0.1', listener.getsockname()[1])}/api"
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        server.serve(app, held, lambda: print(url, flush=True), app.state.service.stop, Access())
+        server.serve(app, listener, lambda: print(url, flush=True), app.state.service.stop, Access())
     except KeyboardInterrupt:
         print("stopped", flush=True)
 

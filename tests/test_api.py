@@ -35,14 +35,14 @@ def client() -> Iterator[Client]:
     made.close()
 
 
-def test_texts_are_answered_in_their_order_for_every_task(client: Client) -> None:
+def test_texts_are_answered_in_order_for_every_task(client: Client) -> None:
     reply = client.predict(texts=["sad", "a very good book", "bad"])
     assert reply.status == 200
     assert reply.headers["content-type"] == "application/json"
     document = reply.json()
     assert (document["model"], document["backend"]) == ("fake", "pytorch")
-    found = [{task: one["label"] for task, one in row["predictions"].items()} for row in document["results"]]
-    assert found == [
+    labels = [{task: answer["label"] for task, answer in row["predictions"].items()} for row in document["results"]]
+    assert labels == [
         {"sentiment": "negative", "emotion": "sadness"},
         {"sentiment": "positive", "emotion": "joy"},
         {"sentiment": "negative", "emotion": "joy"},
@@ -67,19 +67,25 @@ def test_a_single_text_gets_a_single_result(client: Client) -> None:
     assert one == {"model": "fake", "backend": "pytorch", **row}
 
 
-def test_a_threshold_holds_for_its_own_request_alone(client: Client) -> None:
+def test_threshold_applies_to_its_own_request_only(client: Client) -> None:
     strict, plain = client.together([{"text": "good", "threshold": 0.9}, {"text": "good"}])
     assert strict.json()["predictions"]["sentiment"]["uncertain"]
     assert not plain.json()["predictions"]["sentiment"]["uncertain"]
 
 
-def test_a_text_longer_than_the_model_reads_is_said_to_be_cut(client: Client) -> None:
+def test_long_text_is_marked_as_truncated(client: Client) -> None:
     rows = client.predict(texts=["good " * 20, "good"]).json()["results"]
     assert [row["truncated"] for row in rows] == [True, False]
     assert 'triptych_truncated_texts_total{backend="pytorch"} 1.0' in client.get("/api/metrics").body.decode()
 
 
-def test_null_stands_for_what_is_left_out(client: Client) -> None:
+def test_text_without_a_known_word_is_marked_as_unknown(client: Client) -> None:
+    rows = client.predict(texts=["qqq", "good qqq"]).json()["results"]
+    assert [row["unknown"] for row in rows] == [True, False]
+    assert client.predict(text="qqq", tasks=["emotion"]).json()["unknown"] is True
+
+
+def test_null_means_the_default(client: Client) -> None:
     fields = {"tasks": None, "return_scores": None, "threshold": None, "backend": None}
     assert client.predict(text="good", **fields).json() == client.predict(text="good").json()
 
@@ -122,15 +128,13 @@ def test_null_stands_for_what_is_left_out(client: Client) -> None:
         (b'{"text": "a", "MARK": {"text": "a", "text": "a"}}', 422, UNKNOWN),
     ],
 )  # fmt: skip
-def test_what_cannot_be_answered_is_refused_in_words_that_do_not_quote_it(
-    client: Client, body: bytes, status: int, message: str
-) -> None:
+def test_invalid_body_is_refused_without_quoting_it(client: Client, body: bytes, status: int, message: str) -> None:
     reply = client.post("/api/predict", body)
     assert (reply.status, reply.message) == (status, message)
     assert b"MARK" not in reply.body
 
 
-def test_of_many_unknown_fields_no_error_each_is_made(client: Client) -> None:
+def test_many_unknown_fields_give_one_error(client: Client) -> None:
     body = json.dumps({"text": "good"} | {f"field {number}": 1 for number in range(200_000)}).encode()
     assert schemas.PredictRequest.model_validate_json(body).text == "good"  # pydantic has no errors to list
     with pytest.raises(ApiError) as refused:
@@ -162,17 +166,17 @@ def test_anything_but_plain_json_is_refused(client: Client, headers: dict[str, s
     assert (reply.status, reply.code) == (415, code)
 
 
-def test_json_may_say_its_charset(client: Client) -> None:
+def test_content_type_may_have_a_charset(client: Client) -> None:
     headers = {"Content-Type": "Application/JSON; charset=utf-8"}
     assert client.post("/api/predict", {"text": "good"}, headers).status == 200
 
 
-def test_the_address_of_all_of_it_says_what_there_is(client: Client) -> None:
+def test_index_lists_the_endpoints(client: Client) -> None:
     for path in ("/api", "/api/"):
         assert set(client.get(path).json()["addresses"]) == set(client.app.state.addresses)
 
 
-def test_other_addresses_and_methods_are_refused_with_what_there_is(client: Client) -> None:
+def test_unknown_paths_and_methods_are_refused_with_what_exists(client: Client) -> None:
     reply = client.get("/api/MARK")
     assert (reply.status, reply.code) == (404, "not_found")
     assert "/api/predict" in reply.message
@@ -182,12 +186,12 @@ def test_other_addresses_and_methods_are_refused_with_what_there_is(client: Clie
     assert reply.message == "This path takes POST."
 
 
-def test_a_body_above_the_cap_is_refused_and_no_more_of_it_is_read_than_is_said(monkeypatch: MonkeyPatch) -> None:
+def test_too_large_body_is_refused_and_read_no_further_than_documented(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(middleware, "DRAINED_BYTES", 500)
     client = Client(create_app(fakes.classifier(), limits=ApiLimits(body_bytes=1000)))
     large = JSON | {"Content-Length": "1001"}
-    said = client.run(client.ask("/api/predict", (b"a" * 100 for _ in range(1000)), large))
-    assert (said.status, said.code, said.headers["connection"]) == (413, "too_large", "close")
+    declared = client.run(client.ask("/api/predict", (b"a" * 100 for _ in range(1000)), large))
+    assert (declared.status, declared.code, declared.headers["connection"]) == (413, "too_large", "close")
     assert client.pieces_read == 5
     client.pieces_read = 0
     chunked = client.run(client.ask("/api/predict", (b"a" * 100 for _ in range(1_000_000)), JSON))
@@ -200,7 +204,7 @@ def test_a_body_above_the_cap_is_refused_and_no_more_of_it_is_read_than_is_said(
     client.close()
 
 
-def test_a_body_above_the_cap_that_never_ends_is_waited_for_no_longer_than_is_said(monkeypatch: MonkeyPatch) -> None:
+def test_too_large_body_that_stalls_is_not_awaited(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(middleware, "DRAINED_S", 0.05)
     app = middleware.BodyLimit(create_app(fakes.classifier()), max_bytes=10)
     sent: list[dict[str, Any]] = []
@@ -218,7 +222,7 @@ def test_a_body_above_the_cap_that_never_ends_is_waited_for_no_longer_than_is_sa
     assert [message.get("more_body") for message in sent] == [None, True, False]
 
 
-def test_a_text_of_which_the_tokenizer_reads_nothing_is_named_and_others_are_answered() -> None:
+def test_text_without_tokens_is_named_and_others_are_answered() -> None:
     classifier = fakes.classifier()
     from tokenizers.normalizers import Replace, Sequence
 
@@ -231,7 +235,7 @@ def test_a_text_of_which_the_tokenizer_reads_nothing_is_named_and_others_are_ans
     client.close()
 
 
-def test_a_text_of_separators_alone_is_named_by_its_place_in_the_request(client: Client) -> None:
+def test_blank_text_is_named_by_its_index_in_the_request(client: Client) -> None:
     reply = client.predict(texts=["good", "a very good book", "\u001c"])
     assert (reply.status, reply.message) == (422, "texts[2] is empty: give it at least one word.")
     assert client.predict(text="\u001f").message == "text is empty: give it at least one word."
@@ -243,13 +247,13 @@ class Damaged(fakes.FakeBackend):
     def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         if fakes.WORDS.index("book") in input_ids:
             raise RuntimeError("a secret path")
-        found = super().logits(input_ids, attention_mask)
-        for values in found.values():
+        logits = super().logits(input_ids, attention_mask)
+        for values in logits.values():
             values[(input_ids == fakes.WORDS.index("cancel")).any(1)] = np.nan
-        return found
+        return logits
 
 
-def test_a_text_that_breaks_the_model_is_a_named_error_and_no_neighbour_pays_for_it() -> None:
+def test_text_that_breaks_the_model_fails_alone() -> None:
     client = Client(create_app(fakes.classifier(Damaged())))
     asked = [{"text": "good"}, {"text": "cancel"}, {"text": "book"}, {"texts": ["sad", "bad"]}]
     good, nan, broken, rest = client.together(asked)
@@ -261,7 +265,7 @@ def test_a_text_that_breaks_the_model_is_a_named_error_and_no_neighbour_pays_for
     client.close()
 
 
-def test_a_text_for_which_there_is_no_memory_may_be_sent_again() -> None:
+def test_lack_of_memory_is_a_temporary_error() -> None:
     class Full(fakes.FakeBackend):
         def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
             raise OutOfMemory("a secret path")
@@ -273,7 +277,7 @@ def test_a_text_for_which_there_is_no_memory_may_be_sent_again() -> None:
     client.close()
 
 
-def test_a_key_is_wanted_of_all_but_health() -> None:
+def test_key_is_required_except_for_health() -> None:
     client = Client(create_app(fakes.classifier(), api_key="open sesame"))
     assert client.get("/api/live").status == 200
     assert client.get("/api/ready").status == 200
@@ -288,12 +292,12 @@ def test_a_key_is_wanted_of_all_but_health() -> None:
 
 
 @pytest.mark.parametrize("key", ["", " ", "é", "a\n", " a"])
-def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
+def test_key_that_fits_no_header_is_refused(key: str) -> None:
     with pytest.raises(InputError, match="printable ASCII"):
         create_app(fakes.classifier(), api_key=key)
 
 
-def test_the_backends_of_a_model_are_chosen_by_the_request() -> None:
+def test_request_chooses_the_backend() -> None:
     def open_one(name: str) -> fakes.Classifier:
         if name == "pytorch":
             raise MissingDependencyError("no torch in /secret/path")
@@ -309,24 +313,24 @@ def test_the_backends_of_a_model_are_chosen_by_the_request() -> None:
     client.close()
 
 
-def test_a_backend_that_is_not_served_cannot_be_the_first() -> None:
+def test_unknown_default_backend_is_refused() -> None:
     with pytest.raises(InputError, match="Unknown backend 'onnx'. Available: pytorch."):
         create_app(fakes.classifier(), backend="onnx")
 
 
-def test_the_model_is_described_with_its_limits(client: Client) -> None:
-    found = client.get("/api/model").json()
-    assert found["tasks"]["sentiment"] == {
+def test_model_is_described_with_its_limits(client: Client) -> None:
+    info = client.get("/api/model").json()
+    assert info["tasks"]["sentiment"] == {
         "labels": ["negative", "positive"],
         "problem_type": fakes.SINGLE,
         "threshold": 0.6,
     }
-    assert found["max_tokens"] == 8
-    assert found["limits"]["texts"] == 512
-    assert found["limits"]["body_bytes"] == 2_000_000
+    assert info["max_tokens"] == 8
+    assert info["limits"]["texts"] == 512
+    assert info["limits"]["body_bytes"] == 2_000_000
 
 
-def test_ready_asks_the_model_and_live_does_not() -> None:
+def test_ready_runs_the_model_and_live_does_not() -> None:
     backend = Damaged()
     client = Client(create_app(fakes.classifier(backend)))
     reply = client.get("/api/ready")
@@ -358,7 +362,7 @@ def test_metrics_are_those_of_this_application(client: Client) -> None:
         assert f'triptych_stage_seconds_count{{stage="{stage}"}} 1.0' in lines
 
 
-def test_no_page_loads_anything_from_elsewhere(client: Client) -> None:
+def test_there_are_no_documentation_pages(client: Client) -> None:
     for path in ("/api/docs", "/docs", "/redoc", "/api/redoc"):
         assert client.get(path).status == 404
 
@@ -375,8 +379,8 @@ def test_it_can_be_mounted_in_another_application() -> None:
     reply = client.post("/classify/predict", {"text": "good"}, JSON | {"X-API-Key": "key"})
     assert reply.json()["predictions"]["sentiment"]["label"] == "positive"
     assert client.get("/classify/openapi.json", {"X-API-Key": "key"}).json()["servers"] == [{"url": "/classify"}]
-    told = client.get("/classify/", {"X-API-Key": "key"}).json()
-    assert told["model"] == "fake"
-    assert "/classify/predict" in told["addresses"]
+    index = client.get("/classify/", {"X-API-Key": "key"}).json()
+    assert index["model"] == "fake"
+    assert "/classify/predict" in index["addresses"]
     assert "/classify/predict" in client.get("/classify/nothing", {"X-API-Key": "key"}).message
     client.close()

@@ -19,7 +19,7 @@ def client() -> Iterator[Client]:
     made.close()
 
 
-def test_the_document_names_every_address_and_status_and_its_examples_hold(client: Client) -> None:
+def test_document_covers_every_path_and_status_and_its_examples_work(client: Client) -> None:
     document = client.get("/api/openapi.json").json()
     assert set(document["paths"]) == set(client.app.state.addresses) - {"/api/openapi.json"}
     for path, methods in document["paths"].items():
@@ -29,12 +29,12 @@ def test_the_document_names_every_address_and_status_and_its_examples_hold(clien
                 given = content.get("examples", {"": {"value": content.get("example")}})
                 for example in given.values():
                     assert client.post(path, example["value"]).status == 200
-    told = {name: document["paths"][f"/api/{name}"] for name in ("predict", "explain", "ready")}
-    said = told["predict"]["post"]["responses"]["422"]["description"]
-    assert "unreadable_text" in said and "cannot_explain" not in said
-    assert "cannot_explain" in told["explain"]["post"]["responses"]["422"]["description"]
-    said = told["ready"]["get"]["responses"]["503"]["description"]
-    assert "not_ready" in said and "timed_out" not in said
+    paths = {name: document["paths"][f"/api/{name}"] for name in ("predict", "explain", "ready")}
+    description = paths["predict"]["post"]["responses"]["422"]["description"]
+    assert "unreadable_text" in description and "cannot_explain" not in description
+    assert "cannot_explain" in paths["explain"]["post"]["responses"]["422"]["description"]
+    description = paths["ready"]["get"]["responses"]["503"]["description"]
+    assert "not_ready" in description and "timed_out" not in description
     asked = document["components"]["schemas"]["PredictRequest"]["properties"]
     assert asked["tasks"]["anyOf"][0]["items"]["enum"] == ["sentiment", "emotion"]
     assert "security" not in document
@@ -46,7 +46,7 @@ def test_the_document_names_every_address_and_status_and_its_examples_hold(clien
     keyed.close()
 
 
-def test_the_document_takes_for_white_space_what_the_classifier_does() -> None:
+def test_document_and_classifier_agree_on_white_space() -> None:
     takes = TypeAdapter(schemas.Text)
 
     def taken(letter: str) -> bool:

@@ -34,21 +34,25 @@ def explain(client: Client, **fields: Any) -> Any:
 def test_the_word_that_decides_has_the_largest_attribution(client: Client) -> None:
     reply = explain(client)
     assert reply.status == 200
-    found = reply.json()
-    assert set(found) == set(Explained.model_fields)
-    assert (found["label"], found["predicted"], found["method"]) == ("positive", "positive", "occlusion")
-    best = max(found["words"], key=lambda word: word["attribution"])
+    explanation = reply.json()
+    assert set(explanation) == set(Explained.model_fields)
+    assert (explanation["label"], explanation["predicted"], explanation["method"]) == (
+        "positive",
+        "positive",
+        "occlusion",
+    )
+    best = max(explanation["words"], key=lambda word: word["attribution"])
     assert (best["text"], TEXT[best["start"] : best["end"]]) == ("good", "good")
     assert best["attribution"] == pytest.approx(2)  # "good" adds 2 to the logit
 
 
-def test_another_label_can_be_asked_about(client: Client) -> None:
-    found = explain(client, label="negative").json()
-    assert (found["label"], found["predicted"]) == ("negative", "positive")
-    assert min(word["attribution"] for word in found["words"]) == pytest.approx(-2)
+def test_another_label_can_be_explained(client: Client) -> None:
+    explanation = explain(client, label="negative").json()
+    assert (explanation["label"], explanation["predicted"]) == ("negative", "positive")
+    assert min(word["attribution"] for word in explanation["words"]) == pytest.approx(-2)
 
 
-def test_a_classifier_of_one_task_needs_no_name_of_it() -> None:
+def test_task_is_optional_if_the_model_has_one() -> None:
     tasks = {"sentiment": fakes.TASKS["sentiment"]}
     client = Client(create_app(fakes.classifier(tasks=tasks)))
     assert client.post("/api/explain", {"text": TEXT}).json()["task"] == "sentiment"
@@ -68,7 +72,7 @@ def test_a_classifier_of_one_task_needs_no_name_of_it() -> None:
         ({"method": "integrated_gradients"}, "cannot_explain", "PyTorch"),
     ],
 )
-def test_what_cannot_be_explained_is_refused(fields: dict[str, Any], code: str, message: str) -> None:
+def test_invalid_explain_requests_are_refused(fields: dict[str, Any], code: str, message: str) -> None:
     client = Client(create_app(fakes.classifier(fakes.FakeBackend("int8"))))
     reply = explain(client, **fields)
     assert (reply.status, reply.code) == (422, code)
@@ -151,11 +155,11 @@ def test_a_prediction_does_not_wait_for_an_explanation(monkeypatch: pytest.Monke
         (ApiLimits(timeout_s=1), 1),
     ],
 )
-def test_no_more_explanations_wait_than_can_be_done_in_time(limits: ApiLimits, most: int) -> None:
+def test_number_of_waiting_explanations_depends_on_the_time_limit(limits: ApiLimits, most: int) -> None:
     assert limits.max_explanations == most
 
 
-def test_after_the_end_no_explanation_is_begun() -> None:
+def test_no_explanation_starts_after_close() -> None:
     client = Client(create_app(fakes.classifier()))
     client.app.state.service.close()
     for _ in range(10):

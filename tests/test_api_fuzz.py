@@ -72,7 +72,7 @@ def request_of(program: bytes) -> tuple[str, bytes, Mapping[str, str]]:
 
     A body is noise, tokens of JSON in any order, an object, or a request that was right until bytes were changed.
     """
-    kind, said, *rest = program
+    kind, header, *rest = program
     threes = zip(*[iter(rest)] * 3, strict=False)
     if kind % 4 == 0:
         body = bytes(rest) + MARK.encode()
@@ -88,20 +88,20 @@ def request_of(program: bytes) -> tuple[str, bytes, Mapping[str, str]]:
             start = place % len(right)
             changed[start : start + cut % 3] = bytes([byte])
         body = bytes(changed)
-    return PATHS[kind & 64 > 0], body, HEADERS[said % len(HEADERS)]
+    return PATHS[kind & 64 > 0], body, HEADERS[header % len(HEADERS)]
 
 
-def check(client: Client, path: str, body: bytes, said: Mapping[str, str]) -> int:
+def check(client: Client, path: str, body: bytes, headers: Mapping[str, str]) -> int:
     """The status of the reply to these bytes, which is one that a request can have."""
-    reply = client.post(path, body, said)
+    reply = client.post(path, body, headers)
     assert reply.status in ALLOWED, (reply.status, body)
-    found = json.loads(reply.body.decode("utf-8"))
+    answer = json.loads(reply.body.decode("utf-8"))
     if reply.status == 200:
-        assert {"backend"} < set(found)
+        assert {"backend"} < set(answer)
     else:
         assert MARK.encode() not in reply.body, body
-        assert set(found) == {"error"}
-        assert set(found["error"]) == {"code", "message"}
+        assert set(answer) == {"error"}
+        assert set(answer["error"]) == {"code", "message"}
     return reply.status
 
 
@@ -128,7 +128,7 @@ def fuzz(inputs: int, derandomize: bool) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("inputs", [500, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_no_bytes_get_a_5xx_or_come_back(inputs: int) -> None:
+def test_arbitrary_bytes_give_no_5xx_and_are_not_quoted(inputs: int) -> None:
     counts = fuzz(inputs, derandomize=True)
     assert sum(counts.values()) >= inputs
     assert {200, 400, 415, 422} <= set(counts)
@@ -150,7 +150,7 @@ def schemathesis(url: str, folder: Path, cases: int, seed: int) -> subprocess.Co
 
 
 @pytest.mark.slow
-def test_the_api_is_what_its_document_says(tmp_path: Path) -> None:
+def test_api_matches_its_openapi_document(tmp_path: Path) -> None:
     pytest.importorskip("schemathesis", reason="Schemathesis is not installed: requirements-dev.txt")
     with Served([*FAKES, str(tmp_path)]) as server:
         done = schemathesis(server.url, tmp_path, 450, seed=1)

@@ -53,7 +53,7 @@ def two() -> Iterator[Busy]:
     made.client.close()
 
 
-def test_a_lone_batch_gets_all_cores_and_one_beside_it_is_not_held_up(two: Busy) -> None:
+def test_single_batch_gets_all_cores_and_does_not_block_another(two: Busy) -> None:
     assert two.client.predict(text="good").status == 200
     assert not two.tasks[0].done()
     assert [two.backend.shapes, two.backend.beside.shapes] == [[(1, 3)], [(1, 3)]]
@@ -63,7 +63,7 @@ def test_a_lone_batch_gets_all_cores_and_one_beside_it_is_not_held_up(two: Busy)
     assert two.backend.shapes == [(1, 3), (1, 4)]
 
 
-def test_what_waits_is_shared_among_the_lanes(two: Busy) -> None:
+def test_waiting_texts_are_divided_among_the_lanes(two: Busy) -> None:
     two.ask(text="book glad")  # the other lane is busy too now
     two.wait_until(two.backend.beside.asked.is_set)
     for _ in range(12):
@@ -76,21 +76,21 @@ def test_what_waits_is_shared_among_the_lanes(two: Busy) -> None:
     assert max(rows) == BATCH_TEXTS_ON_ONE_CORE
 
 
-def test_a_request_that_is_answered_by_several_lanes_keeps_the_order_of_its_texts(two: Busy) -> None:
+def test_request_answered_by_several_lanes_keeps_its_order(two: Busy) -> None:
     draw, pauses = random.Random(0), random.Random(0)
     two.let_go()
     for backend in (two.backend, two.backend.beside):
         plain = backend.logits
         backend.logits = lambda plain=plain, **feed: time.sleep(pauses.random() / 500) or plain(**feed)
     texts = [" ".join(draw.choices(fakes.WORDS[4:], k=draw.randint(1, 6))) for _ in range(300)]
-    found = [reply.json()["results"] for reply in two.client.together([{"texts": texts}, {"texts": texts[::-1]}])]
+    results = [reply.json()["results"] for reply in two.client.together([{"texts": texts}, {"texts": texts[::-1]}])]
     expected = fakes.classifier().predict(texts, "sentiment")
-    assert [one["predictions"]["sentiment"]["label"] for one in found[0]] == [one.label for one in expected]
-    assert found[1] == found[0][::-1]
+    assert [one["predictions"]["sentiment"]["label"] for one in results[0]] == [one.label for one in expected]
+    assert results[1] == results[0][::-1]
     assert sum(rows for rows, _ in two.backend.beside.shapes) > 100
 
 
-def test_a_backend_that_has_no_other_answers_one_batch_at_a_time() -> None:
+def test_backend_without_lanes_answers_one_batch_at_a_time() -> None:
     busiest = running = 0
 
     class Counts(fakes.FakeBackend):
@@ -154,7 +154,7 @@ class Asked:
 def drawn(seed: int, count: int) -> list[Asked]:
     """The same requests of one to 40 texts for the same seed."""
     draw = random.Random(seed)
-    found = []
+    requests = []
     for number in range(count):
         size = draw.choice([1, 1, 1, 2, 5, 20, 40])
         texts = [" ".join(draw.choices(WORDS, k=draw.randint(1, 6))) for _ in range(size)]
@@ -166,12 +166,12 @@ def drawn(seed: int, count: int) -> list[Asked]:
             patience_s = 0
         elif not breaks and draw.random() < 1 / 8:
             patience_s = draw.random() / 50
-        found.append(Asked(texts, draw.randrange(2), draw.random() < 0.05, draw.random() / 1000, breaks, patience_s))
-    return found
+        requests.append(Asked(texts, draw.randrange(2), draw.random() < 0.05, draw.random() / 1000, breaks, patience_s))
+    return requests
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_fails_goes_or_is_stopped_the_rest_is_answered_and_nothing_is_left(seed: int) -> None:
+def test_failures_disconnects_and_shutdown_affect_no_other_request(seed: int) -> None:
     """Some of 200 requests to two backends break, some clients go, and odd seeds stop the server before the 101st."""
     batcher = Batcher(400)
     backends = [Breaks("int8", True), Breaks("pytorch", False)]
@@ -190,8 +190,8 @@ def test_whatever_fails_goes_or_is_stopped_the_rest_is_answered_and_nothing_is_l
             return "gone" if asked.patience_s < PATIENCE_S else "lost"
         if job.future.exception():
             return "broken" if asked.breaks else "wrong"
-        found = [one.label for one in job.future.result()["sentiment"]]
-        return "answered" if found == [one.label for one in expected.predict(asked.texts, "sentiment")] else "wrong"
+        labels = [one.label for one in job.future.result()["sentiment"]]
+        return "answered" if labels == [one.label for one in expected.predict(asked.texts, "sentiment")] else "wrong"
 
     async def all_of_them() -> Counter[str]:
         ends = []
@@ -212,9 +212,9 @@ def test_whatever_fails_goes_or_is_stopped_the_rest_is_answered_and_nothing_is_l
         for asked in requests[len(submitted) :]:
             with pytest.raises(ApiError, match="shutting down"):
                 batcher.submit(served[asked.backend], asked.texts, ["sentiment"], probe=asked.probe)
-        found = Counter(await asyncio.gather(*ends))
+        counts = Counter(await asyncio.gather(*ends))
         await closing
-        return found
+        return counts
 
     ends = asyncio.run(all_of_them())
     hasty = sum(0 < asked.patience_s < PATIENCE_S for asked in submitted)
@@ -227,7 +227,7 @@ def test_whatever_fails_goes_or_is_stopped_the_rest_is_answered_and_nothing_is_l
     assert backends[1].most == 1
 
 
-def test_the_neighbours_of_a_text_that_breaks_are_told_one_by_one() -> None:
+def test_batch_of_a_failing_text_is_answered_one_request_at_a_time() -> None:
     gate = threading.Event()
 
     class Once(fakes.FakeBackend):
@@ -257,7 +257,7 @@ def int8(demo: Path, demo_cache: Path) -> Classifier:
     return load(DEMO, "int8", threads=2)
 
 
-def test_int8_gives_a_text_the_same_answer_alone_and_in_a_crowd(int8: Classifier) -> None:
+def test_int8_answers_a_text_the_same_alone_and_in_a_batch(int8: Classifier) -> None:
     from inference.assets import showcase_texts
 
     texts = showcase_texts()[:64]
@@ -270,18 +270,18 @@ def test_int8_gives_a_text_the_same_answer_alone_and_in_a_crowd(int8: Classifier
     batches = float(page.split("triptych_batch_texts_count ")[1].split("\n")[0]) - before
     assert batches < 32  # the crowd was answered together, and not one by one
     for one, other in zip(alone, crowd, strict=True):
-        for task, found in one.items():
-            assert found["label"] == other[task]["label"]
+        for task, answer in one.items():
+            assert answer["label"] == other[task]["label"]
             # The heads and the pooling are FP32, and sum in another order for another number of rows.
-            assert other[task]["probabilities"] == pytest.approx(found["probabilities"], abs=1e-5)
+            assert other[task]["probabilities"] == pytest.approx(answer["probabilities"], abs=1e-5)
     client.close()
 
 
-def test_answers_of_the_api_are_those_of_the_classifier(int8: Classifier) -> None:
+def test_api_answers_equal_those_of_the_classifier(int8: Classifier) -> None:
     client = Client(create_app(int8))
     text = "what a lovely film"
-    found = client.post("/api/predict", {"text": text, "return_scores": True}, JSON).json()["predictions"]
-    assert found == {
+    predictions = client.post("/api/predict", {"text": text, "return_scores": True}, JSON).json()["predictions"]
+    assert predictions == {
         task: {
             "label": one.label,
             "confidence": one.confidence,
@@ -293,7 +293,7 @@ def test_answers_of_the_api_are_those_of_the_classifier(int8: Classifier) -> Non
     client.close()
 
 
-def test_onnx_single_threaded_gives_the_same_answers_and_is_left_out_where_it_does_not_pay(
+def test_single_threaded_onnx_gives_the_same_answers_and_is_optional(
     int8: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from inference.onnx import backend as onnx
@@ -303,9 +303,9 @@ def test_onnx_single_threaded_gives_the_same_answers_and_is_left_out_where_it_do
     assert beside is not None
     assert (beside.name, beside.threads, beside.single_threaded()) == ("int8", 1, None)
     feed = fakes.feed(4, 12).values()
-    found, expected = beside.logits(*feed), wide.logits(*feed)
+    single, expected = beside.logits(*feed), wide.logits(*feed)
     for task, values in expected.items():
-        assert np.abs(found[task] - values).max() < 1e-5
+        assert np.abs(single[task] - values).max() < 1e-5
     assert wide.single_threaded() is beside
     with monkeypatch.context() as patched:
         patched.setattr(onnx, "MOST_TWICE", 1000)

@@ -33,7 +33,7 @@ def busy() -> Iterator[Busy]:
     made.client.close()
 
 
-def test_a_lone_request_goes_at_once_and_those_that_wait_go_together(busy: Busy) -> None:
+def test_single_request_runs_at_once_and_waiting_ones_together(busy: Busy) -> None:
     for text in ("good", "bad", "sad"):
         busy.ask(text=text)
     busy.waits(4)
@@ -42,7 +42,7 @@ def test_a_lone_request_goes_at_once_and_those_that_wait_go_together(busy: Busy)
     assert [rows for rows, _ in busy.backend.shapes] == [1, 3]
 
 
-def test_a_batch_holds_no_more_than_the_classifier_takes(busy: Busy) -> None:
+def test_batch_is_no_larger_than_the_classifier_allows(busy: Busy) -> None:
     for _ in range(6):
         busy.ask(text="good")
     busy.waits(7)
@@ -51,7 +51,7 @@ def test_a_batch_holds_no_more_than_the_classifier_takes(busy: Busy) -> None:
     assert [rows for rows, _ in busy.backend.shapes] == [1, 4, 2]
 
 
-def test_texts_of_like_length_go_together() -> None:
+def test_texts_of_similar_length_share_a_batch() -> None:
     busy = Busy(batch_size=32)
     busy.occupy()
     busy.ask(texts=["good", "good bad sad glad good"] * 8)
@@ -63,7 +63,7 @@ def test_texts_of_like_length_go_together() -> None:
     busy.client.close()
 
 
-def test_a_large_request_does_not_hold_up_a_small_one(busy: Busy) -> None:
+def test_large_request_does_not_delay_a_small_one(busy: Busy) -> None:
     busy.ask(texts=["good"] * 100)
     busy.waits(101)
     busy.ask(text="bad")
@@ -76,7 +76,7 @@ def test_a_large_request_does_not_hold_up_a_small_one(busy: Busy) -> None:
     assert finished == ["slow", "small", "large"]
 
 
-def test_texts_past_the_limit_are_turned_away_with_a_time_to_come_back() -> None:
+def test_texts_beyond_the_limit_get_429_with_retry_after() -> None:
     busy = Busy(limits=ApiLimits(waiting_texts=10))
     busy.occupy()
     busy.ask(texts=["good"] * 9)
@@ -96,7 +96,7 @@ def test_texts_past_the_limit_are_turned_away_with_a_time_to_come_back() -> None
     busy.client.close()
 
 
-def test_who_waits_too_long_gets_503_and_its_texts_are_not_answered() -> None:
+def test_timed_out_request_gets_503_and_leaves_the_queue() -> None:
     busy = Busy()
     busy.occupy()
     busy.ask(texts=["good"] * 5)
@@ -111,7 +111,7 @@ def test_who_waits_too_long_gets_503_and_its_texts_are_not_answered() -> None:
     assert len(busy.backend.shapes) == 1  # the slow one: those that were given up never ran
 
 
-def test_the_texts_of_a_client_that_has_gone_are_not_answered(busy: Busy) -> None:
+def test_request_of_a_disconnected_client_leaves_the_queue(busy: Busy) -> None:
     busy.ask(texts=["good"] * 5, gone_after=10)
     busy.waits(6)
     busy.client.skip(10)
@@ -122,14 +122,14 @@ def test_the_texts_of_a_client_that_has_gone_are_not_answered(busy: Busy) -> Non
     assert 'route="/api/predict",status="499"} 1.0' in busy.client.get("/api/metrics").body.decode()
 
 
-def test_ready_is_bounded_and_says_no_while_the_model_hangs(monkeypatch: pytest.MonkeyPatch, busy: Busy) -> None:
+def test_ready_fails_in_time_while_the_model_hangs(monkeypatch: pytest.MonkeyPatch, busy: Busy) -> None:
     monkeypatch.setattr(service_module, "PROBE_S", 0.2)
     reply = busy.client.get("/api/ready")
     assert (reply.status, reply.code) == (503, "not_ready")
     assert busy.client.get("/api/live").status == 200
 
 
-def test_ready_goes_before_those_that_wait_and_many_who_ask_make_one_pass(busy: Busy) -> None:
+def test_ready_skips_the_queue_and_concurrent_calls_share_a_probe(busy: Busy) -> None:
     for _ in range(20):
         busy.ask(text="good bad")
     busy.waits(21)
@@ -142,7 +142,7 @@ def test_ready_goes_before_those_that_wait_and_many_who_ask_make_one_pass(busy: 
     assert sum(rows for rows, _ in busy.backend.shapes) == 1 + 1 + 20
 
 
-def test_a_server_that_stops_answers_what_it_has_and_is_not_ready(busy: Busy) -> None:
+def test_stopping_server_answers_its_queue_and_is_not_ready(busy: Busy) -> None:
     for _ in range(8):
         busy.ask(text="good")
     busy.waits(9)
@@ -157,7 +157,7 @@ def test_a_server_that_stops_answers_what_it_has_and_is_not_ready(busy: Busy) ->
     closing.join(PATIENCE_S)
 
 
-def test_five_times_as_much_as_can_be_answered_gives_200_429_or_503_and_nothing_else() -> None:
+def test_overload_gives_only_200_429_or_503() -> None:
     behind = threading.Event()
 
     class Slow(fakes.FakeBackend):
@@ -189,7 +189,7 @@ class Panic(BaseException):
     """No `Exception`, as what a panic in native code becomes."""
 
 
-def test_a_panic_below_fails_its_own_request_and_the_next_one_is_answered() -> None:
+def test_panic_in_native_code_fails_its_own_request_only() -> None:
     class Panics(fakes.FakeBackend):
         def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
             if fakes.WORDS.index("book") in input_ids:
@@ -204,7 +204,7 @@ def test_a_panic_below_fails_its_own_request_and_the_next_one_is_answered() -> N
     client.close()
 
 
-def test_an_error_in_the_bookkeeping_fails_the_batch_at_hand_and_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_in_the_bookkeeping_fails_one_batch_only(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client(create_app(fakes.classifier()))
     batcher = client.app.state.service.batcher
     with monkeypatch.context() as patched:
@@ -227,7 +227,7 @@ def test_requests_to_different_backends_are_never_mixed() -> None:
     client.close()
 
 
-def test_requests_of_several_texts_are_finished_in_their_order() -> None:
+def test_requests_of_equal_size_finish_in_order() -> None:
     busy = Busy(batch_size=32)
     busy.occupy()
     finished: list[int] = []
@@ -241,7 +241,7 @@ def test_requests_of_several_texts_are_finished_in_their_order() -> None:
     busy.client.close()
 
 
-def test_a_backend_that_takes_its_time_to_open_is_opened_once_and_others_answer_meanwhile(
+def test_slow_backend_is_opened_once_and_blocks_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened, gate = [], threading.Event()
@@ -282,7 +282,7 @@ def test_a_backend_that_takes_its_time_to_open_is_opened_once_and_others_answer_
     slow.close()
 
 
-def test_what_waits_for_a_backend_to_be_opened_counts_as_held() -> None:
+def test_requests_waiting_for_a_backend_count_towards_the_body_limit() -> None:
     opened, gate = [], threading.Event()
 
     def open_one(name: str) -> fakes.Classifier:
@@ -308,12 +308,12 @@ def test_what_waits_for_a_backend_to_be_opened_counts_as_held() -> None:
     client.close()
 
 
-def test_a_body_is_let_go_of_once_its_texts_are_known(busy: Busy) -> None:
+def test_body_is_released_once_it_is_parsed(busy: Busy) -> None:
     body = b'{"text": "good"' + b" " * 1_000_000 + b"}"
     tracemalloc.start()
     for _ in range(20):
         busy.tasks.append(busy.client.loop.create_task(busy.client.ask("/api/predict", body)))
     busy.waits(21)
-    held = tracemalloc.get_traced_memory()[0]
+    traced_bytes = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert held < 5_000_000
+    assert traced_bytes < 5_000_000

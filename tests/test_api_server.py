@@ -32,7 +32,7 @@ runpy.run_module("inference", run_name="__main__")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_all_that_are_in_flight_when_it_is_told_to_stop_are_answered(tmp_path: Path, number: signal.Signals) -> None:
+def test_requests_in_flight_at_shutdown_are_answered(tmp_path: Path, number: signal.Signals) -> None:
     with Served([*FAKES, str(tmp_path)]) as server:
         statuses: list[int] = []
 
@@ -62,7 +62,7 @@ def test_all_that_are_in_flight_when_it_is_told_to_stop_are_answered(tmp_path: P
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-def test_a_body_of_200_mb_raises_no_memory(tmp_path: Path, chunked: bool) -> None:
+def test_body_of_200_mb_takes_no_memory(tmp_path: Path, chunked: bool) -> None:
     with Served([*FAKES, str(tmp_path)]) as server:
         server.ask("/api/predict", {"text": "good"})
         before = server.peak_kb()
@@ -85,16 +85,16 @@ def test_a_body_of_200_mb_raises_no_memory(tmp_path: Path, chunked: bool) -> Non
         assert server.peak_kb() - before < 20_000
 
 
-def test_a_client_that_sends_to_the_end_gets_413_for_a_large_body_every_time(tmp_path: Path) -> None:
+def test_client_that_sends_a_large_body_always_gets_413(tmp_path: Path) -> None:
     with Served([*FAKES, str(tmp_path)]) as server:
         for _ in range(50):
             status, answer = server.ask("/api/predict", {"text": "a" * 3_000_000})
             assert (status, answer["error"]["code"]) == (413, "too_large")
 
 
-def test_it_serves_int8_where_torch_is_not_installed(demo: Path, demo_cache: Path) -> None:
+def test_int8_is_served_without_torch(demo: Path, demo_cache: Path) -> None:
     with Served([sys.executable, "-c", WITHOUT_TORCH, *SERVE[3:], str(demo)]) as server:
-        assert json.loads(server.said) == {"model": "demo", "backend": "int8", "url": server.url}
+        assert json.loads(server.first_line) == {"model": "demo", "backend": "int8", "url": server.url}
         assert server.ask("/api/ready")[0] == 200
         status, answer = server.ask("/api/predict", {"text": "what a lovely film", "tasks": ["sentiment"]})
         assert (status, answer["prediction"]) == (200, "positive")
@@ -102,7 +102,7 @@ def test_it_serves_int8_where_torch_is_not_installed(demo: Path, demo_cache: Pat
 
 
 @pytest.mark.parametrize("library", ["fastapi", "uvicorn", "httptools", "orjson", "prometheus_client"])
-def test_a_library_that_is_missing_is_named_with_how_to_install_it(library: str) -> None:
+def test_missing_library_is_named_with_its_install_command(library: str) -> None:
     code = WITHOUT_TORCH.replace(repr(ABSENT), repr((library,)))
     done = subprocess.run([sys.executable, "-c", code, *SERVE[3:]], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
@@ -110,7 +110,7 @@ def test_a_library_that_is_missing_is_named_with_how_to_install_it(library: str)
     assert done.stderr.endswith("Install it: pip install -r requirements-api.txt\n")
 
 
-def test_a_key_is_read_from_a_file_or_the_environment(demo: Path, demo_cache: Path, tmp_path: Path) -> None:
+def test_key_comes_from_a_file_or_the_environment(demo: Path, demo_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("open sesame\n")
     by_file = [*SERVE, "--backend", "onnx", "--api-key-file", str(tmp_path / "key")]
     with Served(by_file, {"TRIPTYCH_API_KEY": "another"}) as server:
@@ -118,12 +118,12 @@ def test_a_key_is_read_from_a_file_or_the_environment(demo: Path, demo_cache: Pa
         assert server.ask("/api/model")[0] == 401
         assert server.ask("/api/model", Authorization="Bearer another")[0] == 401
         assert server.ask("/api/model", Authorization="Bearer open sesame")[1]["backends"] == ["onnx"]
-        assert "open sesame" not in server.said
+        assert "open sesame" not in server.first_line
 
 
-def test_without_json_it_says_where_it_serves_and_that_it_stops(demo: Path, demo_cache: Path) -> None:
+def test_without_json_start_and_stop_are_printed(demo: Path, demo_cache: Path) -> None:
     with Served([one for one in SERVE if one != "--json"], {"TRIPTYCH_API_KEY": None}) as server:
-        assert server.said == f"Triptych serves demo (int8) at {server.url}\n"
+        assert server.first_line == f"Triptych serves demo (int8) at {server.url}\n"
         assert server.ask("/api/model")[0] == 200
         assert server.end(signal.SIGINT) == (0, "Triptych stops.\n", "")
 
@@ -139,7 +139,7 @@ def test_without_json_it_says_where_it_serves_and_that_it_stops(demo: Path, demo
         (["--host", "192.0.2.1"], "Use an address of this machine: 127.0.0.1"),
     ],
 )
-def test_what_cannot_be_served_is_said_in_one_line(options: list[str], message: str) -> None:
+def test_invalid_options_are_errors_in_one_line(options: list[str], message: str) -> None:
     done = subprocess.run([*SERVE, *options], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
@@ -147,7 +147,7 @@ def test_what_cannot_be_served_is_said_in_one_line(options: list[str], message: 
     assert done.stderr.count("\n") == 1
 
 
-def test_an_empty_key_in_the_environment_is_refused_and_not_taken_for_none() -> None:
+def test_empty_key_in_the_environment_is_refused() -> None:
     environment = os.environ | {"TRIPTYCH_API_KEY": ""}
     done = subprocess.run(SERVE, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -155,13 +155,13 @@ def test_an_empty_key_in_the_environment_is_refused_and_not_taken_for_none() -> 
 
 
 @pytest.mark.parametrize("key", [None, "k"])
-def test_a_server_that_is_open_to_whoever_can_reach_it_says_so(demo: Path, demo_cache: Path, key: str | None) -> None:
+def test_server_without_a_key_on_a_public_address_warns(demo: Path, demo_cache: Path, key: str | None) -> None:
     open_to_all = "No key is set: whoever reaches 0.0.0.0 can ask this server. --api-key-file FILE wants one.\n"
     with Served([*SERVE, "--host", "0.0.0.0"], {"TRIPTYCH_API_KEY": key}) as server:
         assert server.end() == (0, "", "" if key else open_to_all)
 
 
-def test_a_port_in_use_is_said_in_one_line() -> None:
+def test_port_in_use_is_an_error_in_one_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -172,7 +172,7 @@ def test_a_port_in_use_is_said_in_one_line() -> None:
     assert done.stderr.endswith(f"Give another: --port {port + 1}\n")
 
 
-def test_a_port_that_needs_rights_is_said_with_one_that_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_privileged_port_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -181,7 +181,7 @@ def test_a_port_that_needs_rights_is_said_with_one_that_needs_none(monkeypatch: 
         server_module.bind("127.0.0.1", 80, "")
 
 
-def test_the_api_and_its_guards_hold_where_assertions_are_switched_off() -> None:
+def test_guards_hold_without_assertions() -> None:
     """`assert` does nothing under -O: a guard that is one would be gone."""
     code = (
         "import sys; sys.path[:0] = ['.', 'tests']; import fakes; from asgi import Client, JSON;"

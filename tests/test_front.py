@@ -66,8 +66,8 @@ def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
 )
 def test_only_named_hosts_are_answered(host: str, status: int) -> None:
     with running(echo, Access(allowed_hosts=("demo.example", "*.team.example", "[::1]"))) as url:
-        found, body = ask(url, Host=host)
-    assert found == status
+        answered, body = ask(url, Host=host)
+    assert answered == status
     if status == 400:
         assert body["error"]["code"] == "unknown_host"
         assert host not in body["error"]["message"]
@@ -95,12 +95,12 @@ def test_only_named_hosts_are_answered(host: str, status: int) -> None:
         ("chrome-extension://a.example", "a.example", False),
     ],
 )
-def test_an_origin_is_own_if_it_names_the_host(origin: str, host: str, own: bool) -> None:
+def test_origin_is_own_if_it_names_the_host(origin: str, host: str, own: bool) -> None:
     assert is_own(origin.encode(), host.encode()) is own
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
-def test_requests_that_change_something_are_refused_from_other_sites(method: str) -> None:
+def test_unsafe_methods_are_refused_from_other_sites(method: str) -> None:
     with running(echo, Access()) as url:
         assert ask(url, method, Origin="http://elsewhere.example")[1]["error"]["code"] == "foreign_origin"
         assert ask(url, method, Origin=url)[0] == 200
@@ -117,7 +117,7 @@ FORWARDED = {
 }
 
 
-def test_a_named_proxy_says_who_asks_for_what() -> None:
+def test_headers_of_a_trusted_proxy_count() -> None:
     with running(echo, Access(trusted_proxies=("127.0.0.0/8",))) as url:
         _, seen = ask(url, **FORWARDED)
         assert (seen["headers"]["host"], seen["scheme"], seen["client"]) == ("demo.example", "https", "192.0.2.7")
@@ -130,13 +130,13 @@ def test_a_named_proxy_says_who_asks_for_what() -> None:
 
 
 @pytest.mark.parametrize("host", ["[::1", "a:99999999", "a@b", 'a"><script>', "a/b?c#d"])
-def test_what_a_proxy_calls_a_host_must_be_one(host: str) -> None:
+def test_forwarded_host_must_be_a_host(host: str) -> None:
     with running(echo, Access(trusted_proxies=("*",))) as url:
         assert ask(url, **{"X-Forwarded-Host": host})[0] == 400
 
 
 @pytest.mark.parametrize("proxies", [(), ("192.0.2.1",)])
-def test_nobody_else_is_believed(proxies: tuple[str, ...]) -> None:
+def test_headers_of_other_senders_are_ignored(proxies: tuple[str, ...]) -> None:
     with running(echo, Access(trusted_proxies=proxies)) as url:
         _, seen = ask(url, **FORWARDED)
     assert (f"http://{seen['headers']['host']}", seen["scheme"], seen["client"]) == (url, "http", "127.0.0.1")
@@ -152,7 +152,7 @@ def test_nobody_else_is_believed(proxies: tuple[str, ...]) -> None:
         ({}, {"X-Forwarded-Host": "me-demo.hf.space", "X-Forwarded-Proto": "https"}, False),
     ],
 )
-def test_the_page_has_its_public_address_behind_the_proxy_of_a_space(
+def test_page_has_its_public_address_behind_the_proxy_of_a_space(
     environment: dict[str, str], headers: dict[str, str], root: bool
 ) -> None:
     access = ServerSettings.read(environment).access
@@ -168,7 +168,7 @@ def test_the_page_has_its_public_address_behind_the_proxy_of_a_space(
     assert config["root"] == ("https://me-demo.hf.space" if root else url)
 
 
-def test_stream_that_the_shutdown_cuts_is_no_error(
+def test_stream_cut_at_shutdown_logs_no_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(server_module, "GRACE_S", 0)
@@ -184,7 +184,7 @@ def test_stream_that_the_shutdown_cuts_is_no_error(
     assert [line.partition(" ")[2].strip() for line in capsys.readouterr().err.splitlines()] == [message]
 
 
-def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     parser = ArgumentParser()
     add_access(parser)
     monkeypatch.setenv("TRIPTYCH_ALLOWED_HOSTS", "a.example, b.example,")
@@ -203,7 +203,7 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         (["--forwarded-allow-ips", "nonsense"], "--forwarded-allow-ips takes addresses"),
     ],
 )
-def test_arguments_that_name_nothing_are_refused(arguments: list[str], message: str) -> None:
+def test_invalid_hosts_and_proxies_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ServerSettings.read({}, arguments)
 

@@ -1,4 +1,4 @@
-"""A port that a stranger took is no fault of the program under test; anything else is."""
+"""A port that another program took is no failure of the program under test; anything else is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from ports import TRIES, on_a_free_port
 
 
-def test_a_lost_port_is_given_up_for_another_one() -> None:
+def test_taken_port_is_replaced_by_another() -> None:
     asked: list[int] = []
 
     def start(port: int) -> int:
@@ -19,14 +19,14 @@ def test_a_lost_port_is_given_up_for_another_one() -> None:
     assert len(asked) == TRIES
 
 
-@pytest.mark.parametrize(("said", "times"), [("No model.", 1), ("Port 1 is taken", TRIES)])
-def test_any_other_end_is_an_error_at_once_and_a_port_that_is_always_lost_in_the_end(said: str, times: int) -> None:
+@pytest.mark.parametrize(("message", "times"), [("No model.", 1), ("Port 1 is taken", TRIES)])
+def test_other_errors_are_raised_at_once_and_lost_ports_after_some_tries(message: str, times: int) -> None:
     asked: list[int] = []
 
     def start(port: int) -> None:
         asked.append(port)
-        raise RuntimeError(said)
+        raise RuntimeError(message)
 
-    with pytest.raises(RuntimeError, match=said):
+    with pytest.raises(RuntimeError, match=message):
         on_a_free_port(start, "is taken")
     assert len(asked) == times

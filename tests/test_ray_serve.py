@@ -48,8 +48,8 @@ def test_local_cluster_serves_the_api_until_sigterm(started: Served) -> None:
         with ThreadPoolExecutor(16) as pool:
             replies = list(pool.map(lambda body: server.ask("/api/predict", body, **key), bodies))
         assert {status for status, _ in replies} == {200}
-        found = [answer["prediction"] for _, answer in replies]
-        assert found == ["positive", "negative", "negative", "positive"] * 8
+        labels = [answer["prediction"] for _, answer in replies]
+        assert labels == ["positive", "negative", "negative", "positive"] * 8
         status, answer = server.ask("/api/predict", {"text": " "}, **key)
         assert (status, answer["error"]["code"]) == (422, "invalid_request")
         listened = listening(server.process.pid)

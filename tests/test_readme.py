@@ -59,7 +59,7 @@ def served(demo: Path, demo_cache: Path) -> Iterator[Served]:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("curl ")])
 def test_documented_request_is_answered(command: str, served: Served) -> None:
-    assert "http://127.0.0.1:8000/api" in served.said.replace(str(served.port), "8000")
+    assert "http://127.0.0.1:8000/api" in served.first_line.replace(str(served.port), "8000")
     here = command.replace("curl ", "curl --fail-with-body ", 1).replace(":8000/", f":{served.port}/")
     done = subprocess.run(["bash", "-c", here], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -122,7 +122,7 @@ def test_pings_of_a_client_that_reads_no_pongs_take_no_memory(server: Started) -
         assert peak_kb() - before_kb < 20_000
 
 
-def test_clients_that_go_away_leave_nothing_in_the_log(tmp_path: Path) -> None:
+def test_disconnecting_clients_leave_nothing_in_the_log(tmp_path: Path) -> None:
     with started(tmp_path) as server:
 
         def event(text: str) -> bytes:

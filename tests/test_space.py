@@ -1,4 +1,4 @@
-"""A Space: exactly the files it needs, what the Hub would refuse is found before it does, and it starts from there."""
+"""Staging a Space: exactly the files it needs, problems reported before the Hub does, and a start from the folder."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def own_model(folder: Path, extra: bytes = b"") -> Path:
 # --- What is staged
 
 
-def test_a_gradio_space_gets_what_the_page_needs_and_nothing_else(tmp_path: Path) -> None:
+def test_gradio_space_gets_exactly_what_the_page_needs(tmp_path: Path) -> None:
     listed = space.stage(tmp_path / "space", "gradio")
     assert {*listed, space.STAGED} == files(tmp_path / "space")
     folders = {name.partition("/")[0] for name in listed}
@@ -72,7 +72,7 @@ def test_a_gradio_space_gets_what_the_page_needs_and_nothing_else(tmp_path: Path
     }
 
 
-def test_a_docker_space_gets_the_dashboard_and_its_recipe_too(tmp_path: Path) -> None:
+def test_docker_space_also_gets_dashboard_and_dockerfile(tmp_path: Path) -> None:
     page = set(space.stage(tmp_path / "gradio", "gradio"))
     more = set(space.stage(tmp_path / "docker", "docker")) - page
     assert {"serve.py", "dashboard/main.py", "dashboard/.streamlit/config.toml", "Dockerfile", ".dockerignore"} <= more
@@ -82,7 +82,7 @@ def test_a_docker_space_gets_the_dashboard_and_its_recipe_too(tmp_path: Path) ->
     assert all(name.startswith(("dashboard/", "assets/receipts/")) for name in more if "/" in name)
 
 
-def test_the_libraries_are_those_of_the_project_and_torch_is_the_one_for_cpus(staged: Path) -> None:
+def test_requirements_are_those_of_the_project_with_torch_for_cpus(staged: Path) -> None:
     first, rest = (staged / "requirements.txt").read_text().split("\n", 1)
     assert first == "--extra-index-url https://download.pytorch.org/whl/cpu"
     assert rest == (ROOT / "requirements.txt").read_text()
@@ -96,7 +96,7 @@ def test_staging_again_replaces_what_was_staged(tmp_path: Path) -> None:
     assert files(tmp_path) == {*listed, space.STAGED}
 
 
-def test_a_folder_with_anything_else_in_it_is_left_alone(staged: Path, tmp_path: Path) -> None:
+def test_folder_with_other_files_is_refused_and_unchanged(staged: Path, tmp_path: Path) -> None:
     (staged / "notes.txt").write_text("mine")
     before = files(staged)
     with pytest.raises(InputError, match="holds notes.txt, which was not staged"):
@@ -111,7 +111,7 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(staged: Path, tmp_path:
         space.stage(tmp_path / "new", "static")
 
 
-def test_a_link_out_of_the_models_folder_is_refused(tmp_path: Path) -> None:
+def test_link_out_of_the_model_folder_is_refused(tmp_path: Path) -> None:
     model = own_model(tmp_path / "mine")
     (model / "heads.safetensors").rename(tmp_path / "elsewhere")
     (model / "heads.safetensors").symlink_to(tmp_path / "elsewhere")
@@ -120,7 +120,7 @@ def test_a_link_out_of_the_models_folder_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "space").exists()
 
 
-def test_a_base_in_the_models_folder_is_staged_with_it(tmp_path: Path, tiny: Tiny) -> None:
+def test_base_in_the_model_folder_is_staged(tmp_path: Path, tiny: Tiny) -> None:
     model = shutil.copytree(tiny.folder, tmp_path / "mine")
     described = json.loads((model / "bundle.json").read_text())
     shutil.copytree(tiny.base, model / "encoder")
@@ -135,7 +135,7 @@ def test_a_base_in_the_models_folder_is_staged_with_it(tmp_path: Path, tiny: Tin
         space.stage(tmp_path / "other", model=model)
 
 
-def test_a_base_that_a_space_cannot_reach_is_refused(tmp_path: Path) -> None:
+def test_base_out_of_reach_is_refused(tmp_path: Path) -> None:
     base = foreign.base(tmp_path / "base")
     model = foreign.adapter(tmp_path / "mine", base)  # it names its base by this machine's folder
     with pytest.raises(BundleError, match="no Hub id and lies outside of the model's folder"):
@@ -149,13 +149,13 @@ def test_a_base_that_a_space_cannot_reach_is_refused(tmp_path: Path) -> None:
     assert "None" not in (tmp_path / "space/README.md").read_text()
 
 
-def test_a_base_of_other_bytes_than_the_space_will_fetch_is_refused(tmp_path: Path, tiny: Tiny) -> None:
+def test_base_with_other_bytes_than_on_the_hub_is_refused(tmp_path: Path, tiny: Tiny) -> None:
     with pytest.raises(BundleError, match="nobody/tiny-base"):
         space.stage(tmp_path / "space", model=tiny.folder, base=foreign.base(tmp_path / "base"))
     assert space.stage(tmp_path / "space", model=tiny.folder, base=tiny.base)
 
 
-def test_a_snapshot_in_the_hubs_cache_is_staged(tmp_path: Path) -> None:
+def test_snapshot_in_the_hub_cache_is_staged(tmp_path: Path) -> None:
     source = foreign.classifier(tmp_path / "source")
     home = tmp_path / "models--nobody--mine"
     snapshot = home / "snapshots" / ("0" * 40)
@@ -169,7 +169,7 @@ def test_a_snapshot_in_the_hubs_cache_is_staged(tmp_path: Path) -> None:
     assert not (tmp_path / "space" / MODEL / "model.safetensors").is_symlink()
 
 
-def test_a_file_of_more_than_10_mb_goes_through_lfs(tmp_path: Path) -> None:
+def test_file_above_10_mb_uses_lfs(tmp_path: Path) -> None:
     space.stage(tmp_path / "space", model=own_model(tmp_path / "mine", extra=bytes(10_000_001)))
     attributes = tmp_path / "space/.gitattributes"
     assert attributes.read_text() == f'"{MODEL}/extra.bin" filter=lfs diff=lfs merge=lfs -text\n'
@@ -185,7 +185,7 @@ def test_a_file_of_more_than_10_mb_goes_through_lfs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["project", "gradio", "docker"])
-def test_the_front_matter_is_valid(tmp_path: Path, folder: str) -> None:
+def test_front_matter_is_valid(tmp_path: Path, folder: str) -> None:
     if folder == "project":  # the repository itself can be pushed to a Gradio Space
         assert space._card_problems(ROOT) == []
         return
@@ -194,7 +194,7 @@ def test_the_front_matter_is_valid(tmp_path: Path, folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("emoji: 🖼️\n", "", "`emoji` is missing"),
         ("sdk: gradio", "sdk: streamlit", "`sdk` is 'streamlit', not one of gradio, docker"),
@@ -208,47 +208,43 @@ def test_the_front_matter_is_valid(tmp_path: Path, folder: str) -> None:
         ("---\n", "", "`title` is missing"),
     ],
 )
-def test_what_the_hub_would_refuse_is_said_before_anything_is_started(
-    staged: Path, old: str, new: str, said: str
-) -> None:
+def test_invalid_front_matter_is_reported_before_the_start(staged: Path, old: str, new: str, message: str) -> None:
     card = staged / "README.md"
     text = card.read_text()
     assert old in text
     card.write_text(text.replace(old, new))
-    with pytest.raises(InputError, match=re.escape(said)):
+    with pytest.raises(InputError, match=re.escape(message)):
         space.check_staged(staged)
 
 
 # --- It starts
 
 
-def test_a_space_that_lacks_a_file_is_found_by_starting_it(staged: Path) -> None:
+def test_missing_file_is_noticed_by_starting_the_space(staged: Path) -> None:
     (staged / "ui/start.py").unlink()
     with pytest.raises(InputError, match=r"app.py does not start in .*No module named 'ui.start'"):
         space.check_staged(staged)
 
 
-def test_a_gradio_space_with_a_model_of_ones_own_serves_that_model(
-    tmp_path: Path, demo: Path, demo_cache: Path
-) -> None:
+def test_space_with_another_model_serves_that_model(tmp_path: Path, demo: Path, demo_cache: Path) -> None:
     folder = tmp_path / "space"
     space.stage(folder, "gradio", own_model(tmp_path / "mine"))
     data = space._front_matter(folder)
     assert (data["title"], data["models"]) == ("mine", ["sentence-transformers/all-MiniLM-L6-v2"])
     assert not {"license", "datasets"} & set(data)  # those are the demo model's
     code = "from ui.start import *; print(Models.of_folder(ServerSettings.read({}).model).bundle.name)"
-    said = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
-    assert said.stdout == "mine\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout == "mine\n"
 
 
 @pytest.mark.parametrize("kind", space.KINDS)
-def test_what_was_staged_starts_from_its_folder_alone(tmp_path: Path, demo: Path, demo_cache: Path, kind: str) -> None:
+def test_staged_space_starts_from_its_folder(tmp_path: Path, demo: Path, demo_cache: Path, kind: str) -> None:
     space.stage(tmp_path, kind)
     space.check_staged(tmp_path)
     assert "__pycache__" not in {path.name for path in tmp_path.rglob("*")}
 
 
-def test_the_dockerfile_fits_what_was_staged(tmp_path: Path, demo: Path, demo_cache: Path) -> None:
+def test_dockerfile_matches_the_staged_files(tmp_path: Path, demo: Path, demo_cache: Path) -> None:
     listed = space.stage(tmp_path, "docker")
     text = re.sub(r"\\\n", " ", (tmp_path / "Dockerfile").read_text())
     steps = [line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#")]
@@ -358,7 +354,7 @@ def uploaded(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_an_upload_makes_the_space_hold_what_was_staged_and_nothing_else(tmp_path: Path, hub: Hub) -> None:
+def test_upload_replaces_the_contents_of_the_space(tmp_path: Path, hub: Hub) -> None:
     listed = space.stage(tmp_path / "space", "docker")
     done = uploaded(tmp_path / "space", hub.url)
     assert done.stdout == f"{hub.url}/spaces/me/demo\n", done.stderr
@@ -375,7 +371,7 @@ def test_an_upload_makes_the_space_hold_what_was_staged_and_nothing_else(tmp_pat
     assert "hf_secret" not in done.stdout + done.stderr
 
 
-def test_a_refused_upload_says_so_and_keeps_the_token_to_itself(staged: Path, hub: Hub) -> None:
+def test_refused_upload_is_an_error_without_the_token(staged: Path, hub: Hub) -> None:
     hub.status = 401
     done = uploaded(staged, hub.url)
     assert done.returncode == 1
@@ -384,26 +380,26 @@ def test_a_refused_upload_says_so_and_keeps_the_token_to_itself(staged: Path, hu
     assert "hf_secret" not in done.stdout + done.stderr
 
 
-def test_a_hub_that_is_not_there_is_an_error_with_a_remedy(staged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_an_error_with_a_remedy(staged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InferenceError, match="Cannot upload me/demo .*try again"):  # the tests are offline
         space.upload(staged, "me/demo", "hf_secret")
 
 
 @pytest.mark.parametrize(
-    ("repo_id", "token", "said"),
+    ("repo_id", "token", "message"),
     [
         ("demo", "hf_secret", "not the id of a Space. Pass OWNER/NAME"),
         ("me/demo", "hf_secret\nx", "contains invalid characters"),
     ],
 )
-def test_an_id_or_a_token_that_is_none_is_refused_before_the_hub_is_asked(
-    staged: Path, repo_id: str, token: str, said: str
+def test_malformed_id_or_token_is_refused_before_the_upload(
+    staged: Path, repo_id: str, token: str, message: str
 ) -> None:
-    with pytest.raises(InputError, match=said) as raised:
+    with pytest.raises(InputError, match=message) as raised:
         space.upload(staged, repo_id, token)
     assert "hf_secret" not in str(raised.value)
 
 
-def test_what_was_not_staged_is_not_uploaded() -> None:
+def test_folder_that_was_not_staged_is_not_uploaded() -> None:
     with pytest.raises(InputError, match="was not staged"):
         space.upload(ROOT, "me/demo", "hf_secret")

@@ -18,12 +18,12 @@ def running(app: Any, access: Access, stopping: Callable[[], None] = lambda: Non
     """The address of an application behind everything that a server of ours has, for as long as the block lasts."""
     ready = threading.Event()
     server = Server(configure(app, access), ready.set, stopping)
-    with bind("127.0.0.1", 0, "") as held:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [held]})
+    with bind("127.0.0.1", 0, "") as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             assert ready.wait(PATIENCE_S)
-            yield url("127.0.0.1", held.getsockname()[1])
+            yield url("127.0.0.1", listener.getsockname()[1])
         finally:
             server.should_exit = True
             thread.join()

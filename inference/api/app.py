@@ -115,26 +115,7 @@ def _endpoints(service: Service) -> dict[str, tuple[str, Endpoint]]:
         return _json({"model": service.bundle.name, "addresses": errors.addresses(request)})
 
     async def model(request: Request) -> Response:
-        limits = service.limits
-        return _json(
-            {
-                "name": service.bundle.name,
-                "backends": service.backends,
-                "tasks": {
-                    name: {"labels": task.labels, "problem_type": task.problem_type, "threshold": task.threshold}
-                    for name, task in service.bundle.tasks.items()
-                },
-                "max_tokens": service.bundle.max_tokens,
-                "limits": {
-                    "texts": min(MAX_TEXTS, limits.waiting_texts),
-                    "characters": MAX_CHARS,
-                    "body_bytes": limits.body_bytes,
-                    "waiting_texts": limits.waiting_texts,
-                    "timeout_s": limits.timeout_s,
-                },
-                "version": __version__,
-            }
-        )
+        return _json(_model_info(service))
 
     async def live(request: Request) -> Response:
         return _json({"status": "live"})
@@ -154,6 +135,27 @@ def _endpoints(service: Service) -> dict[str, tuple[str, Endpoint]]:
         "/live": ("GET", live),
         "/ready": ("GET", ready),
         "/metrics": ("GET", metrics),
+    }
+
+
+def _model_info(service: Service) -> dict[str, Any]:
+    bundle, limits = service.bundle, service.limits
+    return {
+        "name": bundle.name,
+        "backends": service.backends,
+        "tasks": {
+            name: {"labels": task.labels, "problem_type": task.problem_type, "threshold": task.threshold}
+            for name, task in bundle.tasks.items()
+        },
+        "max_tokens": bundle.max_tokens,
+        "limits": {
+            "texts": min(MAX_TEXTS, limits.waiting_texts),
+            "characters": MAX_CHARS,
+            "body_bytes": limits.body_bytes,
+            "waiting_texts": limits.waiting_texts,
+            "timeout_s": limits.timeout_s,
+        },
+        "version": __version__,
     }
 
 
@@ -215,7 +217,8 @@ def _result(predictions: dict[str, Prediction], return_scores: bool, threshold: 
         }
         if return_scores:
             answers[task]["probabilities"] = prediction.scores
-    result: dict[str, Any] = {"predictions": answers, "truncated": prediction.truncated}
+    # Both are facts of the text, the same for every task.
+    result = {"predictions": answers, "truncated": prediction.truncated, "unknown": prediction.unknown}
     if len(answers) == 1:
         result |= {"prediction": prediction.label, "confidence": prediction.confidence}
         if return_scores:

@@ -51,15 +51,11 @@ class Metrics:
         )
         gauge = Gauge("triptych_waiting_texts", "Texts accepted and not yet answered.", registry=registry)
         gauge.set_function(waiting)
-        self._children: dict[tuple[str, int], Counter] = {}
 
     def request(self, route: str, status: int, duration_s: float) -> None:
         """Record one response."""
         self._duration.labels(route).observe(duration_s)
-        child = self._children.get((route, status))
-        if child is None:  # at most one for each path and status of the API, so the cache stays small
-            child = self._children[route, status] = self._requests.labels(route, str(status))
-        child.inc()
+        self._requests.labels(route, str(status)).inc()
 
     def batch(self, backend: str, texts: int, truncated: int, tokenize_s: float, forward_s: float) -> None:
         """Record one batch."""

@@ -106,7 +106,13 @@ def _paths(service: Service, has_key: bool, prefix: str) -> dict[str, Any]:
     task, spec = next(iter(service.bundle.tasks.items()))
     label, scores = spec.labels[0], dict.fromkeys(spec.labels, 0.0) | {spec.labels[0]: 1.0}
     answer = {"label": label, "confidence": 1.0, "uncertain": False}
-    result = {"predictions": {task: answer}, "truncated": False, "prediction": label, "confidence": 1.0}
+    result = {
+        "predictions": {task: answer},
+        "truncated": False,
+        "unknown": False,
+        "prediction": label,
+        "confidence": 1.0,
+    }
     with_scores = result | {"predictions": {task: answer | {"probabilities": scores}}, "probabilities": scores}
     about = {"model": service.bundle.name, "backend": service.backends[0]}
     requests = {

@@ -21,6 +21,8 @@ MAX_TEXTS = 512
 BLANK = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARS, pattern=f"[^{BLANK}]")]
 Name = Annotated[str, Field(max_length=200)]
+Runtime = Annotated[Name | None, Field(description="the runtime; default: the server's first")]
+Scores = Annotated[dict[str, float], Field(description="by label; with return_scores")]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -55,7 +57,7 @@ class PredictRequest(_Request):
     threshold: Annotated[
         Probability | None, Field(description="answers with a lower confidence are uncertain; default: each task's own")
     ] = None
-    backend: Annotated[Name | None, Field(description="the runtime; default: the server's first")] = None
+    backend: Runtime = None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> PredictRequest:
@@ -76,7 +78,7 @@ class ExplainRequest(_Request):
     task: Annotated[Name | None, Field(description="required if the model has several")] = None
     label: Annotated[Name | None, Field(description="the label to explain; default: the predicted one")] = None
     method: Annotated[Literal["occlusion", "integrated_gradients"], Field(description="the method")] = "occlusion"
-    backend: Annotated[Name | None, Field(description="the runtime; default: the server's first")] = None
+    backend: Runtime = None
 
 
 class Predicted(BaseModel):
@@ -85,7 +87,7 @@ class Predicted(BaseModel):
     label: str
     confidence: Probability
     uncertain: Annotated[bool, Field(description="the confidence is below the threshold")]
-    probabilities: Annotated[dict[str, float], Field(description="by label; with return_scores")] = {}
+    probabilities: Scores = {}
 
 
 class Result(BaseModel):
@@ -93,9 +95,10 @@ class Result(BaseModel):
 
     predictions: Annotated[dict[str, Predicted], Field(description="by task")]
     truncated: Annotated[bool, Field(description="the text is longer than the model reads; the rest was ignored")]
+    unknown: Annotated[bool, Field(description="no word is in the model's vocabulary: the answer is meaningless")]
     prediction: Annotated[str, Field(description="the predicted label")] = ""
     confidence: Annotated[Probability, Field(description="of that label")] = 0
-    probabilities: Annotated[dict[str, float], Field(description="by label; with return_scores")] = {}
+    probabilities: Scores = {}
 
 
 class Results(BaseModel):

@@ -95,11 +95,11 @@ class Service:
             ApiError: 422 if the runtime is unknown, 503 if it cannot be opened, or not in time.
         """
         name = self.backends[0] if name is None else name
-        if name not in self._opened:
-            opening = self._start_opening(name)
-            await self._wait(opening, receive, deadline, OPENING_RETRY_S)
-            self._finish_opening(name, opening)
-        return self._opened[name]
+        if name in self._opened:
+            return self._opened[name]
+        opening = self._start_opening(name)
+        await self._wait(opening, receive, deadline, OPENING_RETRY_S)
+        return opening.result()
 
     def _start_opening(self, name: str) -> asyncio.Future[Classifier]:
         """Return the opening of a runtime, which all requests for it share."""
@@ -107,23 +107,24 @@ class Service:
             raise ApiError(422, "unknown_backend", f"Unknown backend. Available: {', '.join(self.backends)}.")
         opening = self._opening.get(name)
         if opening is None or opening.done() or opening.get_loop() is not asyncio.get_running_loop():
-            opening = self._opening[name] = asyncio.ensure_future(asyncio.to_thread(self._open, self._served, name))
+            opening = self._opening[name] = asyncio.ensure_future(self._open(self._served, name))
             opening.add_done_callback(_retrieve_exception)
         return opening
 
-    def _finish_opening(self, name: str, opening: asyncio.Future[Classifier]) -> None:
+    async def _open(self, served: Models, name: str) -> Classifier:
+        def run() -> Classifier:
+            classifier = served.get(name)
+            self.batcher.prepare(classifier)
+            return classifier
+
         try:
-            self._opened[name] = opening.result()
+            self._opened[name] = await asyncio.to_thread(run)
         except ChangedModelError as error:
             raise ApiError(503, "model_changed", str(error)) from error
         except InferenceError as error:  # PyTorch is not installed, for example
             message = f"{TITLES[name]} is not available on this server. Choose another backend."
             raise ApiError(503, "backend_unavailable", message) from error
-
-    def _open(self, served: Models, name: str) -> Classifier:
-        classifier = served.get(name)
-        self.batcher.prepare(classifier)
-        return classifier
+        return self._opened[name]
 
     def task_to_explain(self, request: ExplainRequest) -> str:
         """Return the task of a request.
@@ -265,13 +266,10 @@ class Service:
         started, job, name = time.perf_counter(), None, self.backends[0]
         try:
             async with asyncio.timeout(PROBE_S):
-                if name not in self._opened:
-                    opening = self._start_opening(name)
-                    await asyncio.wait([opening])
-                    self._finish_opening(name, opening)
-                job = self.batcher.submit(self._opened[name], [PROBE_TEXT], list(self.bundle.tasks), probe=True)
-                await asyncio.wait([job.future])
-            job.future.result()
+                is_open = name in self._opened
+                classifier = self._opened[name] if is_open else await asyncio.shield(self._start_opening(name))
+                job = self.batcher.submit(classifier, [PROBE_TEXT], list(self.bundle.tasks), probe=True)
+                await job.future
         except TimeoutError:
             raise ApiError(503, "not_ready", f"The model did not answer within {PROBE_S} s.", PROBE_S) from None
         except ApiError as error:

@@ -233,12 +233,15 @@ class Classifier:
         """
         tokens = Tokens([], [], [])
         for start in range(0, len(texts), ENCODED_TEXTS):
-            for encoding in self.tokenizer.encode_batch_fast(texts[start : start + ENCODED_TEXTS]):
+            batch = texts[start : start + ENCODED_TEXTS]
+            for text, encoding in zip(batch, self.tokenizer.encode_batch_fast(batch), strict=True):
                 if all(encoding.special_tokens_mask):
                     where = _where(len(tokens.ids), texts)
                     raise InputError(f"{where} has nothing to classify: no readable character in it.")
                 tokens.ids.append(encoding.ids)
                 tokens.truncated.append(bool(encoding.overflowing))
+                if self.unknown_token in encoding.ids:
+                    encoding = self.tokenizer.encode(text)  # `encode_batch_fast` leaves the tokens empty
                 tokens.unknown.append(is_unknown(encoding, self.unknown_token))
         return tokens
 

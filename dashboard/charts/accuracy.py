@@ -2,81 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import plotly.graph_objects as go
 
-from dashboard.charts.formatting import Estimate, joined, many, names, overlap, percent, points, sentence
-from dashboard.charts.style import FAINT, GREY, Chart, Rows, finish, named
+from dashboard.charts.formatting import (
+    Estimate,
+    Receipt,
+    each,
+    ends,
+    joined,
+    many,
+    names,
+    overlap,
+    percent,
+    points,
+    sentence,
+    span,
+)
+from dashboard.charts.style import FAINT, GREY, Chart, Rows, finish, marker, named
 from dashboard.charts.traces import dots, line_style
-from inference.backends import RUNTIMES, TITLES
+from inference.backends import TITLES
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, accuracy_decision
 
-Receipt = Mapping[str, Any]
-SAID = {
-    SHIP: "that keeps the limit",
-    NO: "that breaks the limit",
-    INCONCLUSIVE: "whether that keeps the limit is not settled",
-}
+MEANING = {SHIP: "within the limit", NO: "beyond the limit", INCONCLUSIVE: "not settled whether within the limit"}
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 
 def scores(receipt: Receipt, task: str, score: str = "accuracy") -> Chart:
     """A dot per backend with its interval, on a zoomed axis. `score` is "accuracy" or "macro_f1"."""
-    found: dict[str, Estimate] = {name: one[score] for name, one in receipt["results"]["accuracy"][task].items()}
-    # A bootstrap over labels with a row or two each can miss the value itself; such an interval misleads.
-    off = [name for name, one in found.items() if not one["low"] <= one["value"] <= one["high"]]
-    lines = {named(name): (name, one) for name, one in found.items()}
-    figure = dots(
-        lines, x=f"{SCORES[score]} (zoomed axis)", say=percent, bare=[named(name) for name in off], least=0.02
-    )
+    title = SCORES[score]
+    values: dict[str, Estimate] = {name: of[score] for name, of in receipt["results"]["accuracy"][task].items()}
+    # A bootstrap over labels with one or two rows each can miss the value itself; such an interval misleads.
+    off = [name for name, e in values.items() if not e["low"] <= e["value"] <= e["high"]]
+    figure = dots(values, x=f"{title} (zoomed axis)", say=percent, bare=off, min_reach=0.02)
     figure.update_xaxes(tickformat=".1%")
-    table: Rows = [
-        {"backend": TITLES[name], SCORES[score]: one["value"], "from": one["low"], "to": one["high"]}
-        for name, one in found.items()
-    ]
-    reference = receipt["settings"]["reference"]
-    rows = receipt["results"]["accuracy"][task][reference]["rows"]
-    best = max(found, key=lambda name: found[name]["value"])
-    values = {one["value"] for one in found.values()}
+    table: Rows = [{"backend": TITLES[name], title: e["value"], **ends(e)} for name, e in values.items()]
+    worst, best = (f(values, key=lambda name: values[name]["value"]) for f in (min, max))
+    lowest, highest = values[worst]["value"], values[best]["value"]
     if len(values) == 1:
-        takeaway = f"{names(list(found))} reach the same {SCORES[score]}, {percent(found[best]['value'])}."
-        if len(found) == 1:
-            takeaway = f"{TITLES[best]} reaches {percent(found[best]['value'])} {SCORES[score]}."
-    elif percent(min(values)) == percent(max(values)):
-        takeaway = f"{names(list(found))} all reach {percent(max(values))}: they differ by less than can be shown."
+        takeaway = f"{TITLES[best]} reaches {percent(highest)} {title}."
+    elif lowest == highest:
+        takeaway = f"{names(list(values))} reach the same {title}, {percent(highest)}."
+    elif percent(lowest) == percent(highest):
+        takeaway = f"{names(list(values))} all reach {percent(highest)}; the differences are too small to show."
     else:
-        worst = min(found, key=lambda name: found[name]["value"])
-        takeaway = (
-            f"From {percent(found[worst]['value'])} on {TITLES[worst]} to {percent(found[best]['value'])} on "
-            f"{TITLES[best]}"
-        )
-        takeaway += (
+        takeaway = f"From {percent(lowest)} on {TITLES[worst]} to {percent(highest)} on {TITLES[best]}" + (
             ": the intervals overlap; the differences on the same rows say more."
-            if overlap(found[worst], found[best])
+            if overlap(values[worst], values[best])
             else ", beyond chance."
         )
-    alt = f"Dots of {SCORES[score]} on {task}, {many(rows, 'row')}: " + joined(
-        [
-            f"{TITLES[n]} {percent(one['value'])} ({percent(one['low'])} to {percent(one['high'])})"
-            for n, one in found.items()
-        ]
-    )
+    rows = receipt["results"]["accuracy"][task][receipt["settings"]["reference"]]["rows"]
+    alt = f"Dots of {title} on {task}, {many(rows, 'row')}: {joined(each(values, lambda e: span(e, percent)))}."
     method = "Wilson" if score == "accuracy" else "bootstrap"
-    note = f"{rows:,} rows. Lines: 95 % intervals of each backend on its own ({method})."
+    note = f"{rows:,} rows. Error bars: 95 % intervals of each backend on its own ({method})."
     if off:
-        note += f" None is drawn for {names(off)}: too few rows per label for one that holds."
-    return Chart(figure, takeaway, alt + ".", table, note)
+        note += f" None is drawn for {names(off)}: too few rows per label for a valid one."
+    return Chart(figure, takeaway, alt, table, note)
 
 
 def differences(receipt: Receipt, task: str, max_drop: float) -> Chart | None:
-    """Accuracy less the reference's on the same rows, with the largest fall allowed; None if there is only one."""
-    found, reference = receipt["results"]["paired"][task], receipt["settings"]["reference"]
-    if not found:
+    """Accuracy minus the reference's on the same rows, with the largest drop allowed; None without other backends."""
+    pairs, reference = receipt["results"]["paired"][task], receipt["settings"]["reference"]
+    if not pairs:
         return None
-    lines = {named(name): (name, one["delta_accuracy"]) for name, one in found.items()}
-    figure = dots(lines, x=f"accuracy less that of {TITLES[reference]}, pp", say=points, scale=100)
+    changes = {name: pair["delta_accuracy"] for name, pair in pairs.items()}
+    figure = dots(changes, x=f"accuracy minus that of {TITLES[reference]}, pp", say=points, scale=100)
     figure.add_vline(x=0, line={"color": GREY, "width": 1.5})
     figure.add_vline(
         x=-max_drop * 100,
@@ -84,159 +73,147 @@ def differences(receipt: Receipt, task: str, max_drop: float) -> Chart | None:
         annotation={"text": f"limit {points(-max_drop, 1)}", "yanchor": "top", "font": {"size": 11}},
         annotation_position="top left",
     )
-    reach = max([max_drop, *(abs(one[end]) for _, one in lines.values() for end in ("low", "high"))]) * 115
+    reach = max([max_drop, *(abs(change[end]) for change in changes.values() for end in ("low", "high"))]) * 115
     figure.update_xaxes(range=[-reach, reach], ticksuffix="")
     table: Rows = [
         {
             "backend": TITLES[name],
-            "rows": one["rows"],
-            "other label": one["flips"],
-            "broken": one["broken"],
-            "fixed": one["fixed"],
-            "both wrong": one["both_wrong"],
-            "accuracy, pp": one["delta_accuracy"]["value"] * 100,
-            "from": one["delta_accuracy"]["low"] * 100,
-            "to": one["delta_accuracy"]["high"] * 100,
-            "macro-F1, pp": one["delta_macro_f1"]["value"] * 100,
-            "macro-F1 from": one["delta_macro_f1"]["low"] * 100,
-            "macro-F1 to": one["delta_macro_f1"]["high"] * 100,
-            "McNemar p": one["mcnemar_p"],
-            "largest change of a probability": one["max_abs_dp"],
+            "rows": pair["rows"],
+            "changed labels": pair["flips"],
+            "broken": pair["broken"],
+            "fixed": pair["fixed"],
+            "both wrong": pair["both_wrong"],
+            "accuracy, pp": pair["delta_accuracy"]["value"] * 100,
+            "from": pair["delta_accuracy"]["low"] * 100,
+            "to": pair["delta_accuracy"]["high"] * 100,
+            "macro-F1, pp": pair["delta_macro_f1"]["value"] * 100,
+            "macro-F1 from": pair["delta_macro_f1"]["low"] * 100,
+            "macro-F1 to": pair["delta_macro_f1"]["high"] * 100,
+            "McNemar p": pair["mcnemar_p"],
+            "largest change of a probability": pair["max_abs_dp"],
         }
-        for name, one in found.items()
+        for name, pair in pairs.items()
     ]
-    said = []
-    for name, one in found.items():
-        if one["flips"] == 0:
-            said.append(f"{TITLES[name]} gives the same label on every row")
-        else:
-            said.append(
-                f"{TITLES[name]} changes {one['flips']:,} of {one['rows']:,} labels ({one['broken']:,} broken, "
-                f"{one['fixed']:,} fixed): "
-                + SAID[accuracy_decision(receipt, task, name, max_drop).decision]
-            )  # fmt: skip
-    each = [
-        f"{TITLES[n]} {points(one['delta_accuracy']['value'])} ({points(one['delta_accuracy']['low'])} to "
-        f"{points(one['delta_accuracy']['high'])})"
-        for n, one in found.items()
-    ]
-    alt = f"Dots of the difference in accuracy on the same rows: {joined(each)}. Limit {points(-max_drop, 1)}."
-    few = [name for name, one in found.items() if one["delta_accuracy"]["low"] <= -max_drop and one["flips"] == 0]
+
+    def change(name: str) -> str:
+        pair = pairs[name]
+        if not pair["flips"]:
+            return f"{TITLES[name]} gives the same label on every row"
+        return (
+            f"{TITLES[name]} changes {pair['flips']:,} of {pair['rows']:,} labels ({pair['broken']:,} broken, "
+            f"{pair['fixed']:,} fixed): {MEANING[accuracy_decision(receipt, task, name, max_drop).decision]}"
+        )
+
+    described = joined(each(changes, lambda e: span(e, points)))
+    alt = f"Dots of the difference in accuracy on the same rows: {described}. Limit {points(-max_drop, 1)}."
     note = (
-        "Lines: each end is a one-sided bound of about 95 %, so the left end is the most that accuracy may have fallen."
+        "Error bars: each end is a one-sided bound of about 95 %, so the left end is the most that accuracy may have "
+        "dropped."
     )
-    if few:
-        note += " Even rows that all agree leave room for a difference on rows not seen: more rows make it smaller."
-    return Chart(figure, sentence("; ".join(said)), alt, table, note)
+    if any(pair["delta_accuracy"]["low"] <= -max_drop and pair["flips"] == 0 for pair in pairs.values()):
+        note += " Even if all rows agree, unseen rows may differ: more rows make the interval smaller."
+    return Chart(figure, sentence("; ".join(map(change, pairs))), alt, table, note)
 
 
 def reliability(receipt: Receipt, task: str) -> Chart:
-    """Confidence against accuracy in bins: on the diagonal a confidence means what it says."""
-    found = receipt["results"]["accuracy"][task]
+    """Confidence against accuracy in bins: on the diagonal, confidence means what it says."""
+    accuracy = receipt["results"]["accuracy"][task]
     figure = go.Figure()
     figure.add_scatter(
         x=[0, 1], y=[0, 1], mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False, hoverinfo="skip"
     )
     table: Rows = []
-    for name, one in found.items():
-        bins = one["reliability"]
-        largest = max(entry["rows"] for entry in bins)
+    for name, of in accuracy.items():
+        bins = of["reliability"]
+        largest = max(bin_["rows"] for bin_ in bins)
+        sizes = [5 + 10 * (bin_["rows"] / largest) ** 0.5 for bin_ in bins]
         figure.add_scatter(
             name=TITLES[name],
-            x=[entry["confidence"] for entry in bins],
-            y=[entry["accuracy"] for entry in bins],
+            x=[bin_["confidence"] for bin_ in bins],
+            y=[bin_["accuracy"] for bin_ in bins],
             mode="lines+markers",
             line=line_style(name) | {"width": 1.5},
-            marker={
-                "color": RUNTIMES[name].color,
-                "symbol": RUNTIMES[name].marker,
-                "size": [5 + 10 * (entry["rows"] / largest) ** 0.5 for entry in bins],
-                "opacity": 0.75,
-            },
-            customdata=[entry["rows"] for entry in bins],
-            hovertemplate=f"{named(name)}: sure %{{x:.1%}}, right %{{y:.1%}}, %{{customdata}} rows<extra></extra>",
+            marker=marker(name, 0) | {"size": sizes, "opacity": 0.75},
+            customdata=[bin_["rows"] for bin_ in bins],
+            hovertemplate=(
+                f"{named(name)}: confidence %{{x:.1%}}, accuracy %{{y:.1%}}, %{{customdata}} rows<extra></extra>"
+            ),
         )
         table += [
             {
                 "backend": TITLES[name],
-                "confidence from": entry["low"],
-                "to": entry["high"],
-                "rows": entry["rows"],
-                "mean confidence": entry["confidence"],
-                "accuracy": entry["accuracy"],
+                "confidence from": bin_["low"],
+                "to": bin_["high"],
+                "rows": bin_["rows"],
+                "mean confidence": bin_["confidence"],
+                "accuracy": bin_["accuracy"],
             }
-            for entry in bins
+            for bin_ in bins
         ]
-    finish(figure, height=420, x="confidence", y="share that is right", legend=True)
+    finish(figure, height=420, x="confidence", y="accuracy", legend=True)
     figure.update_xaxes(tickformat=".0%", range=[0, 1.03])
     figure.update_yaxes(tickformat=".0%", range=[-0.03, 1.03])
-    errors = {name: one["calibration_error"] for name, one in found.items()}
-    low, high = min(errors.values()), max(errors.values())
-    takeaway = (
-        f"Confidence and accuracy lie {points(low, 1).lstrip('+')} apart on every backend, on average."
-        if high - low < 0.0005
-        else "On average, confidence and accuracy lie apart by "
-        + joined([f"{points(error, 1).lstrip('+')} on {TITLES[name]}" for name, error in errors.items()])
-        + "."
-    )
+    errors = {name: of["calibration_error"] for name, of in accuracy.items()}
+    if max(errors.values()) - min(errors.values()) < 0.0005:
+        distance = f"{_distance(min(errors.values()))} on every backend"
+    else:
+        distance = joined([f"{_distance(error)} on {TITLES[name]}" for name, error in errors.items()])
+    takeaway = f"On average, confidence and accuracy differ by {distance}."
     note = (
-        "Below the dotted line a backend is surer than it is right. Larger marks: more rows. Expected calibration "
-        "error, 15 bins; few rows make it larger than it is."
+        "Below the dotted line a backend is overconfident. Larger marks: more rows. Expected calibration error with 15 "
+        "bins; with few rows it comes out too large."
     )
     return Chart(figure, takeaway, f"Reliability diagram of {task}. {takeaway}", table, note)
 
 
+def _distance(share: float) -> str:
+    return points(share, 1).lstrip("+")
+
+
 def coverage(receipt: Receipt, task: str, threshold: float) -> Chart:
-    """What is answered and how often that is right, if answers less sure than a threshold are held back."""
-    found = receipt["results"]["accuracy"][task]
+    """The share of rows answered, and the accuracy among them, if answers below a confidence are withheld."""
     figure = go.Figure()
     table: Rows = []
-    at: dict[str, tuple[float, float | None]] = {}
-    for name, one in found.items():
-        curve = one["coverage_curve"]
-        pairs = [(c, a, t) for c, a, t in zip(curve["coverage"], curve["accuracy"], curve["threshold"], strict=True)]
-        drawn = [pair for pair in pairs if pair[1] is not None]
+    shares = []
+    heights: list[float] = []
+    for name, of in receipt["results"]["accuracy"][task].items():
+        curve = of["coverage_curve"]
+        steps = list(zip(curve["coverage"], curve["accuracy"], curve["threshold"], strict=True))
+        drawn = [step for step in steps if step[1] is not None]
+        heights += [accuracy for _, accuracy, _ in drawn]
         figure.add_scatter(
             name=TITLES[name],
-            x=[c for c, _, _ in drawn],
-            y=[a for _, a, _ in drawn],
+            x=[share for share, _, _ in drawn],
+            y=[accuracy for _, accuracy, _ in drawn],
             mode="lines",
             line=line_style(name),
-            customdata=[t for _, _, t in drawn],
+            customdata=[at for _, _, at in drawn],
             hovertemplate=(
                 f"{named(name)}: threshold %{{customdata:.2f}}, answered %{{x:.1%}}, right %{{y:.1%}}<extra></extra>"
             ),
         )
-        covered, right, _ = min(pairs, key=lambda pair: abs(pair[2] - threshold))
-        at[name] = (covered, right)
+        covered, right, _ = min(steps, key=lambda step: abs(step[2] - threshold))
         figure.add_scatter(
             showlegend=False,
             x=[covered],
             y=[right],
             mode="markers",
-            marker={
-                "color": RUNTIMES[name].color,
-                "symbol": RUNTIMES[name].marker,
-                "size": 13,
-                "line": {"color": FAINT, "width": 1},
-            },
+            marker=marker(name, 13) | {"line": {"color": FAINT, "width": 1}},
             hoverinfo="skip",
         )
+        shares.append(
+            f"{percent(covered)} on {TITLES[name]}" + ("" if right is None else f" ({percent(right)} of them right)")
+        )
         table += [
-            {"backend": TITLES[name], "threshold": t, "answered": c, "right among them": a}
-            for c, a, t in pairs
-            if round(t * 100) % 5 == 0
+            {"backend": TITLES[name], "threshold": at, "answered": share, "right among them": accuracy}
+            for share, accuracy, at in steps
+            if round(at * 100) % 5 == 0
         ]
-    finish(figure, height=400, x="share of rows answered", y="share of those that is right", legend=True)
+    finish(figure, height=400, x="share of rows answered", y="accuracy among them", legend=True)
     figure.update_xaxes(tickformat=".0%", range=[-0.02, 1.03])
-    heights = [a for one in found.values() for a in one["coverage_curve"]["accuracy"] if a is not None]
     pad = max(0.01, 0.05 * (max(heights) - min(heights)))
     figure.update_yaxes(tickformat=".1%", range=[min(heights) - pad, max(heights) + pad])
-    said = [
-        f"{percent(covered)} on {TITLES[name]}" + (f" ({percent(right)} right)" if right is not None else "")
-        for name, (covered, right) in at.items()
-    ]
-    takeaway = f"At a threshold of {threshold:.2f}, this share is answered: {joined(said)}."
+    takeaway = f"At a threshold of {threshold:.2f}, this share of rows is answered: {joined(shares)}."
     alt = f"Curves of accuracy among the answered rows against their share. {takeaway}"
-    note = "Marks: the threshold chosen. Few rows are left at the left end, so the curves jump there."
+    note = "Markers: the chosen threshold. Few rows are left at the left end, so the curves jump there."
     return Chart(figure, takeaway, alt, table, note)

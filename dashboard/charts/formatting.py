@@ -1,18 +1,22 @@
-"""Figures as people read them: three digits that mean something, a unit, a true minus sign."""
+"""Figures as people read them: three significant digits, a unit, a true minus sign."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import floor, log10
+from typing import Any, TypeVar
 
 from inference.backends import TITLES
 from inference.compare.verdict import ShipLimits
 
+Receipt = Mapping[str, Any]
 Estimate = Mapping[str, float]
+"""A figure with the ends of its interval: value, low, high."""
+Value = TypeVar("Value")
 
 
 def digits(value: float, significant: int = 3) -> str:
-    """A number with so many significant digits and no exponent; never fewer digits than it has before the point."""
+    """Return a number with at least so many significant digits, and no exponent."""
     if value == 0:
         return "0"
     places = max(0, significant - 1 - floor(log10(abs(value))))
@@ -24,12 +28,12 @@ def ms(value: float) -> str:
 
 
 def mb(size_bytes: float) -> str:
-    """Decimal megabytes, or gigabytes from 1,000 of them."""
+    """Return decimal megabytes, or gigabytes from 1,000 MB."""
     return f"{digits(size_bytes / 1e9)} GB" if size_bytes >= 1e9 else f"{digits(size_bytes / 1e6)} MB"
 
 
 def percent(share: float, places: int = 1) -> str:
-    """A share in percent. Only what is whole is called 100 %, and only what is nothing 0 %."""
+    """Return a share in percent. Only 1 is shown as 100 %, and only 0 as 0 %."""
     edge = 10**-places / 2 / 100
     if 0 < share < edge:
         return f"< {10**-places:.{places}f} %"
@@ -38,7 +42,7 @@ def percent(share: float, places: int = 1) -> str:
 
 
 def points(share: float, places: int = 2) -> str:
-    """A difference of shares in percentage points, with its sign."""
+    """Return a difference of shares in percentage points, with its sign."""
     shown = f"{share * 100:+.{places}f}"
     return ("0" if float(shown) == 0 else shown).replace("-", "−") + " pp"
 
@@ -47,29 +51,43 @@ def times(ratio: float) -> str:
     return f"{digits(ratio)}×"
 
 
-def many(count: int, one: str, more: str | None = None) -> str:
-    """ "1 row", "7 rows", "no rows"."""
-    return (
-        f"{count:,} {one}" if count == 1 else f"{count:,} {more or one + 's'}" if count else f"no {more or one + 's'}"
-    )
+def many(count: int, noun: str) -> str:
+    """Return "1 row", "7 rows" or "no rows"."""
+    return f"1 {noun}" if count == 1 else f"{f'{count:,}' if count else 'no'} {noun}s"
 
 
-def joined(parts: Sequence[str], last: str = "and") -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {last} {parts[-1]}" if parts else ""
+def joined(parts: Sequence[str]) -> str:
+    """Return "a", "a and b", "a, b and c" or ""."""
+    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)
 
 
-def names(backends: Sequence[str], last: str = "and") -> str:
-    return joined([TITLES[name] for name in backends], last)
+def names(backends: Sequence[str]) -> str:
+    return joined([TITLES[name] for name in backends])
+
+
+def each(values: Mapping[str, Value], text: Callable[[Value], str]) -> list[str]:
+    """Return each backend's name with its value as text: "PyTorch 12 ms", "ONNX 4 ms"."""
+    return [f"{TITLES[name]} {text(value)}" for name, value in values.items()]
+
+
+def span(estimate: Estimate, text: Callable[[float], str]) -> str:
+    """Return a figure with its interval, if it has one: "12 ms (11 ms to 14 ms)"."""
+    interval = f" ({text(estimate['low'])} to {text(estimate['high'])})" if estimate["high"] > estimate["low"] else ""
+    return text(estimate["value"]) + interval
+
+
+def ends(estimate: Estimate) -> dict[str, float]:
+    """Return the columns of a table for an interval."""
+    return {"from": estimate["low"], "to": estimate["high"]}
 
 
 def overlap(first: Estimate, second: Estimate) -> bool:
-    """Whether two intervals have a point in common: then their order may be luck."""
+    """Return whether two intervals overlap: then their order may be chance."""
     return first["low"] <= second["high"] and second["low"] <= first["high"]
 
 
 def sentence(text: str) -> str:
-    """With a capital and a full stop."""
+    """Return the text with a capital and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 

@@ -1,4 +1,4 @@
-"""What every chart has in common: colours, a second cue beside each, transparent backgrounds, words beside it."""
+"""What every chart has in common: colours, a second cue for each, transparent backgrounds, a title and a table."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import plotly.graph_objects as go
 
 from inference.backends import RUNTIMES, TITLES
 
-# Okabe–Ito, at least 3:1 on white and on Streamlit's dark background. The same on every page of Triptych.
-# Colour alone says nothing to one person in twelve: each backend has a shape, a line and a hatching of its own too.
 GREY = "#808080"  # 3.9:1 on white, 4.6:1 on the dark background: for lines that belong to no backend
 FAINT = "rgba(128,128,128,0.25)"
 
@@ -23,13 +21,13 @@ Rows = list[dict[str, Cell]]
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture and all that makes it more than one.
+    """A figure with its title, alt text, table and note. All texts are plain.
 
     Attributes:
-        takeaway: one true sentence, worked out from the same numbers; the chart's title. Plain text.
-        alt: what there is to see, for those who do not see it. Plain text.
+        takeaway: the title: one true sentence, computed from the same numbers.
+        alt: describes the figure to people who do not see it.
         table: the numbers behind it, a mapping per line; units are in the column names.
-        note: what is missing from it and why, or how to read it; "" if nothing is. Plain text.
+        note: how to read it, or what is missing and why; may be "".
     """
 
     figure: go.Figure
@@ -40,13 +38,13 @@ class Chart:
 
 
 def label(text: str) -> str:
-    """Text from outside as plotly may show it: plotly reads a subset of HTML in every label."""
+    """Escape a text from outside for plotly, which reads a subset of HTML in every label."""
     return escape(text, quote=False)
 
 
-def short(text: str, most: int) -> str:
-    """The beginning of a text that is longer than so many letters."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+def short(text: str, max_letters: int) -> str:
+    """Cut a text that is longer than so many letters."""
+    return text if len(text) <= max_letters else text[: max_letters - 1] + "…"
 
 
 def log_axis(figure: go.Figure, low: float, high: float) -> None:
@@ -59,7 +57,7 @@ def log_axis(figure: go.Figure, low: float, high: float) -> None:
 
 
 def limit(figure: go.Figure, text: str, *, x: float | None = None, y: float | None = None) -> None:
-    """A dashed line where the reader has set a limit."""
+    """Draw a dashed line at the reader's limit, if there is one."""
     line = {"color": GREY, "width": 1.5, "dash": "dash"}
     words = {"text": text, "font": {"size": 11}}
     if y is not None:
@@ -69,12 +67,17 @@ def limit(figure: go.Figure, text: str, *, x: float | None = None, y: float | No
 
 
 def named(backend: str) -> str:
-    """The backend's shape and name, as axes and labels show it; a legend has the shape already."""
+    """Return the backend's shape and name, for axes and labels; a legend has the shape already."""
     return f"{RUNTIMES[backend].glyph} {TITLES[backend]}"
 
 
+def marker(backend: str, size: float) -> dict[str, Any]:
+    """Return the keyword `marker` of a scatter: the backend's colour and shape."""
+    return {"color": RUNTIMES[backend].color, "symbol": RUNTIMES[backend].marker, "size": size}
+
+
 def bar_style(backend: str) -> dict[str, Any]:
-    """Keyword `marker` of a bar: the backend's colour and hatching."""
+    """Return the keyword `marker` of a bar: the backend's colour and hatching."""
     return {
         "color": RUNTIMES[backend].color,
         "pattern": {
@@ -89,7 +92,7 @@ def bar_style(backend: str) -> dict[str, Any]:
 
 
 def whiskers(estimates: list[Mapping[str, float] | None], scale: float = 1.0) -> dict[str, Any]:
-    """Keyword `error_x` or `error_y`: from each estimate's value to the ends of its interval; none where it is None."""
+    """Return the keyword `error_x` or `error_y`: the interval of each estimate; nothing for None."""
     return {
         "type": "data",
         "symmetric": False,
@@ -102,7 +105,7 @@ def whiskers(estimates: list[Mapping[str, float] | None], scale: float = 1.0) ->
 
 
 def finish(figure: go.Figure, *, height: int = 360, x: str = "", y: str = "", legend: bool = False) -> go.Figure:
-    """The common layout; returns the same figure. `x` and `y` are axis titles with units."""
+    """Apply the common layout and return the same figure. `x` and `y` are axis titles with units."""
     figure.update_layout(
         height=height,
         margin={"l": 8, "r": 16, "t": 40 if legend else 12, "b": 8, "pad": 2},

@@ -1,4 +1,4 @@
-"""The Streamlit dashboard. It draws receipts and needs none of the runtimes.
+"""The Streamlit dashboard. It draws measurements and needs none of the runtimes.
 
-receipts (find, load) → charts (receipt → figure, pure) → parts (figure → page) → views ← main (navigation, choices)
+receipts (list, load) → charts (receipt → figure, pure) → components (figure → page) → views ← main (navigation)
 """

@@ -1,4 +1,4 @@
-"""What stands before Streamlit beside a page: the routes that the dashboard uses, and a limit to what is uploaded."""
+"""The gate before Streamlit under `serve.py`: the routes that the dashboard uses, and a limit on uploads."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NO_ROOM = "The server has no room for more files now. Try again later."
 
 
 class DashboardGate:
-    """Lets through to Streamlit what the dashboard sends.
+    """An ASGI layer that passes on only the requests that the dashboard makes.
 
     Args:
-        pages: the names of its pages in addresses, beside the first, which has none.
+        pages: the names of its pages in addresses, except the first, which has none.
     """
 
     def __init__(self, app: ASGIApp, pages: Iterable[str]) -> None:
@@ -56,9 +56,9 @@ class DashboardGate:
 
 
 def has_room(session: str) -> bool:
-    """Whether Streamlit, which keeps uploads in memory as long as their session, may take one more of this session."""
+    """Return whether Streamlit, which keeps uploads in memory, may take one more from this session."""
     if not runtime.exists():
         return True
-    kept: dict[str, dict[str, Any]] = runtime.get_instance().uploaded_file_mgr.file_storage
-    sizes = [len(file.data) for files in list(kept.values()) for file in list(files.values())]
-    return len(kept.get(session, ())) < MAX_FILES and sum(sizes) < MAX_BYTES
+    files_by_session: dict[str, dict[str, Any]] = runtime.get_instance().uploaded_file_mgr.file_storage
+    sizes = [len(file.data) for files in list(files_by_session.values()) for file in list(files.values())]
+    return len(files_by_session.get(session, ())) < MAX_FILES and sum(sizes) < MAX_BYTES

@@ -1,12 +1,10 @@
-"""How each number of a receipt came about, in plain words with its own values. For the page and the report."""
+"""How each number of a receipt was measured, in plain words with the receipt's values. For the page and the report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from dashboard.charts.formatting import digits, many, mb, ms, names, percent, points, times
+from dashboard.charts.formatting import Receipt, digits, many, mb, ms, names, percent, points, span, times
 from inference.backends import RUNTIMES, TITLES
 from inference.compare.benchmark import BATCH_SIZES, MAX_SLOWDOWN, MAX_STEAL
 from inference.compare.results import PERCENTILES, noise_is_assumed
@@ -19,339 +17,290 @@ Facts = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, paragraphs, and names with values. All of it plain text: it may hold what a file name can."""
+    """A heading, paragraphs, and names with values. All plain text, which may hold anything that a file name can."""
 
     heading: str
     paragraphs: list[str]
     facts: Facts = field(default_factory=list)
 
 
-def method(receipt: Mapping[str, Any], limits: ShipLimits | None = None) -> list[Section]:
-    """Every section, in the order to read them."""
-    limits = limits or ShipLimits()
-    told: list[Callable[[Mapping[str, Any]], Section]] = [_rows, _latency, _noise, _percentiles, _throughput, _accuracy]
+def method(receipt: Receipt, limits: ShipLimits | None = None) -> list[Section]:
+    """Return every section in reading order."""
     return [
-        *(section(receipt) for section in told),
-        _difference(receipt, limits),
-        *(section(receipt) for section in (_size, _start, _batches, _left_out, _machine, _hashes)),
+        _rows(receipt),
+        _latency(receipt),
+        _noise(receipt),
+        _percentiles(receipt),
+        _throughput(receipt),
+        _accuracy(receipt),
+        _difference(receipt, limits or ShipLimits()),
+        _size(receipt),
+        _start(receipt),
+        _batches(receipt),
+        _left_out(),
+        _machine(receipt),
+        _hashes(receipt),
     ]
 
 
-def _rows(receipt: Mapping[str, Any]) -> Section:
-    data, settings = receipt["data"], receipt["settings"]
-    rows, texts = len(data["row_numbers"]), data["texts"] is not None
+def _rows(receipt: Receipt) -> Section:
+    data, rows = receipt["data"], len(receipt["data"]["row_numbers"])
     paragraphs = [
-        f"{many(rows, 'row').capitalize()} of {data['name']} were answered by {names(settings['backends'])}: the same "
-        "rows, prepared by the same code. A backend only turns token ids into logits, so a difference between two is a "
-        "difference in arithmetic and nothing else.",
-        f"A text is cut at {receipt['model']['max_tokens']} tokens, which happened to "
-        f"{many(data['truncated'], 'row')}. "
-        + ("The texts are in the receipt." if texts else "The receipt holds row numbers and no texts."),
+        f"{names(receipt['settings']['backends'])} answered the same {many(rows, 'row')} of {data['name']}, prepared "
+        "by the same code. A backend only turns token ids into logits, so a difference between two is a difference in "
+        "arithmetic and nothing else.",
+        f"Texts are cut at {receipt['model']['max_tokens']} tokens, which affected {many(data['truncated'], 'row')}. "
+        + ("The measurement contains the texts." if data["texts"] else "The measurement has row numbers, not texts."),
     ]
     if data["notes"]:
-        paragraphs.append("Of the rows: " + "; ".join(data["notes"]) + ".")
+        paragraphs.append(f"About the rows: {'; '.join(data['notes'])}.")
     labelled = [(f"rows labelled for {task}", f"{sum(i >= 0 for i in ids):,}") for task, ids in data["labels"].items()]
-    return Section(
-        "The rows",
-        paragraphs,
-        [("rows in the file", f"{data['rows_in_file']:,}"), ("rows compared", f"{rows:,}"), *labelled],
-    )
+    facts = [("rows in the file", f"{data['rows_in_file']:,}"), ("rows compared", f"{rows:,}"), *labelled]
+    return Section("The rows", paragraphs, facts)
 
 
-def _latency(receipt: Mapping[str, Any]) -> Section:
+def _latency(receipt: Receipt) -> Section:
     settings, latency = receipt["settings"], receipt["latency"]
-    warm = [one for launch in latency["warm_up"] for one in launch.values()]
-    settled = sum(one["plateau"] for one in warm)
-    disturbed = len({(b["launch"], b["round"]) for b in latency["blocks"] if b["disturbed"]})
-    cores = latency["cores"]
-    first = receipt["results"]["latency"][settings["reference"]]["calls"]
-    held = (
-        f", each kept on {many(len(cores), 'core')}" if cores else "; this system cannot keep a process on chosen cores"
-    )
-    return Section(
-        "Latency",
-        [
-            "The time of one call with one text, end to end as a user has it: checking, tokenising, the forward pass, "
-            "reading the result. The clock is that of the process that answers; no network and no queue are in it.",
-            f"Every backend has a process of its own with {many(settings['threads'], 'thread')}{held}. "
-            f"{many(settings['launches'], 'start').capitalize()} of each, in every start {settings['rounds']} "
-            f"rounds of {settings['texts']} texts drawn from the rows: {first:,} calls of each backend. The texts "
-            "are the same for all, and as long as the rows are.",
-            "The backends take turns in ABBA order: in one round A, B, C, in the next C, B, A, and another one begins "
-            "every two rounds. A machine that slows down does so for all of them.",
-            f"Before anything is timed, each process answers texts of every length until two passes in a row differ by "
-            f"less than 5 %. {settled} of {len(warm)} processes got there"
-            + (". " if settled == len(warm) else "; the others stopped after 12 passes and may still have sped up. ")
-            + "Each turn begins with a pause, in which the last one comes to rest, and three calls that do not count, "
-            "because a process that slept is slow at first.",
-            "On a shared machine there are seconds in which everything is slower and no counter tells. A probe, one "
-            f"multiplication always, does: while it takes more than {digits(MAX_SLOWDOWN)} times its best, nothing "
-            f"begins, {digits(latency['waited_s'])} s here. A round that ended so, or in which the host took more than "
-            f"{percent(MAX_STEAL, 0)} of the processor, is set aside and done again, {many(disturbed, 'round')} "
-            f"here; the third try counts however it went. The times are those of a machine that is left alone.",
-        ],
-    )
-
-
-def _noise(receipt: Mapping[str, Any]) -> Section:
-    control, reference = receipt["results"]["control"], TITLES[receipt["settings"]["reference"]]
-    gains = receipt["results"]["speedup"]
-    assumed = noise_is_assumed(control)
-    facts = [
-        (
-            f"{TITLES[name]} against {reference}",
-            f"{times(gain['value'])} ({digits(gain['low'])}–{digits(gain['high'])}), "
-            + ("beyond noise" if gain["different"] else "within noise"),
-        )
-        for name, gain in gains.items()
-        if name != receipt["settings"]["reference"]
+    warm = [arm for launch in latency["warm_up"] for arm in launch.values()]
+    settled = sum(arm["plateau"] for arm in warm)
+    disturbed = len({(block["launch"], block["round"]) for block in latency["blocks"] if block["disturbed"]})
+    calls = receipt["results"]["latency"][settings["reference"]]["calls"]
+    pinned = "; this system cannot pin a process to cores"
+    if latency["cores"]:
+        pinned = f", pinned to {many(len(latency['cores']), 'core')}"
+    paragraphs = [
+        "The time of one call with one text, end to end as a user sees it: checking, tokenising, the forward pass, "
+        "reading the result. It is measured inside the answering process, without network or queue.",
+        f"Every backend has its own process with {many(settings['threads'], 'thread')}{pinned}. "
+        f"{many(settings['launches'], 'start').capitalize()} of each, in every start {settings['rounds']} "
+        f"rounds of {settings['texts']} texts drawn from the rows: {calls:,} calls of each backend. All backends get "
+        "the same texts, whose lengths are those of the rows.",
+        "The backends take turns in ABBA order: A, B, C in one round, C, B, A in the next, and every two rounds "
+        "another backend is first. If the machine slows down, it slows down for all of them.",
+        "Before timing, each process answers texts of every length until two passes in a row differ by less than 5 %. "
+        f"{settled} of {len(warm)} processes got there"
+        + (". " if settled == len(warm) else "; the others stopped after 12 passes and may still have become faster. ")
+        + "Each turn begins with a pause, so that the previous process comes to rest, and three calls that do not "
+        "count, because a process that slept is slow at first.",
+        "On a shared machine, everything is slower for some seconds without any counter showing it. A probe, always "
+        f"the same multiplication, detects this: while it takes more than {digits(MAX_SLOWDOWN)} times its best, "
+        f"nothing starts ({digits(latency['waited_s'])} s here). A round that ended so, or in which the host took more "
+        f"than {percent(MAX_STEAL, 0)} of the processor, is discarded and repeated ({many(disturbed, 'round')} here); "
+        "the third try always counts. The times are those of an undisturbed machine.",
     ]
-    return Section(
-        "Noise: the A/A control",
-        [
-            f"{reference} runs twice, in two processes that take turns like any other two. They are the same, so what "
-            f"differs between them is noise: their medians have the ratio {digits(control['value'])}, with 95 % "
-            f"certainty between {digits(control['low'])} and {digits(control['high'])}.",
-            f"A speed-up counts only where its whole interval lies beyond {times(control['noise'])}, "
-            + (
-                "which is assumed: each was started once, and what two starts differ by was not seen. "
-                if assumed
-                else "the outer end of that one. "
-            )
-            + "A speed-up is the ratio of the medians over the same texts.",
-        ],
-        facts,
-    )
+    return Section("Latency", paragraphs)
 
 
-def _percentiles(receipt: Mapping[str, Any]) -> Section:
-    latency, reference = receipt["results"]["latency"], receipt["settings"]["reference"]
-    texts = latency[reference]["texts"]
+def _noise(receipt: Receipt) -> Section:
+    results, reference = receipt["results"], receipt["settings"]["reference"]
+    control, base = results["control"], TITLES[reference]
+    facts = [
+        (f"{TITLES[name]} against {base}", f"{span(gain, times)}, {'beyond' if gain['different'] else 'within'} noise")
+        for name, gain in results["speedup"].items()
+        if name != reference
+    ]
+    source = "the outer end of that interval"
+    if noise_is_assumed(control):
+        source = "an assumption: each process was started once, so the difference between two starts was not measured"
+    paragraphs = [
+        f"{base} runs twice, in two processes that take turns like any other two. They are identical, so any "
+        f"difference between them is noise: the ratio of their medians is {digits(control['value'])}, with 95 % "
+        f"confidence between {digits(control['low'])} and {digits(control['high'])}.",
+        f"A speed-up counts only if its whole interval lies beyond {times(control['noise'])}, {source}. A speed-up is "
+        "the ratio of the medians over the same texts.",
+    ]
+    return Section("Noise: the A/A control", paragraphs, facts)
+
+
+def _percentiles(receipt: Receipt) -> Section:
+    latency, settings = receipt["results"]["latency"], receipt["settings"]
+    texts = latency[settings["reference"]]["texts"]
     least = {p: min_samples(p) for p in PERCENTILES}
     left_out = [f"p{p}" for p in PERCENTILES if texts < least[p]]
     facts = [
-        (
-            f"{TITLES[name]} {key.removesuffix('_ms')}",
-            f"{ms(one['value'])} ({digits(one['low'])}–{digits(one['high'])})",
-        )
+        (f"{TITLES[name]} {key.removesuffix('_ms')}", span(figures[key], ms))
         for name, figures in latency.items()
-        for key, one in figures.items()
+        for key in figures
         if key.endswith("_ms")
     ]
-    return Section(
-        "Percentiles and their intervals",
-        [
-            "A percentile is shown only where enough different texts carry it: were the true share below it no more "
-            "than its name says, one text at most would lie above it with at most 1 % probability. That wants "
-            f"{least[90]} texts for p90, {least[95]} for p95 and {least[99]} for p99 (the early-stopping rule of "
-            f"MLPerf Inference). {texts:,} were timed here"
-            + (f", so {' and '.join(left_out)} would be a guess and is left out." if left_out else ": enough for all."),
-            f"The intervals are of 95 %, from a two-stage bootstrap with {RESAMPLES:,} resamples: first starts of the "
-            "process are drawn, then rounds within them. Calls of the same second in the same process are alike; "
-            "drawing them one by one would take them for independent and give intervals that are too narrow."
-            + (
-                " With one start, the luck of a start is in none of them."
-                if receipt["settings"]["launches"] == 1
-                else " As few starts say little about starts to come, they are widened by Student's t."
-            ),
-        ],
-        facts,
-    )
+    paragraphs = [
+        "A percentile is shown only if enough different texts support it: if the true share below it were no more than "
+        "its name says, at most one text would lie above it with at most 1 % probability. This requires "
+        f"{least[90]} texts for p90, {least[95]} for p95 and {least[99]} for p99 (the early-stopping rule of MLPerf "
+        f"Inference). {texts:,} were timed here"
+        + (f", so {' and '.join(left_out)} would be a guess and is left out." if left_out else ": enough for all."),
+        f"The 95 % intervals come from a two-stage bootstrap with {RESAMPLES:,} resamples: starts of the process are "
+        "drawn first, then rounds within them. Calls in the same second of the same process are alike; drawing them "
+        "one by one would treat them as independent and give intervals that are too narrow."
+        + (
+            " With one start, the variation between starts is not included."
+            if settings["launches"] == 1
+            else " A few starts say little about future starts, so the intervals are widened by Student's t."
+        ),
+    ]
+    return Section("Percentiles and their intervals", paragraphs, facts)
 
 
-def _throughput(receipt: Mapping[str, Any]) -> Section:
+def _throughput(receipt: Receipt) -> Section:
     sizes = ", ".join(map(str, BATCH_SIZES[:-1]))
-    return Section(
-        "Throughput",
-        [
-            f"{receipt['throughput']['texts']} texts in one call, with at most {sizes} or {BATCH_SIZES[-1]} of them in "
-            "a forward pass, shorter texts padded to the longest beside them. Predictions per hour are those of the "
-            "best batch size, around the clock, on this machine.",
-            (
-                "The fixed shapes are forward passes alone over texts cut to exactly 16, 32 or 128 tokens; they tell "
-                "machines and models apart without the lengths of these rows."
-                if receipt["shapes"]
-                else "Fixed shapes were not timed: this was a quick run."
-            ),
-        ],
-    )
+    paragraphs = [
+        f"{receipt['throughput']['texts']} texts in one call, with at most {sizes} or {BATCH_SIZES[-1]} of them in a "
+        "forward pass; shorter texts are padded to the longest of their batch. Predictions per hour are those of the "
+        "best batch size, around the clock, on this machine.",
+        "The fixed shapes are single forward passes over texts cut to exactly 16, 32 or 128 tokens; they compare "
+        "machines and models regardless of the lengths of these rows."
+        if receipt["shapes"]
+        else "Fixed shapes were not timed: this was a quick run.",
+    ]
+    return Section("Throughput", paragraphs)
 
 
-def _accuracy(receipt: Mapping[str, Any]) -> Section:
+def _accuracy(receipt: Receipt) -> Section:
     facts = []
     for task, scores in receipt["results"]["accuracy"].items():
-        threshold = receipt["model"]["tasks"][task]["threshold"]
-        facts.append((f"{task}: uncertain below", f"{threshold:g}"))
-        for name, one in scores.items():
-            right = one["accuracy"]
-            facts.append(
-                (
-                    f"{task}: accuracy of {TITLES[name]}",
-                    f"{percent(right['value'])} ({percent(right['low'])} to {percent(right['high'])}) "
-                    f"of {one['rows']:,} rows, ECE {digits(one['calibration_error'])}",
-                )
+        facts.append((f"{task}: uncertain below", f"{receipt['model']['tasks'][task]['threshold']:g}"))
+        facts += [
+            (
+                f"{task}: accuracy of {TITLES[name]}",
+                f"{span(of['accuracy'], percent)} of {of['rows']:,} rows, ECE {digits(of['calibration_error'])}",
             )
-    return Section(
-        "Accuracy, macro-F1, calibration",
-        [
-            "Accuracy is the share of rows whose most probable label is the right one. Its interval is Wilson's, of "
-            "95 %. It says how well these rows stand for others like them; it is no measure of the difference between "
-            "two backends, which the next section has.",
-            "Macro-F1 is the plain mean of the F1 of every label that occurs among the right ones, so a rare label "
-            f"counts as much as a common one; its interval is a bootstrap of rows ({RESAMPLES:,} resamples), each over "
-            "the labels that were drawn.",
-            "The calibration error (ECE) is the mean distance between confidence and accuracy over 15 bins of equal "
-            "width, weighted by their rows. Coverage is the share of rows answered with at least the model's own "
-            "threshold of confidence.",
-        ],
-        facts,
-    )
+            for name, of in scores.items()
+        ]
+    paragraphs = [
+        "Accuracy is the share of rows whose most probable label is right, with Wilson's 95 % interval. The interval "
+        "says how well these rows represent others like them; it does not measure the difference between two backends, "
+        "which the next section covers.",
+        "Macro-F1 is the unweighted mean of the F1 of every label among the right ones, so a rare label counts as much "
+        f"as a common one; its interval is a bootstrap of rows ({RESAMPLES:,} resamples), each over the labels drawn.",
+        "The expected calibration error (ECE) is the mean distance between confidence and accuracy over 15 bins of "
+        "equal width, weighted by their rows. Coverage is the share of rows answered with at least the model's own "
+        "confidence threshold.",
+    ]
+    return Section("Accuracy, macro-F1, calibration", paragraphs, facts)
 
 
-def _difference(receipt: Mapping[str, Any], limits: ShipLimits) -> Section:
+def _difference(receipt: Receipt, limits: ShipLimits) -> Section:
     facts = []
     for task, pairs in receipt["results"]["paired"].items():
         for name, pair in pairs.items():
-            change = pair["delta_accuracy"]
-            wanted = rows_to_settle(pair["broken"], pair["fixed"], pair["rows"], limits.max_drop)
-            settled = accuracy_decision(receipt, task, name, limits.max_drop).decision != INCONCLUSIVE
+            rows = rows_to_settle(pair["broken"], pair["fixed"], pair["rows"], limits.max_drop)
+            settled = f"about {rows:,} rows would settle it" if rows else "cannot be settled by more rows"
+            if accuracy_decision(receipt, task, name, limits.max_drop).decision != INCONCLUSIVE:
+                settled = "settled"
             facts.append(
                 (
                     f"{task}: {TITLES[name]}",
                     f"{pair['broken']} broken, {pair['fixed']} fixed, {pair['both_wrong']} both wrong of "
-                    f"{pair['rows']:,}; accuracy {points(change['value'])} ({points(change['low'])} to "
-                    f"{points(change['high'])}); p = {digits(pair['mcnemar_p'], 2)}; "
-                    + (
-                        "settled" if settled else f"about {wanted:,} rows to settle it" if wanted else "no end in sight"
-                    ),
+                    f"{pair['rows']:,}; accuracy {span(pair['delta_accuracy'], points)}; "
+                    f"p = {digits(pair['mcnemar_p'], 2)}; {settled}",
                 )
             )
     reference = TITLES[receipt["settings"]["reference"]]
-    return Section(
-        "The difference in accuracy, and the verdict",
-        [
-            f"Both answer the same rows, so only those count on which one is right and the other is not: broken "
-            f"({reference} alone is right) and fixed (the other alone is right).",
-            "McNemar's exact test asks how likely so uneven a split of them is if neither is right more often. A large "
-            "p is no proof that two are equal.",
-            "The difference in accuracy has Tango's score interval, of 90 %, so that each end alone holds with 95 % "
-            "certainty, or nearly so below some 600 rows. Where no row differs the exact bound is taken: a bootstrap "
-            "of rows that all agree would call the difference exactly nothing, however few they are.",
-            f"A backend keeps the limit where the lower end of that interval lies above {points(-limits.max_drop, 1)} "
-            "(non-inferiority). It breaks it where the upper end lies below and McNemar's exact test agrees; a fall of "
-            "macro-F1 whose whole interval lies below counts as well. In between it is not settled. Too few rows can "
-            "therefore never pass, nor can rows of one label only, or of which more than 5 % repeat a text.",
-            "The rows that would settle it: n = (1.645 + 0.842)² · d / (m + Δ)², with d the share of rows on which "
-            "exactly one is right, Δ the difference as found and m the limit. It gives an 80 % chance to show it, if "
-            "things are as they look now.",
-        ],
-        facts,
-    )
+    paragraphs = [
+        f"Both answer the same rows, so only rows count on which exactly one is right: broken (only {reference} is "
+        "right) and fixed (only the other is right).",
+        "McNemar's exact test gives the probability of a split at least so uneven if neither is right more often. A "
+        "large p does not prove that two are equal.",
+        "The difference in accuracy has Tango's 90 % score interval, so each end alone holds with 95 % confidence, "
+        "nearly so below some 600 rows. If no row differs, the exact bound is used: a bootstrap of rows that all agree "
+        "would call the difference exactly zero, however few they are.",
+        f"A backend is within the limit if the lower end of that interval is above {points(-limits.max_drop, 1)} "
+        "(non-inferiority). It is beyond the limit if the upper end is below and McNemar's exact test agrees, or if "
+        "the whole interval of macro-F1 is below. Otherwise it is not settled. So too few rows can never pass, nor can "
+        "rows of a single label, or rows of which more than 5 % repeat a text.",
+        "Rows that would settle it: n = (1.645 + 0.842)² · d / (m + Δ)², with d the share of rows on which exactly one "
+        "is right, Δ the measured difference and m the limit. With so many, there is an 80 % chance to show it if the "
+        "measured values are true.",
+    ]
+    return Section("The difference in accuracy, and the verdict", paragraphs, facts)
 
 
-def _size(receipt: Mapping[str, Any]) -> Section:
-    figures = receipt["results"]
+def _size(receipt: Receipt) -> Section:
+    memory = receipt["results"]["memory"]
     facts = [
         (
             TITLES[name],
-            f"model {mb(one['model_bytes'])}, libraries {mb(one['libraries_bytes'])}, peak memory "
-            f"{mb(figures['memory'][name]['peak_bytes'])}",
+            f"model {mb(of['model_bytes'])}, libraries {mb(of['libraries_bytes'])}, peak memory "
+            f"{mb(memory[name]['peak_bytes'])}",
         )
-        for name, one in figures["size"].items()
+        for name, of in receipt["results"]["size"].items()
     ]
     on_torch = any(RUNTIMES[name].file is None for name in receipt["settings"]["backends"])
-    more = "; for PyTorch the base model and what was trained on it" if on_torch and receipt["model"]["base"] else ""
-    return Section(
-        "Size and memory",
-        [
-            f"The model is every file that answering needs: weights, tokenizer, description{more}. 1 MB is 1,000,000 "
-            "bytes. Libraries are what is installed for it: the runtime and all that it requires, as they lie on this "
-            "disk. An image of a container can be smaller or larger.",
-            "Memory is that of the answering process, Python included, after its texts were answered one by one and in "
-            "batches: what it holds then, and the most it held. Medians over the starts.",
-        ],
-        facts,
-    )
-
-
-def _start(receipt: Mapping[str, Any]) -> Section:
-    facts = [
-        (
-            TITLES[name],
-            f"{digits(one['total_s'])} s ("
-            + (f"{digits(one['min_s'])}–{digits(one['max_s'])}, " if one["runs"] > 1 else "")
-            + f"{many(one['runs'], 'start')}): import {digits(one['import_s'])} s, load {digits(one['load_s'])} s, "
-            f"first answer {digits(one['first_answer_s'])} s",
-        )
-        for name, one in receipt["results"]["start"].items()
+    base = "; for PyTorch, the base model and what was trained on it" if on_torch and receipt["model"]["base"] else ""
+    paragraphs = [
+        f"The model is every file needed for answering: weights, tokenizer, description{base}. 1 MB is 1,000,000 "
+        "bytes. Libraries are the runtime and all its requirements, as installed on this disk. A container image can "
+        "be smaller or larger.",
+        "Memory is that of the answering process, Python included, after it answered its texts one by one and in "
+        "batches: what it holds then, and its peak. Medians over the starts.",
     ]
-    return Section(
-        "Cold start",
-        [
-            "From the moment the process is started to its first answer: interpreter and imports, loading the model "
-            "with its hashes checked, one answer to all tasks. The files had been read before, so they came from "
-            "memory: a machine that reads them from disk or fetches them takes longer.",
-        ],
-        facts,
-    )
+    return Section("Size and memory", paragraphs, facts)
 
 
-def _batches(receipt: Mapping[str, Any]) -> Section:
-    facts = [
-        (
-            TITLES[name],
-            f"{many(sum(one['batch_flips']['tasks'].values()), 'label')} of {one['batch_flips']['rows']:,} rows",
+def _start(receipt: Receipt) -> Section:
+    facts = []
+    for name, start in receipt["results"]["start"].items():
+        extremes = f"{digits(start['min_s'])}–{digits(start['max_s'])}, " if start["runs"] > 1 else ""
+        steps = ", ".join(
+            f"{step} {digits(start[key])} s"
+            for step, key in (("import", "import_s"), ("load", "load_s"), ("first answer", "first_answer_s"))
         )
-        for name, one in receipt["backends"].items()
+        starts = many(start["runs"], "start")
+        facts.append((TITLES[name], f"{digits(start['total_s'])} s ({extremes}{starts}): {steps}"))
+    paragraph = (
+        "From the start of the process to its first answer: interpreter and imports, loading the model with its hashes "
+        "checked, one answer to all tasks. The files had been read before, so they came from memory: reading them from "
+        "disk or downloading them takes longer."
+    )
+    return Section("Cold start", [paragraph], facts)
+
+
+def _batches(receipt: Receipt) -> Section:
+    flips = {name: of["batch_flips"] for name, of in receipt["backends"].items()}
+    facts = [
+        (TITLES[name], f"{many(sum(of['tasks'].values()), 'label')} of {of['rows']:,} rows")
+        for name, of in flips.items()
     ]
-    return Section(
-        "Alone and in a batch",
-        [
-            "The same rows are answered one by one and in padded batches of mixed lengths. A label that differs "
-            "depends on the texts that happened to be beside it, as those of a model whose INT8 ranges are taken from "
-            "the batch do. The ranges of this one are fixed when it is built.",
-        ],
-        facts,
+    paragraph = (
+        "The same rows are answered one by one and in padded batches of mixed lengths. A label that changes depends on "
+        "the other texts of its batch, as with a model whose INT8 ranges are computed per batch. The ranges of this "
+        "model are fixed when it is built."
     )
+    return Section("Alone and in a batch", [paragraph], facts)
 
 
-def _left_out(receipt: Mapping[str, Any]) -> Section:
-    return Section(
-        "What is not measured",
-        [
-            "No GPU. No energy. No open-loop load: calls come one after the other, so there is no queue, and p95 under "
-            "traffic will be higher. No HTTP: a service adds its own time to every call.",
-            "No other processor: INT8 lives from instructions (AVX2, VNNI, AMX, ARM's dot product) that another "
-            "machine may lack. Measure there before you decide for it.",
-            "Nothing is said of texts unlike these rows.",
-        ],
-    )
+def _left_out() -> Section:
+    paragraphs = [
+        "No GPU. No energy. No open-loop load: calls follow one another without a queue, so p95 under traffic will be "
+        "higher. No HTTP: a service adds its own time to every call.",
+        "No other processor: INT8 depends on instructions (AVX2, VNNI, AMX, ARM's dot product) that another machine "
+        "may lack. Measure there before you decide for it.",
+        "Nothing is known about texts unlike these rows.",
+    ]
+    return Section("What is not measured", paragraphs)
 
 
-def _machine(receipt: Mapping[str, Any]) -> Section:
+def _machine(receipt: Receipt) -> Section:
     machine, settings = receipt["machine"], receipt["settings"]
     load = [machine[when]["load"] for when in ("before", "after")]
     mhz = [machine[when]["mhz"] for when in ("before", "after")]
-    return Section(
-        "The machine and the versions",
-        [],
-        [
-            ("measured", receipt["created"].replace("T", " ").replace("Z", " UTC")),
-            ("run", "quick" if settings["quick"] else "full"),
-            ("processor", f"{machine['cpu']}, {many(machine['cores'], 'core')}, {machine['architecture']}"),
-            ("instructions for INT8", ", ".join(machine["flags"]) or "none known"),
-            ("memory", mb(machine["memory_bytes"])),
-            ("system", machine["system"]),
-            ("load before and after", " → ".join("unknown" if one is None else f"{one:g}" for one in load)),
-            ("clock before and after", " → ".join("unknown" if one is None else f"{one:,} MHz" for one in mhz)),
-            ("taken by the host", percent(machine["steal_share"])),
-            ("seed", str(settings["seed"])),
-            *receipt["versions"].items(),
-        ],
-    )
+    facts = [
+        ("measured", receipt["created"].replace("T", " ").replace("Z", " UTC")),
+        ("run", "quick" if settings["quick"] else "full"),
+        ("processor", f"{machine['cpu']}, {many(machine['cores'], 'core')}, {machine['architecture']}"),
+        ("instructions for INT8", ", ".join(machine["flags"]) or "none known"),
+        ("memory", mb(machine["memory_bytes"])),
+        ("system", machine["system"]),
+        ("load before and after", " → ".join("unknown" if value is None else f"{value:g}" for value in load)),
+        ("clock before and after", " → ".join("unknown" if value is None else f"{value:,} MHz" for value in mhz)),
+        ("taken by the host", percent(machine["steal_share"])),
+        ("seed", str(settings["seed"])),
+        *receipt["versions"].items(),
+    ]
+    return Section("The machine and the versions", [], facts)
 
 
-def _hashes(receipt: Mapping[str, Any]) -> Section:
+def _hashes(receipt: Receipt) -> Section:
     model, data = receipt["model"], receipt["data"]
     facts = [
         (f"{TITLES[name]}: {file}", entry["sha256"])
@@ -359,11 +308,9 @@ def _hashes(receipt: Mapping[str, Any]) -> Section:
         for file, entry in backend["files"].items()
         if entry["kind"] in ("weights", "graph")
     ]
-    return Section(
-        "Hashes",
-        [
-            f"The model is {model['name']}, {base_in_words(model)}. The figures hold for files with these SHA-256 and "
-            "no others. The receipt's own checksum finds damage; it is no signature."
-        ],
-        [("receipt", receipt["checksum"]), (f"rows: {data['name']}", data["sha256"]), *facts],
+    paragraph = (
+        f"The model is {model['name']}, {base_in_words(model)}. The figures are valid only for files with these "
+        "SHA-256 hashes. The measurement's own checksum detects damage; it is not a signature."
     )
+    facts = [("measurement", receipt["checksum"]), (f"rows: {data['name']}", data["sha256"]), *facts]
+    return Section("Hashes", [paragraph], facts)

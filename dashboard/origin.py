@@ -1,10 +1,9 @@
-"""Refuse websockets that a page of another site opens, before Streamlit judges them.
+"""Refuse websockets from pages of other sites before Streamlit checks them.
 
-To compare an Origin that it does not know, Streamlit asks another machine for the external address of this one
-(`net_util.get_external_ip`), at every handshake and on the event loop, where all other requests wait for it.
+For an unknown Origin, Streamlit asks another machine for its own external address (`net_util.get_external_ip`), at
+every handshake and on the event loop, so that all other requests wait.
 
-Under `serve.py`, `inference.api.front.Front` has refused the Origins of other sites before, and
-`server.corsAllowedOrigins` has no effect.
+Under `serve.py`, `inference.api.front.Front` refuses other sites first, and `server.corsAllowedOrigins` has no effect.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from inference.api.front import is_own
 
 
 class OwnOrigin:
-    """An ASGI layer that lets websockets of the same origin through, and those of `server.corsAllowedOrigins`.
+    """An ASGI layer that passes on websockets of the same origin and of `server.corsAllowedOrigins`.
 
-    Streamlit does not see the Origin of what was let through, so there is nothing for it to look up.
+    It removes their Origin, so that Streamlit has nothing to look up.
     """
 
     def __init__(self, app: ASGIApp) -> None:

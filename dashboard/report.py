@@ -17,12 +17,12 @@ from inference.errors import importing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command and return the exit code."""
     return options.run(parser(), arguments)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
+    """Return the parser of the command."""
     p = argparse.ArgumentParser("python -m dashboard.report", description=(__doc__ or "").split("\n\n")[0])
     p.set_defaults(run=write)
     p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
@@ -32,7 +32,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def write(args: argparse.Namespace) -> None:
-    """Write the report of these receipts."""
     receipts = [read_receipt(path) for path in args.receipts]
     with importing("A report", "-r requirements.txt"):
         from dashboard.report_page import report

@@ -1,4 +1,4 @@
-"""The model that the page beside this dashboard serves, and whether a receipt is of that model."""
+"""The model that the page beside this dashboard serves, and whether a measurement is of that model."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
 
 Written = tuple[tuple[str, int, int], ...]
-"""Name, time and bytes of each file of a folder and of the folders in it."""
+"""Name, time and bytes of each file in a folder and its direct subfolders."""
 
 
 def model() -> Path:
-    """The folder of the model that is served, and measured on "Your data"."""
+    """Return the folder of the served model, which "Your data" measures."""
     return Path(os.environ.get("TRIPTYCH_MODEL") or DEMO_MODEL)
 
 
 def base() -> Path | None:
-    """The folder of its base model, where that is not where the model says."""
-    given = os.environ.get("TRIPTYCH_BASE")
-    return Path(given) if given else None
+    """Return the folder of its base model, if set in the environment."""
+    folder = os.environ.get("TRIPTYCH_BASE")
+    return Path(folder) if folder else None
 
 
 def bundle() -> Bundle:
-    """The model that is served. Its files are hashed once.
+    """Return the served model. Its files are hashed once.
 
     Raises:
-        ChangedModelError: the folder no longer holds the model that the page beside this dashboard serves.
-        InferenceError: it cannot be read, or fetched. The next call tries again.
+        ChangedModelError: the folder no longer contains the model that the page serves.
+        InferenceError: it cannot be read or fetched. The next call tries again.
     """
-    found: Bundle | InferenceError = _described(*_now())
+    described: Bundle | InferenceError = _described(*_now())
     started_with = os.environ.get("TRIPTYCH_CONTENT")
-    if isinstance(found, InferenceError):
-        _described.clear(*_now())  # whoever reads what is wrong will mend it
-        raise changed(model().name) if started_with else found
-    check_content(found, started_with)
-    return found
+    if isinstance(described, InferenceError):
+        _described.clear(*_now())  # it may be repaired
+        raise changed(model().name) if started_with else described
+    check_content(described, started_with)
+    return described
 
 
 def unchanged() -> Bundle:
-    """The same for a process that is about to open it: where a page serves it, its weights are checked too.
+    """Return the served model for a process that will open it: if a page serves it, its weights are checked too.
 
     Raises:
         InferenceError: as `bundle`.
@@ -59,35 +59,35 @@ def unchanged() -> Bundle:
 
 
 def shown(error: InferenceError | str) -> str:
-    """A message as a visitor may read it: without the folders in which files of this server lie."""
+    """Return a message that visitors may read: without the folders of this server."""
     return without_folders(str(error), *filter(None, (model(), base(), default_cache())))
 
 
 def described() -> Bundle | None:
-    """The same; None where it cannot be read here. What is wrong with it is told on "Your data"."""
+    """Return the served model; None if it cannot be read here. "Your data" shows why."""
     if not model().is_dir():
-        return None  # an id of the Hub: fetched where it is measured, and not to look at a receipt
-    found: Bundle | InferenceError = _described(*_now())
-    if isinstance(found, InferenceError):
+        return None  # an id of the Hub: fetched to measure it, but not to look at a measurement
+    described: Bundle | InferenceError = _described(*_now())
+    if isinstance(described, InferenceError):
         return None
     started_with = os.environ.get("TRIPTYCH_CONTENT")
-    return found if started_with in (None, content_key(found)) else None
+    return described if started_with in (None, content_key(described)) else None
 
 
 def named() -> Bundle | None:
-    """The same where TRIPTYCH_MODEL names it; None where nothing does."""
+    """Return the served model if TRIPTYCH_MODEL names it, else None."""
     return described() if os.environ.get("TRIPTYCH_MODEL") else None
 
 
 def is_of(receipt: Mapping[str, Any], bundle: Bundle) -> bool:
-    """The receipt was measured on these very files."""
+    """Return whether the receipt was measured on exactly these files."""
     files: Mapping[str, str] = receipt["model"]["files"]
     return dict(files) == dict(bundle.files)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)  # type: ignore[untyped-decorator,unused-ignore]
 def _described(folder: str, base: Path | None, written: Written) -> Bundle | InferenceError:
-    """The model as its files are `written` now, or what is wrong with it: that too is worth finding out only once."""
+    """Return the model as its files are `written` now, or what is wrong with it, which is cached too."""
     try:
         return describe(folder, base)
     except InferenceError as error:
@@ -95,9 +95,8 @@ def _described(folder: str, base: Path | None, written: Written) -> Bundle | Inf
 
 
 def _now() -> tuple[str, Path | None, Written]:
-    """What `_described` is asked about."""
-    given = base()
-    return str(model()), given, _written(model()) + (_written(given) if given else ())
+    """Return the arguments of `_described`."""
+    return str(model()), base(), _written(model()) + (_written(folder) if (folder := base()) else ())
 
 
 def _written(folder: Path) -> Written:

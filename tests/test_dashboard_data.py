@@ -98,7 +98,7 @@ def test_filters_narrow_the_rows_and_say_when_none_is_left() -> None:
     at.pills(key="kind").set_value(["fixed"]).run()
     assert len(at.dataframe[0].value) == 1
     at.pills(key="kind").set_value(["both wrong"]).run()
-    assert "No row is left by these filters" in said(at)
+    assert "No row matches these filters" in said(at)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,9 @@ def per_class(receipt: Receipt, task: str, max_shown: int = 12) -> Chart:
         )
     for number, (name, rows) in enumerate(by_label.items()):
         # The first is the largest and hollow, so that equal values show as a mark within a ring.
-        style = marker(name, 9 if number else 16) | {"line": {"width": 0 if number else 2.5, "color": RUNTIMES[name].color}}
+        style = marker(name, 9 if number else 16) | {
+            "line": {"width": 0 if number else 2.5, "color": RUNTIMES[name].color}
+        }
         figure.add_scatter(
             name=TITLES[name],
             x=[rows[of]["f1"] for of in shown],

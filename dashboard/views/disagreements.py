@@ -20,23 +20,24 @@ from inference.errors import InferenceError, InputError
 from inference.explain.agreement import Agreement, agreement_sentence
 from inference.tables.spreadsheet import as_csv
 
-MOST_WHY = 200  # rows to choose from; more than anybody reads
+MAX_WHY = 200  # rows to choose from
 WHY = "_why"
 BANDS = {length_name(low, high): (low, high) for low, high in LENGTHS}
 COLUMNS = ("row", "kind", "true", "reference", "reference_confidence", "backend", "backend_confidence", "tokens")
+MARKS = {BROKEN: "✗ broken", FIXED: "✓ fixed", BOTH_WRONG: "– both wrong"}
 
 
 def page() -> None:
     selection = current()
-    receipt = with_texts(selection.receipt)
+    receipt, task = with_texts(selection.receipt), selection.task
     components.page("Disagreements", receipt)
     reference = receipt["settings"]["reference"]
     others = [name for name in receipt["settings"]["backends"] if name != reference]
     if not others:
-        st.info(f"This receipt has {TITLES[reference]} alone, so there is nothing that it could disagree with.")
+        st.info(f"This measurement is of {TITLES[reference]} alone, so there is nothing to disagree with.")
         return
     st.markdown(
-        f"Rows of **{plain(selection.task)}** to which a backend gives another label than {TITLES[reference]}. "
+        f"Rows of **{plain(task)}** to which a backend gives another label than {TITLES[reference]}. "
         f"*Broken*: only {TITLES[reference]} is right. *Fixed*: only the other is. *Both wrong*: neither."
     )
     backend = st.segmented_control(
@@ -48,183 +49,178 @@ def page() -> None:
         key="against",
         bind="query-params",
     )
-    found = disagreements(receipt, selection.task, backend)
-    pair = receipt["results"]["paired"][selection.task][backend]
-    counts(pair, TITLES[reference], TITLES[backend])
-    if not found:
+    rows = disagreements(receipt, task, backend)
+    draw_counts(receipt["results"]["paired"][task][backend], TITLES[reference], TITLES[backend])
+    if not rows:
         return
     if receipt["data"]["texts"] is None:
         ask_for_texts(selection.receipt)
-    shown = filtered(found)
+    shown = filtered(rows)
     if not shown:
-        st.info("No row is left by these filters. Widen them to see some.")
+        st.info("No row matches these filters. Widen them to see some.")
         return
-    show(shown, len(found), TITLES[reference], TITLES[backend])
-    name = f"disagreements-{selection.task}-{backend}.csv"
-    columns = COLUMNS if shown[0].text is None else ("text", *COLUMNS)
+    draw_table(shown, len(rows), TITLES[reference], TITLES[backend])
+    has_texts = shown[0].text is not None
     st.download_button(
         f"Download {many(len(shown), 'row')} as CSV",
-        as_csv([asdict(one) for one in shown], columns),
-        name,
+        as_csv([asdict(row) for row in shown], ("text", *COLUMNS) if has_texts else COLUMNS),
+        f"disagreements-{task}-{backend}.csv",
         "text/csv",
-        help="A cell that a spreadsheet would take for a formula has a ' before it.",
+        help="Cells that look like formulas get a leading '.",
     )
-    if shown[0].text is not None:
-        why(shown, selection.receipt, selection.task, reference, backend)
+    if has_texts:
+        draw_why(shown, selection.receipt, task, reference, backend)
 
 
-def counts(pair: Mapping[str, Any], reference: str, backend: str) -> None:
-    """How many there are, and whether so many could be luck."""
+def draw_counts(pair: Mapping[str, Any], reference: str, backend: str) -> None:
+    """Draw how many rows differ, and whether that could be chance."""
     if not pair["flips"]:
         st.success(
-            f"{backend} gives each of the {pair['rows']:,} rows the label that {reference} gives it: there is no "
+            f"{backend} gives each of the {pair['rows']:,} rows the same label as {reference}: there is no "
             f"disagreement to show. The largest difference in a probability is {pair['max_abs_dp']:.1e}."
         )
-        most = 1 - pair["agreement"]["low"]
-        st.caption(f"Of rows like these, at most {percent(most)} get another label (95 % certainty).")
+        share = percent(1 - pair["agreement"]["low"])
+        st.caption(f"Of rows like these, at most {share} get another label (95 % confidence).")
         return
     with st.container(horizontal=True, gap="small"):
-        st.metric("Other label", f"{pair['flips']:,} of {pair['rows']:,}", width="content")
+        st.metric("Changed labels", f"{pair['flips']:,} of {pair['rows']:,}", width="content")
         for name, key in (("Broken", "broken"), ("Fixed", "fixed"), ("Both wrong", "both_wrong")):
             st.metric(name, f"{pair[key]:,}", width="content")
     st.markdown(plain(in_words(pair, reference, backend)))
 
 
 def in_words(pair: Mapping[str, Any], reference: str, backend: str) -> str:
-    """What the exact McNemar test says, and what it does not."""
+    """Explain the result of the exact McNemar test."""
     broken, fixed, p, change = pair["broken"], pair["fixed"], pair["mcnemar_p"], pair["delta_accuracy"]
     interval = (
-        f"The accuracy of {backend} minus that of {reference} is {points(change['value'])}, with 95 % certainty above "
-        f"{points(change['low'])} and with as much below {points(change['high'])}."
+        f"The accuracy of {backend} minus that of {reference} is {points(change['value'])}: with 95 % confidence above "
+        f"{points(change['low'])}, and with 95 % confidence below {points(change['high'])}."
     )
     if broken + fixed == 0:
-        return f"Where the labels differ neither is right, so accuracy is the same. {interval}"
-    split = f"{broken} broken and {fixed} fixed"
-    if p < 0.05:
-        worse = "less" if broken > fixed else "more"
-        return (
-            f"{split}: if neither were right more often, a split at least so uneven would come up in only "
-            f"{digits(p * 100, 2)} of 100 cases (McNemar's exact test, p = {digits(p, 2)}). {backend} is right {worse} "
-            f"often. {interval}"
-        )
+        return f"Neither is right on any of these rows, so accuracy is the same. {interval}"
     often = "practically always" if p > 0.995 else f"in {digits(p * 100, 2)} of 100 cases"
+    conclusion = "This is no evidence of a difference, and no proof that there is none."
+    if p < 0.05:
+        often = f"in only {digits(p * 100, 2)} of 100 cases"
+        conclusion = f"{backend} is right {'less' if broken > fixed else 'more'} often."
     return (
-        f"{split}: if neither were right more often, a split at least so uneven would come up {often} (McNemar's exact "
-        f"test, p = {digits(p, 2)}). That is no sign of a difference, and no proof that there is none. {interval}"
+        f"{broken} broken and {fixed} fixed: if neither were right more often, a split at least so uneven would occur "
+        f"{often} (McNemar's exact test, p = {digits(p, 2)}). {conclusion} {interval}"
     )
 
 
 def ask_for_texts(receipt: Receipt) -> None:
-    """The receipt holds none; whoever has the file can see them here."""
-    data = receipt["data"]
-    with st.expander(f"Show the texts (they are not in the receipt; you need {plain(data['name'])})"):
+    """Draw an uploader for the measured file: readers who have it can see the texts."""
+    name = plain(receipt["data"]["name"])
+    with st.expander(f"Show the texts (they are not in the measurement; you need {name})"):
         st.markdown(
-            f"The receipt holds row numbers and a hash of the file, no texts. With the same file, byte for byte, the "
-            f"texts appear here. It stays in the memory of this server for your session; {MAX_MB} MB at most."
+            "The measurement contains row numbers and a hash of the file, but no texts. Upload the same file, byte for "
+            f"byte, to see them here. It stays in this server's memory for your session; at most {MAX_MB} MB."
         )
-        file = st.file_uploader("The file that was measured", TYPES, max_upload_size=MAX_MB, key="texts_file")
+        file = st.file_uploader("The measured file", TYPES, max_upload_size=MAX_MB, key="texts_file")
         if file is None:
             return
         try:
             columns = read_upload(file.name, file.getvalue())
             names = list(columns)
             column = st.selectbox("Text column", names, names.index(guess_text(columns)), key="texts_column")
-            held = attach_texts(receipt, file.name, file.getvalue(), column)
+            complete = attach_texts(receipt, file.name, file.getvalue(), column)
         except InputError as error:
             st.error(plain(str(error)))
             return
         if st.button("Show the texts"):
-            keep_texts(receipt, held["data"]["texts"])
+            keep_texts(receipt, complete["data"]["texts"])
             st.rerun()
 
 
-def filtered(found: list[Disagreement]) -> list[Disagreement]:
-    """Those that the filters leave. The filters are in the address."""
+def filtered(rows: list[Disagreement]) -> list[Disagreement]:
+    """Draw the filters, which are in the address, and return the rows that match."""
     kind, label, length = st.columns([2, 1, 1])
     kinds = kind.pills(
         "Kind", KINDS, selection_mode="multi", default=[], format_func=str.capitalize, key="kind", bind="query-params"
     )
-    labels = sorted({one.true for one in found})
-    wanted = label.selectbox("Right label", labels, None, placeholder="any", key="label", bind="query-params")
+    labels = sorted({row.true for row in rows})
+    right = label.selectbox("Right label", labels, None, placeholder="any", key="label", bind="query-params")
     band = length.selectbox("Length", list(BANDS), None, placeholder="any", key="length", bind="query-params")
     low, high = BANDS[band] if band else (0, None)
     return [
-        one
-        for one in found
-        if (not kinds or one.kind in kinds)
-        and wanted in (None, one.true)
-        and low <= one.tokens
-        and (high is None or one.tokens <= high)
+        row
+        for row in rows
+        if (not kinds or row.kind in kinds)
+        and right in (None, row.true)
+        and low <= row.tokens
+        and (high is None or row.tokens <= high)
     ]
 
 
-def show(shown: list[Disagreement], total: int, reference: str, backend: str) -> None:
-    """The table: the broken rows of which the backend was surest first."""
-    whole = " A double click shows a text whole." if shown[0].text is not None else ""
-    st.caption(f"{len(shown):,} of {many(total, 'row')}. Broken rows of which {backend} is surest come first.{whole}")
-    # The table's own download would write formulas as they are; the button below it does not.
-    st.html('<style>.st-key-differing button[aria-label="Download as CSV"] { display: none; }</style>')
-    marks = {BROKEN: "✗ broken", FIXED: "✓ fixed", BOTH_WRONG: "– both wrong"}
-    st.container(key="differing").dataframe(
+def draw_table(rows: list[Disagreement], total: int, reference: str, backend: str) -> None:
+    """Draw the rows, the broken ones on which the backend is most confident first."""
+    hint = " Double-click a text to read all of it." if rows[0].text is not None else ""
+    st.caption(
+        f"{len(rows):,} of {many(total, 'row')}. Broken rows come first, the most confident answers of {backend} at "
+        f"the top.{hint}"
+    )
+    share = st.column_config.NumberColumn(format="percent")
+    st.dataframe(
         [
-            ({} if one.text is None else {"Text": one.text})
+            ({} if row.text is None else {"Text": row.text})
             | {
-                "Kind": marks[one.kind],
-                "Right label": one.true,
-                reference: one.reference,
-                backend: one.backend,
-                f"{reference} sure": one.reference_confidence,
-                f"{backend} sure": one.backend_confidence,
-                "Tokens": one.tokens,
-                "Row": one.row,
+                "Kind": MARKS[row.kind],
+                "Right label": row.true,
+                reference: row.reference,
+                backend: row.backend,
+                f"{reference} confidence": row.reference_confidence,
+                f"{backend} confidence": row.backend_confidence,
+                "Tokens": row.tokens,
+                "Row": row.row,
             }
-            for one in shown
+            for row in rows
         ],
         hide_index=True,
         width="stretch",
         column_config={
             "Text": st.column_config.TextColumn(width="large"),
-            f"{reference} sure": st.column_config.NumberColumn(format="percent"),
-            f"{backend} sure": st.column_config.NumberColumn(format="percent"),
-            "Row": st.column_config.NumberColumn(help="Of the file, from 1, the header not counted", format="%d"),
+            f"{reference} confidence": share,
+            f"{backend} confidence": share,
+            "Row": st.column_config.NumberColumn(help="In the file, from 1, without the header", format="%d"),
         },
     )
 
 
-def why(shown: list[Disagreement], receipt: Receipt, task: str, reference: str, backend: str) -> None:
-    """For a row that the reader chooses: what each word does to a label on both backends, and how far they agree."""
+def draw_why(rows: list[Disagreement], receipt: Receipt, task: str, reference: str, backend: str) -> None:
+    """Draw, for a row of the reader's choice, how much each word counts on both backends, and how far they agree."""
     st.subheader("Why", anchor=False)
     bundle = served.described()
     if bundle is None or not served.is_of(receipt, bundle):
-        st.caption("This receipt is of another model than the one that is served, so its rows cannot be explained.")
+        st.caption("This measurement is of another model than the served one, so its rows cannot be explained.")
         return
     pick, of, ask = st.columns([4, 2, 1], vertical_alignment="bottom")
-    one = pick.selectbox("Row", shown[:MOST_WHY], format_func=_row, key="why_row")
-    label = of.selectbox(
-        "What speaks for", list(dict.fromkeys([one.reference, one.backend, one.true])), key=f"why_label_{one.row}"
-    )
-    asked = (receipt["checksum"], task, one.row, label, reference, backend)
-    if ask.button("Why", width="stretch", key="why"):
+    row = pick.selectbox("Row", rows[:MAX_WHY], format_func=_title, key="why_row")
+    labels = list(dict.fromkeys([row.reference, row.backend, row.true]))
+    label = of.selectbox("Explain the label", labels, key=f"why_label_{row.row}")
+    question = (receipt["checksum"], task, row.row, label, reference, backend)
+    if ask.button("Explain", width="stretch", key="why"):
         st.session_state.pop(WHY, None)
         try:
-            with st.spinner("Leaving out one word at a time, on both. The models are opened first."):
-                st.session_state[WHY] = (asked, explain(one.text or "", task, label, reference, backend, reader()))
+            with st.spinner("Loading the models, then leaving out one word at a time on both …"):
+                explanations = explain(row.text or "", task, label, reference, backend, reader())
+            st.session_state[WHY] = (question, explanations)
         except InferenceError as error:
             st.error(plain(served.shown(error)))
-    held = st.session_state.get(WHY)
-    if held is not None and held[0] == asked:
-        because(held[1], reference, backend)
+    asked, explanations = st.session_state.get(WHY, (None, {}))
+    if asked == question:
+        draw_explanations(explanations, reference, backend)
 
 
-def _row(one: Disagreement) -> str:
-    text = " ".join((one.text or "").split())
-    return f"{one.row}: {text[:80]}{'…' if len(text) > 80 else ''}"
+def _title(row: Disagreement) -> str:
+    text = " ".join((row.text or "").split())
+    return f"{row.row}: {text[:80]}{'…' if len(text) > 80 else ''}"
 
 
-def because(found: Mapping[str, Any], reference: str, backend: str) -> None:
-    """Both explanations, word by word."""
-    first, second = (found["explanations"][name] for name in (reference, backend))
-    st.markdown(plain(agreement_sentence(Agreement(**found["agreements"][backend]), reference, backend)))
+def draw_explanations(comparison: Mapping[str, Any], reference: str, backend: str) -> None:
+    """Draw both explanations, word by word."""
+    first, second = (comparison["explanations"][name] for name in (reference, backend))
+    st.markdown(plain(agreement_sentence(Agreement(**comparison["agreements"][backend]), reference, backend)))
     st.markdown(
         plain(
             f"The label {first['label']} has the probability {first['score']:.4f} on {TITLES[reference]} and "
@@ -235,12 +231,12 @@ def because(found: Mapping[str, Any], reference: str, backend: str) -> None:
     st.dataframe(
         [
             {
-                "Word": one["text"],
-                TITLES[reference]: one["attribution"],
-                TITLES[backend]: two["attribution"],
-                "Difference": two["attribution"] - one["attribution"],
+                "Word": word["text"],
+                TITLES[reference]: word["attribution"],
+                TITLES[backend]: other["attribution"],
+                "Difference": other["attribution"] - word["attribution"],
             }
-            for one, two in zip(first["words"], second["words"], strict=True)
+            for word, other in zip(first["words"], second["words"], strict=True)
         ],
         hide_index=True,
         width="stretch",
@@ -249,8 +245,8 @@ def because(found: Mapping[str, Any], reference: str, backend: str) -> None:
     for note in first["notes"]:
         st.caption(plain(note))
     st.caption(
-        "What the log-odds of the label lose when a word is left out: + speaks for it, − against it. On the command "
-        f"line: `python -m inference explain --compare {reference},{backend}`"
+        "The drop in the label's log-odds when a word is left out: + speaks for the label, − against it. On the "
+        f"command line: `python -m inference explain --compare {reference},{backend}`"
     )
 
 

@@ -48,7 +48,7 @@ def test_further_runtime_has_its_column_and_its_method(monkeypatch: pytest.Monke
 def test_the_limits_that_were_asked_for_are_said_and_decide() -> None:
     html = report([receipt()], ShipLimits(max_drop=0.2, max_p95_ms=1.0))
     assert "accuracy falls by at most 20 pp and p95 is at most 1 ms" in html
-    assert "1 ms allowed" in html
+    assert "limit 1 ms" in html
 
 
 def test_text_from_outside_is_never_markup() -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from dashboard import served
 from inference.artifacts.cache import content_key, default_cache
 from inference.compare.receipt import Receipt
-from inference.compare.rows import LabelledData
+from inference.compare.rows import LabelledRows
 from inference.compare.run import measure
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Bundle
@@ -42,7 +42,7 @@ def running() -> BackgroundJob[Any] | None:
 
 
 def start_measurement(
-    name: str, data: LabelledData | None, quick: bool, is_wanted: Callable[[], bool] = lambda: True
+    name: str, data: LabelledRows | None, quick: bool, is_wanted: Callable[[], bool] = lambda: True
 ) -> BackgroundJob[Receipt]:
     """Start a comparison of the backends and return at once.
 

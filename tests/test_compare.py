@@ -24,10 +24,11 @@ from inference.compare import benchmark
 from inference.compare.benchmark import CONTROL, Plan, Process, group_by_length, turn_order
 from inference.compare.receipt import read_receipt, seal, write_receipt
 from inference.compare.results import results
-from inference.compare.rows import parse_data
+from inference.compare.rows import read_data
 from inference.compare.run import measure
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Bundle
+from inference.tables.table import Source
 
 SMALL = Plan(
     launches=2, rounds=3, texts=8, sweeps=1, sweep_texts=8, shape_rounds=1, alone_rows=10, best_threads=False, wait_s=0
@@ -41,7 +42,7 @@ def rows(tiny: Tiny) -> Any:
         for i in range(20)
         for word, label in (("bad", "down"), ("fine", "up"))
     ]
-    return parse_data("mood.csv", "\n".join(["text,mood", *lines]).encode(), Bundle.read(tiny.folder).tasks)
+    return read_data(Source("mood.csv", "\n".join(["text,mood", *lines]).encode()), Bundle.read(tiny.folder).tasks)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from inference.assets import DEMO_MODEL
 from inference.compare.receipt import seal, write_receipt
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Bundle, Task
-from inference.tables.spreadsheet import as_csv
+from inference.tables.text_formats import as_csv
 
 TEXTS = [f"text of row {i + 1}" for i in range(120)]
 FILE = "\n".join(["text,label", *(f"{text},x" for text in TEXTS)]).encode()
@@ -267,7 +267,7 @@ def test_measurement_that_nobody_waits_for_is_cancelled(monkeypatch: pytest.Monk
         (b"text,sentiment\nfine,positive\n", "1 labelled row"),
         (b"text,sentiment\n" + b"fine,goood\n" * 30, "does not have: 'goood' (30 rows)"),
         (b"text,sentiment\n" + "schön,positive\n".encode("latin-1") * 30, "not UTF-8"),
-        (b"", "cannot be read"),
+        (b"", "is empty"),
         (b"text,sentiment\n", "no rows"),
         (b"," * 600 + b"\n", "more than 500 columns"),
         (b'"a\n",' + b"," * 600 + b"\n", "more than 500 columns"),
@@ -281,7 +281,7 @@ def test_a_file_that_cannot_be_measured_is_told_with_the_remedy(content: bytes, 
 
 def test_one_label_only_is_measured_with_a_warning() -> None:
     at = upload(page("your_data"), b"text,sentiment\n" + b"fine,positive\n" * 30)
-    assert "a loss in the others cannot be seen" in said(at)
+    assert "a drop on the other labels would go unnoticed" in said(at)
     assert [one.label for one in at.button] == ["Measure"]
 
 

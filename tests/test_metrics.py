@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import fakes
 import numpy as np
 import pytest
 
 from inference.artifacts import parity
-from inference.compare.metrics import LabelledRows, evaluate, metrics, read_rows
-from inference.errors import InputError
+from inference.compare.metrics import evaluate, metrics
 from inference.formats.bundle import Task
 
 
@@ -45,40 +42,10 @@ def test_out_of_scope_rows_are_caught_by_their_label_or_by_doubt() -> None:
     assert found["in_scope_accuracy"] == pytest.approx(2 / 4)
 
 
-def test_a_label_that_the_model_does_not_know_is_named() -> None:
-    with pytest.raises(InputError, match="does not know: c"):
-        evaluate(fakes.classifier(), "sentiment", LabelledRows(["good"], ["c"]))
-
-
 def test_a_classifier_is_evaluated_at_its_own_threshold() -> None:
-    found = evaluate(fakes.classifier(), "sentiment", LabelledRows(["good", "bad", "book"], ["positive"] * 3))
+    found = evaluate(fakes.classifier(), "sentiment", ["good", "bad", "book"], [1] * 3)
     assert found["accuracy"] == pytest.approx(1 / 3)
     assert found["coverage"] == pytest.approx(2 / 3)  # "book" tells it nothing
-
-
-def test_rows_keep_texts_that_look_like_missing_values(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_text('text,label\nNA,a\nnull,b\n"two\nlines",a\n"a, b",b\nno label,\n', encoding="utf-8-sig")
-    rows = read_rows(path)
-    assert rows.texts == ["NA", "null", "two\nlines", "a, b"]
-    assert rows.labels == ["a", "b", "a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"text\nx\n", "lacks the column.s. label; it has text"),
-        (b"", "cannot be read as csv"),
-        (b"text,label\n\xff,a\n", "is not UTF-8"),
-        (b"text,label\nx,\n", "no row with a label"),
-        (b"text,label\n,a\n", "row 1: the text is empty"),
-    ],
-)
-def test_a_file_that_cannot_be_measured_on_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=message):
-        read_rows(path)
 
 
 def test_parity_compares_probabilities_and_labels() -> None:

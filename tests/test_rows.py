@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 from inference.compare import rows
-from inference.compare.rows import MIN_ROWS, parse_data, read_data
+from inference.compare.rows import MIN_ROWS, LabelledRows, read_data
 from inference.errors import InputError
 from inference.formats.bundle import Task
+from inference.tables.table import Source
 
 SINGLE = "single_label_classification"
 TASKS = {
@@ -20,6 +22,10 @@ TASKS = {
     "topic": Task(("food", "other", "travel"), SINGLE, 0.5),
 }
 MOOD = {"mood": TASKS["mood"]}
+
+
+def parse_data(name: str, content: bytes, *arguments: Any, **named: Any) -> LabelledRows:
+    return read_data(Source(name, content), *arguments, **named)
 
 
 def csv(header: str, lines: list[str], repeat: int = MIN_ROWS) -> bytes:
@@ -81,32 +87,31 @@ def test_labels_that_are_positions_are_read_as_such_and_it_is_said() -> None:
 
 def test_a_file_of_one_class_is_read_with_a_note() -> None:
     found = parse_data("a.csv", csv("text,label", ["a,up"]), MOOD)
-    assert any("every mood row has the label 'up'" in note for note in found.notes)
+    assert any("every mood row is labelled 'up', so a drop" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", csv("body,label", ["a,up"]), "no column 'text'; it has 'body', 'label'"),
-        ("a.csv", csv("text,class", ["a,up"]), "no column of labels \\('label', or mood\\)"),
-        ("a.csv", csv("text;label", ["a;up"]), "separated by something else than commas"),
-        ("a.csv", csv("text,label", ["a,upp"]), "'upp' \\(20 rows\\). Is 'up' meant\\? It has down, up"),
+        ("a.csv", csv("phrase,label", ["a,up"]), "which column holds the texts\\?.*it has 'phrase', 'label'"),
+        ("a.csv", csv("text,class", ["a,up"]), "no label column \\('label', or mood\\)"),
+        ("a.csv", csv("text,label", ["a,upp"]), "'upp' \\(20 rows\\). Did you mean 'up'\\? It has down, up"),
         ("a.csv", csv("text,label", ["a,2"]), "'2' \\(20 rows\\)"),
-        ("a.csv", csv("text,label", ["a,up"], 3), "has 3 labelled rows. 20 are the least"),
+        ("a.csv", csv("text,label", ["a,up"], 3), "has 3 labelled rows. At least 20 are needed"),
         ("a.csv", csv("text,label", ["a,"]), "has 0 labelled rows"),
-        ("a.csv", b"", "cannot be read as csv: No columns to parse"),
-        ("a.csv", csv("text,label", ["caf\u00e9,up"]).decode().encode("latin-1"), "is not UTF-8 \\(byte 0xe9"),
-        ("a.csv", csv("text,label", ["a,up", '" ",up']), "row 2 \\(column text\\): The text is empty"),
-        ("a.csv", csv("text,label", ["a,up", "b,up,more"]), "Expected 2 fields in line 3, saw 3"),
-        ("a.csv", csv("text,label", ["a,up,more"]), "cannot be read as csv: Length of header or names does not match"),
+        ("a.csv", b"", "a.csv is empty. It needs a header"),
+        ("a.csv", csv("text,label", ["caf\u00e9,up"]).decode().encode("latin-1"), "line 2 is not UTF-8 \\(byte 0xe9"),
+        ("a.csv", csv("text,label", ["a,up", '" ",up']), "row 2 \\(column 'text'\\): The text is empty"),
+        ("a.csv", csv("text,label", ["a,up", "b,up,more"]), "line 3: 3 cells, and the header has 2"),
+        ("a.csv", csv("text,label", ["a,up,more"]), "line 2: 3 cells, and the header has 2"),
         ("a.csv", csv("text,label", ["x" * 20_001 + ",up"]), "row 1 .*20,001 characters"),
-        ("a.jsonl", b'{"text": "a"', "cannot be read as jsonl"),
-        ("a.jsonl", b"[1]\n" * 30, "each line must be one JSON object"),
+        ("a.jsonl", b'{"text": "a"', "line 1 is not valid JSON"),
+        ("a.jsonl", b"[1]\n" * 30, "line 1 is not a JSON object but a list"),
         ("a.jsonl", b'{"text": 5, "label": "up"}\n' * 30, "must be a string, not int"),
-        ("a.parquet", b"PAR1 not really", "cannot be read as parquet"),
-        ("a.xlsx", b"PK", "a.xlsx is a spreadsheet. Save its sheet as CSV in UTF-8, and take that."),
-        ("a.csv.gz", b"\x1f\x8b", "is none of .csv, .jsonl, .parquet. Convert it, and do not compress it"),
-        ("a.csv", b"\x1f\x8b\x08\x00", "is not UTF-8"),
+        ("a.parquet", b"PAR1 not really", "cannot be read as Parquet"),
+        ("a.xlsx", b"PK", "a.xlsx is a spreadsheet. Save its sheet as UTF-8 CSV and use that file."),
+        ("a.csv.gz", b"\x1f\x8b", "unsupported file type. Use .csv, .jsonl or .parquet, uncompressed"),
+        ("a.csv", b"\x1f\x8b\x08\x00", "is compressed with gzip. Unpack it first"),
     ],
 )
 def test_a_file_that_cannot_be_measured_on_is_refused_with_the_remedy(name: str, content: bytes, message: str) -> None:
@@ -116,7 +121,7 @@ def test_a_file_that_cannot_be_measured_on_is_refused_with_the_remedy(name: str,
 
 def test_a_label_column_of_a_model_with_several_tasks_wants_a_task() -> None:
     content = csv("text,label", ["a,up"])
-    with pytest.raises(InputError, match="say whose labels it holds: one of mood, topic"):
+    with pytest.raises(InputError, match="name the task of its labels: one of mood, topic"):
         parse_data("a.csv", content, TASKS)
     assert parse_data("a.csv", content, TASKS, task="mood").labels["mood"] == [1] * MIN_ROWS
     with pytest.raises(InputError, match="Unknown task 'moods'"):

@@ -23,7 +23,7 @@ from inference.score.annotate import Wanted, answer
 from inference.score.run import Model, ScoreJob, score
 from inference.score.workers import answering
 from inference.tables.reading import open_table
-from inference.tables.spreadsheet import harmless
+from inference.tables.text_formats import harmless
 
 TEXTS = ["good", "bad glad", "sad sad sad", "book", "good bad good"]
 

@@ -24,7 +24,7 @@ from soak import csvs
 
 from inference.errors import InputError
 from inference.tables.reading import open_table
-from inference.tables.spreadsheet import harmless
+from inference.tables.text_formats import harmless
 
 # --- CSV
 
@@ -320,13 +320,13 @@ REFUSED = [
         "which column holds the texts? Name it with --text-column; it has 'id', 'bes",
     ),
     ("in.csv", b"text,text\n1,2\n", "2 columns named 'text'"),
-    ("in.csv.gz", b"", "in.csv.gz is none of .csv, .jsonl, .parquet. Convert it, and do not compress it."),
-    ("in.zip", b"", "in.zip is none of"),
-    ("in.XLSX", b"PK", "in.XLSX is a spreadsheet. Save its sheet as CSV in UTF-8, and take that."),
-    ("in.jsonl", b'{"text": "good"}\n["bad"]\n', "in.jsonl, line 2 is no JSON object but a list"),
-    ("in.jsonl", b'{"text": "good"}\n\n"bad"\n', "in.jsonl, line 3 is no JSON object but a text"),
-    ("in.jsonl", b'{"text": "good"\n', "in.jsonl, line 1 is no JSON"),
-    ("in.jsonl", b'{"a":' * 100_000, "in.jsonl, line 1 is no JSON"),
+    ("in.csv.gz", b"", "in.csv.gz: unsupported file type. Use .csv, .jsonl or .parquet, uncompressed."),
+    ("in.zip", b"", "in.zip: unsupported file type"),
+    ("in.XLSX", b"PK", "in.XLSX is a spreadsheet. Save its sheet as UTF-8 CSV and use that file."),
+    ("in.jsonl", b'{"text": "good"}\n["bad"]\n', "in.jsonl, line 2 is not a JSON object but a list"),
+    ("in.jsonl", b'{"text": "good"}\n\n"bad"\n', "in.jsonl, line 3 is not a JSON object but a string"),
+    ("in.jsonl", b'{"text": "good"\n', "in.jsonl, line 1 is not valid JSON"),
+    ("in.jsonl", b'{"a":' * 100_000, "in.jsonl, line 1 is not valid JSON"),
     ("in.jsonl", b'{"text": "b\xe4d"}', "in.jsonl, line 1 is not UTF-8"),
     ("in.jsonl", b'{"a": "b"}\n{"c": 1}', "in.jsonl: which column holds the texts?"),
     ("in.parquet", b"PAR1", "in.parquet cannot be read as Parquet"),
@@ -346,7 +346,7 @@ def test_a_file_that_is_wrong_is_refused_with_its_line(tmp_path: Path, name: str
 
 def test_a_column_asked_for_must_be_there_and_hold_texts(tmp_path: Path) -> None:
     source = parquet(tmp_path / "in.parquet")
-    with pytest.raises(InputError, match="in.parquet: column 'n' holds int8 and no texts. Name another."):
+    with pytest.raises(InputError, match="in.parquet: column 'n' holds int8 and not texts. Name another."):
         run(source, tmp_path / "out.csv", text_column="n")
     with pytest.raises(InputError, match="in.parquet has no column 'words'; it has 'text', 'when', 'deep', 'n', 'f'."):
         run(source, tmp_path / "out.csv", text_column="words")

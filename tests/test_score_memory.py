@@ -41,7 +41,7 @@ import sys
 import pyarrow
 from pathlib import Path
 from inference.tables import groups
-from inference.tables.columns import reading
+from inference.tables import reading
 groups.SPAN_BYTES = int(sys.argv[2])
 rows = sum(len(block.texts) for block in reading.open_table(Path(sys.argv[1])).blocks(1_000))
 print(rows, pyarrow.default_memory_pool().max_memory())

@@ -111,7 +111,7 @@ def test_where_no_column_is_known_to_hold_texts_one_must_be_chosen(visit: Visit,
     upload(visit, tmp_path / "in.csv")
     said = visit.page.locator("#score-preview [role=alert]")
     said.get_by_text("Which column of in.csv holds the texts?").wait_for()
-    assert "If 'what a good film' is a text, the file lacks a header: give it one." in said.inner_text()
+    assert "If 'what a good film' is a text, the file has no header: add one." in said.inner_text()
     column, button = (
         visit.page.get_by_label("Column with the texts"),
         visit.page.get_by_role("button", name="Score the"),
@@ -139,7 +139,7 @@ def test_a_column_that_the_file_does_not_have_is_refused_in_words(visit: Visit, 
 def test_a_spreadsheet_is_refused_with_what_to_do(visit: Visit, tmp_path: Path) -> None:
     (tmp_path / "in.xlsx").write_bytes(b"PK\x03\x04")
     upload(visit, tmp_path / "in.xlsx")
-    visit.page.get_by_role("alert").get_by_text("Save its sheet as CSV in UTF-8").wait_for()
+    visit.page.get_by_role("alert").get_by_text("Save its sheet as UTF-8 CSV").wait_for()
 
 
 def test_a_file_that_cannot_be_scored_says_why_and_the_next_one_is(visit: Visit, tmp_path: Path) -> None:
@@ -282,17 +282,17 @@ def test_the_server_takes_uploads_as_large_as_the_tab_says() -> None:
 
 def test_files_that_are_larger_than_a_page_scores_are_refused(tmp_path: Path) -> None:
     many = write_csv(tmp_path / "many.csv", ["text"], [["good"]] * (scoring.MAX_ROWS + 1))
-    with pytest.raises(InputError, match="The file has 20,001 rows; 20,000 are the most here. Use the command line"):
+    with pytest.raises(InputError, match="many.csv has 20,001 rows; the maximum is 20,000. Use the command line"):
         scoring.examine(many)
     wide = write_csv(tmp_path / "wide.csv", ["text", *map(str, range(500))], [])
-    with pytest.raises(InputError, match="The file has 501 columns; 500 are the most here"):
+    with pytest.raises(InputError, match="wide.csv has more than 500 columns"):
         scoring.examine(wide)
-    with pytest.raises(InputError, match="The file has no rows"):
+    with pytest.raises(InputError, match="none.csv has no rows"):
         scoring.examine(write_csv(tmp_path / "none.csv", ["text"], []))
     bomb = tmp_path / "bomb.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["x" * 1_000_000] * 300}), bomb)
     assert bomb.stat().st_size < 5_000_000
-    with pytest.raises(InputError, match="The file unpacks to more than 200 MB"):
+    with pytest.raises(InputError, match="bomb.parquet unpacks to more than 200 MB"):
         scoring.examine(bomb)
 
 
@@ -307,7 +307,7 @@ def one_text(path: Path, letters: int, rows: int = 16) -> Path:
 
 
 def test_one_large_text_that_every_row_names_does_not_fill_the_memory(tmp_path: Path) -> None:
-    assert scoring.examine(one_text(tmp_path / "in.parquet", 2_000_000)).rows == 16
+    assert scoring.examine(one_text(tmp_path / "in.parquet", 2_000_000))[0].row_count == 16
     for letters, rows in ((100_000_000, 16), (2_000_000, 1_000)):
         path = one_text(tmp_path / "bomb.parquet", letters, rows)
         done = subprocess.run(
@@ -323,9 +323,9 @@ EXAMINED = """
 import resource, sys
 from pathlib import Path
 from inference import InputError
-from inference.tables.unpacking import columns_in
+from inference.tables.unpacking import check_unpacked
 try:
-    columns_in("The file", Path(sys.argv[1]).read_bytes(), 200_000_000, "Use the command line.")
+    check_unpacked("The file", Path(sys.argv[1]).read_bytes(), 200_000_000, "Use the command line.")
 except InputError as error:
     print(error)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
@@ -343,7 +343,7 @@ def test_cells_are_counted_as_they_are_when_they_are_written_out() -> None:
 
 def test_a_damaged_parquet_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "in.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match="The file cannot be read as Parquet: .*. Mend or re-export it.$"):
+    with pytest.raises(InputError, match="in.parquet cannot be read as Parquet: .*. Fix the file or export it again.$"):
         scoring.examine(tmp_path / "in.parquet")
 
 

@@ -15,10 +15,15 @@ from conftest import Tiny, tiny_base, tiny_data
 from sklearn.metrics import f1_score
 
 from inference import load
+from inference.compare.rows import LabelledRows
 from inference.errors import InputError
 from training.__main__ import main
-from training.data import Rows, TaskData, add_background, class_weights, plan_batches, split
+from training.data import TaskData, add_background, class_weights, plan_batches, split
 from training.sources import Request, read_sources
+
+
+def labelled(texts: list[str], label_ids: list[int]) -> LabelledRows:
+    return LabelledRows(texts, {"task": label_ids})
 
 
 def write_task(folder: Path, rows: list[tuple[str, str]]) -> Path:
@@ -90,11 +95,11 @@ def test_texts_that_differ_are_split_as_models_that_are_out_were(tmp_path: Path)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("text\nhello\n", "lacks the column"),
+        ("text\nhello\n", "no column 'label'; it has 'text'"),
         ("text,label\nhello,a\nbye,a\n", "has 1 label"),
-        ("text,label\nhello,a\nbye,a\nhi,b\n", "label 'b' has one row"),
-        ("text,label\nhello,a\nbye,a\nhi,b\nhi,b\n", "label 'b' has .*one text over and over"),
-        ("text,label\n ,a\n", "row 1: the text is empty"),
+        ("text,label\nhello,a\nbye,a\nhi,b\n", "label 'b' has only one text"),
+        ("text,label\nhello,a\nbye,a\nhi,b\nhi,b\n", "label 'b' has only one text"),
+        ("text,label\n ,a\n", "row 1 \\(column 'text'\\): The text is empty"),
         ("text,label\n", "has no row with a label"),
     ],
 )
@@ -120,16 +125,16 @@ def test_background_texts_come_from_other_tasks_and_are_only_fitted() -> None:
     assert set(rows.label_ids[before:]) == {1}
     with pytest.raises(InputError, match="topic=nothing is not in the data"):
         add_background(tasks, "topic", "nothing", 10, seed=1)
-    with pytest.raises(InputError, match="the other tasks have 96"):
+    with pytest.raises(InputError, match="the other tasks have only 96"):
         add_background(tiny_data(), "topic", "other", 1000, seed=1)
 
 
 def test_background_texts_are_none_that_the_task_has_itself() -> None:
     own = {"fit": ["one", "two"], "tuning": ["three", "four"], "validation": ["five", "six"]}
-    topic = TaskData(("food", "other"), *(Rows(texts, [0, 1]) for texts in own.values()))
-    theirs = Rows(["one", "three", "five", "seven", "eight"], [0, 1, 0, 1, 0])
-    tasks = {"topic": topic, "mood": TaskData(("down", "up"), theirs, Rows(["nine", "ten"], [0, 1]))}
-    with pytest.raises(InputError, match="3 background texts are asked for; the other tasks have 2 that 'topic' has"):
+    topic = TaskData(("food", "other"), *(labelled(texts, [0, 1]) for texts in own.values()))
+    theirs = labelled(["one", "three", "five", "seven", "eight"], [0, 1, 0, 1, 0])
+    tasks = {"topic": topic, "mood": TaskData(("down", "up"), theirs, labelled(["nine", "ten"], [0, 1]))}
+    with pytest.raises(InputError, match="the other tasks have only 2 that 'topic' does not have"):
         add_background(tasks, "topic", "other", 3, seed=1)
     add_background(tasks, "topic", "other", 2, seed=1)
     assert sorted(topic.fit.texts) == ["eight", "one", "seven", "two"]
@@ -137,7 +142,7 @@ def test_background_texts_are_none_that_the_task_has_itself() -> None:
 
 
 def test_class_weights_favour_rare_labels_and_average_to_one() -> None:
-    rows = Rows([""] * 5, [0, 0, 0, 0, 1])
+    rows = labelled([""] * 5, [0, 0, 0, 0, 1])
     weights = class_weights(rows, ["a", "b"], power=0.5)
     assert weights[1] == pytest.approx(2 * weights[0])  # four times as rare
     assert sum(weights[i] for i in rows.label_ids) == pytest.approx(5)
@@ -148,7 +153,7 @@ def test_class_weights_of_power_one_are_those_that_scikit_learn_calls_balanced()
 
     ids = [0, 0, 0, 0, 1, 2, 2]
     expected = compute_class_weight("balanced", classes=np.array([0, 1, 2]), y=np.array(ids))
-    assert class_weights(Rows([""] * 7, ids), ["a", "b", "c"], power=1.0) == pytest.approx(expected.tolist())
+    assert class_weights(labelled([""] * 7, ids), ["a", "b", "c"], power=1.0) == pytest.approx(expected.tolist())
 
 
 def test_class_weights_and_smoothing_change_the_loss_as_worked_out_by_hand() -> None:
@@ -156,7 +161,7 @@ def test_class_weights_and_smoothing_change_the_loss_as_worked_out_by_hand() -> 
 
     from training.loop import Settings, task_loss
 
-    rows = Rows([""] * 4, [0, 0, 0, 1])
+    rows = labelled([""] * 4, [0, 0, 0, 1])
     data = TaskData(("a", "b"), rows, rows)
     logits, target = torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 1])
     log_p = [[-math.log(1 + math.exp(-2)), -2 - math.log(1 + math.exp(-2))], [-math.log(2), -math.log(2)]]

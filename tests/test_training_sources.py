@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from inference.compare.rows import LabelledRows
 from inference.errors import InputError
 from training.data import split
 from training.example import rows as example_rows
@@ -38,11 +39,17 @@ def read(data: Path | str, **options: object) -> dict[str, Source]:
     return read_sources(Request(str(data), **options))[0]  # type: ignore[arg-type]
 
 
+def labels_of(rows: LabelledRows) -> list[str]:
+    """The label of each row of a single task."""
+    ((_, known),) = rows.known.items()
+    return [known[label] for label in rows.label_ids]
+
+
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
 def test_every_format_gives_the_same_rows(ending: str, tmp_path: Path) -> None:
     source = read(write(tmp_path / f"a{ending}"), validation_share=0.0)["label"]
     assert source.train.texts == TEXTS
-    assert source.train.labels == LABELS
+    assert labels_of(source.train) == LABELS
     assert source.validation is None
 
 
@@ -75,7 +82,7 @@ def test_a_single_file_gives_up_a_share_of_each_label_for_validation(tmp_path: P
     sources, rest = read_sources(Request(str(write(tmp_path / "a.csv"))))
     source = sources["label"]
     assert source.validation is not None
-    assert Counter(source.validation.labels) == {"up": 6, "down": 2}  # a fifth of 30 and of 10
+    assert Counter(labels_of(source.validation)) == {"up": 6, "down": 2}  # a fifth of 30 and of 10
     assert sorted(source.train.texts + source.validation.texts) == sorted(TEXTS)
     assert [row["text"] for row in rest] == source.validation.texts
     assert sources == read_sources(Request(str(tmp_path / "a.csv")))[0]
@@ -93,7 +100,7 @@ def test_rows_with_the_same_text_are_never_on_both_sides_of_a_split(tmp_path: Pa
 def test_a_rare_label_keeps_two_rows_to_train_on(tmp_path: Path) -> None:
     labels: list[str | None] = ["common"] * 37 + ["rare"] * 3
     source = read(write(tmp_path / "a.csv", label=labels), validation_share=0.9)["label"]
-    assert source.train.labels.count("rare") == 2
+    assert labels_of(source.train).count("rare") == 2
 
 
 def test_several_label_columns_are_several_tasks_and_a_row_may_lack_a_label(tmp_path: Path) -> None:
@@ -125,12 +132,12 @@ def test_numbered_labels_of_a_hub_data_set_get_their_names_in_their_order(tmp_pa
     note = {"huggingface": json.dumps({"info": {"features": features}})}
     pyarrow.parquet.write_table(table.replace_schema_metadata(note), tmp_path / "a.parquet")
     source = read(tmp_path / "a.parquet", validation_share=0.0)["label"]
-    assert source.train.labels[:2] == ["up", "down"]
+    assert labels_of(source.train)[:2] == ["up", "down"]
     assert len(source.train) == 39  # -1 is how a data set says that it does not tell
     assert split(source, 0.1, 1).labels == ("up", "down")
     plain = tmp_path / "b.parquet"
     pyarrow.parquet.write_table(pa.table({"text": TEXTS, "label": [i % 2 for i in range(40)]}), plain)
-    assert set(read(plain)["label"].train.labels) == {"0", "1"}
+    assert set(labels_of(read(plain)["label"].train)) == {"0", "1"}
 
 
 def test_a_file_on_the_hub_is_fetched_at_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,14 +157,17 @@ def test_a_file_on_the_hub_is_fetched_at_its_revision(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("body,label\nx,a\n", {}, "a.csv lacks the column 'text'; it has 'body', 'label'. Name another with --text"),
-        ("text,class\nx,a\n", {}, "a.csv lacks the column 'label'; .*Name another with --label-columns"),
-        ("text;label\nx;a\n", {}, "separated by something else than commas"),
-        ("text,label\nx,a\n,b\n", {}, "a.csv, row 2: the text is empty \\(column 'text'\\)"),
+        (
+            "phrase,label\nx,a\n",
+            {},
+            "a.csv: which column holds the texts\\? Name it with --text-column; it has",
+        ),
+        ("text,class\nx,a\n", {}, "a.csv has no column 'label'; .*Name another with --label-columns"),
+        ("text,label\nx,a\n,b\n", {}, "a.csv, row 2 \\(column 'text'\\): The text is empty"),
         ("text,label\nx,a\n" + "y" * 20_001 + ",b\n", {}, "a.csv, row 2 \\(column 'text'\\): .*20,001 characters"),
         ("text,label\nx,\n", {}, "a.csv, column 'label' has no row with a label"),
         ("text,label\nx,a\n", {"label_columns": ("text",)}, "cannot hold both the texts and the labels"),
-        ("text,label\nx,a\n", {"tasks": ("one", "two")}, "2 task\\(s\\) \\(one, two\\) for 1 column\\(s\\) of labels"),
+        ("text,label\nx,a\n", {"tasks": ("one", "two")}, "2 task\\(s\\) \\(one, two\\) for 1 label column\\(s\\)"),
         ("text,label\nx,a\n", {"validation_share": 1.5}, "validation share of 1.5"),
         ("text,label\nx,a\n", {"validation": "nowhere.csv"}, "No file nowhere.csv"),
     ],
@@ -172,7 +182,7 @@ def test_a_file_that_cannot_be_trained_on_is_refused_with_the_place(
 
 def test_a_cell_that_is_no_label_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "x", "label": "a"}\n{"text": "y", "label": ["a", "b"]}\n')
-    with pytest.raises(InputError, match=r"a.jsonl, row 2, column 'label': \['a', 'b'\] is no label"):
+    with pytest.raises(InputError, match=r"a.jsonl, row 2, column 'label': \['a', 'b'\] is not a label"):
         read(tmp_path / "a.jsonl")
 
 
@@ -207,7 +217,7 @@ def test_a_rare_label_keeps_two_texts_to_train_on(tmp_path: Path) -> None:
     texts = [*TEXTS[:36], "same", "same", "same", "another"]
     labels: list[str | None] = ["common"] * 36 + ["rare"] * 4
     source = read(write(tmp_path / "a.csv", texts, label=labels), validation_share=0.9)["label"]
-    assert {t for t, label in zip(source.train.texts, source.train.labels, strict=True) if label == "rare"} == {
+    assert {t for t, label in zip(source.train.texts, labels_of(source.train), strict=True) if label == "rare"} == {
         "same",
         "another",
     }
@@ -223,7 +233,7 @@ def test_a_validation_label_that_no_training_row_has_is_refused(tmp_path: Path) 
 
 
 def test_folders_that_can_be_read_in_two_ways_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no task: one folder per task"):
+    with pytest.raises(InputError, match="holds no task. Add one folder per task"):
         read(tmp_path)
     with pytest.raises(InputError, match="No folder and no file"):
         read(tmp_path / "nowhere")

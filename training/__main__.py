@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", required=True, help="a file, a folder, or hf://datasets/OWNER/NAME/PATH: see above")
     p.add_argument("--out", type=Path, required=True, help="the model folder to write")
     p.add_argument("--tasks", help="comma-separated names (default: the folders' or the label columns')")
-    p.add_argument("--text-column", default="text", help="(default: %(default)s)")
+    p.add_argument("--text-column", help="(default: the column named like texts, such as text, or the only one)")
     p.add_argument("--label-columns", default="", help="comma-separated, one task each; an empty cell is no label")
     p.add_argument("--validation", help="a file of validation rows for a single training file")
     p.add_argument("--validation-share", type=float, help="split off, where there are none (default: 0.2 of a file)")
@@ -181,6 +181,8 @@ def run(args: argparse.Namespace) -> None:
             f"{name}: {len(data.labels)} labels; {len(data.fit):,} rows to fit, {settings.epochs[name]:g} times, "
             f"{len(data.tuning):,} to tune on, {len(data.validation or ()):,} to report on."
         )
+        for remark in sources[name].train.remarks:
+            print(f"{sources[name].place}: {remark}.")
     history = train(network, tokenizer, tasks, settings, args.out / ".checkpoint")
     notes: dict[str, Any] = {
         "run": history.written(),
@@ -191,7 +193,7 @@ def run(args: argparse.Namespace) -> None:
                 "rows": len(data.fit),
                 "tuning_rows": len(data.tuning),
                 "validation_rows": len(data.validation or ()),
-                "train_csv_sha256": sources[name].sha256,
+                "train_csv_sha256": sources[name].train.sha256,
             }
             for name, data in tasks.items()
         },

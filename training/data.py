@@ -5,22 +5,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from inference.compare.metrics import LabelledRows
+from inference.compare.rows import LabelledRows
 from inference.errors import InputError
 from training.sources import Source
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Texts and their label ids, row by row."""
-
-    texts: list[str]
-    label_ids: list[int]
-
-    def __len__(self) -> int:
-        return len(self.texts)
 
 
 @dataclass(frozen=True)
@@ -28,75 +17,77 @@ class TaskData:
     """One task's rows: `fit` is trained on, `tuning` chooses when to stop and the threshold."""
 
     labels: tuple[str, ...]
-    fit: Rows
-    tuning: Rows
-    validation: Rows | None = None
-    """Rows that nothing is chosen on; what is reported is reported on them."""
+    fit: LabelledRows
+    tuning: LabelledRows
+    validation: LabelledRows | None = None
+    """Rows that nothing is chosen on; the report is about them."""
 
 
 def split(source: Source, tuning_share: float, seed: int) -> TaskData:
-    """The rows of a task, its training rows split by label into a part to fit and a part to tune on.
+    """Split the training rows of a task, label by label, into rows to fit and rows to tune on.
 
     Rows with the same text stay on the same side, whatever their labels, and every label keeps one to fit.
 
     Raises:
         InputError: fewer than two labels, a label with a single text, or one that only validation rows have.
     """
-    by_label: dict[str, list[str]] = {}
-    labels_of: dict[str, set[str]] = {}
-    for text, label in zip(source.train.texts, source.train.labels, strict=True):
-        by_label.setdefault(label, []).append(text)
-        labels_of.setdefault(text, set()).add(label)
-    if len(by_label) < 2:
-        raise InputError(f"{source.place} has {len(by_label)} label(s): {sorted(by_label)}. Two are needed.")
-    labels = tuple(label for label in source.order if label in by_label) or tuple(sorted(by_label))
+    ((task, labels),) = source.train.known.items()
+    if len(labels) < 2:
+        raise InputError(f"{source.place} has {len(labels)} label(s): {sorted(labels)}. At least two are needed.")
+    by_label: list[list[str]] = [[] for _ in labels]
+    labels_of: dict[str, set[int]] = {}
+    for text, label_id in zip(source.train.texts, source.train.label_ids, strict=True):
+        by_label[label_id].append(text)
+        labels_of.setdefault(text, set()).add(label_id)
     shuffler = random.Random(seed)
-    fit, tuning = Rows([], []), Rows([], [])
-    left = {label: len(set(texts)) for label, texts in by_label.items()}
-    seen: set[str] = set()  # texts whose side a label before this one has settled
-    held: set[str] = set()
-    for label_id, label in enumerate(labels):
-        texts = by_label[label]
+    fit, tuning = (LabelledRows([], {task: []}, {task: labels}) for _ in range(2))
+    left = [len(set(texts)) for texts in by_label]
+    seen: set[str] = set()  # texts that an earlier label has assigned to a side
+    held_out: set[str] = set()
+    for label_id, texts in enumerate(by_label):
         if len(set(texts)) < 2:
             raise InputError(
-                f"{source.place}: label {label!r} has one row, or one text over and over; two texts are the least. "
-                "Add rows, or mend the label if it is misspelt."
+                f"{source.place}: label {labels[label_id]!r} has only one text; at least two are needed. Add rows, or "
+                "correct the label if it is misspelt."
             )
-        held_out = max(1, round(len(texts) * tuning_share))
-        if len(texts) == held_out:
-            raise InputError(f"A tuning share of {tuning_share:g} leaves no row of {label!r} to fit. Lower it.")
+        count = max(1, round(len(texts) * tuning_share))
+        if len(texts) == count:
+            raise InputError(
+                f"A tuning share of {tuning_share:g} leaves no row of {labels[label_id]!r} to fit. Lower it."
+            )
         shuffler.shuffle(texts)
         copies = Counter(texts)  # in the order drawn
-        wanted = held_out - sum(count for text, count in copies.items() if text in held)
+        missing = count - sum(number for text, number in copies.items() if text in held_out)
         free = [text for text in copies if text not in seen and all(left[other] > 1 for other in labels_of[text])]
-        if wanted == held_out and free and min(copies[text] for text in free) > wanted:
-            wanted = min(copies[text] for text in free)  # no text is rare enough for the share: the rarest is
+        if missing == count and free and min(copies[text] for text in free) > missing:
+            missing = min(copies[text] for text in free)  # every text has too many copies: take the rarest
         for text in free:
-            # looked at again: another text may have been the last but one of a label
-            if copies[text] <= wanted and all(left[other] > 1 for other in labels_of[text]):
-                wanted -= copies[text]
-                held.add(text)
+            # checked again, because another text may have been the last but one of a label
+            if copies[text] <= missing and all(left[other] > 1 for other in labels_of[text]):
+                missing -= copies[text]
+                held_out.add(text)
                 for other in labels_of[text]:
                     left[other] -= 1
         seen.update(copies)
         for text in texts:
-            part = tuning if text in held else fit
+            part = tuning if text in held_out else fit
             part.texts.append(text)
             part.label_ids.append(label_id)
-    return TaskData(labels, fit, tuning, _with_ids(source.validation, labels, source.place))
+    validation = source.validation and _with_ids(source.validation, task, labels, source.place)
+    return TaskData(labels, fit, tuning, validation)
 
 
-def _with_ids(rows: LabelledRows | None, labels: tuple[str, ...], place: str) -> Rows | None:
-    if rows is None:
-        return None
-    unknown = Counter(label for label in rows.labels if label not in labels)
+def _with_ids(rows: LabelledRows, task: str, labels: tuple[str, ...], place: str) -> LabelledRows:
+    """Return the rows with their labels as positions in `labels`."""
+    names = [rows.known[task][label_id] for label_id in rows.label_ids]
+    unknown = Counter(name for name in names if name not in labels)
     if unknown:
         label, count = unknown.most_common(1)[0]
         raise InputError(
-            f"{count} validation row(s) have the label {label!r}, which no row of {place} has. Mend the label, add "
+            f"{count} validation row(s) have the label {label!r}, which no row of {place} has. Correct the label, add "
             "training rows of it, or empty the cell to leave the row out."
         )
-    return Rows(rows.texts, [labels.index(label) for label in rows.labels])
+    return replace(rows, labels={task: [labels.index(name) for name in names]}, known={task: labels})
 
 
 def add_background(tasks: dict[str, TaskData], task: str, label: str, count: int, seed: int) -> None:
@@ -104,7 +95,7 @@ def add_background(tasks: dict[str, TaskData], task: str, label: str, count: int
 
     Outlier exposure (Hendrycks et al. 2019): a classifier that has seen texts from elsewhere under
     "none of these" stops forcing them into a class. Only `fit` grows; `tuning` keeps the task's own rows.
-    Texts that the task itself has, in any part, are left out: they have a label already, or are to be judged on.
+    Texts that the task itself has, in any part, are excluded: they have a label, or the model is judged on them.
     """
     if task not in tasks or label not in tasks[task].labels:
         raise InputError(f"The out-of-scope label {task}={label} is not in the data.")
@@ -114,14 +105,14 @@ def add_background(tasks: dict[str, TaskData], task: str, label: str, count: int
     others = [text for name, data in tasks.items() if name != task for text in data.fit.texts if text not in own]
     if count > len(others):
         raise InputError(
-            f"{count} background texts are asked for; the other tasks have {len(others)} that {task!r} has not. "
-            "Ask for fewer."
+            f"{count} background texts were requested, but the other tasks have only {len(others)} that {task!r} does "
+            "not have. Use a smaller --background."
         )
     rows.texts.extend(random.Random(seed).sample(others, count))
     rows.label_ids.extend([tasks[task].labels.index(label)] * count)
 
 
-def class_weights(rows: Rows, labels: Sequence[str], power: float) -> list[float]:
+def class_weights(rows: LabelledRows, labels: Sequence[str], power: float) -> list[float]:
     """One loss weight per label, proportional to frequency ** -power, with mean 1 over the rows.
 
     Power 0 weighs all alike; 1 gives every label the same say in sum (scikit-learn's "balanced").

@@ -23,10 +23,11 @@ from tqdm import tqdm
 
 from inference.classifier import pad
 from inference.compare.metrics import metrics
+from inference.compare.rows import LabelledRows
 from inference.errors import InputError
 from inference.formats.bundle import Task
 from inference.pytorch.network import Network, load_encoder, quiet_peft
-from training.data import Rows, TaskData, class_weights, plan_batches
+from training.data import TaskData, class_weights, plan_batches
 from training.qlora import quantise
 
 CHECKPOINT_SECONDS = 60  # between checkpoints: what a run that is killed may lose
@@ -227,7 +228,7 @@ def answer(network: Network, tokenizer: Tokenizer, task: str, texts: Sequence[st
 def _tuning_score(network: Network, tokenizer: Tokenizer, tasks: Mapping[str, TaskData]) -> float:
     """Mean over the tasks of the macro-F1 on their tuning rows."""
 
-    def of(task: str, labels: tuple[str, ...], rows: Rows) -> float:
+    def of(task: str, labels: tuple[str, ...], rows: LabelledRows) -> float:
         scores = answer(network, tokenizer, task, rows.texts)
         plain = Task(labels, "single_label_classification", 0.0)
         return float(metrics(scores.argmax(1), scores.max(1), np.array(rows.label_ids), plain)["macro_f1"])

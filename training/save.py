@@ -14,7 +14,7 @@ from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from inference.compare.metrics import LabelledRows, evaluate
+from inference.compare.metrics import evaluate
 from inference.formats.bundle import ADAPTER_FILES, BASE_FILES, ENCODER, FORMAT, HEADS_FILE, Base, locate_base
 from inference.formats.files import sha256
 from inference.formats.tokenizer import quiet_transformers
@@ -103,9 +103,8 @@ def write_bundle(
     _write(out, described)
     classifier = load(out, base=base_folder)
     for task, data in tasks.items():
-        truth = [data.labels[i] for i in data.tuning.label_ids]
-        found = evaluate(classifier, task, LabelledRows(data.tuning.texts, truth))
-        described["tasks"][task]["tuning"] = {k: round(v, 4) for k, v in found.items() if v is not None}
+        figures = evaluate(classifier, task, data.tuning.texts, data.tuning.label_ids)
+        described["tasks"][task]["tuning"] = {k: round(v, 4) for k, v in figures.items() if v is not None}
     _write(out, described)
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import random
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from inference.classifier import check_texts
-from inference.compare.metrics import LabelledRows
+from inference.compare.rows import LabelledRows, find_label_column, labelled_rows, open_data
 from inference.errors import InputError
 from inference.formats.bundle import check_labels, check_name
-from inference.formats.hub import fetch_data_file
-from inference.tables.columns import FORMATS, read_table
+from inference.tables.parquet import ParquetTable
+from inference.tables.reading import FORMATS, read_columns
+from inference.tables.table import Table, listed
+
+SPLIT_OFF = 0.2  # share of a single file that is kept for validation
 
 
 @dataclass(frozen=True)
@@ -26,55 +26,34 @@ class Source:
 
     place: str
     """File and column, for messages."""
-    sha256: str
-    """Of the bytes of the training file."""
     train: LabelledRows
     validation: LabelledRows | None = None
-    order: tuple[str, ...] = ()
-    """The labels in the order of the data set, where it has one (`ClassLabel` on the Hub)."""
     measure: tuple[str, ...] = ()
     """Arguments of `python -m inference compare` that read the validation rows again; empty if there is no file."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What of which data is wanted."""
+    """Which data to read."""
 
     data: str
     """A folder, a file, or hf://datasets/OWNER/NAME/PATH."""
     tasks: tuple[str, ...] = ()
-    text_column: str = "text"
+    text_column: str | None = None
+    """By default found by its name, see `open_table`."""
     label_columns: tuple[str, ...] = ()
     validation: str | None = None
     """A file of validation rows beside a single training file."""
     validation_share: float | None = None
-    """Of the training rows, where there are no validation rows; left out, 0.2 of a single file, none of a folder."""
+    """Of the training rows, if there are no validation rows; by default 0.2 of a single file, none of a folder."""
     seed: int = 13
 
 
-@dataclass(frozen=True)
-class _File:
-    name: str
-    sha256: str
-    columns: Mapping[str, list[Any]]
-    names: Mapping[str, list[str]]
-    """Column -> the names of its numbered labels."""
-
-
-@dataclass(frozen=True)
-class _Row:
-    text: str
-    labels: dict[str, str]  # task -> label; a task that the row says nothing of is not in it
-
-
-SPLIT_OFF = 0.2  # of a single file, to report on
-
-
 def read_sources(request: Request) -> tuple[dict[str, Source], list[dict[str, str]]]:
-    """Task -> its rows; and the rows split off for validation, as a table of text and labels.
+    """Return task -> its rows, and the rows split off for validation as a table of text and labels.
 
     Raises:
-        InputError: nothing to read, a column that is not there, or a cell that is no text or no label, with its row.
+        InputError: there is nothing to read, a column is missing, or a cell is not a text or a label; with its row.
     """
     folder = Path(request.data)
     share = request.validation_share
@@ -83,7 +62,9 @@ def read_sources(request: Request) -> tuple[dict[str, Source], list[dict[str, st
     if request.data.startswith("hf://") or folder.is_file():
         return _one_file(request, request.data, request.validation, SPLIT_OFF if share is None else share)
     if not folder.is_dir():
-        raise InputError(f"No folder and no file {folder}. Name a file with texts and labels, or a folder of such.")
+        raise InputError(
+            f"No folder and no file {folder}. Name a file with texts and labels, or a folder of such files."
+        )
     alone = _part(folder, "train")
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and _part(path, "train"))
     if alone and names:
@@ -99,12 +80,12 @@ def _task_folders(
 ) -> tuple[dict[str, Source], list[dict[str, str]]]:
     if not names:
         raise InputError(
-            f"{folder} holds no task: one folder per task is wanted, each with a train.csv, .jsonl or .parquet; "
-            "or such a file right in it."
+            f"{folder} holds no task. Add one folder per task, each with a train.csv, .jsonl or .parquet, or put such "
+            "a file directly into it."
         )
     if len(request.label_columns) > 1 or request.validation:
         raise InputError(f"{folder} has a folder per task: name one label column at most, and no validation file.")
-    found: dict[str, Source] = {}
+    sources: dict[str, Source] = {}
     split_off: list[dict[str, str]] = []
     for name in names:
         train = _part(folder / name, "train")
@@ -112,180 +93,156 @@ def _task_folders(
             raise InputError(f"{folder / name} holds no train.csv, .jsonl or .parquet for the task {name!r}.")
         validation = _part(folder / name, "validation")
         column = request.label_columns or ("label",)
-        one = Request(request.data, (name,), request.text_column, column, seed=request.seed)
-        sources, rest = _one_file(one, str(train), str(validation) if validation else None, share)
-        found |= sources
+        of_task = Request(request.data, (name,), request.text_column, column, seed=request.seed)
+        source, rest = _one_file(of_task, str(train), str(validation) if validation else None, share)
+        sources |= source
         split_off += rest
-    return found, split_off
+    return sources, split_off
 
 
 def _one_file(
     request: Request, train: str, validation: str | None, share: float
 ) -> tuple[dict[str, Source], list[dict[str, str]]]:
-    """The tasks of one training file: one for each of its label columns."""
-    file = _read(train)
-    holders = _label_columns(file, request)
-    rows = _rows(file, request.text_column, holders)
-    held_out: list[_Row] = []
+    """Return the tasks of one training file: one for each of its label columns."""
+    table, digest, remarks = open_data(train, request.text_column)
+    holders = _label_columns(table, request)
+    rows = replace(_rows(table, digest, holders), remarks=remarks)
+    held_out: LabelledRows | None = None
     split_off: list[dict[str, str]] = []
     if validation is not None:
-        held_out = _rows(_read(validation), request.text_column, holders)
+        held_out = _rows(*open_data(validation, request.text_column)[:2], holders)
     elif share:
         rows, held_out = _hold_out(rows, share, request.seed)
-        split_off = [{"text": row.text, **row.labels} for row in held_out]
-    found = {}
+        split_off = [
+            {"text": text, **labels} for text, labels in zip(held_out.texts, _label_names(held_out), strict=True)
+        ]
+    sources = {}
     for task, column in holders.items():
         measure: list[str] = []
         if validation is not None:
             measure = ["--data", validation, "--task", task]
-            measure += ["--text-column", request.text_column] if request.text_column != "text" else []
+            measure += ["--text-column", request.text_column] if request.text_column else []
             measure += ["--label-column", column] if column not in (task, "label") else []
-        found[task] = Source(
-            place=f"{file.name}, column {column!r}",
-            sha256=file.sha256,
-            train=_of_task(rows, task),
-            validation=_of_task(held_out, task) if any(task in row.labels for row in held_out) else None,
-            order=tuple(file.names.get(column, ())),
-            measure=tuple(measure),
-        )
-        if not found[task].train.texts:
-            raise InputError(f"{found[task].place} has no row with a label.")
-    return found, split_off
+        place = f"{table.name}, column {column!r}"
+        of_task = held_out.of_task(task) if held_out else None
+        sources[task] = Source(place, rows.of_task(task), of_task or None, tuple(measure))
+        if not sources[task].train:
+            raise InputError(f"{place} has no row with a label.")
+    return sources, split_off
 
 
 def _part(folder: Path, name: str) -> Path | None:
-    """The file `name`.csv, .jsonl or .parquet in a folder."""
-    found = [folder / f"{name}{ending}" for ending in FORMATS if (folder / f"{name}{ending}").is_file()]
-    if len(found) > 1:
-        raise InputError(f"{folder} holds {' and '.join(path.name for path in found)}. Keep one of them.")
-    return found[0] if found else None
+    """Return the file `name`.csv, .jsonl or .parquet in a folder."""
+    paths = [path for extension in FORMATS if (path := folder / f"{name}{extension}").is_file()]
+    if len(paths) > 1:
+        raise InputError(f"{folder} holds {' and '.join(path.name for path in paths)}. Keep one of them.")
+    return paths[0] if paths else None
 
 
-def _read(source: str) -> _File:
-    path = fetch_data_file(source) if source.startswith("hf://") else Path(source)
-    if not path.is_file():
-        raise InputError(f"No file {path}. A CSV, JSONL or Parquet file with texts and labels is wanted.")
-    content = path.read_bytes()
-    columns = read_table(path.name, content)
-    names = _class_names(content) if path.suffix.lower() == ".parquet" else {}
-    return _File(path.name, hashlib.sha256(content).hexdigest(), columns, names)
-
-
-def _class_names(content: bytes) -> dict[str, list[str]]:
-    """Column -> names of its numbered labels, which the library `datasets` writes into a Parquet file's schema."""
-    import pyarrow.parquet
-
-    written = (pyarrow.parquet.read_schema(io.BytesIO(content)).metadata or {}).get(b"huggingface")
+def _label_columns(table: Table, request: Request) -> dict[str, str]:
+    """Return task -> the column with its labels."""
+    asked = request.label_columns
+    if not asked:
+        by_task = [find_label_column(table.columns, task) for task in request.tasks]
+        asked = request.tasks if by_task and all(by_task) else ("label",)
+    columns = []
+    for name in asked:
+        column = find_label_column(table.columns, name)
+        if column is None:
+            raise InputError(
+                f"{table.name} has no column {name!r}; {listed(table.columns)}. Name another with --label-columns."
+            )
+        columns.append(column)
+    if table.text_column in columns:
+        raise InputError(f"The column {table.text_column!r} cannot hold both the texts and the labels.")
+    tasks = list(request.tasks) or list(asked)
+    if len(tasks) != len(columns) or len(set(tasks)) != len(tasks):
+        raise InputError(f"{len(tasks)} task(s) ({', '.join(tasks)}) for {len(columns)} label column(s).")
     try:
-        features = json.loads(written)["info"]["features"] if written else {}
-        return {column: [str(name) for name in kind["names"]] for column, kind in features.items() if "names" in kind}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}  # a note of somebody else's; the numbers are labels then
-
-
-def _label_columns(file: _File, request: Request) -> dict[str, str]:
-    """Task -> the column with its labels."""
-    columns = list(file.columns)
-    has = f"it has {', '.join(map(repr, columns)) or 'none'}"
-    if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
-        has += ". Its cells seem to be separated by something else than commas: save it with commas"
-    chosen = list(request.label_columns)
-    if not chosen:
-        chosen = list(request.tasks) if request.tasks and set(request.tasks) <= set(columns) else ["label"]
-    for column in (request.text_column, *chosen):
-        if column not in columns:
-            option = "--text-column" if column == request.text_column else "--label-columns"
-            raise InputError(f"{file.name} lacks the column {column!r}; {has}. Name another with {option}.")
-    if request.text_column in chosen:
-        raise InputError(f"The column {request.text_column!r} cannot hold both the texts and the labels.")
-    names = list(request.tasks) or chosen
-    if len(names) != len(chosen) or len(set(names)) != len(names):
-        raise InputError(f"{len(names)} task(s) ({', '.join(names)}) for {len(chosen)} column(s) of labels.")
-    try:
-        return {check_name(name, "task"): column for name, column in zip(names, chosen, strict=True)}
+        return {check_name(task, "task"): column for task, column in zip(tasks, columns, strict=True)}
     except ValueError as error:
         raise InputError(f"{error} Name the task with --tasks.") from None
 
 
-def _rows(file: _File, text_column: str, holders: Mapping[str, str]) -> list[_Row]:
-    """The rows that have a label of a task. The row numbers of messages count from 1, the header not counted."""
-    for column in (text_column, *holders.values()):
-        if column not in file.columns:
-            raise InputError(f"{file.name} lacks the column {column!r}; it has {', '.join(map(repr, file.columns))}.")
-    found = []
-    for i, text in enumerate(file.columns[text_column]):
-        labels = {}
-        for task, column in holders.items():
-            label = _label(file, column, i)
-            if label:
-                labels[task] = label
-        if not labels:
-            continue
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"{file.name}, row {i + 1}: the text is empty (column {text_column!r}).")
-        try:
-            check_texts([text])
-        except InputError as error:
-            raise InputError(f"{file.name}, row {i + 1} (column {text_column!r}): {error}") from None
-        found.append(_Row(text, labels))
-    return found
+def _rows(table: Table, sha256: str, holders: Mapping[str, str]) -> LabelledRows:
+    """Return the rows that have a label of any task; labels are known in the data set's order, else sorted."""
+    holders = {task: find_label_column(table.columns, column) or column for task, column in holders.items()}
+    columns = read_columns(table, [table.text_column, *holders.values()])
+    class_names = _class_names(table)
+    known, ids = {}, {}
+    for task, column in holders.items():
+        names = class_names.get(column)
+        labels = [_label(table.name, column, row, cell, names) for row, cell in enumerate(columns[column], 1)]
+        present = {label for label in labels if label}
+        ordered = [name for name in names or () if name in present]
+        known[task] = (*ordered, *sorted(present.difference(ordered)))
+        position = {label: i for i, label in enumerate(known[task])}
+        ids[task] = [position.get(label, -1) for label in labels]
+    return labelled_rows(table, sha256, columns[table.text_column], ids, known)
 
 
-def _label(file: _File, column: str, row: int) -> str:
-    """The label in a cell, empty if there is none."""
-    cell = file.columns[column][row]
+def _class_names(table: Table) -> dict[str, list[str]]:
+    """Return column -> names of its numbered labels, which the library `datasets` writes into a Parquet schema."""
+    written = (table.schema.metadata or {}).get(b"huggingface") if isinstance(table, ParquetTable) else None
+    try:
+        features = json.loads(written)["info"]["features"] if written else {}
+        return {column: [str(name) for name in kind["names"]] for column, kind in features.items() if "names" in kind}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}  # metadata of another tool: the numbers themselves are the labels
+
+
+def _label(file: str, column: str, row: int, cell: Any, names: Sequence[str] | None) -> str:
+    """Return the label in a cell, empty if there is none."""
     if cell is None or cell != cell:  # NaN differs from itself
         return ""
+    place = f"{file}, row {row}, column {column!r}"
     if isinstance(cell, list | dict | bytes):
-        raise InputError(
-            f"{file.name}, row {row + 1}, column {column!r}: {str(cell)[:40]} is no label. Give each text one, "
-            "as a string or a number."
-        )
-    names = file.names.get(column)
+        raise InputError(f"{place}: {str(cell)[:40]} is not a label. Give each text one, as a string or a number.")
     if names is None or isinstance(cell, str):
         label = str(cell).strip()
         if not label:
             return ""
-    elif cell == -1:  # how data sets mark a row whose label is kept secret
+    elif cell == -1:  # the label is withheld, as data sets mark it
         return ""
     elif not 0 <= cell < len(names):
-        raise InputError(f"{file.name}, row {row + 1}, column {column!r}: there is no label number {cell}.")
+        raise InputError(f"{place}: there is no label number {cell}.")
     else:
         label = names[cell]
     try:
         check_labels((label,))
-    except ValueError as error:  # no model folder with such a label could be read
-        raise InputError(
-            f"{file.name}, row {row + 1}, column {column!r}: {error} Mend it, or name another column with "
-            "--label-columns."
-        ) from None
+    except ValueError as error:  # a model folder with such a label could not be loaded
+        raise InputError(f"{place}: {error} Correct it, or name another column with --label-columns.") from None
     return label
 
 
-def _hold_out(rows: Sequence[_Row], share: float, seed: int) -> tuple[list[_Row], list[_Row]]:
-    """The rows to train on and about `share` of them to report on, in file order.
+def _label_names(rows: LabelledRows) -> list[dict[str, str]]:
+    """Return task -> label of each row; tasks without a label for the row are left out."""
+    return [
+        {task: rows.known[task][ids[row]] for task, ids in rows.labels.items() if ids[row] >= 0}
+        for row in range(len(rows))
+    ]
+
+
+def _hold_out(rows: LabelledRows, share: float, seed: int) -> tuple[LabelledRows, LabelledRows]:
+    """Split into rows to train on and about `share` of them for validation, in file order.
 
     Drawn in proportion to the labels. Rows with the same text stay on the same side, and no label is
     left with fewer than two texts to train on.
     """
+    labels = _label_names(rows)
     same: dict[str, list[int]] = {}
-    for i, row in enumerate(rows):
-        same.setdefault(row.text, []).append(i)
+    for i, text in enumerate(rows.texts):
+        same.setdefault(text, []).append(i)
     groups = list(same.values())
     random.Random(seed).shuffle(groups)
-    groups.sort(key=lambda group: sorted(rows[group[0]].labels.items()))
-    pairs = [{pair for row in group for pair in rows[row].labels.items()} for group in groups]
+    groups.sort(key=lambda group: sorted(labels[group[0]].items()))
+    pairs = [{pair for row in group for pair in labels[row].items()} for group in groups]
     left = Counter(pair for of_group in pairs for pair in of_group)
-    held: set[int] = set()
+    held_out: set[int] = set()
     for i, group in enumerate(groups):
         if int((i + 1) * share) == int(i * share):  # every so many rows of the sorted ones: in proportion
             continue
         if all(left[pair] > 2 for pair in pairs[i]):
             left.subtract(pairs[i])
-            held.update(group)
-    return [row for i, row in enumerate(rows) if i not in held], [rows[i] for i in sorted(held)]
-
-
-def _of_task(rows: Collection[_Row], task: str) -> LabelledRows:
-    kept = [row for row in rows if task in row.labels]
-    return LabelledRows([row.text for row in kept], [row.labels[task] for row in kept])
+            held_out.update(group)
+    return rows.take([i for i in range(len(rows)) if i not in held_out]), rows.take(sorted(held_out))

@@ -28,10 +28,9 @@ from inference.backends import check_backend
 from inference.loading import Models
 from inference.score.run import Model, Report, ScoreJob, doubtful_header, score
 from inference.score.writing import FORMATS, as_text
-from inference.tables.columns import FORMATS as READ
-from inference.tables.columns import SPREADSHEETS
-from inference.tables.reading import NoTextColumn, Table, open_table
-from inference.tables.unpacking import MAX_UPLOAD_BYTES, MAX_UPLOAD_COLUMNS, columns_in
+from inference.tables.reading import FORMATS as READ
+from inference.tables.reading import SPREADSHEETS, open_upload
+from inference.tables.table import NoTextColumn, Source, Table
 from ui import figures, render
 from ui.files import MAX_UPLOAD_MB
 from ui.render import fill
@@ -40,6 +39,7 @@ MAX_ROWS = 20_000  # a minute or so
 MAX_WAITING = 16  # files that are scored or wait, each of another session
 MAX_PER_ADDRESS = 4  # of one address
 FULL = "Many files are waiting already. Try again in a few minutes."
+COMMAND = "python -m inference score"
 GONE = "The server has deleted the file. Upload it again."
 BLOCK_ROWS = 250  # half a second: as often is progress shown, and so soon is a file stopped
 PATIENCE_S = 20  # a reader who was not seen for so long has left
@@ -284,50 +284,40 @@ def own_copy(path: str, folder: Path) -> Path:
 
 
 def looked_at(path: Path) -> tuple[Table, str | None, str]:
-    """An upload, its column of texts as far as that can be told, and what to look at before it is scored.
+    """Open an upload; return it, its text column if that can be determined, and what to check before it is scored.
 
     Raises:
-        InputError: as `examine`.
+        InputError: as in `examine`.
     """
-    try:
-        table = examine(path)
-    except NoTextColumn as error:
-        alone = [name for name in error.columns if name and error.columns.count(name) == 1]
-        if not alone:
-            raise
-        table = examine(path, alone[0])
-        return table, None, f"Which column of {path.name} holds the texts? Choose it above.{error.doubt}"
+    table, question = examine(path)
+    if question is not None:
+        return table, None, f"Which column of {path.name} holds the texts? Choose it above.{question.hint}"
     return table, table.text_column, doubtful_header(table) or ""
 
 
-def examine(path: Path, text_column: str | None = None) -> Table:
-    """An uploaded table, if it is one that this page scores.
+def examine(path: Path, text_column: str | None = None) -> tuple[Table, NoTextColumn | None]:
+    """Open an upload as `open_upload` does, if it is small enough for this page.
 
     Raises:
-        NoTextColumn: it cannot be told which column holds the texts, and none was given.
-        InputError: it is no table, or is larger than is scored here.
+        InputError: it cannot be read, or is larger than this page scores.
     """
-    more = "Use the command line for it: python -m inference score."
-    if path.suffix.lower() == ".parquet":
-        columns_in("The file", path.read_bytes(), MAX_UPLOAD_BYTES, more)
-    table = open_table(path, text_column)
-    if len(table.columns) > MAX_UPLOAD_COLUMNS:
-        raise InputError(f"The file has {len(table.columns):,} columns; {MAX_UPLOAD_COLUMNS} are the most here. {more}")
-    if table.rows > MAX_ROWS:
-        raise InputError(f"The file has {table.rows:,} rows; {MAX_ROWS:,} are the most here. {more}")
-    if not table.rows:
-        raise InputError("The file has no rows. A header and a text in every row are wanted.")
-    return table
+    table, question = open_upload(Source(path.name, path), COMMAND, text_column)
+    if table.row_count > MAX_ROWS:
+        raise InputError(
+            f"{path.name} has {table.row_count:,} rows; the maximum is {MAX_ROWS:,}. Use the command line: {COMMAND}"
+        )
+    return table, question
 
 
 def rows_as_html(table: Table) -> str:
     """Return the first rows of a table."""
-    count = f"{table.rows:,} rows; the first {PREVIEW_ROWS}" if table.rows > PREVIEW_ROWS else f"All {table.rows} rows"
-    if table.rows == 1:
+    row_count = table.row_count
+    count = f"{row_count:,} rows; the first {PREVIEW_ROWS}" if row_count > PREVIEW_ROWS else f"All {row_count} rows"
+    if row_count == 1:
         count = "The only row"
     if len(table.columns) > PREVIEW_COLUMNS:
         count += f", and {PREVIEW_COLUMNS} of the {len(table.columns)} columns"
-    lines = [table.columns, *([as_text(cell) for cell in cells] for cells in next(table.blocks(PREVIEW_ROWS)).rows())]
+    lines = [table.columns, *([as_text(cell) for cell in cells] for cells in next(table.blocks(PREVIEW_ROWS)).cells())]
     columns, *rows = [[_cut(cell) for cell in cells[:PREVIEW_COLUMNS]] for cells in lines]
     return fill("score_preview", count=count, columns=columns, rows=rows)
 

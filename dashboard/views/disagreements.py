@@ -18,7 +18,7 @@ from inference.compare.disagreements import BOTH_WRONG, BROKEN, FIXED, KINDS, Di
 from inference.compare.receipt import Receipt
 from inference.errors import InferenceError, InputError
 from inference.explain.agreement import Agreement, agreement_sentence
-from inference.tables.spreadsheet import as_csv
+from inference.tables.text_formats import as_csv
 
 MAX_WHY = 200  # rows to choose from
 WHY = "_why"

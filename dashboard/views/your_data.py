@@ -15,12 +15,13 @@ from dashboard.state import SELECTION, keep_texts, own, show
 from dashboard.upload import MAX_MB, TYPES, guess, read_upload
 from inference.assets import SHOWCASE
 from inference.compare.receipt import Receipt
-from inference.compare.rows import LabelledData, parse_data, read_data
+from inference.compare.rows import LabelledRows, read_data
 from inference.compare.run import QUICK_ROWS
 from inference.compare.verdict import ShipLimits, decide
 from inference.errors import InferenceError
 from inference.formats.bundle import Bundle
 from inference.jobs import BackgroundJob, duration
+from inference.tables.table import Source
 
 MOST_ROWS = 20_000
 JOB, RESULT, TEXTS = "_measurement", "_measured", "_measured_texts"
@@ -161,13 +162,13 @@ def wait_for(other: BackgroundJob[Any]) -> None:
     st.progress(other.share)
 
 
-def from_showcase(bundle: Bundle) -> tuple[str, LabelledData]:
+def from_showcase(bundle: Bundle) -> tuple[str, LabelledRows]:
     data = read_data(SHOWCASE, bundle.tasks)
     st.caption(f"{many(len(data), 'short text')} that come with Triptych, with labels for {joined(list(data.labels))}.")
     return SHOWCASE.name, data
 
 
-def from_file(bundle: Bundle) -> tuple[str, LabelledData] | None:
+def from_file(bundle: Bundle) -> tuple[str, LabelledRows] | None:
     """The labelled rows of the uploaded file; None while there is none, or while it cannot be measured."""
     file = st.file_uploader(
         "A table with a column of texts and one of labels", TYPES, max_upload_size=MAX_MB, key="file"
@@ -192,7 +193,7 @@ def from_file(bundle: Bundle) -> tuple[str, LabelledData] | None:
         every = f"all: {', '.join(tasks)}"
         options = [every, *tasks] if len(tasks) > 1 else tasks
         task = label.selectbox("Labels of", options, key=f"task_{file.file_id}")
-        data = parse_data(name, content, bundle.tasks, None if task == every else task, text_column)
+        data = read_data(Source(name, content), bundle.tasks, None if task == every else task, text_column)
     else:
         others = [one for one in names if one != text_column] or names
         index = others.index(meant.label_column) if meant.label_column in others else 0
@@ -201,7 +202,7 @@ def from_file(bundle: Bundle) -> tuple[str, LabelledData] | None:
         task = of.selectbox(
             "They are of the task", known, known.index(meant.task or known[0]), key=f"of_{file.file_id}"
         )
-        data = parse_data(name, content, bundle.tasks, task, text_column, label_column)
+        data = read_data(Source(name, content), bundle.tasks, task, text_column, label_column)
     described(data, bundle)
     if len(data) > MOST_ROWS:
         st.caption(f"{len(data):,} rows are more than this page measures: {MOST_ROWS:,} of them, drawn with seed 0.")
@@ -209,7 +210,7 @@ def from_file(bundle: Bundle) -> tuple[str, LabelledData] | None:
     return name, data
 
 
-def described(data: LabelledData, bundle: Bundle) -> None:
+def described(data: LabelledRows, bundle: Bundle) -> None:
     """What was read, so that a wrong column is seen before minutes are spent on it."""
     for task, ids in data.labels.items():
         labels = bundle.tasks[task].labels

@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
         "--data", help=".csv, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH (default: the showcase)"
     )
     p.add_argument("--task", help="task of the label column, if the model has several")
-    p.add_argument("--text-column", default="text", help="default: %(default)s")
+    p.add_argument("--text-column", help="default: the column named like texts, such as text, or the only one")
     p.add_argument("--label-column", help="default: the column named like the task, else label")
     p.add_argument(
         "--backends",

@@ -9,7 +9,8 @@ from typing import Any
 
 from inference.compare.receipt import Receipt, seal
 from inference.errors import InputError
-from inference.tables.columns import read_table
+from inference.tables.reading import open_table, read_columns
+from inference.tables.table import Source
 
 BROKEN, FIXED, BOTH_WRONG = "broken", "fixed", "both wrong"
 KINDS = (BROKEN, FIXED, BOTH_WRONG)
@@ -67,7 +68,7 @@ def disagreements(receipt: Mapping[str, Any], task: str, backend: str) -> list[D
     return sorted(rows, key=lambda d: (KINDS.index(d.kind), -d.backend_confidence, d.row))
 
 
-def attach_texts(receipt: Mapping[str, Any], name: str, content: bytes, text_column: str = "text") -> Receipt:
+def attach_texts(receipt: Mapping[str, Any], name: str, content: bytes, text_column: str | None = None) -> Receipt:
     """Return the receipt with the texts of its rows, read from the file that it was measured on.
 
     Args:
@@ -83,10 +84,8 @@ def attach_texts(receipt: Mapping[str, Any], name: str, content: bytes, text_col
             f"{name} is not the file of this receipt: its SHA-256 begins with {digest[:12]}, that of {data['name']} "
             f"with {data['sha256'][:12]}. Saving a file again may change its bytes; use the original file."
         )
-    columns = read_table(name, content)
-    if text_column not in columns:
-        raise InputError(f"{name} has no column {text_column!r}; it has {', '.join(map(repr, columns))}. Name another.")
-    column = columns[text_column]
+    table = open_table(Source(name, content), text_column)
+    column = read_columns(table, [table.text_column])[table.text_column]
     if max(data["row_numbers"]) > len(column):
         raise InputError(f"The receipt names row {max(data['row_numbers']):,}; {name} has {len(column):,} rows.")
     texts = [str(column[row - 1]) for row in data["row_numbers"]]

@@ -2,54 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.classifier import Classifier
-from inference.errors import InputError
 from inference.formats.bundle import Task
-from inference.tables.columns import read_table
-
-
-@dataclass(frozen=True)
-class LabelledRows:
-    """Texts and their labels, row by row."""
-
-    texts: list[str]
-    labels: list[str]
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-
-def read_rows(path: Path, text_column: str = "text", label_column: str = "label") -> LabelledRows:
-    """The labelled rows of a CSV, JSONL or Parquet file; rows whose label is empty are left out.
-
-    Raises:
-        InputError: the file or a column is missing, it cannot be read, a text is empty, or no row is labelled.
-    """
-    if not path.is_file():
-        raise InputError(f"No file {path}. A CSV file with the columns {text_column},{label_column} is wanted.")
-    columns = read_table(path.name, path.read_bytes())
-    missing = {text_column, label_column} - set(columns)
-    if missing:
-        raise InputError(f"{path} lacks the column(s) {', '.join(sorted(missing))}; it has {', '.join(columns)}.")
-    rows = LabelledRows([], [])
-    for number, (text, label) in enumerate(zip(columns[text_column], columns[label_column], strict=True), 1):
-        label = "" if label is None else str(label).strip()
-        if not label:
-            continue
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"{path}, row {number}: the text is empty.")
-        rows.texts.append(text)
-        rows.labels.append(label)
-    if not rows.texts:
-        raise InputError(f"{path} has no row with a label.")
-    return rows
 
 
 def metrics(
@@ -92,20 +52,17 @@ def metrics(
     return result
 
 
-def evaluate(classifier: Classifier, task: str, rows: LabelledRows) -> dict[str, Any]:
-    """The metrics of `classifier` on `rows`, at the bundle's threshold.
+def evaluate(classifier: Classifier, task: str, texts: Sequence[str], true: Sequence[int]) -> dict[str, Any]:
+    """Return the metrics of `classifier` at the bundle's threshold.
 
-    Raises:
-        InputError: a label that the task does not have.
+    Args:
+        true: position of the right label of each text.
     """
     labels = classifier.tasks[task].labels
-    unknown = sorted(set(rows.labels) - set(labels))
-    if unknown:
-        raise InputError(f"The rows have labels that the model does not know: {', '.join(unknown[:5])}.")
-    predictions = classifier.predict(rows.texts, task)
+    predictions = classifier.predict(texts, task)
     return metrics(
         np.array([labels.index(p.label) for p in predictions]),
         np.array([p.confidence for p in predictions]),
-        np.array([labels.index(label) for label in rows.labels]),
+        np.array(true),
         classifier.tasks[task],
     )

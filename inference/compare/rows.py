@@ -16,207 +16,245 @@ from inference.classifier import check_texts
 from inference.errors import InputError
 from inference.formats.bundle import Task
 from inference.formats.hub import fetch_data_file
-from inference.tables.columns import read_table
+from inference.tables.reading import open_table, read_columns
+from inference.tables.table import Source, Table, column_index, find_column, listed
 
-MIN_ROWS = 20  # below this no figure means anything, and every chart of it would
+MIN_ROWS = 20  # below this no figure means anything
 
 
 @dataclass(frozen=True)
-class LabelledData:
-    """Texts and, per task, the true label of each; rows without any label are left out."""
+class LabelledRows:
+    """Texts and, per task, the label of each; rows without any label are left out."""
 
-    name: str
-    sha256: str
-    """Of the file's bytes."""
-    rows_in_file: int
-    row_numbers: list[int]
-    """Which data row of the file each text is, from 1, the header not counted."""
     texts: list[str]
     labels: Mapping[str, list[int]]
-    """Task -> position of the label in the task's labels; -1 where the row has none for this task."""
-    remarks: list[str] = field(default_factory=list)
-    """How they came about, where that is not plain: what was left out, drawn, or read in a special way."""
+    """Task -> position of the label among the task's labels; -1 if the row has none for this task."""
     known: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Task -> its labels in the order of their positions."""
+    name: str = ""
+    """Of the file."""
+    sha256: str = ""
+    """Of the file's bytes."""
+    rows_in_file: int = 0
+    row_numbers: list[int] = field(default_factory=list)
+    """The data row of the file that each text is from, counted from 1 without the header."""
+    remarks: list[str] = field(default_factory=list)
+    """What was assumed, left out or drawn."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the figures must know about the rows."""
-        found = list(self.remarks)
+        """What a reader of the results must know about the rows."""
+        notes = list(self.remarks)
         for task, ids in self.labels.items():
             present = set(ids) - {-1}
             if len(present) == 1:
-                only = self.known[task][present.pop()]
-                found.append(f"every {task} row has the label {only!r}: a loss in the others cannot be seen")
+                label = self.known[task][present.pop()]
+                notes.append(
+                    f"every {task} row is labelled {label!r}, so a drop on the other labels would go unnoticed"
+                )
         if self.copies:
-            found.append(f"{self.copies:,} rows repeat the text of another")
-        return found
+            notes.append(f"{self.copies:,} rows repeat the text of another")
+        return notes
 
     @property
     def copies(self) -> int:
-        """Rows whose text an earlier row has already."""
+        """The number of rows whose text is that of an earlier row."""
         return len(self) - len(set(self.texts))
 
-    def sample(self, rows: int, seed: int) -> LabelledData:
-        """At most `rows` of them, drawn without replacement and kept in file order.
+    @property
+    def label_ids(self) -> list[int]:
+        """The label positions of rows of a single task."""
+        (ids,) = self.labels.values()
+        return ids
+
+    def take(self, rows: Sequence[int]) -> LabelledRows:
+        """Return the rows at these positions."""
+        return replace(
+            self,
+            row_numbers=[self.row_numbers[i] for i in rows],
+            texts=[self.texts[i] for i in rows],
+            labels={task: [ids[i] for i in rows] for task, ids in self.labels.items()},
+        )
+
+    def of_task(self, task: str) -> LabelledRows:
+        """Return the rows labelled for a task, with its labels alone."""
+        rows = replace(self, labels={task: self.labels[task]}, known={task: self.known[task]})
+        return rows.take([i for i, label in enumerate(rows.label_ids) if label >= 0])
+
+    def sample(self, rows: int, seed: int) -> LabelledRows:
+        """Return at most `rows` rows, drawn without replacement, in file order.
 
         Raises:
-            InputError: too few are wanted.
+            InputError: fewer than `MIN_ROWS` rows of every task are left.
         """
         if rows >= len(self):
             return self
         keep = np.sort(np.random.default_rng(seed).permutation(len(self))[:rows]).tolist()
         return self._only(keep, f"{rows:,} of {len(self):,} labelled rows, drawn at random with seed {seed}")
 
-    def without(self, texts: Collection[str], why: str) -> LabelledData:
-        """Those whose text is none of these; `why` the others are left out goes into the notes, with their number.
+    def without(self, texts: Collection[str], why: str) -> LabelledRows:
+        """Return the rows with other texts than these; the notes say how many were left out, and `why`.
 
         Raises:
-            InputError: fewer than `MIN_ROWS` are left.
+            InputError: as in `sample`.
         """
         keep = [i for i, text in enumerate(self.texts) if text not in texts]
         left_out = len(self) - len(keep)
         return self._only(keep, f"{left_out:,} rows are left out: {why}") if left_out else self
 
-    def _only(self, keep: Sequence[int], remark: str) -> LabelledData:
-        return replace(
-            self,
-            row_numbers=[self.row_numbers[i] for i in keep],
-            texts=[self.texts[i] for i in keep],
-            labels={task: [ids[i] for i in keep] for task, ids in self.labels.items()},
-            remarks=[*self.remarks, remark],
-        ).checked()
+    def _only(self, keep: Sequence[int], remark: str) -> LabelledRows:
+        return replace(self.take(keep), remarks=[*self.remarks, remark]).checked()
 
-    def checked(self) -> LabelledData:
-        """The same without tasks that have next to no labels here.
+    def checked(self) -> LabelledRows:
+        """Return the rows without the tasks that have fewer than `MIN_ROWS` labels.
 
         Raises:
-            InputError: no task has `MIN_ROWS` labelled rows.
+            InputError: no task is left.
         """
         counts = {task: sum(i >= 0 for i in ids) for task, ids in self.labels.items()}
         few = [task for task, count in counts.items() if count < MIN_ROWS]
         if len(few) == len(counts):
-            most = max(counts.values(), default=0)
+            count = max(counts.values(), default=0)
             raise InputError(
-                f"{self.name} has {most} labelled row{'' if most == 1 else 's'}"
+                f"{self.name} has {count} labelled row{'' if count == 1 else 's'}"
                 + (f" ({'; '.join(self.remarks)})" if self.remarks else "")
-                + f". {MIN_ROWS} are the least that figures can be made of, and a verdict wants hundreds. Label more."
+                + f". At least {MIN_ROWS} are needed for any result, and hundreds for a verdict. Label more."
             )
         if not few:
             return self
-        kept = {task: ids for task, ids in self.labels.items() if task not in few}
-        rows = [i for i in range(len(self)) if any(ids[i] >= 0 for ids in kept.values())]
-        told = ", ".join(f"{task} ({counts[task]})" for task in few)
-        return replace(self, labels=kept)._only(rows, f"too few rows are labelled to judge {told}")
+        labels = {task: ids for task, ids in self.labels.items() if task not in few}
+        rows = [i for i in range(len(self)) if any(ids[i] >= 0 for ids in labels.values())]
+        names = ", ".join(f"{task} ({counts[task]})" for task in few)
+        return replace(self, labels=labels)._only(rows, f"too few rows are labelled to judge {names}")
 
 
 def read_data(
-    source: str | Path,
+    source: str | Path | Source,
     tasks: Mapping[str, Task],
     task: str | None = None,
-    text_column: str = "text",
+    text_column: str | None = None,
     label_column: str | None = None,
-) -> LabelledData:
-    """The labelled rows of a file or of `hf://datasets/OWNER/NAME/path/in/it.parquet`.
+) -> LabelledRows:
+    """Read the labelled rows of a table.
 
     Args:
-        tasks: those of the model; labels must be theirs, by name or by position.
-        task: whose labels are meant; every task that has a column of its name if left out.
-        label_column: where the labels of that one task are. Left out, in the column named like it, else in "label".
+        source: a file, hf://datasets/OWNER/NAME/path/in/it.parquet, or bytes in memory.
+        tasks: the tasks of the model; labels must be theirs, by name or by position.
+        task: whose labels to read; by default those of every task that has a column of its name.
+        text_column: by default found by its name, see `open_table`.
+        label_column: the labels of a single task; by default the column named like it, or else "label".
 
     Raises:
         InputError: the file or a column is missing, it cannot be read, a label is not the model's, a text is
             empty, or there are fewer than `MIN_ROWS` rows.
     """
-    if str(source).startswith("hf://"):
-        path = fetch_data_file(str(source))
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise InputError(f"No file {path}. A CSV, JSONL or Parquet file with a text and a label column is wanted.")
-    return parse_data(path.name, path.read_bytes(), tasks, task, text_column, label_column)
+    if task is not None and task not in tasks:
+        raise InputError(f"Unknown task {task!r}. This model has: {', '.join(tasks)}.")
+    table, digest, remarks = open_data(source, text_column)
+    holders = _label_columns(table, tasks, task, label_column)
+    columns = read_columns(table, [table.text_column, *holders.values()])
+    labels = {
+        key: _label_ids(table.name, column, columns[column], key, tasks[key], remarks)
+        for key, column in holders.items()
+    }
+    known = {key: tasks[key].labels for key in labels}
+    rows = labelled_rows(table, digest, columns[table.text_column], labels, known)
+    if rows.rows_in_file > len(rows):
+        left_out = rows.rows_in_file - len(rows)
+        remarks.append(f"{left_out:,} of {rows.rows_in_file:,} rows have no label and are left out")
+    return replace(rows, remarks=remarks).checked()
 
 
-def parse_data(
-    name: str,
-    content: bytes,
-    tasks: Mapping[str, Task],
-    task: str | None = None,
-    text_column: str = "text",
-    label_column: str | None = None,
-) -> LabelledData:
-    """Like `read_data`, for a file that is in memory. `name` tells its format by how it ends.
+def open_data(source: str | Path | Source, text_column: str | None) -> tuple[Table, str, list[str]]:
+    """Open a file of labelled rows, downloaded if it is on the Hub.
+
+    Returns:
+        The table, its SHA-256, and remarks on what was assumed about it.
 
     Raises:
-        InputError: as in `read_data`.
+        InputError: as in `open_table`.
     """
-    columns = read_table(name, content)
-    holders = _label_columns(name, list(columns), tasks, task, text_column, label_column)
-    rows = len(columns[text_column])
-    notes: list[str] = []
-    labels = {key: _label_ids(name, column, columns[column], key, tasks[key], notes) for key, column in holders.items()}
-    kept = [i for i in range(rows) if any(ids[i] >= 0 for ids in labels.values())]
-    texts = []
-    for i in kept:
+    if not isinstance(source, Source):
+        path = fetch_data_file(str(source)) if str(source).startswith("hf://") else Path(source)
+        table = open_table(path, text_column)
+        source = Source(path.name, path)
+    else:
+        table = open_table(source, text_column)
+    with source.open() as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    is_plain = text_column is not None or table.text_column == "text"
+    return table, digest, [] if is_plain else [f"the texts are in the column {table.text_column!r}"]
+
+
+def labelled_rows(
+    table: Table,
+    sha256: str,
+    texts: Sequence[Any],
+    labels: Mapping[str, Sequence[int]],
+    known: Mapping[str, tuple[str, ...]],
+) -> LabelledRows:
+    """Return the rows of a table that have a label of any task.
+
+    Raises:
+        InputError: the text of such a row cannot be classified; with its row.
+    """
+    keep = [i for i in range(len(texts)) if any(ids[i] >= 0 for ids in labels.values())]
+    for i in keep:
         try:
-            texts += check_texts([columns[text_column][i]])
+            check_texts([texts[i]])
         except InputError as error:
-            raise InputError(f"{name}, row {i + 1} (column {text_column}): {error}") from None
-    if rows > len(kept):
-        notes.append(f"{rows - len(kept):,} of {rows:,} rows have no label and are left out")
-    return LabelledData(
-        name=name,
-        sha256=hashlib.sha256(content).hexdigest(),
-        rows_in_file=rows,
-        row_numbers=[i + 1 for i in kept],
-        texts=texts,
-        labels={key: [ids[i] for i in kept] for key, ids in labels.items()},
-        remarks=notes,
-        known={key: tasks[key].labels for key in labels},
-    ).checked()
+            raise InputError(f"{table.name}, row {i + 1:,} (column {table.text_column!r}): {error}") from None
+    return LabelledRows(
+        texts=[texts[i] for i in keep],
+        labels={task: [ids[i] for i in keep] for task, ids in labels.items()},
+        known=known,
+        name=table.name,
+        sha256=sha256,
+        rows_in_file=len(texts),
+        row_numbers=[i + 1 for i in keep],
+    )
+
+
+def find_label_column(columns: Sequence[str], name: str) -> str | None:
+    """Return the column of that name, or else one that differs only in case."""
+    return name if name in columns else find_column(columns, [name])
 
 
 def _label_columns(
-    name: str,
-    columns: Sequence[str],
-    tasks: Mapping[str, Task],
-    task: str | None,
-    text_column: str,
-    label_column: str | None,
+    table: Table, tasks: Mapping[str, Task], task: str | None, label_column: str | None
 ) -> dict[str, str]:
-    """Task -> the column with its labels."""
-    if task is not None and task not in tasks:
-        raise InputError(f"Unknown task {task!r}. This model has: {', '.join(tasks)}.")
-    has = f"it has {', '.join(map(repr, columns)) or 'none'}"
-    if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
-        has += ". Its cells seem to be separated by something else than commas: save it with commas"
-    if text_column not in columns:
-        raise InputError(f"{name} has no column {text_column!r}; {has}.")
-    wanted = [task] if task is not None else list(tasks)
-    if label_column is not None and label_column not in columns:
-        raise InputError(f"{name} has no column {label_column!r}; {has}.")
-    if label_column is None and any(key in columns for key in wanted):
-        found = {key: key for key in wanted if key in columns}
+    """Return task -> the column with its labels."""
+    columns = [column for column in table.columns if column != table.text_column]
+    asked = [task] if task is not None else list(tasks)
+    by_task = {key: column for key in asked if (column := find_label_column(columns, key))}
+    if label_column is not None:
+        column_index(table.name, table.columns, label_column)
+    if label_column is None and by_task:
+        holders = by_task
     else:
-        column = label_column or "label"
-        if column not in columns:
-            raise InputError(f"{name} has no column of labels ('label', or {', '.join(wanted)}); {has}.")
-        if len(wanted) > 1:
-            raise InputError(f"{name} has a column {column!r}; say whose labels it holds: one of {', '.join(tasks)}.")
-        found = {wanted[0]: column}
-    for key in found:
+        column = label_column or find_label_column(columns, "label")
+        if column is None:
+            raise InputError(
+                f"{table.name} has no label column ('label', or {', '.join(asked)}); {listed(table.columns)}."
+            )
+        if len(asked) > 1:
+            raise InputError(
+                f"{table.name} has a column {column!r}; name the task of its labels: one of {', '.join(tasks)}."
+            )
+        holders = {asked[0]: column}
+    for key in holders:
         if tasks[key].problem_type != "single_label_classification":
             raise InputError(f"Task {key!r} gives a text several labels at once, which cannot be compared yet.")
-    return found
+    return holders
 
 
-def _label_ids(name: str, column: str, cells: Sequence[Any], key: str, task: Task, notes: list[str]) -> list[int]:
-    """Position of each cell's label in the task's labels; -1 for an empty cell.
+def _label_ids(name: str, column: str, cells: Sequence[Any], key: str, task: Task, remarks: list[str]) -> list[int]:
+    """Return the position of each cell's label among the task's labels; -1 for an empty cell.
 
-    Names first. Whole numbers are taken as positions where no cell is a name, as data sets on the Hub have them.
+    Names come first. If no cell is a name, whole numbers are read as positions, as data sets on the Hub have them.
     """
     given = ["" if cell is None or cell != cell else str(cell).strip() for cell in cells]  # NaN differs from itself
     positions = {label: i for i, label in enumerate(task.labels)}
@@ -225,15 +263,15 @@ def _label_ids(name: str, column: str, cells: Sequence[Any], key: str, task: Tas
     unknown = [label for label in counts if label not in positions]
     numbers = {str(i): i for i in range(len(task.labels))}
     if counts and len(unknown) == len(counts) and set(counts) <= set(numbers):
-        notes.append(f"the labels of {key} are numbers, read as positions: 0 is {task.labels[0]!r}")
+        remarks.append(f"the labels of {key} are numbers, read as positions: 0 is {task.labels[0]!r}")
         positions, unknown = numbers, []
     if unknown:
-        shown = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in unknown[:5])
+        examples = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in unknown[:5])
         near = difflib.get_close_matches(unknown[0], task.labels, 1)
         known = ", ".join(task.labels[:10]) + (", …" if len(task.labels) > 10 else "")
         raise InputError(
-            f"{name}, column {column!r}: {len(unknown):,} label(s) that task {key!r} does not have: {shown}"
-            + (f". Is {near[0]!r} meant?" if near else ".")
+            f"{name}, column {column!r}: {len(unknown):,} label(s) that task {key!r} does not have: {examples}"
+            + (f". Did you mean {near[0]!r}?" if near else ".")
             + f" It has {known}. Rename them, or empty the cell to leave the row out."
         )
     return [positions[label] if label else -1 for label in given]

@@ -24,7 +24,7 @@ from inference.compare import benchmark
 from inference.compare.footprint import footprint
 from inference.compare.receipt import FORMAT, VERSION, Receipt, seal
 from inference.compare.results import results
-from inference.compare.rows import LabelledData, read_data
+from inference.compare.rows import LabelledRows, read_data
 from inference.errors import InputError
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
@@ -37,7 +37,7 @@ QUICK_ROWS = 500
 START, WARM_UP, CALL, SWEEP, ROW, SHAPE_ROUND = 14.0, 4.0, 0.035, 6.0, 0.022, 6.0
 
 
-def _showcase(bundle: Bundle) -> LabelledData:
+def _showcase(bundle: Bundle) -> LabelledRows:
     try:
         return read_data(SHOWCASE, bundle.tasks)
     except InputError as error:
@@ -49,7 +49,7 @@ def _showcase(bundle: Bundle) -> LabelledData:
 
 def measure(
     model: str | Path | Bundle,
-    data: LabelledData | None = None,
+    data: LabelledRows | None = None,
     *,
     backends: Sequence[str] | None = None,
     dtype: str | None = None,
@@ -183,7 +183,7 @@ class _Run:
 
     bundle: Bundle
     artifact: Artifact
-    data: LabelledData
+    data: LabelledRows
     names: list[str]
     dtypes: dict[str, str]
     threads: int

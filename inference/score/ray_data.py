@@ -25,7 +25,8 @@ from inference.score.run import Meter, Model, Report, ScoreJob, check_out, forma
 from inference.score.workers import Opener
 from inference.score.writing import schema_of, with_answers, write_groups
 from inference.tables.cutting import BLOCK_BYTES, LETTER_BYTES
-from inference.tables.reading import ParquetTable, open_table
+from inference.tables.parquet import ParquetTable
+from inference.tables.reading import open_table
 
 OBJECT_STORE_BYTES = 200_000_000  # of a cluster of this machine: some batches and no more
 TASK_BLOCKS = 5  # blocks of rows in a task: what a worker that dies has to do again
@@ -82,9 +83,9 @@ def score(
     kinds = wanted.columns(model.bundle.tasks)
     for sentence in outset(job, model, table):
         say(sentence)
-    row_bytes = LETTER_BYTES * table.bytes // max(1, table.rows) + wanted.weight(model.bundle.tasks)
+    row_bytes = LETTER_BYTES * table.unpacked_bytes // max(1, table.row_count) + wanted.weight(model.bundle.tasks)
     batch_rows = min(job.block_rows, max(1, BLOCK_BYTES // row_bytes))
-    total, meter = Tally(), Meter(table.rows, 0, model.backend, progress)
+    total, meter = Tally(), Meter(table.row_count, 0, model.backend, progress)
 
     def tables(answered: Any) -> Iterator[Any]:
         meter.tell(0)
@@ -96,7 +97,7 @@ def score(
 
     with _cluster(workers) as ray:
         # Else one row group of a file is one task: nobody shares it, and its rows come when the last is answered.
-        tasks = max(1, table.rows // (TASK_BLOCKS * batch_rows))
+        tasks = max(1, table.row_count // (TASK_BLOCKS * batch_rows))
         # A folder that is called "year=2026" is a folder, and gives no column.
         rows = ray.data.read_parquet(str(job.source.resolve()), override_num_blocks=tasks, partitioning=None)
         answered = rows.map_batches(
@@ -110,7 +111,7 @@ def score(
 
         def fill(file: BinaryIO) -> None:
             write_groups(tables(answered), schema_of(table, kinds), file)
-            check_rows(total.rows, table.rows)  # here: OUT is replaced when this returns
+            check_rows(total.rows, table.row_count)  # here: OUT is replaced when this returns
 
         try:
             write(out, fill, free_name(out))

@@ -22,7 +22,8 @@ from inference.score.journal import Journal
 from inference.score.workers import Opener, answering
 from inference.score.writing import FORMATS, Writer, open_writer
 from inference.tables.cutting import BLOCK_BYTES, BLOCK_ROWS, CUT
-from inference.tables.reading import Block, Table, is_sentence, open_table, shortened
+from inference.tables.reading import open_table
+from inference.tables.table import Block, Table, is_sentence, shortened
 from inference.version import __version__
 
 
@@ -126,7 +127,7 @@ def score(
             for sentence in outset(job, model, table):
                 say(sentence)
             resumed = sum(one.rows for one in journal.done.values())
-            parts = _Run(writer, journal, Meter(table.rows, resumed, model.backend, progress))
+            parts = _Run(writer, journal, Meter(table.row_count, resumed, model.backend, progress))
             with answering(model.open, wanted, workers) as submit:
                 blocks = table.blocks(job.block_rows, wanted.weight(model.bundle.tasks), out.parent)
                 parts.fill(blocks, submit, ahead=workers + 1)
@@ -194,7 +195,7 @@ def doubtful_header(table: Table) -> str | None:
     if table.format != "csv" or not is_sentence(table.text_column):
         return None
     return (
-        f"The first line of {table.path.name} was taken for column names, and {shortened(table.text_column)} reads "
+        f"The first line of {table.name} was taken for column names, and {shortened(table.text_column)} reads "
         "like a text: if it is one, give the file a header."
     )
 
@@ -205,7 +206,8 @@ def outset(job: ScoreJob, model: Model, table: Table) -> Iterator[str]:
         yield doubt
     if job.out.exists():
         yield f"{job.out} exists and is replaced at the end."
-    yield f"Scoring {rows_in_words(table.rows)} of column {shortened(table.text_column)} on {TITLES[model.backend]} …"
+    rows = f"{rows_in_words(table.row_count)} of column {shortened(table.text_column)}"
+    yield f"Scoring {rows} on {TITLES[model.backend]} …"
 
 
 def plan(job: ScoreJob, bundle: Bundle, table: Table) -> Wanted:

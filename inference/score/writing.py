@@ -21,8 +21,9 @@ from typing import Any, BinaryIO, Protocol
 
 from inference.errors import InputError, MissingDependencyError, shown
 from inference.score.annotate import DIGITS, FLAG, NUMBER, TEXT
-from inference.tables.reading import Block, CsvTable, JsonlTable, ParquetTable, Table
-from inference.tables.spreadsheet import harmless, is_number
+from inference.tables.parquet import ParquetTable
+from inference.tables.table import Block, Table
+from inference.tables.text_formats import CsvTable, JsonlTable, harmless, is_number
 
 FORMATS = ("csv", "jsonl", "parquet")
 GROUP_BYTES = 64_000_000  # of a row group of Parquet in memory: parts are joined up to it
@@ -58,7 +59,7 @@ def open_writer(format: str, table: Table, kinds: Mapping[str, str]) -> Writer:
         raise InputError(f"Unknown format {shown(format)}. Known: {', '.join(FORMATS)}.")
     if format != table.format and len(set(table.columns)) < len(table.columns):
         twice = next(name for name in table.columns if table.columns.count(name) > 1)
-        raise InputError(f"{table.path.name} has two columns {twice!r}, which {format} cannot hold. Rename one.")
+        raise InputError(f"{table.name} has two columns {twice!r}, which {format} cannot hold. Rename one.")
     if format == "csv":
         return _Writing(_CsvWriter(table, kinds), format, table)
     if format == "jsonl":
@@ -99,7 +100,7 @@ class _Writing:
                 raise
             said = str(error).strip().partition("\n")[0].rstrip(".")
             raise InputError(
-                f"{self._table.path.name} has a value that cannot be written as {self._format}: {said}. Mend it, or "
+                f"{self._table.name} has a value that cannot be written as {self._format}: {said}. Mend it, or "
                 f"keep the format that the file has: --format {self._table.format}."
             ) from None
 
@@ -115,7 +116,7 @@ class _CsvWriter:
 
     def part(self, block: Block, added: Added) -> bytes:
         answers = [_written(added[name], kind) for name, kind in self._kinds.items()]
-        rows = zip(block.rows(), zip(*answers, strict=True), strict=True)
+        rows = zip(block.cells(), zip(*answers, strict=True), strict=True)
         return self._bytes([_safe(cell) for cell in chain(map(as_text, cells), more)] for cells, more in rows)
 
     def join(self, parts: Iterable[Path], out: BinaryIO) -> None:
@@ -153,7 +154,7 @@ class _JsonlWriter:
                 start = line[:-1].rstrip()
                 lines.append(f"{start}{'' if start == '{' else ', '}{_json(answer)[1:]}\n")
         else:
-            for cells, answer in zip(block.rows(), answers, strict=True):
+            for cells, answer in zip(block.cells(), answers, strict=True):
                 row = dict(zip(self._columns, map(_finite, cells), strict=True))
                 lines.append(_json(row | answer) + "\n")
         return "".join(lines).encode()
@@ -171,7 +172,7 @@ class _ParquetWriter:
     def part(self, block: Block, added: Added) -> bytes:
         import pyarrow.parquet
 
-        table = block.batch if block.batch is not None else self._table(list(block.rows()))
+        table = block.batch if block.batch is not None else self._table(list(block.cells()))
         out = io.BytesIO()
         pyarrow.parquet.write_table(with_answers(table, added, self._kinds), out)
         return out.getvalue()

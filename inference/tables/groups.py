@@ -1,8 +1,7 @@
-"""The rows of a Parquet file, a few at a time, in memory that grows neither with its row groups nor with its columns.
+"""Read a Parquet file a few rows at a time, in memory that grows neither with its row groups nor with its columns.
 
-To read a row, a page of each column has to be unpacked, and where cells are large, a page may be a whole column of a
-row group. So a row group that is large is read some columns at a time, and what they hold is put into temporary files
-without a name; those are then read side by side.
+Reading a row unpacks a page of each column, and a page of large cells may be a whole column of a row group. So a large
+row group is read some columns at a time into unnamed temporary files, which are then read side by side.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from inference.errors import InferenceError, InputError
 from inference.tables.cutting import ROW_LETTERS, Size, weight
 from inference.tables.unpacking import unpacked
 
-SPAN_BYTES = 64_000_000  # of the columns that are read at the same time, unpacked; a single one may exceed it
-SPAN_COLUMNS = 500  # read at the same time, for each takes a buffer
-READ_ROWS = 16  # at a time: Parquet stores an equal cell once, and in memory each is there
+SPAN_BYTES = 64_000_000  # of the columns that are read together, unpacked; a single one may exceed it
+SPAN_COLUMNS = 500  # that are read together, because each takes a buffer
+READ_ROWS = 16  # at a time, because equal cells are stored once in Parquet and many times in memory
 READ_BYTES = 4_000_000
 
 
@@ -28,8 +27,8 @@ def read_batches(open_file: Callable[[], Any], rows: int, scratch: Path | None) 
 
     Args:
         open_file: opens the file as `pyarrow.parquet.ParquetFile`.
-        rows: in a block; the batches of a row group add up to it.
-        scratch: the folder of temporary files, the system's if left out.
+        rows: of a block, which is a multiple of the rows of a batch.
+        scratch: the folder of temporary files, the system's by default.
 
     Raises:
         InferenceError: the temporary files cannot be written.
@@ -37,12 +36,12 @@ def read_batches(open_file: Callable[[], Any], rows: int, scratch: Path | None) 
     with open_file() as file:
         leaves = [_leaves(field.type) for field in file.schema_arrow]
         for group in range(file.metadata.num_row_groups):
-            found = file.metadata.row_group(group)
-            if not found.num_rows:
+            about = file.metadata.row_group(group)
+            if not about.num_rows:
                 continue
-            spans = _spans([found.column(at).total_uncompressed_size for at in range(found.num_columns)], leaves)
-            most = min(rows, READ_ROWS, max(1, READ_BYTES * found.num_rows // max(1, found.total_byte_size)))
-            size = next(number for number in range(most, 0, -1) if rows % number == 0)
+            spans = _spans([about.column(at).total_uncompressed_size for at in range(about.num_columns)], leaves)
+            limit = min(rows, READ_ROWS, max(1, READ_BYTES * about.num_rows // max(1, about.total_byte_size)))
+            size = next(number for number in range(limit, 0, -1) if rows % number == 0)
             if len(spans) == 1:
                 yield from file.reader.iter_batches(size, row_groups=[group], use_threads=False)
             else:
@@ -50,11 +49,11 @@ def read_batches(open_file: Callable[[], Any], rows: int, scratch: Path | None) 
 
 
 def pieces(name: str, batch: Any, at: int, rows: int, beside: int) -> Iterator[tuple[Any, Size]]:
-    """Yield a record batch with its size, in halves and halves of these where it does not fit into a block.
+    """Yield a record batch with its size, halved until each piece fits into a block.
 
     Args:
-        name: what the file is called in errors.
-        at: the column of the texts.
+        name: of the file, for errors.
+        at: position of the text column.
         rows: of a block.
         beside: bytes that the answers of a row take.
 
@@ -62,24 +61,24 @@ def pieces(name: str, batch: Any, at: int, rows: int, beside: int) -> Iterator[t
         InputError: a row is too large.
     """
     content = sum(map(unpacked, batch.columns))
-    held = weight(content, 0) + len(batch) * (weight(0, batch.num_columns) + beside)
-    size = Size(len(batch), unpacked(batch.column(at)), held)
+    memory = weight(content, 0) + len(batch) * (weight(0, batch.num_columns) + beside)
+    size = Size(len(batch), unpacked(batch.column(at)), memory)
     if len(batch) > 1 and not size.fits(rows):
         half = len(batch) // 2
         yield from pieces(name, batch.slice(0, half), at, rows, beside)
         yield from pieces(name, batch.slice(half), at, rows, beside)
     elif len(batch) == 1 and content > ROW_LETTERS:
-        raise InputError(f"{name} has a row of {content:,} bytes; {ROW_LETTERS:,} are the most. Split it.")
+        raise InputError(f"{name} has a row of {content:,} bytes; the maximum is {ROW_LETTERS:,}. Split it.")
     else:
         yield batch, size
 
 
 def _spans(sizes: list[int], leaves: list[int]) -> list[range]:
-    """The columns as the file stores them, in ranges that are read at the same time.
+    """Return ranges of stored columns that are read together.
 
     Args:
         sizes: bytes of each stored column.
-        leaves: stored columns of each column of the table, which stay together.
+        leaves: number of stored columns of each column of the table; these stay together.
     """
     spans = [range(0)]
     for count in leaves:
@@ -103,38 +102,35 @@ def _side_by_side(
             try:
                 spool = stack.enter_context(tempfile.TemporaryFile(dir=scratch))
             except OSError as error:
-                raise _no_room(error) from None
+                raise _disk_full(error) from None
             with open_file() as file:
                 batches = file.reader.iter_batches(
                     size, row_groups=[group], column_indices=list(span), use_threads=False
                 )
-                _keep(batches, spool)
+                _store(batches, spool)
             pyarrow.default_memory_pool().release_unused()
             spool.seek(0)
             streams.append(stack.enter_context(pyarrow.ipc.open_stream(spool)))
         for batches in zip(*streams, strict=True):
-            yield pyarrow.RecordBatch.from_arrays([one for batch in batches for one in batch.columns], schema=schema)
+            columns = [column for batch in batches for column in batch.columns]
+            yield pyarrow.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _keep(batches: Iterator[Any], spool: Any) -> None:
+def _store(batches: Iterator[Any], spool: Any) -> None:
     import pyarrow
 
-    first = next(batches)
-    try:
-        writer = pyarrow.ipc.new_stream(spool, first.schema)
-        writer.write_batch(first)
-    except OSError as error:
-        raise _no_room(error) from None
+    writer: Any = None
     for batch in batches:
         try:
+            writer = writer or pyarrow.ipc.new_stream(spool, batch.schema)
             writer.write_batch(batch)
         except OSError as error:
-            raise _no_room(error) from None
+            raise _disk_full(error) from None
     writer.close()
 
 
 def _leaves(kind: Any) -> int:
-    """The columns in which Parquet stores a column of this type."""
+    """Return the number of columns in which Parquet stores a column of this type."""
     from pyarrow import types
 
     if hasattr(kind, "storage_type"):
@@ -148,8 +144,8 @@ def _leaves(kind: Any) -> int:
     return _leaves(kind.value_type) if types.is_nested(kind) else 1
 
 
-def _no_room(error: OSError) -> InferenceError:
+def _disk_full(error: OSError) -> InferenceError:
     return InferenceError(
-        f"A temporary file cannot be written: {error.strerror or error}. Make room; the same command goes on from what "
-        "is done."
+        f"Cannot write a temporary file: {error.strerror or error}. Free some disk space; the same command then "
+        "continues where it stopped."
     )

@@ -28,7 +28,7 @@ import scored  # noqa: E402
 
 from inference.errors import InputError  # noqa: E402
 from inference.score.run import ScoreJob, score  # noqa: E402
-from inference.tables.spreadsheet import harmless  # noqa: E402
+from inference.tables.text_formats import harmless  # noqa: E402
 
 CELLS = (
     "good",

@@ -1,0 +1,176 @@
+"""One reader for everybody: `score`, `compare`, training and both upload pages read the same files alike."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from scored import read_jsonl, run
+
+from dashboard.upload import guess, read_upload
+from inference.compare.rows import read_data
+from inference.errors import InputError
+from inference.formats.bundle import Task
+from inference.tables import reading
+from inference.tables.reading import open_table, read_columns
+from inference.tables.table import Source
+from training.sources import Request, read_sources
+from ui.scoring import looked_at
+
+TEXTS = [f'{"good" if i % 2 else "bad"}, "row" {i}' for i in range(40)]
+LABELS = ["up" if i % 2 else "down" for i in range(40)]
+TASKS = {"mood": Task(("down", "up"), "single_label_classification", 0.5)}
+
+
+def as_csv(text: str, label: str, delimiter: str = ",", line_end: str = "\n", mark: bytes = b"") -> bytes:
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, delimiter=delimiter, lineterminator=line_end)
+    writer.writerows([(text, label), *zip(TEXTS, LABELS, strict=True)])
+    return mark + out.getvalue().encode()
+
+
+def as_jsonl(text: str, label: str) -> bytes:
+    rows = zip(TEXTS, LABELS, strict=True)
+    return "".join(json.dumps({text: cell, label: name}) + "\n" for cell, name in rows).encode()
+
+
+def as_parquet(**columns: Sequence[object]) -> bytes:
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), out)
+    return out.getvalue()
+
+
+FILES = {
+    "plain.csv": as_csv("text", "label"),
+    "semicolon.csv": as_csv("text", "label", ";"),
+    "tab.csv": as_csv("text", "label", "\t"),
+    "capital.csv": as_csv("Text", "label"),
+    "capitals.csv": as_csv("TEXT", "Label", ";"),
+    "sentence.csv": as_csv("sentence", "label"),
+    "review.csv": as_csv("Review", "label"),
+    "content.csv": as_csv("content", "label"),
+    "comment.csv": as_csv("comment", "label"),
+    "spaces.csv": as_csv(" text ", "label"),
+    "task.csv": as_csv("text", "mood"),
+    "mark.csv": as_csv("text", "label", mark=b"\xef\xbb\xbf"),
+    "windows.csv": as_csv("Sentence", "label", ";", "\r\n", b"\xef\xbb\xbf"),
+    "UPPER.CSV": as_csv("text", "label"),
+    "lines.jsonl": as_jsonl("text", "label"),
+    "blank lines.jsonl": b"\xef\xbb\xbf" + as_jsonl("Review", "label").replace(b"\n", b"\r\n\r\n"),
+    "table.parquet": as_parquet(text=TEXTS, label=LABELS),
+    "utterance.parquet": as_parquet(utterance=TEXTS, Label=LABELS),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_score_compare_training_and_both_pages_read_the_same_texts(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(FILES[name])
+    text_column = open_table(path).text_column
+
+    report = run(path, tmp_path / "out.jsonl")
+    assert report.text_column == text_column
+    assert [row[text_column] for row in read_jsonl(report.out)] == TEXTS
+
+    rows = read_data(path, TASKS)
+    assert rows.texts == TEXTS
+    assert [TASKS["mood"].labels[label] for label in rows.label_ids] == LABELS
+    assert any(repr(text_column) in note for note in rows.notes) == (text_column != "text")
+
+    tasks = ("mood",) if name == "task.csv" else ()
+    (source,) = read_sources(Request(str(path), tasks, validation_share=0.0))[0].values()
+    assert source.train.texts == TEXTS
+    assert source.train.label_ids == rows.label_ids
+
+    _, chosen, doubt = looked_at(path)
+    assert (chosen, doubt) == (text_column, "")
+
+    columns = read_upload(name, FILES[name])
+    guessed = guess(columns, TASKS)
+    assert guessed.text_column == text_column
+    uploaded = read_data(Source(name, FILES[name]), TASKS, guessed.task, guessed.text_column, guessed.label_column)
+    assert (uploaded.texts, uploaded.labels, uploaded.sha256) == (TEXTS, rows.labels, rows.sha256)
+
+
+BROKEN = {
+    "long row.csv": b"text,label\na,up,more\n",
+    "quote.csv": b'text,label\n"a,up\n',
+    "latin.csv": "text,label\ncaf\xe9,up\n".encode("latin-1"),
+    "utf-16.csv": "text,label\na,up\n".encode("utf-16"),
+    "packed.csv": b"\x1f\x8b\x08\x00",
+    "empty.csv": b"",
+    "unknown columns.csv": b"phrase,label\na,up\n",
+    "twice.csv": b"text,text,label\na,b,up\n",
+    "list.jsonl": b'["a"]\n',
+    "cut.jsonl": b'{"text": "a"\n',
+    "cut.parquet": b"PAR1",
+    "numbers.parquet": as_parquet(text=[1], label=["up"]),
+    "huge line.csv": b"text,label\n" + b"x" * 6_000_001,
+    "table.xlsx": b"PK\x03\x04",
+    "table.tsv.gz": b"",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_score_compare_training_and_both_pages_refuse_a_file_in_the_same_words(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(BROKEN[name])
+    readers: list[Callable[[], object]] = [
+        lambda: run(path, tmp_path / "out.csv"),
+        lambda: read_data(path, TASKS),
+        lambda: read_sources(Request(str(path))),
+    ]
+    if name != "unknown columns.csv":  # the pages ask which column it is
+        readers += [lambda: looked_at(path), lambda: read_upload(name, BROKEN[name])]
+    messages = set()
+    for read in readers:
+        with pytest.raises(InputError) as raised:
+            read()
+        messages.add(str(raised.value))
+    assert len(messages) == 1, messages
+
+
+def test_pages_ask_which_column_holds_the_texts(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_bytes(as_csv("phrase", "verdict"))
+    table, chosen, question = looked_at(path)
+    assert (table.columns, chosen) == (["phrase", "verdict"], None)
+    assert question.startswith("Which column of in.csv holds the texts?")
+    assert guess(read_upload("in.csv", path.read_bytes()), TASKS).text_column == "phrase"
+    parquet = as_parquet(id=range(40), phrase=TEXTS, verdict=LABELS)
+    assert guess(read_upload("in.parquet", parquet), TASKS).text_column == "phrase"
+
+
+def test_a_label_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
+    content = b"text,label,label\n" + b"a,up,down\n" * 40
+    with pytest.raises(InputError, match="in.csv has 2 columns named 'label'. Rename all but one."):
+        read_data(Source("in.csv", content), TASKS)
+
+
+def test_an_exact_column_name_comes_before_one_in_other_case() -> None:
+    rows = read_data(Source("in.csv", b"text,Label,label\n" + b"a,down,up\nb,down,up\n" * 20), TASKS)
+    assert set(rows.label_ids) == {1}
+
+
+def test_columns_read_as_a_whole_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_COLUMN_BYTES", 5_000)
+    table = open_table(Source("in.csv", FILES["plain.csv"]))
+    assert read_columns(table, ["label"])["label"] == LABELS
+    with pytest.raises(InputError, match="in.csv: its columns 'text', 'label' take more than"):
+        read_columns(table, ["text", "label"])
+    assert read_columns(table, ["text", "label"], max_rows=2) == {"text": TEXTS[:2], "label": LABELS[:2]}
+
+
+def test_a_further_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(reading.FORMATS, ".tsv", reading.FORMATS[".csv"])
+    path = tmp_path / "in.tsv"
+    path.write_bytes(FILES["tab.csv"])
+    assert read_data(path, TASKS).texts == TEXTS
+    assert run(path, tmp_path / "out.csv").tally.rows == 40
+    assert read_sources(Request(str(path), validation_share=0.0))[0]["label"].train.texts == TEXTS

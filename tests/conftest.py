@@ -67,13 +67,14 @@ def tiny_base(folder: Path) -> dict[str, str]:
 
 def tiny_data() -> dict[str, object]:
     """Rows whose label a tiny model can learn: one keyword decides."""
-    from training.data import Rows, TaskData
+    from inference.compare.rows import LabelledRows
+    from training.data import TaskData
 
     draw = random.Random(1)
     keywords = {"down": "bad", "up": "fine", "food": "soup", "other": "lamp", "travel": "bus"}
     data = {}
     for task, labels in TINY_TASKS.items():
-        rows = {part: Rows([], []) for part in ("fit", "tuning")}
+        rows = {part: LabelledRows([], {task: []}) for part in ("fit", "tuning")}
         for part, count in (("fit", 96), ("tuning", 24)):
             for i in range(count):
                 filler = " ".join(draw.choice(["it", "was", "a", "so"]) for _ in range(draw.randint(0, 4)))

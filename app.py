@@ -147,7 +147,7 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
             with gr.Tab("Why", id="why") as why_tab:
                 reasons = why.panel(models.bundle)
             with gr.Tab("Score a file", id="file") as file_tab:
-                scoring.panel(models, runtime, own, threshold)
+                scoring.ScoreTab(models, [runtime, own, threshold])
         heading = "About this model: sizes and how far the three runtimes agree"
         with gr.Accordion(heading, open=False, elem_id="about"):
             gr.HTML(render.about(models.bundle, models.sizes, models.parity))

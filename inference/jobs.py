@@ -9,7 +9,6 @@ import shutil
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
@@ -139,8 +138,20 @@ class BackgroundJob(Generic[Result]):
             self._over.set()
 
 
+class Busy(InputError):
+    """There is no place for another job.
+
+    Attributes:
+        of_client: whether it is this client that has too many; else all clients together have.
+    """
+
+    def __init__(self, message: str, of_client: bool) -> None:
+        super().__init__(message)
+        self.of_client = of_client
+
+
 class Lane:
-    """Let one job run at a time.
+    """Let one job run at a time, in the order they came.
 
     Args:
         limit: maximum number of jobs that run or wait; None for any number.
@@ -152,35 +163,56 @@ class Lane:
         self.limit = limit
         self.each = each
         self.busy = busy
-        self._turn = threading.Lock()
-        self._counting = threading.Lock()
-        self._jobs: Counter[str] = Counter()
+        self._places: list[tuple[object, str]] = []  # in the order of arrival, each with its client
+        self._changed = threading.Condition()
 
     @contextmanager
-    def turn(self, is_wanted: Callable[[], bool], client: str = "") -> Iterator[None]:
-        """Wait for a turn, then run the block.
+    def place(self, client: str = "") -> Iterator[tuple[object, str]]:
+        """Count the block as a job, without waiting for a turn.
 
         Raises:
-            InputError: too many jobs wait already.
+            Busy: there are too many jobs.
+        """
+        place = (object(), client)
+        with self._changed:
+            of_client = self.each is not None and sum(holder == client for _, holder in self._places) >= self.each
+            if of_client or (self.limit is not None and len(self._places) >= self.limit):
+                raise Busy(self.busy, of_client)
+            self._places.append(place)
+        try:
+            yield place
+        finally:
+            with self._changed:
+                self._places.remove(place)
+                self._changed.notify_all()
+
+    @contextmanager
+    def turn(
+        self,
+        is_wanted: Callable[[], bool] = lambda: True,
+        client: str = "",
+        waiting: Callable[[int], None] = lambda ahead: None,
+    ) -> Iterator[None]:
+        """Wait for a turn, then run the block.
+
+        Args:
+            is_wanted: asked while waiting: does anybody still wait for the result?
+            waiting: called while waiting with the number of jobs ahead; may raise to give up.
+
+        Raises:
+            Busy: too many jobs wait already.
             Cancelled: nobody waits for this job any more.
         """
-        with self._counting:
-            is_full = self.limit is not None and self._jobs.total() >= self.limit
-            if is_full or (self.each is not None and self._jobs[client] >= self.each):
-                raise InputError(self.busy)
-            self._jobs[client] += 1
-        try:
-            while not self._turn.acquire(timeout=POLL_S):
+        with self.place(client) as place:
+            while True:
+                with self._changed:
+                    if self._changed.wait_for(lambda: self._places[0] is place, POLL_S):
+                        break
+                    ahead = self._places.index(place)
                 if not is_wanted():
                     raise Cancelled
-            try:
-                yield
-            finally:
-                self._turn.release()
-        finally:
-            with self._counting:
-                self._jobs[client] -= 1
-                self._jobs += Counter()  # drops the clients that have none
+                waiting(ahead)
+            yield
 
 
 class ProgressLine:

@@ -85,11 +85,11 @@ def confidence_table(task: str, counts: TaskTally, threshold: float) -> str:
     return fill("table", title=f"{task}: confidence as a table", heads=("confidence", "rows"), rows=rows, note=note)
 
 
-def summary(report: Report, seconds: float, backend: str) -> str:
+def summary(report: Report, backend: str) -> str:
     """Return the same figures in words and as a table."""
     tally = report.tally
     answered = tally.rows - tally.errors
-    notes = [f"{tally.rows:,} rows on {TITLES[backend]} in {seconds:,.1f} s"]
+    notes = [f"{tally.rows:,} rows on {TITLES[backend]} in {report.seconds:,.1f} s"]
     if tally.errors:
         notes.append(f"{tally.errors:,} without an answer: the column {report.error_column} says why")
     if tally.truncated:

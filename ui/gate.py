@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference.api.middleware import SEGMENT, refuse_websocket
+from inference.jobs import Busy, Lane
 from ui.files import MAX_UPLOAD_MB, TemporaryFiles
 from ui.waiting import BUSY, FairQueue
 
@@ -89,7 +89,7 @@ class PageGate:
             if fn.api_visibility == "public"
         }
         self._reading = 0
-        self._uploading: Counter[str] = Counter()
+        self._uploads = Lane(MAX_UPLOADS, MAX_UPLOADS_PER_ADDRESS, UPLOADING)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -278,7 +278,11 @@ class PageGate:
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take one file, in the place of Gradio's own route, which takes a thousand and leaves what breaks off."""
-        with self._upload_of(scope["client"][0] if scope["client"] else ""):
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._uploads.place(scope["client"][0] if scope["client"] else ""))
+            except Busy as busy:
+                raise Refused(429 if busy.of_client else 503, str(busy), RETRY_AFTER_S) from None
             if not await asyncio.to_thread(self.files.make_room):
                 raise Refused(503, NO_ROOM, RETRY_AFTER_S)
             try:
@@ -295,19 +299,6 @@ class PageGate:
             except HTTPException:  # no form, or one that breaks off
                 raise Refused(400, NOT_ONE_FILE) from None
         await JSONResponse([str(path)])(scope, receive, send)
-
-    @contextmanager
-    def _upload_of(self, address: str) -> Iterator[None]:
-        if self._uploading[address] >= MAX_UPLOADS_PER_ADDRESS:
-            raise Refused(429, UPLOADING, RETRY_AFTER_S)
-        if self._uploading.total() >= MAX_UPLOADS:
-            raise Refused(503, UPLOADING, RETRY_AFTER_S)
-        self._uploading[address] += 1
-        try:
-            yield
-        finally:
-            self._uploading[address] -= 1
-            self._uploading += Counter()  # without those that have none
 
     def _keep(self, file: UploadFile) -> Path:
         name = strip_invalid_filename_characters(Path(file.filename or "").name.replace("\0", ""))[:200]

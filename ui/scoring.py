@@ -9,14 +9,10 @@ What is uploaded, what is under way and what comes of it lie in the server's own
 
 from __future__ import annotations
 
-import logging
 import re
 import shutil
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ import gradio as gr
 
 from inference import InferenceError, InputError
 from inference.backends import check_backend
+from inference.jobs import BackgroundJob, Cancelled, Lane, Progress
 from inference.loading import Models
 from inference.score.run import Model, Report, ScoreJob, doubtful_header, score
 from inference.score.writing import FORMATS, as_text
@@ -42,230 +39,199 @@ FULL = "Many files are waiting already. Try again in a few minutes."
 COMMAND = "python -m inference score"
 GONE = "The server has deleted the file. Upload it again."
 BLOCK_ROWS = 250  # half a second: as often is progress shown, and so soon is a file stopped
-PATIENCE_S = 20  # a reader who was not seen for so long has left
+PATIENCE_S = 20  # a visitor who was not seen for so long has left
+SHOW_S = 0.3  # between two updates of the progress bar
 PREVIEW_ROWS, PREVIEW_COLUMNS = 5, 12
-_log = logging.getLogger(__name__)
 
 INTRO = fill("score_intro", max_mb=MAX_UPLOAD_MB, max_rows=MAX_ROWS)
 
 
-class _Stopped(Exception):
-    """Raised where the scorer reports progress; so it ends."""
+class ScoreTab:
+    """The widgets of the tab and what they do. Draw it within the tab.
 
-
-@dataclass(eq=False)
-class Scoring:
-    """A file that is being scored: how far it is, and in the end its report or what went wrong.
-
-    Attributes:
-        line: the files of all visitors that are not done. The first is scored, the others wait.
+    Args:
+        settings: of the page, which decide how a file is scored: runtime, whether to use the model's own thresholds,
+            and the threshold otherwise.
     """
 
-    job: ScoreJob
-    model: Model
-    line: list[Scoring]
-    address: str
-    step: str = "Starting"
-    share: float = 0.0
-    report: Report | None = None
-    error: InferenceError | None = None
-    stopped: bool = False
-    _seen: float = field(default_factory=time.monotonic)
-    _started: float = field(default_factory=time.monotonic)
+    def __init__(self, models: Models, settings: Sequence[Any]) -> None:
+        self._models = models
+        self._lane = Lane(MAX_WAITING, MAX_PER_ADDRESS, FULL)
+        self._jobs: dict[str, BackgroundJob[Report]] = {}  # session -> its file
+        gr.HTML(INTRO)
+        self._draw_question()
+        self._draw_result()
+        self._connect(settings)
 
-    def follow(self) -> Iterator[str]:
-        """Score it; what to show meanwhile, every moment."""
-        thread = threading.Thread(target=self._run, daemon=True)
-        thread.start()
-        while thread.is_alive():
-            self._seen = time.monotonic()
-            yield progress(self.step, self.share, self.seconds)
-            thread.join(0.3)
+    def _draw_question(self) -> None:
+        with gr.Row():
+            with gr.Column(scale=3, min_width=280):
+                self.file = gr.File(
+                    label=f"File: {', '.join(READ)}, at most {MAX_UPLOAD_MB} MB",
+                    file_types=[*READ, *SPREADSHEETS],  # a spreadsheet is refused in words that say what to do with it
+                    height=130,
+                    elem_id="score-file",
+                )
+            with gr.Column(scale=2, min_width=280):
+                self.column = gr.Dropdown(
+                    label="Column with the texts",
+                    choices=[],
+                    interactive=True,
+                    # Checked against the file and not here: the choices may be those of the next file by then.
+                    allow_custom_value=True,
+                    elem_id="score-column",
+                )
+                formats = [("CSV", "csv"), ("JSONL", "jsonl"), ("Parquet", "parquet")]
+                self.format = gr.Radio(formats, value="csv", label="Format of the answers")
+                self.all_scores = gr.Checkbox(False, label="Also the probability of every label")
+        self.preview = gr.HTML(elem_id="score-preview")
+        with gr.Row():
+            self.begin = gr.Button("Score the file", variant="primary", interactive=False, elem_id="score-begin")
+            self.stop = gr.Button("Stop", interactive=False, elem_id="score-stop")
 
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._started
+    def _draw_result(self) -> None:
+        self.status = gr.HTML(elem_id="score-status")
+        self.download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="score-download")
+        # Task -> per chart the chart, and its figures as a table for readers who do not see it.
+        self.charts: dict[str, list[tuple[gr.Plot, gr.HTML]]] = {}
+        with gr.Column(visible=False, elem_id="score-plots") as self.pictures:
+            for task in self._models.bundle.tasks:
+                self.charts[task] = []
+                with gr.Row():
+                    for what in ("share of each label", "confidence of the answers"):
+                        with gr.Column(min_width=280):
+                            self.charts[task].append((gr.Plot(label=f"{task}: {what}"), gr.HTML()))
 
-    def _run(self) -> None:
-        self.line.append(self)
+    def _connect(self, settings: Sequence[Any]) -> None:
+        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        at_once: dict[str, Any] = {"concurrency_id": "at once", "concurrency_limit": 4, **quiet}
+        shown = [self.column, self.preview, self.begin, self.status, self.download, self.pictures]
+        changed = [self.file.upload, self.file.clear]
+        gr.on(changed, self._look, [self.file], shown, concurrency_id="look", concurrency_limit=4, **quiet)
+        self.column.input(lambda name: gr.update(interactive=name is not None), self.column, self.begin, **at_once)
+        widgets = [widget for charts in self.charts.values() for pair in charts for widget in pair]
+        self.begin.click(
+            self._score,
+            [self.file, self.column, self.format, self.all_scores, *settings],
+            [self.status, self.download, self.pictures, *widgets, self.begin, self.stop],
+            concurrency_id="score",
+            concurrency_limit=MAX_WAITING + 2,  # the last two are for refusals
+            **quiet,
+        )
+        self.stop.click(self._cancel, None, None, **at_once)
+
+    def _look(self, path: str | None) -> dict[Any, Any]:
+        """Show the columns and first rows of an upload, or why it cannot be scored."""
+        columns: list[str] = []
+        text_column, shown = None, ""
         try:
-            while (before := self.line.index(self)) > 0:
-                whose = "the file of another visitor" if before == 1 else f"the files of {before} other visitors"
-                self._tell(f"Waiting for {whose}. Yours begins by itself.", 0.0)
-                time.sleep(0.1)
-            self._started = time.monotonic()
-            self._tell("Starting", 0.0)
-            examine(self.job.source, self.job.text_column)  # what the browser says was looked at, need not be
-            self.report = score(self.job, self.model, progress=self._tell)
-        except _Stopped:
-            self.stopped = True
+            if path is not None:
+                if not Path(path).is_file():
+                    raise InputError(GONE)
+                table, text_column, doubt = looked_at(Path(path))
+                columns = list(dict.fromkeys(table.columns))
+                shown = (render.message(InputError(doubt)) if doubt else "") + rows_as_html(table)
         except InferenceError as error:
-            self.error = error
-        except Exception:  # a thread that dies in silence would look as if it had been stopped
-            if not self.stopped:  # else its folder has gone
-                _log.exception("scoring an uploaded file failed")
-                self.error = InferenceError("Scoring the file failed; the server's log says why.")
-        finally:
-            self.line.remove(self)
+            shown = render.message(error)
+        return {
+            self.column: gr.update(choices=columns, value=text_column),
+            self.preview: shown,
+            self.begin: gr.update(interactive=text_column is not None),
+            **self._status(""),
+        }
 
-    def _tell(self, step: str, share: float) -> None:
-        if self.stopped or time.monotonic() - self._seen > PATIENCE_S:
-            raise _Stopped
-        self.step, self.share = step, share
-
-
-def panel(models: Models, runtime: gr.Radio, own: gr.Checkbox, threshold: gr.Slider) -> None:
-    """The widgets of the tab, within it. They answer on the runtime and by the threshold that the page has chosen."""
-    running: dict[str, Scoring] = {}  # session -> its file
-    line: list[Scoring] = []
-    tasks = models.bundle.tasks
-    gr.HTML(INTRO)
-    with gr.Row():
-        with gr.Column(scale=3, min_width=280):
-            # A spreadsheet is taken, to be refused in words that say what to do with it.
-            kinds = [*READ, *SPREADSHEETS]
-            label = f"File: {', '.join(READ)}, at most {MAX_UPLOAD_MB} MB"
-            file = gr.File(label=label, file_types=kinds, height=130, elem_id="score-file")
-        with gr.Column(scale=2, min_width=280):
-            column = gr.Dropdown(
-                label="Column with the texts",
-                choices=[],
-                interactive=True,
-                # Checked against the file and not here: the choices may be those of the next file by then.
-                allow_custom_value=True,
-                elem_id="score-column",
-            )
-            formats = [("CSV", "csv"), ("JSONL", "jsonl"), ("Parquet", "parquet")]
-            format = gr.Radio(formats, value="csv", label="Format of the answers")
-            every = gr.Checkbox(False, label="Also the probability of every label")
-    preview = gr.HTML(elem_id="score-preview")
-    with gr.Row():
-        begin = gr.Button("Score the file", variant="primary", interactive=False, elem_id="score-begin")
-        stop = gr.Button("Stop", interactive=False, elem_id="score-stop")
-    status = gr.HTML(elem_id="score-status")
-    download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="score-download")
-    plots: list[gr.Plot] = []
-    in_figures: list[gr.HTML] = []  # what the pictures show, for those who do not see them
-    with gr.Column(visible=False, elem_id="score-plots") as pictures:
-        for task in tasks:
-            with gr.Row():
-                for what in ("share of each label", "confidence of the answers"):
-                    with gr.Column(min_width=280):
-                        plots.append(gr.Plot(label=f"{task}: {what}"))
-                        in_figures.append(gr.HTML())
-
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    result = [status, download, pictures, *plots, *in_figures, begin, stop]
-    nothing = [gr.update(visible=False), gr.update(visible=False), *[gr.skip()] * (len(plots) + len(in_figures))]
-
-    def look(path: str | None) -> list[Any]:
-        """The columns and first rows of an upload, or why it cannot be scored."""
-        if path is None:
-            return [gr.update(choices=[], value=None), "", gr.update(interactive=False), "", *nothing[:2]]
-        try:
-            if not Path(path).is_file():
-                raise InputError(GONE)
-            table, chosen, doubt = looked_at(Path(path))
-        except InferenceError as error:
-            return [
-                gr.update(choices=[], value=None),
-                render.message(error),
-                gr.update(interactive=False),
-                "",
-                *nothing[:2],
-            ]
-        kind = gr.update(choices=list(dict.fromkeys(table.columns)), value=chosen)
-        told = (render.message(InputError(doubt)) if doubt else "") + rows_as_html(table)
-        return [kind, told, gr.update(interactive=chosen is not None), "", *nothing[:2]]
-
-    def begin_it(
+    def _score(
+        self,
         path: str | None,
         text_column: str | None,
-        chosen: str,
-        scores: bool,
+        format: str,
+        all_scores: bool,
         backend: str,
         use_own: bool,
-        limit: float,
+        threshold: float,
         request: gr.Request,
-    ) -> Iterator[list[Any]]:
-        """The file scored; what is shown while it is, and in the end the download and the pictures."""
+    ) -> Iterator[dict[Any, Any]]:
+        """Score the file; show how far it is, and in the end the download and the charts."""
         session = request.session_hash or ""
-        if path is None or text_column is None:
-            lacks = "There is no file. Upload one first." if path is None else "Choose the column with the texts first."
-            yield [render.message(InputError(lacks)), *nothing, *_buttons(False)]
-            return
-        address = request.client.host if request.client else ""
-        if (
-            session in running
-            or len(line) >= MAX_WAITING
-            or sum(one.address == address for one in line) >= MAX_PER_ADDRESS
-        ):
-            refused = "A file of yours is being scored. Stop it first." if session in running else FULL
-            yield [render.message(InputError(refused)), *nothing, *_buttons(session in running)]
-            return
         folder = Path(tempfile.mkdtemp(prefix="triptych-score-"))
-        now: Scoring | None = None
+        job: BackgroundJob[Report] | None = None
         try:
-            check_choice(chosen, FORMATS)
-            check_backend(backend, models.bundle.backends)
-            given = None if use_own else limit
-            job = ScoreJob(
+            if path is None or text_column is None:
+                missing = "There is no file. Upload one" if path is None else "Choose the column with the texts"
+                raise InputError(f"{missing} first.")
+            if session in self._jobs:
+                raise InputError("A file of yours is being scored. Stop it first.")
+            check_backend(backend, self._models.bundle.backends)
+            if format not in FORMATS:
+                raise InputError(f"Unknown format. Use one of: {', '.join(FORMATS)}.")
+            task = ScoreJob(
                 own_copy(path, folder),
-                folder / file_name(path, chosen),
+                folder / file_name(path, format),
                 text_column=text_column,
-                threshold=given,
-                all_scores=bool(scores),
-                format=chosen,
+                threshold=None if use_own else threshold,
+                all_scores=bool(all_scores),
+                format=format,
                 block_rows=BLOCK_ROWS,
             )
-            model = Model(models.bundle, backend, partial(models.get, backend))
-            running[session] = now = Scoring(job, model, line, address)
-            for shown in now.follow():
-                yield [shown, *nothing, *_buttons(True)]
-            if now.error:
-                raise now.error
-            if now.report is None:
-                yield ['<p class="small" role="status">Stopped.</p>', *nothing, *_buttons(False)]
-                return
-            limits = {name: task.threshold if given is None else given for name, task in tasks.items()}
-            made, told = [], []
-            for name, counts in now.report.tally.tasks.items():
-                made += [figures.label_shares(counts), figures.confidence(counts, limits[name])]
-                told += [figures.shares_table(name, counts), figures.confidence_table(name, counts, limits[name])]
-            yield [
-                figures.summary(now.report, now.seconds, backend),
-                gr.update(visible=True, value=str(now.report.out), label=f"Download {now.report.out.name}"),
-                gr.update(visible=True),
-                *made,
-                *told,
-                *_buttons(False),
-            ]
+            address = request.client.host if request.client else ""
+            self._jobs[session] = job = self._start(task, backend, address)
+            while not job.wait(SHOW_S):
+                yield self._status(progress(job)) | self._buttons(busy=True)
+            yield self._results(job.outcome(), task.threshold, backend) | self._buttons(busy=False)
+        except Cancelled:
+            stopped = '<p class="small" role="status">Stopped.</p>'
+            yield self._status(stopped) | self._buttons(busy=False)
         except InferenceError as error:
-            yield [render.message(error), *nothing, *_buttons(False)]
+            is_busy = self._jobs.get(session) not in (None, job)
+            yield self._status(render.message(error)) | self._buttons(is_busy)
         finally:
-            if now is not None:
-                now.stopped = True
-                if running.get(session) is now:
-                    del running[session]
+            if job is not None:
+                job.cancel()
+                if self._jobs.get(session) is job:
+                    del self._jobs[session]
             shutil.rmtree(folder, ignore_errors=True)  # Gradio has a copy of what is to be downloaded
 
-    def stop_it(request: gr.Request) -> None:
-        if (now := running.get(request.session_hash or "")) is not None:
-            now.stopped = True
+    def _start(self, task: ScoreJob, backend: str, address: str) -> BackgroundJob[Report]:
+        def work(progress: Progress) -> Report:
+            def waiting(ahead: int) -> None:
+                whose = "the file of another visitor" if ahead == 1 else f"the files of {ahead} other visitors"
+                progress(f"Waiting for {whose}. Yours starts automatically.", 0.0)
 
-    shown = [column, preview, begin, status, download, pictures]
-    gr.on([file.upload, file.clear], look, [file], shown, concurrency_id="look", concurrency_limit=4, **quiet)
-    at_once: dict[str, Any] = {"concurrency_id": "at once", "concurrency_limit": 4, **quiet}
-    column.input(lambda given: gr.update(interactive=given is not None), column, begin, **at_once)
-    begin.click(
-        begin_it,
-        [file, column, format, every, runtime, own, threshold],
-        result,
-        concurrency_id="score",
-        concurrency_limit=MAX_WAITING + 2,  # the last two are for refusals
-        **quiet,
-    )
-    stop.click(stop_it, None, None, **at_once)
+            with self._lane.turn(client=address, waiting=waiting):
+                progress("Starting", 0.0)
+                examine(task.source, task.text_column)  # the browser may not have asked for the preview
+                model = Model(self._models.bundle, backend, partial(self._models.get, backend))
+                return score(task, model, progress=progress)
+
+        return BackgroundJob(task.source.name, work, patience_s=PATIENCE_S)
+
+    def _cancel(self, request: gr.Request) -> None:
+        if (job := self._jobs.get(request.session_hash or "")) is not None:
+            job.cancel()
+
+    def _status(self, html: str) -> dict[Any, Any]:
+        """Show this in the place of a result."""
+        return {self.status: html} | {hidden: gr.update(visible=False) for hidden in (self.download, self.pictures)}
+
+    def _buttons(self, busy: bool) -> dict[Any, Any]:
+        """While a file is scored, it can be stopped and no other can be started."""
+        return {self.begin: gr.update(interactive=not busy), self.stop: gr.update(interactive=busy)}
+
+    def _results(self, report: Report, threshold: float | None, backend: str) -> dict[Any, Any]:
+        shown = self._status(figures.summary(report, backend)) | {
+            self.download: gr.update(visible=True, value=str(report.out), label=f"Download {report.out.name}"),
+            self.pictures: gr.update(visible=True),
+        }
+        for task, counts in report.tally.tasks.items():
+            limit = self._models.bundle.tasks[task].threshold if threshold is None else threshold
+            (shares, shares_table), (confidence, confidence_table) = self.charts[task]
+            shown |= {
+                shares: figures.label_shares(counts),
+                shares_table: figures.shares_table(task, counts),
+                confidence: figures.confidence(counts, limit),
+                confidence_table: figures.confidence_table(task, counts, limit),
+            }
+        return shown
 
 
 def own_copy(path: str, folder: Path) -> Path:
@@ -322,10 +288,9 @@ def rows_as_html(table: Table) -> str:
     return fill("score_preview", count=count, columns=columns, rows=rows)
 
 
-def progress(step: str, share: float, seconds: float) -> str:
-    """A bar, what is done, and the time that is left."""
-    left_s = seconds * (1 - share) / share if 0.05 < share < 1 else None
-    return fill("score_progress", step=step, share=share, left_s=left_s)
+def progress(job: BackgroundJob[Any]) -> str:
+    """Return a bar with the current step and the time that is left."""
+    return fill("score_progress", step=job.step, share=job.share, left_s=job.left_s)
 
 
 def file_name(path: str, format: str) -> str:
@@ -334,16 +299,5 @@ def file_name(path: str, format: str) -> str:
     return f"{stem or 'file'}.scored.{format}"
 
 
-def check_choice(value: object, known: tuple[str, ...]) -> None:
-    """Raise InputError unless a browser chose something that there is."""
-    if value not in known:
-        raise InputError(f"There is no such format. Known: {', '.join(known)}.")
-
-
 def _cut(text: str) -> str:
     return text if len(text) <= 120 else text[:119] + "…"
-
-
-def _buttons(busy: bool) -> list[Any]:
-    """The two buttons: while a file is scored, it can be stopped and no other begun."""
-    return [gr.update(interactive=not busy), gr.update(interactive=busy)]

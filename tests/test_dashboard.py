@@ -108,14 +108,14 @@ def test_every_chart_has_an_alt_text_and_a_drawable_figure(folder: Path, page: s
 
 
 @pytest.mark.parametrize("page", MINE)
-def test_every_chart_stands_between_its_takeaway_and_its_table(folder: Path, page: str) -> None:
+def test_every_chart_has_a_takeaway_above_and_a_table_below(folder: Path, page: str) -> None:
     test = opened(page)
     takeaways = [element for element in test.main.markdown if element.value.startswith("###### ")]
     assert len(takeaways) == len(charts(test))
     assert len([one for one in test.main.expander if one.label == "Table"]) == len(charts(test))
 
 
-def test_the_overview_says_what_to_ship_and_why(folder: Path) -> None:
+def test_overview_says_what_to_ship_and_why(folder: Path) -> None:
     test = opened()
     assert "Stay with PyTorch" in html(test)
     assert "INCONCLUSIVE" in html(test)
@@ -125,7 +125,7 @@ def test_the_overview_says_what_to_ship_and_why(folder: Path) -> None:
     assert test.metric[8].delta.startswith("-8")  # INT8's median against PyTorch's
 
 
-def test_a_limit_changes_the_verdict_at_once(folder: Path) -> None:
+def test_limit_changes_the_verdict_at_once(folder: Path) -> None:
     test = opened()
     test.sidebar.slider[0].set_value(3.0).run()
     assert "Ship INT8" in html(test)
@@ -134,7 +134,7 @@ def test_a_limit_changes_the_verdict_at_once(folder: Path) -> None:
     assert "p95 is at most 1 ms" in words(test)
 
 
-def test_choices_come_from_the_address_and_stay_on_every_page(folder: Path) -> None:
+def test_selection_comes_from_the_address_and_stays_on_every_page(folder: Path) -> None:
     write_receipt(one(task="other"), folder / "second.json")
     test = opened("accuracy", receipt="second", max_drop="2.5", max_flips="3")
     assert [box.value for box in test.sidebar.selectbox] == ["second", "other"]
@@ -145,13 +145,13 @@ def test_choices_come_from_the_address_and_stay_on_every_page(folder: Path) -> N
 @pytest.mark.parametrize(
     ("key", "value"), [("receipt", "none such"), ("max_drop", "-7"), ("max_p95", "x"), ("task", "?")]
 )
-def test_nonsense_in_the_address_is_passed_over(folder: Path, key: str, value: str) -> None:
+def test_invalid_values_in_the_address_are_ignored(folder: Path, key: str, value: str) -> None:
     test = opened(**{key: value})
     assert not test.exception
     assert test.sidebar.selectbox[0].value == "good"
 
 
-def test_a_receipt_made_in_this_session_is_chosen_and_written_nowhere(folder: Path) -> None:
+def test_receipt_of_this_session_is_selected_and_not_written(folder: Path) -> None:
     test = opened(receipt="good")
     # What `state.show` leaves behind; the page that calls it has tests of its own.
     test.session_state[state.OWN] = {"mine <b>": one(task="mine")}
@@ -163,12 +163,12 @@ def test_a_receipt_made_in_this_session_is_chosen_and_written_nowhere(folder: Pa
     assert [path.name for path in folder.iterdir()] == ["good.json"]
 
 
-def test_the_price_and_the_threshold_are_in_the_address(folder: Path) -> None:
+def test_price_and_threshold_are_in_the_address(folder: Path) -> None:
     assert "$2.5 an hour" in charts(opened(price="2.5"))[2].spec
     assert any("threshold of 0.25" in proto.alt for proto in charts(opened("accuracy", threshold="0.25")))
 
 
-def test_without_receipts_the_page_says_how_to_make_one(folder: Path) -> None:
+def test_page_without_receipts_says_how_to_make_one(folder: Path) -> None:
     (folder / "good.json").unlink()
     for page in MINE:
         test = opened(page)
@@ -186,7 +186,7 @@ def test_without_receipts_the_page_says_how_to_make_one(folder: Path) -> None:
         (json.dumps({**one(), "created": "2020-01-01T00:00:00Z"}), "checksum does not match"),
     ],
 )
-def test_a_receipt_that_is_none_gets_a_message_and_hides_no_other(folder: Path, content: str, says: str) -> None:
+def test_invalid_receipt_gets_a_message_and_hides_no_other(folder: Path, content: str, says: str) -> None:
     (folder / "bad.json").write_text(content, encoding="utf-8")
     test = opened()
     assert not test.exception
@@ -196,7 +196,7 @@ def test_a_receipt_that_is_none_gets_a_message_and_hides_no_other(folder: Path, 
     assert charts(test)
 
 
-def test_a_receipt_that_is_mended_is_read_again(folder: Path) -> None:
+def test_repaired_receipt_is_read_again(folder: Path) -> None:
     (folder / "bad.json").write_text("{", encoding="utf-8")
     test = opened()
     assert test.warning
@@ -263,7 +263,7 @@ def test_two_receipts_of_the_same_rows_are(folder: Path) -> None:
     assert any("differ beyond noise" in element.value for element in test.main.markdown)
 
 
-def test_a_receipt_of_another_processor_says_so_and_leads_to_measuring_here(folder: Path) -> None:
+def test_receipt_of_another_processor_leads_to_measuring_here(folder: Path) -> None:
     write_receipt(one(here=False), folder / "good.json")
     test = opened()
     assert "another processor" in test.main.warning[0].value and "Made CPU" in test.main.warning[0].value
@@ -273,7 +273,7 @@ def test_a_receipt_of_another_processor_says_so_and_leads_to_measuring_here(fold
     assert [element.value for element in test.main.header] != ["Overview"]
 
 
-def test_a_receipt_of_another_model_than_the_one_served_says_so_and_leads_to_measuring_it(
+def test_receipt_of_another_model_leads_to_measuring_the_served_one(
     folder: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRIPTYCH_MODEL", str(tiny.folder))
@@ -296,7 +296,7 @@ def test_a_receipt_of_another_model_than_the_one_served_says_so_and_leads_to_mea
     assert test.sidebar.selectbox(key="receipt").options == ["ours", "good"]
 
 
-def test_a_served_model_is_read_once_for_all_pages_and_a_broken_one_again_when_it_is_mended(
+def test_served_model_is_read_once_and_again_after_a_repair(
     folder: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = folder / "model"
@@ -316,9 +316,7 @@ def test_a_served_model_is_read_once_for_all_pages_and_a_broken_one_again_when_i
     assert len(read) == 2
 
 
-def test_the_folders_of_receipts_are_looked_through_once_for_the_choice(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_receipt_folders_are_searched_once_per_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[bool] = []
     monkeypatch.setattr(receipts, "folders", lambda: (looked.append(True), [folder])[1])
     test = opened("method")
@@ -327,11 +325,11 @@ def test_the_folders_of_receipts_are_looked_through_once_for_the_choice(
     assert len(looked) == 1
 
 
-def test_a_receipt_of_this_processor_needs_no_warning(folder: Path) -> None:
+def test_receipt_of_this_processor_has_no_warning(folder: Path) -> None:
     assert not opened().main.warning
 
 
-def test_names_and_labels_from_outside_are_shown_letter_by_letter(folder: Path) -> None:
+def test_hostile_names_and_labels_are_shown_literally(folder: Path) -> None:
     hostile = "<img src=x onerror=alert(1)> [a](b) :red[c] $d$"
     found = one(task=hostile, labels=["<script>alert(1)</script>", "**b**"])
     found["data"]["name"] = hostile
@@ -353,19 +351,19 @@ def test_escaped_text_has_no_markup_left(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["www.evil.example", "WWW.evil.example", "write to me@evil.example"])
-def test_what_looks_like_an_address_does_not_become_a_link(text: str) -> None:
+def test_addresses_do_not_become_links(text: str) -> None:
     assert plain(text).replace("\\", "").replace("\u2060", "") == text
     assert not re.search(r"(?i)(www\\?\.|@\w)", plain(text))
 
 
-def test_the_way_back_to_the_page_is_there_where_there_is_a_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_link_to_the_page_is_shown_if_there_is_a_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not opened().sidebar.get("html")
     monkeypatch.setenv("TRIPTYCH_PAGE_URL", "../?a=1&b=2")
     (link,) = opened().sidebar.get("html")
     assert '<a href="../?a=1&amp;b=2" target="_self"' in link.proto.body
 
 
-def test_no_folder_makes_streamlit_run_a_page_without_the_entry_file() -> None:
+def test_no_folder_is_named_pages() -> None:
     assert not (ROOT / "dashboard" / "pages").exists()
 
 

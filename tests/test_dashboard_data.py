@@ -69,7 +69,7 @@ def said(at: AppTest) -> str:
     return " ".join(one.value for one in shown).replace("\\", "").replace("\u2060", "")
 
 
-def test_the_server_takes_uploads_as_large_as_the_pages_say() -> None:
+def test_server_accepts_uploads_up_to_the_size_on_the_pages() -> None:
     settings = tomllib.loads((ROOT / "dashboard" / ".streamlit" / "config.toml").read_text())
     assert settings["server"]["maxUploadSize"] == MAX_MB
 
@@ -77,7 +77,7 @@ def test_the_server_takes_uploads_as_large_as_the_pages_say() -> None:
 # --- Disagreements
 
 
-def test_the_rows_that_differ_are_listed_with_counts_and_what_they_mean() -> None:
+def test_differing_rows_are_listed_with_counts_and_meaning() -> None:
     at = page("disagreements")
     assert [one.value for one in at.metric] == ["4 of 120", "3", "1", "0"]
     assert "3 broken and 1 fixed: if neither were right more often" in said(at)
@@ -85,7 +85,7 @@ def test_the_rows_that_differ_are_listed_with_counts_and_what_they_mean() -> Non
     assert "Text" not in at.dataframe[0].value
 
 
-def test_where_nothing_differs_the_page_says_so_and_what_that_proves() -> None:
+def test_page_without_disagreements_says_what_that_proves() -> None:
     at = page("disagreements")
     at.segmented_control(key="against").set_value("onnx").run()
     assert "there is no disagreement to show" in said(at)
@@ -93,7 +93,7 @@ def test_where_nothing_differs_the_page_says_so_and_what_that_proves() -> None:
     assert not at.dataframe
 
 
-def test_filters_narrow_the_rows_and_say_when_none_is_left() -> None:
+def test_filters_narrow_the_rows_down_to_none() -> None:
     at = page("disagreements")
     at.pills(key="kind").set_value(["fixed"]).run()
     assert len(at.dataframe[0].value) == 1
@@ -110,7 +110,7 @@ def test_filters_narrow_the_rows_and_say_when_none_is_left() -> None:
         ({"against": "ONNX"}, 0),
     ],
 )
-def test_choices_come_from_the_address(address: dict[str, str | list[str]], rows: int) -> None:
+def test_filters_are_read_from_the_address(address: dict[str, str | list[str]], rows: int) -> None:
     at = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=60).run()
     at.switch_page("views/disagreements.py")
     for name, value in address.items():
@@ -120,7 +120,7 @@ def test_choices_come_from_the_address(address: dict[str, str | list[str]], rows
     assert sum(len(one.value) for one in at.dataframe) == rows
 
 
-def test_the_measured_file_brings_the_texts_and_another_one_is_refused() -> None:
+def test_measured_file_shows_the_texts_and_another_file_is_refused() -> None:
     at = page("disagreements")
     at.file_uploader(key="texts_file").set_value(("other.csv", FILE + b"\n", "text/csv")).run()
     assert "other.csv is not the file of this receipt" in said(at)
@@ -130,14 +130,14 @@ def test_the_measured_file_brings_the_texts_and_another_one_is_refused() -> None
     assert list(table["Text"]) == [TEXTS[row - 1] for row in table["Row"]]
 
 
-def test_a_file_name_with_markdown_is_shown_as_it_is(folder: Path) -> None:
+def test_markdown_in_a_file_name_is_shown_literally(folder: Path) -> None:
     write_receipt(receipt(name="![x](http://evil/x.png) <b>.csv"), folder / "mine.json")
     at = page("disagreements")
     assert "](http" not in " ".join(one.value for one in [*at.markdown, *at.caption, *at.expander[:0]])
     assert all("](http" not in one.label for one in at.expander)
 
 
-def test_a_downloaded_cell_is_no_formula() -> None:
+def test_downloaded_cells_are_not_formulas() -> None:
     rows = [{"a": cell, "b": 0.5} for cell in ("=1+1", "+1", "-1", "@x", "\tx", "\rx", 'fine, "quoted"', "a=b")]
     content = as_csv(rows, ["a", "b"]).decode("utf-8-sig")
     cells = [row[0] for row in csv.reader(io.StringIO(content, newline=""))]
@@ -147,7 +147,7 @@ def test_a_downloaded_cell_is_no_formula() -> None:
 # --- Method
 
 
-def test_method_tells_every_section_with_its_values() -> None:
+def test_method_page_has_every_section_with_its_values() -> None:
     at = page("method")
     assert [one.value for one in at.subheader][:3] == ["The rows", "Latency", "Noise: the A/A control"]
     assert "4 starts of each" in said(at)
@@ -193,7 +193,7 @@ def finish(at: AppTest, compare: Compare) -> AppTest:
     return at.run()
 
 
-def test_an_uploaded_file_is_measured_and_its_receipt_is_shown_on_every_page(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uploaded_file_is_measured_and_every_page_shows_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     compare = Compare(monkeypatch)
     at = upload(page("your_data"))
     assert "40 rows labelled for sentiment: positive 20, negative 20." in said(at)
@@ -212,7 +212,7 @@ def test_an_uploaded_file_is_measured_and_its_receipt_is_shown_on_every_page(mon
     assert "there is no disagreement to show" in said(at)
 
 
-def test_the_showcase_is_measured_with_nothing_uploaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_showcase_is_measured_without_an_upload(monkeypatch: pytest.MonkeyPatch) -> None:
     compare = Compare(monkeypatch)
     at = page("your_data")
     at.segmented_control(key="measure_on").set_value("The showcase").run()
@@ -223,7 +223,7 @@ def test_the_showcase_is_measured_with_nothing_uploaded(monkeypatch: pytest.Monk
     assert "The verdict" in [one.value for one in at.subheader]
 
 
-def test_a_measurement_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measurement_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     compare = Compare(monkeypatch)
     at = press(upload(page("your_data")), "Measure")
     assert compare.begun.wait(30)
@@ -235,7 +235,7 @@ def test_a_measurement_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None
     assert job.result is None
 
 
-def test_a_second_session_has_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_session_has_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     compare = Compare(monkeypatch)
     press(upload(page("your_data")), "Measure")
     assert compare.begun.wait(30)
@@ -273,22 +273,22 @@ def test_measurement_that_nobody_waits_for_is_cancelled(monkeypatch: pytest.Monk
         (b'"a\n",' + b"," * 600 + b"\n", "more than 500 columns"),
     ],
 )
-def test_a_file_that_cannot_be_measured_is_told_with_the_remedy(content: bytes, message: str) -> None:
+def test_unmeasurable_file_gets_a_message_with_the_remedy(content: bytes, message: str) -> None:
     at = upload(page("your_data"), content)
     assert message in said(at)
     assert not [one for one in at.button if one.label == "Measure"]
 
 
-def test_one_label_only_is_measured_with_a_warning() -> None:
+def test_single_label_is_measured_with_a_warning() -> None:
     at = upload(page("your_data"), b"text,sentiment\n" + b"fine,positive\n" * 30)
     assert "a drop on the other labels would go unnoticed" in said(at)
     assert [one.label for one in at.button] == ["Measure"]
 
 
-def test_many_rows_are_sampled_and_that_is_said() -> None:
+def test_many_rows_are_sampled_with_a_note() -> None:
     rows = "".join(f"{i},{('negative', 'positive')[i % 2]}\n" for i in range(200_000))
     at = upload(page("your_data"), f"text,sentiment\n{rows}".encode())
-    assert "200,000 rows are more than this page measures: 20,000 of them" in said(at)
+    assert "The file has 200,000 rows. This page measures 20,000 of them" in said(at)
 
 
 # --- Reading an upload
@@ -315,7 +315,7 @@ def test_columns_and_task_are_guessed(columns: dict[str, list[str]], found: tupl
     assert (one.text_column, one.label_column, one.task) == found
 
 
-def test_files_that_would_fill_the_memory_are_refused() -> None:
+def test_files_that_would_exhaust_memory_are_refused() -> None:
     import pyarrow
     import pyarrow.parquet
 

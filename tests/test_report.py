@@ -27,7 +27,7 @@ def receipt(**changes: Any) -> dict[str, Any]:
     return made.receipt(true, {"pytorch": first, "onnx": first, "int8": second}, **changes)
 
 
-def test_the_verdict_comes_first_with_its_reasons_and_caveats() -> None:
+def test_verdict_comes_first_with_its_reasons() -> None:
     one = receipt()
     found = decide(one)
     html = report([one])
@@ -45,13 +45,13 @@ def test_further_runtime_has_its_column_and_its_method(monkeypatch: pytest.Monke
     assert "Fourth: fourth.bin" in html
 
 
-def test_the_limits_that_were_asked_for_are_said_and_decide() -> None:
+def test_limits_are_shown_and_decide() -> None:
     html = report([receipt()], ShipLimits(max_drop=0.2, max_p95_ms=1.0))
     assert "accuracy falls by at most 20 pp and p95 is at most 1 ms" in html
     assert "limit 1 ms" in html
 
 
-def test_text_from_outside_is_never_markup() -> None:
+def test_hostile_text_is_never_markup() -> None:
     one = receipt(labels=(HOSTILE, "yes"), texts=[HOSTILE] * 200)
     one["data"]["name"] = HOSTILE + ".csv"
     one["model"]["name"] = HOSTILE
@@ -62,12 +62,12 @@ def test_text_from_outside_is_never_markup() -> None:
     assert "&lt;script&gt;document" in html
 
 
-def test_texts_are_shown_only_where_the_receipt_holds_them() -> None:
+def test_texts_are_shown_only_if_the_receipt_has_them() -> None:
     assert "a text of row" in report([receipt(texts=[f"a text of row {i}" for i in range(200)])])
     assert "The texts are not in the measurement" in report([receipt()])
 
 
-def test_receipts_have_a_section_each_and_differences_between_them_are_said() -> None:
+def test_each_receipt_has_a_section_and_differences_are_named() -> None:
     one, two = receipt(), receipt()
     two["model"]["name"], two["machine"]["cpu"], two["data"]["sha256"] = "other", "Other CPU", "9" * 64
     html = report([one, two])
@@ -77,12 +77,12 @@ def test_receipts_have_a_section_each_and_differences_between_them_are_said() ->
     assert "Compare backends within a section" not in report([one, one])
 
 
-def test_a_receipt_of_one_backend_gives_a_report_too() -> None:
+def test_receipt_of_one_backend_gives_a_report() -> None:
     true, given = made.answers(60, 6)
     assert "Where they differ" not in report([made.receipt(true, {"pytorch": given})])
 
 
-def test_the_method_tells_the_receipts_own_values() -> None:
+def test_method_has_the_values_of_the_receipt() -> None:
     told = {one.heading: " ".join(one.paragraphs) + str(one.facts) for one in method(receipt())}
     assert "4 starts of each, in every start 2 rounds of 20 texts" in told["Latency"]
     assert "64 texts for p90, 130 for p95 and 662 for p99" in told["Percentiles and their intervals"]
@@ -93,7 +93,7 @@ def test_the_method_tells_the_receipts_own_values() -> None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
-def test_it_opens_without_network_draws_every_chart_and_prints(tmp_path: Path) -> None:
+def test_report_opens_offline_draws_every_chart_and_prints(tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     path = tmp_path / "report.html"

@@ -29,7 +29,7 @@ with right:
     slot = st.container()  # the slider is below the chart that it moves, and its value is needed first
     own = round(receipt["model"]["tasks"][task]["threshold"], 2)
     threshold = st.slider(
-        "Answer only from this confidence on", 0.0, 1.0, own, 0.01, key="threshold", bind="query-params",
+        "Answer only from this confidence", 0.0, 1.0, own, 0.01, key="threshold", bind="query-params",
         help=f"The model's own threshold for this task is {own:.2f}.",
     )  # fmt: skip
     with slot:

@@ -19,8 +19,8 @@ with right:
     components.chart(latency.by_length(receipt), "by_length")
     components.chart(latency.cold_start(receipt), "cold_start")
 components.chart(latency.batches(receipt), "batches")
-for key, one in (("threads", latency.threads(receipt)), ("shapes", latency.shapes(receipt))):
-    if one is not None:
-        components.chart(one, key)
+for key, chart in (("threads", latency.threads(receipt)), ("shapes", latency.shapes(receipt))):
+    if chart is not None:
+        components.chart(chart, key)
 if receipt["settings"]["quick"]:
-    st.caption("A quick run leaves out other numbers of threads and fixed shapes. Measure without --quick to see them.")
+    st.caption("A quick run skips other numbers of threads and fixed shapes. Measure without --quick to see them.")

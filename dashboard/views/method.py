@@ -1,4 +1,4 @@
-"""Method: how each number of the receipt came about."""
+"""Method: how each number was measured."""
 
 import streamlit as st
 
@@ -9,13 +9,13 @@ from dashboard.report_page import report
 from dashboard.state import current
 
 selection = current()
-components.page("Method", selection.receipt, "How each number came about, and what it does not say.")
+components.page("Method", selection.receipt, "How each number was measured, and what it does not say.")
 st.download_button(
     "Download a report",
     lambda: report([selection.receipt], selection.limits),
     f"{selection.name}-report.html",
     "text/html",
-    help="One file with verdict, charts, disagreements and this method, that opens without a network and prints well.",
+    help="One file with verdict, charts, disagreements and this method. It needs no network and prints well.",
 )
 for section in method(selection.receipt, selection.limits):
     st.subheader(section.heading, anchor=False)

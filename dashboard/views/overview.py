@@ -1,4 +1,4 @@
-"""What to ship, and on what grounds."""
+"""What to ship, and why."""
 
 import streamlit as st
 

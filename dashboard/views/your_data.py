@@ -1,4 +1,4 @@
-"""Your data: measure the backends here, on a file of one's own or on the showcase, and get the verdict."""
+"""Your data: measure the backends on this machine, on an uploaded file or the showcase, and get the verdict."""
 
 import json
 import time
@@ -23,20 +23,18 @@ from inference.formats.bundle import Bundle
 from inference.jobs import BackgroundJob, duration
 from inference.tables.table import Source
 
-MOST_ROWS = 20_000
+MAX_ROWS = 20_000
 JOB, RESULT, TEXTS = "_measurement", "_measured", "_measured_texts"
-FILE, SHOWN = "A file of yours", "The showcase"
+FILE, SHOWN = "Your file", "The showcase"
 PLANS = {
     "quick": "Quick: about a minute",
-    "full": "Full: some minutes, with the luck of a start in the intervals",
+    "full": "Full: a few minutes, with the variation between starts in the intervals",
 }
 
 
 def page() -> None:
     st.header("Your data", anchor=False)
-    st.markdown(
-        "Measure the model's backends on this machine with labelled texts of your own, and get the verdict for them."
-    )
+    st.markdown("Measure the model's backends on this machine with your own labelled texts, and see which one to ship.")
     job: BackgroundJob[Receipt] | None = st.session_state.get(JOB)
     if job is not None and not job.done:
         st.fragment(progress, run_every=1.0)(job)
@@ -51,16 +49,14 @@ def page() -> None:
 
 
 def progress(job: BackgroundJob[Receipt]) -> None:
-    """How far it is, drawn again every second; the page is run again when it is over."""
+    """Draw the progress every second; run the page again when the job is done."""
     if job.done:
         st.rerun()
     st.progress(job.share, bar_text(job))
     if job.cancelled:
-        st.caption("Cancelling: what is being timed right now is finished first. This takes some seconds.")
+        st.caption("Cancelling: the current timing is finished first, which takes a few seconds.")
     else:
-        st.caption(
-            f"{plain(job.name)}: it goes on while you look at other pages, and its result is here when you come back."
-        )
+        st.caption(f"{plain(job.name)} continues while you look at other pages. Come back for the result.")
         if st.button("Cancel"):
             job.cancel()
             st.rerun(scope="fragment")
@@ -72,14 +68,14 @@ def bar_text(job: BackgroundJob[Receipt]) -> str:
 
 
 def collect(job: BackgroundJob[Receipt]) -> None:
-    """Put the receipt of a comparison that is over on the list; run the page again so that everything shows it."""
+    """Add the result of a finished job to the list, and run the page again so that everything shows it."""
     texts: dict[int, str] | None = st.session_state.pop(TEXTS, None)
     receipt = job.result
     if receipt is None:
         if job.error:
             st.error(plain(served.shown(job.error)))
         else:
-            st.info("The measurement was cancelled, and nothing of it is kept.")
+            st.info("The measurement was cancelled; nothing of it was stored.")
         return
     name = f"{Path(job.name).stem} here, {time.strftime('%H:%M:%S', time.gmtime())} UTC"
     if texts is not None:
@@ -90,7 +86,7 @@ def collect(job: BackgroundJob[Receipt]) -> None:
 
 
 def result() -> None:
-    """The verdict on what was measured last in this session, and the ways on from there."""
+    """Draw the verdict of this session's last measurement, and links to the details."""
     name = st.session_state.get(RESULT)
     if name is None:
         return
@@ -99,13 +95,13 @@ def result() -> None:
     st.subheader("The verdict", anchor=False)
     components.verdict(decide(receipt, limits))
     components.provenance(receipt)
-    st.markdown(f"Every page shows this receipt now, until you choose another. It is on the list as **{plain(name)}**.")
+    st.markdown(f"Every page shows this measurement now, until you choose another. It is listed as **{plain(name)}**.")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.page_link("views/overview.py", label="Overview")
         st.page_link("views/accuracy.py", label="Accuracy")
         st.page_link("views/disagreements.py", label="Disagreements")
         st.download_button(
-            "Download the receipt",
+            "Download the measurement",
             lambda: json.dumps(receipt, separators=(",", ":"), ensure_ascii=False, allow_nan=False) + "\n",
             f"{Path(receipt['data']['name']).stem}-receipt.json",
             "application/json",
@@ -115,16 +111,16 @@ def result() -> None:
             lambda: report([receipt], limits),
             f"{Path(receipt['data']['name']).stem}-report.html",
             "text/html",
-            help="One file with verdict, charts, disagreements and method, that opens without a network.",
+            help="One file with verdict, charts, disagreements and method. It needs no network.",
         )
     if receipt["data"]["texts"] is None:
-        st.caption("The receipt holds labels, lengths, row numbers and the file's hash, and no texts.")
+        st.caption("The measurement contains labels, lengths, row numbers and the file's hash, but no texts.")
     st.divider()
     st.subheader("Measure again", anchor=False)
 
 
 def form(ready: bool = True) -> None:
-    """What to measure, and how thoroughly. While this session measures it is not `ready`, but keeps what was chosen."""
+    """Draw the form. While this session measures, it is not `ready`, but keeps the choices."""
     try:
         bundle = served.bundle()
         source = st.segmented_control("Measure on", [FILE, SHOWN], default=FILE, required=True, key="measure_on")
@@ -134,7 +130,7 @@ def form(ready: bool = True) -> None:
         name, data = chosen
         plan = st.radio("How thorough", list(PLANS), format_func=PLANS.__getitem__, key="plan")
         if plan == "quick" and len(data) > QUICK_ROWS:
-            st.caption(f"Quick takes {QUICK_ROWS:,} of the rows, drawn at random with seed 0.")
+            st.caption(f"Quick uses {QUICK_ROWS:,} of the rows, drawn at random with seed 0.")
         if not ready:
             return
         if (other := jobs.running()) is not None:
@@ -151,7 +147,7 @@ def form(ready: bool = True) -> None:
 
 
 def wait_for(other: BackgroundJob[Any]) -> None:
-    """Another session's comparison: how far it is, and the form again when it is over."""
+    """Draw the progress of another session's job; run the page again when it is done."""
     if other.done:
         st.rerun()
     left = "" if other.left_s is None else f" for about {duration(other.left_s)}"
@@ -164,30 +160,27 @@ def wait_for(other: BackgroundJob[Any]) -> None:
 
 def from_showcase(bundle: Bundle) -> tuple[str, LabelledRows]:
     data = read_data(SHOWCASE, bundle.tasks)
-    st.caption(f"{many(len(data), 'short text')} that come with Triptych, with labels for {joined(list(data.labels))}.")
+    st.caption(f"{many(len(data), 'short text')} from Triptych, with labels for {joined(list(data.labels))}.")
     return SHOWCASE.name, data
 
 
 def from_file(bundle: Bundle) -> tuple[str, LabelledRows] | None:
-    """The labelled rows of the uploaded file; None while there is none, or while it cannot be measured."""
-    file = st.file_uploader(
-        "A table with a column of texts and one of labels", TYPES, max_upload_size=MAX_MB, key="file"
-    )
+    """Draw the uploader; return the labelled rows, or None without a file."""
+    file = st.file_uploader("A table with a text column and a label column", TYPES, max_upload_size=MAX_MB, key="file")
     st.caption(
-        f"CSV, JSONL or Parquet, {MAX_MB} MB at most. It stays in the memory of this server for your session. The "
-        "measuring processes, on the same machine, get the texts through a pipe. Nothing is written to disk or sent "
-        "anywhere else."
+        f"CSV, JSONL or Parquet, at most {MAX_MB} MB. It stays in this server's memory for your session. The measuring "
+        "processes, on the same machine, get the texts through a pipe. Nothing is written to disk or sent elsewhere."
     )
-    with st.expander("Labels that this model knows"):
+    with st.expander("Labels of this model"):
         for name, spec in bundle.tasks.items():
             st.markdown(f"**{plain(name)}**: {plain(', '.join(spec.labels))}")
     if file is None:
         return None
     name, content = file.name, file.getvalue()
     columns = read_upload(name, content)
-    names, meant = list(columns), guess(columns, bundle.tasks)
+    names, guessed = list(columns), guess(columns, bundle.tasks)
     text, label, of = st.columns(3)
-    text_column = text.selectbox("Texts are in", names, names.index(meant.text_column), key=f"text_{file.file_id}")
+    text_column = text.selectbox("Text column", names, names.index(guessed.text_column), key=f"text_{file.file_id}")
     tasks = [task for task in bundle.tasks if task in names and task != text_column]
     if tasks:
         every = f"all: {', '.join(tasks)}"
@@ -195,28 +188,28 @@ def from_file(bundle: Bundle) -> tuple[str, LabelledRows] | None:
         task = label.selectbox("Labels of", options, key=f"task_{file.file_id}")
         data = read_data(Source(name, content), bundle.tasks, None if task == every else task, text_column)
     else:
-        others = [one for one in names if one != text_column] or names
-        index = others.index(meant.label_column) if meant.label_column in others else 0
-        label_column = label.selectbox("Labels are in", others, index, key=f"label_{file.file_id}")
+        others = [name for name in names if name != text_column] or names
+        index = others.index(guessed.label_column) if guessed.label_column in others else 0
+        label_column = label.selectbox("Label column", others, index, key=f"label_{file.file_id}")
         known = list(bundle.tasks)
         task = of.selectbox(
-            "They are of the task", known, known.index(meant.task or known[0]), key=f"of_{file.file_id}"
+            "Task of the labels", known, known.index(guessed.task or known[0]), key=f"of_{file.file_id}"
         )
         data = read_data(Source(name, content), bundle.tasks, task, text_column, label_column)
     described(data, bundle)
-    if len(data) > MOST_ROWS:
-        st.caption(f"{len(data):,} rows are more than this page measures: {MOST_ROWS:,} of them, drawn with seed 0.")
-        data = data.sample(MOST_ROWS, 0)
+    if len(data) > MAX_ROWS:
+        st.caption(f"The file has {len(data):,} rows. This page measures {MAX_ROWS:,} of them, drawn with seed 0.")
+        data = data.sample(MAX_ROWS, 0)
     return name, data
 
 
 def described(data: LabelledRows, bundle: Bundle) -> None:
-    """What was read, so that a wrong column is seen before minutes are spent on it."""
+    """Draw what was read, so that a wrong column is noticed before minutes are spent on it."""
     for task, ids in data.labels.items():
         labels = bundle.tasks[task].labels
         counts = sorted(((ids.count(i), labels[i]) for i in set(ids) - {-1}), reverse=True)
-        told = ", ".join(f"{label} {count:,}" for count, label in counts[:8]) + (", …" if len(counts) > 8 else "")
-        st.caption(plain(f"{many(sum(count for count, _ in counts), 'row')} labelled for {task}: {told}."))
+        parts = ", ".join(f"{label} {count:,}" for count, label in counts[:8]) + (", …" if len(counts) > 8 else "")
+        st.caption(plain(f"{many(sum(count for count, _ in counts), 'row')} labelled for {task}: {parts}."))
     for note in data.notes:
         st.caption(f"⚠ {plain(note[:1].upper() + note[1:])}.")
 

@@ -26,39 +26,7 @@ def per_class(receipt: Receipt, task: str, max_shown: int = 12) -> Chart:
 
     largest = {of: max((change(name, of) for name in by_label), key=abs) for of in labels}
     shown = sorted(labels, key=lambda of: (-abs(largest[of]), by_label[reference][of]["f1"]))[:max_shown]
-    figure = go.Figure()
-    for place, of in enumerate(shown):
-        values = [rows[of]["f1"] for rows in by_label.values()]
-        figure.add_scatter(
-            x=[min(values), max(values)],
-            y=[place] * 2,
-            mode="lines",
-            line={"color": GREY, "width": 2},
-            showlegend=False,
-            hoverinfo="skip",
-        )
-    for number, (name, rows) in enumerate(by_label.items()):
-        # The first is the largest and hollow, so that equal values show as a mark within a ring.
-        style = marker(name, 9 if number else 16) | {
-            "line": {"width": 0 if number else 2.5, "color": RUNTIMES[name].color}
-        }
-        figure.add_scatter(
-            name=TITLES[name],
-            x=[rows[of]["f1"] for of in shown],
-            y=list(range(len(shown))),  # not names: two labels may be cut to the same text
-            customdata=[label(of) for of in shown],
-            mode="markers",
-            marker=style if number else style | {"symbol": f"{style['symbol']}-open"},
-            hovertemplate=f"{named(name)}, %{{customdata}}: F1 %{{x:.1%}}<extra></extra>",
-        )
-    finish(figure, height=110 + 30 * len(shown), x="F1 of the label", legend=True)
-    figure.update_xaxes(tickformat=".0%", range=[-0.03, 1.03])
-    figure.update_yaxes(
-        tickvals=list(range(len(shown))),
-        ticktext=[label(short(of, 28)) for of in shown],
-        range=[len(shown) - 0.5, -0.5],
-        zeroline=False,
-    )
+    figure = _f1_figure(by_label, shown)
     table: Rows = []
     for of in labels:
         line: dict[str, Any] = {"label": of, "rows": by_label[reference][of]["rows"]}
@@ -81,6 +49,44 @@ def per_class(receipt: Receipt, task: str, max_shown: int = 12) -> Chart:
         note = f"Shown: the {len(shown)} labels that change most, or are hardest, of {len(labels)}."
     alt = f"Dots of F1 for {len(shown)} labels, one per backend. {takeaway}"
     return Chart(figure, takeaway, alt, table, note)
+
+
+def _f1_figure(by_label: dict[str, dict[str, dict[str, Any]]], labels: list[str]) -> go.Figure:
+    """Draw a line per label from the lowest F1 to the highest, with a mark per backend."""
+    figure = go.Figure()
+    for place, of in enumerate(labels):
+        values = [rows[of]["f1"] for rows in by_label.values()]
+        figure.add_scatter(
+            x=[min(values), max(values)],
+            y=[place] * 2,
+            mode="lines",
+            line={"color": GREY, "width": 2},
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    for number, (name, rows) in enumerate(by_label.items()):
+        # The first is the largest and hollow, so that equal values show as a mark within a ring.
+        style = marker(name, 9 if number else 16) | {
+            "line": {"width": 0 if number else 2.5, "color": RUNTIMES[name].color}
+        }
+        figure.add_scatter(
+            name=TITLES[name],
+            x=[rows[of]["f1"] for of in labels],
+            y=list(range(len(labels))),  # not names: two labels may be cut to the same text
+            customdata=[label(of) for of in labels],
+            mode="markers",
+            marker=style if number else style | {"symbol": f"{style['symbol']}-open"},
+            hovertemplate=f"{named(name)}, %{{customdata}}: F1 %{{x:.1%}}<extra></extra>",
+        )
+    finish(figure, height=110 + 30 * len(labels), x="F1 of the label", legend=True)
+    figure.update_xaxes(tickformat=".0%", range=[-0.03, 1.03])
+    figure.update_yaxes(
+        tickvals=list(range(len(labels))),
+        ticktext=[label(short(of, 28)) for of in labels],
+        range=[len(labels) - 0.5, -0.5],
+        zeroline=False,
+    )
+    return figure
 
 
 def confused_labels(receipt: Receipt, task: str, max_shown: int = MAX_SHOWN) -> list[int]:

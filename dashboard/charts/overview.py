@@ -65,31 +65,7 @@ def pareto(receipt: Receipt, task: str) -> Chart:
         )
     for name in p50:
         across = max(10.0, LARGEST * sqrt(size[name] / max(size.values())))
-        figure.add_scatter(
-            x=[p50[name]["value"]],
-            y=[right[name]["value"]],
-            error_x=whiskers([p50[name]]) | {"color": RUNTIMES[name].color},
-            error_y=whiskers([right[name]]) | {"color": RUNTIMES[name].color},
-            mode="markers",
-            marker=marker(name, across) | {"opacity": 0.85},
-            hovertemplate=(
-                f"{named(name)}<br>p50 {span(p50[name], ms)}<br>accuracy {span(right[name], percent)}"
-                f"<br>{mb(size[name])}<extra></extra>"
-            ),
-        )
-        # Beside the marker and above it; for the slowest left and below, where there is room on a narrow screen.
-        is_last = name == slowest
-        figure.add_annotation(
-            x=log10(p50[name]["value"]),
-            y=right[name]["value"],
-            text=f"<b>{named(name)}</b><br>{mb(size[name])}",
-            showarrow=False,
-            xanchor="right" if is_last else "left",
-            align="right" if is_last else "left",
-            yanchor="top" if is_last else "bottom",
-            xshift=(2 - across / 2) if is_last else (across / 2 - 2),
-            yshift=(4 - across / 2) if is_last else (across / 2 - 4),
-        )
+        _add_backend(figure, name, p50[name], right[name], mb(size[name]), across, name == slowest)
     finish(figure, height=420, x="median ms per text (log scale)", y="accuracy")
     log_axis(figure, min(e["low"] for e in p50.values()) / 1.4, max(e["high"] for e in p50.values()) * 1.4)
     bottom, top = min(e["low"] for e in right.values()), max(e["high"] for e in right.values())
@@ -118,6 +94,36 @@ def pareto(receipt: Receipt, task: str) -> Chart:
         "their difference is known more precisely than the error bars suggest: see Accuracy."
     )
     return Chart(figure, _trade(receipt, task), alt, table, note)
+
+
+def _add_backend(
+    figure: go.Figure, name: str, p50: Estimate, right: Estimate, size: str, across: float, is_slowest: bool
+) -> None:
+    """Draw a marker with its intervals, and the name beside it; `across` is the marker's size in pixels."""
+    figure.add_scatter(
+        x=[p50["value"]],
+        y=[right["value"]],
+        error_x=whiskers([p50]) | {"color": RUNTIMES[name].color},
+        error_y=whiskers([right]) | {"color": RUNTIMES[name].color},
+        mode="markers",
+        marker=marker(name, across) | {"opacity": 0.85},
+        hovertemplate=(
+            f"{named(name)}<br>p50 {span(p50, ms)}<br>accuracy {span(right, percent)}<br>{size}<extra></extra>"
+        ),
+    )
+    # Right of the marker and above it; for the slowest left and below, where there is room on a narrow screen.
+    side, edge, sign = ("right", "top", -1) if is_slowest else ("left", "bottom", 1)
+    figure.add_annotation(
+        x=log10(p50["value"]),
+        y=right["value"],
+        text=f"<b>{named(name)}</b><br>{size}",
+        showarrow=False,
+        xanchor=side,
+        align=side,
+        yanchor=edge,
+        xshift=sign * (across / 2 - 2),
+        yshift=sign * (across / 2 - 4),
+    )
 
 
 def _trade(receipt: Receipt, task: str) -> str:

@@ -25,7 +25,7 @@ from dashboard.origin import MIDDLEWARE
 from inference.api import create_app, server
 from inference.api.access import read_key
 from inference.api.websocket import MESSAGE_BYTES, WebSocketProtocol
-from inference.artifacts.cache import content_key
+from inference.formats.identity import content_key
 from inference.loading import Models
 from ui.files import TemporaryFiles
 from ui.site import mount_page

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dashboard import served
-from inference.artifacts.cache import content_key, default_cache
+from inference.artifacts.cache import default_cache
 from inference.compare.receipt import Receipt
 from inference.compare.rows import LabelledRows
 from inference.compare.run import measure
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Bundle
+from inference.formats.identity import content_key
 from inference.jobs import BackgroundJob, Progress
 
 Result = TypeVar("Result")

@@ -225,7 +225,7 @@ def _size(receipt: Receipt) -> Section:
         )
         for name, of in receipt["results"]["size"].items()
     ]
-    on_torch = any(RUNTIMES[name].file is None for name in receipt["settings"]["backends"])
+    on_torch = any(not RUNTIMES[name].file for name in receipt["settings"]["backends"])
     base = "; for PyTorch, the base model and what was trained on it" if on_torch and receipt["model"]["base"] else ""
     paragraphs = [
         f"The model is every file needed for answering: weights, tokenizer, description{base}. 1 MB is 1,000,000 "

@@ -9,11 +9,12 @@ from typing import Any
 
 import streamlit as st
 
-from inference.artifacts.cache import changed, check_content, check_same, content_key, default_cache
+from inference.artifacts.cache import default_cache
 from inference.assets import DEMO_MODEL
-from inference.errors import InferenceError, without_folders
+from inference.errors import ChangedModelError, InferenceError, without_folders
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
+from inference.formats.identity import check_content, check_same, content_key
 
 Written = tuple[tuple[str, int, int], ...]
 """Name, time and bytes of each file in a folder and its direct subfolders."""
@@ -41,7 +42,7 @@ def bundle() -> Bundle:
     started_with = os.environ.get("TRIPTYCH_CONTENT")
     if isinstance(described, InferenceError):
         _described.clear(*_now())  # it may be repaired
-        raise changed(model().name) if started_with else described
+        raise ChangedModelError(model().name) if started_with else described
     check_content(described, started_with)
     return described
 

@@ -24,9 +24,9 @@ from typing import Any
 
 from inference.api import server
 from inference.api.access import read_key
-from inference.artifacts.cache import content_key
 from inference.errors import InferenceError
 from inference.formats.describe import describe
+from inference.formats.identity import content_key
 from inference.score.ray_data import SETTINGS
 
 for name, value in SETTINGS.items():  # read when Ray is imported

@@ -46,8 +46,8 @@ class Runtime:
     """Plotly's name of the marker; so are `dash` and `hatching`."""
     dash: str
     hatching: str
-    file: str | None = None
-    """The built file that it runs; None if it runs the model's own weights."""
+    file: str = ""
+    """The built file that it runs; "" if it runs the model's own weights."""
     device_note: str = ""
     """Why it does not run on the other devices, and what to use there."""
     has_gradients: bool = False

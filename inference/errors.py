@@ -46,7 +46,16 @@ class ChangedModelError(BundleError):
     """The model folder, or its base, no longer holds the model that was described at the start.
 
     The message names no path: it may be shown to any client.
+
+    Args:
+        name: of the model.
     """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The folder of the model {name}, or that of its base, has changed since the start. Restart, or restore "
+            "its files."
+        )
 
 
 class ExportError(InferenceError):

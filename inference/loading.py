@@ -13,16 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from inference import cpu
-from inference.artifacts.build import FILES
-from inference.artifacts.cache import (
-    changed,
-    check_content,
-    check_same,
-    content_key,
-    default_cache,
-    model_sizes,
-    obtain,
-)
+from inference.artifacts.cache import default_cache, model_sizes, obtain
 from inference.backends import RUNTIMES, TITLES, Backend, LoadOptions, check_backend
 from inference.classifier import Answer, Classifier
 from inference.errors import ChangedModelError, InferenceError, InputError, importing, shown, without_folders
@@ -30,6 +21,7 @@ from inference.explain.explanation import Explanation
 from inference.explain.run import explain
 from inference.formats.bundle import Bundle, Task
 from inference.formats.describe import describe
+from inference.formats.identity import check_content, check_same, content_key
 from inference.formats.tokenizer import TOKENIZER, is_final, read_tokenizer, tokenizer_source, write_tokenizer
 from inference.jobs import Cancelled, Lane, Progress
 
@@ -139,7 +131,7 @@ def _classifier(
     tokenizer = read_tokenizer(bundle, tokenizer_file)
     check_same(bundle, base)
     if bundle.statuses(base) != before:  # what was checked need not be what was read
-        raise changed(bundle.name)
+        raise ChangedModelError(bundle.name)
     texts, tokens = BATCHING[options.kind]
     return Classifier(
         bundle,
@@ -160,7 +152,7 @@ def _open(
     with importing(f"Backend {options.backend!r}", runtime.requirements):
         module = importlib.import_module(runtime.module)
     module.check_device(options)  # now, and not after a minute of building
-    if runtime.file is None:
+    if not runtime.file:
         return module.open_backend(bundle, options, None, base), _tokenizer_file(bundle, base, cache)
     artifact = obtain(bundle, cache, progress, base)
     backend = module.open_backend(bundle, options, artifact.read(options.backend), base)
@@ -198,13 +190,13 @@ def _export(
     artifact = obtain(bundle, cache, progress, base)
     artifact.verify()
     return export_files(
-        artifact.folder / FILES["onnx"],
+        artifact.folder / RUNTIMES["onnx"].file,
         artifact.tokenizer_file(),
         path,
         tasks,
         bundle.max_tokens,
         bundle.pad_id,
-        int8=artifact.folder / FILES["int8"] if quantize else None,
+        int8=artifact.folder / RUNTIMES["int8"].file if quantize else None,
         external_data=external_data,
     )
 

@@ -18,6 +18,7 @@ from inference.artifacts.cache import Artifact, find, model_sizes, obtain
 from inference.classifier import Classifier
 from inference.errors import BundleError, ExportError, MissingDependencyError
 from inference.formats.bundle import Bundle
+from inference.formats.identity import content_key
 
 TEXTS = ["it was bad", "a fine soup", "bus", "so so so it was a lamp", "WAS IT FINE?!"]
 
@@ -119,25 +120,25 @@ def test_a_damaged_file_is_refused_when_it_is_read(own: Tiny) -> None:
 
 
 def test_any_change_of_the_model_is_another_artefact(own: Tiny) -> None:
-    before = cache.content_key(Bundle.read(own.folder))
+    before = content_key(Bundle.read(own.folder))
     path = own.folder / "bundle.json"
     described = json.loads(path.read_text())
     other_base = {**described["base"]["files"], "config.json": "0" * 64}
     for change in ({"max_tokens": 12}, {"pooling": "cls"}, {"base": {**described["base"], "files": other_base}}):
         path.write_text(json.dumps({**described, **change}))
-        assert cache.content_key(Bundle.read(own.folder)) != before
+        assert content_key(Bundle.read(own.folder)) != before
     described["tasks"]["mood"]["labels"].reverse()
     path.write_text(json.dumps(described))
-    assert cache.content_key(Bundle.read(own.folder)) != before
+    assert content_key(Bundle.read(own.folder)) != before
 
 
 def test_a_new_threshold_needs_no_new_artefact(own: Tiny) -> None:
-    before = cache.content_key(Bundle.read(own.folder))
+    before = content_key(Bundle.read(own.folder))
     path = own.folder / "bundle.json"
     described = json.loads(path.read_text())
     described["tasks"]["mood"]["threshold"] = 0.99
     path.write_text(json.dumps(described))
-    assert cache.content_key(Bundle.read(own.folder)) == before
+    assert content_key(Bundle.read(own.folder)) == before
 
 
 def test_other_library_versions_are_another_artefact(

@@ -21,13 +21,14 @@ from ports import free_port
 
 from dashboard import jobs, served
 from inference import load
-from inference.artifacts.cache import check_same, content_key, find, obtain
+from inference.artifacts.cache import find, obtain
 from inference.commands.score import open_model
 from inference.compare.benchmark import Process
 from inference.errors import BundleError, ChangedModelError, InferenceError, without_folders
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
 from inference.formats.files import digest, sha256
+from inference.formats.identity import check_same, content_key
 from inference.loading import Models, open_described
 from inference.score.run import ScoreJob, score
 
@@ -125,7 +126,7 @@ def test_error_that_is_no_change_of_the_model_stays_itself(own: Tiny, monkeypatc
     def too_many(*_: Any, **__: Any) -> Any:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("inference.artifacts.cache.describe", too_many)
+    monkeypatch.setattr("inference.formats.identity.describe", too_many)
     with pytest.raises(OSError, match="Too many open files"):
         check_same(described, own.base)
 

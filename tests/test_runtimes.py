@@ -12,7 +12,7 @@ from conftest import Tiny
 
 from inference import load
 from inference.artifacts.cache import find
-from inference.backends import RUNTIMES, LoadOptions
+from inference.backends import LoadOptions
 from inference.compare.footprint import footprint
 from inference.formats.bundle import Bundle
 from inference.onnx import backend as onnx_backend
@@ -35,8 +35,7 @@ def fourth(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module  # type: ignore[no-any-return]
 
 
-def test_further_runtime_is_opened_through_the_table(tiny: Tiny, fourth: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Bundle, "backends", (*RUNTIMES,), raising=False)
+def test_further_runtime_is_opened_through_the_table(tiny: Tiny, fourth: Any) -> None:
     expected = load(tiny.folder, "onnx", base=tiny.base, cache=tiny.cache).predict_all_tasks("it was bad")
     classifier = load(tiny.folder, "fourth", base=tiny.base, cache=tiny.cache, threads=1)
     assert classifier.backend.name == "fourth"

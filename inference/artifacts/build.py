@@ -20,12 +20,12 @@ from inference.jobs import Progress
 if TYPE_CHECKING:
     from inference.classifier import Classifier
 
-FILES = {name: runtime.file for name, runtime in RUNTIMES.items() if runtime.file}
+ONNX, INT8 = RUNTIMES["onnx"].file, RUNTIMES["int8"].file
 JOINED_TEXTS = 96  # of the showcase, by which a joined graph is compared with those it is made of
 
 
 def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = None) -> dict[str, Any]:
-    """Write the files of `FILES` and the tokenizer into `folder`; returns how they were made and how far they agree.
+    """Write `ONNX`, `INT8` and the tokenizer into `folder`; returns how they were made and how far they agree.
 
     Raises:
         BundleError: the model is damaged.
@@ -50,8 +50,8 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
 
     if bundle.format == "onnx":
         progress("joining the graphs of the tasks", 0.0)
-        fused = _join(bundle, "", folder / FILES["onnx"])
-        reference = on_onnx("onnx", folder / FILES["onnx"])
+        fused = _join(bundle, "", folder / ONNX)
+        reference = on_onnx("onnx", folder / ONNX)
         more["single_graphs"] = check_joined(bundle, reference, texts[:JOINED_TEXTS])
     else:
         with importing("Building ONNX and INT8", "-r requirements.txt"):
@@ -73,12 +73,12 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
             expected = parity.score_matrix(served, texts)
             more["four_bit_drift"] = parity.compare(expected, parity.score_matrix(reference, texts))
         progress("exporting to ONNX", 0.1)
-        fused = export_onnx(plain, folder / FILES["onnx"])
+        fused = export_onnx(plain, folder / ONNX)
     progress("comparing ONNX on the showcase", 0.3)
     expected = parity.score_matrix(reference, texts)
     figures: dict[str, dict[str, Any]] = {}
     if bundle.format != "onnx":
-        figures["onnx"] = parity.judge(expected, on_onnx("onnx", folder / FILES["onnx"]), texts)
+        figures["onnx"] = parity.judge(expected, on_onnx("onnx", folder / ONNX), texts)
         exact = figures["onnx"]
         if exact["max_abs_dp"] > parity.FP32_TOLERANCE or exact["label_agreement"] < 1:
             raise ExportError(
@@ -94,17 +94,17 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
     found_made = bundle.format == "onnx" and all(f"{task}_int8.onnx" in bundle.files for task in bundle.tasks)
     if found_made:
         quantized: dict[str, Any] = {"recipe": "as found", "summary": "the folder's own INT8 files"}
-        quantized["counts"] = _join(bundle, "_int8", folder / FILES["int8"])
+        quantized["counts"] = _join(bundle, "_int8", folder / INT8)
     else:
         quantized = climb(
-            folder / FILES["onnx"],
-            folder / FILES["int8"],
+            folder / ONNX,
+            folder / INT8,
             [pad([ids]) for ids in reference.tokenize(calibration_texts()).ids],
             judge_int8,
             reduce_range=cpu.saturates(),
         )
     if found_made:
-        quantized |= verdict(judge_int8(folder / FILES["int8"]))
+        quantized |= verdict(judge_int8(folder / INT8))
     flips = figures["int8"]["batch_flips"]
     if flips and not found_made:  # other people's INT8 is shown as it is, flips and all
         raise ExportError(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import os
 import shutil
 import tempfile
@@ -21,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference import cpu
-from inference.artifacts.build import FILES, build
+from inference.artifacts.build import build
 from inference.artifacts.manifest import MANIFEST, REBUILD, read_manifest, write_manifest
 from inference.assets import CALIBRATION, SHOWCASE
+from inference.backends import RUNTIMES
 from inference.errors import (
     BundleError,
-    ChangedModelError,
     ExportError,
     InferenceError,
     InputError,
@@ -34,8 +33,8 @@ from inference.errors import (
     importing,
 )
 from inference.formats.bundle import Bundle
-from inference.formats.describe import describe
 from inference.formats.files import check_digest, sha256
+from inference.formats.identity import check_same, content_key, digest
 from inference.formats.tokenizer import TOKENIZER
 from inference.jobs import Progress
 
@@ -76,9 +75,9 @@ class Artifact:
         """
         from inference.onnx.backend import Graph
 
-        path = self.folder / FILES[backend]
+        path = self.folder / RUNTIMES[backend].file
         if f"{path.stem}_weights.bin" not in self.manifest["files"]:
-            return Graph(self._verified(FILES[backend]))
+            return Graph(self._verified(RUNTIMES[backend].file))
         with importing("A model above 2 GB", "-r requirements-onnx.txt"):
             from inference.onnx.io import read_graph
 
@@ -95,8 +94,8 @@ class Artifact:
             check_digest(self.folder / name, entry["sha256"], REBUILD)
 
     def size_bytes(self, backend: str) -> int:
-        stem = Path(FILES[backend]).stem
-        ours = (FILES[backend], f"{stem}_weights.bin")
+        stem = Path(RUNTIMES[backend].file).stem
+        ours = (RUNTIMES[backend].file, f"{stem}_weights.bin")
         return sum(int(self.manifest["files"][name]["size_bytes"]) for name in ours if name in self.manifest["files"])
 
     @property
@@ -122,59 +121,6 @@ def default_cache() -> Path:
         raise InputError("This user has no home folder to keep built files in. Name a cache folder.") from None
 
 
-def content_key(bundle: Bundle) -> str:
-    """Hash of everything that determines what the built files must compute, as the bundle names it.
-
-    The files themselves are not opened: ONNX and INT8 are served without them, and a build verifies them.
-    """
-    return _digest(
-        {
-            "files": dict(bundle.files),
-            "base": dict(bundle.base.files) if bundle.base else None,
-            "tasks": {name: [task.labels, task.problem_type] for name, task in bundle.tasks.items()},
-            "pooling": bundle.pooling,
-            "max_tokens": bundle.max_tokens,
-            "four_bit": bundle.four_bit,
-            "heads": [bundle.heads.hidden, bundle.heads.activation],
-            "pad_id": bundle.pad_id,
-        }
-    )
-
-
-def check_same(bundle: Bundle, base: Path | None = None) -> None:
-    """Raise ChangedModelError unless the folder, and its base, still hold the model that `bundle` describes.
-
-    Files that were added count too: libraries read some of them unasked. Digests of files that did not change are
-    remembered, so this costs milliseconds.
-    """
-    if base is None and bundle.base is not None:
-        base = bundle.base.folder  # where it was found: not looked for again, perhaps on the Hub
-    try:
-        now = describe(bundle.folder, base, four_bit=bundle.four_bit)
-        now.verify_present(base)
-    except (BundleError, FileNotFoundError, NotADirectoryError) as error:
-        raise changed(bundle.name) from error
-    check_content(now, content_key(bundle), bundle.name)
-
-
-def check_content(bundle: Bundle, key: str | None, name: str | None = None) -> None:
-    """Raise ChangedModelError where `key` is the content key of another model; None is that of any.
-
-    Args:
-        name: of the model that the key belongs to, if it is known.
-    """
-    if key is not None and content_key(bundle) != key:
-        raise changed(name or bundle.name)
-
-
-def changed(name: str) -> ChangedModelError:
-    """The error of a model of this name whose files were replaced."""
-    return ChangedModelError(
-        f"The folder of the model {name}, or that of its base, has changed since the start. Restart, or restore its "
-        "files."
-    )
-
-
 def tool_versions() -> dict[str, str]:
     """Versions of the libraries a build uses, of those that are installed."""
     found = {}
@@ -188,7 +134,7 @@ def tool_versions() -> dict[str, str]:
 
 def _recipe_key() -> str:
     sources = [*(Path(__file__).parents[1] / name for name in RECIPE), CALIBRATION, SHOWCASE]
-    return _digest(
+    return digest(
         {
             "sources": {path.name: sha256(path) for path in sources},
             "tools": tool_versions(),
@@ -324,7 +270,7 @@ def model_sizes(bundle: Bundle, artifact: Artifact | None, base: Path | None = N
     """Bytes of the weight files that each of the model's backends reads, of those whose files are here."""
     sizes: dict[str, int] = {}
     for backend in bundle.backends:
-        if backend in FILES:
+        if RUNTIMES[backend].file:
             if artifact:
                 sizes[backend] = artifact.size_bytes(backend)
             continue
@@ -348,7 +294,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inference.artifacts.build import FILES
+from inference.artifacts.build import INT8, ONNX
 from inference.backends import TITLES
 from inference.errors import BundleError
 from inference.formats.files import JSON_BYTES
@@ -110,7 +110,7 @@ def _problem(manifest: Mapping[str, Any]) -> str:
             return f"{name!r} is no file of a build"
         if not re.fullmatch("[0-9a-f]{64}", entry["sha256"]) or entry["size_bytes"] < 0:
             return f"the digest or the size of {name!r} is none"
-    missing = sorted({*FILES.values(), TOKENIZER} - set(files))
+    missing = sorted({ONNX, INT8, TOKENIZER} - set(files))
     return f"it does not list {missing[0]}" if missing else ""
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from inference import cpu
 from inference.artifacts import parity
-from inference.artifacts.cache import check_same
 from inference.assets import showcase_texts
 from inference.classifier import Classifier
 from inference.errors import InputError
 from inference.formats.architectures import max_positions
 from inference.formats.describe import describe
 from inference.formats.files import read_json
+from inference.formats.identity import check_same
 from inference.formats.tokenizer import TOKENIZER, quiet_transformers, read_tokenizer, save_tokenizer, write_tokenizer
 from inference.pytorch.backend import TorchBackend
 from inference.pytorch.huggingface import load_merged, load_switched

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from inference.artifacts.cache import Artifact, check_content, find, model_sizes, obtain
+from inference.artifacts.cache import Artifact, find, model_sizes, obtain
 from inference.backends import BACKENDS, DTYPES, TITLES
 from inference.classifier import Prediction
 from inference.commands.options import add_content, add_model_command, load_model
 from inference.errors import InputError
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
+from inference.formats.identity import check_content
 
 
 def add(commands: Any) -> None:

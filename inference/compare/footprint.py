@@ -25,7 +25,7 @@ def footprint(bundle: Bundle, artifact: Artifact, backend: str, base: Path | Non
         BundleError: a file is missing.
     """
     runtime = RUNTIMES[backend]
-    if runtime.file is None:
+    if not runtime.file:
         paths = bundle.paths(base)
         weights = [path for path in paths.values() if path.suffix == ".safetensors"]
         dtypes = _sum_by_type(pair for path in weights for pair in _safetensors_types(path))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from inference import cpu
-from inference.artifacts.cache import Artifact, content_key, default_cache, obtain, tool_versions
+from inference.artifacts.cache import Artifact, default_cache, obtain, tool_versions
 from inference.assets import CALIBRATION, SHOWCASE
 from inference.backends import BACKENDS, RUNTIMES, LoadOptions, check_backend
 from inference.compare import benchmark
@@ -28,6 +28,7 @@ from inference.compare.rows import LabelledRows, read_data
 from inference.errors import InputError
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
+from inference.formats.identity import content_key
 from inference.jobs import Progress
 from inference.version import __version__
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inference.backends import BACKENDS
+from inference.backends import RUNTIMES
 from inference.errors import BundleError, InferenceError, MissingDependencyError
 from inference.formats.files import check_digest, check_file, inside, read_json, status_of
 
@@ -84,7 +84,7 @@ class Bundle:
     heads: HeadShape = HeadShape()
     format: str = "bundle"
     pad_id: int = 0
-    backends: tuple[str, ...] = BACKENDS
+    backends: tuple[str, ...] = field(default_factory=lambda: tuple(RUNTIMES))
     """The runtimes that this model can be served on, the reference first."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Task -> folder of its PEFT adapter inside the model's, where there are such."""

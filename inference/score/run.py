@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference.artifacts.cache import content_key
 from inference.backends import TITLES
 from inference.errors import InferenceError, InputError, shown
 from inference.formats.bundle import Bundle
 from inference.formats.files import sha256
+from inference.formats.identity import content_key
 from inference.jobs import Progress
 from inference.score.annotate import PREFIX, Answers, Tally, Wanted
 from inference.score.journal import Journal

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from inference.api import ApiLimits, create_app
 
-PATIENCE_S = 60
+PATIENCE_S = 300
 
 
 class Gated(fakes.FakeBackend):

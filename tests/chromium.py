@@ -16,7 +16,7 @@ import pytest
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: requirements-dev.txt")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-PATIENCE_MS = 60_000  # a busy machine is no broken page
+PATIENCE_MS = 300_000  # a busy machine is no broken page
 
 
 @contextmanager

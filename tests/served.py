@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE_S = 60  # a busy machine is no broken server
+PATIENCE_S = 300  # a busy machine is no broken server
 START_S = 300  # for the first line: a model may have to be built first
 FAKES = [sys.executable, "tests/served.py"]
 

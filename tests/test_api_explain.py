@@ -16,7 +16,7 @@ from inference.api import ApiLimits, create_app
 from inference.api import service as service_module
 from inference.api.schemas import Explained
 
-PATIENCE_S = 60
+PATIENCE_S = 300
 TEXT = "a very good book"
 
 

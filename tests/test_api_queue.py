@@ -249,7 +249,7 @@ def test_slow_backend_is_opened_once_and_blocks_no_other(
     def open_one(name: str) -> fakes.Classifier:
         opened.append(name)
         if name == "pytorch":
-            assert gate.wait(60)
+            assert gate.wait(300)
         return fakes.classifier(fakes.FakeBackend(name))
 
     client = Client(create_app(Models(fakes.bundle(), open_one), backend="int8"))
@@ -287,7 +287,7 @@ def test_requests_waiting_for_a_backend_count_towards_the_body_limit() -> None:
 
     def open_one(name: str) -> fakes.Classifier:
         opened.append(name)
-        assert gate.wait(60)
+        assert gate.wait(300)
         return fakes.classifier(fakes.FakeBackend(name))
 
     limits = ApiLimits(bodies_bytes=10_000)
@@ -298,7 +298,7 @@ def test_requests_waiting_for_a_backend_count_towards_the_body_limit() -> None:
     async def crowd() -> list[Any]:
         body = json.dumps({"text": "good " * 800}).encode()
         asked = [asyncio.ensure_future(client.ask("/api/predict", body)) for _ in range(6)]
-        refused, _ = await asyncio.wait(asked, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        refused, _ = await asyncio.wait(asked, timeout=300, return_when=asyncio.FIRST_COMPLETED)
         assert [one.result().code for one in refused] == ["overloaded"] * len(refused)
         gate.set()
         return list(await asyncio.gather(*asked))

@@ -69,7 +69,7 @@ def test_body_of_200_mb_takes_no_memory(tmp_path: Path, chunked: bool) -> None:
         head = "Transfer-Encoding: chunked" if chunked else "Content-Length: 200000000"
         piece = b"a" * 1_000_000
         sent = b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece
-        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=300) as connection:
             connection.sendall(
                 f"POST /api/predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{head}\r\n\r\n".encode()
             )

@@ -334,7 +334,7 @@ def test_the_page_says_where_it_is_once_it_answers_and_ends_cleanly_when_told_to
     assert connection.getresponse().status == 200
     connection.close()
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out, err) == (0, "Triptych stops.\n", "")
 
 

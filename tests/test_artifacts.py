@@ -184,9 +184,9 @@ def test_processes_that_start_at_once_build_once(own: Tiny) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(300)
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert builds.get(timeout=5) == 0
+    assert builds.get(timeout=300) == 0
     assert builds.empty()
 
 

@@ -75,7 +75,7 @@ class Held(fakes.FakeBackend):
         self.on = threading.Event()
 
     def logits(self, *arguments: Any, **named: Any) -> Any:
-        self.on.wait(60)
+        self.on.wait(300)
         return super().logits(*arguments, **named)
 
 

@@ -259,7 +259,7 @@ def test_dashboard_neither_measures_nor_explains_another_model(
     with pytest.raises(ChangedModelError, match=CHANGED):
         jobs.explain("fine", "mood", "up", "onnx", "int8")
     job = jobs.start_measurement("rows", None, True)
-    assert job.wait(60)
+    assert job.wait(300)
     assert job.result is None and CHANGED in str(job.error)
 
 
@@ -284,7 +284,7 @@ class Site:
         assert self.process.stdout.readline().startswith("Triptych serves tiny")
 
     def ask(self, path: str, fields: Any = None) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         body = None if fields is None else json.dumps(fields)
         connection.request("GET" if fields is None else "POST", path, body, {"Content-Type": "application/json"})
         with connection.getresponse() as response:

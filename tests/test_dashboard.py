@@ -53,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def opened(page: str = "overview", **choices: str) -> AppTest:
     """The dashboard on a page, with these choices in the address."""
-    test = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=60)
+    test = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=300)
     for key, value in choices.items():
         test.query_params[key] = value
     test.run()
@@ -377,7 +377,7 @@ def test_the_dashboard_needs_none_of_the_runtimes() -> None:
         f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\n"
         "print([n for n in ('torch', 'transformers', 'onnxruntime', 'onnx', 'gradio', 'peft') if n in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "[]", done.stderr
 
 
@@ -396,13 +396,13 @@ def test_it_starts_from_the_root_and_from_elsewhere(command: list[str], tmp_path
             return _answers(f"http://127.0.0.1:{port}/_stcore/health", process, tmp_path / "log")
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=300)
 
     assert on_a_free_port(answers, "is not available")  # as Streamlit says it
 
 
 def _answers(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < end:
         try:
             with urllib.request.urlopen(url, timeout=10) as reply:

@@ -53,11 +53,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     job = jobs.running()
     if job is not None:
         job.cancel()
-        assert job.wait(30)
+        assert job.wait(300)
 
 
 def page(name: str) -> AppTest:
-    at = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=60).run()
+    at = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=300).run()
     at.switch_page(f"views/{name}.py").run()
     assert not at.exception
     return at
@@ -111,7 +111,7 @@ def test_filters_narrow_the_rows_down_to_none() -> None:
     ],
 )
 def test_filters_are_read_from_the_address(address: dict[str, str | list[str]], rows: int) -> None:
-    at = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=60).run()
+    at = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=300).run()
     at.switch_page("views/disagreements.py")
     for name, value in address.items():
         at.query_params[name] = value
@@ -189,7 +189,7 @@ def press(at: AppTest, label: str) -> AppTest:
 def finish(at: AppTest, compare: Compare) -> AppTest:
     compare.go.set()
     job = jobs.running()
-    assert job is None or job.wait(30)
+    assert job is None or job.wait(300)
     return at.run()
 
 
@@ -198,7 +198,7 @@ def test_uploaded_file_is_measured_and_every_page_shows_the_result(monkeypatch: 
     at = upload(page("your_data"))
     assert "40 rows labelled for sentiment: positive 20, negative 20." in said(at)
     press(at, "Measure")
-    assert compare.begun.wait(30)
+    assert compare.begun.wait(300)
     at.run()
     assert [one.label for one in at.button] == ["Cancel"]
     assert len(at.file_uploader(key="file").value.getvalue()) == len(SENTIMENTS)
@@ -226,11 +226,11 @@ def test_showcase_is_measured_without_an_upload(monkeypatch: pytest.MonkeyPatch)
 def test_measurement_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     compare = Compare(monkeypatch)
     at = press(upload(page("your_data")), "Measure")
-    assert compare.begun.wait(30)
+    assert compare.begun.wait(300)
     job = jobs.running()
     press(at.run(), "Cancel")
     assert job is not None
-    assert job.wait(30)
+    assert job.wait(300)
     assert "The measurement was cancelled" in said(at.run())
     assert job.result is None
 
@@ -238,7 +238,7 @@ def test_measurement_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_second_session_has_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     compare = Compare(monkeypatch)
     press(upload(page("your_data")), "Measure")
-    assert compare.begun.wait(30)
+    assert compare.begun.wait(300)
     other = upload(page("your_data"))
     assert "Another visitor is measuring" in said(other)
     assert not [one for one in other.button if one.label == "Measure"]
@@ -257,7 +257,7 @@ def test_measurement_that_nobody_waits_for_is_cancelled(monkeypatch: pytest.Monk
     Compare(monkeypatch)
     monkeypatch.setattr(jobs, "PATIENCE_S", 0.1)
     job = jobs.start_measurement("gone.csv", None, True, lambda: False)
-    assert job.wait(30)
+    assert job.wait(300)
     assert job.cancelled
 
 

@@ -223,7 +223,7 @@ def dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         if served:
             one["model"]["files"] = dict(Bundle.read(DEMO).files)
         write_receipt(seal(one), tmp_path / "mine.json")
-        at = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=60).run()
+        at = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=300).run()
         at.switch_page("views/disagreements.py").run()
         assert not at.exception
         return at

@@ -107,7 +107,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
         yield made
         for _, process, _ in made.pages.values():
             os.killpg(process.pid, signal.SIGINT)
-            process.wait(60)
+            process.wait(300)
 
 
 def filled(code: str, paths: dict[str, str]) -> str:
@@ -195,7 +195,7 @@ def page(command: str, workplace: Workplace) -> int:
         log = Path(workplace.paths["MODEL"]).parent / f"page-{port}.log"
         with log.open("w") as file:
             process = subprocess.Popen(["bash", "-c", line], cwd=ROOT, stdout=file, stderr=file, start_new_session=True)
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while "serves" not in log.read_text():
             if process.poll() is not None or time.monotonic() > end:
                 process.kill()

@@ -10,7 +10,7 @@ import pytest
 from inference.errors import InferenceError, InputError
 from inference.jobs import BackgroundJob, Cancelled, Progress
 
-PATIENCE_S = 30
+PATIENCE_S = 300
 
 
 def endless(progress: Progress) -> str:

@@ -179,7 +179,7 @@ def test_a_pool_that_is_broken_already_says_the_same(source: Path, tmp_path: Pat
         pytest.raises(InferenceError, match="ended from outside.* The same command goes on from here"),
         answering(_ended, Wanted(tuple(fakes.TASKS)), 2) as submit,  # type: ignore[arg-type]
     ):
-        assert submit(["good"]).exception(60) is not None
+        assert submit(["good"]).exception(300) is not None
         submit(["bad"])
 
 

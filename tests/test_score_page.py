@@ -38,7 +38,7 @@ class Slow(fakes.FakeBackend):
 
     def logits(self, *arguments: Any, **named: Any) -> Any:
         if len(self.shapes) > 10:
-            self.on.wait(60)
+            self.on.wait(300)
         return super().logits(*arguments, **named)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from inference.api.front import Access
 from inference.api.server import Server, bind, configure, url
 
-PATIENCE_S = 60  # a busy machine is no broken server
+PATIENCE_S = 300  # a busy machine is no broken server
 
 
 @contextmanager

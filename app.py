@@ -1,6 +1,6 @@
-"""The Gradio page: a text in, the answers of PyTorch, ONNX and INT8 out. Widgets to `Models` and back.
+"""The Gradio page: classify a text on PyTorch, ONNX and INT8.
 
-Run it: python app.py. With the dashboard beside it: python serve.py. What the environment sets: `ui/start.py`.
+Run it: python app.py. With the dashboard beside it: python serve.py. `ui/start.py` lists the environment variables.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,18 +24,19 @@ from inference.assets import showcase_texts
 from inference.backends import TITLES
 from inference.jobs import Lane
 from inference.loading import Models
-from ui import render, scoring, why
+from ui import render, why
+from ui.answer import AnswerTab
 from ui.files import TemporaryFiles
+from ui.scoring import ScoreTab
 from ui.site import mount_page
 from ui.start import ServerSettings, run
 
-LIMITS = ApiLimits()  # of the API: the page has the same for explanations
-EXPLANATIONS_EACH = 2  # of one address, so that there is room for another
+LIMITS = ApiLimits()  # the page has the API's limits for explanations
+MAX_EXPLANATIONS_PER_ADDRESS = 2  # leaves room for others
+ANSWERING = 3  # questions that Gradio handles at the same time
 INVITATION = '<p class="invitation">Type a text and press Enter, or pick an example.</p>'
 SHOW_ANSWER = (Path(__file__).parent / "ui" / "show_answer.js").read_text(encoding="utf-8")
-ANSWERING = 3  # questions that Gradio handles at the same time
-MANY = 8  # a task with more labels than this shows its best five; the rest are in the tables
-# The showcase rows offered as examples: what each one tries, and how its text begins. The hard ones come last.
+# The showcase rows offered as examples: what each one tests, and how its text begins. The hard ones come last.
 EXAMPLES = {
     "A happy request": "finally going to see my sister",
     "A frightened request": "my account got blocked",
@@ -50,25 +52,42 @@ EXAMPLES = {
 
 
 def build(models: Models, backend: str = "int8", dashboard: str | None = None) -> gr.Blocks:
-    """The page over these models. Its public endpoints: /predict, /compare and /explain.
+    """Build the page over these models. Its public endpoints are /predict, /compare and /explain.
 
     Args:
-        backend: the runtime chosen at first.
-        dashboard: where the dashboard is; no link is shown to one that is not served.
+        backend: the runtime selected at the start.
+        dashboard: the address of the dashboard; None shows no link.
     """
-    tasks = models.bundle.tasks
-    # `Models` makes one pass at a time. More events than that may run, because those that explain take long and wait
-    # for each other: some are always left for the others.
-    inference = {"concurrency_limit": LIMITS.max_explanations + ANSWERING, "concurrency_id": "inference"}
-    explaining = Lane(LIMITS.max_explanations, EXPLANATIONS_EACH, why.BUSY)
-    private: dict[str, Any] = {**inference, "api_visibility": "private"}
-    # After every event Gradio sums up its last 10,000 with pandas, for a monitoring page that is off here.
+    # After every event Gradio summarises its last 10,000 with pandas, for a monitoring page that is off here.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
+    # Closed: otherwise requests can skip the queue and its limits.
+    return Page(models, backend, dashboard).blocks.queue(api_open=False)
 
-    with gr.Blocks(title="Triptych", analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
-        gr.HTML(render.header(models.bundle, models.sizes, dashboard))
+
+class Page:
+    """The widgets of the page and what they do."""
+
+    def __init__(self, models: Models, backend: str, dashboard: str | None) -> None:
+        self._models = models
+        self._explaining = Lane(LIMITS.max_explanations, MAX_EXPLANATIONS_PER_ADDRESS, why.BUSY)
+        # `Models` runs one pass at a time. More events may run at once, because explanations take long and wait for
+        # each other: some are always left for the rest.
+        self._lane = {"concurrency_limit": LIMITS.max_explanations + ANSWERING, "concurrency_id": "inference"}
+        with gr.Blocks(title="Triptych", analytics_enabled=False, delete_cache=(3600, 3600)) as self.blocks:
+            gr.HTML(render.header(models.bundle, models.sizes, dashboard))
+            self._draw_question()
+            self._draw_settings(backend)
+            self.message = gr.HTML(INVITATION, elem_id="message")
+            self._draw_tabs()
+            heading = "About this model: sizes and how far the three runtimes agree"
+            with gr.Accordion(heading, open=False, elem_id="about"):
+                gr.HTML(render.about(models.bundle, models.sizes, models.parity))
+            self._connect()
+            self._publish(backend)
+
+    def _draw_question(self) -> None:
         with gr.Row(elem_id="ask"):
-            text = gr.Textbox(
+            self.text = gr.Textbox(
                 label="Text",
                 placeholder="Type or paste a text. Enter classifies it, Shift+Enter starts a new line.",
                 lines=1,
@@ -78,180 +97,136 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
                 min_width=280,
                 elem_id="text",
             )
-            classify = gr.Button("Classify", variant="primary", scale=1, min_width=140, elem_id="classify")
+            self.classify = gr.Button("Classify", variant="primary", scale=1, min_width=140, elem_id="classify")
         texts = example_texts()
-        examples = gr.Dataset(
+        self.examples = gr.Dataset(
             label="Examples",
-            components=[text],
-            samples=[[example] for example in texts.values()],
+            components=[self.text],
+            samples=[[text] for text in texts.values()],
             sample_labels=list(texts),
             layout="gallery",
             elem_id="examples",
         )
+
+    def _draw_settings(self, backend: str) -> None:
+        bundle = self._models.bundle
         with gr.Row(elem_id="settings"):
-            runtime = gr.Radio(
-                [(TITLES[name], name) for name in models.bundle.backends],
+            self.runtime = gr.Radio(
+                [(TITLES[name], name) for name in bundle.backends],
                 value=backend,
                 label="Runtime of the answer",
                 elem_id="runtime",
                 min_width=280,
             )
             with gr.Column(min_width=280, elem_id="thresholds"):
-                own = gr.Checkbox(
-                    True,
-                    label="Use the model's own thresholds",
-                    elem_id="own",
-                    info="; ".join(f"{name}: {render.uncertain_below(task)}" for name, task in tasks.items()) + ".",
-                )
-                threshold = gr.Slider(
-                    0,
-                    1,
-                    0.5,
-                    step=0.01,
-                    label="Or move this one, for every task",
-                    elem_id="threshold",
-                )
-        message = gr.HTML(INVITATION, elem_id="message")
-        # Where a wait is shown: on every output, as Gradio would have it, the page flickers with each answer.
-        private |= {"show_progress": "full", "show_progress_on": message}
-        # The tab that is open: Enter fills this one. A component and no gr.State, for the browser writes it: tabs are
+                uncertain = [f"{name}: {render.uncertain_below(task)}" for name, task in bundle.tasks.items()]
+                label = "Use the model's own thresholds"
+                self.own = gr.Checkbox(True, label=label, elem_id="own", info=f"{'; '.join(uncertain)}.")
+                self.threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Or set one for every task", elem_id="threshold")
+
+    def _draw_tabs(self) -> None:
+        # The open tab: Enter fills this one. A component and not gr.State, because the browser writes it: tabs are
         # "selected" while the page loads, and an event sent then can close the stream that a first question waits on.
-        view = gr.Textbox("answer", visible="hidden")
+        self.view = gr.Textbox("answer", visible="hidden")
         with gr.Tabs():
-            with gr.Tab("Answer", id="answer") as answer_tab:
-                verdicts, labels, tables = {}, {}, {}
-                with gr.Column(visible=False) as panels:
-                    with gr.Row():
-                        for name, task in tasks.items():
-                            with gr.Column(min_width=280, elem_classes="panel"):
-                                verdicts[name] = gr.HTML()
-                                labels[name] = gr.Label(
-                                    label=f"{name}: most likely labels",
-                                    show_heading=False,
-                                    num_top_classes=5 if len(task.labels) > MANY else len(task.labels),
-                                )
-                    spent = gr.HTML(elem_id="timing")
-                    with gr.Accordion("Every score", open=False), gr.Row():
-                        for name, task in tasks.items():
-                            tables[name] = gr.Dataframe(
-                                headers=["label", "probability"],
-                                datatype=["str", "number"],
-                                interactive=False,
-                                label=f"{name}: all {len(task.labels)} labels",
-                                column_widths=["62%", "38%"],
-                                max_height=320,
-                                min_width=280,
-                            )
-            with gr.Tab("Side by side", id="compare") as compare_tab:
-                table = gr.HTML(elem_id="side-by-side")
-            with gr.Tab("Why", id="why") as why_tab:
-                reasons = why.panel(models.bundle)
-            with gr.Tab("Score a file", id="file") as file_tab:
-                scoring.ScoreTab(models, [runtime, own, threshold])
-        heading = "About this model: sizes and how far the three runtimes agree"
-        with gr.Accordion(heading, open=False, elem_id="about"):
-            gr.HTML(render.about(models.bundle, models.sizes, models.parity))
+            with gr.Tab("Answer", id="answer") as answer:
+                self.answer = AnswerTab(self._models.bundle)
+            with gr.Tab("Side by side", id="compare") as compare:
+                self.comparison = gr.HTML(elem_id="side-by-side")
+            with gr.Tab("Why", id="why") as reasons:
+                self.why = why.WhyTab(self._models.bundle)
+            with gr.Tab("Score a file", id="file") as file:
+                ScoreTab(self._models, [self.runtime, self.own, self.threshold])
+        self.tabs = (answer, compare, reasons, file)
 
-        shown = [message, panels, *verdicts.values(), *labels.values(), *tables.values(), spent, table, reasons.found]
-        keep = [gr.skip()] * len(shown)
-
-        def is_unknown(answer: Answer) -> bool:
-            return any(one.unknown for predictions in answer.predictions.values() for one in predictions)
-
-        def is_wanted(request: gr.Request) -> bool:
-            """Whether anybody still listens for the answers of this session."""
-            return request.session_hash in demo._queue.pending_messages_per_session
-
-        def run(
-            request: gr.Request, given: str, at: str, chosen: str, use_own: bool, limit: float, *reason: str
-        ) -> list[Any]:
-            """The open tab filled for this text, in the order of `shown`; or the message why not."""
-            applied = None if use_own else limit
-            wanted = partial(is_wanted, request)
-            try:
-                if at == "why":
-                    with explaining.turn(wanted, address_of(request)):
-                        reasons_html = why.explained(models, given, chosen, applied, wanted, *reason)
-                    return ["", *keep[1:-1], reasons_html]
-                if at == "compare":
-                    found = models.compare(given, applied, wanted)
-                    unknown = any(is_unknown(one) for one in found.values() if isinstance(one, Answer))
-                    return ["", *keep[1:-2], render.side_by_side(models.bundle, found, unknown), gr.skip()]
-                answer = models.answer(given, chosen, applied, wanted)
-                unknown = is_unknown(answer)
-            except InferenceError as error:
-                return [render.message(error), gr.update(visible=False), *keep[2:-2], "", ""]
-            first = {name: predictions[0] for name, predictions in answer.predictions.items()}
-            limits = {name: task.threshold if applied is None else applied for name, task in tasks.items()}
-            return [
-                "",
-                gr.update(visible=True),
-                *(render.verdict(name, tasks[name], first[name], limits[name]) for name in verdicts),
-                *(dict(first[name].scores) for name in labels),
-                *(by_score(first[name].scores) for name in tables),
-                render.timing(chosen, answer, models.bundle.max_tokens, unknown),
-                *keep[-2:],
-            ]
-
-        def run_again(request: gr.Request, given: str, *settings: Any) -> list[Any]:
-            """`run` where a setting changed: without a text, or where files are scored, there is nothing to do."""
-            return run(request, given, *settings) if (given or "").strip() and settings[0] != "file" else keep
-
-        def move(request: gr.Request, given: str, at: str, chosen: str, limit: float, *reason: str) -> list[Any]:
-            return [False, *run_again(request, given, at, chosen, False, limit, *reason)]
-
-        def pick(request: gr.Request, sample: list[str], *settings: Any) -> list[Any]:
-            return [sample[0], *run(request, sample[0], *settings)]
-
-        settings = [view, runtime, own, threshold, *reasons.inputs]
-        # Who asks again, or drags on, before the answer has come, wants it for what is there then.
-        private |= {"trigger_mode": "always_last"}
-        asked = gr.on([text.submit, classify.click], run, [text, *settings], shown, **private)
-        gr.on([runtime.input, own.input], run_again, [text, *settings], shown, **private)
-        moved = [text, view, runtime, threshold, *reasons.inputs]
-        threshold.change(move, moved, [own, *shown], **private)
-        # A Dropdown sends its input twice for one choice by the mouse, and its select not at all for one by the keys.
-        picks = [reasons.method.input, reasons.task.change, *(label.change for label in reasons.labels.values())]
-        gr.on(picks, run_again, [text, *settings], shown, **private)
-        # In the browser and at once: by then the labels of the task before may be open.
-        lists = list(reasons.labels.values())
-        reasons.task.change(None, reasons.task, lists, js=why.show_labels(models.bundle), api_visibility="private")
-        picked = examples.click(pick, [examples, *settings], [text, *shown], **private)
+    def _connect(self) -> None:
+        private: dict[str, Any] = {
+            **self._lane,
+            "api_visibility": "private",
+            "show_progress": "full",
+            "show_progress_on": self.message,  # on every output, Gradio's default, the page flickers with each answer
+            "trigger_mode": "always_last",  # a question asked before the last answer has come replaces those between
+        }
+        shown = [self.message, *self.answer.outputs, self.comparison, self.why.result]
+        settings = [self.view, self.runtime, self.own, self.threshold, *self.why.inputs]
+        asked = gr.on([self.text.submit, self.classify.click], self._run, [self.text, *settings], shown, **private)
+        picked = self.examples.click(self._pick, [self.examples, *settings], [self.text, *shown], **private)
         for event in (asked, picked):
             event.then(None, js=SHOW_ANSWER)
-        for tab in (answer_tab, compare_tab, why_tab, file_tab):
-            tab.select(None, None, view, js=f"() => {json.dumps(tab.id)}", api_visibility="private")
-        view.change(run_again, [text, *settings], shown, **private)
+        changes = [self.runtime.input, self.own.input, self.view.change, *self.why.changes]
+        gr.on(changes, self._run_again, [self.text, *settings], shown, **private)
+        self.threshold.change(self._move_threshold, [self.text, *settings], [self.own, *shown], **private)
+        for tab in self.tabs:
+            tab.select(None, None, self.view, js=f"() => {json.dumps(tab.id)}", api_visibility="private")
 
-        default = backend
+    def _is_wanted(self, request: gr.Request) -> bool:
+        """Return whether anybody still waits for the answers of this session."""
+        return request.session_hash in self.blocks._queue.pending_messages_per_session
+
+    def _run(
+        self, request: gr.Request, text: str, tab: str, backend: str, use_own: bool, threshold: float, *reason: str
+    ) -> dict[Any, Any]:
+        """Fill the open tab for this text, or show why that is impossible."""
+        limit = None if use_own else threshold
+        is_wanted = partial(self._is_wanted, request)
+        try:
+            if tab == "why":
+                with self._explaining.turn(is_wanted, address_of(request)):
+                    return {
+                        self.message: "",
+                        self.why.result: why.explain(self._models, text, backend, limit, is_wanted, *reason),
+                    }
+            if tab == "compare":
+                answers = self._models.compare(text, limit, is_wanted)
+                return {self.message: "", self.comparison: render.side_by_side(self._models.bundle, answers)}
+            answer = self._models.answer(text, backend, limit, is_wanted)
+            return {self.message: "", **self.answer.show(backend, answer, limit)}
+        except InferenceError as error:
+            hidden = {self.answer.panels: gr.update(visible=False), self.comparison: "", self.why.result: ""}
+            return {self.message: render.message(error), **hidden}
+
+    def _update(self, request: gr.Request, text: str, tab: str, *settings: Any) -> dict[Any, Any]:
+        """Run again after a change of a setting; without a text, or where files are scored, do nothing."""
+        return self._run(request, text, tab, *settings) if (text or "").strip() and tab != "file" else {}
+
+    def _run_again(self, request: gr.Request, text: str, *settings: Any) -> dict[Any, Any]:
+        return self._update(request, text, *settings) or gr.skip()
+
+    def _move_threshold(
+        self, request: gr.Request, text: str, tab: str, backend: str, use_own: bool, *settings: Any
+    ) -> dict[Any, Any]:
+        return {self.own: False, **self._update(request, text, tab, backend, False, *settings)}
+
+    def _pick(self, request: gr.Request, sample: list[str], *settings: Any) -> dict[Any, Any]:
+        return {self.text: sample[0], **self._run(request, sample[0], *settings)}
+
+    def _publish(self, default: str) -> None:
+        """Add the public endpoints. Gradio shows their docstrings under "Use via API"."""
+        models = self._models
 
         def predict(
             request: gr.Request, text: str, backend: str = default, threshold: float | None = None
         ) -> dict[str, Any]:
-            """Label, confidence, every score and whether it is uncertain, per task, and the timing of the call.
+            """Classify a text: label, confidence, every score and whether it is uncertain, per task; and the timing.
 
             Args:
-                text: what to classify.
+                text: the text to classify.
                 backend: "pytorch", "onnx" or "int8".
                 threshold: confidence below which an answer is uncertain; null for the model's own per task.
             """
-            try:
-                return as_json(models.answer(text, backend, threshold, partial(is_wanted, request)))
-            except InferenceError as error:
-                raise gr.Error(str(error), print_exception=False) from error
+            with client_errors():
+                return as_json(models.answer(text, backend, threshold, partial(self._is_wanted, request)))
 
         def compare(request: gr.Request, text: str, threshold: float | None = None) -> dict[str, Any]:
-            """What /predict gives, per backend; {"error": …} for one that cannot answer.
+            """Classify a text on every backend, each as in /predict; {"error": …} for one that cannot answer.
 
             Args:
-                text: what to classify.
+                text: the text to classify.
                 threshold: confidence below which an answer is uncertain; null for the model's own per task.
             """
-            try:
-                answers = models.compare(text, threshold, partial(is_wanted, request))
-                return {name: as_json(found) for name, found in answers.items()}
-            except InferenceError as error:
-                raise gr.Error(str(error), print_exception=False) from error
+            with client_errors():
+                answers = models.compare(text, threshold, partial(self._is_wanted, request))
+                return {name: as_json(answer) for name, answer in answers.items()}
 
         def explain(
             request: gr.Request,
@@ -261,56 +236,53 @@ def build(models: Models, backend: str = "int8", dashboard: str | None = None) -
             method: str = "occlusion",
             backend: str = default,
         ) -> dict[str, Any]:
-            """What each word of the text adds to the log-odds of a label, and what to know about it.
+            """Explain a label: what each word of the text adds to its log-odds, and what to know about the figures.
 
             Args:
-                text: what to explain.
-                task: may be left out where the model has one.
-                label: null for the one that the model gives.
+                text: the text to explain.
+                task: optional if the model has only one.
+                label: null for the predicted label.
                 method: "occlusion", or "integrated_gradients" on PyTorch.
                 backend: "pytorch", "onnx" or "int8".
             """
-            wanted = partial(is_wanted, request)
-            try:
-                with explaining.turn(wanted, address_of(request)):
-                    return models.explain(text, backend, task, label, method, wanted).to_dict()
-            except InferenceError as error:
-                raise gr.Error(str(error), print_exception=False) from error
+            is_wanted = partial(self._is_wanted, request)
+            with client_errors(), self._explaining.turn(is_wanted, address_of(request)):
+                return models.explain(text, backend, task, label, method, is_wanted).to_dict()
 
-        gr.api(explain, api_name="explain", **inference)
-        gr.api(predict, api_name="predict", **inference)
-        gr.api(compare, api_name="compare", **inference)
+        for endpoint in (explain, predict, compare):
+            gr.api(endpoint, api_name=endpoint.__name__, **self._lane)
 
-    # Closed: without it, requests can skip the queue and its limits.
-    return demo.queue(api_open=False)
+
+@contextmanager
+def client_errors() -> Iterator[None]:
+    """Send the message of an InferenceError to the client."""
+    try:
+        yield
+    except InferenceError as error:
+        raise gr.Error(str(error), print_exception=False) from error
 
 
 def address_of(request: gr.Request) -> str:
-    """The address that a question comes from."""
+    """Return the address that a question comes from."""
     return request.client.host if request.client else ""
 
 
-def as_json(found: Answer | InferenceError) -> dict[str, Any]:
-    """One backend's answer to one text in plain types: `predictions` per task, and `timing` in milliseconds."""
-    if not isinstance(found, Answer):
-        return {"error": str(found)}
-    predictions = {task: one.to_dict() for task, (one,) in found.predictions.items()}
-    return {"predictions": predictions, "timing": asdict(found.timing) | {"total_ms": found.timing.total_ms}}
-
-
-def by_score(scores: Mapping[str, float]) -> list[list[Any]]:
-    """Rows of label and probability to six digits, the most likely first."""
-    return [[label, round(score, 6)] for label, score in sorted(scores.items(), key=lambda pair: -pair[1])]
+def as_json(answer: Answer | InferenceError) -> dict[str, Any]:
+    """Return one backend's answer to one text in plain types: `predictions` per task, and `timing` in milliseconds."""
+    if not isinstance(answer, Answer):
+        return {"error": str(answer)}
+    predictions = {task: prediction.to_dict() for task, (prediction,) in answer.predictions.items()}
+    return {"predictions": predictions, "timing": asdict(answer.timing) | {"total_ms": answer.timing.total_ms}}
 
 
 def example_texts() -> dict[str, str]:
-    """The texts of the showcase that `EXAMPLES` points to, by what they try."""
+    """Return the texts of the showcase that `EXAMPLES` names, by what they test."""
     texts = showcase_texts()
     return {trait: text for trait, start in EXAMPLES.items() for text in texts if text.startswith(start)}
 
 
 def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready: Callable[[], None]) -> None:
-    """Serve the page alone until a signal comes; then no new requests, and those that run are answered."""
+    """Serve the page alone until a signal comes; running requests are then answered, and no new ones."""
     site = FastAPI(openapi_url=None)
     page = mount_page(site, build(models, settings.backend), files)
     server.serve(site, settings.bind(), ready, page.stop_event.set, settings.access, abandon=files.remove)

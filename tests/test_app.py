@@ -107,6 +107,7 @@ def test_predict_answers_every_task_and_says_where_the_time_went(client: Client)
         "scores": {"negative": pytest.approx(1 / (1 + np.exp(2))), "positive": pytest.approx(1 / (1 + np.exp(-2)))},
         "uncertain": False,
         "truncated": False,
+        "unknown": False,
     }
     assert set(found["timing"]) == {"tokenize_ms", "forward_ms", "rest_ms", "total_ms"}
 

@@ -100,9 +100,9 @@ def test_an_example_fills_the_box_and_is_answered(visit: Visit) -> None:
 
 def test_a_text_of_unknown_words_alone_gets_an_answer_with_a_hint(visit: Visit) -> None:
     visit.ask("😡😡😡 🤮")
-    visit.see("vocabulary has nothing for any word of this text")
+    visit.see("No word of this text is in the model's vocabulary")
     visit.compare()
-    visit.see("vocabulary has nothing for any word of this text")
+    visit.see("No word of this text is in the model's vocabulary")
     visit.ask("good 🤮")
     visit.page.locator(".triptych").get_by_text("vocabulary").wait_for(state="detached")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from test_app import HOSTILE, PARITY, SCRIPT, models
 
-from inference import Answer, InputError
+from inference import InputError
 from inference.loading import Models
 from ui import render
 
@@ -50,14 +50,13 @@ def test_a_text_that_was_cut_says_so() -> None:
     assert "tokens were read" not in side_by_side(models(), "good")
 
 
-def test_a_text_of_which_the_vocabulary_has_nothing_says_so() -> None:
+def test_text_without_a_known_word_gets_a_warning() -> None:
     given = models()
-    found = given.compare("good", None)
-    answers = [answer for answer in found.values() if isinstance(answer, Answer)]
-    said = "vocabulary has nothing for any word of this text: its answer says nothing about it."
-    assert said in render.side_by_side(given.bundle, found, unknown=True)
-    assert said in render.timing("int8", answers[0], 8, unknown=True).replace("&#39;", "'")
-    assert said not in render.timing("int8", answers[0], 8, unknown=False)
+    for text, warned in (("🤮 😡", True), ("good 🤮", False)):
+        answer = given.answer(text, "int8", None)
+        warning = "No word of this text is in the model's vocabulary, so this answer is meaningless."
+        assert (warning in side_by_side(given, text)) is warned
+        assert (warning in render.timing("int8", answer, 8)) is warned
 
 
 def test_hostile_labels_and_texts_are_escaped_wherever_html_is_made() -> None:

@@ -190,8 +190,8 @@ def test_a_model_that_was_not_checked_has_no_badge() -> None:
 
 
 def test_gradients_on_another_runtime_than_pytorch_are_refused_with_the_way_out(given: Models) -> None:
-    html = why.explained(given, "good", "int8", None, lambda: True, "sentiment", GRADIENTS, *[why.PREDICTED] * 2)
-    assert "Choose PyTorch as the runtime of the answer" in html
+    html = why.explain(given, "good", "int8", None, lambda: True, "sentiment", GRADIENTS, *[why.PREDICTED] * 2)
+    assert "Choose the PyTorch runtime" in html
 
 
 def test_the_badge_belongs_to_this_very_model(given: Models, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,13 +199,13 @@ def test_the_badge_belongs_to_this_very_model(given: Models, tmp_path: Any, monk
     monkeypatch.setattr(why, "FAITHFULNESS", tmp_path / "f.json")
     asked = (given, "good", "int8", None, lambda: True, "sentiment", "occlusion", *[why.PREDICTED] * 2)
     faithfulness.add_record(tmp_path / "f.json", made)
-    assert "beats random words" in why.explained(*asked)
+    assert "beats random words" in why.explain(*asked)
     made["model"]["digest"] = "0" * 64
     (tmp_path / "f.json").unlink()
     faithfulness.add_record(tmp_path / "f.json", made)
-    assert "beats random words" not in why.explained(*asked)
+    assert "beats random words" not in why.explain(*asked)
     (tmp_path / "f.json").write_text("{")
-    assert "beats random words" not in why.explained(*asked)
+    assert "beats random words" not in why.explain(*asked)
 
 
 # --- The page
@@ -245,7 +245,7 @@ def test_a_label_of_one_task_is_never_asked_of_another(visit: Visit) -> None:
     choose(visit, "Label", "positive")
     visit.see("Why positive")
     for task, before, label in (
-        ("emotion", "the one that the model gives", "sadness"),
+        ("emotion", "the predicted label", "sadness"),
         ("sentiment", "positive", "negative"),
         ("emotion", "sadness", "joy"),
         ("sentiment", "negative", "positive"),

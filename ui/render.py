@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import floor, log10
 from pathlib import Path
@@ -69,19 +69,13 @@ def verdict(name: str, task: Task, prediction: Prediction, threshold: float) -> 
     return fill("verdict", name=name, task=task, prediction=prediction, threshold=threshold)
 
 
-def timing(backend: str, answer: Answer, max_tokens: int, unknown: bool = False) -> str:
+def timing(backend: str, answer: Answer, max_tokens: int) -> str:
     """Return where the time of one answer went, and what the model did not read."""
-    return fill(
-        "timing",
-        backend=backend,
-        spent=answer.timing,
-        predictions=_predictions([answer]),
-        max_tokens=max_tokens,
-        unknown=unknown,
-    )
+    predictions = _predictions([answer])
+    return fill("timing", backend=backend, spent=answer.timing, predictions=predictions, max_tokens=max_tokens)
 
 
-def side_by_side(bundle: Bundle, answers: Mapping[str, Answer | InferenceError], unknown: bool = False) -> str:
+def side_by_side(bundle: Bundle, answers: Mapping[str, Answer | InferenceError]) -> str:
     """Return a table with a column per runtime: label, confidence, time, and what differs from the reference.
 
     Args:
@@ -101,9 +95,8 @@ def side_by_side(bundle: Bundle, answers: Mapping[str, Answer | InferenceError],
         answers=answers,
         first=first,
         predictions=_predictions(given.values()),
-        unknown=unknown,
         differences=differences,
-        differing={pair: one for pair, one in differences.items() if one.other_label or one.other_certainty},
+        differing={pair: it for pair, it in differences.items() if it.other_label or it.other_certainty},
         largest=max(differences, key=lambda pair: abs(differences[pair].delta), default=None),
         notable=NOTABLE,
     )
@@ -141,7 +134,7 @@ def breakable(label: str) -> Markup:
     return escape(label).replace("_", Markup("_<wbr>"))
 
 
-def _predictions(answers: Any) -> list[Prediction]:
+def _predictions(answers: Iterable[Answer]) -> list[Prediction]:
     return [prediction for answer in answers for (prediction,) in answer.predictions.values()]
 
 

@@ -1,4 +1,4 @@
-"""The tab that says why: which words of the text speak for a label, and which against it."""
+"""The tab "Why": which words of the text speak for a label, and which against it."""
 
 from __future__ import annotations
 
@@ -21,64 +21,57 @@ from inference.formats.bundle import Bundle
 from inference.loading import Models
 from ui.render import TEMPLATES, fill, message
 
-PREDICTED = ""  # the choice that stands for the label that the model gives
-MIN_WEIGHT = 0.05  # of the largest attribution: what is below has its figure in the table only
-MAX_QUOTED_CHARS = 60  # of a word that the headline names
-MAX_UNREAD = 200  # characters that are shown of a part that was not read
+PREDICTED = ""  # the choice of the label that the model predicts
+MIN_WEIGHT = 0.05  # of the largest attribution: smaller ones are only in the table
+MAX_QUOTED_CHARS = 60  # of a word in the headline
+MAX_UNREAD = 200  # characters shown of a part that was not read
 BUSY = "Other explanations are waiting already. Try again in a few seconds."
 OTHER_RUNTIME = (
-    "Integrated gradients need the gradients of PyTorch. Choose PyTorch as the runtime of the answer, or let each word "
-    "be left out: that works on every runtime."
+    "Integrated gradients need PyTorch. Choose the PyTorch runtime, or leave out one word at a time (occlusion), which "
+    "works on every runtime."
 )
 
 
-@dataclass(frozen=True)
-class Panel:
-    """The widgets of the tab."""
+class WhyTab:
+    """The widgets of the tab. Draw it within the tab.
 
-    task: gr.Dropdown
-    labels: dict[str, gr.Dropdown]
-    """One of each task, of which one is seen. One whose choices change would be refused by Gradio with the label of
-    the task before: an event that was sent before the change is checked after it."""
-    method: gr.Radio
-    found: gr.HTML
+    Attributes:
+        inputs: what an explanation depends on beside the text and the runtime, in the order that `explain` takes it.
+        changes: events after which the explanation must be made again.
+    """
 
-    @property
-    def inputs(self) -> list[Any]:
-        """What an explanation depends on beside the text and the runtime, in the order that `explained` takes it."""
-        return [self.task, self.method, *self.labels.values()]
-
-
-def panel(bundle: Bundle) -> Panel:
-    """Draw them."""
-    first = next(iter(bundle.tasks))
-    methods = [("Leave out one word at a time", OCCLUSION)]
-    if "pytorch" in bundle.backends:
-        methods.append(("Integrated gradients (PyTorch)", GRADIENTS))
-    with gr.Row(elem_id="why-asked"):
-        task = gr.Dropdown(list(bundle.tasks), value=first, label="Task", min_width=140, elem_id="why-task")
-        labels = {
-            name: gr.Dropdown(
-                [("the one that the model gives", PREDICTED), *((label, label) for label in spec.labels)],
-                value=PREDICTED,
-                label="Label",
-                visible=name == first,
-                min_width=200,
-                elem_classes="why-label",
-            )
-            for name, spec in bundle.tasks.items()
-        }
-        method = gr.Radio(methods, value=OCCLUSION, label="Method", min_width=280, elem_id="why-method")
-    return Panel(task, labels, method, gr.HTML(elem_id="why"))
-
-
-def show_labels(bundle: Bundle) -> str:
-    """JavaScript from the name of a task to updates of `Panel.labels`, which shows those of this task alone."""
-    names = json.dumps(list(bundle.tasks))
-    return f'(task) => {names}.map((name) => ({{ __type__: "update", visible: name === task }}))'
+    def __init__(self, bundle: Bundle) -> None:
+        first = next(iter(bundle.tasks))
+        methods = [("Leave out one word at a time", OCCLUSION)]
+        if any(RUNTIMES[name].has_gradients for name in bundle.backends):
+            methods.append(("Integrated gradients (PyTorch)", GRADIENTS))
+        with gr.Row(elem_id="why-asked"):
+            task = gr.Dropdown(list(bundle.tasks), value=first, label="Task", min_width=140, elem_id="why-task")
+            # One per task, of which one is visible. Gradio would refuse a label of the task before if it changed the
+            # choices of one dropdown instead: an event sent before the change is checked after it.
+            labels = [
+                gr.Dropdown(
+                    [("the predicted label", PREDICTED), *((label, label) for label in spec.labels)],
+                    value=PREDICTED,
+                    label="Label",
+                    visible=name == first,
+                    min_width=200,
+                    elem_classes="why-label",
+                )
+                for name, spec in bundle.tasks.items()
+            ]
+            method = gr.Radio(methods, value=OCCLUSION, label="Method", min_width=280, elem_id="why-method")
+        self.result = gr.HTML(elem_id="why")
+        self.inputs = [task, method, *labels]
+        # A Dropdown sends its input twice for one choice by the mouse, and its select not at all for one by the keys.
+        self.changes = [method.input, task.change, *(label.change for label in labels)]
+        # In the browser and at once: after a round trip the labels of the task before may already be open.
+        names = json.dumps(list(bundle.tasks))
+        show_labels = f'(task) => {names}.map((name) => ({{ __type__: "update", visible: name === task }}))'
+        task.change(None, task, labels, js=show_labels, api_visibility="private")
 
 
-def explained(
+def explain(
     models: Models,
     text: str,
     backend: str,
@@ -88,53 +81,53 @@ def explained(
     method: str,
     *labels: str,
 ) -> str:
-    """The explanation of one text as HTML.
+    """Explain a text; return the HTML.
 
     Args:
         threshold: score below which an answer is uncertain; None for the model's own.
         is_wanted: whether anybody still waits for it.
-        labels: the one chosen of each task, in their order.
+        labels: the one selected for each task, in their order.
 
     Raises:
-        InferenceError: there is none for this text.
+        InferenceError: the text cannot be explained.
     """
     if method == GRADIENTS and not RUNTIMES[backend].has_gradients:
         return message(InputError(OTHER_RUNTIME))
-    label = dict(zip(models.bundle.tasks, labels, strict=True)).get(task)  # of no such task: `explain` says so
-    found = models.explain(text, backend, task, label or None, method, is_wanted)
+    label = dict(zip(models.bundle.tasks, labels, strict=True)).get(task)  # an unknown task is refused by `explain`
+    explanation = models.explain(text, backend, task, label or None, method, is_wanted)
     limit = models.bundle.tasks[task].threshold if threshold is None else threshold
-    return html(found, _record(models.bundle, found), limit)
+    return html(explanation, _record(models.bundle, explanation), limit)
 
 
-def html(found: Explanation, record: Mapping[str, Any] | None = None, threshold: float = 0.0) -> str:
+def html(explanation: Explanation, record: Mapping[str, Any] | None = None, threshold: float = 0.0) -> str:
     """Return an explanation: the text with its words marked, what to know, every figure, and whether to trust it.
 
     Args:
         record: the check of this model, backend and method, if there is one.
         threshold: score below which the model's answer is uncertain.
     """
-    is_checked = record is not None and found.task in record["tasks"]
-    pieces, end = _pieces(found)
+    is_checked = record is not None and explanation.task in record["tasks"]
+    pieces, end = _pieces(explanation)
     return fill(
         "why",
-        found=found,
-        headline=_headline(found),
+        explanation=explanation,
+        headline=_headline(explanation),
         pieces=pieces,
         end=end,
         threshold=threshold,
         max_unread=MAX_UNREAD,
         min_weight=MIN_WEIGHT,
-        check=faithfulness_sentences(record, found.task) if record and is_checked else [],
-        beats_random=record is not None and is_checked and _beats_random(record["tasks"][found.task]),
+        check=faithfulness_sentences(record, explanation.task) if record and is_checked else [],
+        beats_random=record is not None and is_checked and _beats_random(record["tasks"][explanation.task]),
     )
 
 
-def _headline(found: Explanation) -> list[tuple[str, list[str]]]:
+def _headline(explanation: Explanation) -> list[tuple[str, list[str]]]:
     """Return the parts of a sentence about the words that count most on either side, each with the words it names."""
-    ranked = sorted(found.words, key=lambda word: -abs(word.attribution or 0.0))
+    ranked = sorted(explanation.words, key=lambda word: -abs(word.attribution or 0.0))
     most = abs(ranked[0].attribution or 0.0) if ranked else 0.0
-    much = "most" if found.shared is None else "a little"
-    parts: list[tuple[str, list[str]]] = [] if found.shared is None else [("no single word carries it", [])]
+    much = "most" if explanation.shared is None else "a little"
+    parts: list[tuple[str, list[str]]] = [] if explanation.shared is None else [("no single word carries it", [])]
     for side, sign in (("for", 1), ("against", -1)):
         words = (_short(word.text) for word in ranked if sign * (word.attribution or 0.0) > MIN_WEIGHT * most)
         if named := list(dict.fromkeys(words))[:2]:
@@ -159,13 +152,13 @@ class _Piece:
     """Has neither a direction of its own nor that of a number."""
 
 
-def _pieces(found: Explanation) -> tuple[list[_Piece], int]:
+def _pieces(explanation: Explanation) -> tuple[list[_Piece], int]:
     """Return the words in the order in which any text box would show them, and where the last one ends."""
-    most = max((abs(word.attribution or 0.0) for word in found.words), default=0.0)
-    pieces, end = [], found.read[0]
-    usual = direction = direction_of(found.text) or "ltr"
-    for word in found.words:
-        before = found.text[end : word.start]
+    most = max((abs(word.attribution or 0.0) for word in explanation.words), default=0.0)
+    pieces, end = [], explanation.read[0]
+    usual = direction = direction_of(explanation.text) or "ltr"
+    for word in explanation.words:
+        before = explanation.text[end : word.start]
         if "\n" in before:
             direction = usual
         own = direction_of(word.text)
@@ -192,9 +185,9 @@ def _isolated(note: str) -> Markup:
     return Markup(re.sub("“(.*?)”", r"“<bdi>\1</bdi>”", str(escape(note))))
 
 
-def _record(bundle: Bundle, found: Explanation) -> dict[str, Any] | None:
+def _record(bundle: Bundle, explanation: Explanation) -> dict[str, Any] | None:
     try:
-        return find_record(FAITHFULNESS, bundle, found.backend, found.method)
+        return find_record(FAITHFULNESS, bundle, explanation.backend, explanation.method)
     except InferenceError:  # a file that somebody damaged is no reason to give no explanation
         return None
 

@@ -25,9 +25,9 @@ from dashboard.charts.formatting import (
     sentence,
     times,
 )
-from dashboard.charts.style import Chart, Rows, finish, label, limit, log_axis, marker, named
+from dashboard.charts.style import Chart, Rows, finish, label, limit, log_axis, marker, named, whiskers
 from dashboard.charts.traces import grouped, line_style, lines, stacked
-from inference.backends import TITLES
+from inference.backends import RUNTIMES, TITLES
 from inference.compare.results import PERCENTILES, blocks_of
 from inference.compare.stats import enough_samples, min_samples
 
@@ -313,39 +313,32 @@ def shapes(receipt: Receipt) -> Chart | None:
     if not shapes:
         return None
     backends, reference = receipt["settings"]["backends"], receipt["settings"]["reference"]
+    estimates = {name: [_estimate(shape, name) for shape in shapes] for name in backends}
     figure = go.Figure()
-    for name in backends:
-        medians = [shape["median_ms"][name] for shape in shapes]
-        bounds = [shape["interval_ms"][name] for shape in shapes]
+    for name, medians in estimates.items():
         figure.add_scatter(
             name=TITLES[name],
-            x=medians,
+            x=[median["value"] for median in medians],
             y=[f"{shape['texts']} × {shape['tokens']}" for shape in shapes],
-            error_x={
-                "array": [high - median for (_, high), median in zip(bounds, medians, strict=True)],
-                "arrayminus": [median - low for (low, _), median in zip(bounds, medians, strict=True)],
-                "thickness": 1,
-                "width": 3,
-            },
+            error_x=whiskers(medians) | {"color": RUNTIMES[name].color, "thickness": 1, "width": 3},
             mode="markers",
             marker=marker(name, 10),
             hovertemplate=f"{named(name)}, %{{y}}: %{{x:.3g}} ms<extra></extra>",
         )
     height = 110 + 26 * len(shapes)
     finish(figure, height=height, x="median ms of a forward pass (log scale)", y="texts × tokens", legend=True)
-    every = [bound for shape in shapes for name in backends for bound in shape["interval_ms"][name]]
-    log_axis(figure, min(every) / 1.3, max(every) * 1.3)
+    every = [median for medians in estimates.values() for median in medians]
+    log_axis(figure, min(median["low"] for median in every) / 1.3, max(median["high"] for median in every) * 1.3)
     figure.update_yaxes(type="category", autorange="reversed")
     table: Rows = [
         {
             "texts": shape["texts"],
             "tokens": shape["tokens"],
             "backend": TITLES[name],
-            "median, ms": shape["median_ms"][name],
-            "from": shape["interval_ms"][name][0],
-            "to": shape["interval_ms"][name][1],
+            "median, ms": estimates[name][i]["value"],
+            **ends(estimates[name][i]),
         }
-        for shape in shapes
+        for i, shape in enumerate(shapes)
         for name in backends
     ]
     speedups = []
@@ -361,3 +354,8 @@ def shapes(receipt: Receipt) -> Chart | None:
         "intervals."
     )
     return Chart(figure, takeaway, alt, table, note)
+
+
+def _estimate(shape: Mapping[str, Any], name: str) -> Estimate:
+    low, high = shape["interval_ms"][name]
+    return {"value": shape["median_ms"][name], "low": low, "high": high}

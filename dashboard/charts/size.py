@@ -113,7 +113,7 @@ def memory(receipt: Receipt) -> Chart:
     least, most = min(peaks, key=peaks.__getitem__), max(peaks, key=peaks.__getitem__)
     takeaway = f"{TITLES[least]} peaks at {mb(peaks[least])} of memory"
     if least != most:
-        takeaway += f"; {TITLES[most]} at {times(peaks[most] / peaks[least])} as much, {mb(peaks[most])}"
+        takeaway += f"; {TITLES[most]} needs {times(peaks[most] / peaks[least])} as much, {mb(peaks[most])}"
     amounts = each(memory, lambda of: f"{mb(of['resident_bytes'])} after the batches, {mb(of['peak_bytes'])} peak")
     starts = many(receipt["settings"]["launches"], "start")
     note = f"Of the process, Python and libraries included, after single texts and batches. Median of {starts}."

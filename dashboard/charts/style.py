@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import log10
@@ -91,13 +91,13 @@ def bar_style(backend: str) -> dict[str, Any]:
     }
 
 
-def whiskers(estimates: list[Mapping[str, float] | None], scale: float = 1.0) -> dict[str, Any]:
+def whiskers(estimates: Sequence[Mapping[str, float] | None], scale: float = 1.0) -> dict[str, Any]:
     """Return the keyword `error_x` or `error_y`: the interval of each estimate; nothing for None."""
     return {
         "type": "data",
         "symmetric": False,
-        "array": [(one["high"] - one["value"]) * scale if one else 0 for one in estimates],
-        "arrayminus": [(one["value"] - one["low"]) * scale if one else 0 for one in estimates],
+        "array": [(e["high"] - e["value"]) * scale if e else 0 for e in estimates],
+        "arrayminus": [(e["value"] - e["low"]) * scale if e else 0 for e in estimates],
         "color": GREY,
         "thickness": 1.6,
         "width": 5,

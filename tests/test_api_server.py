@@ -131,7 +131,7 @@ def test_without_json_start_and_stop_are_printed(demo: Path, demo_cache: Path) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--port", "70000"], "--port 70000 is no port number. Give one from 0 to 65535."),
+        (["--port", "70000"], "--port 70000 is not a port number. Pass one from 0 to 65535."),
         (["--api-key-file", "nowhere"], "Cannot read --api-key-file nowhere (FileNotFoundError)."),
         (["--api-key-file", "/dev/null"], "--api-key-file /dev/null: the first line is empty. Write the key there."),
         (["nowhere"], "No model folder nowhere."),
@@ -156,7 +156,9 @@ def test_empty_key_in_the_environment_is_refused() -> None:
 
 @pytest.mark.parametrize("key", [None, "k"])
 def test_server_without_a_key_on_a_public_address_warns(demo: Path, demo_cache: Path, key: str | None) -> None:
-    open_to_all = "No key is set: whoever reaches 0.0.0.0 can ask this server. --api-key-file FILE wants one.\n"
+    open_to_all = (
+        "No API key is set: anyone who can reach 0.0.0.0 can use this server. Set one with --api-key-file FILE.\n"
+    )
     with Served([*SERVE, "--host", "0.0.0.0"], {"TRIPTYCH_API_KEY": key}) as server:
         assert server.end() == (0, "", "" if key else open_to_all)
 
@@ -169,7 +171,7 @@ def test_port_in_use_is_an_error_in_one_line() -> None:
         done = subprocess.run([*SERVE, "--port", str(port)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: Cannot listen on 127.0.0.1:{port} (")
-    assert done.stderr.endswith(f"Give another: --port {port + 1}\n")
+    assert done.stderr.endswith(f"Choose another port: --port {port + 1}\n")
 
 
 def test_privileged_port_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

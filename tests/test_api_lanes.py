@@ -308,7 +308,7 @@ def test_single_threaded_onnx_gives_the_same_answers_and_is_optional(
         assert np.abs(single[task] - values).max() < 1e-5
     assert wide.single_threaded() is beside
     with monkeypatch.context() as patched:
-        patched.setattr(onnx, "MOST_TWICE", 1000)
+        patched.setattr(onnx, "MAX_SECOND_SESSION_BYTES", 1000)
         assert load(DEMO, "int8", threads=2).backend.single_threaded() is None
     another = load(DEMO, "int8", threads=2).backend
     monkeypatch.setattr(onnx.onnxruntime, "InferenceSession", lambda *_, **__: 1 // 0)

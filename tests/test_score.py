@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tracemalloc
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from scored import ADDED, read_csv, run, write_csv
 from inference.classifier import MAX_CHARS
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Task
-from inference.score.annotate import Wanted, answer
+from inference.score.annotate import AnswerOptions, Tally, answer
 from inference.score.run import Model, ScoreJob, score
 from inference.score.workers import answering
 from inference.tables.reading import open_table
@@ -80,7 +81,7 @@ def test_columns_that_are_there_already_are_kept_and_the_answers_get_a_prefix(tm
 
 def test_a_name_that_is_taken_twice_is_refused(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", ["text", "error", "predicted_error"], [["good", "", ""]])
-    with pytest.raises(InputError, match="The file has a column 'predicted_error', where an answer would go"):
+    with pytest.raises(InputError, match="The file already has a column 'predicted_error'"):
         run(source, tmp_path / "out.csv")
     tasks = {"a": Task(("confidence", "x"), fakes.SINGLE, 0.5)}
     source = write_csv(tmp_path / "in.csv", ["text"], [["good"]])
@@ -113,20 +114,20 @@ def test_a_text_in_which_the_tokenizer_reads_nothing_is_the_only_row_without_an_
     from inference import load
 
     classifier = load(tiny.folder, base=tiny.base, threads=1)
-    wanted = Wanted(("mood",))
-    found = answer(classifier, ["so good", "\x00\x01", "\u200b", "so bad"], wanted)
+    options = AnswerOptions(("mood",))
+    found = answer(classifier, ["so good", "\x00\x01", "\u200b", "so bad"], options)
     assert found.columns["error"][0] is found.columns["error"][3] is None
     assert "nothing to classify" in found.columns["error"][1]
     assert found.columns["mood"][1] is None
     assert found.tally.errors == 2
-    alone = answer(classifier, ["so good", "so bad"], wanted)
+    alone = answer(classifier, ["so good", "so bad"], options)
     assert [found.columns["mood_confidence"][i] for i in (0, 3)] == alone.columns["mood_confidence"]
 
 
 @pytest.mark.parametrize("value", [None, 3, 2.5, True, ["good"], {"a": 1}, "\ud800", float("nan"), "a\udfffb"])
 def test_whatever_is_no_text_is_an_error_of_its_row(value: object) -> None:
-    wanted = Wanted(("sentiment",))
-    found = answer(fakes.classifier(), ["good", value, "bad"], wanted)
+    options = AnswerOptions(("sentiment",))
+    found = answer(fakes.classifier(), ["good", value, "bad"], options)
     assert found.columns["error"][1]
     assert found.columns["sentiment"] == ["positive", None, "negative"]
 
@@ -139,6 +140,13 @@ def test_rows_that_all_lack_a_text_are_all_errors(tmp_path: Path) -> None:
 def test_texts_that_are_cut_are_counted(tmp_path: Path) -> None:
     rows = [["good " * 30], ["good"], [""]]
     assert run(write_csv(tmp_path / "in.csv", ["text"], rows), tmp_path / "out.csv").tally.truncated == 1
+
+
+def test_texts_without_a_known_word_are_counted(source: Path, tmp_path: Path) -> None:
+    rows = [["qwertz"], ["qwertz asdf"], ["good qwertz"], ["good"], [""]] * 3
+    tally = run(write_csv(tmp_path / "in.csv", ["text"], rows), tmp_path / "out.csv").tally
+    assert (tally.unknown, tally.rows) == (6, 15)
+    assert Tally.of_dict(asdict(tally)) == tally
 
 
 # --- Nothing depends on who answers
@@ -170,14 +178,14 @@ def _ended() -> object:
 
 
 def test_a_worker_that_is_ended_from_outside_is_one_error(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(InferenceError, match="A worker process was ended from outside"):
+    with pytest.raises(InferenceError, match="A worker process was killed"):
         score(ScoreJob(source, tmp_path / "out.csv"), scored.model(open_one=_ended), 2)
 
 
 def test_a_pool_that_is_broken_already_says_the_same(source: Path, tmp_path: Path) -> None:
     with (
-        pytest.raises(InferenceError, match="ended from outside.* The same command goes on from here"),
-        answering(_ended, Wanted(tuple(fakes.TASKS)), 2) as submit,  # type: ignore[arg-type]
+        pytest.raises(InferenceError, match="A worker process was killed"),
+        answering(_ended, AnswerOptions(tuple(fakes.TASKS)), 2) as submit,  # type: ignore[arg-type]
     ):
         assert submit(["good"]).exception(300) is not None
         submit(["bad"])
@@ -192,7 +200,7 @@ def test_a_file_that_changes_while_it_is_looked_through_is_refused(
         return table
 
     monkeypatch.setattr("inference.score.run.open_table", change)
-    with pytest.raises(InputError, match="in.csv has changed meanwhile"):
+    with pytest.raises(InputError, match="in.csv changed while it was being scored"):
         run(source, tmp_path / "out.csv")
 
 
@@ -230,7 +238,7 @@ def test_out_must_be_a_file_other_than_the_input(source: Path, tmp_path: Path) -
         (link, "is the input"),
         (tmp_path, "is a folder"),
         (tmp_path / "no" / "out.csv", "there is no folder"),
-        (Path("/dev/null"), "is no plain file"),
+        (Path("/dev/null"), "is not a regular file"),
     ):
         with pytest.raises(InputError, match=said):
             run(source, out)
@@ -246,7 +254,7 @@ def test_a_disk_that_is_full_is_one_line_and_with_room_it_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(InferenceError, match="out.csv cannot be written: No space left on device. Make room"):
+        with pytest.raises(InferenceError, match="Cannot write .*out.csv: No space left on device. Free"):
             run(source, tmp_path / "out.csv")
     assert run(source, tmp_path / "out.csv").resumed_rows == 14
     run(source, tmp_path / "other.csv")

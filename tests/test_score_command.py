@@ -36,7 +36,7 @@ def test_the_showcase_is_answered_as_predict_answers_it(
     assert main(["score", str(SHOWCASE), "--out", str(tmp_path / "out.csv"), "--workers", "1"]) == 0
     said = capsys.readouterr()
     assert "388 rows in" in said.out
-    assert "all answers begin with predicted_" in said.out
+    assert "all added columns begin with predicted_" in said.out
     assert "388 of 388 rows on INT8" in said.err
     rows = read_csv(tmp_path / "out.csv")
     alone = load(demo, "int8")
@@ -62,7 +62,7 @@ def test_what_is_scored_and_what_is_replaced_is_told_before_it_starts(
     write_csv(tmp_path / "in.csv", ["text"], [["good"], ["bad"]])
     command = ["score", "in.csv", "--out", "out.csv", "--workers", "1", "--tasks", "sentiment"]
     begins = "Scoring 2 rows of column 'text' on INT8 …"
-    for told in ([begins], ["out.csv exists and is replaced at the end.", begins]):
+    for told in ([begins], ["out.csv exists and will be replaced at the end.", begins]):
         assert main(command) == 0
         assert capsys.readouterr().err.splitlines()[: len(told)] == told
 
@@ -72,13 +72,13 @@ def test_a_file_without_a_header_is_told_of(tmp_path: Path, capsys: pytest.Captu
     source.write_text("what a lovely film\nso slow\n")
     command = ["score", str(source), "--out", str(tmp_path / "out.csv"), "--workers", "1", "--tasks", "sentiment"]
     assert main(command) == 0
-    warning = "The first line of in.csv was taken for column names, and 'what a lovely film' reads like a text"
+    warning = "The first line of in.csv was read as column names, but 'what a lovely film' looks like a text"
     assert capsys.readouterr().err.startswith(warning)
     assert main([*command, "--text-column", "what a lovely film"]) == 0
     assert warning not in capsys.readouterr().err
     source.write_text('"a lovely, lovely film",positive\n"so slow",negative\n')
     assert main(command) == 2
-    assert "the file lacks a header" in capsys.readouterr().err
+    assert "the file has no header" in capsys.readouterr().err
 
 
 def test_rows_without_a_text_have_no_answer_and_na_is_a_text(
@@ -97,7 +97,7 @@ def test_rows_without_a_text_have_no_answer_and_na_is_a_text(
         assert sum(bool(row["error"]) for row in rows) == refused
 
 
-@pytest.mark.parametrize(("engine", "said"), [("local", "goes on from here"), ("ray", "begins anew")])
+@pytest.mark.parametrize(("engine", "said"), [("local", "continues from here"), ("ray", "starts again")])
 def test_who_stops_it_is_told_what_the_same_command_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, engine: str, said: str
 ) -> None:
@@ -170,9 +170,15 @@ def test_json_is_one_document_and_nothing_else(tmp_path: Path, capsys: pytest.Ca
         (["in.csv", "--out", "out.csv", "--text-column", "x"], "error: in.csv has no column 'x'"),
         (["in.csv", "--out", "out.csv", "--threshold", "nan"], "error: threshold=nan is not a probability"),
         (["in.csv", "--out", "out.csv", "--model", "no/such"], "error: No model folder no/such"),
-        (["in.csv", "--out", "out.xlsx"], "error: --out out.xlsx: .xlsx is none of csv, jsonl, parquet."),
-        (["in.csv", "--out", "out.csv.gz"], "error: --out out.csv.gz: .gz is none of csv, jsonl, parquet."),
-        (["in.csv", "--out", "out.parquet", "--format", "csv"], "error: --out out.parquet ends in .parquet, and"),
+        (
+            ["in.csv", "--out", "out.xlsx"],
+            "error: --out out.xlsx: unsupported file type.",
+        ),
+        (
+            ["in.csv", "--out", "out.csv.gz"],
+            "error: --out out.csv.gz: unsupported file type.",
+        ),
+        (["in.csv", "--out", "out.parquet", "--format", "csv"], "error: --out out.parquet ends in .parquet, but"),
     ],
 )
 def test_an_error_is_one_line_with_exit_code_2(
@@ -218,6 +224,6 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert said.endswith("Stopped. The same command goes on from here.\n")
+    assert said.endswith("Stopped. The same command continues from here.\n")
     assert "Traceback" not in said
     shutil.rmtree(tmp_path / "out.csv.partial")

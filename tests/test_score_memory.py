@@ -17,7 +17,7 @@ from conftest import ROOT
 from scored import run, write_csv
 
 from inference.errors import InputError
-from inference.score.annotate import Wanted
+from inference.score.annotate import AnswerOptions
 from inference.tables import cutting, groups
 from inference.tables.cutting import BLOCK_BYTES, TEXT_LETTERS
 from inference.tables.reading import open_table
@@ -136,7 +136,7 @@ def test_a_row_that_is_too_large_is_refused(tmp_path: Path, ending: str, monkeyp
 
 def test_answers_with_many_labels_make_blocks_smaller(tmp_path: Path) -> None:
     tasks = scored.model().bundle.tasks
-    few, all_scores = (Wanted(tuple(tasks), all_scores=every).weight(tasks) for every in (False, True))
+    few, all_scores = (AnswerOptions(tuple(tasks), all_scores=every).weight(tasks) for every in (False, True))
     assert few < all_scores
     path = written(tmp_path / "in.csv", {"text": ["good"] * 1_000})
     assert [len(block.texts) for block in open_table(path).blocks(1_000)] == [1_000]

@@ -102,7 +102,7 @@ def test_the_column_the_runtime_and_the_format_are_those_chosen(visit: Visit, tm
 
 def test_a_first_row_that_is_taken_for_column_names_is_pointed_out(visit: Visit, tmp_path: Path) -> None:
     upload(visit, write_csv(tmp_path / "in.csv", ["what a good book it is"], [["bad"]]))
-    visit.page.locator("#score-preview [role=alert]").get_by_text("if it is one, give the file a header").wait_for()
+    visit.page.locator("#score-preview [role=alert]").get_by_text("If it is one, add a header to the file").wait_for()
     visit.page.locator("#score-preview table").wait_for()
 
 

@@ -20,7 +20,7 @@ from scored import model, run, write_csv
 
 from inference.errors import InferenceError, InputError, MissingDependencyError
 from inference.score import ray_data
-from inference.score.annotate import Wanted
+from inference.score.annotate import AnswerOptions
 from inference.score.run import ScoreJob
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray: requirements-scale.txt")
@@ -55,14 +55,16 @@ def test_a_worker_that_is_killed_costs_no_row_and_changes_no_byte(tmp_path: Path
 
 
 def test_rows_that_do_not_come_back_leave_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    half = ray_data.Answering(model().open, Wanted(tuple(fakes.TASKS)), "text")(pyarrow.table({"text": ["good"]}))
+    half = ray_data.Answering(model().open, AnswerOptions(tuple(fakes.TASKS)), "text")(
+        pyarrow.table({"text": ["good"]})
+    )
     ray = MagicMock()
     ray.exceptions.RayError = ConnectionError
     ray.data.read_parquet().map_batches().iter_batches.return_value = [half]
     monkeypatch.setattr(ray_data, "_cluster", lambda workers: contextlib.nullcontext(ray))
     pyarrow.parquet.write_table(pyarrow.table({"text": ["good", "bad"]}), tmp_path / "in.parquet")
     (tmp_path / "out.parquet").write_text("of yesterday")
-    with pytest.raises(InferenceError, match="Ray gave 1 rows of 2. Start again"):
+    with pytest.raises(InferenceError, match="Ray returned 1 of 2 rows. See its logs"):
         ray_data.score(ScoreJob(tmp_path / "in.parquet", tmp_path / "out.parquet"), model())
     assert (tmp_path / "out.parquet").read_text() == "of yesterday"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out.parquet"]

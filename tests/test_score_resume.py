@@ -95,7 +95,7 @@ def test_the_model_is_not_opened_when_all_is_done(source: Path, tmp_path: Path) 
 def test_parts_of_another_setting_are_refused_and_stay(
     source: Path, begun: Path, change: dict[str, object], named: str
 ) -> None:
-    told = re.escape(f"out.csv.partial holds 4 parts of another run: other {named}. Give what")
+    told = re.escape(f"out.csv.partial holds 4 parts of another run: other {named}. Use the")
     with pytest.raises(InputError, match=told):
         run(source, begun, **change)
     assert run(source, begun).resumed_rows == 28
@@ -114,7 +114,7 @@ def test_parts_cut_by_other_limits_are_refused(source: Path, begun: Path) -> Non
 
 def test_parts_of_another_input_are_refused(source: Path, begun: Path) -> None:
     source.write_text(source.read_text().replace("49,bad", "49,sad"))
-    with pytest.raises(InputError, match="parts of another run: other input. Give what was given then, or delete"):
+    with pytest.raises(InputError, match="parts of another run: other input. Use the same input and settings"):
         run(source, begun)
 
 
@@ -123,7 +123,7 @@ def test_an_input_that_changes_meanwhile_is_refused(source: Path, tmp_path: Path
         if share == 1:
             source.write_text(source.read_text() + "50,good\n")
 
-    with pytest.raises(InputError, match="in.csv has changed meanwhile. Delete .*out.csv.partial and start anew."):
+    with pytest.raises(InputError, match="in.csv changed while .* Delete .*out.csv.partial and start again."):
         run(source, tmp_path / "out.csv", progress=change)
 
 
@@ -186,7 +186,7 @@ def test_a_folder_with_files_of_somebody_else_is_not_emptied(source: Path, tmp_p
     folder = tmp_path / "out.csv.partial"
     folder.mkdir()
     (folder / name).write_text("mine")
-    with pytest.raises(InputError, match=f"out.csv.partial holds {name}, which no run of this kind made"):
+    with pytest.raises(InputError, match=f"out.csv.partial holds {name}, which is not part of a run"):
         run(source, tmp_path / "out.csv")
     assert (folder / name).read_text() == "mine"
 

@@ -93,7 +93,9 @@ def summary(report: Report, backend: str) -> str:
     if tally.errors:
         notes.append(f"{tally.errors:,} without an answer: the column {report.error_column} says why")
     if tally.truncated:
-        notes.append(f"{tally.truncated:,} longer than the model reads: the rest of these texts was not seen")
+        notes.append(f"{tally.truncated:,} longer than the model reads: the rest of these texts was ignored")
+    if tally.unknown:
+        notes.append(f"{tally.unknown:,} without a word in the model's vocabulary: their answers are meaningless")
     if report.prefix:
         notes.append(f"the file has a column with the name of an answer, so all answers begin with {report.prefix}")
     rows = [(task, _most(counts, answered), _share(counts.uncertain, answered)) for task, counts in tally.tasks.items()]

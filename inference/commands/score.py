@@ -24,32 +24,34 @@ if TYPE_CHECKING:
 DEFAULT = "int8"
 ENGINES = ("local", "ray")
 EMPTY = (
-    "Every row of IN is a row of OUT. An empty text, one of nothing but white space, null, a missing field and what is "
-    "no string get no answer, and the column error says so; NA, NaN and null written as text in a CSV are texts like "
-    "others. An empty line of a CSV is a row with an empty text, also at its end; an empty line of JSONL is no row."
+    "Every row of IN is a row of OUT. Empty and blank texts, null, missing fields and values that are not strings get "
+    "no answer, and the column error says so; NA, NaN and null written as text in a CSV are texts like any other. An "
+    "empty line of a CSV is a row with an empty text, also at its end; an empty line of JSONL is skipped."
 )
 
 
 def add(commands: Any) -> None:
     """Add the command to the subparsers."""
     p = add_model_command(
-        commands, "score", score, "A file with the model's answers in every row; goes on after an interruption."
+        commands, "score", score, "Score a file: add the model's answers to every row. Resumes after an interruption."
     )
     p.epilog = EMPTY
     p.add_argument("file", type=Path, metavar="IN", help="a .csv, .jsonl or .parquet file")
-    p.add_argument("--out", type=Path, required=True, help="the file to write; what is there is replaced at the end")
-    p.add_argument("--text-column", help='(default: "text", else the only one or one named like texts)')
-    p.add_argument("--tasks", help="comma-separated; all if left out")
-    p.add_argument("--backend", choices=BACKENDS, help=f"the runtime (default: {DEFAULT}, else the model's first)")
+    p.add_argument("--out", type=Path, required=True, help="the file to write; an existing file is replaced at the end")
+    p.add_argument("--text-column", help="default: the column named like texts, such as text, or the only one")
+    p.add_argument("--tasks", help="comma-separated (default: all)")
+    p.add_argument("--backend", choices=BACKENDS, help=f"runtime (default: {DEFAULT}, else the model's first)")
     p.add_argument("--threshold", type=float, help="uncertain below this confidence (default: the model's own)")
-    p.add_argument("--format", choices=FORMATS, help="(default: what OUT ends in; as IN where it has no ending)")
+    p.add_argument("--format", choices=FORMATS, help="default: that of the extension of OUT, or of IN if OUT has none")
     p.add_argument("--all-scores", action="store_true", help="add a column with the probability of each label")
     p.add_argument(
         "--workers",
         type=int,
-        help="processes that share the cores, each with the model in memory (default: one for each core, 8 at most)",
+        help="processes that share the cores, each with the model in memory (default: one per core, at most 8)",
     )
-    p.add_argument("--engine", choices=ENGINES, default="local", help="ray: Parquet on a cluster (%(default)s)")
+    p.add_argument(
+        "--engine", choices=ENGINES, default="local", help="ray: Parquet on a cluster (default: %(default)s)"
+    )
 
 
 def score(args: argparse.Namespace) -> None:
@@ -70,7 +72,7 @@ def score(args: argparse.Namespace) -> None:
     )
     format_of(job)
     workers = args.workers or min(cpu.cores(), 8)
-    # On Ray a worker has one core, of which machine is not known here.
+    # A Ray worker has one core, on a machine that is unknown here.
     threads = 1 if args.engine == "ray" else max(1, cpu.cores() // workers)
     model = open_model(args.model, args.backend, args.base, args.cache, threads, args.progress)
 
@@ -81,32 +83,31 @@ def score(args: argparse.Namespace) -> None:
     try:
         report = (ray_data if args.engine == "ray" else run).score(job, model, workers, args.progress, say)
     except KeyboardInterrupt:
-        goes_on = "begins anew" if args.engine == "ray" else "goes on from here"
+        then = "starts again" if args.engine == "ray" else "continues from here"
         if args.progress is not None:
             args.progress.end()
-        print(f"Stopped. The same command {goes_on}.", file=sys.stderr)
+        print(f"Stopped. The same command {then}.", file=sys.stderr)
         raise
     if args.json:
         print(json.dumps(asdict(report) | {"out": str(report.out)}, ensure_ascii=False))
         return
-    rows, before, spent = report.tally.rows, report.resumed_rows, f"in {report.seconds:,.1f} s"
+    rows, before, duration = report.tally.rows, report.resumed_rows, f" in {report.seconds:,.1f} s"
     if before:
-        spent = f"{rows - before:,} of them {spent} and {before:,} before"
-    said = run.rows_in_words(rows) + (", " if before else " ") + spent
-    print(f"{args.out}: {said}, texts from {report.text_column!r}.")
+        duration = f", {rows - before:,} of them{duration} and {before:,} before"
+    print(f"{args.out}: {run.rows_in_words(rows)}{duration}, texts from {report.text_column!r}.")
     if report.prefix:
-        print(f"The file has a column with the name of an answer, so all answers begin with {report.prefix}.")
-    for line in told(report):
+        print(f"The file has a column with the name of an answer, so all added columns begin with {report.prefix}.")
+    for line in report_lines(report):
         print(line)
 
 
 def open_model(
     folder: Path, backend: str | None, base: Path | None, cache: Path, threads: int, progress: Progress | None
 ) -> Any:
-    """The model to score with, described and built and not yet opened; INT8 unless another backend is named.
+    """Return the model to score with, built but not yet opened; INT8 unless another backend is named.
 
     Raises:
-        InferenceError: the folder is no model, has no such backend, or its files could not be built.
+        InferenceError: the folder is not a model, has no such backend, or its files cannot be built.
     """
     from inference.artifacts.cache import obtain
     from inference.loading import open_described
@@ -117,20 +118,20 @@ def open_model(
         backend = DEFAULT if DEFAULT in bundle.backends else bundle.backends[0]
     check_backend(backend, bundle.backends)
     if RUNTIMES[backend].file:
-        obtain(bundle, cache, progress, base)  # once, and with its progress shown; the workers find it built
-    # Of one description: every worker, here or on another machine, opens this model or nothing.
+        obtain(bundle, cache, progress, base)  # once and with progress, so that the workers find it built
+    # All workers, here or on another machine, open the model of this description or fail.
     return Model(bundle, backend, partial(open_described, bundle, backend, threads=threads, base=base, cache=cache))
 
 
-def told(report: Report) -> list[str]:
-    """What a report says, a line for each task and one for each thing to know."""
+def report_lines(report: Report) -> list[str]:
+    """Return the report as lines: one per task, and notes."""
     tally = report.tally
     answered = tally.rows - tally.errors
     lines = []
     for task, counts in tally.tasks.items():
-        most = sorted(counts.labels.items(), key=lambda pair: (-pair[1], pair[0]))
-        shares = ", ".join(f"{label} {rows / answered:.1%}" for label, rows in most[:5])
-        more = f", {len(most) - 5} more labels" if len(most) > 5 else ""
+        labels = sorted(counts.labels.items(), key=lambda pair: (-pair[1], pair[0]))
+        shares = ", ".join(f"{label} {rows / answered:.1%}" for label, rows in labels[:5])
+        more = f", {len(labels) - 5} more labels" if len(labels) > 5 else ""
         uncertain = f"; uncertain {counts.uncertain / answered:.1%}" if counts.uncertain else ""
         lines.append(f"  {task:<12} {shares or 'no answers'}{more}{uncertain}")
     if tally.errors:
@@ -138,5 +139,8 @@ def told(report: Report) -> list[str]:
         lines.append(f"{rows} no answer; the column {report.error_column} says why.")
     if tally.truncated:
         texts = "1 text is" if tally.truncated == 1 else f"{tally.truncated:,} texts are"
-        lines.append(f"{texts} longer than the model reads; the rest was not seen.")
+        lines.append(f"{texts} longer than the model reads; the rest was ignored.")
+    if tally.unknown:
+        texts = "1 text has" if tally.unknown == 1 else f"{tally.unknown:,} texts have"
+        lines.append(f"{texts} no word that is in the model's vocabulary, so the answer is meaningless.")
     return lines

@@ -1,10 +1,10 @@
-"""What a run has done so far, on disk: whenever it is killed, the next run goes on and ends in the same bytes.
+"""Store on disk what a run has done, so that after a kill the next run continues and writes the same bytes.
 
-Beside OUT lies the folder `OUT.partial` with a file for each block of rows that is done, and `journal.jsonl`. The first
-line of the journal says what the run is of: digests of input and model, and every setting. Each other line names a part
-that is done, with its SHA-256. A part counts when the journal names it and its bytes are those. At the end the parts
-are joined to a file in that folder, which takes the place of OUT in one step; then the journal goes, and then the rest.
-Killed between those steps, the next run finds every part, and joins them again to the same bytes.
+The folder `OUT.partial` beside OUT has a file for each finished block of rows, and `journal.jsonl`. The first line of
+the journal describes the run: digests of input and model, and every setting. Each other line names a finished part with
+its SHA-256. A part is valid if the journal names it and its bytes match. At the end the parts are joined to a file in
+that folder, which replaces OUT in one step; then the journal is deleted, and then the rest. After a kill between those
+steps, the next run finds every part and joins them to the same bytes.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from inference.errors import InputError
 from inference.score.annotate import Tally
 
 JOURNAL, LOCK, WHOLE, STRAY = "journal.jsonl", "lock", "whole", ".tmp"
-MAX_SETTING_CHARS = 60  # characters of a setting that a message names; a digest has more
+MAX_SETTING_CHARS = 60  # of a setting in a message; a digest has more
 OURS = re.compile(r"(part-\d{6,}|journal\.jsonl|whole)(\.tmp)?|lock", re.ASCII)
-"""Files that a run makes in its folder. Other tools write `part-00000-….csv` into such folders, which are not ours."""
+"""Files that a run writes. Other tools write `part-00000-….csv` into such folders."""
 
 
 class Journal:
-    """The parts of one run that are done. Use it in a `with`: it holds a lock, and nobody else may write this OUT.
+    """The finished parts of a run. Within a `with` block it holds a lock, so that no other run writes this OUT.
 
     Args:
-        out: the file that is to come of it.
-        about: what the run is of, in plain types. Parts of a run of anything else are not taken.
+        out: the file to write in the end.
+        about: description of the run, in plain types. Parts of a run with another description are not reused.
 
     Raises:
-        InputError: another run is writing this file, or what was begun there is of other things.
+        InputError: another process is writing this file, or the folder holds parts of another run.
         OSError: the folder cannot be written.
     """
 
@@ -47,7 +47,7 @@ class Journal:
         self.out = out
         self.folder = out.with_name(f"{out.name}.partial")
         self.done: dict[int, Tally] = {}
-        """Number of each part that is done -> what is in it."""
+        """Number of each finished part -> its counts."""
         self._begun = False
         self._about = json.loads(json.dumps(about))
         self._path = self.folder / JOURNAL
@@ -67,57 +67,57 @@ class Journal:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if not self.done and self._begun:  # nothing to go on from
-            with contextlib.suppress(OSError):  # what ended the run is what is to be told
+        if not self.done and self._begun:  # nothing to continue from
+            with contextlib.suppress(OSError):  # the error that ended the run matters more
                 self._remove()
         self._lock.release()
 
     def path(self, number: int) -> Path:
-        """Where a part lies."""
+        """Return the path of a part."""
         return self.folder / f"part-{number:06}"
 
     def commit(self, number: int, content: bytes, tally: Tally) -> None:
-        """Keep a part: when this returns, it is on the disk."""
+        """Store a part: when this returns, it is on the disk."""
         write(self.path(number), lambda file: file.write(content))
         line = {"part": number, "sha256": sha256(content).hexdigest(), "tally": asdict(tally)}
-        self.done[number] = tally  # before it stands in the journal: an interrupt between the two must not lose it
+        self.done[number] = tally  # first, so that an interrupt before the journal is written does not lose it
         with self._path.open("ab") as file:
             file.write(_line(line))
             _flush(file)
 
     def finish(self, join: Callable[[BinaryIO], object]) -> None:
-        """Put what `join` writes in the place of OUT, and take the folder away."""
+        """Replace OUT by what `join` writes, and delete the folder."""
         whole = self.folder / WHOLE
         write(whole, join)
         whole.replace(self.out)
         _sync_folder(self.out.parent)
-        self._path.unlink()  # first: parts without a journal are nothing, a journal without its parts is not
+        self._path.unlink()  # first: parts without a journal are ignored, a journal without its parts is not
         _sync_folder(self.folder)
         self._begun = False
         self._remove()
 
     def _remove(self) -> None:
-        """Take the folder away. The lock is held until it is the last file: who comes then begins anew, beside us."""
+        """Delete the folder, the lock last: a run that starts afterwards starts again."""
         for path in self.folder.iterdir():
             if path.name != LOCK:
                 path.unlink()
         if os.name == "nt":  # an open file cannot be deleted there
             self._lock.release()
-        with contextlib.suppress(OSError):  # another run has begun there
+        with contextlib.suppress(OSError):  # another run has started there
             (self.folder / LOCK).unlink(missing_ok=True)
             self.folder.rmdir()
 
     def _resume(self) -> None:
-        """Read what was done, drop what is damaged, and begin the journal where there is none."""
+        """Read which parts are finished, delete damaged ones, and write the journal."""
         foreign = [path.name for path in self.folder.iterdir() if not OURS.fullmatch(path.name)]
         if foreign:
-            raise InputError(f"{self.folder} holds {foreign[0]}, which no run of this kind made. Move it elsewhere.")
+            raise InputError(f"{self.folder} holds {foreign[0]}, which is not part of a run. Move it elsewhere.")
         entries: list[dict[str, Any]] = []
         try:
             lines = self._path.read_bytes().split(b"\n")
         except FileNotFoundError:
             lines = []
-        for line in lines[:-1]:  # what follows the last line end was cut off by a kill
+        for line in lines[:-1]:  # a kill cut off what follows the last line end
             try:
                 entry = json.loads(line)
             except ValueError:
@@ -127,21 +127,21 @@ class Journal:
             entries.append(entry)
         if entries and entries[0] != self._about and len(entries) > 1:
             raise InputError(
-                f"{self.folder} holds {len(entries) - 1} parts of another run: {self._difference(entries[0])}. Give "
-                "what was given then, or delete that folder to start anew."
+                f"{self.folder} holds {len(entries) - 1} parts of another run: {self._difference(entries[0])}. Use the "
+                "same input and settings, or delete that folder to start again."
             )
-        kept: dict[int, dict[str, Any]] = {}
+        valid: dict[int, dict[str, Any]] = {}
         for entry in entries[1:] if entries[:1] == [self._about] else ():
             path = self.path(entry["part"])
             if path.is_file() and sha256(path.read_bytes()).hexdigest() == entry["sha256"]:
-                kept[entry["part"]] = entry
-        staying = {JOURNAL, LOCK, *(self.path(number).name for number in kept)}
+                valid[entry["part"]] = entry
+        staying = {JOURNAL, LOCK, *(self.path(number).name for number in valid)}
         for path in self.folder.iterdir():
             if path.name not in staying:
                 path.unlink()
-        content = b"".join(map(_line, [self._about, *kept.values()]))
+        content = b"".join(map(_line, [self._about, *valid.values()]))
         write(self._path, lambda file: file.write(content))
-        self.done = {number: Tally.of_dict(entry["tally"]) for number, entry in kept.items()}
+        self.done = {number: Tally.of_dict(entry["tally"]) for number, entry in valid.items()}
         self._begun = True
 
     def _difference(self, before: Mapping[str, Any]) -> str:
@@ -152,11 +152,11 @@ class Journal:
 
 
 def write(path: Path, fill: Callable[[BinaryIO], object], stray: Path | None = None) -> None:
-    """Put what `fill` writes in the place of a file: whoever looks sees the old one or the new one, whole.
+    """Replace a file by what `fill` writes, in one step: readers see the old file or the new one.
 
     Args:
-        stray: where it is written meanwhile, in the same folder; gone again when `fill` raises. Left out, a name that
-            is only free where nobody else writes.
+        stray: the temporary file in the same folder, deleted if `fill` raises. The default name is unique only if
+            nobody else writes `path`.
     """
     stray = stray or path.with_name(path.name + STRAY)
     try:
@@ -171,18 +171,18 @@ def write(path: Path, fill: Callable[[BinaryIO], object], stray: Path | None = N
 
 
 def free_name(path: Path) -> Path:
-    """A name beside a file that nobody has."""
+    """Return an unused name for a temporary file beside a file."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}{STRAY}")
 
 
 def _then(value: Any) -> str:
-    """What a setting was, where a line has room for it: a digest says nothing to anybody."""
-    said = "none given" if value is None else json.dumps(value, ensure_ascii=False)
-    return f" (then {said})" if len(said) <= MAX_SETTING_CHARS else ""
+    """Return the former value of a setting, if it is short; a digest helps nobody."""
+    text = "none given" if value is None else json.dumps(value, ensure_ascii=False)
+    return f" (then {text})" if len(text) <= MAX_SETTING_CHARS else ""
 
 
 def _line(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document).encode() + b"\n"  # in ASCII: the name of a column may hold half a character
+    return json.dumps(document).encode() + b"\n"  # ASCII, because a column name may hold a lone surrogate
 
 
 def _flush(file: BinaryIO) -> None:

@@ -1,9 +1,9 @@
-"""The scorer on Ray Data: actors that hold the model answer batches of a Parquet file, on this machine or on many.
+"""Score on Ray Data: actors that hold the model answer batches of a Parquet file, on this machine or on many.
 
-Without RAY_ADDRESS a cluster of this machine is started for the run: it listens on the loopback address alone, wants
-Ray's token, has no dashboard and tells nobody how it is used. With RAY_ADDRESS that cluster is used as it is set up.
-Rows come back in their order to the process that was called, which writes them. A worker that dies is started again and
-its batch with it. A run whose own process is killed begins anew: unlike the scorer of one machine it keeps no journal.
+Without RAY_ADDRESS a cluster on this machine is started for the run. It listens on the loopback address only, requires
+Ray's token, has no dashboard and reports no usage statistics. With RAY_ADDRESS that cluster is used as it is.
+The calling process receives the rows in their order and writes them. A worker that dies is restarted with its batch. A
+run whose own process is killed starts again: unlike the local scorer, this one keeps no journal.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from inference.errors import InferenceError, InputError, MissingDependencyError
 from inference.jobs import Progress
-from inference.score.annotate import Tally, Wanted, answer
+from inference.score.annotate import AnswerOptions, Tally, answer
 from inference.score.journal import free_name, write
 from inference.score.run import Meter, Model, Report, ScoreJob, check_out, format_of, outset, plan
 from inference.score.workers import Opener
@@ -28,35 +28,35 @@ from inference.tables.cutting import BLOCK_BYTES, LETTER_BYTES
 from inference.tables.parquet import ParquetTable
 from inference.tables.reading import open_table
 
-OBJECT_STORE_BYTES = 200_000_000  # of a cluster of this machine: some batches and no more
-TASK_BLOCKS = 5  # blocks of rows in a task: what a worker that dies has to do again
-TALLY = "__tally"  # a column for the way back; it is not written
-# Read when Ray is imported. A name that the user has set stays.
+OBJECT_STORE_BYTES = 200_000_000  # of a local cluster; a few batches fit
+TASK_BLOCKS = 5  # blocks of rows in a task, which a worker repeats if it dies
+TALLY = "__tally"  # a column that brings the counts back; it is not written
+# Read when Ray is imported; variables that the user has set stay.
 SETTINGS = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # its name for: listen on the loopback address
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # makes it listen on the loopback address only
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # what else it says is in its logs
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # the rest is in its logs
 }
 
 
 class Answering:
-    """An actor: a model that is opened once and asked about many batches."""
+    """An actor that opens the model once and answers many batches."""
 
-    def __init__(self, open_one: Opener, wanted: Wanted, text_column: str) -> None:
+    def __init__(self, open_one: Opener, options: AnswerOptions, text_column: str) -> None:
         self._classifier = open_one()
-        self._wanted = wanted
+        self._options = options
         self._text_column = text_column
 
     def __call__(self, batch: Any) -> Any:
-        """The batch, a pyarrow table, with its answers and in its first row what they hold in figures."""
+        """Return the batch, a pyarrow table, with its answers, and their counts in its first row."""
         import pyarrow
 
-        found = answer(self._classifier, batch.column(self._text_column).to_pylist(), self._wanted)
-        told = [json.dumps(asdict(found.tally)), *[None] * (len(batch) - 1)]
-        table = with_answers(batch, found.columns, self._wanted.columns(self._classifier.tasks))
-        return table.append_column(TALLY, pyarrow.array(told, pyarrow.string()))
+        answers = answer(self._classifier, batch.column(self._text_column).to_pylist(), self._options)
+        tallies = [json.dumps(asdict(answers.tally)), *[None] * (len(batch) - 1)]
+        table = with_answers(batch, answers.columns, self._options.columns(self._classifier.tasks))
+        return table.append_column(TALLY, pyarrow.array(tallies, pyarrow.string()))
 
 
 def score(
@@ -66,10 +66,10 @@ def score(
     progress: Progress | None = None,
     say: Callable[[str], object] = lambda _: None,
 ) -> Report:
-    """Answer every row of a Parquet file; as `inference.score.run.score`, but on Ray.
+    """Answer every row of a Parquet file on Ray; otherwise like `inference.score.run.score`.
 
     Raises:
-        InputError: the input or the output is no Parquet, and as there.
+        InputError: the input or the output is not Parquet, and as there.
         MissingDependencyError: Ray is not installed.
         InferenceError: the run failed on the cluster.
     """
@@ -79,58 +79,58 @@ def score(
         raise InputError("--engine ray reads and writes Parquet. Name .parquet files, or leave --engine out.")
     table = open_table(job.source, job.text_column)
     assert isinstance(table, ParquetTable)
-    wanted = plan(job, model.bundle, table)
-    kinds = wanted.columns(model.bundle.tasks)
+    options = plan(job, model.bundle, table)
+    kinds = options.columns(model.bundle.tasks)
     for sentence in outset(job, model, table):
         say(sentence)
-    row_bytes = LETTER_BYTES * table.unpacked_bytes // max(1, table.row_count) + wanted.weight(model.bundle.tasks)
+    row_bytes = LETTER_BYTES * table.unpacked_bytes // max(1, table.row_count) + options.weight(model.bundle.tasks)
     batch_rows = min(job.block_rows, max(1, BLOCK_BYTES // row_bytes))
     total, meter = Tally(), Meter(table.row_count, 0, model.backend, progress)
 
     def tables(answered: Any) -> Iterator[Any]:
-        meter.tell(0)
+        meter.add(0)
         for batch in answered.iter_batches(batch_size=batch_rows, batch_format="pyarrow", prefetch_batches=1):
-            for told in batch.column(TALLY).drop_null().to_pylist():
-                total.add(Tally.of_dict(json.loads(told)))
-            meter.tell(len(batch))
+            for tally in batch.column(TALLY).drop_null().to_pylist():
+                total.add(Tally.of_dict(json.loads(tally)))
+            meter.add(len(batch))
             yield batch.drop_columns(TALLY)
 
     with _cluster(workers) as ray:
-        # Else one row group of a file is one task: nobody shares it, and its rows come when the last is answered.
+        # By default a row group is one task, which one worker does alone and whose rows come all at the end.
         tasks = max(1, table.row_count // (TASK_BLOCKS * batch_rows))
-        # A folder that is called "year=2026" is a folder, and gives no column.
+        # Without partitioning, because a folder called "year=2026" must not add a column.
         rows = ray.data.read_parquet(str(job.source.resolve()), override_num_blocks=tasks, partitioning=None)
         answered = rows.map_batches(
             Answering,
             batch_size=batch_rows,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers),
-            fn_constructor_args=(model.open, wanted, table.text_column),
+            fn_constructor_args=(model.open, options, table.text_column),
             num_cpus=1,
         )
 
         def fill(file: BinaryIO) -> None:
             write_groups(tables(answered), schema_of(table, kinds), file)
-            check_rows(total.rows, table.row_count)  # here: OUT is replaced when this returns
+            check_rows(total.rows, table.row_count)  # before OUT is replaced
 
         try:
             write(out, fill, free_name(out))
         except ray.exceptions.RayError as error:
             raise InferenceError(f"The run failed on Ray: {_cause(error)}. Its logs are in /tmp/ray.") from None
         except OSError as error:
-            raise InferenceError(f"{out} cannot be written: {error.strerror or error}. Name another place.") from None
-    return Report(out, "parquet", table.text_column, wanted.prefix, total, 0, time.monotonic() - started)
+            raise InferenceError(f"Cannot write {out}: {error.strerror or error}. Name another place.") from None
+    return Report(out, "parquet", table.text_column, options.prefix, total, 0, time.monotonic() - started)
 
 
 def check_rows(answered: int, rows: int) -> None:
-    """Raise InferenceError unless every row came back."""
+    """Raise InferenceError unless every row was returned."""
     if answered != rows:
-        raise InferenceError(f"Ray gave {answered:,} rows of {rows:,}. Start again, and look at its logs in /tmp/ray.")
+        raise InferenceError(f"Ray returned {answered:,} of {rows:,} rows. See its logs in /tmp/ray and start again.")
 
 
 @contextmanager
 def _cluster(workers: int) -> Iterator[Any]:
-    """Ray, connected; a cluster that was started for this is ended again."""
+    """Connect to Ray; on exit, stop the cluster if it was started here."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
@@ -144,7 +144,7 @@ def _cluster(workers: int) -> Iterator[Any]:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
     else:
-        # One processor more than workers: reading needs one too.
+        # One CPU more than workers, because reading needs one too.
         ray.init(
             num_cpus=workers + 1,
             include_dashboard=False,
@@ -164,6 +164,6 @@ def _cluster(workers: int) -> Iterator[Any]:
 
 
 def _cause(error: BaseException) -> str:
-    """The last line of what Ray says, which is the error of the worker."""
+    """Return the last line of Ray's message, which is the error of the worker."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip().rstrip(".") if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""`score`: every row of a file answered, in a file that has them all in their order."""
+"""`score`: answer every row of a file, and write all rows in their order to another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from inference.formats.bundle import Bundle
 from inference.formats.files import sha256
 from inference.formats.identity import content_key
 from inference.jobs import Progress
-from inference.score.annotate import PREFIX, Answers, Tally, Wanted
+from inference.score.annotate import PREFIX, AnswerOptions, Answers, Tally
 from inference.score.journal import Journal
 from inference.score.workers import Opener, answering
 from inference.score.writing import FORMATS, Writer, open_writer
@@ -29,21 +29,21 @@ from inference.version import __version__
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """What is to be scored, and how."""
+    """What to score, and how."""
 
     source: Path
     out: Path
     text_column: str | None = None
-    """Left out, it is found by its name; see `open_table`."""
+    """By default found by its name, see `open_table`."""
     tasks: tuple[str, ...] | None = None
-    """All if left out."""
+    """By default all."""
     threshold: float | None = None
-    """The model's own if left out."""
+    """By default the model's own."""
     all_scores: bool = False
     format: str | None = None
-    """Left out: what the ending of `out` says, else that of `source`."""
+    """By default that of the extension of `out`, else of `source`."""
     block_rows: int = BLOCK_ROWS
-    """Rows answered and kept at a time; of large ones fewer, see `inference.tables.cutting`."""
+    """Rows answered and stored at a time, fewer if they are large, see `inference.tables.cutting`."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,16 @@ class Model:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of it."""
+    """The result of a run."""
 
     out: Path
     format: str
     text_column: str
     prefix: str
-    """Before the names of the added columns; "" where the file had none of them."""
+    """Of the names of the added columns; "" if the file had none of these names."""
     tally: Tally
     resumed_rows: int
-    """Of these, rows that an earlier run had done."""
+    """Rows that an earlier run had answered."""
     seconds: float
 
     @property
@@ -82,40 +82,40 @@ def score(
     progress: Progress | None = None,
     say: Callable[[str], object] = lambda _: None,
 ) -> Report:
-    """Answer every row and write the file; an interrupted run goes on where it was when it is called again.
+    """Answer every row and write the file; called again after an interruption, continue where it stopped.
 
-    The columns of the file stay as they are, and for each task `<task>`, `<task>_confidence` and `<task>_uncertain`
-    are added, with `all_scores` also `<task>_<label>`; in the end `error`, which says why a row has no answer. Where
-    the file has one of these names already, all of them begin with `predicted_`. Probabilities have six digits. Blocks
-    of rows are the same whoever answers them, so workers and kills change nothing.
+    The columns of the file stay as they are. For each task, the columns `<task>`, `<task>_confidence` and
+    `<task>_uncertain` are added, with `all_scores` also `<task>_<label>`, and at the end `error`, which says why a row
+    has no answer. If the file already has one of these names, all of them get the prefix `predicted_`. Probabilities
+    have six digits. Blocks depend on the file alone, so neither workers nor interruptions change the output.
 
     Args:
         workers: see `answering`.
-        progress: called with what is done, and the share of the file that is; an exception that it raises ends the
-            run, which can be gone on with.
+        progress: called with a description and the share done; an exception that it raises ends the run, which can be
+            continued later.
         say: called before the first row with each sentence of `outset`.
 
     Raises:
-        InputError: the file, the column, a task or the place to write to is none; naming the line where one is wrong.
+        InputError: the file, a column, a task or the output path is invalid; with the line.
         InferenceError: the model cannot be opened or is damaged, or the disk is full.
     """
     started = time.monotonic()
     out = check_out(job.source, job.out)
-    before = _state(job.source)  # first: a change while it is looked through counts
+    before = _state(job.source)  # first, so that a change while it is read is noticed
     table = open_table(job.source, job.text_column)
-    wanted = plan(job, model.bundle, table)
+    options = plan(job, model.bundle, table)
     format = format_of(job)
-    writer = open_writer(format, table, wanted.columns(model.bundle.tasks))
+    writer = open_writer(format, table, options.columns(model.bundle.tasks))
     about = {
         "input": sha256(job.source),
         "model": content_key(model.bundle),
         "backend": model.backend,
-        "tasks": wanted.tasks,
+        "tasks": options.tasks,
         "thresholds": {
-            name: model.bundle.tasks[name].threshold if wanted.threshold is None else wanted.threshold
-            for name in wanted.tasks
+            name: model.bundle.tasks[name].threshold if options.threshold is None else options.threshold
+            for name in options.tasks
         },
-        "all scores": wanted.all_scores,
+        "all scores": options.all_scores,
         "text column": table.text_column,
         "format": format,
         "rows in a block": job.block_rows,
@@ -126,36 +126,38 @@ def score(
         with Journal(out, about) as journal:
             for sentence in outset(job, model, table):
                 say(sentence)
-            resumed = sum(one.rows for one in journal.done.values())
+            resumed = sum(tally.rows for tally in journal.done.values())
             parts = _Run(writer, journal, Meter(table.row_count, resumed, model.backend, progress))
-            with answering(model.open, wanted, workers) as submit:
-                blocks = table.blocks(job.block_rows, wanted.weight(model.bundle.tasks), out.parent)
+            with answering(model.open, options, workers) as submit:
+                blocks = table.blocks(job.block_rows, options.weight(model.bundle.tasks), out.parent)
                 parts.fill(blocks, submit, ahead=workers + 1)
             if _state(job.source) != before:
-                raise InputError(f"{job.source} has changed meanwhile. Delete {journal.folder} and start anew.")
+                raise InputError(
+                    f"{job.source} changed while it was being scored. Delete {journal.folder} and start again."
+                )
             total = Tally()
             for number in sorted(journal.done):
                 total.add(journal.done[number])
             journal.finish(lambda file: writer.join(map(journal.path, sorted(journal.done)), file))
     except OSError as error:
         raise InferenceError(
-            f"{out} cannot be written: {error.strerror or error}. Make room or name another place; the same command "
-            "goes on from what is done."
+            f"Cannot write {out}: {error.strerror or error}. Free some disk space or name another place; the same "
+            "command then continues where it stopped."
         ) from None
-    return Report(out, format, table.text_column, wanted.prefix, total, resumed, time.monotonic() - started)
+    return Report(out, format, table.text_column, options.prefix, total, resumed, time.monotonic() - started)
 
 
 def check_out(source: Path, out: Path) -> Path:
-    """The file to write, with links followed.
+    """Return the file to write, with links resolved.
 
     Raises:
-        InputError: it cannot be one, or it is the input.
+        InputError: it cannot be written, or it is the input.
     """
-    if not out.parent.is_dir() or out.is_dir():  # said now and not after an hour
+    if not out.parent.is_dir() or out.is_dir():  # checked now and not after an hour
         what = "is a folder" if out.is_dir() else f"there is no folder {out.parent}"
         raise InputError(f"--out {out}: {what}. Name a file.")
     if out.exists() and not out.is_file():
-        raise InputError(f"--out {out} is no plain file. Name one.")
+        raise InputError(f"--out {out} is not a regular file. Name one.")
     if out.exists() and source.exists() and out.samefile(source):
         raise InputError(f"--out {out} is the input. Name another file.")
     out = out.resolve()
@@ -165,23 +167,20 @@ def check_out(source: Path, out: Path) -> Path:
 
 
 def format_of(job: ScoreJob) -> str:
-    """The format to write.
+    """Return the format to write.
 
     Raises:
-        InputError: the ending of `out` is that of another format than the one that is named, or of none.
+        InputError: the extension of `out` contradicts the format, or belongs to none.
     """
     ending = job.out.suffix.lower()[1:]
     if ending in FORMATS:
         if job.format not in (None, ending):
-            raise InputError(f"--out {job.out} ends in .{ending}, and --format says {job.format}. Change one of them.")
+            raise InputError(f"--out {job.out} ends in .{ending}, but --format is {job.format}. Change one of them.")
         return ending
     if job.format:
         return job.format
     if ending:
-        raise InputError(
-            f"--out {job.out}: .{ending} is none of {', '.join(FORMATS)}. Name a file that ends in one of them, or say "
-            "with --format what to write into it."
-        )
+        raise InputError(f"--out {job.out}: unsupported file type. Use .csv, .jsonl or .parquet, or set --format.")
     given = job.source.suffix.lower()[1:]
     return given if given in FORMATS else FORMATS[0]
 
@@ -191,27 +190,27 @@ def rows_in_words(number: int) -> str:
 
 
 def doubtful_header(table: Table) -> str | None:
-    """A sentence where the first line of a CSV, taken for column names, may be a row."""
+    """Return a warning if the first line of a CSV, read as column names, may be a row."""
     if table.format != "csv" or not is_sentence(table.text_column):
         return None
     return (
-        f"The first line of {table.name} was taken for column names, and {shortened(table.text_column)} reads "
-        "like a text: if it is one, give the file a header."
+        f"The first line of {table.name} was read as column names, but {shortened(table.text_column)} looks like a "
+        "text. If it is one, add a header to the file."
     )
 
 
 def outset(job: ScoreJob, model: Model, table: Table) -> Iterator[str]:
-    """What to know before the first row is answered: what was taken for what, what is replaced, and how much it is."""
+    """Yield what to know before the first row is answered: what was assumed, what is replaced, and how many rows."""
     if job.text_column is None and (doubt := doubtful_header(table)):
         yield doubt
     if job.out.exists():
-        yield f"{job.out} exists and is replaced at the end."
+        yield f"{job.out} exists and will be replaced at the end."
     rows = f"{rows_in_words(table.row_count)} of column {shortened(table.text_column)}"
     yield f"Scoring {rows} on {TITLES[model.backend]} …"
 
 
-def plan(job: ScoreJob, bundle: Bundle, table: Table) -> Wanted:
-    """What is asked about each text, in columns that the file does not have yet."""
+def plan(job: ScoreJob, bundle: Bundle, table: Table) -> AnswerOptions:
+    """Return what to answer about each text, in columns that the file does not have yet."""
     tasks = tuple(bundle.tasks if job.tasks is None else dict.fromkeys(job.tasks))
     unknown = [name for name in tasks if name not in bundle.tasks]
     if unknown or not tasks:
@@ -220,15 +219,15 @@ def plan(job: ScoreJob, bundle: Bundle, table: Table) -> Wanted:
         )
     if job.threshold is not None and not 0 <= job.threshold <= 1:
         raise InputError(f"threshold={job.threshold} is not a probability between 0 and 1.")
-    wanted = Wanted(tasks, job.threshold, job.all_scores)
-    if set(wanted.columns(bundle.tasks)) & set(table.columns):
-        wanted = Wanted(tasks, job.threshold, job.all_scores, PREFIX)
-    wanted.check(bundle.tasks, table.columns)
-    return wanted
+    options = AnswerOptions(tasks, job.threshold, job.all_scores)
+    if set(options.columns(bundle.tasks)) & set(table.columns):
+        options = AnswerOptions(tasks, job.threshold, job.all_scores, PREFIX)
+    options.check(bundle.tasks, table.columns)
+    return options
 
 
 class _Run:
-    """Blocks that are answered ahead while others are written."""
+    """Answers blocks ahead while earlier ones are written."""
 
     def __init__(self, writer: Writer, journal: Journal, meter: Meter) -> None:
         self._writer = writer
@@ -237,26 +236,26 @@ class _Run:
         self._waiting: deque[tuple[int, Block, Future[Answers]]] = deque()
 
     def fill(self, blocks: Iterator[Block], submit: Callable[[Any], Future[Answers]], ahead: int) -> None:
-        """Write every part that is missing; at most `ahead` blocks wait in memory, and fewer where rows are large."""
-        self._meter.tell(0)
+        """Write every missing part; at most `ahead` blocks wait in memory, fewer if they are large."""
+        self._meter.add(0)
         for number, block in enumerate(blocks):
             if number not in self._journal.done:
                 self._waiting.append((number, block, submit(block.texts)))
-            del block  # else it is there until the next is read
-            while len(self._waiting) > ahead or sum(one.weight for _, one, _ in self._waiting) > 2 * BLOCK_BYTES:
-                self._keep()
+            del block  # or it would stay in memory until the next is read
+            while len(self._waiting) > ahead or sum(queued.weight for _, queued, _ in self._waiting) > 2 * BLOCK_BYTES:
+                self._write_next()
         while self._waiting:
-            self._keep()
+            self._write_next()
 
-    def _keep(self) -> None:
-        number, block, promised = self._waiting.popleft()
-        answers = promised.result()
+    def _write_next(self) -> None:
+        number, block, future = self._waiting.popleft()
+        answers = future.result()
         self._journal.commit(number, self._writer.part(block, answers.columns), answers.tally)
-        self._meter.tell(answers.tally.rows)
+        self._meter.add(answers.tally.rows)
 
 
 class Meter:
-    """How far a run is: rows, the rate of this run, and the share of the file that is done."""
+    """Reports the progress of a run: rows, rows per second of this run, and the share done."""
 
     def __init__(self, rows: int, resumed: int, backend: str, progress: Progress | None) -> None:
         self._rows = rows
@@ -266,23 +265,23 @@ class Meter:
         self._progress = progress
         self._started = time.monotonic()
 
-    def tell(self, rows: int) -> None:
-        """Count so many rows more, and say so."""
+    def add(self, rows: int) -> None:
+        """Count these rows, and report."""
         self._done += rows
         if self._progress is None:
             return
         spent = time.monotonic() - self._started
         rate = f", {self._done / spent:,.0f} rows/s" if self._done else ""
-        gone_on = f" ({self._resumed:,} done before)" if self._resumed else ""
+        before = f" ({self._resumed:,} done before)" if self._resumed else ""
         done = self._resumed + self._done
         share = done / self._rows if self._rows else 1.0
-        self._progress(f"{done:,} of {rows_in_words(self._rows)} on {TITLES[self._backend]}{rate}{gone_on}", share)
+        self._progress(f"{done:,} of {rows_in_words(self._rows)} on {TITLES[self._backend]}{rate}{before}", share)
 
 
 def _state(path: Path) -> tuple[int, int] | None:
-    """What tells that a file has changed; None where there is none."""
+    """Return what shows that a file has changed; None if there is none."""
     try:
-        told = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return told.st_size, told.st_mtime_ns
+    return status.st_size, status.st_mtime_ns

@@ -1,4 +1,4 @@
-"""Who answers the blocks of a file: one thread of this process, or processes that each hold a model of their own."""
+"""Answer blocks in one thread of this process, or in processes that each hold their own model."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from typing import Any
 
 from inference.classifier import Classifier
 from inference.errors import InferenceError
-from inference.score.annotate import Answers, Wanted, answer
+from inference.score.annotate import AnswerOptions, Answers, answer
 
 Opener = Callable[[], Classifier]
-"""Opens the model. It travels to other processes, so it is a function of a module, or `functools.partial` of one."""
+"""Opens the model. It is sent to other processes, so it is a module's function or a `functools.partial` of one."""
 Submit = Callable[[Sequence[Any]], "Future[Answers]"]
 
 _opened: Classifier | None = None  # the model of a worker process
 
 
 @contextmanager
-def answering(open_one: Opener, wanted: Wanted, workers: int) -> Iterator[Submit]:
-    """A function that takes texts and promises their answers. The model is opened when the first texts come.
+def answering(open_one: Opener, options: AnswerOptions, workers: int) -> Iterator[Submit]:
+    """Yield a function that takes texts and returns a future of their answers. The first texts open the model.
 
     Args:
-        workers: 1 answers in a thread of this process, so that reading and writing go on meanwhile.
+        workers: with 1, texts are answered in a thread of this process, while others are read and written.
 
     Raises:
-        InferenceError: a worker process was ended by somebody else. Asking for texts to be answered says so, and so
-            does waiting for their answers within the block.
+        InferenceError: a worker process was killed; raised by the function, or by a future within the block.
     """
     if workers == 1:
         opened: list[Classifier] = []
@@ -40,7 +39,7 @@ def answering(open_one: Opener, wanted: Wanted, workers: int) -> Iterator[Submit
         def here(texts: Sequence[Any]) -> Answers:
             if not opened:
                 opened.append(open_one())
-            return answer(opened[0], texts, wanted)
+            return answer(opened[0], texts, options)
 
         with _ending(ThreadPoolExecutor(1)) as pool:
             yield lambda texts: pool.submit(here, texts)
@@ -50,22 +49,22 @@ def answering(open_one: Opener, wanted: Wanted, workers: int) -> Iterator[Submit
     others = set(multiprocessing.active_children())
     with _ending(ProcessPoolExecutor(workers, context, initializer=_start)) as pool:
         try:
-            yield lambda texts: pool.submit(_there, open_one, texts, wanted)
+            yield lambda texts: pool.submit(_there, open_one, texts, options)
         except BaseException as error:
-            # What they have at hand nobody will keep, and it may take them half a minute.
+            # Nobody needs their answers, which may take half a minute.
             for child in set(multiprocessing.active_children()) - others:
                 child.terminate()
             if isinstance(error, BrokenProcessPool):
                 raise InferenceError(
-                    "A worker process was ended from outside, perhaps because memory was short. The same command goes "
-                    "on from here; take fewer --workers."
+                    "A worker process was killed, perhaps for lack of memory. The same command with fewer "
+                    "--workers continues from here."
                 ) from None
             raise
 
 
 @contextmanager
 def _ending(pool: Executor) -> Iterator[Executor]:
-    """The pool; where the block raises, what has not begun is not begun any more."""
+    """Yield the pool; at the end, cancel what has not started."""
     try:
         yield pool
     finally:
@@ -73,19 +72,19 @@ def _ending(pool: Executor) -> Iterator[Executor]:
 
 
 def _start() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who started us ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent process ends this one
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)  # it was killed and can end nobody
+        os._exit(1)  # the parent was killed and cannot end this process
 
 
-def _there(open_one: Opener, texts: Sequence[Any], wanted: Wanted) -> Answers:
+def _there(open_one: Opener, texts: Sequence[Any], options: AnswerOptions) -> Answers:
     global _opened
     if _opened is None:
         _opened = open_one()
-    return answer(_opened, texts, wanted)
+    return answer(_opened, texts, options)

@@ -1,8 +1,8 @@
-"""The rows of a block and their answers as bytes of CSV, JSONL or Parquet, and such parts joined to a file.
+"""Write the rows of a block and their answers as CSV, JSONL or Parquet, and join such parts to a file.
 
-A line that was JSONL is written as it was, without white space around it, with the answers before its last brace.
-Parquet keeps its types. CSV has text alone: what is nested is written as JSON, and a cell that a spreadsheet would run
-as a formula gets a ' before it, unless it is a number.
+A JSONL line is written as it was, without surrounding white space, with the answers before its last brace. Parquet
+keeps its types. CSV has only text: nested values are written as JSON, and cells that a spreadsheet would run as a
+formula get a leading ', unless they are numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from inference.tables.table import Block, Table
 from inference.tables.text_formats import CsvTable, JsonlTable, harmless, is_number
 
 FORMATS = ("csv", "jsonl", "parquet")
-GROUP_BYTES = 64_000_000  # of a row group of Parquet in memory: parts are joined up to it
+GROUP_BYTES = 64_000_000  # in memory, of a Parquet row group that parts are joined to
 GROUP_ROWS = 100_000
 
 Added = Mapping[str, Sequence[Any]]
@@ -34,26 +34,26 @@ Added = Mapping[str, Sequence[Any]]
 
 
 class Writer(Protocol):
-    """How rows become bytes."""
+    """Turns rows into bytes."""
 
     def part(self, block: Block, added: Added) -> bytes:
-        """The rows of a block with their answers. Equal rows and answers give equal bytes."""
+        """Return the rows of a block with their answers. Equal rows and answers give equal bytes."""
         ...
 
     def join(self, parts: Iterable[Path], out: BinaryIO) -> None:
-        """Write the whole file, of these parts in this order."""
+        """Write the file from these parts, in this order."""
         ...
 
 
 def open_writer(format: str, table: Table, kinds: Mapping[str, str]) -> Writer:
-    """What writes the rows of this table.
+    """Return the writer for the rows of this table.
 
     Args:
-        kinds: the added columns, and what they hold.
+        kinds: added column -> its kind.
 
     Raises:
         InputError: the format cannot hold such rows.
-        MissingDependencyError: a library that writes it is not installed.
+        MissingDependencyError: the library for the format is not installed.
     """
     if format not in FORMATS:
         raise InputError(f"Unknown format {shown(format)}. Known: {', '.join(FORMATS)}.")
@@ -73,7 +73,7 @@ def open_writer(format: str, table: Table, kinds: Mapping[str, str]) -> Writer:
 
 
 class _Writing:
-    """A writer that says in one line which values its format does not hold."""
+    """A writer that reports values that its format cannot hold in one line."""
 
     def __init__(self, writer: Writer, format: str, table: Table) -> None:
         self._writer = writer
@@ -81,27 +81,27 @@ class _Writing:
         self._table = table
 
     def part(self, block: Block, added: Added) -> bytes:
-        with self._saying():
+        with self._in_one_line():
             return self._writer.part(block, added)
 
     def join(self, parts: Iterable[Path], out: BinaryIO) -> None:
-        with self._saying():
+        with self._in_one_line():
             self._writer.join(parts, out)
 
     @contextmanager
-    def _saying(self) -> Iterator[None]:
-        arrow = sys.modules.get("pyarrow")  # where it is not imported, it raises nothing
-        # Of recursion: a cell of JSONL may be nested more deeply than can be written again.
+    def _in_one_line(self) -> Iterator[None]:
+        arrow = sys.modules.get("pyarrow")  # None unless it was imported
+        # A cell of JSONL may be nested too deeply to be written again: RecursionError.
         errors = (OverflowError, ValueError, RecursionError, *([arrow.ArrowException] if arrow else []))
         try:
             yield
         except errors as error:
             if isinstance(error, InputError):
                 raise
-            said = str(error).strip().partition("\n")[0].rstrip(".")
+            message = str(error).strip().partition("\n")[0].rstrip(".")
             raise InputError(
-                f"{self._table.name} has a value that cannot be written as {self._format}: {said}. Mend it, or "
-                f"keep the format that the file has: --format {self._table.format}."
+                f"{self._table.name} has a value that cannot be written as {self._format}: {message}. Correct "
+                f"it, or keep the format of the file: --format {self._table.format}."
             ) from None
 
 
@@ -125,20 +125,20 @@ class _CsvWriter:
 
     def _bytes(self, rows: Iterable[list[str]]) -> bytes:
         lines = _Lines(self._line_end)
-        # With this line end the writer quotes cells that hold \r or \n; with "\n" it leaves a lone \r bare.
+        # With this line end the writer quotes cells that hold \r or \n; with "\n" it does not quote a lone \r.
         csv.writer(lines, delimiter=self._delimiter, lineterminator="\r\n").writerows(rows)
-        return _whole("".join(lines.found)).encode()
+        return _whole("".join(lines.written)).encode()
 
 
 class _Lines:
-    """A file for csv.writer, which writes it one row at a time: they get the line end that is wanted."""
+    """A file for csv.writer, which writes one row at a time: replaces the line ends."""
 
     def __init__(self, line_end: str) -> None:
-        self.found: list[str] = []
+        self.written: list[str] = []
         self._line_end = line_end
 
     def write(self, line: str) -> None:
-        self.found.append(line[:-2] + self._line_end)
+        self.written.append(line[:-2] + self._line_end)
 
 
 class _JsonlWriter:
@@ -178,7 +178,7 @@ class _ParquetWriter:
         return out.getvalue()
 
     def join(self, parts: Iterable[Path], out: BinaryIO) -> None:
-        # Not read_table, which takes no file with two columns of one name.
+        # Not read_table, which refuses two columns of one name.
         write_groups(map(_read, parts), self._schema, out)
 
     def _table(self, rows: list[Sequence[Any]]) -> Any:
@@ -195,19 +195,19 @@ class _ParquetWriter:
 
 
 def schema_of(table: Table, kinds: Mapping[str, str]) -> Any:
-    """The pyarrow schema of a table with its added columns: a Parquet file's own types, else those that hold all."""
+    """Return the pyarrow schema of a table and its added columns: Parquet's own types, else types that fit."""
     import pyarrow
 
     if isinstance(table, ParquetTable):
         given = table.schema
     else:
-        held = table.kinds if isinstance(table, JsonlTable) else {}
-        given = pyarrow.schema([(_whole(name), _arrow_type(held.get(name, {str}))) for name in table.columns])
+        kinds_of = table.kinds if isinstance(table, JsonlTable) else {}
+        given = pyarrow.schema([(_whole(name), _arrow_type(kinds_of.get(name, {str}))) for name in table.columns])
     return pyarrow.schema([*given, *_added_fields(kinds)], metadata=given.metadata)
 
 
 def with_answers(table: Any, added: Added, kinds: Mapping[str, str]) -> Any:
-    """A pyarrow table with the added columns behind its own."""
+    """Return a pyarrow table with the added columns after its own."""
     import pyarrow
 
     for field in _added_fields(kinds):
@@ -216,23 +216,23 @@ def with_answers(table: Any, added: Added, kinds: Mapping[str, str]) -> Any:
 
 
 def write_groups(tables: Iterable[Any], schema: Any, out: BinaryIO) -> None:
-    """Write pyarrow tables as one Parquet file, several of them in a row group."""
+    """Write pyarrow tables as one Parquet file, several to a row group."""
     import pyarrow
     import pyarrow.parquet
 
-    held: list[Any] = []
+    group: list[Any] = []
     with pyarrow.parquet.ParquetWriter(out, schema) as writer:
         for table in tables:
-            held.append(table.cast(schema))
-            if sum(one.nbytes for one in held) > GROUP_BYTES or sum(map(len, held)) >= GROUP_ROWS:
-                writer.write_table(pyarrow.concat_tables(held))
-                held = []
-        if held:
-            writer.write_table(pyarrow.concat_tables(held))
+            group.append(table.cast(schema))
+            if sum(part.nbytes for part in group) > GROUP_BYTES or sum(map(len, group)) >= GROUP_ROWS:
+                writer.write_table(pyarrow.concat_tables(group))
+                group = []
+        if group:
+            writer.write_table(pyarrow.concat_tables(group))
 
 
 def as_text(value: Any) -> str:
-    """A cell as CSV holds it: a text as it is, nothing as "", all else as JSON has it or as Python writes it."""
+    """Return a cell as CSV holds it: None as "", other values as JSON or as Python writes them."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -242,7 +242,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, list | dict):
         try:
             return _json(value)
-        except ValueError:  # it holds NaN or infinity; only then is it copied
+        except ValueError:  # it holds NaN or infinity, and must be copied
             return _json(_finite(value))
     return json.dumps(value) if isinstance(value, bool | int | float) else str(value)
 
@@ -253,14 +253,14 @@ def _safe(cell: str) -> str:
 
 def _written(values: Sequence[Any], kind: str) -> list[str]:
     if kind == NUMBER:
-        return ["" if one is None else f"{one:.{DIGITS}f}" for one in values]
+        return ["" if value is None else f"{value:.{DIGITS}f}" for value in values]
     if kind == FLAG:
-        return ["" if one is None else str(one).lower() for one in values]
-    return ["" if one is None else one for one in values]
+        return ["" if value is None else str(value).lower() for value in values]
+    return ["" if value is None else value for value in values]
 
 
 def _json(value: Any) -> str:
-    """On one line; with escapes where a text holds half a character, which UTF-8 cannot."""
+    """Return JSON on one line, with escapes if a text holds a lone surrogate, which UTF-8 cannot encode."""
     line = json.dumps(value, ensure_ascii=False, default=as_text, allow_nan=False)
     try:
         line.encode()
@@ -270,16 +270,16 @@ def _json(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The value with None for NaN and infinity, which JSON does not have, however deep they lie."""
+    """Return the value with None for NaN and infinity, which JSON lacks, at any depth."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _whole(text: str) -> str:
-    """The text with U+FFFD in place of half characters, which JSON can say and UTF-8 cannot."""
+    """Return the text with U+FFFD for lone surrogates, which JSON can hold and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -295,7 +295,7 @@ def _added_fields(kinds: Mapping[str, str]) -> list[Any]:
 
 
 def _arrow_type(kinds: set[type]) -> Any:
-    """The type of a column of JSON values; text, in JSON, where they are of several kinds or nested."""
+    """Return the type of a column of JSON values; values of several types or nested ones become text, in JSON."""
     import pyarrow
 
     if kinds == {bool}:

@@ -78,7 +78,7 @@ def test_a_second_call_builds_nothing(tiny: Tiny, built: Artifact) -> None:
     assert steps == []
 
 
-def test_sizes_are_of_the_models_own_backends(tiny: Tiny, built: Artifact) -> None:
+def test_sizes_cover_the_backends_of_the_model(tiny: Tiny, built: Artifact) -> None:
     bundle = Bundle.read(tiny.folder)
     assert list(model_sizes(bundle, built, tiny.base)) == ["pytorch", "onnx", "int8"]
     assert list(model_sizes(bundle, None, tiny.base)) == ["pytorch"]

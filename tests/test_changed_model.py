@@ -205,7 +205,7 @@ def test_exported_folder_is_refused_after_replacement(own: Tiny, tmp_path: Path)
         open_described(bundle, "int8", cache=own.cache)
 
 
-def test_nothing_is_built_of_a_model_that_is_replaced_meanwhile(own: Tiny) -> None:
+def test_nothing_is_built_of_a_model_replaced_during_the_build(own: Tiny) -> None:
     bundle = Bundle.read(own.folder)
     cache = own.cache / "new"
 

@@ -135,7 +135,7 @@ def test_a_task_may_be_left_out_only_where_there_is_one() -> None:
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
-def test_a_threshold_that_is_no_probability_is_refused(threshold: float) -> None:
+def test_invalid_threshold_is_refused(threshold: float) -> None:
     with pytest.raises(InputError, match="is not a probability"):
         fakes.classifier().predict("good", "sentiment", threshold=threshold)
 

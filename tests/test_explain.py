@@ -28,23 +28,23 @@ def figures(found: Explanation) -> dict[str, float | None]:
 # --- Occlusion, by hand: the logits of a fake are the sum over its words
 
 
-def test_a_word_adds_to_the_log_odds_what_they_lose_without_it() -> None:
+def test_attribution_is_the_fall_of_log_odds_without_the_word() -> None:
     found = explain(fakes.classifier(), "Good film, not bad", "sentiment")
     assert (found.label, found.predicted) == ("negative", "negative")  # a tie, and the first one is given
     assert figures(found) == {"Good": -2.0, "film": 0.0, ",": 0.0, "not": 0.0, "bad": 2.0}
     assert found.log_odds == pytest.approx(0)
     assert found.words[-1].without == pytest.approx(1 / (1 + math.exp(2)))
     assert (found.words[0].start, found.words[0].end) == (0, 4)
-    assert found.notes[0].startswith("The model's vocabulary lacks “film”, “,”, “not”: it reads one and the same")
+    assert found.notes[0].startswith("The model's vocabulary lacks “film”, “,”, “not”: the model reads the same token")
 
 
-def test_another_label_than_the_models_can_be_explained() -> None:
+def test_label_that_was_not_predicted_can_be_explained() -> None:
     found = explain(fakes.classifier(), "glad", "emotion", "sadness")
     assert (found.label, found.predicted) == ("sadness", "joy")
     assert found.words[0].attribution == pytest.approx(math.log(2) - math.log(math.exp(3) + 1))
 
 
-def test_a_label_of_several_at_once_is_explained_by_its_own_logit() -> None:
+def test_multi_label_is_explained_by_its_own_logit() -> None:
     class Topics(fakes.FakeBackend):
         def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
             books = (input_ids == fakes.WORDS.index("book")).sum(1)
@@ -55,17 +55,17 @@ def test_a_label_of_several_at_once_is_explained_by_its_own_logit() -> None:
     assert figures(explain(made, "book it", label="food")) == {"book": 0.0, "it": 0.0}
 
 
-def test_what_is_explained_is_what_answers() -> None:
+def test_explained_answer_is_the_prediction() -> None:
     made = fakes.classifier()
     found, said = explain(made, "good bad good", "sentiment"), made.predict("good bad good", "sentiment")
     assert (found.predicted, found.score) == (said.label, said.confidence)
 
 
-def test_the_last_word_left_leaves_an_empty_text_and_no_error() -> None:
+def test_single_word_can_be_left_out() -> None:
     assert figures(explain(fakes.classifier(), "good", "sentiment")) == {"good": 2.0}
 
 
-def test_what_was_cut_off_has_no_figure_and_is_told() -> None:
+def test_truncated_part_has_no_attribution_and_is_noted() -> None:
     text = "good good good good good good bad bad"  # eight tokens are read, two of them special
     found = explain(fakes.classifier(), text, "sentiment")
     assert (len(found.words), found.read, found.truncated) == (6, (0, 29), True)
@@ -75,7 +75,7 @@ def test_what_was_cut_off_has_no_figure_and_is_told() -> None:
     ]
 
 
-def test_where_words_stand_for_each_other_it_is_said_that_none_carries_the_answer() -> None:
+def test_note_says_that_no_word_carries_the_answer_alone() -> None:
     made = fakes.classifier()
     found = explain(made, "good good good good good", "sentiment")
     assert found.score > 0.99
@@ -85,7 +85,7 @@ def test_where_words_stand_for_each_other_it_is_said_that_none_carries_the_answe
     assert explain(made, "good good good good good", "sentiment", "negative").notes == []  # no answer of the model's
 
 
-def test_where_the_start_is_cut_off_the_end_is_explained() -> None:
+def test_end_of_a_text_is_explained_if_its_start_is_cut_off() -> None:
     tokenizer = fakes.tokenizer()
     tokenizer.enable_truncation(8, direction="left")
     made = Classifier(fakes.bundle(), fakes.FakeBackend(), tokenizer)
@@ -100,7 +100,7 @@ def test_passes_are_batched_and_none_is_larger_than_the_classifier_allows() -> N
     assert sum(rows for rows, _ in backend.shapes) == 1 + 6  # the text, and one a word
 
 
-def test_a_long_text_is_explained_in_groups_of_neighbours_and_that_is_told() -> None:
+def test_long_text_is_explained_in_groups_which_is_noted() -> None:
     long = Classifier(fakes.bundle(max_tokens=4096), fakes.FakeBackend(), fakes.tokenizer())
     found = explain(long, "good " * 1300, "sentiment")
     assert found.grouped == 3
@@ -140,7 +140,7 @@ def test_with_little_time_neighbours_are_left_out_together(monkeypatch: pytest.M
     assert found.seconds == 12.0
 
 
-def test_when_time_is_up_the_rest_has_no_figure_and_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_not_reached_in_time_have_no_attribution_which_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, 1.0)
 
     def slower(_: str, __: float) -> None:
@@ -154,7 +154,7 @@ def test_when_time_is_up_the_rest_has_no_figure_and_that_is_told(monkeypatch: py
     assert "4 of 12 parts of the text were not tried" in found.notes[0]
 
 
-def test_without_a_budget_nothing_is_left_out_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_word_is_tried_without_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     found = explain(Clock(monkeypatch, 1e6).classifier(), "good " * 40, "sentiment")
     assert (found.grouped, found.unreached) == (1, 0)
 
@@ -170,7 +170,7 @@ def test_progress_goes_from_little_to_all() -> None:
     assert [share for _, share in told] == [0.4, 0.8, 1.0]
 
 
-def test_what_progress_raises_ends_the_work() -> None:
+def test_error_in_progress_ends_the_work() -> None:
     def stop(_: str, __: float) -> None:
         raise KeyboardInterrupt
 
@@ -196,10 +196,10 @@ def test_what_progress_raises_ends_the_work() -> None:
         ({"budget_s": 0}, "budget_s=0 is not a time"),
         ({"budget_s": float("nan")}, "budget_s=nan is not a time"),
         ({"budget_s": "5"}, "budget_s='5' is not a time"),
-        ({"method": GRADIENTS}, "needs the gradients of a PyTorch network, and this model is open on INT8"),
+        ({"method": GRADIENTS}, "needs the gradients of a PyTorch network, and this model is loaded on INT8"),
     ],
 )
-def test_what_cannot_be_explained_is_refused_with_a_remedy(options: dict[str, Any], said: str) -> None:
+def test_invalid_requests_are_rejected_with_a_remedy(options: dict[str, Any], said: str) -> None:
     asked = {"text": "good", "task": "sentiment"} | options
     with pytest.raises(InputError, match=said):
         explain(fakes.classifier(fakes.FakeBackend("int8")), **asked)
@@ -209,12 +209,12 @@ def test_gradients_through_a_base_in_4_bits_on_a_cpu_are_refused_with_a_remedy()
     backend = fakes.FakeBackend()
     backend.network = object()  # type: ignore[attr-defined]
     made = Classifier(replace(fakes.bundle(), four_bit=True), backend, fakes.tokenizer())
-    with pytest.raises(InputError, match="cannot go through a base in 4 bits on a CPU. Take method='occlusion'"):
+    with pytest.raises(InputError, match="cannot go through a base in 4 bits on a CPU. Use method='occlusion'"):
         explain(made, "good", "sentiment", method=GRADIENTS)
     assert figures(explain(made, "good", "sentiment")) == {"good": 2.0}
 
 
-def test_logits_that_are_no_numbers_are_an_error_and_no_figure() -> None:
+def test_nan_logits_are_an_error() -> None:
     class Broken(fakes.FakeBackend):
         def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
             found = super().logits(input_ids, attention_mask)
@@ -240,14 +240,14 @@ def test_an_explanation_is_plain_json_with_its_notes() -> None:
     assert len(again["notes"]) == 2
 
 
-def test_words_that_the_vocabulary_lacks_are_named() -> None:
+def test_words_outside_the_vocabulary_are_named() -> None:
     found = explain(fakes.classifier(), "good 😀 ☃ bad 😀 glad", "sentiment")
     assert [word.text for word in found.words if word.unknown] == ["😀", "☃", "😀"]
     (note,) = found.notes
-    assert note.startswith("The model's vocabulary lacks “😀”, “☃”: it reads one and the same sign")
+    assert note.startswith("The model's vocabulary lacks “😀”, “☃”: the model reads the same token for")
     long = explain(fakes.classifier(), "good " + "🙂" * 400, "sentiment").notes[0]
-    assert f"lacks “{'🙂' * 29}…”: it reads" in long
-    assert "so its figure tells" in long
+    assert f"lacks “{'🙂' * 29}…”: the model reads" in long
+    assert "a figure shows the effect of having some word there" in long
     assert explain(fakes.classifier(), "good bad glad", "sentiment").notes == []
 
 
@@ -266,14 +266,14 @@ def test_the_same_order_of_words_has_tau_1_and_the_reverse_minus_1() -> None:
     assert "in the same order (Kendall's tau 1)" in agreement_sentence(agreement(one, other), "pytorch", "int8")
 
 
-def test_words_that_all_count_the_same_have_no_order() -> None:
+def test_equal_attributions_have_no_order() -> None:
     made = fakes.classifier()
     found = agreement(explain(made, "this that", "sentiment"), explain(made, "this that", "sentiment"))
     assert found.tau is None
     assert "no order" in agreement_sentence(found, "pytorch", "int8")
 
 
-def test_explanations_of_other_labels_or_texts_are_not_compared() -> None:
+def test_explanations_of_different_labels_or_texts_cannot_be_compared() -> None:
     made = fakes.classifier()
     one = explain(made, "good bad", "sentiment", "positive")
     for other in (explain(made, "good bad", "sentiment", "negative"), explain(made, "good", "sentiment", "positive")):
@@ -281,7 +281,7 @@ def test_explanations_of_other_labels_or_texts_are_not_compared() -> None:
             agreement(one, other)
 
 
-def test_a_comparison_explains_the_label_of_the_first_on_all_of_them() -> None:
+def test_comparison_explains_the_label_of_the_first_backend() -> None:
     class Turned(fakes.FakeBackend):
         def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
             return {task: -values for task, values in super().logits(input_ids, attention_mask).items()}

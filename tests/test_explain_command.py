@@ -67,7 +67,7 @@ def test_without_a_task_every_task_is_explained(run: Run) -> None:
     assert [one["task"] for one in found["explanations"]] == ["mood", "topic"]
 
 
-def test_the_delta_of_gradients_is_told(run: Run) -> None:
+def test_convergence_delta_is_printed(run: Run) -> None:
     code, out, _ = run("it was bad", "--task", "mood", "--method", GRADIENTS)
     assert code == 0
     assert "in 32 steps; the attributions miss the difference by " in out
@@ -98,13 +98,13 @@ def test_a_dash_reads_the_whole_of_stdin_as_one_text(run: Run, monkeypatch: pyte
         (("bad", "--compare", "onnx"), "pass two or more different backends"),
         (("bad", "--compare", "onnx,gpu"), "Unknown backend 'gpu'"),
         (("bad", "--compare", "onnx,int8", "--backend", "onnx"), "--compare cannot be combined"),
-        (("bad", "--backend", "int8", "--method", GRADIENTS), "Take method='occlusion', or load it with"),
+        (("bad", "--backend", "int8", "--method", GRADIENTS), "Use method='occlusion', or load it with"),
         (("bad", "--task", "mood", "--budget", "0"), "budget_s=0.0 is not a time"),
         (("bad", "--out", "x.json"), "--out needs --check"),
         (("bad", "--check"), "leave out TEXT"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_exit_code_2(run: Run, arguments: tuple[str, ...], said: str) -> None:
+def test_invalid_command_is_one_line_and_exit_code_2(run: Run, arguments: tuple[str, ...], said: str) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert said in err.splitlines()[-1]
@@ -268,7 +268,7 @@ def test_a_row_is_explained_on_both_backends_with_how_far_they_agree(
     assert len(at.dataframe) == 1  # another question: the old answer is gone
 
 
-def test_what_goes_wrong_is_said_in_place_of_an_explanation(
+def test_error_is_shown_instead_of_an_explanation(
     dashboard: Callable[..., AppTest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def explain(*_: Any) -> dict[str, Any]:
@@ -300,7 +300,7 @@ def test_the_dashboard_shows_what_the_command_prints(
         jobs.explain("what a lovely film", "sentiment", "great", "onnx", "int8")
 
 
-def test_explanation_that_nobody_waits_for_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_abandoned_explanation_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (program := tmp_path / "endless").write_text("#!/bin/sh\nexec sleep 600\n")
     program.chmod(0o755)
     monkeypatch.setattr(jobs, "POLL_S", 0.01)

@@ -103,7 +103,7 @@ def test_each_task_of_switched_adapters_is_explained_with_its_own(tmp_path: Path
     assert made.predict_all_tasks("a bad lamp") == before
 
 
-def test_whoever_asks_while_gradients_are_taken_gets_the_answer_to_his_own_text(network: Classifier) -> None:
+def test_prediction_during_gradients_is_for_its_own_text(network: Classifier) -> None:
     expected = network.predict("a bad lamp", "mood")
     got = []
 
@@ -115,9 +115,7 @@ def test_whoever_asks_while_gradients_are_taken_gets_the_answer_to_his_own_text(
     assert {one.confidence for one in got} == {expected.confidence}
 
 
-def test_gradients_that_time_does_not_suffice_for_are_refused_or_told(
-    network: Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_out_of_time_are_rejected_or_noted(network: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     from inference.explain import gradients
 
     now = [0.0]
@@ -133,7 +131,7 @@ def test_gradients_that_time_does_not_suffice_for_are_refused_or_told(
     found = explain(network, TEXT, "mood", method=GRADIENTS, budget_s=8.0, progress=tell)
     assert found.converged is False
     assert found.n_steps in gradients.STEPS[:-1]
-    assert f"after {found.n_steps} steps" in found.notes[-1]
+    assert f"After {found.n_steps} steps" in found.notes[-1]
     whole = explain(network, TEXT, "mood", method=GRADIENTS)
     assert whole.n_steps == gradients.STEPS[-1]
 

@@ -131,7 +131,7 @@ def words(text: str, tokenizer: Tokenizer) -> list[str]:
         ("", []),
     ],
 )
-def test_a_word_is_what_a_reader_takes_for_one(text: str, expected: list[str]) -> None:
+def test_segments_are_words_as_a_reader_sees_them(text: str, expected: list[str]) -> None:
     assert spelled(text) == expected
 
 
@@ -181,11 +181,11 @@ def test_a_token_of_white_space_goes_with_the_word_after_it_and_at_the_end_with_
     assert words_of("a b ", offsets, [0, 0, 0, 0]) == [WordSpan(0, 1, (0,)), WordSpan(2, 3, (1, 2, 3))]
 
 
-def test_where_the_text_was_cut_the_last_word_ends() -> None:
+def test_last_word_ends_where_the_text_was_cut() -> None:
     assert words_of("good badly", [(0, 4), (5, 8)], [0, 0], (0, 8)) == [WordSpan(0, 4, (0,)), WordSpan(5, 8, (1,))]
 
 
-def test_what_no_token_was_made_of_is_in_no_word() -> None:
+def test_characters_without_a_token_belong_to_no_word() -> None:
     assert words_of("a \x00 b", [(0, 1), (4, 5)], [0, 0]) == [WordSpan(0, 1, (0,)), WordSpan(4, 5, (1,))]
 
 
@@ -237,7 +237,7 @@ def test_a_word_of_which_the_vocabulary_has_nothing_is_unknown(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram", "byte-level"])
-def test_a_text_of_which_the_vocabulary_has_no_word_at_all_is_told_from_others(kind: str) -> None:
+def test_text_without_any_known_word_is_detected(kind: str) -> None:
     tokenizer = TOKENIZERS[kind]
     assert is_unknown(tokenizer.encode("☃ ☃☃"), unknown_token(tokenizer)) is (kind != "byte-level")
     assert not is_unknown(tokenizer.encode("☃ well"), unknown_token(tokenizer))

@@ -58,6 +58,6 @@ def test_graphs_of_other_architectures_are_converted_too(kind: str, tmp_path: Pa
         assert [p.confidence for p in found] == pytest.approx([p.confidence for p in expected[task]], abs=0.02)
 
 
-def test_a_graph_beyond_2_gb_is_not_converted(graph: Graph) -> None:
+def test_graph_past_2_gb_is_not_converted(graph: Graph) -> None:
     with pytest.raises(ExportError, match="more than 2 GB"):
         to_float16(Graph(graph.model, {"weight": np.zeros(1, np.float32)}))

@@ -124,7 +124,7 @@ def test_label_names_beside_an_adapter_are_used(base: Path, tmp_path: Path, cach
     assert describe(folder).tasks["label"].labels == ("no", "yes")
 
 
-def test_a_base_that_has_moved_is_given(base: Path, tmp_path: Path) -> None:
+def test_base_folder_can_be_passed_for_a_moved_base(base: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(base, tmp_path / "moved"))
     folder = foreign.adapter(tmp_path / "adapter", base)
     config = json.loads((folder / "adapter_config.json").read_text())
@@ -147,14 +147,14 @@ def test_the_base_of_the_installed_wheel_is_found_by_its_hub_id(tmp_path: Path) 
     assert 0.5 <= found.predict("good").confidence <= 1
 
 
-def test_several_labels_at_once_come_from_the_problem_type(tmp_path: Path) -> None:
+def test_multi_label_comes_from_the_problem_type(tmp_path: Path) -> None:
     folder = foreign.classifier(tmp_path / "m", labels=("a", "b", "c"), problem_type="multi_label_classification")
     found = load(folder)
     assert found.tasks["label"].problem_type == "multi_label_classification"
     assert sum(found.predict("good").scores.values()) != pytest.approx(1)
 
 
-def test_the_token_limit_is_the_tokenizers_and_never_more_than_there_are_positions(tmp_path: Path) -> None:
+def test_token_limit_is_that_of_the_tokenizer_up_to_the_positions(tmp_path: Path) -> None:
     folder = foreign.classifier(tmp_path / "m", "roberta")
     assert describe(folder).max_tokens == 32
     foreign.write_tokenizer(folder, 1000)
@@ -189,7 +189,7 @@ def test_weights_in_shards_are_read(tmp_path: Path) -> None:
     assert load(folder).predict("good").confidence == pytest.approx(expected.confidence)
 
 
-def test_an_id_of_the_hub_is_served_from_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_id_is_served_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     revision = "a" * 40
@@ -210,9 +210,7 @@ def test_an_id_of_the_hub_is_served_from_the_hubs_cache(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("setting", [{"do_lower_case": False}, {"truncation_side": "left"}])
-def test_what_the_tokenizers_config_says_beside_its_file_holds_here_too(
-    setting: dict[str, Any], tmp_path: Path, cache: Path
-) -> None:
+def test_tokenizer_config_overrides_tokenizer_json(setting: dict[str, Any], tmp_path: Path, cache: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
     folder = foreign.classifier(tmp_path / "m")
@@ -227,14 +225,14 @@ def test_what_the_tokenizers_config_says_beside_its_file_holds_here_too(
         assert np.abs(found - expected).max() < 1e-4
 
 
-def test_checkpoints_of_one_training_are_not_taken_for_tasks(base: Path, tmp_path: Path) -> None:
+def test_checkpoints_of_one_training_are_not_tasks(base: Path, tmp_path: Path) -> None:
     for step in (500, 1000):
         foreign.adapter(tmp_path / "run" / f"checkpoint-{step}", base)
     with pytest.raises(BundleError, match=r"checkpoints of one training.*Name the one to serve"):
         describe(tmp_path / "run")
 
 
-def test_adapters_with_tokenizers_of_their_own_must_agree_on_them(base: Path, tmp_path: Path) -> None:
+def test_adapters_with_different_tokenizers_are_refused(base: Path, tmp_path: Path) -> None:
     for task in ("mood", "topic"):
         foreign.adapter(tmp_path / "both" / task, base)
         foreign.write_tokenizer(tmp_path / "both" / task, 24)
@@ -244,7 +242,7 @@ def test_adapters_with_tokenizers_of_their_own_must_agree_on_them(base: Path, tm
         describe(tmp_path / "both")
 
 
-def test_adapters_of_different_bases_are_not_put_on_one(base: Path, tmp_path: Path) -> None:
+def test_adapters_of_different_bases_are_refused(base: Path, tmp_path: Path) -> None:
     other = foreign.base(tmp_path / "other")
     foreign.adapter(tmp_path / "both" / "mood", base)
     foreign.adapter(tmp_path / "both" / "topic", other)
@@ -252,7 +250,7 @@ def test_adapters_of_different_bases_are_not_put_on_one(base: Path, tmp_path: Pa
         describe(tmp_path / "both", base)
 
 
-def test_a_misspelt_folder_is_no_wish_for_a_model_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_misspelt_folder_is_not_fetched_from_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     with pytest.raises(BundleError, match="No model folder models/tickts"):

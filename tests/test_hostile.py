@@ -104,7 +104,7 @@ def refusal(model: str | Path, cache: Path, backend: str = "pytorch") -> str:
 
 
 @pytest.mark.parametrize("kind", ["classifier", "shards", "adapter", "adapters", "bundle"])
-def test_what_the_faults_are_planted_in_is_healthy(kind: str, originals: Path, tmp_path: Path) -> None:
+def test_models_without_planted_faults_are_healthy(kind: str, originals: Path, tmp_path: Path) -> None:
     found = load(originals / kind / "model", cache=tmp_path).predict_all_tasks("it was good")
     assert all(0 <= one.confidence <= 1 for one in found.values())
 
@@ -144,30 +144,28 @@ def test_a_folder_may_have_any_name_and_messages_stay_one_line(name: str, origin
 @pytest.mark.parametrize(
     "model", ["", "a\0b", "x" * 5000, "../../nowhere/at/all", "http://127.0.0.1:9/x", "-rf", "a/b/c"]
 )
-def test_what_names_no_folder_is_refused_in_one_line(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_name_of_no_folder_is_refused_in_one_line(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     said = refusal(model, tmp_path / "cache")
     assert said.isprintable()
     assert REMEDY.search(said)
 
 
-def test_a_file_and_a_pipe_are_no_folders(tmp_path: Path) -> None:
+def test_file_or_pipe_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("{}")
     os.mkfifo(tmp_path / "pipe")
     for name in ("file", "pipe"):
         assert "No model folder" in refusal(tmp_path / name, tmp_path / "cache")
 
 
-def test_labels_of_strangers_are_only_ever_text(originals: Path, tmp_path: Path) -> None:
+def test_untrusted_labels_are_only_text(originals: Path, tmp_path: Path) -> None:
     model = Path(shutil.copytree(originals / "classifier" / "model", tmp_path / "model"))
     names = ["<script>alert(1)</script>", "=cmd|' /C calc'!A0"]
     edit("config.json", id2label=dict(enumerate(names)))(model)
     assert list(load(model, cache=tmp_path).predict("good").scores) == names
 
 
-def test_nothing_is_run_with_the_checks_of_a_debug_build_off(originals: Path, tmp_path: Path) -> None:
+def test_nothing_runs_with_python_optimization_on(originals: Path, tmp_path: Path) -> None:
     chosen = re.compile("code|pickle|trust|auto_map|megatron|operator")
     models = []
     for number, fault in enumerate(fault for fault in FAULTS if chosen.search(fault.name)):

@@ -73,12 +73,12 @@ def test_an_imported_checkpoint_answers_as_it_did_before(
             assert not found.uncertain
 
 
-def test_the_command_imports_and_says_which_length_it_took(
+def test_import_command_says_which_length_it_uses(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["import", "rapidfit", str(checkpoint), str(tmp_path / "out")]) == 0
     said = capsys.readouterr()
-    assert said.err.startswith("warning: ") and "64 are taken" in said.err and "--max-length" in said.err
+    assert said.err.startswith("warning: ") and "using 64 (" in said.err and "--max-length" in said.err
     assert str(tmp_path / "out") in said.out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out"]
     assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()) == [
@@ -90,7 +90,7 @@ def test_the_command_imports_and_says_which_length_it_took(
     ]
 
 
-def test_the_length_that_the_tokenizer_last_cut_to_is_taken(checkpoint: Path, tmp_path: Path) -> None:
+def test_last_limit_of_the_tokenizer_is_used(checkpoint: Path, tmp_path: Path) -> None:
     from tokenizers import Tokenizer
 
     path = str(checkpoint / "encoder" / "tokenizer.json")
@@ -98,7 +98,7 @@ def test_the_length_that_the_tokenizer_last_cut_to_is_taken(checkpoint: Path, tm
     tokenizer.enable_truncation(24)
     tokenizer.save(path)
     (note,) = import_rapidfit(checkpoint, tmp_path / "out")
-    assert "24 are taken" in note
+    assert "using 24 (" in note
     assert Bundle.read(tmp_path / "out").max_tokens == 24
 
 
@@ -141,11 +141,11 @@ def _rename(raw: dict[str, Any], name: Any) -> None:
     [
         (_without("task_heads"), "'task_heads' is missing"),
         (_without("task_id2label"), "'task_id2label' is missing"),
-        (lambda raw: raw.update(extra=1), "'extra' is missing, or is nothing that RapidFit writes"),
+        (lambda raw: raw.update(extra=1), "'extra' is missing, or is not something that RapidFit writes"),
         (lambda raw: raw.update(pooling="median"), "pooling is 'median'; known are mean, cls, max"),
         (lambda raw: raw.update(pooling=["mean"]), "pooling is a list"),
-        (lambda raw: raw.update(task_heads=3), "no state dictionary"),
-        (lambda raw: raw.update(task_num_labels=[]), "task_num_labels is a list and no dictionary"),
+        (lambda raw: raw.update(task_heads=3), "does not hold a state dictionary"),
+        (lambda raw: raw.update(task_num_labels=[]), "task_num_labels must be a dictionary, not a list"),
         (lambda raw: raw["task_num_labels"].pop("mood"), "must name the same tasks"),
         (lambda raw: raw["task_num_labels"].update(mood=3), "not numbered from 0 to 2"),
         (lambda raw: raw["task_num_labels"].update(mood=True), "has True labels"),
@@ -155,7 +155,7 @@ def _rename(raw: dict[str, Any], name: Any) -> None:
         (lambda raw: raw["task_id2label"].update(mood={0: "up", 1: "down"}), "do not agree on task 'mood'"),
         (lambda raw: raw["task_id2label"].update(mood={0: "up", 1: "up"}), "do not agree on task 'mood'"),
         (lambda raw: _rename(raw, "../x"), "task '../x' must be 1 to 64 letters"),
-        (lambda raw: _rename(raw, 7), "task 7 is no name"),
+        (lambda raw: _rename(raw, 7), "task 7 is not a name"),
         (_head(hidden_layers=9), "hidden_layers is 9; it is a whole number from 0 to 8"),
         (_head(hidden_layers=1.0), "hidden_layers is 1.0"),
         (_head(hidden_layers=2), "task_heads lacks 'topic.3.weight', a tensor of numbers of shape (32, 32)"),
@@ -166,7 +166,7 @@ def _rename(raw: dict[str, Any], name: Any) -> None:
         (_weight("mood.0.bias", torch.full((32,), float("nan"))), "'mood.0.bias' holds NaN or infinity"),
         (_weight("mood.0.bias", torch.zeros(31)), "task_heads lacks 'mood.0.bias'"),
         (_weight("mood.0.bias", torch.zeros(32, dtype=torch.long)), "task_heads lacks 'mood.0.bias'"),
-        (_weight("mood.0.bias", "text"), "'mood.0.bias', which is no tensor"),
+        (_weight("mood.0.bias", "text"), "'mood.0.bias', which is not a tensor"),
         (_weight("mood.9.bias", torch.zeros(2)), "'mood.9.bias', which belongs to no layer"),
         (_weight("mood.0.bias", torch.zeros(1).expand(10**12)), "many times larger than the file"),
     ],
@@ -198,7 +198,7 @@ def test_a_length_that_the_encoder_cannot_read_is_refused(checkpoint: Path, tmp_
         ("adapter_config.json", {"auto_map": {"AutoModel": "evil.Model"}}),
     ],
 )
-def test_a_folder_that_wants_its_own_code_is_refused(
+def test_folder_with_custom_code_is_refused(
     checkpoint: Path, classifier: Path, tmp_path: Path, name: str, fields: dict[str, Any]
 ) -> None:
     for folder in (checkpoint / "encoder", classifier):
@@ -212,16 +212,16 @@ def test_a_folder_that_wants_its_own_code_is_refused(
             import_rapidfit(checkpoint, tmp_path / "out", 20)
 
 
-def test_what_is_there_already_is_never_touched(checkpoint: Path, tmp_path: Path) -> None:
+def test_existing_files_are_never_touched(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     import_rapidfit(checkpoint, out, 20)  # empty: taken
     before = sorted(out.rglob("*"))
     for run in (lambda: import_rapidfit(checkpoint, out, 20), lambda: import_weights(checkpoint, out)):
-        with pytest.raises(InferenceError, match=r"holds something already|neither pytorch_model"):
+        with pytest.raises(InferenceError, match=r"is not empty|neither pytorch_model"):
             run()
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match="holds something already"):
+    with pytest.raises(InputError, match="is not empty"):
         import_rapidfit(checkpoint, tmp_path / "file", 20)
     assert sorted(out.rglob("*")) == before
 
@@ -232,7 +232,7 @@ def test_a_link_out_of_the_folder_is_not_followed(checkpoint: Path, tmp_path: Pa
     path = checkpoint / "encoder" / "config.json"
     path.unlink()
     path.symlink_to(secret)
-    with pytest.raises(BundleError, match="link out of the model's folder"):
+    with pytest.raises(BundleError, match="is a link to a place outside the model folder"):
         import_rapidfit(checkpoint, tmp_path / "out", 20)
 
 
@@ -247,18 +247,18 @@ def test_an_encoder_that_lacks_a_weight_is_refused_and_one_without_pooler_is_not
     import_rapidfit(checkpoint, tmp_path / "whole", 20)
     del weights["encoder.layer.1.output.dense.weight"]
     save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(BundleError, match=r"lacks 1 weights, encoder\.layer\.1\.output\.dense\.weight"):
+    with pytest.raises(BundleError, match=r"lacks 1 weights, including encoder\.layer\.1\.output\.dense\.weight"):
         import_rapidfit(checkpoint, tmp_path / "out", 20)
 
 
-def test_what_is_no_checkpoint_is_said(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"no task_heads\.pt, so it is no RapidFit checkpoint"):
+def test_folder_without_a_checkpoint_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no task_heads\.pt, so it is not a RapidFit checkpoint"):
         import_rapidfit(tmp_path / "nothing", tmp_path / "out")
     (checkpoint / "encoder" / "tokenizer.json").write_text("{}")
     with pytest.raises(BundleError, match="The tokenizer in .* cannot be read"):
         import_rapidfit(checkpoint, tmp_path / "out")
     (checkpoint / "encoder" / "config.json").unlink()
-    with pytest.raises(BundleError, match=r"no config\.json, so it is no encoder"):
+    with pytest.raises(BundleError, match=r"no config\.json, so it is not an encoder"):
         import_rapidfit(checkpoint, tmp_path / "out")
     with pytest.raises(BundleError, match="No model folder"):
         import_weights(tmp_path / "nothing", tmp_path / "out")
@@ -298,15 +298,15 @@ def test_tensors_that_share_memory_are_all_kept(classifier: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ([torch.ones(2)], "holds no state dictionary"),
-        ({}, "holds no state dictionary"),
-        ({"state_dict": {"a": torch.ones(2)}}, "'state_dict', which is no tensor"),
-        ({"a": torch.ones(2), 3: torch.ones(2)}, "3, which is no tensor"),
+        ([torch.ones(2)], "does not hold a state dictionary"),
+        ({}, "does not hold a state dictionary"),
+        ({"state_dict": {"a": torch.ones(2)}}, "'state_dict', which is not a tensor"),
+        ({"a": torch.ones(2), 3: torch.ones(2)}, "3, which is not a tensor"),
         ({"a": torch.tensor([1.0, float("inf")])}, "'a' holds NaN or infinity"),
         ({"a": torch.zeros(1).expand(10**12)}, "many times larger than the file"),
     ],
 )
-def test_weights_that_are_no_weights_are_refused(classifier: Path, tmp_path: Path, raw: Any, message: str) -> None:
+def test_pickles_without_weights_are_refused(classifier: Path, tmp_path: Path, raw: Any, message: str) -> None:
     torch.save(raw, classifier / "pytorch_model.bin")
     with pytest.raises(BundleError) as found:
         import_weights(classifier, tmp_path / "out")
@@ -314,7 +314,7 @@ def test_weights_that_are_no_weights_are_refused(classifier: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_needs_no_import_or_cannot_have_one_is_told_so(classifier: Path, tmp_path: Path) -> None:
+def test_folder_without_importable_weights_gets_the_reason(classifier: Path, tmp_path: Path) -> None:
     (classifier / "pytorch_model.bin").rename(classifier / "pytorch_model-00001-of-00002.bin")
     (classifier / "pytorch_model.bin.index.json").write_text("{}")
     with pytest.raises(BundleError, match="Weights in several parts"):

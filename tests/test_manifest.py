@@ -162,7 +162,7 @@ def test_deleted_keys_with_a_new_digest_never_give_a_raw_error(built: Artifact, 
 @pytest.mark.parametrize("name", ["../secret", "a/b", "a\\b", "..", "", "manifest.json"])
 def test_file_names_that_lead_elsewhere_are_refused(built: Artifact, name: str, tmp_path: Path) -> None:
     files = {**built.manifest["files"], name: {"sha256": "0" * 64, "size_bytes": 1}}
-    assert "is no file of a build" in refusal(sealed({**built.manifest, "files": files}), tmp_path)
+    assert "is not a file of a build" in refusal(sealed({**built.manifest, "files": files}), tmp_path)
 
 
 @pytest.fixture

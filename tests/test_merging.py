@@ -53,7 +53,7 @@ def test_one_of_several_adapters_is_merged_by_its_name(base: Path, tmp_path: Pat
     assert found.max_tokens == 20
 
 
-def test_what_cannot_be_merged_or_written_is_told(base: Path, tmp_path: Path) -> None:
+def test_invalid_merge_requests_are_rejected(base: Path, tmp_path: Path) -> None:
     whole = foreign.classifier(tmp_path / "whole")
     with pytest.raises(InputError, match="no PEFT adapter to merge"):
         export_merged(whole, tmp_path / "out")
@@ -141,18 +141,14 @@ def swap(folder: Path, ending: str) -> None:
     (folder / "kept").rename(folder / f"topic{ending}")
 
 
-def test_int8_files_of_a_folder_that_answer_otherwise_are_told_to_be_out_of_bounds(
-    exported: Path, tmp_path: Path
-) -> None:
+def test_int8_files_of_a_folder_that_differ_are_reported_out_of_bounds(exported: Path, tmp_path: Path) -> None:
     swap(exported, "_int8.onnx")
     made = obtain(describe(exported), tmp_path / "cache").manifest["quantized"]
     assert (made["recipe"], made["held"]) == ("as found", False)
     assert "probabilities of task 'mood' move by 0." in made["why"]
 
 
-def test_a_joined_graph_that_answers_otherwise_than_those_it_is_made_of_is_not_kept(
-    exported: Path, tmp_path: Path
-) -> None:
+def test_joined_graph_that_differs_from_its_parts_is_not_kept(exported: Path, tmp_path: Path) -> None:
     joined = load(exported, "onnx", cache=tmp_path / "cache")
     assert check_joined(describe(exported), joined, foreign.TEXTS)["mood"]["max_abs_dp"] < 1e-5
     swap(exported, ".onnx")
@@ -160,7 +156,7 @@ def test_a_joined_graph_that_answers_otherwise_than_those_it_is_made_of_is_not_k
         check_joined(describe(exported), joined, foreign.TEXTS)
 
 
-def test_only_the_tasks_asked_for_are_exported_and_int8_can_follow(
+def test_selected_tasks_are_exported_and_int8_can_follow(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for task in ("mood", "topic"):

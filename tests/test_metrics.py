@@ -51,7 +51,7 @@ def test_a_classifier_is_evaluated_at_its_own_threshold() -> None:
 def test_parity_compares_probabilities_and_labels() -> None:
     one = {"t": np.array([[0.9, 0.1], [0.6, 0.4]])}
     two = {"t": np.array([[0.8, 0.2], [0.4, 0.6]])}
-    assert parity.compare(one, two)["t"] == pytest.approx(
+    assert parity.differences(one, two)["t"] == pytest.approx(
         {"max_abs_dp": 0.2, "mean_abs_dp": 0.15, "label_agreement": 0.5}
     )
 

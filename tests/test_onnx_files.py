@@ -184,7 +184,7 @@ def test_the_graph_of_a_task_answers_like_the_graph_of_all_of_them(exported: Pat
         np.testing.assert_allclose(alone["logits"], both[f"logits_{task}"], atol=1e-5)
 
 
-def test_only_the_tasks_asked_for_are_exported(artifact: Artifact, tiny: Tiny, tmp_path: Path) -> None:
+def test_only_selected_tasks_are_exported(artifact: Artifact, tiny: Tiny, tmp_path: Path) -> None:
     written = export(artifact, tiny, tmp_path / "out", ["topic"])
     found = {name for name in files(tmp_path / "out") if not name.startswith("tokenizer/")}
     assert found == {"topic.onnx", "topic_config.json", "export.json"}
@@ -303,7 +303,7 @@ def test_a_graph_is_converted_to_int8_beside_itself(exported: Path, tmp_path: Pa
     np.testing.assert_allclose(found["logits"], expected["logits"], atol=0.05)
 
 
-def test_the_converted_graph_goes_where_it_is_told_and_replaces_nothing(exported: Path, tmp_path: Path) -> None:
+def test_converted_graph_goes_to_output_path_and_replaces_nothing(exported: Path, tmp_path: Path) -> None:
     source = folder_of(tmp_path / "m", exported, "model.onnx")
     target = tmp_path / "optimized" / "fast.onnx"
     assert quantize_onnx(source, output_path=str(target)) == target

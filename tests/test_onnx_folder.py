@@ -54,27 +54,27 @@ def test_an_exported_model_keeps_its_labels_thresholds_and_length(exported: Path
 
 
 @pytest.mark.parametrize("threshold", [2, -0.1, float("nan"), "0.5", True])
-def test_a_threshold_that_is_no_probability_is_refused(folder: Path, threshold: object) -> None:
+def test_invalid_threshold_is_refused(folder: Path, threshold: object) -> None:
     edit(folder / "mood_config.json", threshold=threshold)
     with pytest.raises(BundleError, match=r"mood_config\.json: threshold is .* between 0 and 1"):
         describe(folder)
 
 
 @pytest.mark.parametrize("label", ["nothing", 3, ["other"]])
-def test_an_out_of_scope_label_that_the_task_has_not_is_refused(folder: Path, label: object) -> None:
+def test_unknown_out_of_scope_label_is_refused(folder: Path, label: object) -> None:
     edit(folder / "topic_config.json", out_of_scope=label)
-    with pytest.raises(BundleError, match="is none of its labels"):
+    with pytest.raises(BundleError, match="is not one of the labels"):
         describe(folder)
 
 
-def test_a_task_without_thresholds_beside_it_has_those_of_its_kind(folder: Path) -> None:
+def test_task_without_threshold_has_the_default_of_its_kind(folder: Path) -> None:
     edit(folder / "mood_config.json", threshold=None)
     assert describe(folder).tasks["mood"].threshold == 0
     edit(folder / "mood_config.json", problem_type="multi_label_classification")
     assert describe(folder).tasks["mood"].threshold == 0.5
 
 
-def test_a_length_that_is_stated_is_the_length_that_is_read(folder: Path) -> None:
+def test_stated_length_is_the_token_limit(folder: Path) -> None:
     edit(folder / "tokenizer" / "tokenizer_config.json", model_max_length=None)
     for task in ("mood", "topic"):
         edit(folder / f"{task}_config.json", max_length=300)
@@ -95,7 +95,7 @@ def test_tasks_that_read_texts_of_different_lengths_are_refused(folder: Path) ->
 
 
 @pytest.mark.parametrize("name", ["mood.onnx", "mood_config.json", "tokenizer/tokenizer.json"])
-def test_a_file_that_is_not_as_it_was_exported_is_refused(exported: Path, tmp_path: Path, name: str) -> None:
+def test_file_changed_since_the_export_is_refused(exported: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(exported, tmp_path / "model")
     with (tmp_path / "model" / name).open("ab") as file:
         file.write(b"\n")
@@ -105,9 +105,9 @@ def test_a_file_that_is_not_as_it_was_exported_is_refused(exported: Path, tmp_pa
     assert set(describe(tmp_path / "model").tasks) == {"mood", "topic"}
 
 
-def test_a_list_of_an_export_that_is_none_is_refused(folder: Path) -> None:
+def test_invalid_export_list_is_refused(folder: Path) -> None:
     (folder / "export.json").write_text('{"files": 7}', encoding="utf-8")
-    with pytest.raises(BundleError, match="is no list of an export"):
+    with pytest.raises(BundleError, match="is not the list of an export"):
         describe(folder)
 
 

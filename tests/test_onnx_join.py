@@ -12,13 +12,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from test_quantize import quantize
 from transformers import BertConfig, BertModel
 
 from inference.errors import BundleError
 from inference.onnx.export import export_onnx
 from inference.onnx.io import load_model, save_model
-from inference.onnx.join import merge_graphs, select
-from inference.onnx.quantize import quantize
+from inference.onnx.join import join_graphs, select
 from inference.pytorch.network import Network
 
 Feed = dict[str, NDArray[np.int64]]
@@ -92,13 +92,13 @@ def same(path: Path, singles: Mapping[str, Path], given: Feed | None = None) -> 
         np.testing.assert_allclose(found[f"logits_{task}"], expected, atol=1e-6)
 
 
-def test_copies_of_one_encoder_become_one_whatever_they_are_called(tmp_path: Path) -> None:
+def test_copies_of_one_encoder_are_joined_whatever_their_names(tmp_path: Path) -> None:
     singles = {
         "mood": one_task(tmp_path / "mood.onnx", "a/", 2),
         "topic": one_task(tmp_path / "topic.onnx", "b/", 3, output="result"),
         "tone": one_task(tmp_path / "tone.onnx", "c/", 4),
     }
-    merge_graphs(singles, tmp_path / "merged.onnx")
+    join_graphs(singles, tmp_path / "merged.onnx")
     same(tmp_path / "merged.onnx", singles)
     assert operators(tmp_path / "merged.onnx") == [
         "Gather",
@@ -113,12 +113,12 @@ def test_copies_of_one_encoder_become_one_whatever_they_are_called(tmp_path: Pat
     assert len(onnx.load(tmp_path / "merged.onnx").graph.initializer) == 5
 
 
-def test_encoders_that_differ_in_one_weight_part_there_and_stay_apart(tmp_path: Path) -> None:
+def test_encoders_branch_where_one_weight_differs(tmp_path: Path) -> None:
     singles = {
         "mood": one_task(tmp_path / "mood.onnx", "", 2),
         "topic": one_task(tmp_path / "topic.onnx", "", 2, up=9),
     }
-    merge_graphs(singles, tmp_path / "merged.onnx")
+    join_graphs(singles, tmp_path / "merged.onnx")
     same(tmp_path / "merged.onnx", singles)
     found = operators(tmp_path / "merged.onnx")
     assert (found.count("Gather"), found.count("Relu"), found.count("MatMul")) == (1, 2, 4)
@@ -129,7 +129,7 @@ def test_encoders_that_have_nothing_in_common_are_all_kept(tmp_path: Path) -> No
         "mood": one_task(tmp_path / "mood.onnx", "", 2),
         "topic": one_task(tmp_path / "topic.onnx", "", 3, up=9, table=10),
     }
-    merge_graphs(singles, tmp_path / "merged.onnx")
+    join_graphs(singles, tmp_path / "merged.onnx")
     same(tmp_path / "merged.onnx", singles)
     assert len(operators(tmp_path / "merged.onnx")) == 11  # the mask as floats is what they share
 
@@ -142,7 +142,7 @@ def test_operators_that_differ_in_an_attribute_only_stay_apart(tmp_path: Path) -
         return write(path, nodes, [*weights, weight("head", 2, 8, 3)])
 
     singles = {"mood": task(tmp_path / "mood.onnx", 0.1), "topic": task(tmp_path / "topic.onnx", 0.9)}
-    merge_graphs(singles, tmp_path / "merged.onnx")
+    join_graphs(singles, tmp_path / "merged.onnx")
     same(tmp_path / "merged.onnx", singles)
     assert operators(tmp_path / "merged.onnx").count("LeakyRelu") == 2
 
@@ -150,17 +150,17 @@ def test_operators_that_differ_in_an_attribute_only_stay_apart(tmp_path: Path) -
 def test_equal_graphs_give_each_task_its_output(tmp_path: Path) -> None:
     single = one_task(tmp_path / "mood.onnx", "", 2)
     singles = {"mood": single, "topic": single}
-    merge_graphs(singles, tmp_path / "merged.onnx")
+    join_graphs(singles, tmp_path / "merged.onnx")
     same(tmp_path / "merged.onnx", singles)
 
 
-def test_values_called_like_the_outputs_of_the_merged_graph_do_not_disturb_it(tmp_path: Path) -> None:
+def test_values_with_names_of_outputs_are_renamed(tmp_path: Path) -> None:
     nodes, weights = encoder("logits_")
     nodes[-1].output[0] = "logits_topic"
     nodes.append(helper.make_node("MatMul", ["logits_topic", "logits_head"], ["logits_mood"]))
     first = write(tmp_path / "mood.onnx", nodes, [*weights, weight("logits_head", 5, 8, 3)], output="logits_mood")
     singles = {"topic": first, "mood": one_task(tmp_path / "topic.onnx", "", 3, up=4)}
-    merge_graphs(singles, tmp_path / "merged.onnx")
+    join_graphs(singles, tmp_path / "merged.onnx")
     same(tmp_path / "merged.onnx", singles)
 
 
@@ -181,7 +181,7 @@ def test_token_types_become_zeros_and_narrow_integers_and_half_floats_are_conver
         inputs=dict.fromkeys(names, TensorProto.INT32),
         kind=TensorProto.FLOAT16,
     )
-    merge_graphs({"mood": half}, tmp_path / "merged.onnx")
+    join_graphs({"mood": half}, tmp_path / "merged.onnx")
     given = feed()
     found = answers(tmp_path / "merged.onnx", given)["logits_mood"]
     assert found.dtype == np.float32
@@ -214,14 +214,14 @@ def test_branches_of_an_if_find_the_values_around_them_under_their_new_names(tmp
         "topic": task(tmp_path / "topic.onnx", 9, 3.0),
         "tone": task(tmp_path / "tone.onnx", 1, 2.0),
     }
-    merge_graphs(singles, tmp_path / "merged.onnx")
+    join_graphs(singles, tmp_path / "merged.onnx")
     same(tmp_path / "merged.onnx", singles)
     assert operators(tmp_path / "merged.onnx").count("If") == 2
     again = {task: tmp_path / f"again_{task}.onnx" for task in singles}
     for task, path in again.items():
         merged = load_model(tmp_path / "merged.onnx")
         save_model(select(path, merged, {"logits": f"logits_{task}"}), path)
-    merge_graphs(again, tmp_path / "twice.onnx")
+    join_graphs(again, tmp_path / "twice.onnx")
     same(tmp_path / "twice.onnx", singles)
 
 
@@ -245,7 +245,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_model_exported_task_by_task_and_merged_is_the_model_again(
+def test_model_exported_task_by_task_and_joined_is_the_model_again(
     shared: Path, tmp_path: Path, precision: str
 ) -> None:
     source = shared
@@ -256,7 +256,7 @@ def test_a_model_exported_task_by_task_and_merged_is_the_model_again(
     for task in ("mood", "topic"):
         singles[task] = tmp_path / f"{task}.onnx"
         save_model(select(source, load_model(source), {"logits": f"logits_{task}"}), singles[task])
-    merge_graphs(singles, tmp_path / "merged.onnx")
+    join_graphs(singles, tmp_path / "merged.onnx")
     expected, found = answers(source, feed()), answers(tmp_path / "merged.onnx", feed())
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values)
@@ -265,8 +265,8 @@ def test_a_model_exported_task_by_task_and_merged_is_the_model_again(
     assert len(operators(singles["mood"])) > 0.9 * len(operators(tmp_path / "merged.onnx"))
 
 
-def test_the_merged_graph_is_quantised_like_the_shared_one(shared: Path, tmp_path: Path) -> None:
-    merge_graphs(
+def test_joined_graph_is_quantised_like_the_shared_one(shared: Path, tmp_path: Path) -> None:
+    join_graphs(
         {task: _single(shared, task, tmp_path) for task in ("mood", "topic")},
         tmp_path / "merged.onnx",
     )
@@ -284,16 +284,16 @@ def _single(shared: Path, task: str, folder: Path) -> Path:
     return path
 
 
-def test_the_output_that_is_called_logits_is_taken_wherever_it_stands(tmp_path: Path) -> None:
+def test_output_named_logits_is_used_at_any_position(tmp_path: Path) -> None:
     single = one_task(tmp_path / "mood.onnx", "", 2)
     both = onnx.load(single)
     both.graph.output.insert(0, helper.make_tensor_value_info("r", TensorProto.FLOAT, ["b", 8]))
     onnx.save(both, tmp_path / "both.onnx")
-    merge_graphs({"mood": tmp_path / "both.onnx"}, tmp_path / "merged.onnx")
+    join_graphs({"mood": tmp_path / "both.onnx"}, tmp_path / "merged.onnx")
     same(tmp_path / "merged.onnx", {"mood": single})
 
 
-def test_a_value_called_like_the_output_asked_for_makes_way_for_it(tmp_path: Path) -> None:
+def test_value_with_the_name_of_a_selected_output_is_renamed(tmp_path: Path) -> None:
     """As in a merged float16 graph: its own `logits` are followed by a Cast."""
     nodes, weights = encoder("")
     nodes += [
@@ -301,7 +301,7 @@ def test_a_value_called_like_the_output_asked_for_makes_way_for_it(tmp_path: Pat
         helper.make_node("Cast", ["wide"], ["logits"], to=TensorProto.FLOAT16),
     ]
     half = write(tmp_path / "half.onnx", nodes, [*weights, weight("head", 2, 8, 3)], kind=TensorProto.FLOAT16)
-    merge_graphs({"mood": half}, tmp_path / "merged.onnx")
+    join_graphs({"mood": half}, tmp_path / "merged.onnx")
     again = select(half, load_model(tmp_path / "merged.onnx"), {"logits": "logits_mood"})
     made = [name for node in again.graph.node for name in node.output]
     assert len(set(made)) == len(made)
@@ -309,22 +309,22 @@ def test_a_value_called_like_the_output_asked_for_makes_way_for_it(tmp_path: Pat
     same(tmp_path / "merged.onnx", {"mood": tmp_path / "again.onnx"})
 
 
-def test_graphs_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+def test_incompatible_graphs_are_refused(tmp_path: Path) -> None:
     first = one_task(tmp_path / "mood.onnx", "", 2)
     nodes = [helper.make_node("Cast", ["input_ids"], ["logits"], to=TensorProto.FLOAT)]
     cases = {
-        "is of opset 18 and another graph beside it of 17": write(tmp_path / "a.onnx", nodes, [], opset=18),
+        "uses opset 18 and another graph beside it 17": write(tmp_path / "a.onnx", nodes, [], opset=18),
         "takes the input 'pixels'": write(tmp_path / "b.onnx", nodes, [], inputs={"pixels": TensorProto.FLOAT}),
         "does not read input_ids": write(tmp_path / "c.onnx", nodes, [], inputs={"attention_mask": TensorProto.INT64}),
         "has no input attention_mask": write(tmp_path / "h.onnx", nodes, [], inputs={"input_ids": TensorProto.INT64}),
         "'logits' does not depend on attention_mask": write(tmp_path / "i.onnx", nodes, []),
         r"of shape \[1, 128\] only": write(tmp_path / "d.onnx", nodes, [], axes=(1, 128)),
-        "is no float tensor": write(tmp_path / "e.onnx", nodes, [], kind=TensorProto.INT64),
+        "is not a float tensor": write(tmp_path / "e.onnx", nodes, [], kind=TensorProto.INT64),
         "reads 'nothing', which": write(tmp_path / "f.onnx", [helper.make_node("Relu", ["nothing"], ["logits"])], []),
         "is damaged": write(tmp_path / "g.onnx", [helper.make_node("Identity", [], ["logits"])], []),
     }
     for message, path in cases.items():
         with pytest.raises(BundleError, match=message) as refused:
-            merge_graphs({"mood": first, "topic": path}, tmp_path / "merged.onnx")
+            join_graphs({"mood": first, "topic": path}, tmp_path / "merged.onnx")
         assert "\n" not in str(refused.value)
         assert not (tmp_path / "merged.onnx").exists()

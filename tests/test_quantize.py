@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel
 from inference.errors import ExportError
 from inference.onnx.export import export_onnx
 from inference.onnx.io import load_model, save_model
-from inference.onnx.quantize import Calibrated, calibrate, quantize, sensitivities, write
+from inference.onnx.quantize import Calibrated, Feeds, calibrate, sensitivities, write
 from inference.pytorch.network import Network
 
 HIDDEN, WORDS = 32, 200
@@ -28,6 +28,11 @@ def texts(count: int, seed: int) -> list[Feed]:
     random = np.random.default_rng(seed)
     ids = [random.integers(1, WORDS, (1, random.integers(3, 13))) for _ in range(count)]
     return [{"input_ids": row, "attention_mask": np.ones_like(row)} for row in ids]
+
+
+def quantize(source: Path, target: Path, feeds: Feeds, *, reduce_range: bool) -> dict[str, int]:
+    """Write the graph with every product in 8 bits."""
+    return write(calibrate(source, feeds), target, reduce_range=reduce_range)
 
 
 def padded(feeds: list[Feed]) -> Feed:

@@ -13,17 +13,16 @@ import pytest
 import torch
 from conftest import ROOT
 from numpy.typing import NDArray
-from test_quantize import answer_each, integer_weights, padded, random_network, texts
+from test_quantize import answer_each, integer_weights, padded, quantize, random_network, texts
 
-from inference.artifacts.parity import compare
+from inference.artifacts.parity import differences
 from inference.classifier import probabilities
 from inference.errors import ExportError
 from inference.onnx.export import export_onnx
-from inference.onnx.quantize import quantize
-from inference.onnx.recipes import LADDER, MIN_AGREEMENT, SMALL_DP, Judge, climb
+from inference.onnx.recipes import MIN_AGREEMENT, RECIPES, SMALL_DP, Judge, quantize_best
 from inference.pytorch.network import Network
 
-NAMES = [recipe.name for recipe in LADDER]
+NAMES = [recipe.name for recipe in RECIPES]
 CALIBRATION, TEXTS = texts(40, seed=1), texts(300, seed=5)
 WIDE = 32  # channels of the first layer's GELU that are far above all others: MAX_OUTLIERS covers a few of them
 GOOD = {"tasks": {"mood": {"label_agreement": 1.0, "mean_abs_dp": 0.001, "max_abs_dp": 0.01}}, "batch_flips": 0}
@@ -86,7 +85,7 @@ def judge_against(source: Path) -> Judge:
     def judge(path: Path) -> Mapping[str, Any]:
         found, batched = scores(path), scores(path, alone=False)
         flips = sum(int((found[task].argmax(1) != batched[task].argmax(1)).sum()) for task in found)
-        return {"tasks": compare(expected, found), "batch_flips": flips}
+        return {"tasks": differences(expected, found), "batch_flips": flips}
 
     return judge
 
@@ -97,12 +96,12 @@ def made_up(*figures: Mapping[str, Any]) -> Judge:
     return lambda path: left.pop(0)
 
 
-def climbed(source: Path, target: Path, judge: Judge) -> dict[str, Any]:
-    return climb(source, target, CALIBRATION, judge, reduce_range=False)
+def best(source: Path, target: Path, judge: Judge) -> dict[str, Any]:
+    return quantize_best(source, target, CALIBRATION, judge, reduce_range=False)
 
 
-def test_a_healthy_model_stays_on_the_fastest_rung(healthy: Path, tmp_path: Path) -> None:
-    found = climbed(healthy, tmp_path / "int8.onnx", judge_against(healthy))
+def test_healthy_model_keeps_the_fastest_recipe(healthy: Path, tmp_path: Path) -> None:
+    found = best(healthy, tmp_path / "int8.onnx", judge_against(healthy))
     counts = quantize(healthy, tmp_path / "plain.onnx", CALIBRATION, reduce_range=False)
     assert (tmp_path / "int8.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
     assert (found["recipe"], found["held"], found["counts"], found["kept_float"]) == ("static", True, counts, [])
@@ -117,7 +116,7 @@ def test_planted_outliers_change_no_answer_in_fp32(outliers: Path, tmp_path: Pat
 
 
 def test_a_model_with_planted_outliers_is_rescued(outliers: Path, tmp_path: Path) -> None:
-    found = climbed(outliers, tmp_path / "int8.onnx", judge_against(outliers))
+    found = best(outliers, tmp_path / "int8.onnx", judge_against(outliers))
     first, kept = found["tried"]
     assert first["recipe"] == "static"
     assert not first["held"]
@@ -136,11 +135,11 @@ def test_a_model_with_planted_outliers_is_rescued(outliers: Path, tmp_path: Path
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("model", ["healthy", "outliers"])
-def test_on_every_rung_a_text_gets_the_same_answer_alone_and_in_a_padded_batch(
+def test_with_every_recipe_a_text_gets_the_same_answer_alone_and_in_a_padded_batch(
     name: str, model: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     refused = [BAD] * NAMES.index(name)
-    found = climbed(request.getfixturevalue(model), tmp_path / "int8.onnx", made_up(*refused, GOOD, GOOD))
+    found = best(request.getfixturevalue(model), tmp_path / "int8.onnx", made_up(*refused, GOOD, GOOD))
     assert found["recipe"] in NAMES[NAMES.index(name) :]
     alone, batched = scores(tmp_path / "int8.onnx"), scores(tmp_path / "int8.onnx", alone=False)
     for task, values in alone.items():
@@ -148,21 +147,21 @@ def test_on_every_rung_a_text_gets_the_same_answer_alone_and_in_a_padded_batch(
         assert (values.argmax(1) == batched[task].argmax(1)).all()
 
 
-def test_each_rung_computes_less_in_eight_bits_and_the_last_one_nothing(healthy: Path, tmp_path: Path) -> None:
+def test_each_recipe_computes_less_in_eight_bits_and_the_last_one_nothing(healthy: Path, tmp_path: Path) -> None:
     left = []
 
     def judge(path: Path) -> Mapping[str, Any]:
         left.append(len(integer_weights(path)))
         return BAD
 
-    climbed(healthy, tmp_path / "int8.onnx", judge)
+    best(healthy, tmp_path / "int8.onnx", judge)
     assert left == sorted(set(left), reverse=True)
     assert left[0] == 8
     assert left[-1] == 0
 
 
-def test_where_no_rung_holds_the_safest_is_kept_and_says_so(healthy: Path, tmp_path: Path) -> None:
-    found = climbed(healthy, tmp_path / "int8.onnx", lambda path: BAD)
+def test_safest_recipe_is_kept_if_none_is_within_the_bounds(healthy: Path, tmp_path: Path) -> None:
+    found = best(healthy, tmp_path / "int8.onnx", lambda path: BAD)
     assert found["recipe"] == "weights"
     assert found["held"] is False
     assert [attempt["recipe"] for attempt in found["tried"]] == NAMES
@@ -170,7 +169,7 @@ def test_where_no_rung_holds_the_safest_is_kept_and_says_so(healthy: Path, tmp_p
 
 
 def test_a_recipe_that_would_repeat_the_one_before_is_not_tried(outliers: Path, tmp_path: Path) -> None:
-    found = climbed(outliers, tmp_path / "int8.onnx", made_up(BAD, BAD, GOOD, GOOD))
+    found = best(outliers, tmp_path / "int8.onnx", made_up(BAD, BAD, GOOD, GOOD))
     repeated = [attempt for attempt in found["tried"] if attempt["why"].startswith("Not tried")]
     assert [attempt["recipe"] for attempt in repeated] == ["static-quarter"]
     assert found["recipe"] == "weights"
@@ -179,43 +178,43 @@ def test_a_recipe_that_would_repeat_the_one_before_is_not_tried(outliers: Path, 
 def test_what_was_tried_fits_into_a_receipt(outliers: Path, tmp_path: Path) -> None:
     schema = json.loads((ROOT / "inference/compare/receipt.schema.json").read_text(encoding="utf-8"))
     entry = schema["properties"]["backends"]["additionalProperties"]["properties"]["quantized"]
-    jsonschema.validate(climbed(outliers, tmp_path / "int8.onnx", made_up(BAD, BAD, GOOD)), entry)
+    jsonschema.validate(best(outliers, tmp_path / "int8.onnx", made_up(BAD, BAD, GOOD)), entry)
 
 
 def test_labels_of_ties_may_differ(healthy: Path, tmp_path: Path) -> None:
     tied = {"label_agreement": 0.5, "mean_abs_dp": 0.004, "max_abs_dp": 0.9 * SMALL_DP}
-    found = climbed(healthy, tmp_path / "int8.onnx", made_up({"tasks": {"mood": tied}, "batch_flips": 0}))
+    found = best(healthy, tmp_path / "int8.onnx", made_up({"tasks": {"mood": tied}, "batch_flips": 0}))
     assert (found["recipe"], found["held"]) == ("static", True)
 
 
 def test_the_task_that_fares_worst_decides(healthy: Path, tmp_path: Path) -> None:
     figures = {"tasks": {"topic": GOOD["tasks"]["mood"], **BAD["tasks"]}, "batch_flips": 0}  # type: ignore[index,dict-item]
-    found = climbed(healthy, tmp_path / "int8.onnx", made_up(figures, GOOD))
+    found = best(healthy, tmp_path / "int8.onnx", made_up(figures, GOOD))
     assert found["tried"][0]["label_agreement"] == 0.8
     assert found["tried"][0]["held"] is False
     assert "'topic'" not in found["tried"][0]["why"]
 
 
 def test_one_label_that_depends_on_its_neighbours_is_too_many(healthy: Path, tmp_path: Path) -> None:
-    found = climbed(healthy, tmp_path / "int8.onnx", made_up({**GOOD, "batch_flips": 1}, GOOD))
+    found = best(healthy, tmp_path / "int8.onnx", made_up({**GOOD, "batch_flips": 1}, GOOD))
     assert found["recipe"] == "static-half"
     assert found["tried"][0]["why"] == "Out of bounds: 1 labels depend on the texts beside them."
 
 
-def test_a_file_that_cannot_be_judged_is_left_for_the_next_recipe(healthy: Path, tmp_path: Path) -> None:
+def test_next_recipe_is_tried_if_a_file_cannot_be_measured(healthy: Path, tmp_path: Path) -> None:
     def judge(path: Path) -> Mapping[str, Any]:
         if integer_weights(path):
             raise RuntimeError("no kernel for QAttention")
         return GOOD
 
-    found = climbed(healthy, tmp_path / "int8.onnx", judge)
+    found = best(healthy, tmp_path / "int8.onnx", judge)
     assert (found["recipe"], found["held"]) == ("weights", True)
-    assert found["tried"][0]["why"] == "It could not be judged: no kernel for QAttention"
+    assert found["tried"][0]["why"] == "It could not be measured: no kernel for QAttention"
 
 
-def test_if_not_even_the_last_file_can_be_judged_the_error_is_raised(healthy: Path, tmp_path: Path) -> None:
+def test_error_is_raised_if_the_last_file_cannot_be_measured(healthy: Path, tmp_path: Path) -> None:
     def judge(path: Path) -> Mapping[str, Any]:
         raise ExportError("NaN everywhere")
 
     with pytest.raises(ExportError, match="NaN everywhere"):
-        climbed(healthy, tmp_path / "int8.onnx", judge)
+        best(healthy, tmp_path / "int8.onnx", judge)

@@ -182,7 +182,7 @@ def record(low: float) -> dict[str, Any]:
 def test_the_badge_says_whether_the_words_named_first_matter_more_than_random_ones(low: float, said: str) -> None:
     text = shown(why.html(explained(), record(low)))
     assert said in text
-    assert "lowers the confidence by 0.300 on average, taking away as many random words by 0.100" in text
+    assert "lowers the confidence by 0.300 on average, removing as many random words by 0.100" in text
 
 
 def test_a_model_that_was_not_checked_has_no_badge() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from inference.artifacts.parity import Matrix, compare, score_rows
+from inference.artifacts.parity import Matrix, differences, score_rows
 from inference.classifier import Classifier
 from inference.compare.metrics import metrics
 from inference.compare.stats import share
@@ -69,7 +69,7 @@ def drift(
 ) -> dict[str, dict[str, Any]]:
     """Task -> how far answers move between the 4-bit base that was trained on and the full-precision base served.
 
-    `max_difference` and `mean_difference`: max_abs_dp and mean_abs_dp of `inference.artifacts.parity.compare`.
+    `max_difference` and `mean_difference`: max_abs_dp and mean_abs_dp of `inference.artifacts.parity.differences`.
 
     Args:
         four_bit: task -> probabilities on the 4-bit base, of the rows that `validate` takes, (rows, labels).
@@ -78,7 +78,7 @@ def drift(
     for name, data in tasks.items():
         rows = data.validation or data.tuning
         served = score_rows(classifier.predict(rows.texts, name))
-        moved = compare({name: four_bit[name]}, {name: served})[name]
+        moved = differences({name: four_bit[name]}, {name: served})[name]
         true = np.array(rows.label_ids)
         found[name] = {
             "rows": len(true),

@@ -1,165 +1,174 @@
-"""From a model to its ONNX and INT8 files, and the proof that they agree with it."""
+"""Build the ONNX and INT8 files of a model, and measure how far they agree with it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from inference import cpu
+from inference.artifacts import parity
 from inference.assets import calibration_texts, showcase_texts
 from inference.backends import RUNTIMES
+from inference.classifier import Classifier, pad, probabilities
 from inference.errors import ExportError, importing
 from inference.formats.bundle import Bundle
 from inference.formats.tokenizer import TOKENIZER, read_tokenizer, write_tokenizer
 from inference.jobs import Progress
 
-if TYPE_CHECKING:
-    from inference.classifier import Classifier
-
 ONNX, INT8 = RUNTIMES["onnx"].file, RUNTIMES["int8"].file
-JOINED_TEXTS = 96  # of the showcase, by which a joined graph is compared with those it is made of
+JOINED_TEXTS = 96  # of the showcase, to compare a joined graph with its parts
+
+
+class _Source(NamedTuple):
+    """The FP32 graph that was written, and what it is compared with."""
+
+    reference: Classifier
+    fused: dict[str, int]
+    """How often each of ONNX Runtime's own operators is in the graph."""
+    notes: dict[str, Any]
+    """More figures for the manifest's `parity`."""
 
 
 def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = None) -> dict[str, Any]:
-    """Write `ONNX`, `INT8` and the tokenizer into `folder`; returns how they were made and how far they agree.
+    """Write `ONNX`, `INT8` and the tokenizer into `folder`.
+
+    Returns:
+        For the manifest: the `fused` operators, how INT8 was made (`quantized`), how far each file agrees (`parity`).
 
     Raises:
         BundleError: the model is damaged.
         ExportError: the build failed, or its result does not agree with PyTorch.
     """
     with importing("Building ONNX and INT8", "-r requirements.txt"):
-        from inference.artifacts import parity
-        from inference.classifier import Classifier, pad
-        from inference.onnx.backend import OnnxBackend
-        from inference.onnx.io import read_graph
-        from inference.onnx.recipes import climb, verdict
+        from inference.onnx.recipes import check_bounds, quantize_best
 
-    threads = cpu.cores()
-    tokenizer_file = folder / TOKENIZER
-    write_tokenizer(bundle, tokenizer_file, base)
+    write_tokenizer(bundle, folder / TOKENIZER, base)
     texts = showcase_texts()
-    more: dict[str, Any] = {}
-
-    def on_onnx(name: str, path: Path) -> Classifier:
-        backend = OnnxBackend(name, read_graph(path), threads)
-        return Classifier(bundle, backend, read_tokenizer(bundle, tokenizer_file))
-
-    if bundle.format == "onnx":
-        progress("joining the graphs of the tasks", 0.0)
-        fused = _join(bundle, "", folder / ONNX)
-        reference = on_onnx("onnx", folder / ONNX)
-        more["single_graphs"] = check_joined(bundle, reference, texts[:JOINED_TEXTS])
-    else:
-        with importing("Building ONNX and INT8", "-r requirements.txt"):
-            from inference.onnx.export import export_onnx
-            from inference.pytorch.backend import TorchBackend
-            from inference.pytorch.huggingface import AdapterNetwork, load_merged, load_served
-
-        def on_torch(network: Any) -> Classifier:
-            backend = TorchBackend(network, threads=threads)
-            return Classifier(bundle, backend, read_tokenizer(bundle, tokenizer_file))
-
-        progress("loading the model in PyTorch", 0.0)
-        network = load_served(bundle, base)
-        plain = load_merged(bundle, base) if isinstance(network, AdapterNetwork) else network
-        reference = on_torch(network)
-        if bundle.four_bit:
-            # The 4-bit kernels round on their own: ONNX is held to what those 4 bits stand for, and their part is told.
-            served, reference = reference, on_torch(plain)
-            expected = parity.score_matrix(served, texts)
-            more["four_bit_drift"] = parity.compare(expected, parity.score_matrix(reference, texts))
-        progress("exporting to ONNX", 0.1)
-        fused = export_onnx(plain, folder / ONNX)
+    is_export = bundle.format == "onnx"
+    source = _join_graphs(bundle, folder, progress) if is_export else _export_network(bundle, folder, progress, base)
     progress("comparing ONNX on the showcase", 0.3)
-    expected = parity.score_matrix(reference, texts)
+    expected = parity.score_matrix(source.reference, texts)
     figures: dict[str, dict[str, Any]] = {}
-    if bundle.format != "onnx":
-        figures["onnx"] = parity.judge(expected, on_onnx("onnx", folder / ONNX), texts)
-        exact = figures["onnx"]
+
+    def judge(name: str) -> dict[str, Any]:
+        figures[name] = parity.judge(expected, _open_file(bundle, folder, name), texts)
+        return figures[name]
+
+    if not is_export:
+        exact = judge("onnx")
         if exact["max_abs_dp"] > parity.FP32_TOLERANCE or exact["label_agreement"] < 1:
             raise ExportError(
                 f"The ONNX model does not agree with PyTorch: largest |Δprobability| {exact['max_abs_dp']:.1e} "
                 f"(allowed {parity.FP32_TOLERANCE:.0e}), equal labels {exact['label_agreement']:.2%}. It was not kept."
             )
-
-    def judge_int8(path: Path) -> dict[str, Any]:
-        figures["int8"] = parity.judge(expected, on_onnx("int8", path), texts)
-        return figures["int8"]
-
     progress("quantising to INT8, and comparing it", 0.45)
-    found_made = bundle.format == "onnx" and all(f"{task}_int8.onnx" in bundle.files for task in bundle.tasks)
-    if found_made:
-        quantized: dict[str, Any] = {"recipe": "as found", "summary": "the folder's own INT8 files"}
-        quantized["counts"] = _join(bundle, "_int8", folder / INT8)
+    if is_export and all(f"{task}_int8.onnx" in bundle.files for task in bundle.tasks):
+        quantized = _join_int8(bundle, folder) | check_bounds(judge("int8"))
     else:
-        quantized = climb(
+        quantized = quantize_best(
             folder / ONNX,
             folder / INT8,
-            [pad([ids]) for ids in reference.tokenize(calibration_texts()).ids],
-            judge_int8,
+            [pad([ids]) for ids in source.reference.tokenize(calibration_texts()).ids],
+            lambda path: judge("int8"),
             reduce_range=cpu.saturates(),
         )
-    if found_made:
-        quantized |= verdict(judge_int8(folder / INT8))
-    flips = figures["int8"]["batch_flips"]
-    if flips and not found_made:  # other people's INT8 is shown as it is, flips and all
-        raise ExportError(
-            f"{flips} INT8 labels depend on the texts beside them, which INT8 here never may. It was not kept."
-        )
+        if flips := figures["int8"]["batch_flips"]:  # INT8 files of others are served with theirs
+            raise ExportError(
+                f"{flips} INT8 labels depend on the texts beside them, which must never happen. It was not kept."
+            )
     progress("done", 1.0)
-    found = {"texts": len(texts), "reference": reference.backend.name, "backends": figures}
-    return {"fused": fused, "quantized": quantized, "parity": found | more}
+    agreement = {"texts": len(texts), "reference": source.reference.backend.name, "backends": figures}
+    return {"fused": source.fused, "quantized": quantized, "parity": agreement | source.notes}
+
+
+def _open_file(bundle: Bundle, folder: Path, name: str) -> Classifier:
+    """Open the built file of a runtime on a CPU."""
+    from inference.onnx.backend import OnnxBackend
+    from inference.onnx.io import read_graph
+
+    backend = OnnxBackend(name, read_graph(folder / RUNTIMES[name].file), cpu.cores())
+    return Classifier(bundle, backend, read_tokenizer(bundle, folder / TOKENIZER))
+
+
+def _export_network(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -> _Source:
+    """Write the FP32 graph of a PyTorch network; the reference is the network that PyTorch serves."""
+    with importing("Building ONNX and INT8", "-r requirements.txt"):
+        from inference.onnx.export import export_onnx
+        from inference.pytorch.backend import TorchBackend
+        from inference.pytorch.huggingface import AdapterNetwork, load_merged, load_served
+
+    def on_torch(network: Any) -> Classifier:
+        backend = TorchBackend(network, threads=cpu.cores())
+        return Classifier(bundle, backend, read_tokenizer(bundle, folder / TOKENIZER))
+
+    progress("loading the model in PyTorch", 0.0)
+    network = load_served(bundle, base)
+    merged = load_merged(bundle, base) if isinstance(network, AdapterNetwork) else network
+    reference = on_torch(network)
+    notes = {}
+    if bundle.four_bit:
+        # The 4-bit kernels round differently: ONNX is compared with the dequantised weights, and their drift is noted.
+        texts, served, reference = showcase_texts(), reference, on_torch(merged)
+        expected = parity.score_matrix(served, texts)
+        notes["four_bit_drift"] = parity.differences(expected, parity.score_matrix(reference, texts))
+    progress("exporting to ONNX", 0.1)
+    return _Source(reference, export_onnx(merged, folder / ONNX), notes)
+
+
+def _join_graphs(bundle: Bundle, folder: Path, progress: Progress) -> _Source:
+    """Write one FP32 graph from the exported ones of all tasks; it is its own reference."""
+    progress("joining the graphs of the tasks", 0.0)
+    fused = _join(bundle, "", folder / ONNX)
+    reference = _open_file(bundle, folder, "onnx")
+    figures = check_joined(bundle, reference, showcase_texts()[:JOINED_TEXTS])
+    return _Source(reference, fused, {"single_graphs": figures})
+
+
+def _join_int8(bundle: Bundle, folder: Path) -> dict[str, Any]:
+    """Write one INT8 graph from the exported ones of all tasks; return how it was made."""
+    counts = _join(bundle, "_int8", folder / INT8)
+    return {"recipe": "as found", "summary": "the folder's own INT8 files", "counts": counts}
+
+
+def _join(bundle: Bundle, ending: str, target: Path) -> dict[str, int]:
+    """Join the graphs of all tasks; count ONNX Runtime's own operators in the result."""
+    from inference.onnx.io import load_model
+    from inference.onnx.join import join_graphs
+
+    graphs = {task: bundle.folder / f"{task}{ending}.onnx" for task in bundle.tasks}
+    join_graphs(graphs, target, within=bundle.folder, digests=bundle.files)
+    nodes = load_model(target).graph.node
+    return dict(Counter(node.op_type for node in nodes if node.domain == "com.microsoft"))
 
 
 def check_joined(bundle: Bundle, joined: Classifier, texts: Sequence[str]) -> dict[str, dict[str, float]]:
-    """How far the one graph of a folder of ONNX files is from each of them, as `parity.compare`, in padded batches.
+    """Compare a joined graph with each of its parts in padded batches, as `parity.differences`.
 
     Raises:
         ExportError: they do not agree.
     """
-    from inference.artifacts import parity
-    from inference.classifier import pad, probabilities
     from inference.onnx.backend import ForeignGraph
     from inference.onnx.io import read_graph
 
     ids = joined.tokenize(texts).ids
     feeds = [pad(ids[start : start + 32], bundle.pad_id) for start in range(0, len(ids), 32)]
     answers = [joined.backend.logits(**feed) for feed in feeds]
-    found: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, float]] = {}
     for task, spec in bundle.tasks.items():
         path = bundle.folder / f"{task}.onnx"
-        single = ForeignGraph(
-            "onnx",
-            read_graph(path, bundle.folder, bundle.files),
-            joined.backend.threads,
-        )
-        expected, ours = (
-            {task: probabilities(np.concatenate(logits), spec.problem_type)}
-            for logits in (
-                [single.logits(**feed)[single.names[0]] for feed in feeds],
-                [answer[task] for answer in answers],
-            )
-        )
-        found |= parity.compare(expected, ours)
-        if found[task]["max_abs_dp"] > parity.FP32_TOLERANCE:
+        single = ForeignGraph("onnx", read_graph(path, bundle.folder, bundle.files), joined.backend.threads)
+        expected = np.concatenate([single.logits(**feed)[single.names[0]] for feed in feeds])
+        actual = np.concatenate([answer[task] for answer in answers])
+        scores = [{task: probabilities(logits, spec.problem_type)} for logits in (expected, actual)]
+        figures |= parity.differences(*scores)
+        if figures[task]["max_abs_dp"] > parity.FP32_TOLERANCE:
             raise ExportError(
-                f"The graph joined of those in {bundle.folder} does not answer as {path.name} does: largest "
-                f"|Δprobability| {found[task]['max_abs_dp']:.1e} (allowed {parity.FP32_TOLERANCE:.0e}). It was not "
+                f"The graph joined from those in {bundle.folder} does not answer as {path.name} does: largest "
+                f"|Δprobability| {figures[task]['max_abs_dp']:.1e} (allowed {parity.FP32_TOLERANCE:.0e}). It was not "
                 "kept: export the tasks again."
             )
-    return found
-
-
-def _join(bundle: Bundle, ending: str, target: Path) -> dict[str, int]:
-    """One graph of the exported ones of all tasks; how often each of ONNX Runtime's own operators is in it."""
-    from inference.onnx.io import load_model
-    from inference.onnx.join import merge_graphs
-
-    graphs = {task: bundle.folder / f"{task}{ending}.onnx" for task in bundle.tasks}
-    merge_graphs(graphs, target, within=bundle.folder, digests=bundle.files)
-    nodes = load_model(target).graph.node
-    return dict(Counter(node.op_type for node in nodes if node.domain == "com.microsoft"))
+    return figures

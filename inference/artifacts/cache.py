@@ -1,14 +1,14 @@
-"""The ONNX and INT8 files of a bundle: built once per content, found by its hash, checked when read.
+"""The ONNX and INT8 files of a bundle: built once per content, found by its hash, verified when read.
 
-An artefact is a folder `<content>-<recipe>` in the cache. `<content>` hashes what the model is (weights,
-adapter, config, tokenizer, labels); `<recipe>` hashes how it is built: the source of the export, its
-texts, the versions of the libraries, and whether the processor wants 7-bit weights. Where those
-libraries are installed both must match. Where they are not (ONNX Runtime alone), the newest folder with
-the right content is taken: it could not be rebuilt there anyway.
+An artefact is a folder `<content>-<recipe>` in the cache. `<content>` hashes the model itself (weights, adapter,
+config, tokenizer, labels); `<recipe>` hashes how it is built: the source of the export, its texts, the versions of the
+libraries, and whether the processor needs 7-bit weights. If those libraries are installed, both must match. If not
+(ONNX Runtime alone), the newest folder with the right content is used: it could not be rebuilt there anyway.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from inference.onnx.backend import Graph
 
 TOOLS = ("torch", "transformers", "peft", "onnx", "onnxruntime")
-# Their source is the recipe, the last two that of the parity report: a change of it makes a new artefact.
+# The source that the files depend on, and the parity report (the last two): a change of it makes a new artefact.
 RECIPE = (
     "artifacts/build.py",
     "formats/tokenizer.py",
@@ -62,74 +62,67 @@ RECIPE = (
 
 @dataclass(frozen=True)
 class Artifact:
-    """A built folder and what its manifest says."""
+    """A built folder and its manifest."""
 
     folder: Path
     manifest: dict[str, Any]
 
     def read(self, backend: str) -> Graph:
-        """The model for "onnx" or "int8", equal byte for byte to what was built.
-
-        Raises:
-            BundleError: a file is missing or was altered.
-        """
+        """Read the model for "onnx" or "int8"; the bytes that were verified are the bytes that run."""
         from inference.onnx.backend import Graph
 
         path = self.folder / RUNTIMES[backend].file
-        if f"{path.stem}_weights.bin" not in self.manifest["files"]:
-            return Graph(self._verified(RUNTIMES[backend].file))
-        with importing("A model above 2 GB", "-r requirements-onnx.txt"):
-            from inference.onnx.io import read_graph
-
-        return read_graph(path, self.folder, {name: one["sha256"] for name, one in self.manifest["files"].items()})
+        digests = {name: entry["sha256"] for name, entry in self.manifest["files"].items()}
+        if f"{path.stem}_weights.bin" in digests:
+            with importing("A model above 2 GB", "-r requirements-onnx.txt"):
+                from inference.onnx.io import read_graph
+            return read_graph(path, self.folder, digests)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            raise BundleError(f"{path} is missing. {REBUILD}") from None
+        if hashlib.sha256(data).hexdigest() != digests[path.name]:
+            raise BundleError(f"{path} is damaged: its SHA-256 is not the one recorded. {REBUILD}")
+        return Graph(data)
 
     def tokenizer_file(self) -> Path:
-        """Path of the tokenizer, checked like a model file."""
-        self._verified(TOKENIZER)
+        """Return the path of the tokenizer, verified."""
+        self._verify(TOKENIZER)
         return self.folder / TOKENIZER
 
     def verify(self) -> None:
         """Raise BundleError if a file is missing or was altered."""
-        for name, entry in self.manifest["files"].items():
-            check_digest(self.folder / name, entry["sha256"], REBUILD)
+        for name in self.manifest["files"]:
+            self._verify(name)
+
+    def _verify(self, name: str) -> None:
+        check_digest(self.folder / name, self.manifest["files"][name]["sha256"], REBUILD)
 
     def size_bytes(self, backend: str) -> int:
-        stem = Path(RUNTIMES[backend].file).stem
-        ours = (RUNTIMES[backend].file, f"{stem}_weights.bin")
-        return sum(int(self.manifest["files"][name]["size_bytes"]) for name in ours if name in self.manifest["files"])
+        names = (RUNTIMES[backend].file, f"{Path(RUNTIMES[backend].file).stem}_weights.bin")
+        return sum(int(self.manifest["files"][name]["size_bytes"]) for name in names if name in self.manifest["files"])
 
     @property
     def parity(self) -> dict[str, Any]:
-        """How far ONNX and INT8 agreed right after the build: `texts`, `reference`, `backends` as `parity.judge`."""
+        """How far ONNX and INT8 agreed after the build: `texts`, `reference`, `backends` as from `parity.judge`."""
         return dict(self.manifest["parity"])
-
-    def _verified(self, name: str) -> bytes:
-        try:
-            data = (self.folder / name).read_bytes()
-        except OSError:
-            raise BundleError(f"{self.folder / name} is missing. {REBUILD}") from None
-        if hashlib.sha256(data).hexdigest() != self.manifest["files"][name]["sha256"]:
-            raise BundleError(f"{self.folder / name} is damaged: its SHA-256 is not the one recorded. {REBUILD}")
-        return data
 
 
 def default_cache() -> Path:
-    """Where artefacts go unless the caller says otherwise: `triptych` in the user's cache folder."""
+    """Return the default folder of artefacts: `triptych` in the user's cache folder."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triptych"
     except RuntimeError:
-        raise InputError("This user has no home folder to keep built files in. Name a cache folder.") from None
+        raise InputError("This user has no home folder for built files. Name a cache folder.") from None
 
 
 def tool_versions() -> dict[str, str]:
-    """Versions of the libraries a build uses, of those that are installed."""
-    found = {}
+    """Return the versions of the installed libraries that a build uses."""
+    versions = {}
     for name in TOOLS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _recipe_key() -> str:
@@ -138,23 +131,23 @@ def _recipe_key() -> str:
         {
             "sources": {path.name: sha256(path) for path in sources},
             "tools": tool_versions(),
-            # A processor without VNNI gets weights of 7 bits: another file, though all else is the same.
+            # A processor without VNNI gets 7-bit weights, which are another file.
             "reduce_range": cpu.saturates(),
         }
     )
 
 
 def missing_tools(bundle: Bundle) -> list[str]:
-    """The libraries that building this model's files needs and that are not installed here."""
+    """Return the libraries that a build of this model needs and that are not installed."""
     needed = ("onnx", "onnxruntime") if bundle.format == "onnx" else TOOLS
     return sorted(set(needed) - set(tool_versions()))
 
 
 def find(bundle: Bundle, cache: Path) -> Artifact | None:
-    """Return the artefact of this bundle if it was built here, else None. Its files are checked when read.
+    """Return the artefact of this bundle if it is in the cache, else None. Its files are verified when read.
 
     Raises:
-        BundleError: it was built here, and its manifest is damaged.
+        BundleError: it is in the cache, and its manifest is damaged.
     """
     content = content_key(bundle)
     if not missing_tools(bundle):
@@ -172,7 +165,7 @@ def find(bundle: Bundle, cache: Path) -> Artifact | None:
         except BundleError as error:
             damage = damage or error
             continue
-        if manifest["reduce_range"] or not cpu.saturates():  # else INT8 would clip on this processor
+        if manifest["reduce_range"] or not cpu.saturates():  # otherwise INT8 would overflow on this processor
             return Artifact(folder, manifest)
     if damage is not None:
         raise damage
@@ -182,8 +175,10 @@ def find(bundle: Bundle, cache: Path) -> Artifact | None:
 def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: Path | None = None) -> Artifact:
     """Return the artefact of this bundle, built first if it is missing or damaged.
 
-    Any number of processes may call this at once: one builds, the others wait and take the result. Where a damaged
-    one is built again, `progress` says what was wrong with it.
+    Several processes can call this at once: one builds, the others wait for the result.
+
+    Args:
+        progress: also called with the damage that is the reason for a new build.
 
     Raises:
         BundleError: the bundle is damaged; or the artefact is, and it cannot be built again here.
@@ -195,10 +190,9 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
         if artifact is not None:
             return artifact  # a damaged file cannot be built again here: reading it says what is wrong
         raise MissingDependencyError(
-            f"No ONNX or INT8 model was built for {bundle.folder} and this processor (looked in {cache}), and "
-            f"building one needs {missing}. "
-            f"Build it where requirements.txt is installed (python -m inference build --model {bundle.folder}) and "
-            "copy that folder here."
+            f"No ONNX or INT8 model was built for {bundle.folder} and this processor (looked in {cache}), and building "
+            f"one needs {missing}. Build it where requirements.txt is installed (python -m inference build --model "
+            f"{bundle.folder}) and copy that folder here."
         )
     artifact, _ = _intact(bundle, cache)
     if artifact is not None:
@@ -209,7 +203,7 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ExportError(
-            f"Built files cannot be kept in {cache}: {error.strerror}. Name another folder as cache."
+            f"Cannot write built files to {cache}: {error.strerror}. Name another cache folder."
         ) from None
     progress = progress or (lambda step, share: None)
     target = cache / f"{content_key(bundle)}-{_recipe_key()}"
@@ -219,23 +213,22 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
             return artifact
         if damage:
             progress(f"building again: {damage}", 0.0)
-        for stray in cache.glob(f"{target.name}.tmp-*"):  # left by a build that was killed; we hold its lock
+        for stray in cache.glob(f"{target.name}.tmp-*"):  # of a killed build; we hold its lock
             shutil.rmtree(stray, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=cache))
         try:
             _fill(bundle, folder, progress, base)
-            folder.chmod(0o755)  # mkdtemp keeps others out; what is built as root is served as somebody else
-            shutil.rmtree(target, ignore_errors=True)  # damaged, or it would have been returned
+            folder.chmod(0o755)  # mkdtemp makes it private, but the server can be another user
+            shutil.rmtree(target, ignore_errors=True)  # a damaged one
             folder.replace(target)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-    # By its name, which was made before the build: not looked for again.
     return Artifact(target, read_manifest(target / MANIFEST))
 
 
 def _intact(bundle: Bundle, cache: Path) -> tuple[Artifact | None, str]:
-    """Return the artefact if all of its files are what was built; else None and the damage, empty if there is none."""
+    """Return the artefact if all of its files are intact, else None; and the damage, empty if there is none."""
     try:
         artifact = find(bundle, cache)
         if artifact is not None:
@@ -246,10 +239,10 @@ def _intact(bundle: Bundle, cache: Path) -> tuple[Artifact | None, str]:
 
 
 def _fill(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -> None:
-    """Build into `folder`, write its manifest, and see that all of it is on disk: a rename makes it visible."""
+    """Build into `folder`, write its manifest, and flush all of it to disk before a rename makes it visible."""
     started = time.perf_counter()
-    made = build(bundle, folder, progress, base)
-    check_same(bundle, base)  # else files of another model would be kept under this one's key
+    result = build(bundle, folder, progress, base)
+    check_same(bundle, base)  # otherwise files of another model would get this one's key
     paths = sorted(folder.iterdir())
     manifest = {
         "model": bundle.name,
@@ -257,7 +250,7 @@ def _fill(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -
         "build_seconds": round(time.perf_counter() - started, 1),
         "tools": tool_versions(),
         "reduce_range": cpu.saturates(),
-        **made,
+        **result,
         "files": {path.name: {"sha256": sha256(path), "size_bytes": path.stat().st_size} for path in paths},
     }
     write_manifest(folder / MANIFEST, manifest)
@@ -267,7 +260,7 @@ def _fill(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -
 
 
 def model_sizes(bundle: Bundle, artifact: Artifact | None, base: Path | None = None) -> dict[str, int]:
-    """Bytes of the weight files that each of the model's backends reads, of those whose files are here."""
+    """Return the bytes of the weight files that each of the model's backends reads, if they are here."""
     sizes: dict[str, int] = {}
     for backend in bundle.backends:
         if RUNTIMES[backend].file:
@@ -287,7 +280,7 @@ def model_sizes(bundle: Bundle, artifact: Artifact | None, base: Path | None = N
 
 
 def _sync(path: Path) -> None:
-    if os.name == "nt":  # a folder cannot be opened there, and a read-only handle cannot be flushed
+    if os.name == "nt":  # cannot open folders, nor flush read-only handles
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,12 +1,12 @@
-"""The folder of ONNX files that leaves this project: one graph per task, its labels, and the tokenizer.
+"""Export a folder of ONNX files for use elsewhere: one graph per task, its labels, and the tokenizer.
 
     sentiment.onnx  sentiment_config.json  sentiment_int8.onnx     per task; logits in the output `logits`
-    model.onnx  model_int8.onnx                                    all of them in one pass, outputs `logits_<task>`
-    *_weights.bin                                                  weights of a graph of the same name, past 2 GB
+    model.onnx  model_int8.onnx                                    all tasks in one pass, outputs `logits_<task>`
+    *_weights.bin                                                  weights of the graph of the same name, past 2 GB
     tokenizer/                                                     for `AutoTokenizer` and for `tokenizers` alone
     export.json                                                    the SHA-256 of each of these files
 
-ONNX Runtime, tokenizers and NumPy are enough to run it.
+Running it needs only ONNX Runtime, tokenizers and NumPy.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from inference.assets import calibration_texts, showcase_texts
 from inference.classifier import Classifier, pad
 from inference.errors import BundleError, ExportError, InferenceError, InputError
 from inference.formats.bundle import PROBLEM_TYPES, Bundle, Task
-from inference.formats.exported import EXPORT_LIST as LIST
+from inference.formats.describe import EXPORT_LIST as LIST
 from inference.formats.files import read_json, sha256
-from inference.formats.tokenizer import save_tokenizer
+from inference.formats.tokenizer import save_tokenizer, tokenizer_max_length
 from inference.onnx.backend import LOGITS, OUTPUT_PREFIX, ForeignGraph, OnnxBackend, logits_of
 from inference.onnx.io import load_model, read_graph, save_model
 from inference.onnx.join import check_mask, select, text_inputs
-from inference.onnx.recipes import climb
+from inference.onnx.recipes import quantize_best
 
 SHARED = "model"  # the graph with every task
 TOKENIZER_FOLDER = "tokenizer"
-MAX_TOKENS = 512  # of a calibration text whose tokenizer knows no end
+MAX_TOKENS = 512  # of a calibration text if its tokenizer has no limit
 
 
 def export_files(
@@ -54,22 +54,21 @@ def export_files(
 ) -> list[Path]:
     """Write the ONNX files of these tasks into the folder `out` and return them.
 
-    A folder that holds an earlier export of the same model keeps what is not written anew. With one task there is no
-    `model.onnx`: it would be that task's graph again.
+    Other files of an earlier export of the same model are kept. With one task there is no `model.onnx`, which would be
+    that task's graph again.
 
     Args:
         shared: the FP32 graph with an output `logits_<task>` per task.
         tokenizer_file: its tokenizer.json.
-        tasks: those to export.
-        max_tokens: how many tokens of a text are read.
-        pad_id: the token that fills a batch up.
-        int8: the INT8 version of `shared`, where it is to be exported too.
+        max_tokens: tokens of a text that are read.
+        pad_id: the padding token.
+        int8: the INT8 version of `shared`, to export too.
         external_data: weights in a file of their own: True always, False never, None past 2 GB.
 
     Raises:
         InputError: a task cannot be a file name here, or `out` holds a file that is not from such an export.
-        ExportError: the graph lacks a task, is too large for `external_data=False`, does not open in ONNX Runtime, or
-            cannot be written.
+        ExportError: the graph lacks a task, is too large for `external_data=False`, cannot be loaded by ONNX Runtime,
+            or cannot be written.
     """
     _check_names(tasks)
     for name in ("bundle.json", "adapter_config.json", "config.json"):
@@ -98,26 +97,26 @@ def export_files(
 
 
 def quantize_onnx(path: str | Path, output_path: str | Path | None = None) -> Path:
-    """Write an INT8 version of an FP32 text classifier, one task or several, and return its path.
+    """Write an INT8 version of an FP32 text classifier, with one task or several, and return its path.
 
-    It is made by the first recipe of `inference.onnx.recipes` whose answers are close enough to those of the FP32 graph
-    on the showcase. Scales are fixed here, from calibration texts of this project: a text's label never depends on
-    those beside it. Of the outputs those are kept that are logits.
+    It is made by the first recipe of `inference.onnx.recipes` whose answers on the showcase are close enough to those
+    of the FP32 graph. Scales are fixed from Triptych's calibration texts, so a text's label never depends on its batch.
+    Only outputs that are logits are kept.
 
     Args:
-        path: the graph. Beside it is the folder `tokenizer` with the model's tokenizer.json.
-        output_path: the file to write; `<name>_int8.onnx` beside `path` if left out.
+        path: the graph. The folder `tokenizer` beside it must hold the model's tokenizer.json.
+        output_path: the file to write; default: `<name>_int8.onnx` beside `path`.
 
     Raises:
-        InputError: no graph, no tokenizer beside it, or the file to write is there and not from an export.
-        BundleError: the graph or one of its files is not allowed or damaged.
-        ExportError: it has nothing that could be converted, or cannot be written.
+        InputError: no graph, no tokenizer beside it, or the file to write exists and is not from an export.
+        BundleError: the graph or one of its files is forbidden or damaged.
+        ExportError: it has nothing to convert, or cannot be written.
     """
     return quantize_graph(path, output_path)[0]
 
 
 def quantize_graph(path: str | Path, output_path: str | Path | None = None) -> tuple[Path, dict[str, Any]]:
-    """The same, with how it was made and how far it agrees: what `inference.onnx.recipes.climb` returns."""
+    """Do the same and also return the result of `inference.onnx.recipes.quantize_best`."""
     path = Path(path)
     target = Path(output_path) if output_path is not None else path.with_stem(f"{path.stem}_int8")
     tokenizer_file = path.parent / TOKENIZER_FOLDER / "tokenizer.json"
@@ -126,7 +125,7 @@ def quantize_graph(path: str | Path, output_path: str | Path | None = None) -> t
     if not tokenizer_file.is_file():
         raise InputError(
             f"No tokenizer beside {path.name} (looked for {tokenizer_file}). INT8 takes its scales from texts: put the "
-            f"model's tokenizer.json there."
+            "model's tokenizer.json there."
         )
     weights = target.with_name(f"{target.stem}_weights.bin")
     for file in (target, weights):
@@ -139,24 +138,24 @@ def quantize_graph(path: str | Path, output_path: str | Path | None = None) -> t
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.tmp-", dir=target.parent) as folder:
-            plain, found = Path(folder) / "fp32.onnx", Path(folder) / "int8" / target.name
-            found.parent.mkdir()
+            plain, quantized = Path(folder) / "fp32.onnx", Path(folder) / "int8" / target.name
+            quantized.parent.mkdir()
             save_model(select(path, model, {name: name for name in outputs}), plain)
-            del model  # there is a copy, and a large one is gigabytes
-            made = _quantize(plain, found, tokenizer_file, path)
-            if not (found.parent / weights.name).exists():
-                weights.unlink(missing_ok=True)  # those of an earlier one, which was larger
-            # Past 2 GB its weights too, and before the graph that names them.
-            written = sorted(found.parent.iterdir(), key=lambda file: file.name == target.name)
+            del model  # possibly gigabytes
+            result = _quantize(plain, quantized, tokenizer_file, path)
+            if not (quantized.parent / weights.name).exists():
+                weights.unlink(missing_ok=True)  # of an earlier, larger one
+            # The weights, if any, before the graph that names them.
+            written = sorted(quantized.parent.iterdir(), key=lambda file: file.name == target.name)
             for file in written:
                 file.replace(target.parent / file.name)
         if listed := _listed(target.parent):
-            kept = {name: digest for name, digest in listed["files"].items() if name not in (target.name, weights.name)}
+            others = {name: value for name, value in listed["files"].items() if name not in (target.name, weights.name)}
             digests = {file.name: sha256(target.parent / file.name) for file in written}
-            _write_list(target.parent, listed["source"], kept | digests)
+            _write_list(target.parent, listed["source"], others | digests)
     except OSError as error:
         raise ExportError(f"{target} cannot be written: {error.strerror}. Name another file.") from None
-    return target, made
+    return target, result
 
 
 def _check_names(tasks: Mapping[str, Task]) -> None:
@@ -164,16 +163,18 @@ def _check_names(tasks: Mapping[str, Task]) -> None:
         raise InputError("No task to export: name at least one.")
     seen: dict[str, str] = {}
     for name in tasks:
-        folded = name.casefold()  # some file systems take Mood.onnx and mood.onnx for one file
+        folded = name.casefold()  # some file systems do not distinguish Mood.onnx and mood.onnx
         if folded == SHARED or folded.endswith(("_int8", "_config")):
-            raise InputError(f"Task {name!r} cannot be exported: {name}.onnx has another meaning there. Rename it.")
+            raise InputError(
+                f"Task {name!r} cannot be exported: the file {name}.onnx would have another meaning. Rename it."
+            )
         if folded in seen:
             raise InputError(f"Tasks {seen[folded]!r} and {name!r} differ in case only: their files would be the same.")
         seen[folded] = name
 
 
 def _write_graphs(source: Path, ending: str, folder: Path, tasks: Mapping[str, Task], external: bool | None) -> None:
-    """The graph of each task, and that of all of them, from the graph `source`."""
+    """Write the graph of each task, and that of all of them, from the graph `source`."""
     model = load_model(source)
     missing = {OUTPUT_PREFIX + name for name in tasks} - {output.name for output in model.graph.output}
     if missing:
@@ -202,8 +203,12 @@ def _config(task: Task, max_tokens: int) -> dict[str, Any]:
 
 
 def _quantize(source: Path, target: Path, tokenizer_file: Path, path: Path) -> dict[str, Any]:
-    """Climb the ladder with the graph `source`, a copy of `path`."""
-    tokenizer, limit = _tokenizer(tokenizer_file)
+    """Quantise `source`, the part of the graph `path` that computes logits."""
+    try:
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    except Exception as error:  # the library has no class of its own
+        raise InputError(f"{tokenizer_file} cannot be read: {error}. Restore it.") from None
+    limit = int(min(MAX_TOKENS, tokenizer_max_length(tokenizer_file.parent) or MAX_TOKENS))
     pad_id = (tokenizer.padding or {}).get("pad_id", 0)
     tokenizer.no_padding()
     tokenizer.enable_truncation(limit, direction=(tokenizer.truncation or {}).get("direction", "right"))
@@ -219,15 +224,15 @@ def _quantize(source: Path, target: Path, tokenizer_file: Path, path: Path) -> d
         texts = showcase_texts()
         expected = parity.score_matrix(Classifier(bundle, plain, tokenizer), texts)
 
-        def judge(made: Path) -> dict[str, Any]:
-            backend = ForeignGraph("int8", read_graph(made), threads)
+        def judge(candidate: Path) -> dict[str, Any]:
+            backend = ForeignGraph("int8", read_graph(candidate), threads)
             return parity.judge(expected, Classifier(bundle, backend, tokenizer), texts)
 
         feeds = [plain.feed(**pad([row])) for row in ids]
-        return climb(source, target, feeds, judge, reduce_range=cpu.saturates())
+        return quantize_best(source, target, feeds, judge, reduce_range=cpu.saturates())
     except (InferenceError, OSError):
         raise
-    except Exception as error:  # ONNX Runtime raises classes of its own that share no public base
+    except Exception as error:  # ONNX Runtime's own classes share no public base
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{path} does not run on the calibration texts, which have up to {max(map(len, ids))} tokens ({reason}). "
@@ -235,30 +240,19 @@ def _quantize(source: Path, target: Path, tokenizer_file: Path, path: Path) -> d
         ) from error
 
 
-def _tokenizer(path: Path) -> tuple[Tokenizer, int]:
-    """The tokenizer in a file, and how many tokens of a text are read."""
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises no class of its own
-        raise InputError(f"{path} cannot be read: {error}. Restore it.") from None
-    config = path.with_name("tokenizer_config.json")
-    limit = read_json(config).get("model_max_length") if config.is_file() else None
-    return tokenizer, int(min(MAX_TOKENS, limit)) if isinstance(limit, int | float) else MAX_TOKENS
-
-
 def _kind(path: Path, output: str) -> str:
-    """The problem type of an output of a graph, as the configuration beside it says."""
+    """Return the problem type of an output of a graph from the configuration beside it."""
     config = path.with_name(f"{path.stem if output == LOGITS else output.removeprefix(OUTPUT_PREFIX)}_config.json")
-    said = read_json(config).get("problem_type") if config.is_file() else None
-    return said if said in PROBLEM_TYPES else PROBLEM_TYPES[0]
+    kind = read_json(config).get("problem_type") if config.is_file() else None
+    return kind if kind in PROBLEM_TYPES else PROBLEM_TYPES[0]
 
 
 def _publish(staging: Path, out: Path, names: list[str], source: str) -> None:
-    """Move the files of `staging` into `out`, if none there is in the way."""
+    """Move the files of `staging` into `out` unless they would overwrite other files."""
     new = {name: sha256(staging / name) for name in names}
     if not os.path.lexists(out):
         _write_list(staging, source, new)
-        staging.chmod(0o755)  # mkdtemp keeps others out
+        staging.chmod(0o755)  # mkdtemp makes it private
         staging.replace(out)
         return
     if not out.is_dir():
@@ -267,48 +261,48 @@ def _publish(staging: Path, out: Path, names: list[str], source: str) -> None:
     old: dict[str, str] = listed.get("files", {})
     for name in names:
         _check_free(out / name, old, name)
-    kept = {name: digest for name, digest in old.items() if name not in new and (out / name).is_file()}
-    if kept and listed["source"] != source:
+    others = {name: value for name, value in old.items() if name not in new and (out / name).is_file()}
+    if others and listed["source"] != source:
         raise InputError(
-            f"{out} holds {min(kept)} of another model, and this export would not replace it. Name another folder, or "
-            "delete that one."
+            f"{out} holds {min(others)} of another model, and this export would not replace it. Name another folder, "
+            "or delete that one."
         )
-    for name in list(kept):  # weights that a graph had beside it, and has inside now
+    for name in list(others):  # weights that are now inside their graph
         if name.endswith("_weights.bin") and name.replace("_weights.bin", ".onnx") in new:
             (out / name).unlink()
-            del kept[name]
+            del others[name]
     for name in names:
         (out / name).parent.mkdir(exist_ok=True)
         (staging / name).replace(out / name)
-    _write_list(out, source, kept | new)
+    _write_list(out, source, others | new)
 
 
 def _check_free(path: Path, listed: Mapping[str, str], name: str) -> None:
-    """Raise InputError if `path` is there and is not, byte for byte, what an export wrote."""
+    """Raise InputError if `path` exists and is not, byte for byte, what an export wrote."""
     if not os.path.lexists(path):
         return
     if name not in listed:
-        raise InputError(f"{path} is there already, and not from an export. Name another place, or delete it.")
+        raise InputError(f"{path} exists and is not from an export. Name another place, or delete it.")
     if not path.is_file() or sha256(path) != listed[name]:
         raise InputError(f"{path} was changed since it was exported. Name another place, or delete it.")
 
 
 def _listed(folder: Path) -> dict[str, Any]:
-    """What the list of an export in `folder` says; empty where there is none."""
+    """Return the list of the export in `folder`; empty if there is none."""
     path = folder / LIST
     if not path.is_file():
         return {}
     raw = read_json(path)
     files = raw.get("files")
     if not isinstance(files, dict) or not isinstance(raw.get("source"), str):
-        raise InputError(f"{path} is no list of an export. Name another folder, or delete it.")
+        raise InputError(f"{path} is not the list of an export. Name another folder, or delete it.")
     return raw
 
 
 def _write_list(folder: Path, source: str, files: Mapping[str, str]) -> None:
-    made = folder / f".{LIST}.tmp"
-    _write_json(made, {"source": source, "files": dict(sorted(files.items()))})
-    made.replace(folder / LIST)
+    temporary = folder / f".{LIST}.tmp"
+    _write_json(temporary, {"source": source, "files": dict(sorted(files.items()))})
+    temporary.replace(folder / LIST)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """The manifest of a built folder: how its files were made and what they are, sealed with a digest of its own.
 
 The file must be, byte for byte, what this module writes for its content: a changed byte, a repeated key or an added
-space is noticed even where JSON would not care. A manifest from before the digest counts as damaged too, because a
-lost digest looks the same. The digest shows damage; it is no signature.
+space is noticed even if JSON allows it. A manifest without a digest counts as damaged. The digest detects damage; it is
+not a signature.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ MANIFEST = "manifest.json"
 REBUILD = "Build it again: python -m inference build --model (its folder)"
 _SEAL = "sha256"  # the key of the digest, the last one of the file
 
-# What the code reads of a manifest. A type stands for a value, {str: one} for any keys, [one] for a list; float takes
-# whole numbers as well. Further keys are allowed.
+# The parts of a manifest that the code reads: a type for a value, {str: type} for any keys, [type] for a list. float
+# includes whole numbers. Other keys are allowed.
 _AGREEMENT = {"max_abs_dp": float, "mean_abs_dp": float, "label_agreement": float}
 _SHAPE: Mapping[Any, Any] = {
     "model": str,
@@ -45,11 +45,11 @@ _SHAPE: Mapping[Any, Any] = {
     },
     "files": {str: {"sha256": str, "size_bytes": int}},
 }
-_CLIMBED = {"kept_float": [str], "tried": [{"recipe": str, "held": bool, "why": str}]}
+_TRIED = {"kept_float": [str], "tried": [{"recipe": str, "held": bool, "why": str}]}
 
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Write `manifest` with its digest."""
+    """Write a manifest with its digest."""
     path.write_bytes(_sealed(manifest).encode())
 
 
@@ -58,7 +58,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        BundleError: it cannot be read, or is not what was written after a build.
+        BundleError: it cannot be read, or is not what a build wrote.
     """
     try:
         if path.stat().st_size > JSON_BYTES:
@@ -66,7 +66,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         text = path.read_bytes().decode()
         manifest = json.loads(text, parse_constant=_refuse)
         if not isinstance(manifest, dict):
-            raise ValueError("it holds no object")
+            raise ValueError("it does not hold an object")
         if manifest.pop(_SEAL, None) is None:
             raise ValueError("it has no digest of its own (older versions wrote none)")
         if text != _sealed(manifest):
@@ -78,12 +78,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}. {REBUILD}") from None
     except (ValueError, RecursionError) as error:
-        reason = "it is no JSON" if isinstance(error, _NO_JSON) else str(error)
+        reason = "it is not JSON" if isinstance(error, _NOT_JSON) else str(error)
         raise BundleError(f"{path} is damaged: {reason}. {REBUILD}") from None
     return manifest
 
 
-_NO_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
+_NOT_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
 
 
 def _sealed(manifest: Mapping[str, Any]) -> str:
@@ -92,37 +92,37 @@ def _sealed(manifest: Mapping[str, Any]) -> str:
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number")
+    raise ValueError(f"{constant} is not a number")
 
 
 def _problem(manifest: Mapping[str, Any]) -> str:
-    """What keeps a sealed manifest from being used; empty if nothing does."""
+    """Return why a sealed manifest cannot be used; empty if it can."""
     for key, shape in _SHAPE.items():
         if key not in manifest or not _fits(manifest[key], shape):
             return f"{key!r} is missing or not what a build writes"
     quantized, parity, files = manifest["quantized"], manifest["parity"], manifest["files"]
-    if "tried" in quantized and not _fits(quantized, _CLIMBED):
+    if "tried" in quantized and not _fits(quantized, _TRIED):
         return "'quantized' is not what a build writes"
     if not {parity["reference"], *parity["backends"]} <= set(TITLES):
         return "'parity' names an unknown backend"
     for name, entry in files.items():
         if name in ("", ".", "..", MANIFEST) or re.search(r"[/\\\0]", name):
-            return f"{name!r} is no file of a build"
+            return f"{name!r} is not a file of a build"
         if not re.fullmatch("[0-9a-f]{64}", entry["sha256"]) or entry["size_bytes"] < 0:
-            return f"the digest or the size of {name!r} is none"
+            return f"the digest or the size of {name!r} is invalid"
     missing = sorted({ONNX, INT8, TOKENIZER} - set(files))
     return f"it does not list {missing[0]}" if missing else ""
 
 
 def _fits(value: Any, shape: Any) -> bool:
     if isinstance(shape, list):
-        return isinstance(value, list) and all(_fits(one, shape[0]) for one in value)
+        return isinstance(value, list) and all(_fits(entry, shape[0]) for entry in value)
     if isinstance(shape, Mapping):
         if not isinstance(value, dict):
             return False
         if str in shape:
-            return all(_fits(one, shape[str]) for one in value.values())
-        return all(key in value and _fits(value[key], one) for key, one in shape.items())
+            return all(_fits(entry, shape[str]) for entry in value.values())
+        return all(key in value and _fits(value[key], part) for key, part in shape.items())
     if shape is float:
         return type(value) in (int, float) and math.isfinite(value)
     return type(value) is shape

@@ -1,4 +1,4 @@
-"""How far a built model agrees with its source, on real texts."""
+"""How far a built model agrees with its source on real texts."""
 
 from __future__ import annotations
 
@@ -11,64 +11,67 @@ from numpy.typing import NDArray
 from inference.classifier import Classifier, Prediction, pad, probabilities
 
 Matrix = NDArray[np.float64]  # (texts, labels), probabilities
-FP32_TOLERANCE = 1e-4  # largest difference in any probability that FP32 arithmetic may explain
+FP32_TOLERANCE = 1e-4  # largest difference of a probability that FP32 arithmetic explains
 
 
 def score_rows(predictions: Sequence[Prediction]) -> Matrix:
-    """Probabilities of one task, (texts, labels)."""
-    return np.array([list(p.scores.values()) for p in predictions])
+    """Return the probabilities of one task, (texts, labels)."""
+    return np.array([list(prediction.scores.values()) for prediction in predictions])
 
 
 def score_matrix(classifier: Classifier, texts: Sequence[str]) -> dict[str, Matrix]:
-    """Probabilities (texts, labels) of each task, the list answered in one call (sorted and batched)."""
-    return {task: score_rows(found) for task, found in classifier.predict_all_tasks(texts).items()}
+    """Return the probabilities (texts, labels) of each task from one call, which sorts and batches the texts."""
+    return {task: score_rows(predictions) for task, predictions in classifier.predict_all_tasks(texts).items()}
 
 
 def score_matrix_mixed(classifier: Classifier, texts: Sequence[str], batch_size: int = 32) -> dict[str, Matrix]:
-    """The same from padded batches in the order given: short texts beside long ones, as sorting never has it."""
+    """Return the same from padded batches in the given order: short texts beside long ones, unlike after sorting."""
     ids = classifier.tokenize(texts).ids
     pad_id = classifier.bundle.pad_id
     feeds = [pad(ids[start : start + batch_size], pad_id) for start in range(0, len(ids), batch_size)]
     logits = [classifier.backend.logits(**feed) for feed in feeds]
     return {
-        name: probabilities(np.concatenate([found[name] for found in logits]), task.problem_type)
+        name: probabilities(np.concatenate([batch[name] for batch in logits]), task.problem_type)
         for name, task in classifier.tasks.items()
     }
 
 
 def score_matrix_alone(classifier: Classifier, texts: Sequence[str]) -> dict[str, Matrix]:
-    """The same, every text in a call of its own."""
+    """Return the same with every text in a call of its own."""
     answers = [classifier.predict_all_tasks(text) for text in texts]
     return {task: score_rows([answer[task] for answer in answers]) for task in classifier.tasks}
 
 
-def compare(reference: dict[str, Matrix], other: dict[str, Matrix]) -> dict[str, dict[str, float]]:
-    """Per task: how far probabilities move, and `label_agreement`, the share of equal labels.
+def differences(reference: dict[str, Matrix], other: dict[str, Matrix]) -> dict[str, dict[str, float]]:
+    """Compare probabilities per task.
 
-    `max_abs_dp` is the largest |Δprobability|; `mean_abs_dp` the mean over texts of the largest of each, which
-    does not shrink with the number of labels as a mean over all of them would.
+    Returns:
+        `max_abs_dp`, the largest |Δprobability|; `mean_abs_dp`, the mean over texts of the largest of each, which does
+        not shrink with the number of labels; and `label_agreement`, the share of equal labels.
     """
-    return {
-        task: {
-            "max_abs_dp": float(np.abs(reference[task] - other[task]).max()),
-            "mean_abs_dp": float(np.abs(reference[task] - other[task]).max(axis=1).mean()),
-            "label_agreement": float((reference[task].argmax(1) == other[task].argmax(1)).mean()),
+    figures = {}
+    for task, expected in reference.items():
+        moved = np.abs(expected - other[task])
+        figures[task] = {
+            "max_abs_dp": float(moved.max()),
+            "mean_abs_dp": float(moved.max(axis=1).mean()),
+            "label_agreement": float((expected.argmax(1) == other[task].argmax(1)).mean()),
         }
-        for task in reference
-    }
+    return figures
 
 
 def judge(expected: dict[str, Matrix], classifier: Classifier, texts: Sequence[str]) -> dict[str, Any]:
-    """How far a classifier's answers are from the `expected` probabilities, and those alone from those in batches.
+    """Compare a classifier's answers with the `expected` probabilities, and its answers alone with those in batches.
 
-    `tasks` as in `compare`, `max_abs_dp` and `label_agreement` over all tasks, `batch_flips`, labels that differ
-    between a text alone and the same text in a padded batch of 32 of mixed lengths, and `batch_max_abs_dp`, the
-    largest |Δprobability| between the two.
+    Returns:
+        `tasks` as from `differences`, `max_abs_dp` and `label_agreement` over all tasks, `batch_flips`, the number of
+        labels that differ between a text alone and the same text in a padded batch of 32 of mixed lengths, and
+        `batch_max_abs_dp`, the largest |Δprobability| between the two.
     """
     batched = score_matrix(classifier, texts)
     alone = score_matrix_alone(classifier, texts)
     mixed = score_matrix_mixed(classifier, texts)
-    tasks = compare(expected, batched)
+    tasks = differences(expected, batched)
     return {
         "tasks": tasks,
         "max_abs_dp": max(task["max_abs_dp"] for task in tasks.values()),

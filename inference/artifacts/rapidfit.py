@@ -1,4 +1,4 @@
-"""What RapidFit writes beside its encoder, checked value by value: tasks, labels, pooling, heads."""
+"""Check what RapidFit writes beside its encoder: tasks, labels, pooling, heads."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEYS = ("task_heads", "task_num_labels", "task_label2id", "task_id2label")
-OPTIONAL = ("head_config", "loss_config", "pooling", "class_weights")  # the two about training are not read
+OPTIONAL = (
+    "head_config",
+    "loss_config",
+    "pooling",
+    "class_weights",
+)  # loss_config and class_weights concern training and are not read
 DEFAULTS = {"hidden_layers": 1, "hidden_multiplier": 1.0, "activation": "gelu"}  # RapidFit's own
 MAX_TASKS, MAX_LABELS, MAX_LAYERS, MAX_WIDTH = 1_000, 10_000, 8, 65_536
 
 
 class RapidFitHeads(NamedTuple):
-    """The heads of a checkpoint, in the terms of a bundle."""
+    """The heads of a checkpoint, in the form of a bundle."""
 
     labels: dict[str, list[str]]
     """Task -> labels, both in the order of the logits."""
@@ -29,19 +34,19 @@ class RapidFitHeads(NamedTuple):
 
 
 def read_heads(raw: Any, hidden_size: Any) -> RapidFitHeads:
-    """The heads in what was read from a `task_heads.pt`.
+    """Read the heads from the content of a `task_heads.pt`.
 
     Args:
-        raw: all that it holds; its `task_heads` are known to be tensors.
+        raw: its content; `task_heads` are known to be tensors.
         hidden_size: width of the encoder's vectors.
 
     Raises:
-        ValueError: a value is missing, or is none that RapidFit writes.
+        ValueError: a value is missing or not one that RapidFit writes.
     """
     raw = _dictionary(raw, "the checkpoint")
     odd = [name for name in KEYS if name not in raw] + [name for name in raw if name not in KEYS + OPTIONAL]
     if odd:
-        raise ValueError(f"{shown(odd[0])} is missing, or is nothing that RapidFit writes")
+        raise ValueError(f"{shown(odd[0])} is missing, or is not something that RapidFit writes")
     if type(hidden_size) is not int or not 1 <= hidden_size <= MAX_WIDTH:
         raise ValueError(f"the encoder's hidden_size is {shown(hidden_size)}")
     pooling = raw.get("pooling", "mean")
@@ -54,12 +59,12 @@ def read_heads(raw: Any, hidden_size: Any) -> RapidFitHeads:
 
 
 def shown(value: Any) -> str:
-    """A value as a message may show it, whatever a stranger put there."""
+    """Format an untrusted value for a message."""
     return repr(value)[:80] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
 def _shape(head: dict[Any, Any], hidden_size: int) -> tuple[list[int], str]:
-    """Widths of the hidden layers, and the activation between them."""
+    """Return the widths of the hidden layers, and the activation between them."""
     layers, multiplier, activation = head["hidden_layers"], head["hidden_multiplier"], head["activation"]
     if type(layers) is not int or not 0 <= layers <= MAX_LAYERS:
         raise ValueError(f"hidden_layers is {shown(layers)}; it is a whole number from 0 to {MAX_LAYERS}")
@@ -71,14 +76,14 @@ def _shape(head: dict[Any, Any], hidden_size: int) -> tuple[list[int], str]:
 
 
 def _labels(raw: dict[Any, Any]) -> dict[str, list[str]]:
-    """Task -> labels in the order of the logits, on which the three tables of a checkpoint agree."""
+    """Return the labels of each task in the order of the logits, after checking that the three tables agree."""
     sizes, numbers, names = (_dictionary(raw[key], key) for key in KEYS[1:])
     if not 1 <= len(sizes) <= MAX_TASKS or set(sizes) != set(numbers) or set(sizes) != set(names):
         raise ValueError(f"{', '.join(KEYS[1:])} must name the same tasks, 1 to {MAX_TASKS:,} of them")
-    found = {}
+    checked = {}
     for task, size in sizes.items():
         if not isinstance(task, str):
-            raise ValueError(f"task {shown(task)} is no name")
+            raise ValueError(f"task {shown(task)} is not a name")
         check_name(task, "task")
         by_label = _dictionary(numbers[task], f"task_label2id of {task!r}")
         by_id = _dictionary(names[task], f"task_id2label of {task!r}")
@@ -91,15 +96,15 @@ def _labels(raw: dict[Any, Any]) -> dict[str, list[str]]:
             raise ValueError(f"the labels of task {task!r} are not all text")
         if by_label != {label: number for number, label in enumerate(labels)}:
             raise ValueError(f"task_label2id and task_id2label do not agree on task {task!r}")
-        found[task] = labels
-    return found
+        checked[task] = labels
+    return checked
 
 
 def _weights(
     given: dict[str, Tensor], labels: dict[str, list[str]], hidden_size: int, hidden: list[int]
 ) -> dict[str, Tensor]:
-    """The tensors of every head, each of the shape that its layer has."""
-    found, expected = {}, set()
+    """Return the tensors of every head after checking their names and shapes."""
+    weights, expected = {}, set()
     for task, names in labels.items():
         for step, (inputs, outputs) in enumerate(pairwise([hidden_size, *hidden, len(names)])):
             for part, shape in (("weight", (outputs, inputs)), ("bias", (outputs,))):
@@ -108,15 +113,14 @@ def _weights(
                 tensor = given.get(key)
                 if tensor is None or tensor.shape != shape or not tensor.is_floating_point():
                     raise ValueError(f"task_heads lacks {key!r}, a tensor of numbers of shape {shape}")
-                kept = f"{task}.{2 * step}.{part}" if hidden else f"{task}.{part}"
-                found[kept] = tensor.float()
+                weights[f"{task}.{2 * step}.{part}" if hidden else f"{task}.{part}"] = tensor.float()
     for key in given:
         if key not in expected:
             raise ValueError(f"task_heads holds {shown(key)}, which belongs to no layer of a task")
-    return found
+    return weights
 
 
 def _dictionary(value: Any, what: str) -> dict[Any, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{what} is a {type(value).__name__} and no dictionary")
+        raise ValueError(f"{what} must be a dictionary, not a {type(value).__name__}")
     return value

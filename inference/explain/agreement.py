@@ -1,10 +1,10 @@
-"""How far two explanations of one text agree: whether they name the same words first."""
+"""How far explanations of one text on different backends agree."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,61 +19,59 @@ from inference.jobs import Progress
 
 @dataclass(frozen=True)
 class Agreement:
-    """What two explanations have in common."""
+    """How far two explanations agree."""
 
     words: int
-    """That both have a figure for."""
+    """Words that have an attribution in both."""
     tau: float | None
     """Kendall's tau-b: 1 for the same order of words, -1 for the reverse; None for fewer than two, or all equal."""
     largest_difference: float
-    """Between the two attributions of a word, in log-odds, with its sign: the second less the first."""
+    """Between the two attributions of a word, in log-odds: the second minus the first."""
     differs_most: str
-    """The word that it belongs to."""
+    """The word with the largest difference."""
 
 
 def agreement(first: Explanation, second: Explanation) -> Agreement:
-    """How far `second` agrees with `first`, word by word.
+    """Compare the attributions of two explanations word by word.
 
     Raises:
-        InputError: they are not of the same text, task, label and method, or of other words.
+        InputError: they differ in text, task, label, method or words.
     """
     from scipy.stats import kendalltau
 
     for what in ("text", "task", "label", "method"):
         if getattr(first, what) != getattr(second, what):
             raise InputError(f"Explanations of two {what}s cannot be compared. Explain the same {what} with both.")
-    if [(w.start, w.end) for w in first.words] != [(w.start, w.end) for w in second.words]:
-        raise InputError("The two explanations have other words: give both the time to take each for itself.")
+    if [(word.start, word.end) for word in first.words] != [(word.start, word.end) for word in second.words]:
+        raise InputError("The two explanations group words differently. Give both enough time for single words.")
     pairs = [
-        (one.attribution, two.attribution, one.text)
-        for one, two in zip(first.words, second.words, strict=True)
-        if one.attribution is not None and two.attribution is not None
+        (word.attribution, other.attribution, word.text)
+        for word, other in zip(first.words, second.words, strict=True)
+        if word.attribution is not None and other.attribution is not None
     ]
     if not pairs:
-        raise InputError("There is no word that both explanations have a figure for. Give them more time.")
-    ones, twos = np.array([pair[0] for pair in pairs]), np.array([pair[1] for pair in pairs])
-    # scipy has no order for constants either, and says so with a NaN.
-    tau = float(kendalltau(ones, twos).statistic) if len(pairs) > 1 else float("nan")
-    most = int(np.abs(twos - ones).argmax())
-    return Agreement(len(pairs), None if np.isnan(tau) else tau, float(twos[most] - ones[most]), pairs[most][2])
+        raise InputError("No word has an attribution in both explanations. Give them more time.")
+    ours, theirs = np.array([pair[0] for pair in pairs]), np.array([pair[1] for pair in pairs])
+    # scipy returns NaN for constants, which have no order.
+    tau = float(kendalltau(ours, theirs).statistic) if len(pairs) > 1 else float("nan")
+    most = int(np.abs(theirs - ours).argmax())
+    return Agreement(len(pairs), None if np.isnan(tau) else tau, float(theirs[most] - ours[most]), pairs[most][2])
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One text's explanations on several backends, all of the same label."""
+    """Explanations of one text on several backends, all of the same label."""
 
     explanations: Mapping[str, Explanation]
-    """By backend, in the order asked for."""
+    """By backend, in the requested order."""
     agreements: Mapping[str, Agreement]
     """By backend, each against the first."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The comparison in plain types, ready for JSON."""
-        from dataclasses import asdict
-
+        """Return plain types, ready for JSON."""
         return {
-            "explanations": {name: one.to_dict() for name, one in self.explanations.items()},
-            "agreements": {name: asdict(one) for name, one in self.agreements.items()},
+            "explanations": {name: explanation.to_dict() for name, explanation in self.explanations.items()},
+            "agreements": {name: asdict(found) for name, found in self.agreements.items()},
         }
 
 
@@ -85,33 +83,30 @@ def compare_explanations(
     method: str,
     progress: Progress | None = None,
 ) -> Comparison:
-    """The same text explained on each of these, and how far the others agree with the first.
+    """Explain a text with several classifiers and compare each explanation with the first.
 
     Args:
         classifiers: by backend.
-        label: the one that the first gives if left out.
-
-    Raises:
-        InputError: as `Classifier.explain`.
+        label: default: the one that the first classifier predicts.
     """
-    found: dict[str, Explanation] = {}
+    explanations: dict[str, Explanation] = {}
     for name, classifier in classifiers.items():
-        found[name] = explain(classifier, text, task, label, method, progress=progress)
-        label = found[name].label
-    first, *others = found
-    return Comparison(found, {name: agreement(found[first], found[name]) for name in others})
+        explanations[name] = explain(classifier, text, task, label, method, progress=progress)
+        label = explanations[name].label
+    first, *others = explanations
+    return Comparison(explanations, {name: agreement(explanations[first], explanations[name]) for name in others})
 
 
-def agreement_sentence(found: Agreement, first: str, second: str) -> str:
-    """What an agreement means, in a sentence."""
-    if found.tau is None:
+def agreement_sentence(result: Agreement, first: str, second: str) -> str:
+    """Describe the agreement of two backends in a sentence."""
+    if result.tau is None:
         order = "there is no order of words to compare"
-    elif math.isclose(found.tau, 1.0, abs_tol=1e-12):
+    elif math.isclose(result.tau, 1.0, abs_tol=1e-12):
         order = "they put the words in the same order (Kendall's tau 1)"
     else:
-        tau = signed(found.tau, 3)
+        tau = signed(result.tau, 3)
         order = f"their orders of the words have Kendall's tau {tau} (1 is the same order, −1 the reverse)"
     return (
-        f"{TITLES.get(second, second)} against {TITLES.get(first, first)}, {found.words} words: {order}; the largest "
-        f"difference is {signed(found.largest_difference, 3)}, of {found.differs_most!r}."
+        f"{TITLES.get(second, second)} against {TITLES.get(first, first)}, {result.words} words: {order}; the largest "
+        f"difference is {signed(result.largest_difference, 3)}, of {result.differs_most!r}."
     )

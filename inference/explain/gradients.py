@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from inference.backends import OutOfMemory
 
 STEPS = (32, 64, 128, 256)
-TOLERANCE = 0.01  # of all attributions, taken without their signs: a larger delta is worth more steps
-NOISE = 1e-4  # log-odds; what float32 leaves is no reason for more steps
+TOLERANCE = 0.01  # of the sum of absolute attributions: a larger delta needs more steps
+NOISE = 1e-4  # log-odds: a delta that float32 alone explains does not
 
 
 class TimeIsUp(Exception):
-    """Raised by `tick` to end the work."""
+    """Raised by `progress` to end the work."""
 
 
 @dataclass(frozen=True)
@@ -53,73 +53,72 @@ def integrate(
     baseline: Sequence[int],
     *,
     rows_at_once: int,
-    tick: Callable[[float], None],
+    progress: Callable[[float], None],
 ) -> Gradients:
-    """The attributions with the fewest of `STEPS` that converge, or with the most.
+    """Return the attributions with the fewest of `STEPS` that converge, or with the most.
 
     Args:
-        network: as PyTorch serves it; it may answer others meanwhile.
+        network: the served network; it can answer other calls at the same time.
         baseline: as many ids as the text has.
-        tick: called before every forward pass with the share done of all that may be needed. It may raise `TimeIsUp`,
-            which gives what the last round found.
+        progress: called before every forward pass with the share done of the most that may be needed. It may raise
+            `TimeIsUp`; the result is then that of the last round.
 
     Raises:
-        TimeIsUp: not even one round was done.
+        TimeIsUp: before the first round was done.
     """
     forward, table = twin(network).of_task(task)
     device = next(table.parameters()).device
     text, padding = (torch.tensor([row], device=device) for row in (ids, baseline))
     mask = torch.ones_like(text)
-    passed, most = 0, sum(STEPS)
+    rows_done = 0
 
     def score(rows: Tensor, masks: Tensor) -> Tensor:
-        nonlocal passed
-        tick(min(passed / most, 1.0))
-        passed += len(rows)
+        nonlocal rows_done
+        progress(min(rows_done / sum(STEPS), 1.0))
+        rows_done += len(rows)
         logits: Tensor = forward(rows, masks).double()
-        mine = logits[:, label]
         if multi_label:
-            return mine
-        return mine - torch.cat([logits[:, :label], logits[:, label + 1 :]], dim=1).logsumexp(1)
+            return logits[:, label]
+        return logits[:, label] - torch.cat([logits[:, :label], logits[:, label + 1 :]], dim=1).logsumexp(1)
 
     with torch.no_grad():
         start = table(padding)
         value = float(score(text, mask))
-        with_baseline = table.register_forward_hook(lambda *_: start)
-        # Not of the ids of the baseline: some networks (RoBERTa's) take the positions from where padding is.
+        hook = table.register_forward_hook(lambda *_: start)
+        # With the text's ids, not the baseline's: some networks (RoBERTa) derive positions from where padding is.
         at_baseline = float(score(text, mask))
-        with_baseline.remove()
+        hook.remove()
     method = LayerIntegratedGradients(score, table)
-    found: Gradients | None = None
+    result: Gradients | None = None
     for steps in STEPS:
         try:
             parts = method.attribute(
                 text, padding, additional_forward_args=(mask,), n_steps=steps, internal_batch_size=rows_at_once
             )
         except TimeIsUp:
-            if found is None:
+            if result is None:
                 raise
             break
         except torch.OutOfMemoryError:
             raise OutOfMemory(
-                f"The gradients of a text of {len(ids):,} tokens do not fit into the memory of {device}. Take "
+                f"The gradients of a text of {len(ids):,} tokens do not fit into the memory of {device}. Use "
                 "method='occlusion', or load the model with a smaller batch_size."
             ) from None
         attributions = parts.sum(-1)[0].detach().double().cpu().numpy()
         delta = float(attributions.sum() - (value - at_baseline))
         converged = abs(delta) <= max(NOISE, TOLERANCE * float(np.abs(attributions).sum()))
-        found = Gradients(attributions, value, at_baseline, delta, steps, converged)
+        result = Gradients(attributions, value, at_baseline, delta, steps, converged)
         if converged:
             break
-    assert found is not None  # the first round is done, or TimeIsUp was raised
-    return found
+    assert result is not None  # the first round is done, or TimeIsUp was raised
+    return result
 
 
 def twin(network: nn.Module) -> Any:
-    """A copy of the network's structure on the same tensors.
+    """Copy the structure of a network around the same tensors.
 
-    Captum hangs its hooks on the layers that it is given, and adapters are switched in place: in the network that
-    serves, whoever asks at the same time would get an answer to another text.
+    Captum adds hooks to layers, and adapters are switched in place: on the served network that would change the answers
+    of concurrent calls.
     """
     shared = [*network.parameters(), *network.buffers()]
     return copy.deepcopy(network, {id(tensor): tensor for tensor in shared})

@@ -1,10 +1,10 @@
-"""Occlusion: what the log-odds of a label lose when a word is left out. A backend's answers are all that it takes.
+"""Occlusion: how much the log-odds of a label fall when a word is left out. It works on any backend.
 
-A word is left out by dropping its tokens from the row of ids that the model was given. Writing the text anew without
-it would make other tokens of its neighbours (in a byte-level vocabulary, a word at the start is another token than the
-same word after a space), and where the text was cut at the token limit, words that were never read would move up.
-A mask or unknown token in its place is one that a classifier has not met in its training, and not every vocabulary has
-one. It is also what ERASER (DeYoung et al. 2020) measures. Differences of log-odds: Robnik-Šikonja & Kononenko 2008.
+A word is left out by dropping its tokens from the row of ids. Tokenizing the text again without it would change its
+neighbours' tokens (in a byte-level vocabulary, a word at the start is another token than the same word after a space),
+and would bring in words beyond the token limit. A mask or unknown token in its place is one that a classifier has not
+seen in training, and not every vocabulary has one. ERASER (DeYoung et al. 2020) measures the same. Differences of
+log-odds: Robnik-Šikonja & Kononenko 2008.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from inference.explain.words import WordSpan, grouped
 
-MAX_PASSES = 512  # rows that a text may cost; beyond it neighbouring words are left out together
-SAFE_SHARE = 0.8  # of the time left, for the rest of the work and for a machine that gets busier
-PROBE = 4  # rows that are timed to know what the others will take; one alone costs more than its share of a batch
+MAX_PASSES = 512  # rows that a text may cost; in longer texts neighbouring words are left out together
+SAFE_SHARE = 0.8  # of the time left, in case the rest of the work is slower
+PROBE = 4  # rows that are timed to predict the others; a single one costs more than its share of a batch
 clock = time.monotonic
 
 Score = Callable[[Sequence[Sequence[int]]], NDArray[np.float64]]
@@ -27,9 +27,9 @@ Score = Callable[[Sequence[Sequence[int]]], NDArray[np.float64]]
 
 
 def without(ids: Sequence[int], words: Sequence[WordSpan]) -> list[int]:
-    """The row of ids with the tokens of these words dropped."""
-    gone = {i for word in words for i in word.pieces}
-    return [token for i, token in enumerate(ids) if i not in gone]
+    """Return the row of ids without the tokens of these words."""
+    dropped = {i for word in words for i in word.pieces}
+    return [token for i, token in enumerate(ids) if i not in dropped]
 
 
 def occlude(
@@ -42,27 +42,27 @@ def occlude(
     rows_at_once: int,
     progress: Callable[[float], None],
 ) -> tuple[list[WordSpan], NDArray[np.float64]]:
-    """The words, or groups of neighbours, that were left out one after the other, and what the log-odds lose by each.
+    """Return the words, or groups of neighbours, and how much the log-odds fall without each.
 
-    NaN where time was up before.
+    The fall is NaN for those that were not reached before the deadline.
 
     Args:
         whole: log-odds of the whole text.
-        deadline: by `clock`; None for no limit. What a few rows take at once decides how many groups there are.
+        deadline: by `clock`. The time that a few rows take decides how many groups there are.
         progress: called with the share done.
     """
-    most = MAX_PASSES
+    passes = MAX_PASSES
     if deadline is not None:
         before, tried = clock(), min(PROBE, rows_at_once)
         score([ids] * tried)
         row_seconds = max((clock() - before) / tried, 1e-6)
-        most = min(most, int(SAFE_SHARE * (deadline - clock()) / row_seconds))
-    groups = grouped(words, max(most, 1))
-    lost = np.full(len(groups), np.nan)
+        passes = min(passes, int(SAFE_SHARE * (deadline - clock()) / row_seconds))
+    groups = grouped(words, max(passes, 1))
+    falls = np.full(len(groups), np.nan)
     for start in range(0, len(groups), rows_at_once):
         if start and deadline is not None and clock() > deadline:
             break
-        some = slice(start, start + rows_at_once)
-        lost[some] = whole - score([without(ids, [word]) for word in groups[some]])
+        batch = slice(start, start + rows_at_once)
+        falls[batch] = whole - score([without(ids, [word]) for word in groups[batch]])
         progress(min(1.0, (start + rows_at_once) / len(groups)))
-    return groups, lost
+    return groups, falls

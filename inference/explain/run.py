@@ -22,6 +22,7 @@ from inference.jobs import Progress
 
 if TYPE_CHECKING:
     from inference.classifier import Classifier
+    from inference.explain.gradients import Gradients
 
 
 class _WithNetwork(Protocol):
@@ -58,7 +59,7 @@ def explain(
     spec = classifier.tasks[task]
     _check(classifier, task, label, method, budget_s)
     if method == GRADIENTS:
-        _library()  # seconds, the first time: they are not this text's
+        _import_gradients()  # takes seconds the first time, which do not count for this text
     started = occlusion.clock()
     encoding = classifier.encode(text)
     logits = classifier.logits([encoding.ids], [task])[task]
@@ -68,7 +69,7 @@ def explain(
     words, read = words_read(classifier, text, encoding)
     if not words:  # a byte-level tokenizer makes tokens of white space
         raise InputError("The part of the text that the model reads is white space, so there is no word to explain.")
-    asked = _Question(
+    job = _Task(
         classifier=classifier,
         task=task,
         index=index,
@@ -78,54 +79,42 @@ def explain(
         deadline=None if budget_s is None else started + budget_s,
         progress=progress,
     )
-    found = asked.occlude() if method == OCCLUSION else asked.integrate()
+    result = job.occlude() if method == OCCLUSION else job.integrate()
+    gradients = result.gradients
     return Explanation(
         text=text,
         task=task,
         label=label,
         predicted=predicted,
         score=float(probabilities(logits, spec.problem_type)[0, index]),
-        log_odds=asked.log_odds,
+        log_odds=job.log_odds,
         backend=classifier.backend.name,
         method=method,
-        words=tuple(
-            Attribution(
-                text[word.start : word.end],
-                word.start,
-                word.end,
-                value,
-                without,
-                is_unknown(encoding, classifier.unknown_token, word.pieces),
-            )
-            for word, value, without in zip(found.words, found.attributions, found.without, strict=True)
-        ),
+        words=job.describe(text, result),
         read=read,
         truncated=bool(encoding.overflowing),
-        grouped=-(-len(words) // len(found.words)),
-        baseline_log_odds=found.baseline,
-        convergence_delta=found.convergence_delta,
-        n_steps=found.n_steps,
-        converged=found.converged,
+        grouped=-(-len(words) // len(result.words)),
+        baseline_log_odds=gradients.baseline if gradients else None,
+        convergence_delta=gradients.convergence_delta if gradients else None,
+        n_steps=gradients.n_steps if gradients else None,
+        converged=gradients.converged if gradients else None,
         seconds=occlusion.clock() - started,
     )
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What a method gives."""
+class _Attributions:
+    """The result of either method."""
 
     words: Sequence[WordSpan]
-    attributions: Sequence[float | None]
-    without: Sequence[float | None]
-    baseline: float | None = None
-    convergence_delta: float | None = None
-    n_steps: int | None = None
-    converged: bool | None = None
+    values: Sequence[float | None]
+    gradients: Gradients | None = None
+    """Of integrated gradients; None for occlusion."""
 
 
 @dataclass(frozen=True)
-class _Question:
-    """One text and the label that is to be explained."""
+class _Task:
+    """One text and the label to explain."""
 
     classifier: Classifier
     task: str
@@ -138,68 +127,72 @@ class _Question:
 
     @property
     def rows_at_once(self) -> int:
-        """As many as the classifier would take in one pass: time is looked at between two."""
+        """Rows of one pass of the classifier: the time is checked between passes."""
         return max(1, min(self.classifier.batch_size, self.classifier.token_budget // len(self.encoding.ids)))
 
     def score(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        """Log-odds of the label for rows of token ids."""
+        """Return the log-odds of the label for rows of token ids."""
         logits = self.classifier.logits(rows, [self.task])[self.task]
         return log_odds(logits, self.classifier.tasks[self.task].problem_type, self.index)
 
-    def tell(self, step: str, share: float) -> None:
+    def describe(self, text: str, result: _Attributions) -> tuple[Attribution, ...]:
+        """Return the words of the text with their attributions."""
+        return tuple(
+            Attribution(
+                text[word.start : word.end],
+                word.start,
+                word.end,
+                value,
+                None if value is None or result.gradients else _probability(self.log_odds - value),
+                is_unknown(self.encoding, self.classifier.unknown_token, word.pieces),
+            )
+            for word, value in zip(result.words, result.values, strict=True)
+        )
+
+    def report(self, step: str, share: float) -> None:
         if self.progress is not None:
             self.progress(step, share)
 
-    def occlude(self) -> _Found:
-        groups, lost = occlusion.occlude(
+    def occlude(self) -> _Attributions:
+        groups, falls = occlusion.occlude(
             self.score,
             self.encoding.ids,
             self.words,
             whole=self.log_odds,
             deadline=self.deadline,
             rows_at_once=self.rows_at_once,
-            progress=lambda share: self.tell("leaving out words", share),
+            progress=lambda share: self.report("leaving out words", share),
         )
-        values = [None if math.isnan(value) else value for value in lost.tolist()]
-        left = [None if value is None else _probability(self.log_odds - value) for value in values]
-        return _Found(groups, values, left)
+        return _Attributions(groups, [None if math.isnan(value) else value for value in falls.tolist()])
 
-    def integrate(self) -> _Found:
-        gradients = _library()
+    def integrate(self) -> _Attributions:
+        library = _import_gradients()
 
-        def tick(share: float) -> None:
+        def progress(share: float) -> None:
             if self.deadline is not None and occlusion.clock() > self.deadline:
-                raise gradients.TimeIsUp
-            self.tell("integrating gradients", share)
+                raise library.TimeIsUp
+            self.report("integrating gradients", share)
 
         ids, special = self.encoding.ids, self.encoding.special_tokens_mask
         pad = self.classifier.bundle.pad_id
         try:
-            found = gradients.integrate(
+            gradients = library.integrate(
                 cast(_WithNetwork, self.classifier.backend).network,
                 self.task,
                 self.index,
                 self.classifier.tasks[self.task].problem_type == "multi_label_classification",
                 ids,
-                [token if none else pad for token, none in zip(ids, special, strict=True)],
+                [token if is_special else pad for token, is_special in zip(ids, special, strict=True)],
                 rows_at_once=self.rows_at_once,
-                tick=tick,
+                progress=progress,
             )
-        except gradients.TimeIsUp:
+        except library.TimeIsUp:
             raise InputError(
-                "Time was up before integrated gradients had anything to tell of this text. Give it more time, or take "
+                "Time was up before integrated gradients had a result for this text. Allow more time, or use "
                 f"method={OCCLUSION!r}."
             ) from None
-        sums = [float(found.attributions[list(word.pieces)].sum()) for word in self.words]
-        return _Found(
-            self.words,
-            sums,
-            [None] * len(sums),
-            found.baseline,
-            found.convergence_delta,
-            found.n_steps,
-            found.converged,
-        )
+        sums = [float(gradients.attributions[list(word.pieces)].sum()) for word in self.words]
+        return _Attributions(self.words, sums, gradients)
 
 
 def _check(classifier: Classifier, task: str, label: str | None, method: str, budget_s: float | None) -> None:
@@ -207,36 +200,36 @@ def _check(classifier: Classifier, task: str, label: str | None, method: str, bu
         raise InputError(f"Unknown method {shown(method)}. Known: {', '.join(METHODS)}.")
     labels = classifier.tasks[task].labels
     if label is not None and label not in labels:
-        some = ", ".join(labels[:12]) + (f", … {len(labels)} in all" if len(labels) > 12 else "")
-        raise InputError(f"Task {task!r} has no label {shown(label)}. It has: {some}.")
+        known = ", ".join(labels[:12]) + (f", … {len(labels)} in all" if len(labels) > 12 else "")
+        raise InputError(f"Task {task!r} has no label {shown(label)}. It has: {known}.")
     if budget_s is not None and not (isinstance(budget_s, int | float) and budget_s > 0):
-        raise InputError(f"budget_s={shown(budget_s)} is not a time. Give seconds above 0, or leave it out.")
+        raise InputError(f"budget_s={shown(budget_s)} is not a time. Give seconds above 0, or omit it.")
     name = classifier.backend.name
     if method == GRADIENTS and not (name in RUNTIMES and RUNTIMES[name].has_gradients):
         raise InputError(
-            f"method={GRADIENTS!r} needs the gradients of a PyTorch network, and this model is open on "
-            f"{TITLES.get(name, name)}. Take method={OCCLUSION!r}, or load it with backend='pytorch'."
+            f"method={GRADIENTS!r} needs the gradients of a PyTorch network, and this model is loaded on "
+            f"{TITLES.get(name, name)}. Use method={OCCLUSION!r}, or load it with backend='pytorch'."
         )
     if method == GRADIENTS and classifier.bundle.four_bit and classifier.backend.device == "cpu":
-        # The kernels of bitsandbytes for CPUs are for answers alone.
+        # The CPU kernels of bitsandbytes have no backward pass.
         raise InputError(
-            f"method={GRADIENTS!r} cannot go through a base in 4 bits on a CPU. Take method={OCCLUSION!r}, or load the "
-            "base in full."
+            f"method={GRADIENTS!r} cannot go through a base in 4 bits on a CPU. Use method={OCCLUSION!r}, or load the "
+            "base in full precision."
         )
 
 
-def _library() -> Any:
-    with importing(f"method={GRADIENTS!r}", f"-r requirements.txt. Or take method={OCCLUSION!r}."):
+def _import_gradients() -> Any:
+    with importing(f"method={GRADIENTS!r}", f"-r requirements.txt. Or use method={OCCLUSION!r}."):
         from inference.explain import gradients
     return gradients
 
 
 def words_read(classifier: Classifier, text: str, encoding: Encoding) -> tuple[list[WordSpan], tuple[int, int]]:
-    """The words of a text that the model gets, and start and end of the part of the text that they are in."""
+    """Return the words that the model reads, and start and end of the part of the text that they are in."""
     special = encoding.special_tokens_mask
     low, high = 0, len(text)
     if encoding.overflowing:
-        places = [place for place, none in zip(encoding.offsets, special, strict=True) if not none]
+        places = [place for place, is_special in zip(encoding.offsets, special, strict=True) if not is_special]
         if (classifier.tokenizer.truncation or {}).get("direction") == "left":
             low = min(start for start, _ in places)
         else:
@@ -245,13 +238,12 @@ def words_read(classifier: Classifier, text: str, encoding: Encoding) -> tuple[l
 
 
 def _probability(log_odds: float) -> float:
-    """The probability with these log-odds."""
-    small = math.exp(-abs(log_odds))  # never above 1: no overflow on either side
+    small = math.exp(-abs(log_odds))  # at most 1: no overflow for either sign
     return 1 / (1 + small) if log_odds >= 0 else small / (1 + small)
 
 
 def log_odds(logits: NDArray[np.floating], problem_type: str, label: int) -> NDArray[np.float64]:
-    """Natural logarithm of p / (1 - p) of one label for each row, exact where p itself rounds to 1."""
+    """Return log(p / (1 - p)) of one label for each row, exact even if p itself rounds to 1."""
     wide = logits.astype(np.float64)
     if problem_type == "multi_label_classification":
         return wide[:, label]

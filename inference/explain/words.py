@@ -1,4 +1,4 @@
-"""The words of a text, where they stand in it, and which of its tokens are theirs."""
+"""The words of a text: their positions in it, and their tokens."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 
-# \X in word mode is one segment of UAX #29, Unicode's word boundaries: "don't", "7.30" and a family emoji are one.
+# \X in word mode is one segment of UAX #29, Unicode's word boundaries: "don't", "7.30" and a family emoji are one each.
 _SEGMENTS = Split(Regex(r"(?y{w})\X"), "isolated")
 _HYPHENS = "-\u2010\u2011"
-# Oniguruma takes a time that grows with the square of a run of flags.
-MAX_WORD_LETTERS = 1_000
+MAX_WORD_LETTERS = 1_000  # Oniguruma needs quadratic time for a run of flags
 
 
 @dataclass(frozen=True)
@@ -22,20 +21,20 @@ class WordSpan:
     """One word of a text."""
 
     start: int
-    """Its place in the text as it was given: characters, from 0."""
+    """Index of its first character in the original text."""
     end: int
-    """One past its last character."""
+    """Index after its last character."""
     pieces: tuple[int, ...]
     """Positions of its tokens among those of the text."""
 
 
 def segments(text: str) -> list[tuple[int, int]]:
-    """Start and end of every word and every mark of punctuation, in the order of the text; nothing overlaps.
+    """Return start and end of every word and punctuation mark, in the order of the text and without overlaps.
 
-    They are those of UAX #29, with compounds such as "well-known" as one. Of scripts that put no spaces between words,
-    Han and Thai for two, each character is one. White space is in none. A word ends after 1,000 characters.
+    The rules are those of UAX #29, plus compounds such as "well-known". In scripts without spaces between words, such
+    as Han and Thai, each character is a word. White space belongs to none. A word ends after 1,000 characters.
     """
-    found: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     for run in re.finditer(rf"\S{{1,{MAX_WORD_LETTERS}}}", text):
         at = run.start()
         parts = [(at + start, at + end) for _, (start, end) in _SEGMENTS.pre_tokenize_str(run[0])]
@@ -45,13 +44,13 @@ def segments(text: str) -> list[tuple[int, int]]:
             while _compound(text, parts[i : i + 3]):
                 i += 2
                 end = parts[i][1]
-            found.append((start, end))
+            spans.append((start, end))
             i += 1
-    return found
+    return spans
 
 
 def _compound(text: str, parts: Sequence[tuple[int, int]]) -> bool:
-    """Whether these segments are a word, a hyphen and a word."""
+    """Return whether these segments are a word, a hyphen and a word."""
     if len(parts) < 3:
         return False
     (first, _), (hyphen, end), (second, _) = parts
@@ -61,21 +60,21 @@ def _compound(text: str, parts: Sequence[tuple[int, int]]) -> bool:
 def words_of(
     text: str, offsets: Sequence[tuple[int, int]], special: Sequence[int], read: tuple[int, int] | None = None
 ) -> list[WordSpan]:
-    """The words that a tokenizer read, in the order of the text; nothing overlaps.
+    """Return the words that a tokenizer read, in the order of the text and without overlaps.
 
-    Every token belongs to exactly one word. Segments of a text that share a token are one word; a token of white
-    space goes with the word after it. What no token was made of (a control character, say) is in no word.
+    Every token belongs to exactly one word. Segments that share a token are one word; a token of white space belongs to
+    the word after it. Characters without a token, such as control characters, belong to no word.
 
     Args:
         offsets: per token its start and end in the text, as `tokenizers` gives them.
-        special: per token 1 where it stands for no part of the text.
-        read: start and end of the part that was read, where the rest was cut off. Words end there.
+        special: per token 1 if it does not come from the text.
+        read: start and end of the part that was read; words end there. Default: all of it.
     """
     low, high = read or (0, len(text))
     parts = [(max(a, low), min(b, high)) for a, b in segments(text) if a < high and b > low]
     starts, ends = [a for a, _ in parts], [b for _, b in parts]
-    pieces = [i for i, none in enumerate(special) if not none]
-    touched: dict[int, tuple[int, int]] = {}  # token -> the first and the last segment that it has a part in
+    pieces = [i for i, is_special in enumerate(special) if not is_special]
+    touched: dict[int, tuple[int, int]] = {}  # token -> its first and its last segment
     for i in pieces:
         start, end = offsets[i]
         first, last = bisect_right(ends, start), bisect_left(starts, end) - 1
@@ -89,18 +88,18 @@ def words_of(
             after = bisect_left(known, bisect_right(ends, offsets[i][0]))
             touched[i] = (known[min(after, len(known) - 1)],) * 2
     groups: list[tuple[int, int, list[int]]] = []
-    for i, (first, last) in sorted(touched.items(), key=lambda one: one[1]):
+    for i, (first, last) in sorted(touched.items(), key=lambda item: item[1]):
         if groups and first <= groups[-1][1]:
-            before, until, held = groups[-1]
-            groups[-1] = (before, max(until, last), [*held, i])
+            before, until, tokens = groups[-1]
+            groups[-1] = (before, max(until, last), [*tokens, i])
         else:
             groups.append((first, last, [i]))
-    return [WordSpan(starts[first], ends[last], tuple(sorted(held))) for first, last, held in groups]
+    return [WordSpan(starts[first], ends[last], tuple(sorted(tokens))) for first, last, tokens in groups]
 
 
-def grouped(words: Sequence[WordSpan], most: int) -> list[WordSpan]:
-    """At most `most` of them: where there are more, as many neighbours each are taken together as one."""
-    size = -(-len(words) // max(most, 1))
+def grouped(words: Sequence[WordSpan], limit: int) -> list[WordSpan]:
+    """Return at most `limit` words, each of as many neighbours as that takes."""
+    size = -(-len(words) // max(limit, 1))
     if size <= 1:
         return list(words)
     return [

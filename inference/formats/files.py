@@ -1,4 +1,4 @@
-"""Reading files of strangers: nothing outside the folder, nothing larger than it can be, nothing that runs."""
+"""Read untrusted model files: never outside the folder, never over the size limit, never executing code."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import math
 import re
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from inference.errors import BundleError
 
 JSON_BYTES = 1_000_000  # a config with ten thousand labels has a third of that
-# The files that a tokenizer is read from; those that hold a vocabulary, without which transformers makes one up.
+LARGE_JSON_BYTES = 20_000_000  # of a tokenizer's config, or an index of shards
+# Files with a vocabulary; without any of them transformers would invent a tokenizer.
 VOCABULARIES = (
     "tokenizer.json",
     "vocab.txt",
@@ -25,68 +26,70 @@ VOCABULARIES = (
     "spm.model",
     "tokenizer.model",
 )
+TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZERS = (
     *VOCABULARIES,
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "merges.txt",
     "bpe.codes",
 )
-HEADER_BYTES = 100_000_000  # what safetensors itself allows
-OTHER_BYTES = 200_000_000  # of a file that holds no weights: the largest tokenizers have a fifth of it
-# A file that changed less than this before it was hashed may change again without another time in its status.
+HEADER_BYTES = 100_000_000  # the limit of safetensors itself
+OTHER_BYTES = 200_000_000  # of a file without weights: the largest tokenizers have a fifth of it
+# A file modified less than this before it was hashed may change again without a new time in its status.
 SETTLED_NS = 2_000_000_000
 _IS_WEIGHTS = re.compile(r"\.(onnx|onnx_data|data)$|_weights\.bin$")
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
+    """Return the hex SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_digests: dict[Path, tuple[tuple[int, ...], str]] = {}
-"""Path -> status of the file and its SHA-256, of files that this process has hashed."""
-
-
 def digest(path: Path) -> str:
-    """Hex SHA-256 of a file, read again by this process only where its inode, size or times are other than before."""
-    started, status, name = time.time_ns(), status_of(path), path.resolve()
-    known = _digests.get(name)
+    """Return the hex SHA-256 of a file, read again only if its inode, size or times have changed in this process."""
+    return str(_remembered("sha256", path, sha256))
+
+
+_values: dict[tuple[str, Path], tuple[tuple[int, ...], Any]] = {}
+"""What was read of a file and its path -> its status at that time, and the value."""
+
+
+def _remembered(what: str, path: Path, read: Callable[[Path], Any]) -> Any:
+    started, status, key = time.time_ns(), status_of(path), (what, path.resolve())
+    known = _values.get(key)
     if known is not None and known[0] == status:
         return known[1]
-    value = sha256(path)
+    value = read(path)
     if status == status_of(path) and started - max(status[-2:]) > SETTLED_NS:
-        _digests[name] = (status, value)
+        _values[key] = (status, value)
     return value
 
 
 def status_of(path: Path) -> tuple[int, ...]:
-    """Device, inode, size and times of a file: no other file in its place has the same."""
+    """Return device, inode, size and times of a file: no other file in its place has the same."""
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def check_digest(path: Path, expected: str, remedy: str) -> None:
-    """Raise BundleError unless the file is there and has this SHA-256."""
+    """Raise BundleError unless the file exists and has this SHA-256."""
     if not path.is_file():
         raise BundleError(f"{path} is missing: {remedy}.")
     try:
-        found = digest(path)
+        actual = digest(path)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}.") from None
-    if found != expected:
-        raise BundleError(f"{path} has SHA-256 {found[:12]}…, expected {expected[:12]}…: {remedy}.")
+    if actual != expected:
+        raise BundleError(f"{path} has SHA-256 {actual[:12]}…, expected {expected[:12]}…: {remedy}.")
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path of a file of `folder`, which is really in it.
+    """Return the path of a file that really lies in `folder`.
 
-    A snapshot in the Hugging Face cache holds links to the blobs beside it: there they count as inside.
-
-    Raises:
-        BundleError: the file is missing, is no plain file, or is a link to somewhere else.
+    A snapshot in the Hugging Face cache holds links to the blobs beside it; these count as inside.
     """
     path = folder / name
     root = folder.resolve()
@@ -95,19 +98,18 @@ def inside(folder: Path, name: str) -> Path:
     try:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError):
-        raise BundleError(f"{path} is missing, or a link that leads nowhere. Restore the model folder.") from None
+        raise BundleError(f"{path} is missing or a broken link. Restore the model folder.") from None
     if not real.is_relative_to(root):
-        raise BundleError(f"{path} is a link out of the model's folder. Put the file itself there.")
+        raise BundleError(f"{path} is a link to a place outside the model folder. Put the file itself there.")
     if not real.is_file():
-        raise BundleError(f"{path} is no file. Restore the model folder.")
+        raise BundleError(f"{path} is not a file. Restore the model folder.")
     return path
 
 
 def check_folder(folder: Path) -> None:
-    """Raise BundleError where something in `folder` is a pipe, or a link that leads out of it.
+    """Raise BundleError if `folder` itself holds a pipe or a link to a place outside.
 
-    Folders in it are not looked into. Libraries open more files than we name: none may be there that must not be
-    opened.
+    Libraries open more files than we name, so none may be there that must not be opened. Subfolders are not checked.
     """
     try:
         entries = sorted(folder.iterdir())
@@ -119,97 +121,86 @@ def check_folder(folder: Path) -> None:
 
 
 def refuse_code(folder: Path) -> None:
-    """Raise BundleError where Python code lies in `folder`."""
+    """Raise BundleError if `folder` holds Python code."""
     for path in sorted(folder.glob("*.py")):
         raise BundleError(
-            f"{folder} brings Python code ({path.name}), which is never run here. Remove it, if the model does without."
+            f"{folder} contains Python code ({path.name}), which Triptych never runs. Remove it if the model works "
+            "without it."
         )
 
 
 def check_file(folder: Path, name: str) -> Path:
-    """The path of a file, really in `folder`, that is not larger than it can be: worth being read to its end.
-
-    Raises:
-        BundleError: as `inside`; or it has more bytes than such a file needs, or than its own header tells of.
-    """
+    """Return the path of a file in `folder` that is small enough to be read in full."""
     path = inside(folder, name)
     if path.suffix == ".safetensors":
         tensors(path)
-    elif not _IS_WEIGHTS.search(path.name) and path.stat().st_size > OTHER_BYTES:
-        raise BundleError(
-            f"{path} has {path.stat().st_size:,} bytes; {OTHER_BYTES:,} are the most that such a file can need. "
-            "Restore it."
-        )
+    elif not _IS_WEIGHTS.search(path.name):
+        check_bytes(path, OTHER_BYTES)
     return path
 
 
-def read_json(path: Path, most_bytes: int = JSON_BYTES) -> dict[str, Any]:
-    """The object in a JSON file.
+def check_bytes(path: Path, limit: int) -> None:
+    """Raise BundleError if a file has more than `limit` bytes."""
+    size = path.stat().st_size
+    if size > limit:
+        raise BundleError(f"{path} has {size:,} bytes; the limit for such a file is {limit:,}. Restore it.")
 
-    Raises:
-        BundleError: it is too large, no JSON, or something else than an object.
-    """
+
+def read_json(path: Path, limit: int = JSON_BYTES) -> dict[str, Any]:
+    """Return the object in a JSON file."""
     try:
-        size = path.stat().st_size
-        if size > most_bytes:
-            raise BundleError(
-                f"{path} has {size:,} bytes; {most_bytes:,} are the most that such a file can need. Restore it."
-            )
+        check_bytes(path, limit)
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise BundleError(
-            f"{path} cannot be read as JSON ({reason}). Restore it from where the model came from."
-        ) from None
+        raise BundleError(f"{path} cannot be read as JSON ({reason}). Restore it from its source.") from None
     if not isinstance(raw, dict):
-        raise BundleError(f"{path} holds a {type(raw).__name__} where an object is wanted. Restore it.")
+        raise BundleError(f"{path} must hold an object, not a {type(raw).__name__}. Restore it.")
     return raw
 
 
+def read_json_in(folder: Path, name: str, limit: int = LARGE_JSON_BYTES) -> dict[str, Any]:
+    """Return the object in a JSON file of `folder`; an empty one if there is no such file."""
+    return read_json(inside(folder, name), limit) if (folder / name).exists() else {}
+
+
 def tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...], int]]:
-    """Per tensor of a safetensors file its type ("F32"), shape and bytes, from the header alone.
-
-    The format: 8 bytes of the header's length, the header as JSON, the values.
-
-    Raises:
-        BundleError: the file is cut off, larger than its header says, or no safetensors file.
-    """
+    """Return type ("F32"), shape and bytes of each tensor of a safetensors file, from the header alone."""
+    wrong = (OSError, OverflowError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(HEADER_BYTES, size - 8):
-                raise ValueError(f"its header would have {length:,} bytes")
-            header = json.loads(file.read(length))
-        found = {
-            str(name): (str(one["dtype"]), tuple(map(int, one["shape"])), int.__sub__(*one["data_offsets"][::-1]))
-            for name, one in header.items()
-            if name != "__metadata__"
-        }
-        end = max((one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"), default=0)
-        if 8 + length + end != size:
-            raise ValueError(f"it has {size:,} bytes where its header tells of {8 + length + end:,}")
-        if any(entry[2] < 0 or min(entry[1], default=0) < 0 for entry in found.values()):
-            raise ValueError("a tensor has a negative size")
-        if any(math.prod(entry[1]) > 8 * size for entry in found.values()):
-            raise ValueError("a tensor is larger than the file")
-    except (
-        OSError,
-        OverflowError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        struct.error,
-    ) as error:
+        entries: dict[str, tuple[str, tuple[int, ...], int]] = _remembered("tensors", path, _read_header)
+    except wrong as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BundleError(
-            f"{path} is no whole safetensors file ({reason}). Fetch it again from where the model came from."
+            f"{path} is not a complete safetensors file ({reason}). Fetch it again from its source."
         ) from None
-    return found
+    return entries
+
+
+def _read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    """The format: 8 bytes with the header's length, the header as JSON, the values."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > min(HEADER_BYTES, size - 8):
+            raise ValueError(f"its header would have {length:,} bytes")
+        header = json.loads(file.read(length))
+    entries = {}
+    end = 0
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, stop = entry["data_offsets"]
+            entries[str(name)] = (str(entry["dtype"]), tuple(map(int, entry["shape"])), int.__sub__(stop, start))
+            end = max(end, stop)
+    if 8 + length + end != size:
+        raise ValueError(f"it has {size:,} bytes, but its header describes {8 + length + end:,}")
+    if any(count < 0 or min(shape, default=0) < 0 for _, shape, count in entries.values()):
+        raise ValueError("a tensor has a negative size")
+    if any(math.prod(shape) > 8 * size for _, shape, _ in entries.values()):
+        raise ValueError("a tensor is larger than the file")
+    return entries
 
 
 def count_stored(paths: Iterable[Path]) -> int:
-    """How many numbers the safetensors files hold."""
+    """Return how many numbers these safetensors files hold."""
     return sum(math.prod(shape) for path in paths for _, shape, _ in tensors(path).values())

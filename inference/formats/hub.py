@@ -1,66 +1,65 @@
-"""Where a model lies: in a folder here, else on the Hugging Face Hub."""
+"""The Hugging Face Hub: ids, and the files that are downloaded from it."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from inference.errors import BundleError, InputError, MissingDependencyError
-from inference.formats.bundle import Base, locate_base
-from inference.formats.files import TOKENIZERS
 
-# Of a model on the Hub, what is fetched: descriptions, tokenizers and safetensors. No pickle and no code.
+# What is downloaded of a model: descriptions, tokenizers and safetensors. No pickle and no code.
 ALLOW_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.codes", "*.onnx", "*_weights.bin")
-# `*` matches a slash too: these folders repeat the model in other forms, or at other times.
+# `*` matches a slash too: these folders hold the model in other formats or of other times.
 IGNORE_PATTERNS = ("onnx/*", "openvino/*", "checkpoint-*/*", "runs/*", "coreml/*")
-# The same of a base: one whole model and its tokenizer.
-BASE_PATTERNS = (
-    "config.json",
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "model.safetensors.index.json",
-    *TOKENIZERS,
-)
 DATA_SETS = "hf://datasets/"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-_BASE_ID = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}")  # bert-base-uncased has no owner
+_BASE_ID = re.compile(rf"({_HUB_ID.pattern}|[A-Za-z0-9][\w.-]{{0,95}})")  # bert-base-uncased has no owner
 
 
 def without_scheme(model: str) -> str:
-    """What is left of hf://OWNER/NAME, of which a path has kept one slash; anything else as it is."""
+    """Remove hf:// from a Hub id; a `Path` of it has only one of the slashes."""
     return re.sub("^hf:/{1,2}", "", model)
 
 
 def fetch(model: str) -> Path:
-    """The folder of a model on the Hub, fetched unless it is in the cache.
+    """Return the folder of a model on the Hub, downloaded unless it is in the cache.
 
     Raises:
-        BundleError: it is no id of the Hub, or the Hub gives none of it.
-        MissingDependencyError: huggingface_hub is needed and not installed.
+        BundleError: `model` is not a Hub id, or there is no such model that this user may read.
+        MissingDependencyError: huggingface_hub is not installed.
     """
     model = without_scheme(model)
-    # "models/tickets" with a typing error in it is no wish for somebody else's model.
+    # A mistyped "models/tickts" must not download a stranger's model.
     if not _HUB_ID.fullmatch(model) or is_folder(Path(model).parent):
         raise BundleError(f"No model folder {model}. Name a folder that holds a model, or a Hub id: OWNER/NAME.")
+    return snapshot(
+        model,
+        f"No model folder {model}, and downloading it from the Hugging Face Hub needs huggingface_hub.",
+        f"No model folder {model}, and no readable model with that id on the Hugging Face Hub ({{}}). Name a model "
+        "folder or an id you have access to.",
+        allow_patterns=list(ALLOW_PATTERNS),
+        ignore_patterns=list(IGNORE_PATTERNS),
+    )
+
+
+def snapshot(hub_id: str, missing: str, unreadable: str, **options: Any) -> Path:
+    """Return the folder of a repository on the Hub, downloaded unless it is in the cache.
+
+    Args:
+        missing: message if huggingface_hub is not installed.
+        unreadable: message if the Hub gives nothing; {} becomes the kind of error.
+        options: as for `snapshot_download`.
+    """
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
-        raise MissingDependencyError(
-            f"There is no folder {model}, and to ask the Hugging Face Hub for it needs huggingface_hub. "
-            "Install it: pip install -r requirements.txt"
-        ) from None
+        raise MissingDependencyError(f"{missing} Install it: pip install -r requirements.txt") from None
     try:
-        return Path(
-            snapshot_download(
-                model, allow_patterns=list(ALLOW_PATTERNS), ignore_patterns=list(IGNORE_PATTERNS), max_workers=4
-            )
-        )
+        return Path(snapshot_download(hub_id, max_workers=4, **options))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise BundleError(
-            f"No model folder {model}, and the Hugging Face Hub gave none of that id ({type(error).__name__}). Name a "
-            "folder that holds a model, or an id you may read."
-        ) from None
+        raise BundleError(unreadable.format(type(error).__name__)) from error
 
 
 def fetch_data_file(address: str) -> Path:
@@ -84,32 +83,8 @@ def fetch_data_file(address: str) -> Path:
         raise InputError(f"Cannot download {address} from the Hub: {error}") from None
 
 
-def find_base(folder: Path, name: str, revision: str | None, given: Path | None) -> Path:
-    """The folder of the base that the adapter in `folder` names, as a folder or by its Hub id.
-
-    Raises:
-        BundleError: it is found nowhere, or is no model.
-    """
-    if given is None and is_folder(folder / name):
-        found = folder / name
-    else:
-        local = Path(name) if is_folder(Path(name)) else None
-        if given is None and local is None and hub_id(name) is None:
-            raise BundleError(
-                f"The base of the adapter in {folder} is no folder here and no Hub id: {name[:200]!r}. Name the folder "
-                "that holds it: base=…, or --base on the command line."
-            )
-        found = locate_base(Base(hub_id(name), revision, dict.fromkeys(BASE_PATTERNS, ""), local), given)
-    if not (found / "config.json").exists():
-        raise BundleError(
-            f"{found}, the base of the adapter in {folder}, holds no config.json, so it is no model. Name the folder "
-            "that holds it: base=…, or --base on the command line."
-        )
-    return found
-
-
 def is_folder(path: Path) -> bool:
-    """Whether there is such a folder; also for a name that no file can have."""
+    """Return whether there is such a folder, also for a name that no file can have."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -117,5 +92,5 @@ def is_folder(path: Path) -> bool:
 
 
 def hub_id(name: str) -> str | None:
-    """The name of a base, if it can be an id of the Hub."""
+    """Return the name of a base if it can be a Hub id."""
     return name if _BASE_ID.fullmatch(name) else None

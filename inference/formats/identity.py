@@ -43,7 +43,7 @@ def check_same(bundle: Bundle, base: Path | None = None) -> None:
     takes milliseconds.
     """
     if base is None and bundle.base is not None:
-        base = bundle.base.folder  # where it was found: not looked for again, perhaps on the Hub
+        base = bundle.base.folder  # do not locate it again, possibly on the Hub
     try:
         now = describe(bundle.folder, base, four_bit=bundle.four_bit)
         now.verify_present(base)

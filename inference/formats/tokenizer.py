@@ -1,4 +1,4 @@
-"""The tokenizer of a model, wherever it lies and in whatever format."""
+"""The tokenizer of a model, in any folder and any format."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from tokenizers import Encoding, Tokenizer
 
 from inference.errors import BundleError, ExportError, MissingDependencyError, importing
 from inference.formats.bundle import Bundle, locate_base
-from inference.formats.files import VOCABULARIES
+from inference.formats.files import OTHER_BYTES, TOKENIZER_CONFIG, VOCABULARIES, check_bytes, read_json_in
 
 TOKENIZER = "tokenizer.json"
-TOKENIZER_BYTES = 200_000_000
 
-# What a tokenizer's special tokens are called, by what they are for.
+# The names of special tokens, by their role.
 ROLES = {
     "unk_token": ("[UNK]", "<unk>"),
     "cls_token": ("[CLS]", "<s>"),
@@ -28,58 +27,64 @@ ROLES = {
 
 
 def tokenizer_source(bundle: Bundle, base: Path | None = None) -> Path:
-    """The folder whose tokenizer prepares the texts of this model: its own where it has one, else its base's."""
+    """Return the folder of the tokenizer that prepares texts for this model: its own, or else its base's."""
     if bundle.tokenizer is not None:
         return bundle.tokenizer
     return bundle.folder if bundle.base is None else locate_base(bundle.base, base)
 
 
 def write_tokenizer(bundle: Bundle, target: Path, base: Path | None = None) -> None:
-    """Put the model's tokenizer into the file `target`, converted where it is in an older format.
-
-    Raises:
-        BundleError: there is none that can be read.
-    """
+    """Write the model's tokenizer to the file `target`, converted if it is in an older format."""
     source = tokenizer_source(bundle, base)
     if (source / TOKENIZER).is_file():
-        read_tokenizer(bundle, source / TOKENIZER)  # what is wrong with it is told of this file, and not of the copy
+        read_tokenizer(bundle, source / TOKENIZER)  # so that an error names this file, not the copy
     if is_final(bundle, source):
         shutil.copyfile(source / TOKENIZER, target)
-        return
-    target.write_text(convert_tokenizer(source), encoding="utf-8")
+    else:
+        target.write_text(convert_tokenizer(source), encoding="utf-8")
 
 
 def is_final(bundle: Bundle, source: Path) -> bool:
-    """Whether tokenizer.json alone says how texts are read.
+    """Return whether tokenizer.json alone says how texts are read.
 
-    In folders of transformers, its tokenizer_config.json can say otherwise (lower case, which end is cut off).
+    In folders of transformers, tokenizer_config.json can override it (lower case, which end is cut off).
     """
     if bundle.format in ("bundle", "onnx"):
         return True
-    return (source / TOKENIZER).is_file() and not (source / "tokenizer_config.json").exists()
+    return (source / TOKENIZER).is_file() and not (source / TOKENIZER_CONFIG).exists()
 
 
 def read_tokenizer(bundle: Bundle, path: Path) -> Tokenizer:
-    """The tokenizer in a file.
-
-    Raises:
-        BundleError: it cannot be read, or knows more tokens than the model has embeddings.
-    """
-    if path.stat().st_size > TOKENIZER_BYTES:
-        raise BundleError(f"{path} has {path.stat().st_size:,} bytes; {TOKENIZER_BYTES:,} are the most. Restore it.")
-    try:
-        found = Tokenizer.from_file(str(path))
-        size = found.get_vocab_size(with_added_tokens=False)  # an added [MASK] never comes out of a text
-    except BaseException as error:  # the Rust library panics on some of what it cannot read, past Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
-            raise
-        raise BundleError(f"{path} is no tokenizer that can be read ({str(error)[:200]}). Restore it.") from None
+    """Read the tokenizer of a model from a file."""
+    check_bytes(path, OTHER_BYTES)
+    with _reporting(f"Cannot read the tokenizer {path}", "Restore it"):
+        tokenizer = Tokenizer.from_file(str(path))
+        size = tokenizer.get_vocab_size(with_added_tokens=False)  # an added [MASK] never results from a text
     if bundle.vocab_size is not None and size > bundle.vocab_size:
         raise BundleError(
-            f"The tokenizer of {bundle.folder} knows {size:,} tokens, and the model has embeddings for "
+            f"The tokenizer of {bundle.folder} has {size:,} tokens, and the model has embeddings for "
             f"{bundle.vocab_size:,}. It belongs to another model: put the right one there."
         )
-    return found
+    return tokenizer
+
+
+def tokenizer_max_length(folder: Path) -> float | None:
+    """Return how many tokens of a text the tokenizer in a folder keeps, if it says so."""
+    length = read_json_in(folder, TOKENIZER_CONFIG).get("model_max_length")
+    if not isinstance(length, int | float) or isinstance(length, bool) or not 0 < length < 1_000_000:
+        return None  # transformers writes 1e30 for "unknown"
+    return length
+
+
+def pad_token_id(folder: Path) -> int:
+    """Return the id of the padding token that the files of a tokenizer name; 0 if they name none."""
+    named = read_json_in(folder, TOKENIZER_CONFIG).get("pad_token")
+    text = named.get("content") if isinstance(named, dict) else named
+    added = read_json_in(folder, TOKENIZER, OTHER_BYTES).get("added_tokens")
+    for entry in added if isinstance(added, list) else []:
+        if isinstance(entry, dict) and entry.get("content") == text and isinstance(entry.get("id"), int):
+            return max(0, int(entry["id"]))
+    return 0
 
 
 def unknown_token(tokenizer: Tokenizer) -> int | None:
@@ -108,7 +113,7 @@ def is_unknown(encoding: Encoding, unknown: int | None, pieces: Iterable[int] | 
 
 
 def save_tokenizer(source: Path, folder: Path, max_tokens: int, pad_id: int) -> None:
-    """Write a tokenizer into a folder, its limits set, as `AutoTokenizer` and `tokenizers` both read it.
+    """Write a tokenizer with these limits into a folder, for both `AutoTokenizer` and the tokenizers library.
 
     Raises:
         ExportError: it has no token `pad_id`.
@@ -116,17 +121,16 @@ def save_tokenizer(source: Path, folder: Path, max_tokens: int, pad_id: int) -> 
     tokenizer = Tokenizer.from_file(str(source))
     pad_token = tokenizer.id_to_token(pad_id)
     if pad_token is None:
-        raise ExportError(f"{source} has no token {pad_id}, which the model is said to be padded with.")
+        raise ExportError(f"{source} has no token {pad_id}, the model's padding token.")
     direction = (tokenizer.truncation or {}).get("direction", "right")
     tokenizer.enable_truncation(max_tokens, direction=direction)
     tokenizer.enable_padding(direction="right", pad_id=pad_id, pad_token=pad_token)
     folder.mkdir(exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / TOKENIZER))
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    # Only what is special in the tokenizer's own file: any other would be read differently by `AutoTokenizer`.
+    # Only tokens that are special in the tokenizer's own file: `AutoTokenizer` would read any other differently.
     roles = {role: name for role, names in ROLES.items() for name in names if name in special}
     roles["pad_token"] = pad_token
-    (folder / "special_tokens_map.json").write_text(json.dumps(roles, indent=1), encoding="utf-8")
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_tokens,
@@ -136,44 +140,46 @@ def save_tokenizer(source: Path, folder: Path, max_tokens: int, pad_id: int) -> 
         "clean_up_tokenization_spaces": False,
         **roles,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    for name, content in (("special_tokens_map.json", roles), (TOKENIZER_CONFIG, config)):
+        (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def convert_tokenizer(folder: Path) -> str:
-    """The tokenizer of a folder as transformers reads it, in the format of the library tokenizers.
-
-    Raises:
-        BundleError: transformers cannot read or cannot convert it.
-    """
-    if not any((folder / name).is_file() for name in VOCABULARIES):  # transformers would make one up
+    """Return the tokenizer of a folder, as transformers reads it, in the format of the tokenizers library."""
+    if not any((folder / name).is_file() for name in VOCABULARIES):  # transformers would invent one
         raise BundleError(
             f"{folder} has no tokenizer: none of {', '.join(VOCABULARIES)}. Save it beside the model "
             "(tokenizer.save_pretrained)."
         )
-    try:
+    with _reporting(f"Cannot read the tokenizer in {folder}", "Save it beside the model"):
         with importing("This tokenizer", "-r requirements.txt"), quiet_transformers(), warnings.catch_warnings():
             from transformers import AutoTokenizer
 
             warnings.simplefilter("ignore")
-            found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
-        backend = found.backend_tokenizer
-        # Kept in the file for whoever cuts: the length is theirs to choose, the end is not.
-        backend.enable_truncation(512, direction=found.truncation_side)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, use_fast=True
+            )
+        backend = tokenizer.backend_tokenizer
+        # Recorded for the caller, who chooses the length but not the end that is cut off.
+        backend.enable_truncation(512, direction=tokenizer.truncation_side)
         return str(backend.to_str())
-    except MissingDependencyError:
+
+
+@contextlib.contextmanager
+def _reporting(problem: str, remedy: str) -> Iterator[None]:
+    """Turn every error of a tokenizer library into a BundleError; the Rust one panics with a BaseException."""
+    try:
+        yield
+    except (MissingDependencyError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except BaseException as error:  # whatever the many tokenizers raise; the Rust library panics past Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
-            raise
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise BundleError(
-            f"{folder} has no tokenizer that can be read ({first[:200]}). Save it beside the model."
-        ) from None
+    except BaseException as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise BundleError(f"{problem} ({reason[:200]}). {remedy}.") from None
 
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no warnings of transformers: what matters in them is said by us."""
+    """Silence the progress bars and warnings of transformers; what matters in them is reported by this package."""
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()

@@ -1,1 +1,1 @@
-"""ONNX files: made from a network, merged, quantised, halved, written, and answered from."""
+"""The ONNX runtime: exporting, joining, quantising, converting, reading and running graphs."""

@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend, on a CPU or a GPU. FP32 and INT8 differ in the file it is given and in nothing else."""
+"""The ONNX Runtime backend, on a CPU or a GPU. FP32 and INT8 differ only in the file."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from inference.formats.bundle import Bundle
 log = logging.getLogger(__name__)
 
 CUDA = "CUDAExecutionProvider"
-FULL = ("failed to allocate memory", "out of memory", "alloc_failed")  # how its errors of a full GPU read
-# A session keeps weights of its own, and the products of a large model keep several threads busy in one pass anyway.
+FULL = ("failed to allocate memory", "out of memory", "alloc_failed")  # in its errors when GPU memory is full
+# A second session copies the weights, and a pass of a large model keeps several threads busy anyway.
 MAX_SECOND_SESSION_BYTES = 500_000_000
-LOGITS = "logits"  # what most exporters call the output of a classifier
-OUTPUT_PREFIX = "logits_"  # the graph's output for a task is called logits_<task>
+LOGITS = "logits"  # the usual name of a classifier's output
+OUTPUT_PREFIX = "logits_"  # of a task's output: logits_<task>
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph that was checked, as a session takes it."""
+    """A checked graph, ready for a session."""
 
     model: bytes
     weights: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     """Tensors that did not fit into `model`; empty below 2 GB."""
 
     def attach(self, options: onnxruntime.SessionOptions) -> None:
-        """Hand the weights to a session that is about to be made from `model` with these options.
+        """Add the weights to the options of a new session of `model`.
 
-        The session reads them where they are: keep this object for as long as the session.
+        The session does not copy them: keep this object for as long as the session.
         """
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in self.weights.values()]
         options.add_external_initializers(list(self.weights), values)
@@ -48,7 +48,7 @@ def check_device(options: LoadOptions) -> None:
 
 
 def open_backend(bundle: Bundle, options: LoadOptions, graph: Graph, base: object) -> OnnxBackend:
-    """Open a built graph, on a GPU in float16 unless float32 is named; see `Runtime.module`."""
+    """Open a built graph, on a GPU in float16 unless `dtype` is float32; see `Runtime.module`."""
     if options.device != "cpu" and options.dtype != "float32":
         with importing("ONNX on a GPU", "onnx"):
             from inference.onnx.float16 import to_float16
@@ -60,9 +60,8 @@ class OnnxBackend:
     """An ONNX graph with inputs `input_ids` and `attention_mask` and one output `logits_<task>` per task.
 
     Args:
-        name: "onnx" or "int8", how this file is called in answers.
-        graph: its bytes. Bytes and not a path: what was hashed is what runs, and a graph that asks for
-            external data finds no folder to read it from.
+        name: "onnx" or "int8".
+        graph: bytes, not a path: what was hashed is what runs, and the graph cannot refer to other files.
     """
 
     def __init__(self, name: str, graph: Graph, threads: int = 1, device: str = "cpu") -> None:
@@ -72,7 +71,7 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # its warnings are for people who build graphs
+        options.log_severity_level = 3  # its warnings concern the making of graphs
         self._weights = graph.weights
         self._graph = graph if threads > 1 and device == "cpu" else None  # for `single_threaded`
         self._beside: OnnxBackend | None = None
@@ -82,16 +81,15 @@ class OnnxBackend:
             if graph.weights:
                 graph.attach(options)
             self._session = onnxruntime.InferenceSession(graph.model, options, providers=providers)
-        except Exception as error:  # ONNX Runtime raises classes of its own that share no public base
+        except Exception as error:  # ONNX Runtime's own classes share no public base
             if on_gpu and _is_full(error):
                 raise self._no_memory("The model", error) from None
             raise BundleError(f"ONNX Runtime refuses the {name} model: {error}") from error
         if on_gpu:
-            if self._session.get_providers()[0] != CUDA:  # it only logs that it went on without
+            if self._session.get_providers()[0] != CUDA:  # it only logs the failure
                 raise MissingDependencyError(
-                    f"ONNX Runtime could not start its CUDA provider on device={device!r} and would have answered from "
-                    "the CPU: the driver, CUDA or cuDNN are of another version than onnxruntime-gpu wants. Install "
-                    "those, or use device='cpu'."
+                    f"ONNX Runtime could not start its CUDA provider on device={device!r}: the driver, CUDA or cuDNN "
+                    "have another version than onnxruntime-gpu needs. Install those, or use device='cpu'."
                 )
             self._session.disable_fallback()
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -112,12 +110,12 @@ class OnnxBackend:
                 try:
                     self._beside = OnnxBackend(self.name, graph)
                 except BundleError:
-                    log.warning("A second session cannot be had: batches run one after the other.", exc_info=True)
+                    log.warning("Cannot open a second session; batches run one after the other.", exc_info=True)
         return self._beside
 
     def _forward(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
         try:
-            # Into NumPy's arrays: it returns when a GPU is done.
+            # With NumPy arrays it returns when the GPU is done.
             values = self._session.run(self._outputs, {"input_ids": input_ids, "attention_mask": attention_mask})
         except Exception as error:
             if self.device != "cpu" and _is_full(error):
@@ -134,22 +132,21 @@ class OnnxBackend:
 
 
 class ForeignGraph(OnnxBackend):
-    """A text classifier under the names that its graph has, not those that are given to it here.
+    """A text classifier with its original names of inputs and outputs.
 
-    `logits` gives float32 by the name of the output. `token_type_ids`, where the graph wants them, are zeros.
+    `logits` returns float32 by the name of the output. An input `token_type_ids` gets zeros.
     """
 
     def __init__(self, name: str, graph: Graph, threads: int = 1) -> None:
         super().__init__(name, graph, threads)
-        self._kinds = {
-            one.name: np.int32 if one.type == "tensor(int32)" else np.int64 for one in self._session.get_inputs()
-        }
+        inputs = self._session.get_inputs()
+        self._types = {value.name: np.int32 if value.type == "tensor(int32)" else np.int64 for value in inputs}
         self.names = logits_of(self._outputs)
 
     def feed(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-        """The inputs that the graph takes, in its types."""
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": attention_mask * 0}
-        return {name: given[name].astype(kind) for name, kind in self._kinds.items()}
+        """Return the inputs of the graph, in its types."""
+        values = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": attention_mask * 0}
+        return {name: values[name].astype(dtype) for name, dtype in self._types.items()}
 
     def _forward(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
         values = self._session.run(self.names, self.feed(input_ids, attention_mask))
@@ -157,23 +154,23 @@ class ForeignGraph(OnnxBackend):
 
 
 def logits_of(outputs: Sequence[str]) -> list[str]:
-    """Those of a graph's outputs that are logits: `logits`, then `logits_<task>`; if there are none, the first."""
+    """Return the outputs that are logits: `logits`, then `logits_<task>`; if there are none, the first output."""
     named = [name for name in outputs if name == LOGITS or name.startswith(OUTPUT_PREFIX)]
     return sorted(named, key=lambda name: name != LOGITS) or list(outputs[:1])
 
 
 def check_cuda(device: str) -> int:
-    """The number of the GPU that a device names, where ONNX Runtime can use one.
+    """Return the number of the GPU in a device's name.
 
     Raises:
-        InputError: the name has no number of a GPU.
-        MissingDependencyError: the ONNX Runtime installed is the one for CPUs.
+        InputError: invalid number.
+        MissingDependencyError: the installed ONNX Runtime is the one for CPUs.
     """
     if CUDA not in onnxruntime.get_available_providers():
         raise MissingDependencyError(
-            f"device={device!r}, but the ONNX Runtime installed has no CUDA provider (it has "
-            f"{', '.join(onnxruntime.get_available_providers())}). On a machine with an NVIDIA GPU put the other build "
-            "in its place: pip uninstall onnxruntime && pip install onnxruntime-gpu"
+            f"device={device!r}, but the installed ONNX Runtime has no CUDA provider (it has "
+            f"{', '.join(onnxruntime.get_available_providers())}). On a machine with an NVIDIA GPU, replace it: "
+            "pip uninstall onnxruntime && pip install onnxruntime-gpu"
         )
     number = device.partition(":")[2] or "0"
     if not number.isdecimal():

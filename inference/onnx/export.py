@@ -1,4 +1,4 @@
-"""PyTorch network to FP32 ONNX: one graph, one output per task, attention fused where that is known."""
+"""PyTorch network to FP32 ONNX: one graph, one output per task, attention fused for known architectures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +24,21 @@ from inference.formats.architectures import ARCHITECTURES
 from inference.onnx.backend import OUTPUT_PREFIX
 from inference.onnx.graph import MICROSOFT
 from inference.onnx.io import LIMIT, save_model
-from inference.onnx.join import merge_graphs
+from inference.onnx.join import join_graphs
 
-# Past this many bytes of weights the tables are kept from the optimizer: it holds what it is given seven times.
+# Past this many bytes of weights, tables are withheld from the optimizer, which holds its input seven times.
 MAX_WEIGHTS_BYTES = LIMIT - 64 * 2**20
-TABLE_BYTES = 64 * 2**20  # smaller ones are not worth it, and may be indexed by a constant
+TABLE_BYTES = 64 * 2**20  # smaller ones do not matter, and can be indexed by a constant
 
 
 def export_onnx(network: nn.Module, target: Path) -> dict[str, int]:
-    """Write `network` to `target` and return how often each fused operator came out of it.
+    """Write `network` to `target` and return the number of fused operators of each kind.
 
-    Inputs `input_ids` and `attention_mask`, int64 (batch, tokens), both axes free; outputs
-    `logits_<task>`, float32 (batch, labels).
+    Inputs `input_ids` and `attention_mask`, int64 (batch, tokens), both axes free; outputs `logits_<task>`, float32
+    (batch, labels).
 
     Raises:
-        ExportError: the exporter fails, or an architecture known to fuse did not: it would answer correctly and be a
-            good deal slower, which nobody would notice.
+        ExportError: the exporter fails, or an architecture known to fuse did not, which would be correct but slow.
     """
     tasks: list[str] = list(network.tasks)  # type: ignore[arg-type]
     if len(tasks) > 1 and hasattr(network, "alone"):
@@ -49,7 +48,7 @@ def export_onnx(network: nn.Module, target: Path) -> dict[str, int]:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         traced = Path(folder) / "traced.onnx"
         try:
-            # The tracing exporter and not dynamo's: of the latter's graph the optimizer fuses nothing.
+            # The tracing exporter, not dynamo's: the optimizer fuses nothing in the graph of the latter.
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
                 warnings.simplefilter("ignore")
                 torch.onnx.export(
@@ -66,37 +65,37 @@ def export_onnx(network: nn.Module, target: Path) -> dict[str, int]:
                     opset_version=17,
                     dynamo=False,
                 )
-        except Exception as error:  # the exporter raises whatever the traced code and its passes raise
+        except Exception as error:  # the traced code and the exporter's passes raise any class
             raise ExportError(f"PyTorch could not export this network to ONNX: {error}") from error
         return _fuse(traced, target, network)
 
 
 def _export_each(networks: Sequence[nn.Module], target: Path) -> dict[str, int]:
-    # The optimizer takes the first encoder of a graph for the only one: each is fused before they are joined.
+    # The optimizer assumes a single encoder per graph: fuse each before joining them.
     fused: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         graphs = {str(network.tasks[0]): Path(folder) / f"{i}.onnx" for i, network in enumerate(networks)}  # type: ignore[index]
         for network, path in zip(networks, graphs.values(), strict=True):
             fused.update(export_onnx(network, path))
-        merge_graphs(graphs, target)
+        join_graphs(graphs, target)
     return dict(fused)
 
 
 def _fuse(traced: Path, target: Path, network: nn.Module) -> dict[str, int]:
-    """Rewrite attention, layer norms and GELU into ONNX Runtime's fused operators."""
+    """Replace attention, layer norms and GELU by ONNX Runtime's fused operators."""
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
 
     tables = _take_tables(traced) if _weights_bytes(network) > MAX_WEIGHTS_BYTES else None
     config: Any = network.config
-    model_type = "bert"  # the optimizer's name for encoders of this kind; what it cannot fuse it leaves
+    model_type = "bert"  # the optimizer's name for all such encoders; it leaves what it cannot fuse
     options = FusionOptions(model_type)
     options.enable_embed_layer_norm = False  # its table must be float; INT8 keeps the table in 8 bits
     with _quiet("onnxruntime.transformers"):
         model = optimize_model(
             str(traced),
             model_type=model_type,
-            num_heads=config.num_attention_heads,  # both sizes are guessed if left out, and guessed wrong
+            num_heads=config.num_attention_heads,  # it would guess both sizes, wrongly
             hidden_size=config.hidden_size,
             opt_level=1,
             optimization_options=options,
@@ -115,13 +114,13 @@ def _fuse(traced: Path, target: Path, network: nn.Module) -> dict[str, int]:
     fused = Counter(node.op_type for node in model.model.graph.node if node.domain == MICROSOFT)
     if tables is not None:
         del model, tensor
-        gc.collect()  # it refers to itself, and may be gigabytes
+        gc.collect()  # a reference cycle, possibly of gigabytes
     layers = config.num_hidden_layers
-    known = ARCHITECTURES[config.model_type].fuses
-    if known and (fused["Attention"] != layers or fused["SkipLayerNormalization"] < 2 * layers):
+    fuses = ARCHITECTURES[config.model_type].fuses
+    if fuses and (fused["Attention"] != layers or fused["SkipLayerNormalization"] < 2 * layers):
         raise ExportError(
             f"Of {layers} layers, ONNX Runtime fused {fused['Attention']} attentions and "
-            f"{fused['SkipLayerNormalization']} layer norms ({dict(fused)}). The graph would run at the unfused speed; "
+            f"{fused['SkipLayerNormalization']} layer norms ({dict(fused)}). The graph would run at the unfused speed: "
             "check the versions in requirements.txt."
         )
     return dict(fused)
@@ -132,7 +131,7 @@ def _weights_bytes(network: nn.Module) -> int:
 
 
 def _take_tables(traced: Path) -> dict[str, tuple[list[int], Path]]:
-    """Put a row of zeros in place of each large table that rows are looked up in; returns their shapes and files.
+    """Replace each large lookup table by a row of zeros; return their shapes and files.
 
     PyTorch has written each to a file of its own beside the graph.
     """
@@ -156,13 +155,11 @@ def _take_tables(traced: Path) -> dict[str, tuple[list[int], Path]]:
 
 
 @contextlib.contextmanager
-def _quiet(*names: str):  # type: ignore[no-untyped-def]
-    loggers: Sequence[logging.Logger] = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logger.setLevel(level)

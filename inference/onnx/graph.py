@@ -1,14 +1,14 @@
-"""The parts of an ONNX graph that quantisation looks for and rewrites."""
+"""The parts of an ONNX graph that quantisation finds and rewrites."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, NodeProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, NodeProto, helper, numpy_helper
 
 MICROSOFT = "com.microsoft"
 
@@ -17,7 +17,7 @@ Array = NDArray[np.float32]
 
 @dataclass(eq=False)
 class Product:
-    """A product of an activation and constant weights: MatMul, Gemm, or a fused Attention's projections."""
+    """A product of an activation and constant weights: MatMul, Gemm, or the projections of a fused Attention."""
 
     node: NodeProto
     output: str
@@ -25,8 +25,22 @@ class Product:
     bias: Array  # (outputs,)
 
 
+def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
+    """Yield the graph and, depth first, the graphs inside its operators (the branches of an If)."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in subgraphs(attribute):
+                yield from graphs_of(inner)
+
+
+def subgraphs(attribute: AttributeProto) -> list[GraphProto]:
+    """Return the graphs in one attribute."""
+    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+
+
 def consumers_of(graph: GraphProto) -> dict[str, list[NodeProto]]:
-    """Tensor name -> the nodes that read it."""
+    """Return the nodes that read each tensor, by its name."""
     consumers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
         for name in set(node.input):
@@ -35,28 +49,28 @@ def consumers_of(graph: GraphProto) -> dict[str, list[NodeProto]]:
 
 
 def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
-    """Make `nodes` the graph's; some of them may be its own."""
+    """Replace the nodes of the graph; some of `nodes` may be its own."""
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]  # `del` invalidates the originals
     del graph.node[:]
     graph.node.extend(copies)
 
 
 def attribute(node: NodeProto, name: str, default: float) -> float:
-    """A number that `node` carries, or `default`."""
+    """Return a numeric attribute of `node`, or `default`."""
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
 def add_constant(graph: GraphProto, name: str, values: NDArray[np.generic]) -> str:
-    """`name`, under which `values` are now a constant of the graph."""
+    """Add `values` to the graph as a constant and return its `name`."""
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
     return name
 
 
 def split_fused(graph: GraphProto) -> None:
-    """Take BiasGelu and SkipLayerNormalization apart, so that their biases can join the integer products.
+    """Split BiasGelu and SkipLayerNormalization, so that their biases can join the integer products.
 
-    ONNX Runtime 1.31 vectorises LayerNormalization and not SkipLayerNormalization: apart they take less than half
-    of the time. `Sum` instead of `Add`, because the session would fuse an Add again.
+    ONNX Runtime 1.31 vectorises LayerNormalization but not SkipLayerNormalization: split, they take less than half of
+    the time. `Sum` instead of `Add`, because the session would fuse an Add again.
     """
     consumers = consumers_of(graph)
     nodes: list[NodeProto] = []
@@ -83,7 +97,7 @@ def split_fused(graph: GraphProto) -> None:
 def product_of(
     node: NodeProto, consumers: Sequence[NodeProto], constants: Mapping[str, onnx.TensorProto]
 ) -> Product | None:
-    """`node` as a product with constant float weights, its bias included; None for any other node."""
+    """Return `node` as a product with constant float weights and its bias; None for any other node."""
     if node.op_type not in ("MatMul", "Gemm", "Attention") or node.input[0] in constants:
         return None
     tensor = constants.get(node.input[1])
@@ -98,7 +112,7 @@ def product_of(
         if attribute(node, "alpha", 1) != 1 or attribute(node, "beta", 1) != 1 or attribute(node, "transA", 0):
             return None
         weight = weight.T if attribute(node, "transB", 0) else weight
-    # QAttention knows neither a past, nor a position bias, nor projections of unequal sizes.
+    # QAttention supports neither a past, nor a position bias, nor projections of unequal sizes.
     unknown = any(node.input[4:]) or any(a.name == "qkv_hidden_sizes" for a in node.attribute)
     if unknown or (addend and addend not in constants):
         return None
@@ -107,7 +121,7 @@ def product_of(
 
 
 def drop_unused(graph: GraphProto) -> None:
-    """Remove constants that no node reads any more."""
+    """Remove constants that no node reads."""
     used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
     for index in reversed(range(len(graph.initializer))):  # one by one: a copy of the rest may be gigabytes
         if graph.initializer[index].name not in used:

@@ -1,7 +1,7 @@
-"""ONNX graphs between disk and memory: checked when read, and split from their weights where 2 GB are passed.
+"""Read ONNX graphs with checks, and write them, with their weights beside them past 2 GB.
 
-A protobuf message holds 2 GB at most. Weights beyond that lie in a file beside the graph ("external data"), which the
-graph names with an offset and a length. Here every file is opened once: the bytes that were checked are the bytes
+A protobuf message holds 2 GB at most. Weights beyond that are stored in a file beside the graph ("external data"),
+which it names with an offset and a length. Here every file is opened once: the bytes that were checked are the bytes
 that run, and ONNX Runtime never opens a file that a graph names.
 """
 
@@ -11,16 +11,17 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from inference.errors import BundleError, ExportError
 from inference.formats.files import inside
 from inference.onnx.backend import Graph
+from inference.onnx.graph import graphs_of
 
 LIMIT = 2**31 - 1  # bytes of one protobuf message
 SMALL = 1024  # bytes: a smaller tensor stays in the graph, where ONNX Runtime looks for shapes and axes
@@ -28,7 +29,7 @@ ALIGNMENT = 4096  # of tensors in a weights file, so that a session can map them
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 REMEDY = "Export it again, or restore it from where it came from."
 
-# The types that NumPy has too: only these can be handed to a session beside the graph.
+# The types that NumPy has too: only these can be passed to a session beside the graph.
 _NATIVE = {
     TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8,
     TensorProto.INT32, TensorProto.INT64,
@@ -37,54 +38,61 @@ Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class _Outside:
-    """A tensor whose bytes lie in a file beside its graph."""
+class _External:
+    """A tensor whose bytes are in a file beside its graph."""
 
     tensor: TensorProto
     data: Bytes
-    named: bool
-    """It is a weight of the graph itself and no part of an operator: a session can be given it by its name."""
+    is_weight: bool
+    """It is a weight of the main graph, not part of an operator: a session can be given it by its name."""
+
+    def embed(self) -> None:
+        """Move the bytes into the tensor."""
+        self.tensor.ClearField("external_data")
+        self.tensor.ClearField("data_location")
+        self.tensor.raw_data = self.data.tobytes()
 
 
 def read_graph(path: Path, within: Path | None = None, digests: Mapping[str, str] | None = None) -> Graph:
-    """The graph in `path` with its weights, wherever they lie.
+    """Read the graph in `path` with its weights.
 
     Args:
-        within: the folder that nothing may be read outside of; that of `path` if left out.
-        digests: SHA-256 of the files by their name in `within`. A file that is not among them is refused.
+        within: the folder that nothing may be read outside of; default: that of `path`.
+        digests: SHA-256 of the files by their name in `within`. Any other file is refused.
 
     Raises:
-        BundleError: no ONNX graph, an operator or a file that is not allowed, or bytes that are missing or altered.
+        BundleError: not an ONNX graph, a forbidden operator or file, or bytes that are missing or altered.
     """
-    model, outside, size_bytes = _read(path, within or path.parent, digests)
+    model, external, size_bytes = _read(path, within, digests)
     beside: dict[str, NDArray[np.generic]] = {}
-    if size_bytes + sum(one.data.nbytes + 64 for one in outside) > LIMIT:
-        inside_it = []
-        for one in outside:
-            if one.named and one.tensor.data_type in _NATIVE and one.data.nbytes >= SMALL:
-                if one.tensor.name in beside:
-                    raise BundleError(f"{path} has two tensors that are called {one.tensor.name!r}. {REMEDY}")
-                beside[one.tensor.name] = _typed(path, one)
-            else:
-                inside_it.append(one)
-        outside = inside_it
-    _take_in(outside)
-    return Graph(_serialize(path, model), beside)
+    is_large = size_bytes + sum(entry.data.nbytes + 64 for entry in external) > LIMIT
+    for entry in external:
+        if is_large and entry.is_weight and entry.tensor.data_type in _NATIVE and entry.data.nbytes >= SMALL:
+            if entry.tensor.name in beside:
+                raise BundleError(f"{path} has two tensors with the name {entry.tensor.name!r}. {REMEDY}")
+            beside[entry.tensor.name] = _as_array(path, entry)
+        else:
+            entry.embed()
+    try:
+        return Graph(bytes(model.SerializeToString()), beside)
+    except Exception as error:  # protobuf's own class, whose name depends on its version
+        raise BundleError(f"{path} is too large for one ONNX graph: {error}") from None
 
 
 def load_model(path: Path, within: Path | None = None, digests: Mapping[str, str] | None = None) -> ModelProto:
-    """The same as one message in memory, whatever its size, for those who rewrite graphs."""
-    model, outside, _ = _read(path, within or path.parent, digests)
-    _take_in(outside)
+    """Read a graph for rewriting, as one message of any size; arguments and errors as for `read_graph`."""
+    model, external, _ = _read(path, within, digests)
+    for entry in external:
+        entry.embed()
     return model
 
 
 def save_model(model: ModelProto, target: Path, *, external: bool | None = None) -> list[Path]:
-    """Write `model` to `target`, its weights beside it in `<stem>_weights.bin` if need be; returns what was written.
+    """Write `model` to `target`, its weights beside it in `<stem>_weights.bin` if necessary; return the files.
 
     Args:
-        model: consumed: of a graph that is split its weights are taken out.
-        external: True always splits, False never; if left out, whatever passes 2 GB is split.
+        model: consumed: its weights are removed if they are written beside it.
+        external: True always splits, False never; default: only past 2 GB.
 
     Raises:
         ExportError: `external` is False and the graph passes 2 GB.
@@ -93,8 +101,8 @@ def save_model(model: ModelProto, target: Path, *, external: bool | None = None)
     fits = weights_bytes + rest_bytes <= LIMIT
     if external is False and not fits:
         raise ExportError(
-            f"{target.name} would have {weights_bytes / 1e9:.1f} GB and one ONNX file holds 2.1 GB. Leave "
-            "external_data out: the weights then go into a file beside it."
+            f"{target.name} would have {weights_bytes / 1e9:.1f} GB and one ONNX file holds 2.1 GB. Omit external_data "
+            "to write the weights to a file beside it."
         )
     if fits and not external:
         target.write_bytes(model.SerializeToString(deterministic=True))
@@ -115,10 +123,10 @@ def save_model(model: ModelProto, target: Path, *, external: bool | None = None)
 
 
 def as_graph(model: ModelProto, outputs: Sequence[ValueInfoProto] = ()) -> Graph:
-    """`model` as a session takes it: its bytes, or past 2 GB its operators and a copy of its large weights.
+    """Prepare `model` for a session: its bytes, or past 2 GB its operators and a copy of its large weights.
 
     Args:
-        outputs: what the session gives, inner values too; the model's own outputs if left out.
+        outputs: values that the session returns, inner ones too; default: the model's own outputs.
     """
     outputs = outputs or list(model.graph.output)
     if sum(_sizes(model)) <= LIMIT:
@@ -145,167 +153,143 @@ def as_graph(model: ModelProto, outputs: Sequence[ValueInfoProto] = ()) -> Graph
 
 
 def _raw_bytes(tensor: TensorProto) -> int:
-    """How many bytes the weights of a tensor have that holds them raw, as all but tiny ones do; else 0."""
+    """Return the size of a tensor that holds its weights raw, as all but tiny ones do; 0 for any other."""
     if not tensor.HasField("raw_data"):
         return 0
-    # By its shape: protobuf copies the bytes for whoever asks how many they are.
+    # From its shape: protobuf would copy the bytes to count them.
     return int(math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def _sizes(model: ModelProto) -> tuple[int, int]:
-    """Bytes of the weights that can lie outside of a message, and at most of everything else."""
-    # Not model.ByteSize(): it fails on the very models that this is about.
+    """Return the bytes of the weights that can be stored outside of a message, and an upper limit for the rest."""
+    # Not model.ByteSize(): it fails on models past 2 GB.
     sizes = {tensor.name: _raw_bytes(tensor) for tensor in model.graph.initializer}
     rest = [*model.graph.node, *(tensor for tensor in model.graph.initializer if sizes[tensor.name] < SMALL)]
     large = [size + 64 for size in sizes.values() if size >= SMALL]
-    return sum(large), sum(one.ByteSize() + 8 for one in rest) + 2**20
+    return sum(large), sum(part.ByteSize() + 8 for part in rest) + 2**20
 
 
-def _read(path: Path, within: Path, digests: Mapping[str, str] | None) -> tuple[ModelProto, list[_Outside], int]:
-    """The graph as its file holds it, the tensors that lie outside, and the size of that file."""
-    try:
-        folder = path.parent.relative_to(within)
-    except ValueError:
-        raise BundleError(f"{path} is not in the model's folder {within}.") from None
-    data = _file(within, folder / path.name, digests)
+@dataclass
+class _Files:
+    """The graph's folder. Every file of it is read once, and compared with its digest if there are any."""
+
+    within: Path
+    folder: Path
+    """Of the graph, relative to `within`."""
+    digests: Mapping[str, str] | None
+    weights: dict[str, Bytes] = field(default_factory=dict)
+
+    def read(self, name: str, *, is_graph: bool = False) -> Bytes:
+        place = self.folder / name
+        path = inside(self.within, str(place)).resolve()
+        try:
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+            with os.fdopen(descriptor, "rb") as file:
+                status = os.fstat(descriptor)
+                if not is_graph and status.st_nlink > 1:
+                    # Anyone who can write to the folder could link a file there that only this user may read.
+                    raise BundleError(
+                        f"{path} is a hard link: the same file has another name. Copy it into the folder."
+                    )
+                if is_graph and status.st_size > LIMIT:
+                    raise BundleError(f"{path} has {status.st_size / 1e9:.1f} GB; an ONNX graph has 2.1 GB at most.")
+                data = np.empty(status.st_size, np.uint8)
+                if file.readinto(data.data) != status.st_size:
+                    raise BundleError(f"{path} changed while it was read. Try again.")
+        except (OSError, MemoryError) as error:
+            reason = getattr(error, "strerror", None) or "not enough memory"
+            raise BundleError(f"{path} cannot be read: {reason}.") from None
+        digests = self.digests
+        if digests is not None and hashlib.sha256(data.data).hexdigest() != digests.get(place.as_posix()):
+            raise BundleError(f"{path} is not the file that was listed: its SHA-256 differs. {REMEDY}")
+        return data
+
+    def external(self, path: Path, tensor: TensorProto) -> Bytes:
+        """Return the bytes of a tensor of the graph `path`, as a view of the file that it names."""
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        if not location or location in (".", "..") or set(location) & set('/\\:*?"<>|\0'):
+            raise BundleError(
+                f"{path}: the weights of {tensor.name!r} are in {location!r}, which is not a plain file name. Only a "
+                f"file beside the graph is read. {REMEDY}"
+            )
+        if location not in self.weights:
+            self.weights[location] = self.read(location)
+        size = self.weights[location].nbytes
+        try:
+            offset = int(entries.get("offset", "0"))
+            length = int(entries.get("length", str(size - offset)))
+        except ValueError:
+            raise BundleError(f"{path}: offset or length of {tensor.name!r} is not a number. {REMEDY}") from None
+        if offset < 0 or length < 0 or offset + length > size:
+            raise BundleError(
+                f"{path}: {tensor.name!r} claims the bytes {offset:,} to {offset + length:,} of {location}, which has "
+                f"{size:,}. {REMEDY}"
+            )
+        return self.weights[location][offset : offset + length]
+
+
+def _read(
+    path: Path, within: Path | None, digests: Mapping[str, str] | None
+) -> tuple[ModelProto, list[_External], int]:
+    """Return the graph as its file holds it, its external tensors, and the size of that file."""
+    within = within or path.parent
+    if not path.is_relative_to(within):
+        raise BundleError(f"{path} is not in the model's folder {within}.")
+    files = _Files(within, path.parent.relative_to(within), digests)
+    data = files.read(path.name, is_graph=True)
     try:
         model = ModelProto.FromString(data.tobytes())
-    except Exception as error:  # protobuf's own class, which it calls by another name in every version
-        raise BundleError(f"{path} is no ONNX graph ({error}). {REMEDY}") from None
+    except Exception as error:  # protobuf's own class, whose name depends on its version
+        raise BundleError(f"{path} is not an ONNX graph ({error}). {REMEDY}") from None
     if not model.graph.node:
-        raise BundleError(f"{path} is no ONNX graph: it has no operators. {REMEDY}")
+        raise BundleError(f"{path} is not an ONNX graph: it has no operators. {REMEDY}")
     if model.functions:
         raise BundleError(
-            f"{path} brings operators of its own ({model.functions[0].domain}::{model.functions[0].name}). "
+            f"{path} defines operators ({model.functions[0].domain}::{model.functions[0].name}). "
             "Export it with those inlined."
         )
     model.ClearField("training_info")
-    files: dict[str, Bytes] = {}
-    outside = []
+    external = []
     for number, graph in enumerate(graphs_of(model.graph)):
         for node in graph.node:
             if node.domain not in DOMAINS:
                 raise BundleError(
-                    f"{path} uses the operator {node.domain}::{node.op_type}. Only ONNX's own operators and those of "
-                    "ONNX Runtime (com.microsoft) are run: export the model without it."
+                    f"{path} uses the operator {node.domain}::{node.op_type}. Only operators of ONNX and ONNX Runtime "
+                    "(com.microsoft) are run: export the model without it."
                 )
-        for tensor, weight in _tensors(graph):
+        for tensor, is_weight in _tensors(graph):
             if tensor.data_location == TensorProto.EXTERNAL:
-                found = _external(path, tensor, within, folder, files, digests)
-                outside.append(_Outside(tensor, found, weight and number == 0))
-    held_bytes = sum(one.data.nbytes for one in outside)
-    if held_bytes > 2 * sum(file.nbytes for file in files.values()):  # a small file could ask for any memory
+                external.append(_External(tensor, files.external(path, tensor), is_weight and number == 0))
+    used_bytes = sum(entry.data.nbytes for entry in external)
+    if used_bytes > 2 * sum(file.nbytes for file in files.weights.values()):  # a small file could use any memory
         raise BundleError(
-            f"{path}: its weights overlap: {held_bytes:,} bytes are read from files of far less. {REMEDY}"
+            f"{path}: its weights overlap: they use {used_bytes:,} bytes of files that are far smaller. {REMEDY}"
         )
-    return model, outside, data.nbytes
-
-
-def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
-    """The graph and, depth first, those that its operators carry (the branches of an If)."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in subgraphs(attribute):
-                yield from graphs_of(inner)
-
-
-def subgraphs(attribute: AttributeProto) -> list[GraphProto]:
-    """The graphs that one attribute holds."""
-    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+    return model, external, data.nbytes
 
 
 def _tensors(graph: GraphProto) -> Iterator[tuple[TensorProto, bool]]:
-    """Every tensor of the graph itself, and whether it is one of its weights."""
+    """Yield every tensor of the graph itself, and whether it is one of its weights."""
     yield from ((tensor, True) for tensor in graph.initializer)
     sparse = list(graph.sparse_initializer)
     for node in graph.node:
         for attribute in node.attribute:
-            held = [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
-            yield from ((tensor, False) for tensor in held)
+            tensors = [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
+            yield from ((tensor, False) for tensor in tensors)
             sparse += [*([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else [])]
             sparse += attribute.sparse_tensors
-    for one in sparse:
-        yield from ((one.values, False), (one.indices, False))
+    for entry in sparse:
+        yield from ((entry.values, False), (entry.indices, False))
 
 
-def _external(
-    path: Path,
-    tensor: TensorProto,
-    within: Path,
-    folder: Path,
-    files: dict[str, Bytes],
-    digests: Mapping[str, str] | None,
-) -> Bytes:
-    """The bytes of a tensor in a file beside the graph, as a view of that file. `files` holds what was read so far."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    if not location or location in (".", "..") or set(location) & set('/\\:*?"<>|\0'):
-        raise BundleError(
-            f"{path}: the weights of {tensor.name!r} lie in {location!r}, which is no plain file name. Only a file "
-            f"beside the graph is read. {REMEDY}"
-        )
-    if location not in files:
-        files[location] = _file(within, folder / location, digests, weights=True)
-    size = files[location].nbytes
+def _as_array(path: Path, entry: _External) -> NDArray[np.generic]:
+    name, shape = entry.tensor.name, tuple(entry.tensor.dims)
+    dtype = helper.tensor_dtype_to_np_dtype(entry.tensor.data_type)
     try:
-        offset = int(entries.get("offset", "0"))
-        length = int(entries.get("length", str(size - offset)))
-    except ValueError:
-        raise BundleError(f"{path}: offset or length of {tensor.name!r} is no number. {REMEDY}") from None
-    if offset < 0 or length < 0 or offset + length > size:
-        raise BundleError(
-            f"{path}: {tensor.name!r} is said to be the bytes {offset:,} to {offset + length:,} of {location}, which "
-            f"has {size:,}. {REMEDY}"
-        )
-    return files[location][offset : offset + length]
-
-
-def _file(within: Path, name: Path, digests: Mapping[str, str] | None, *, weights: bool = False) -> Bytes:
-    """All bytes of a file of the folder, read once."""
-    path = inside(within, str(name)).resolve()
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if weights and status.st_nlink > 1:
-                # Whoever may write into the folder could name a file that only the reader may open.
-                raise BundleError(f"{path} is a hard link: the same file has another name. Copy it into the folder.")
-            if not weights and status.st_size > LIMIT:
-                raise BundleError(f"{path} has {status.st_size / 1e9:.1f} GB; an ONNX graph has 2.1 GB at most.")
-            data = np.empty(status.st_size, np.uint8)
-            if file.readinto(data.data) != status.st_size:
-                raise BundleError(f"{path} changed while it was read. Try again.")
-    except (OSError, MemoryError) as error:
-        raise BundleError(
-            f"{path} cannot be read: {getattr(error, 'strerror', None) or 'not enough memory'}."
-        ) from None
-    if digests is not None and hashlib.sha256(data.data).hexdigest() != digests.get(name.as_posix()):
-        raise BundleError(f"{path} is not the file that was listed: its SHA-256 differs. {REMEDY}")
-    return data
-
-
-def _take_in(outside: Sequence[_Outside]) -> None:
-    for one in outside:
-        one.tensor.ClearField("external_data")
-        one.tensor.ClearField("data_location")
-        one.tensor.raw_data = one.data.tobytes()
-
-
-def _typed(path: Path, one: _Outside) -> NDArray[np.generic]:
-    name, shape = one.tensor.name, tuple(one.tensor.dims)
-    dtype = helper.tensor_dtype_to_np_dtype(one.tensor.data_type)
-    try:
-        values = np.frombuffer(one.data, dtype).reshape(shape)
+        values = np.frombuffer(entry.data, dtype).reshape(shape)
     except ValueError:
         raise BundleError(
-            f"{path}: {name!r} of shape {list(shape)} is said to have {one.data.nbytes:,} bytes. {REMEDY}"
+            f"{path}: {name!r} of shape {list(shape)} cannot have {entry.data.nbytes:,} bytes. {REMEDY}"
         ) from None
     return np.require(values, requirements=["ALIGNED"])
-
-
-def _serialize(path: Path, model: ModelProto) -> bytes:
-    try:
-        return bytes(model.SerializeToString())
-    except Exception as error:  # as above: protobuf's own class
-        raise BundleError(f"{path} is too large for one ONNX graph: {error}") from None

@@ -1,8 +1,8 @@
-"""Several ONNX graphs as one: what they compute alike is computed once.
+"""Join several ONNX graphs into one that computes shared parts once.
 
-Exporting a model task by task copies its encoder into every file. Here a value is known by what makes it: its
-operator, its attributes and its inputs, down to the weights by their bytes. Values that are made alike become one
-(value numbering), so N copies of an encoder become one, and encoders that differ anywhere part ways exactly there.
+Exporting a model task by task copies its encoder into every file. Value numbering undoes that: a value is identified by
+its operator, attributes and inputs, down to the bytes of the weights, and equal values become one. N copies of an
+encoder become one; encoders that differ somewhere branch exactly there.
 """
 
 from __future__ import annotations
@@ -16,72 +16,68 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from inference.errors import BundleError
 from inference.onnx.backend import OUTPUT_PREFIX, logits_of
-from inference.onnx.io import REMEDY, graphs_of, load_model, save_model, subgraphs
+from inference.onnx.graph import graphs_of, subgraphs
+from inference.onnx.io import REMEDY, load_model, save_model
 
 INPUTS = ("input_ids", "attention_mask")
 INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
-_UNMASKED = "Padding would be read as text, and change an answer: export it so that the logits depend on the mask."
-_INNER = "inner/"  # values inside the branch of an If are called so, and no other value is
+_UNMASKED = "Padding would be read as text and change answers: export it so that the logits depend on the mask."
+_INNER = "inner/"  # prefix of values inside the branch of an If, and of no other value
 
 
-def merge_graphs(
+def join_graphs(
     graphs: Mapping[str, Path],
     target: Path,
     *,
     within: Path | None = None,
     digests: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Write one graph with an output `logits_<task>` for each task; returns the files written.
+    """Write one graph with an output `logits_<task>` for each task; return the files as `save_model` does.
 
-    The graph takes `input_ids` and `attention_mask`, int64 (batch, tokens), both axes free. Weights past 2 GB go to
-    `<stem>_weights.bin` beside it.
+    The graph takes `input_ids` and `attention_mask`, int64 (batch, tokens), both axes free.
 
     Args:
-        graphs: task -> its graph, whose output `logits`, or else the first one, is the logits. It may want
-            `token_type_ids` too, which become zeros: one text has one segment. The same file may stand for several
-            tasks only if it is meant to.
+        graphs: task -> its graph, whose logits are the output `logits`, or else the first one. An input
+            `token_type_ids` becomes zeros: a text has one segment.
         within, digests: as in `inference.onnx.io.read_graph`.
 
     Raises:
-        BundleError: a graph that is not allowed, or is no text classifier with free axes, or reads padding as text,
-            or does not go together with the others.
+        BundleError: a graph that is not allowed, is not a text classifier with free axes, reads padding as text, or
+            is incompatible with the others.
     """
-    merger = _Merger()
+    joiner = _Joiner()
     outputs = {}
     for task, path in graphs.items():
         model = load_model(path, within, digests)
         names = [output.name for output in model.graph.output]
-        values = merger.add(path, model, _inputs(merger, path, model))
+        values = joiner.add(path, model, _inputs(joiner, path, model))
         if not values:
-            raise BundleError(f"{path} has no output, so it gives no logits. {REMEDY}")
+            raise BundleError(f"{path} has no output, so it has no logits. {REMEDY}")
         number = names.index(logits_of(names)[0])
-        outputs[OUTPUT_PREFIX + task] = merger.as_float(path, values[number], model.graph.output[number])
+        outputs[OUTPUT_PREFIX + task] = joiner.as_float(path, values[number], model.graph.output[number])
         check_mask(path, model, names[number])
     axes = ["batch", "tokens"]
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, axes) for name in INPUTS]
-    return save_model(merger.finish(inputs, outputs), target)
+    return save_model(joiner.finish(inputs, outputs), target)
 
 
 def select(path: Path, model: ModelProto, outputs: Mapping[str, str] | None = None) -> ModelProto:
-    """The part of `model` that computes some of its outputs, its constants plain weights and transposed beforehand.
+    """Return the part of `model` that computes some of its outputs, with its constants as plain, transposed weights.
 
-    PyTorch's newer exporter transposes a weight each time it is read; whoever looks for a product with constant
-    weights, like `inference.onnx.quantize`, finds none in such a graph.
+    PyTorch's newer exporter transposes a weight each time it is read, which hides products with constant weights from
+    `inference.onnx.quantize`.
 
     Args:
-        path: where the model is from, for messages.
-        outputs: new name -> the output of `model` that it stands for; all under their own names if left out.
-
-    Raises:
-        BundleError: operators are out of order, or read a value that nothing makes.
+        path: file of the model, for messages.
+        outputs: new name -> name in `model`; default: all under their own names.
     """
     inputs = _real_inputs(model)
     infos = {output.name: output for output in model.graph.output}
     outputs = outputs or {name: name for name in infos}
-    merger = _Merger(outputs)
-    values = dict(zip(infos, merger.add(path, model, {one.name: one.name for one in inputs}), strict=True))
-    part = merger.finish(inputs, {name: values[old] for name, old in outputs.items()})
+    joiner = _Joiner(outputs)
+    values = dict(zip(infos, joiner.add(path, model, {value.name: value.name for value in inputs}), strict=True))
+    part = joiner.finish(inputs, {name: values[old] for name, old in outputs.items()})
     for made, (name, old) in zip(part.graph.output, outputs.items(), strict=True):
         made.CopyFrom(infos[old])
         made.name = name
@@ -89,28 +85,24 @@ def select(path: Path, model: ModelProto, outputs: Mapping[str, str] | None = No
 
 
 def text_inputs(path: Path, model: ModelProto) -> dict[str, int]:
-    """The inputs of a text classifier and their types.
-
-    Raises:
-        BundleError: it takes something else, or texts of one length only.
-    """
-    found = {}
-    for one in _real_inputs(model):
-        kind = one.type.tensor_type
-        if one.name not in (*INPUTS, "token_type_ids") or kind.elem_type not in INTEGERS:
+    """Return the inputs of a text classifier and their types."""
+    types = {}
+    for value in _real_inputs(model):
+        kind = value.type.tensor_type
+        if value.name not in (*INPUTS, "token_type_ids") or kind.elem_type not in INTEGERS:
             raise BundleError(
-                f"{path} takes the input {one.name!r}. A text classifier takes input_ids, attention_mask and perhaps "
-                "token_type_ids, all whole numbers: export it so."
+                f"{path} takes the input {value.name!r}. A text classifier takes input_ids, attention_mask and "
+                "optionally token_type_ids, all integers. Export it that way."
             )
         if any(axis.dim_value for axis in kind.shape.dim):
             sizes = [axis.dim_value or "any" for axis in kind.shape.dim]
-            raise BundleError(f"{path} takes {one.name} of shape {sizes} only. Export it with both axes free.")
-        found[one.name] = kind.elem_type
-    if INPUTS[0] not in found:
-        raise BundleError(f"{path} does not read input_ids, so it is no text classifier. {REMEDY}")
-    if INPUTS[1] not in found:
+            raise BundleError(f"{path} takes {value.name} of shape {sizes} only. Export it with both axes free.")
+        types[value.name] = kind.elem_type
+    if INPUTS[0] not in types:
+        raise BundleError(f"{path} does not read input_ids, so it is not a text classifier. {REMEDY}")
+    if INPUTS[1] not in types:
         raise BundleError(f"{path} has no input attention_mask. {_UNMASKED}")
-    return found
+    return types
 
 
 def check_mask(path: Path, model: ModelProto, output: str) -> None:
@@ -121,29 +113,29 @@ def check_mask(path: Path, model: ModelProto, output: str) -> None:
 
 
 def _real_inputs(model: ModelProto) -> list[ValueInfoProto]:
-    """The inputs without the weights, which graphs of before 2019 list among them."""
+    """Return the inputs without the weights, which graphs from before 2019 list among them."""
     weights = {tensor.name for tensor in model.graph.initializer}
-    return [one for one in model.graph.input if one.name not in weights]
+    return [value for value in model.graph.input if value.name not in weights]
 
 
-def _inputs(merger: _Merger, path: Path, model: ModelProto) -> dict[str, str]:
-    """What stands for each input of `model` in the merged graph."""
-    found = {}
+def _inputs(joiner: _Joiner, path: Path, model: ModelProto) -> dict[str, str]:
+    """Return the value in the joined graph for each input of `model`."""
+    values = {}
     for name, kind in text_inputs(path, model).items():
         value = name
         if name == "token_type_ids":
-            value = merger.node(helper.make_node("Sub", [INPUTS[0], INPUTS[0]], ["zeros"]))[0]
+            value = joiner.node(helper.make_node("Sub", [INPUTS[0], INPUTS[0]], ["zeros"]))[0]
         if kind != TensorProto.INT64:
-            value = merger.node(helper.make_node("Cast", [value], [f"{name}_cast"], to=kind))[0]
-        found[name] = value
-    return found
+            value = joiner.node(helper.make_node("Cast", [value], [f"{name}_cast"], to=kind))[0]
+        values[name] = value
+    return values
 
 
-class _Merger:
-    """One graph in the making. Values keep their names where these are free.
+class _Joiner:
+    """Builds one graph. Values keep their names if these are free.
 
     Args:
-        outputs: names that the graph's outputs will have, where they do not begin with `OUTPUT_PREFIX`.
+        outputs: names of the graph's outputs that do not begin with `OUTPUT_PREFIX`.
     """
 
     def __init__(self, outputs: Iterable[str] = ()) -> None:
@@ -155,12 +147,12 @@ class _Merger:
         self._ir_version = 0
 
     def add(self, path: Path, model: ModelProto, inputs: Mapping[str, str]) -> list[str]:
-        """Take in a graph whose inputs are these values of ours; returns those that are its outputs."""
+        """Add a graph, given the values of its inputs; return the values of its outputs."""
         self._agree(path, model)
         self._taken.update(inputs.values())
         if model.graph.sparse_initializer:
-            raise BundleError(f"{path} has sparse weights, which are not merged. Export it with dense ones.")
-        values = {"": "", **inputs}  # an optional input that is left out has no name
+            raise BundleError(f"{path} has sparse weights, which are not supported. Export it with dense ones.")
+        values = {"": "", **inputs}  # an omitted optional input has no name
         try:
             for tensor in model.graph.initializer:
                 values[tensor.name] = self._weight(tensor)
@@ -168,12 +160,12 @@ class _Merger:
                 values.update(zip(node.output, self.node(_rename(node, values)), strict=True))
             return [values[output.name] for output in model.graph.output]
         except KeyError as error:
-            raise BundleError(f"{path} reads {error}, which nothing before it makes. {REMEDY}") from None
-        except (ValueError, TypeError, IndexError) as error:  # what NumPy and onnx raise for a tensor that is none
+            raise BundleError(f"{path} reads {error}, which is not defined before it. {REMEDY}") from None
+        except (ValueError, TypeError, IndexError) as error:  # what NumPy and onnx raise for an invalid tensor
             raise BundleError(f"{path} is damaged: {error}. {REMEDY}") from None
 
     def node(self, node: NodeProto) -> tuple[str, ...]:
-        """The values that `node`, which reads values of ours, makes: new ones, or those of one that is like it."""
+        """Add `node` unless an identical one exists; return the names of its outputs."""
         plain = node.op_type in ("Identity", "Constant", "Transpose") and node.domain in ("", "ai.onnx")
         if plain and node.op_type == "Identity":
             return (node.input[0],)
@@ -187,30 +179,32 @@ class _Merger:
         domain = "" if node.domain == "ai.onnx" else node.domain
         key = (domain, node.op_type, *attributes, *node.input, *(bool(name) for name in node.output))
         if key not in self._known:
-            made = NodeProto(op_type=node.op_type, domain=domain, input=node.input, attribute=node.attribute)
-            made.output.extend(self._free(name) if name else "" for name in node.output)
-            made.name = next(filter(None, made.output), "")
-            self._nodes.append(made)
-            self._known[key] = tuple(made.output)
+            copy = NodeProto(op_type=node.op_type, domain=domain, input=node.input, attribute=node.attribute)
+            copy.output.extend(self._free(name) if name else "" for name in node.output)
+            copy.name = next(filter(None, copy.output), "")
+            self._nodes.append(copy)
+            self._known[key] = tuple(copy.output)
         return self._known[key]
 
     def as_float(self, path: Path, value: str, output: ValueInfoProto) -> str:
-        """The logits `value` in float32, whatever the graph gives."""
+        """Return the logits `value` converted to float32."""
         kind = output.type.tensor_type.elem_type
         if kind not in FLOATS:
-            raise BundleError(f"{path}: its output {output.name!r} is no float tensor, so no logits. {REMEDY}")
+            raise BundleError(
+                f"{path}: its output {output.name!r} is not a float tensor, so it has no logits. {REMEDY}"
+            )
         if kind == TensorProto.FLOAT:
             return value
         return self.node(helper.make_node("Cast", [value], ["float"], to=TensorProto.FLOAT))[0]
 
     def finish(self, inputs: Sequence[ValueInfoProto], outputs: Mapping[str, str]) -> ModelProto:
-        """The graph that gives the values of `outputs` (name -> value) and computes nothing else."""
+        """Return the graph that computes the values of `outputs` (name -> value) and nothing else."""
         makers = {name: node for node in self._nodes for name in node.output if name}
         names: dict[str, str] = {}
         copies = []
         for name, value in outputs.items():
-            # The operator itself gives it its name: an Identity would hide from a reader of the graph that a
-            # product is the last one. It takes one where a value is two outputs, or no operator makes it.
+            # Rename the operator's own output: an Identity would hide that a product is the last operator. It is only
+            # needed for a value that is two outputs, or that no operator computes.
             if value in makers and value not in names:
                 names[value] = name
             else:
@@ -234,14 +228,14 @@ class _Merger:
         return model
 
     def _agree(self, path: Path, model: ModelProto) -> None:
-        """Note the versions of the operators that `model` uses; they must be those of the graphs before it."""
+        """Record the versions of the operators that `model` uses; they must match those of the other graphs."""
         used = {node.domain for graph in graphs_of(model.graph) for node in graph.node}
         used = {"" if domain == "ai.onnx" else domain for domain in used}
         for opset in model.opset_import:
             domain = "" if opset.domain == "ai.onnx" else opset.domain
             if domain in used and self._versions.setdefault(domain, opset.version) != opset.version:
                 raise BundleError(
-                    f"{path} is of opset {opset.version} and another graph beside it of {self._versions[domain]}. "
+                    f"{path} uses opset {opset.version} and another graph beside it {self._versions[domain]}. "
                     "Export all tasks with the same opset."
                 )
         self._ir_version = max(self._ir_version, model.ir_version)
@@ -250,7 +244,9 @@ class _Merger:
         copy = TensorProto()
         copy.CopyFrom(tensor)
         if not copy.HasField("raw_data") and copy.data_type != TensorProto.STRING:
-            copy = numpy_helper.from_array(numpy_helper.to_array(copy))  # one spelling, so that equal is equal
+            copy = numpy_helper.from_array(
+                numpy_helper.to_array(copy)
+            )  # one encoding, so that equal weights have equal bytes
         copy.ClearField("name")
         copy.ClearField("doc_string")
         key = hashlib.sha256(copy.SerializeToString(deterministic=True)).digest()
@@ -261,7 +257,7 @@ class _Merger:
         return self._known[key][0]
 
     def _free(self, name: str) -> str:
-        """`name`, or one like it if that is taken or could be one of the outputs or of a branch's values."""
+        """Return `name`, or a variant if it is taken or reserved for outputs or for the values of a branch."""
         if name.startswith((OUTPUT_PREFIX, _INNER)) or name in self._taken:
             stem, number = name.removeprefix(_INNER), 2
             while (name := f"value/{stem}#{number}") in self._taken:
@@ -271,33 +267,33 @@ class _Merger:
 
 
 class _Names(dict[str, str]):
-    """New names by old ones; a name without a new one keeps its own."""
+    """Old name -> new name; any other name stays as it is."""
 
     def __missing__(self, name: str) -> str:
         return name
 
 
 def needed(nodes: Sequence[NodeProto], values: Iterable[str]) -> list[NodeProto]:
-    """Those of `nodes`, which stand in the order they run in, that these values depend on."""
-    wanted = set(values)
-    found = []
+    """Return those of `nodes`, in their order of execution, that these values depend on."""
+    required = set(values)
+    kept = []
     for node in reversed(nodes):
-        if wanted & {name for name in node.output if name}:
-            wanted |= _reads(node)
-            found.append(node)
-    return found[::-1]
+        if required & {name for name in node.output if name}:
+            required |= _reads(node)
+            kept.append(node)
+    return kept[::-1]
 
 
 def _reads(node: NodeProto) -> set[str]:
-    """The values that an operator reads, those that its branches take from around it included."""
-    inner = [graph for attribute in node.attribute for one in subgraphs(attribute) for graph in graphs_of(one)]
-    names = {name for graph in inner for one in graph.node for name in one.input}
+    """Return the values that an operator reads, including those that its branches read from outside."""
+    inner = [graph for attribute in node.attribute for branch in subgraphs(attribute) for graph in graphs_of(branch)]
+    names = {name for graph in inner for step in graph.node for name in step.input}
     names |= {output.name for graph in inner for output in graph.output}
     return names | set(node.input)
 
 
 def _rename(node: NodeProto, values: Mapping[str, str], *, outputs_too: bool = False) -> NodeProto:
-    """A copy of `node` that reads `values[name]` where it reads `name`."""
+    """Return a copy of `node` that reads `values[name]` in place of `name`."""
     copy = NodeProto()
     copy.CopyFrom(node)
     copy.ClearField("doc_string")
@@ -312,13 +308,13 @@ def _rename(node: NodeProto, values: Mapping[str, str], *, outputs_too: bool = F
 
 
 def _rename_inside(graph: GraphProto, values: Mapping[str, str]) -> None:
-    """The same for what the branch of an If, or the body of a loop, takes from around it."""
-    own = [one.name for one in (*graph.input, *graph.initializer)] + [n for node in graph.node for n in node.output]
+    """Do the same for what the branch of an If, or the body of a loop, reads from outside."""
+    own = [value.name for value in (*graph.input, *graph.initializer)] + [n for node in graph.node for n in node.output]
     known = _Names() if isinstance(values, _Names) else {}
     known.update(values)
     known.update({name: name if name.startswith(_INNER) or not name else _INNER + name for name in own})
-    for one in (*graph.input, *graph.initializer, *graph.output, *graph.value_info):
-        one.name = known.get(one.name, one.name)
+    for value in (*graph.input, *graph.initializer, *graph.output, *graph.value_info):
+        value.name = known.get(value.name, value.name)
     nodes = [_rename(node, known, outputs_too=True) for node in graph.node]
     del graph.node[:]
     graph.node.extend(nodes)

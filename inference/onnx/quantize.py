@@ -1,17 +1,17 @@
 """FP32 ONNX graph to INT8 with static scales: the same answer alone and in any batch.
 
-The graph is rewritten node by node. A graph of QuantizeLinear/DequantizeLinear pairs would leave it to ONNX
-Runtime's fusions whether anything becomes faster, and puts roundings into the residual path.
+The graph is rewritten node by node. With QuantizeLinear/DequantizeLinear pairs, speed would depend on ONNX Runtime's
+fusions, and the residual path would be rounded.
 
-- Weights: int8, symmetric, one scale per output channel. Activations: uint8, one scale and zero point per
-  tensor, fixed here. A scale taken from the batch at hand would make a text's label depend on its neighbours.
-- SmoothQuant (Xiao et al. 2023, arXiv:2211.10438): a channel with a wide range is divided by a factor that
-  its weight row is multiplied by. The division is a node of its own and not folded into the layer norm
-  before it, because the residual path reads the same tensor.
-- LLM.int8() (Dettmers et al. 2022, arXiv:2208.07339): a channel far stronger than all others stays in float.
-  In MiniLM [CLS] drives one channel of the hidden state and five of the 9,216 GELU outputs to ten times the
-  range of the rest. Rounded along with them, these few cause a third of the error.
-- Embeddings: int8 with one scale per row, gathered along with the row.
+- Weights: int8, symmetric, one scale per output channel. Activations: uint8, one scale and zero point per tensor, fixed
+  here. A scale from the current batch would make a text's label depend on its neighbours.
+- SmoothQuant (Xiao et al. 2023, arXiv:2211.10438): a channel with a wide range is divided by a factor that its weight
+  row is multiplied by. The division is a node of its own, not folded into the layer norm before it, because the
+  residual path reads the same tensor.
+- LLM.int8() (Dettmers et al. 2022, arXiv:2208.07339): a channel far stronger than all others stays in float. In MiniLM
+  [CLS] drives one channel of the hidden state and five of the 9,216 GELU outputs to ten times the range of the rest.
+  Rounded with the rest, these few cause a third of the error.
+- Embeddings: int8 with one scale per row, gathered together with the row.
 - Heads, softmax, layer norms, GELU and pooling stay float.
 """
 
@@ -53,41 +53,36 @@ Feeds = Sequence[Mapping[str, NDArray[np.int64]]]
 
 @dataclass(eq=False)
 class _Activation:
-    """A tensor that products read: it is quantised once for all of them."""
+    """A tensor that products read, quantised once for all of them."""
 
     name: str
     products: list[Product] = field(default_factory=list)
     into_values: bool = False  # made by a quantised Attention: its value projection can do the division
-    factor: Array = field(default_factory=lambda: np.ones(0, np.float32))  # (channels,), what each is divided by
-    outliers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # channels left float
+    factor: Array = field(default_factory=lambda: np.ones(0, np.float32))  # (channels,), divisor of each
+    outliers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # channels that stay float
     scale: np.float32 = field(default_factory=lambda: np.float32(1))
     zero: np.uint8 = field(default_factory=lambda: np.uint8(0))
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A graph that is ready to be written in 8 bits in any number of ways."""
+    """A graph with everything that is needed to write it in 8 bits in any number of ways."""
 
     source: Path
     model: ModelProto
     ranges: Mapping[str, tuple[Array, Array]]
-    """Smallest and largest value of each channel, both (channels,), of every activation that products read."""
-
-
-def quantize(source: Path, target: Path, feeds: Feeds, *, reduce_range: bool) -> dict[str, int]:
-    """Write an INT8 version of `source` to `target`: `calibrate`, then `write` with nothing kept float."""
-    return write(calibrate(source, feeds), target, reduce_range=reduce_range)
+    """Activation -> smallest and largest value of each channel, both (channels,)."""
 
 
 def calibrate(source: Path, feeds: Feeds) -> Calibrated:
-    """The FP32 graph `source` with the range of everything that can be quantised.
+    """Measure the range of every activation of the FP32 graph `source` that can be quantised.
 
     Args:
         source: an encoder's graph, with or without ONNX Runtime's fused operators.
-        feeds: calibration inputs of `source` without padding, a few hundred texts like those to come.
+        feeds: calibration inputs of `source` without padding, a few hundred typical texts.
 
     Raises:
-        ExportError: nothing but heads could be quantised, or `feeds` is empty.
+        ExportError: there is nothing to quantise besides heads, or `feeds` is empty.
     """
     model = load_model(source)
     split_fused(model.graph)
@@ -97,17 +92,17 @@ def calibrate(source: Path, feeds: Feeds) -> Calibrated:
     if not names:
         raise ExportError(f"{source} has nothing to quantise: no product with constant weights besides its heads.")
     if not feeds:
-        raise ExportError("INT8 takes its scales from calibration texts; feeds holds none.")
+        raise ExportError("INT8 takes its scales from calibration texts; feeds is empty.")
     return Calibrated(source, model, dict(zip(names, _observe(model, names, feeds), strict=True)))
 
 
 def write(
     calibrated: Calibrated, target: Path, *, reduce_range: bool, keep_float: Collection[str] = ()
 ) -> dict[str, int]:
-    """Write a graph whose products compute in 8 bits with scales that are fixed now, but for those kept float.
+    """Write a graph whose products compute in 8 bits with fixed scales, except for those kept float.
 
-    The weights of the latter are stored in 8 bits too (`inference.onnx.weights`). They are nearly as exact as in FP32
-    and as fast: what reaches them is not rounded, and can be as wide as it likes.
+    The weights of the latter are stored in 8 bits too (`inference.onnx.weights`). These products are nearly as exact as
+    in FP32 and as fast: their input is not rounded and can have any range.
 
     Args:
         target: the file to write. Equal arguments give equal bytes.
@@ -116,7 +111,7 @@ def write(
         keep_float: names of activations (keys of `ranges`) whose products stay float.
 
     Returns:
-        How many of each operator compute in 8 bits (QAttention, MatMulIntegerToFloat) or read them
+        Number of operators of each kind that compute in 8 bits (QAttention, MatMulIntegerToFloat) or read 8-bit weights
         (Gather, and Attention, MatMul, Gemm of the products kept float).
     """
     model = ModelProto()
@@ -137,10 +132,9 @@ def write(
 
 
 def sensitivities(calibrated: Calibrated, feeds: Feeds, *, reduce_range: bool) -> dict[str, float]:
-    """Activation name -> the error that its products alone bring into the logits when they compute in 8 bits.
+    """Return the error that the products of each activation alone, by its name, cause in the logits in 8 bits.
 
-    The error is the mean square of what the logits of `feeds` move by, in units of their variance over
-    `feeds`, summed over the outputs.
+    It is the mean square change of the logits of `feeds` in units of their variance, summed over the outputs.
     """
     expected = _answers(calibrated.model, feeds)
     spread = [values.var() + 1e-12 for values in expected]
@@ -164,7 +158,7 @@ def _quantize_products(
 
 
 def _find(graph: GraphProto, keep_float: Collection[str] = ()) -> list[_Activation]:
-    """The activations that products read, in the order of the graph. Heads and `keep_float` are left out."""
+    """Return the activations that products read, in the order of the graph, without heads and `keep_float`."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     consumers = consumers_of(graph)
     outputs = {output.name for output in graph.output}
@@ -173,7 +167,7 @@ def _find(graph: GraphProto, keep_float: Collection[str] = ()) -> list[_Activati
     for node in graph.node:
         after = consumers.get(node.output[0], []) if node.output else []
         if outputs & {name for n in (node, *after) for name in n.output}:
-            continue  # a head: little work, and every rounding in it is seen in the logits
+            continue  # a head: it costs little, and every rounding in it shows in the logits
         product = product_of(node, after, constants)
         if product is not None and node.input[0] not in keep_float:
             activations.setdefault(node.input[0], _Activation(node.input[0])).products.append(product)
@@ -187,9 +181,9 @@ def _find(graph: GraphProto, keep_float: Collection[str] = ()) -> list[_Activati
 
 
 def _observe(model: ModelProto, names: Sequence[str], feeds: Feeds) -> list[tuple[Array, Array]]:
-    """The smallest and the largest value of every channel of every tensor named over `feeds`, each (channels,)."""
+    """Return the smallest and largest value of every channel of these tensors over `feeds`, each (channels,)."""
     outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names]
-    graph = as_graph(model, outputs)  # held for as long as its session
+    graph = as_graph(model, outputs)  # must live as long as its session
     session = _session(graph)
     ranges: list[tuple[Array, Array]] = []
     for feed in feeds:
@@ -202,7 +196,7 @@ def _observe(model: ModelProto, names: Sequence[str], feeds: Feeds) -> list[tupl
 
 
 def _answers(model: ModelProto, feeds: Feeds) -> list[NDArray[np.float64]]:
-    """Every output of the graph over all `feeds`, each (texts, …)."""
+    """Return every output of the graph over all `feeds`, each (texts, …)."""
     graph = as_graph(model)
     session = _session(graph)
     runs = [session.run(None, dict(feed)) for feed in feeds]
@@ -212,14 +206,14 @@ def _answers(model: ModelProto, feeds: Feeds) -> list[NDArray[np.float64]]:
 def _session(graph: Graph) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would starve other work
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would slow down other work
     if graph.weights:
         graph.attach(options)
     return onnxruntime.InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
 
 
 def _channels(activation: _Activation, low: Array, high: Array) -> tuple[Array, Array]:
-    """The largest |value| of each channel and the root mean square of its weights, both (channels,)."""
+    """Return the largest |value| of each channel and the root mean square of its weights, both (channels,)."""
     weight = np.concatenate([product.weight for product in activation.products], axis=1)
     width = np.maximum(-low, high)
     row = np.sqrt(np.square(weight).mean(axis=1))
@@ -228,7 +222,7 @@ def _channels(activation: _Activation, low: Array, high: Array) -> tuple[Array, 
 
 
 def _outliers(width: Array, row: Array) -> NDArray[np.int64]:
-    """The channels far stronger than the median one, the strongest first."""
+    """Return the channels far stronger than the median one, the strongest first."""
     strength = width * row
     strongest = np.argsort(-strength, kind="stable")
     outliers: NDArray[np.int64] = strongest[strength[strongest] > OUTLIER_RATIO * np.median(strength)]
@@ -252,18 +246,20 @@ def _calibrate(activation: _Activation, low: Array, high: Array) -> None:
 
 
 def _rewrite(graph: GraphProto, activations: Sequence[_Activation], limit: int) -> Counter[str]:
-    """Put integer products in place of float ones; weights within -limit..limit. Returns what was made."""
-    made = {
+    """Replace float products by integer ones with weights within -limit..limit; count the new operators."""
+    products = {
         product.node.output[0]: (activation, product) for activation in activations for product in activation.products
     }
     divisors = {activation.name: activation.factor for activation in activations if activation.into_values}
-    absorbed = {product.output for _, product in made.values()} - made.keys()  # Adds whose constant became a bias
+    absorbed = {
+        product.output for _, product in products.values()
+    } - products.keys()  # Adds whose constant became a bias
     nodes: list[NodeProto] = []
     done: set[str] = set()
     for node in graph.node:
         out = next(iter(node.output), "")
-        if out in made:
-            activation, product = made[out]
+        if out in products:
+            activation, product = products[out]
             if activation.name not in done:
                 done.add(activation.name)
                 nodes += _quantize_activation(graph, activation)
@@ -281,7 +277,7 @@ def _quantize_activation(graph: GraphProto, activation: _Activation) -> list[Nod
     nodes = []
     smooth = name
     if not activation.into_values:
-        # QuantizeLinear with a scale per channel would do both at once, and takes ten times as long.
+        # QuantizeLinear with a scale per channel would do both at once, but takes ten times as long.
         inverse = add_constant(graph, f"{name}/inverse", 1 / activation.factor)
         smooth = f"{name}/smooth"
         nodes.append(helper.make_node("Mul", [name, inverse], [smooth]))
@@ -291,7 +287,7 @@ def _quantize_activation(graph: GraphProto, activation: _Activation) -> list[Nod
 def _integer_product(
     graph: GraphProto, activation: _Activation, product: Product, limit: int, divisor: Array | None
 ) -> list[NodeProto]:
-    """The nodes that compute `product`; `divisor` (values,) is what an Attention's value channels are divided by."""
+    """Return the nodes that compute `product`; an Attention's value channels are divided by `divisor` (values,)."""
     outliers = activation.outliers
     factor = np.where(np.isinf(activation.factor), 0, activation.factor)
     weight, bias = product.weight * factor[:, None], product.bias.astype(np.float32)

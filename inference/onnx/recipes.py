@@ -1,9 +1,9 @@
 """Recipes for INT8, tried from the fastest to the safest until the answers are close enough to PyTorch's.
 
-Static 8-bit scales suit most encoders and fail some: activations a hundred times as wide as the rest, in
-more channels than can be kept float, leave few of the 256 steps for everything else. Whether that is so is
-not guessed from the weights. Each recipe is carried out, its answers are compared on real texts, and the
-first one within the bounds is kept. On every rung a text gets the same answer alone and in any batch.
+Static 8-bit scales suit most encoders but not all: if too many channels have activations a hundred times as wide as the
+rest, few of the 256 steps are left for everything else. The weights do not show whether that is so. Each recipe is
+therefore carried out and its answers are compared on real texts; the first one within the bounds is kept. With every
+recipe a text gets the same answer alone and in any batch.
 """
 
 from __future__ import annotations
@@ -22,56 +22,53 @@ class Recipe:
 
     name: str
     error: float
-    """What may remain of the squared error that full INT8 brings into the logits. Products stay float, the
-    worst first, until no more than this share is left; at 0 all of them do."""
+    """The share of the squared error of full INT8 that may remain in the logits. Products stay float, the worst first,
+    until no more remains; at 0 all of them do."""
     summary: str
 
 
-# Errors of many products add up like those of independent draws: a quarter of the squares is half of the error.
-LADDER = (
+# Errors of many products add up like independent draws: a quarter of the squares is half of the error.
+RECIPES = (
     Recipe("static", 1.0, "every product in INT8 with static scales"),
     Recipe("static-half", 1 / 4, "the products that cause most of the error stay float, so that half of it remains"),
     Recipe("static-quarter", 1 / 16, "more products stay float, so that a quarter of the error remains"),
     Recipe("weights", 0.0, "weights are stored in 8 bits and every product is computed in float"),
 )
 
-# The demo model loses 1.8 % of the labels of its most delicate task, and 2.1 % with 7-bit weights. Whoever
-# picked INT8 for its speed expects that much; one answer in thirty or more looks like another model.
+# The demo model loses 1.8 % of the labels of its most delicate task, 2.1 % with 7-bit weights, which users of INT8
+# accept for its speed. With one different answer in thirty it would look like another model.
 MIN_AGREEMENT = 0.97
-# A probability that moves by less than two points changes no decision but one that was a tie before.
+# A probability that moves by less than two points changes no decision except a near tie.
 SMALL_DP = 0.02
-# Texts for ranking products: a mean over all their tokens and labels, of which only the order is used.
+# Texts for ranking products by a mean over all their tokens and labels, of which only the order is used.
 RANKING_TEXTS = 32
 
 Judge = Callable[[Path], Mapping[str, Any]]
-"""Figures of the INT8 file at a path as in `inference.artifacts.parity.judge`: `tasks` with `label_agreement`,
+"""Measures the INT8 file at a path, as `inference.artifacts.parity.judge`: `tasks` with `label_agreement`,
 `mean_abs_dp` and `max_abs_dp` of each, and `batch_flips`."""
 
 
-def climb(source: Path, target: Path, feeds: Feeds, judge: Judge, *, reduce_range: bool) -> dict[str, Any]:
-    """Write the INT8 version of `source` to `target` by the first recipe whose answers hold the bounds.
+def quantize_best(source: Path, target: Path, feeds: Feeds, judge: Judge, *, reduce_range: bool) -> dict[str, Any]:
+    """Write the INT8 version of `source` to `target` by the first recipe that keeps the bounds.
 
-    Where none does, as may be with a network that was never trained, the safest is kept and `held` is false.
+    If none does, as can happen with an untrained network, the safest one is kept and `held` is false.
 
     Args:
-        source, feeds: as in `inference.onnx.quantize.calibrate`.
-        target: the file to write. Equal arguments and figures give equal bytes.
+        source, feeds: as for `inference.onnx.quantize.calibrate`.
+        target: the file to write. Equal arguments and measurements give equal bytes.
         judge: called with `target` after each attempt.
-        reduce_range: as in `inference.onnx.quantize.write`.
+        reduce_range: as for `inference.onnx.quantize.write`.
 
     Returns:
-        `recipe` and `summary` of what was kept, `held`, `counts` of its operators, `kept_float`: names of the
-        activations whose products stay float, and `tried`: of each recipe in turn `recipe`, `held`, `why` in
-        words, and, where it was carried out, the figures of the task that fares worst.
-
-    Raises:
-        ExportError: the graph has nothing to quantise, or `feeds` is empty.
+        `recipe` and `summary` of the recipe that was kept, `held`, `counts` of its operators, `kept_float`: names of
+        activations whose products stay float, and `tried`: for each recipe in turn `recipe`, `held`, `why` in words,
+        and, if it was carried out, the figures of the task that fares worst.
     """
     calibrated = calibrate(source, feeds)
     errors: dict[str, float] = {}
     tried: list[dict[str, Any]] = []
     before: set[str] | None = None
-    for recipe in LADDER:
+    for recipe in RECIPES:
         if recipe.error < 1 and not errors:
             step = max(1, len(feeds) // RANKING_TEXTS)
             errors = sensitivities(calibrated, feeds[::step], reduce_range=reduce_range)
@@ -85,11 +82,11 @@ def climb(source: Path, target: Path, feeds: Feeds, judge: Judge, *, reduce_rang
         before = keep_float
         counts = write(calibrated, target, reduce_range=reduce_range, keep_float=keep_float)
         try:
-            tried.append({"recipe": recipe.name, **verdict(judge(target))})
-        except Exception as error:  # NaN answers, or an operator that this processor's ONNX Runtime lacks
-            if recipe is LADDER[-1]:
+            tried.append({"recipe": recipe.name, **check_bounds(judge(target))})
+        except Exception as error:  # NaN answers, or an operator that ONNX Runtime lacks on this processor
+            if recipe is RECIPES[-1]:
                 raise
-            tried.append({"recipe": recipe.name, "held": False, "why": f"It could not be judged: {error}"})
+            tried.append({"recipe": recipe.name, "held": False, "why": f"It could not be measured: {error}"})
         if tried[-1]["held"]:
             break
     return {
@@ -103,9 +100,9 @@ def climb(source: Path, target: Path, feeds: Feeds, judge: Judge, *, reduce_rang
 
 
 def _worst(errors: Mapping[str, float], share: float) -> set[str]:
-    """The fewest names without which the errors sum up to no more than `share` of what they do with all."""
-    allowed = share * sum(errors.values())
+    """Return the fewest names without which the errors sum up to at most `share` of their total."""
     remaining = sum(errors.values())
+    allowed = share * remaining
     worst: set[str] = set()
     for name in sorted(errors, key=lambda name: (-errors[name], name)):
         if share and remaining <= allowed:
@@ -115,11 +112,11 @@ def _worst(errors: Mapping[str, float], share: float) -> set[str]:
     return worst
 
 
-def verdict(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """`held`, whether these figures (as a `Judge` gives them) keep the bounds, `why`, and the figures themselves.
+def check_bounds(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return whether figures of a `Judge` keep the bounds (`held`), `why`, and the worst figures themselves.
 
-    Labels may differ in any number where no probability of the task moved by `SMALL_DP`: such a label was
-    one of several about equally likely ones, as all are in a network that was never trained.
+    Any number of labels may differ if no probability of the task moved by `SMALL_DP`: such labels were nearly equally
+    likely, as all are in an untrained network.
     """
     broken = []
     for name, task in figures["tasks"].items():

@@ -1,8 +1,7 @@
-"""Weights and tables stored in 8 bits and read as floats: a file of a quarter, computed with as before.
+"""Store weights and tables in 8 bits and compute with them in float: a file of a quarter of the size.
 
-ONNX Runtime multiplies constants out when it loads a file. A product whose weights are written as int8 times
-scales takes the time of the FP32 product and its memory; only the file is smaller. (A DequantizeLinear would be
-left as it is and carried out at every call.)
+ONNX Runtime multiplies constants out when it loads a file. A product whose weights are stored as int8 times scales
+takes the time and memory of the FP32 product; only the file is smaller. (A DequantizeLinear would run at every call.)
 """
 
 from __future__ import annotations
@@ -17,16 +16,17 @@ from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from inference.onnx.graph import Array, Product, add_constant, replace_nodes
 
-BLOCK = 32  # weights that share a scale: one large weight spoils no more than these
-ROWS = 65_536  # of a table that are rounded at a time: a table may have gigabytes
+BLOCK = 32  # weights that share a scale: a large weight affects only these
+ROWS = 65_536  # of a table that are rounded at a time: a table can have gigabytes
 
 
 def round_weights(graph: GraphProto, kept: Mapping[str, tuple[Product, NDArray[np.int64]]]) -> Counter[str]:
-    """Store the weights of these products in 8 bits, and those of their outlier channels in float.
+    """Store the weights of these products in 8 bits, those of their outlier channels in float; count the operators.
 
-    Returns which operators these are.
+    Args:
+        kept: output -> product and outlier channels.
     """
-    rows: dict[str, set[int]] = {}  # an encoder may read the same weights in every layer: they are stored once
+    rows: dict[str, set[int]] = {}  # an encoder can read the same weights in every layer: they are stored once
     for product, outliers in kept.values():
         rows.setdefault(product.node.input[1], set()).update(outliers.tolist())
     nodes: list[NodeProto] = []
@@ -41,7 +41,7 @@ def round_weights(graph: GraphProto, kept: Mapping[str, tuple[Product, NDArray[n
                 nodes += _rounded_weight(graph, name, kept[out][0].weight, sorted(rows[name]))
             node.input[1] = f"{name}/rounded"
             for transposed in [a for a in node.attribute if a.name == "transB"]:
-                node.attribute.remove(transposed)  # `Product.weight` is the right way round
+                node.attribute.remove(transposed)  # `Product.weight` is not transposed
             counts[node.op_type] += 1
         nodes.append(node)
     replace_nodes(graph, nodes)
@@ -49,7 +49,7 @@ def round_weights(graph: GraphProto, kept: Mapping[str, tuple[Product, NDArray[n
 
 
 def _rounded_weight(graph: GraphProto, name: str, weight: Array, exact: Sequence[int]) -> list[NodeProto]:
-    """The nodes that make `{name}/rounded`, (inputs, outputs): int8 times a scale per block, and `exact` rows."""
+    """Return the nodes that compute `{name}/rounded`, (inputs, outputs): int8 times a scale per block, `exact` rows."""
     inputs, outputs = weight.shape
     block = BLOCK if inputs % BLOCK == 0 else inputs
     rest = weight.copy()
@@ -73,7 +73,7 @@ def _rounded_weight(graph: GraphProto, name: str, weight: Array, exact: Sequence
 
 
 def shrink_tables(graph: GraphProto, counts: Counter[str]) -> None:
-    """Keep every table that an input of the graph indexes (the word embeddings) as int8 rows with a scale each."""
+    """Store every table that an input of the graph indexes (word embeddings) as int8 rows with a scale each."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     inputs = {value.name for value in graph.input}
     nodes: list[NodeProto] = []

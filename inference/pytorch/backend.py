@@ -1,4 +1,4 @@
-"""The PyTorch backend: the reference that the others are held against, on a CPU or a GPU."""
+"""The PyTorch backend, on a CPU or a GPU: the reference for the others."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ SHORTEST = 16  # tokens of the smallest bucket
 
 @dataclass(frozen=True)
 class Buckets:
-    """The few shapes that a compiled network is asked for: each new one costs seconds of compiling.
+    """The few input shapes of a compiled network: each new one takes seconds to compile.
 
-    Rows and tokens are powers of two, tokens at least `SHORTEST` and at most what the model reads.
+    Rows and tokens are powers of two, tokens from `SHORTEST` to `max_tokens`.
     """
 
-    most_tokens: int
+    max_tokens: int
     pad_id: int
     compiler: str = "inductor"
     """A backend of `torch.compile`."""
 
     @property
     def graphs(self) -> int:
-        """More than will ever be made: 17 sizes of a batch, up to 65,536 rows, times the lengths."""
-        return 17 * self.most_tokens.bit_length()
+        """An upper limit of compiled graphs: 17 sizes of a batch, up to 65,536 rows, times the lengths."""
+        return 17 * self.max_tokens.bit_length()
 
     def fill(
         self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The same rows, padded on the right to a bucket, with copies of the first below them."""
+        """Return the rows padded on the right to a bucket, followed by copies of the first row."""
         rows, tokens = input_ids.shape
-        wider = max(tokens, min(self.most_tokens, max(SHORTEST, _power_of_two(tokens)))) - tokens
-        # Copies and not empty rows: attention over nothing is NaN.
+        wider = max(tokens, min(self.max_tokens, max(SHORTEST, _power_of_two(tokens)))) - tokens
+        # Not empty rows: attention over nothing is NaN.
         chosen = np.concatenate([np.arange(rows), np.zeros(_power_of_two(rows) - rows, int)])
         return (
             np.pad(input_ids[chosen], ((0, 0), (0, wider)), constant_values=self.pad_id),
@@ -64,7 +64,7 @@ def check_device(options: LoadOptions) -> None:
 def open_backend(bundle: Bundle, options: LoadOptions, graph: None, base: Path | None) -> TorchBackend:
     """Load the weights and open them on a device; see `Runtime.module`."""
     network = load_served(bundle, base, options.device, options.dtype)
-    if not bundle.four_bit:  # those weights were made here
+    if not bundle.four_bit:  # whose quantised weights are not mapped from a file
         unmap(network)
     buckets = Buckets(bundle.max_tokens, bundle.pad_id) if options.compiled else None
     return TorchBackend(network, options.device, options.threads, dtype=options.dtype, buckets=buckets)
@@ -74,16 +74,16 @@ class TorchBackend:
     """A network on a torch device.
 
     Args:
-        network: takes token ids and mask, gives a tuple of logits; its `tasks` names them in this order. It is
-            moved and converted in place.
-        device: "cpu", "cuda", "cuda:1", …; "auto" leaves a network that is spread over several where it is.
-        threads: CPU threads. PyTorch has one setting for the whole process: the last backend opened decides.
-        dtype: of its weights and products. The heads of a bundle stay in float32, and so do its sentence vectors.
-            Left out: float32 on a CPU; on a GPU bfloat16 where it has that, else float16.
+        network: from token ids and mask to a tuple of logits, in the order of its `tasks`. It is moved and converted in
+            place.
+        device: "cpu", "cuda", "cuda:1", …; "auto" leaves a spread network where it is.
+        threads: CPU threads of the whole process: the last backend opened decides.
+        dtype: of weights and products, except for heads and sentence vectors of a bundle. Default: float32 on a CPU; on
+            a GPU bfloat16 if it has that, else float16.
         buckets: compile the network for these shapes.
 
     Raises:
-        InputError: there is no such device here, or it has no such dtype.
+        InputError: there is no such device here, or it does not support the dtype.
         OutOfMemory: the weights do not fit into its memory.
     """
 
@@ -105,24 +105,23 @@ class TorchBackend:
         torch.set_num_threads(threads)
         switches = isinstance(network, AdapterNetwork)
         if switches and buckets:
-            raise InputError("compile=True is for one network, and this one is switched between adapters. Merge them.")
+            raise InputError("compile=True does not work with several adapters that are switched. Merge them.")
+        message = ""
         try:
             self._place(network, dtype)
         except torch.OutOfMemoryError as error:
-            full = str(error)
-        else:
-            full = ""
-        if full:
-            raise self._no_memory("The model", full)
+            message = str(error)
+        if message:
+            raise self._no_memory("The model", message)
         if self._device.type == "cuda":
             use_sdpa(network)
         self.network = network.eval()
-        """As it was given; gradients are taken of it."""
+        """Not compiled: for gradients."""
         self._network: Any = network
         if buckets:
-            compiled: Any = torch.compile  # its stubs do not know the limit yet
+            compiled: Any = torch.compile  # its stubs lack recompile_limit
             self._network = compiled(network, backend=buckets.compiler, dynamic=False, recompile_limit=buckets.graphs)
-        # Switching adapters changes the network: two callers at once would get each other's.
+        # Switching adapters changes the network for concurrent callers.
         self._turn = threading.Lock() if switches or buckets else contextlib.nullcontext()
         self._tasks: list[str] = list(network.tasks)  # type: ignore[arg-type]
 
@@ -138,15 +137,15 @@ class TorchBackend:
             cast_encoder(network, getattr(torch, dtype or best_dtype(self._device)))
             network.to(self._device)
         elif self.device != "auto" and dtype is not None:
-            raise InputError(f"dtype={dtype!r} is not for a base in 4 bits, which has its own. Leave it out.")
+            raise InputError(f"dtype={dtype!r} is not for a base in 4 bits, which has its own. Omit it.")
 
     def _forward(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
         try:
             return self._pass(input_ids, attention_mask)
         except torch.OutOfMemoryError as error:
-            full = str(error)
-        # Out here: as long as the error lives, so does every tensor of the pass that failed.
-        raise self._no_memory(f"A text of {input_ids.shape[1]:,} tokens", full)
+            message = str(error)
+        # After the block: the error keeps every tensor of the failed pass alive.
+        raise self._no_memory(f"A text of {input_ids.shape[1]:,} tokens", message)
 
     def _pass(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
         rows = len(input_ids)
@@ -156,20 +155,20 @@ class TorchBackend:
             outputs: tuple[Tensor, ...] = self._network(
                 torch.from_numpy(input_ids).to(self._device), torch.from_numpy(attention_mask).to(self._device)
             )
-            found = {task: out[:rows].cpu().numpy() for task, out in zip(self._tasks, outputs, strict=True)}
-        if self._device.type == "cuda":  # a GPU works on its own: what is timed around this call is all of its work
+            logits = {task: out[:rows].cpu().numpy() for task, out in zip(self._tasks, outputs, strict=True)}
+        if self._device.type == "cuda":  # so that the time of this call is the time of its work
             torch.cuda.synchronize(self._device)
-        return found
+        return logits
 
-    def _no_memory(self, what: str, full: str) -> OutOfMemory:
-        """PyTorch's own error of a full GPU as ours, once what it holds in reserve is given back."""
+    def _no_memory(self, what: str, message: str) -> OutOfMemory:
+        """Free the memory that PyTorch reserves, and convert its error."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         spread = "with device='auto' (device_map=\"auto\"), which spreads it over all GPUs and main memory, or "
         return OutOfMemory(
             f"{what} does not fit into the memory of device={self.device!r}. "
             f"Load the model {spread if self.device != 'auto' else ''}with device='cpu'. "
-            f"PyTorch says: {full.partition(chr(10))[0][:200]}"
+            f"PyTorch says: {message.partition(chr(10))[0][:200]}"
         )
 
 
@@ -184,12 +183,11 @@ def _device(device: str) -> torch.device:
 
 
 def _first_device(network: nn.Module) -> torch.device:
-    """The first GPU that a spread network has weights on, else the CPU."""
-    # Weights that are kept on disk are only outlined, on "meta".
+    """Return the first GPU that a spread network has weights on, else the CPU."""
     places = {parameter.device for parameter in network.parameters()}
     return next((place for place in places if place.type == "cuda"), torch.device("cpu"))
 
 
 def _power_of_two(number: int) -> int:
-    """The smallest that is not below."""
+    """Return the smallest power of two >= number."""
     return 1 << (number - 1).bit_length()

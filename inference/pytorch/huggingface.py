@@ -1,4 +1,4 @@
-"""The PyTorch network of other people's classifiers: transformers' own classes, with or without PEFT adapters."""
+"""PyTorch networks of Hugging Face classifiers, with or without PEFT adapters."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from inference.pytorch.network import as_bundle_error, best_dtype, check_finite,
 
 
 class SequenceNetwork(nn.Module):
-    """One sequence classifier of transformers per task; one pass each, for their encoders differ."""
+    """One sequence classifier of transformers per task, with one pass each because their encoders differ."""
 
     def __init__(self, models: dict[str, Any]) -> None:
         super().__init__()
         self.tasks = list(models)
-        self.models = nn.ModuleList(models.values())  # by number: a task may have a name that modules may not
+        self.models = nn.ModuleList(models.values())  # by number: a module cannot have every name that a task can
 
     @property
     def config(self) -> Any:
-        """The first model's configuration; all have the same base."""
+        """The first model's configuration; all share one base."""
         return self.models[0].config
 
     def of_task(self, task: str) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
@@ -36,7 +36,7 @@ class SequenceNetwork(nn.Module):
         return _alone(self.models[self.tasks.index(task)])
 
     def alone(self) -> list[SequenceNetwork]:
-        """Each task's classifier as a network of its own."""
+        """Return each task's classifier as a network of its own."""
         return [SequenceNetwork({task: model}) for task, model in zip(self.tasks, self.models, strict=True)]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
@@ -45,7 +45,7 @@ class SequenceNetwork(nn.Module):
 
 
 class AdapterNetwork(nn.Module):
-    """One base in memory and the adapters of several tasks on it, switched from task to task. One caller at a time."""
+    """One base and the adapters of several tasks, switched from task to task. Not thread-safe."""
 
     def __init__(self, model: Any, tasks: list[str]) -> None:
         super().__init__()
@@ -57,17 +57,17 @@ class AdapterNetwork(nn.Module):
         return self.model.config
 
     def of_task(self, task: str) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
-        """As `network.Network.of_task`. The network is switched to the task: for one that nobody else asks."""
+        """As `network.Network.of_task`; it switches the network to the task."""
         self.model.set_adapter(f"task{self.tasks.index(task)}")
         return _alone(self.model)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """As `network.Network.forward`."""
-        found = []
+        logits = []
         for number in range(len(self.tasks)):
             self.model.set_adapter(f"task{number}")
-            found.append(self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float())
-        return tuple(found)
+            logits.append(self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float())
+        return tuple(logits)
 
 
 def _alone(model: Any) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
@@ -75,33 +75,33 @@ def _alone(model: Any) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
 
 
 def load_served(bundle: Bundle, base: Path | None = None, device: str = "cpu", dtype: str | None = None) -> nn.Module:
-    """The network that PyTorch serves, in evaluation mode.
+    """Load the network that PyTorch serves, in evaluation mode.
 
-    One adapter is merged into its base; several are switched on one base, and so is one on a base in 4 bits.
+    A single adapter is merged into its base. Several are switched on one base, and so is one on a base in 4 bits.
 
     Args:
-        device: "auto" spreads it over all GPUs and the main memory, in `dtype`. Any other: it is float32 on the CPU,
-            but for a base in 4 bits, which is where it will run.
+        device: "auto" spreads the network over all GPUs and the main memory, in `dtype`. With any other, it is float32
+            on the CPU, except for a base in 4 bits, which is loaded where it runs.
 
     Raises:
-        InputError: a model of our own format is to be spread.
+        InputError: device="auto" for a bundle.
         BundleError: weights are missing, do not fit or are damaged.
         MissingDependencyError: bitsandbytes is needed and not installed.
     """
     if bundle.format == "bundle":
         if device == "auto":
             raise InputError(
-                f"device='auto' spreads Hugging Face classifiers; {bundle.name} has heads of its own and goes on one "
-                "device. Load it with device='cuda', or with device='cpu' where it does not fit."
+                f"device='auto' spreads Hugging Face classifiers; {bundle.name} is a bundle and runs on one device. "
+                "Load it with device='cuda', or with device='cpu' if it does not fit."
             )
         return load_network(bundle, base)
     switched = len(bundle.adapters) > 1 or bundle.four_bit
-    # transformers makes one head, and PEFT copies it for every adapter
+    # transformers creates one head, which PEFT copies for every adapter
     alike = len({len(task.labels) for task in bundle.tasks.values()}) == 1
     if bundle.four_bit and not alike:
         raise BundleError(
             f"The adapters in {bundle.folder} have different numbers of labels, so they cannot share a base in 4 bits. "
-            "Serve each from a folder of its own, or the base in full."
+            "Serve each from a folder of its own, or the base in full precision."
         )
     load = load_switched if switched and alike else load_merged
     return load(bundle, base, device, dtype)
@@ -110,11 +110,7 @@ def load_served(bundle: Bundle, base: Path | None = None, device: str = "cpu", d
 def load_switched(
     bundle: Bundle, base: Path | None = None, device: str = "cpu", dtype: str | None = None
 ) -> AdapterNetwork:
-    """The same with the adapters as PEFT runs them, unmerged. All tasks have as many labels.
-
-    Raises:
-        BundleError: as `load_served`.
-    """
+    """Load it with the adapters unmerged, as PEFT runs them. All tasks must have the same number of labels."""
     home = bundle.base_folder(base)
     first, *others = bundle.adapters
     with as_bundle_error(bundle.folder):
@@ -123,22 +119,19 @@ def load_switched(
         model = _load(home, len(bundle.tasks[first].labels), bundle, first, _options(bundle, home, device, dtype))
         with quiet_peft():
             warnings.filterwarnings("error", message="Found missing adapter keys")
-            found = PeftModel.from_pretrained(model, str(bundle.folder / bundle.adapters[first]), "task0")
+            switched = PeftModel.from_pretrained(model, str(bundle.folder / bundle.adapters[first]), "task0")
             for number, task in enumerate(others, start=1):
-                found.load_adapter(str(bundle.folder / bundle.adapters[task]), f"task{number}")
-        network = AdapterNetwork(found, list(bundle.adapters))
+                switched.load_adapter(str(bundle.folder / bundle.adapters[task]), f"task{number}")
+        network = AdapterNetwork(switched, list(bundle.adapters))
     check_finite(network, bundle.folder)
     return network.eval()
 
 
 def load_merged(bundle: Bundle, base: Path | None = None, device: str = "cpu", dtype: str | None = None) -> nn.Module:
-    """The same in plain float32 weights, every adapter merged: what is exported, and what `export_merged` writes.
+    """Load it with every adapter merged, in plain float32 weights, as needed for an export.
 
-    A base in 4 bits is brought back to float32 first, so that merging rounds nothing a second time. Tensors that no
-    adapter touches are shared between the tasks.
-
-    Raises:
-        BundleError: as `load_served`.
+    A base in 4 bits is converted to float32 first, so that merging does not round again. Tensors that no adapter
+    changes are shared between the tasks.
     """
     if bundle.format == "bundle":
         return load_network(bundle, base)
@@ -163,13 +156,13 @@ def load_merged(bundle: Bundle, base: Path | None = None, device: str = "cpu", d
 
 
 def load_classifier(folder: Path, labels: int | None = None, **options: Any) -> tuple[Any, list[str], list[str]]:
-    """The classifier in a folder, the tensors it lacks, and those of its files that it has no use for."""
+    """Load the classifier in a folder; return it, the tensors that are missing, and those that it does not use."""
     from transformers import AutoModelForSequenceClassification
 
     sizes = {} if labels is None else {"num_labels": labels}
     with quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model, told = AutoModelForSequenceClassification.from_pretrained(
+        model, loading_info = AutoModelForSequenceClassification.from_pretrained(
             folder,
             attn_implementation="eager",
             local_files_only=True,
@@ -179,7 +172,7 @@ def load_classifier(folder: Path, labels: int | None = None, **options: Any) -> 
             **sizes,
             **({"dtype": torch.float32} | options),
         )
-    return model, sorted(told["missing_keys"]), sorted(told["unexpected_keys"])
+    return model, sorted(loading_info["missing_keys"]), sorted(loading_info["unexpected_keys"])
 
 
 def _load(home: Path, labels: int, bundle: Bundle, task: str, options: dict[str, Any]) -> Any:
@@ -196,7 +189,7 @@ def _load(home: Path, labels: int, bundle: Bundle, task: str, options: dict[str,
 
 
 def _options(bundle: Bundle, home: Path, device: str, dtype: str | None) -> dict[str, Any]:
-    """Where and in what the weights are to be, as `from_pretrained` takes it."""
+    """Return device and dtype of the weights as arguments of `from_pretrained`."""
     if bundle.four_bit:
         return _four_bit(home, device)
     if device != "auto":
@@ -206,7 +199,7 @@ def _options(bundle: Bundle, home: Path, device: str, dtype: str | None) -> dict
 
 
 def _four_bit(home: Path, device: str) -> dict[str, Any]:
-    """How QLoRA holds a base: NF4 with double quantisation, the head in full precision."""
+    """Return the options for a base as in QLoRA: NF4 with double quantisation, the head in full precision."""
     from transformers import BitsAndBytesConfig
 
     try:
@@ -216,7 +209,7 @@ def _four_bit(home: Path, device: str) -> dict[str, Any]:
             "A base in 4 bits needs bitsandbytes. Install it: pip install -r requirements-qlora.txt"
         ) from None
     config = read_json(home / "config.json")
-    # "auto" would spread a base that does not fit; on a CPU there is nothing to spread over.
+    # "auto" spreads a base that does not fit over all devices; a CPU is one device.
     options: dict[str, Any] = {"device_map": {"": "cpu"} if device == "cpu" else "auto"}
     if not config.get("quantization_config"):
         options["quantization_config"] = BitsAndBytesConfig(
@@ -224,7 +217,7 @@ def _four_bit(home: Path, device: str) -> dict[str, Any]:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.float32 if device == "cpu" else torch.bfloat16,
-            # In 4 bits the head's few rows cost accuracy, and the CPU's kernel refuses their number.
+            # A 4-bit head costs accuracy, and the CPU kernel refuses its few rows.
             llm_int8_skip_modules=[
                 ARCHITECTURES[config["model_type"]].head.partition(".")[0],
                 "pooler",
@@ -235,7 +228,7 @@ def _four_bit(home: Path, device: str) -> dict[str, Any]:
 
 
 def _share(model: nn.Module, first: nn.Module) -> None:
-    """Let `model` hold the tensors of `first` wherever both are equal."""
+    """Replace the tensors of `model` that equal those of `first` by the latter."""
     theirs = dict(first.named_parameters())
     for name, value in list(model.named_parameters()):
         other = theirs.get(name)

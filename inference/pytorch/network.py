@@ -21,7 +21,7 @@ from inference.formats.tokenizer import quiet_transformers
 if TYPE_CHECKING:
     from inference.formats.bundle import Bundle, HeadShape
 
-# Where it is installed PEFT imports it, and it tells every user of any model that one of its kernels is not there.
+# PEFT imports it if installed, and it then warns about a missing kernel, whatever the model.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
@@ -29,7 +29,7 @@ ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tan
 class Network(nn.Module):
     """Encoder, pooling and heads: token ids in, one tensor of logits per task out."""
 
-    encoder: Any  # a transformers model, with or without PEFT around it
+    encoder: Any  # a transformers model, possibly wrapped by PEFT
 
     def __init__(
         self,
@@ -47,9 +47,7 @@ class Network(nn.Module):
         try:
             self.heads = nn.ModuleDict({task: _head(hidden_size, size, shape) for task, size in task_sizes.items()})
         except KeyError as error:  # "type", "values", …
-            raise BundleError(
-                f"A task cannot be called what PyTorch calls a part of its own: {error}. Rename it."
-            ) from None
+            raise BundleError(f"A task cannot have the name of a PyTorch attribute: {error}. Rename it.") from None
 
     @property
     def tasks(self) -> list[str]:
@@ -62,12 +60,12 @@ class Network(nn.Module):
         return self.encoder.config
 
     def of_task(self, task: str) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
-        """What gives the logits of one task from ids and mask, and the table of word embeddings that it reads."""
+        """Return a function from ids and mask to the logits of one task, and its table of word embeddings."""
         head = self.heads[task]
         return lambda ids, mask: head(self.pooled(ids, mask)), self.encoder.get_input_embeddings()
 
     def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Sentence vectors, float32 (batch, hidden)."""
+        """Return sentence vectors, float32 (batch, hidden)."""
         hidden: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         if self.pooling == "cls":
             return hidden[:, 0].float()
@@ -77,7 +75,7 @@ class Network(nn.Module):
         return ((hidden * weights).sum(1) / weights.sum(1)).float()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
-        """Logits of every task in the order of the heads, each float32 (batch, labels).
+        """Return the logits of every task in the order of the heads, each float32 (batch, labels).
 
         Args:
             input_ids: int64 (batch, tokens).
@@ -98,18 +96,15 @@ def _head(inputs: int, labels: int, shape: HeadShape | None) -> nn.Module:
 
 
 def load_encoder(folder: Path) -> Any:
-    """The base encoder in `folder`, in float32 whatever dtype it was stored in.
+    """Load the base encoder in `folder`, converted to float32.
 
-    Attention is `eager`: the only form whose trace ONNX Runtime fuses, and on CPU the faster one for
-    short texts, so that the network that is exported is the network that answers.
-
-    Raises:
-        BundleError: the folder lacks weights of the encoder.
+    Attention is `eager`: the only form whose trace ONNX Runtime fuses, and on a CPU the faster one for short texts. So
+    the exported network is the one that answers.
     """
     from transformers import AutoModel
 
-    with quiet_transformers():  # the base's unused pooler is no news to the caller
-        encoder, told = AutoModel.from_pretrained(
+    with quiet_transformers():  # it would report the base's unused pooler
+        encoder, loading_info = AutoModel.from_pretrained(
             folder,
             attn_implementation="eager",
             dtype=torch.float32,
@@ -118,28 +113,24 @@ def load_encoder(folder: Path) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    # transformers makes up what is missing, and only warns. The pooler is not used.
-    if missing := sorted(name for name in told["missing_keys"] if not name.startswith("pooler.")):
-        raise BundleError(f"The encoder in {folder} lacks {len(missing)} weights, {missing[0]} for one. Restore it.")
+    # transformers fills in what is missing at random, and only warns. The pooler is not used.
+    if missing := sorted(name for name in loading_info["missing_keys"] if not name.startswith("pooler.")):
+        raise BundleError(f"The encoder in {folder} lacks {len(missing)} weights, including {missing[0]}. Restore it.")
     if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None  # `Network` pools by itself; an adapter on this one would be dead weight
+        encoder.pooler = None  # `Network` pools by itself; an adapter on this one would be unused
     return encoder
 
 
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
-    """PEFT asks transformers for a property by its old name, and each time the user would be told."""
+    """Silence the warning that PEFT uses a deprecated property of transformers."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         yield
 
 
 def load_network(bundle: Bundle, base: Path | None = None) -> Network:
-    """The bundle's network with its adapter merged, in float32 and evaluation mode, on the CPU.
-
-    Raises:
-        BundleError: a file is missing or differs from its digest, or tensors do not fit the network.
-    """
+    """Load the bundle's network with its adapter merged, in float32 and evaluation mode, on the CPU."""
     bundle.verify()
     home = bundle.base_folder(base)
     config = read_config(home)
@@ -166,9 +157,9 @@ def load_network(bundle: Bundle, base: Path | None = None) -> Network:
 
 
 def unmap(network: nn.Module) -> None:
-    """Copy the weights that are in the main memory, some of which are views of a file that is mapped there.
+    """Copy the weights in main memory, which can be views of a memory-mapped file.
 
-    What is written to that file later would change the answers, and the process would end where the file gets shorter.
+    Writing to that file later would change the answers, and truncating it would end the process.
     """
     for tensor in itertools.chain(network.parameters(), network.buffers()):
         if tensor.device.type == "cpu":
@@ -176,7 +167,7 @@ def unmap(network: nn.Module) -> None:
 
 
 def _check_heads(bundle: Bundle, config: Mapping[str, Any]) -> None:
-    """Raise BundleError where heads are described that are larger than the file that holds them."""
+    """Raise BundleError if the heads of bundle.json are larger than the file that holds them."""
     hidden = int(config.get("hidden_size", config.get("dim", 1)))
     described = 0
     for task in bundle.tasks.values():
@@ -192,37 +183,35 @@ def _check_heads(bundle: Bundle, config: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def as_bundle_error(folder: Path) -> Iterator[None]:
-    """Whatever transformers, PEFT and safetensors raise for weights that do not fit, as one BundleError.
+    """Convert whatever transformers, PEFT and safetensors raise for weights that do not fit to a BundleError.
 
     One thread at a time: these libraries import more of themselves as they load.
 
     Raises:
-        MissingDependencyError: what failed is an import, which says nothing about the weights.
+        MissingDependencyError: an import failed, which says nothing about the weights.
     """
     with import_lock:
         try:
             yield
         except InferenceError:
             raise
-        except Exception as error:  # each of these libraries has classes of its own, and some stem from nothing else
+        except Exception as error:  # the classes of these libraries share no base
             failure = import_failure(error, "The model on PyTorch", "-r requirements.txt")
-            raise failure or _misfit(folder, error) from error
-
-
-def _misfit(folder: Path, error: Exception) -> BundleError:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
-    if "ignore_mismatched_sizes" in reason:  # the report that it points to was for the screen
-        reason = "its tensors have other shapes than config.json tells of"
-    return BundleError(
-        f"The weights in {folder} do not fit the network that it describes: {reason}. Restore the model folder."
-    )
+            if failure is not None:
+                raise failure from error
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            if "ignore_mismatched_sizes" in reason:  # it refers to a report that was printed
+                reason = "its tensors have other shapes than config.json says"
+            raise BundleError(
+                f"The weights in {folder} do not fit the network that it describes: {reason}. Restore the model folder."
+            ) from error
 
 
 def merge_adapter(model: Any, adapter: Path) -> Any:
-    """`model` with the PEFT adapter of a folder merged into its weights.
+    """Merge the PEFT adapter in a folder into the weights of `model`.
 
     Raises:
-        UserWarning: the adapter lacks weights. PEFT would only warn, and answer with the bare base.
+        UserWarning: the adapter lacks weights, for which PEFT would use those of the base.
     """
     from peft import PeftModel
 
@@ -234,7 +223,7 @@ def merge_adapter(model: Any, adapter: Path) -> Any:
 def check_finite(network: nn.Module, folder: Path) -> None:
     """Raise BundleError if a weight is NaN or infinite."""
     for name, tensor in network.state_dict().items():
-        # Of weights that are spread and wait on the disk there is nothing to look at.
+        # Weights that were offloaded to disk are on "meta" and have no values.
         if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all():
             raise BundleError(
                 f"The weights in {folder} are damaged: {name} holds NaN or infinity. Restore the model folder."
@@ -242,14 +231,14 @@ def check_finite(network: nn.Module, folder: Path) -> None:
 
 
 def best_dtype(device: torch.device) -> str:
-    """The dtype that a network is served in on this device where nobody asks for another."""
+    """Return the default dtype of a network on this device."""
     if device.type != "cuda":
         return "float32"
     return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
 
 
 def cast_encoder(network: nn.Module, dtype: torch.dtype) -> None:
-    """Convert the weights to `dtype`, in place. Pooling and heads of a bundle stay in float32."""
+    """Convert the weights to `dtype` in place; pooling and heads of a bundle stay in float32."""
     encoder = getattr(network, "encoder", None)
     if not isinstance(encoder, nn.Module):
         network.to(dtype)
@@ -259,21 +248,21 @@ def cast_encoder(network: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _cast_output_to_float32(_: nn.Module, __: Any, output: Any) -> Any:
-    # A mean over 512 tokens is worth more digits than its summands have.
+    # A mean over 512 tokens needs more digits than its summands have.
     output.last_hidden_state = output.last_hidden_state.float()
     return output
 
 
 def has_fixed_device(network: nn.Module) -> bool:
-    """Whether its weights are where they have to stay: in 4 bits, or spread over several devices."""
+    """Return whether its weights must stay where they are: in 4 bits, or spread over several devices."""
     quantized = getattr(getattr(network, "config", None), "quantization_config", None) is not None
     return quantized or any(hasattr(module, "hf_device_map") for module in network.modules())
 
 
 def use_sdpa(network: nn.Module) -> None:
-    """Attention by PyTorch's fused kernels from here on, wherever the architecture has it so.
+    """Switch attention to PyTorch's fused kernels if the architecture supports them.
 
-    Not on a CPU: there `eager` is the faster one for short texts, and the only one that is exported.
+    Only for GPUs: on a CPU `eager` is faster for short texts, and it is the only one that can be exported.
     """
     for module in network.modules():
         if getattr(module, "_supports_sdpa", False) and hasattr(module, "set_attn_implementation"):

@@ -203,7 +203,8 @@ def test_every_raw_number_that_is_not_trusted_is_refused_when_changed(receipts: 
     assert count > 400
 
 
-@pytest.mark.parametrize("name", [pytest.param("sentiment", marks=pytest.mark.slow), "showcase"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sentiment", "showcase"])
 def test_raw_number_of_every_kind_that_is_not_trusted_is_refused_when_changed(
     receipts: dict[str, Receipt], name: str
 ) -> None:

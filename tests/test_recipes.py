@@ -134,7 +134,7 @@ def test_a_model_with_planted_outliers_is_rescued(outliers: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("model", ["healthy", "outliers"])
+@pytest.mark.parametrize("model", [pytest.param("healthy", marks=pytest.mark.slow), "outliers"])
 def test_with_every_recipe_a_text_gets_the_same_answer_alone_and_in_a_padded_batch(
     name: str, model: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

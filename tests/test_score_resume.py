@@ -243,13 +243,15 @@ def test_what_fails_while_it_is_written_leaves_the_old_file_and_nothing_beside_i
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_hundred_killed_runs_end_in_the_bytes_of_one_that_was_not() -> None:
+@pytest.mark.parametrize("points", [20, pytest.param(100, marks=pytest.mark.slow)])
+def test_killed_runs_end_in_the_bytes_of_one_that_was_not(points: int) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "soak" / "kills.py", "--points", "100", "--seed", "1"],
+        [sys.executable, ROOT / "tests" / "soak" / "kills.py", "--points", str(points), "--seed", "1"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("points 100, kills 1")
+    counted = re.match(r"points (\d+), kills (\d+),", done.stdout)
+    assert counted and int(counted[2]) >= int(counted[1]) == points
     assert ", wrong 0 in " in done.stdout

@@ -231,7 +231,7 @@ def test_receipt_whose_figures_do_not_follow_is_never_shown(folder: Path, asked:
     test = opened(receipt=asked) if asked else opened()
     assert not test.exception
     (warning,) = test.warning
-    assert "a forged one" in warning.value and "is not what was measured" in warning.value.replace("\\", "")
+    assert "a forged one" in warning.value and "is inconsistent" in warning.value.replace("\\", "")
     assert test.sidebar.selectbox[0].value == "good"
     assert test.sidebar.selectbox[0].options == ["good"]
     assert charts(test)
@@ -242,10 +242,10 @@ def test_selecting_a_receipt_whose_figures_do_not_follow_shows_another(folder: P
     test = opened()
     test.sidebar.selectbox[0].set_value("other").run()
     assert not test.exception
-    assert "is not what was measured" in test.warning[0].value.replace("\\", "")
+    assert "is inconsistent" in test.warning[0].value.replace("\\", "")
     assert test.sidebar.selectbox[0].value == "good"
     test = opened(other="other")
-    assert "is not what was measured" in test.main.error[0].value.replace("\\", "")
+    assert "is inconsistent" in test.main.error[0].value.replace("\\", "")
 
 
 def test_two_receipts_of_different_rows_are_not_compared(folder: Path) -> None:

@@ -192,7 +192,7 @@ def test_a_plan_shows_every_row_once_an_epoch_and_mixes_the_tasks() -> None:
 def test_half_an_epoch_is_half_the_rows() -> None:
     plan = plan_batches({"a": [3] * 40}, {"a": 0.5}, batch_size=8, seed=1)
     assert len({row for _, rows in plan for row in rows}) == 20
-    with pytest.raises(InputError, match=r"0.001 epochs of the 40 rows of 'a' are none"):
+    with pytest.raises(InputError, match=r"0.001 epochs of the 40 rows of 'a' are less than one row"):
         plan_batches({"a": [3] * 40}, {"a": 0.001}, batch_size=8, seed=1)
 
 

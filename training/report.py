@@ -1,4 +1,4 @@
-"""How good a trained model is, label by label, on rows that it was not fitted to."""
+"""Measure a trained model label by label on rows that it was not fitted to."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Report = dict[str, dict[str, Any]]
 
 
 def validate(classifier: Classifier, tasks: Mapping[str, TaskData]) -> Report:
-    """Task -> figures on its validation rows, or on its tuning rows where it has none.
+    """Return task -> results on its validation rows, or on its tuning rows if it has none.
 
-    `per_label` holds precision, recall, F1 (0 where undefined) and rows of every label; `confusions` the most
+    `per_label` holds precision, recall, F1 (0 if undefined) and rows of every label; `confusions` the most
     frequent pairs of true and given label; `accuracy_interval` is Wilson's at 95 %; `seen` counts the rows
     whose very text was among those fitted.
     """
@@ -34,11 +34,11 @@ def validate(classifier: Classifier, tasks: Mapping[str, TaskData]) -> Report:
         task = classifier.tasks[name]
         predictions = classifier.predict(rows.texts, name)
         true = np.array(rows.label_ids)
-        found = np.array([task.labels.index(p.label) for p in predictions])
-        figures = metrics(found, np.array([p.confidence for p in predictions]), true, task)
-        accuracy = share(int((true == found).sum()), len(true))
-        columns = precision_recall_fscore_support(true, found, labels=range(len(task.labels)), zero_division=0)
-        wrong = Counter((int(t), int(g)) for t, g in zip(true, found, strict=True) if t != g)
+        given = np.array([task.labels.index(p.label) for p in predictions])
+        figures = metrics(given, np.array([p.confidence for p in predictions]), true, task)
+        accuracy = share(int((true == given).sum()), len(true))
+        columns = precision_recall_fscore_support(true, given, labels=range(len(task.labels)), zero_division=0)
+        wrong = Counter((int(t), int(g)) for t, g in zip(true, given, strict=True) if t != g)
         fitted = set(data.fit.texts)
         report[name] = {
             "rows": "validation" if data.validation else "tuning",
@@ -67,20 +67,20 @@ def validate(classifier: Classifier, tasks: Mapping[str, TaskData]) -> Report:
 def drift(
     classifier: Classifier, tasks: Mapping[str, TaskData], four_bit: Mapping[str, Matrix]
 ) -> dict[str, dict[str, Any]]:
-    """Task -> how far answers move between the 4-bit base that was trained on and the full-precision base served.
+    """Return task -> how answers differ between the 4-bit base in training and the full-precision base in use.
 
     `max_difference` and `mean_difference`: max_abs_dp and mean_abs_dp of `inference.artifacts.parity.differences`.
 
     Args:
         four_bit: task -> probabilities on the 4-bit base, of the rows that `validate` takes, (rows, labels).
     """
-    found = {}
+    drifts = {}
     for name, data in tasks.items():
         rows = data.validation or data.tuning
         served = score_rows(classifier.predict(rows.texts, name))
         moved = differences({name: four_bit[name]}, {name: served})[name]
         true = np.array(rows.label_ids)
-        found[name] = {
+        drifts[name] = {
             "rows": len(true),
             "labels_that_differ": round((1 - moved["label_agreement"]) * len(true)),
             "max_difference": round(moved["max_abs_dp"], 4),
@@ -88,11 +88,11 @@ def drift(
             "accuracy_4_bit": round(float((four_bit[name].argmax(1) == true).mean()), 4),
             "accuracy_served": round(float((served.argmax(1) == true).mean()), 4),
         }
-    return found
+    return drifts
 
 
 def markdown(report: Report, drifts: Mapping[str, Mapping[str, Any]] | None = None) -> str:
-    """The report for a person, one section a task; of many labels the `LABELS_SHOWN` with the lowest F1."""
+    """Return the report as Markdown, a section per task; of many labels only the `LABELS_SHOWN` with the lowest F1."""
     parts = []
     for name, figures in report.items():
         low, high = figures["accuracy_interval"]
@@ -109,17 +109,17 @@ def markdown(report: Report, drifts: Mapping[str, Mapping[str, Any]] | None = No
         if figures["confusions"]:
             parts.append(
                 "\n".join(
-                    f"- {one['true']} taken for {one['given']}: {one['rows']} row{'' if one['rows'] == 1 else 's'}"
-                    for one in figures["confusions"]
+                    f"- {pair['true']} taken for {pair['given']}: {pair['rows']} row{'' if pair['rows'] == 1 else 's'}"
+                    for pair in figures["confusions"]
                 )
             )
         if drifts:
-            one = drifts[name]
+            drift = drifts[name]
             parts.append(
-                f"Trained on the base in 4 bits, served on it in full precision: {one['labels_that_differ']} of "
-                f"{one['rows']:,} labels differ, the largest change of a probability in a text is "
-                f"{one['max_difference']:.3f} at most and {one['mean_difference']:.4f} on average; accuracy "
-                f"{one['accuracy_4_bit']:.4f} in 4 bits, {one['accuracy_served']:.4f} as served."
+                f"Trained on the base in 4 bits, served on it in full precision: {drift['labels_that_differ']} of "
+                f"{drift['rows']:,} labels differ, the largest change of a probability in a text is "
+                f"{drift['max_difference']:.3f} at most and {drift['mean_difference']:.4f} on average; accuracy "
+                f"{drift['accuracy_4_bit']:.4f} in 4 bits, {drift['accuracy_served']:.4f} as served."
             )
     return "\n\n".join(parts)
 
@@ -136,8 +136,8 @@ def _table(per_label: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
         f"| {heading:<{width}} | precision | recall |     F1 | rows |",
         f"| {'-' * width} | --------: | -----: | -----: | ---: |",
         *(
-            f"| {cells[label]:<{width}} | {one['precision']:>9.4f} | {one['recall']:>6.4f} | {one['f1']:>6.4f} "
-            f"| {one['rows']:>4} |"
-            for label, one in ((label, per_label[label]) for label in shown)
+            f"| {cells[label]:<{width}} | {row['precision']:>9.4f} | {row['recall']:>6.4f} | {row['f1']:>6.4f} "
+            f"| {row['rows']:>4} |"
+            for label, row in ((label, per_label[label]) for label in shown)
         ),
     ]

@@ -1,4 +1,4 @@
-"""A trained network as a bundle, with the thresholds that the tuning rows ask for."""
+"""Write a trained network as a bundle, with thresholds chosen on the tuning rows."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def write_bundle(
     notes: Mapping[str, Any],
     base_folder: Path | None = None,
 ) -> None:
-    """Write adapter or encoder, heads and `bundle.json` to `out`; choose each task's threshold on what was written.
+    """Write adapter or encoder, heads and `bundle.json` to `out`; choose each task's threshold on the stored weights.
 
-    Adapter weights are stored in float16, which halves the file; everything measured afterwards is
-    measured on the stored weights, and after QLoRA on the base in full precision, for that is what is served.
+    Adapter weights are stored in float16, which halves the file. Everything is measured on the stored weights, and
+    after QLoRA on the base in full precision, because that is what is served.
     `notes` (licence, sources, data digests) goes into bundle.json as it is.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def write_bundle(
             if label != outside
         ]
         entry = described["tasks"][task]
-        # Rounded down to three digits: a threshold that a person can read and that covers no less.
+        # Rounded down to three digits, so that it is readable and covers no less.
         entry["threshold"] = float(np.floor(np.quantile(answers, 1 - COVERAGE, method="lower") * 1000) / 1000)
         entry["tuning"] = {"rows": len(truth)}
     _write(out, described)
@@ -119,12 +119,12 @@ def _write_adapter(network: Network, out: Path, base: Base) -> None:
     adapter = out / "adapter"
     adapter.mkdir()
     config = encoder.peft_config["default"]
-    config.base_model_name_or_path = base.hub_id  # not the folder it was read from: that one is nobody else's
+    config.base_model_name_or_path = base.hub_id  # not the local folder it was read from
     config.revision = base.revision
     config.inference_mode = True
     config.save_pretrained(str(adapter))
     config_file = out / ADAPTER_FILES[0]
-    # PEFT writes sets in whatever order; sorted, the same run gives the same bytes.
+    # PEFT writes sets in any order; sorted, the same run gives the same bytes.
     fields = json.loads(config_file.read_text())
     fields["target_modules"] = sorted(fields["target_modules"])
     config_file.write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")

@@ -9,10 +9,10 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-# From 1.29 on ONNX Runtime reports to Microsoft, and leaves an identifier of the device in the user's cache. Its own
-# `disable_telemetry_events()` comes after the first event: it is silent only with this variable, read while its library
-# loads. Here, because this file runs before all others of the package, also in processes that they start. A value that
-# the user has set stays. Where onnxruntime was imported before `inference`, nothing can be done any more.
+# Since 1.29 ONNX Runtime reports to Microsoft and writes a device identifier to the user's cache. Its own
+# `disable_telemetry_events()` comes after the first event; only this variable, read while its library loads, prevents
+# that. It is set here because this file runs before all others of the package, also in subprocesses. A value that the
+# user has set stays. If onnxruntime was imported before `inference`, it is too late.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from inference.classifier import Answer, Classifier, Prediction, Timing
@@ -42,7 +42,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Not imported above: it needs the library onnx, without which ONNX and INT8 are served all the same.
+    # Imported on demand: it needs the library onnx, and ONNX and INT8 run without that.
     if name == "quantize_onnx":
         from inference.artifacts.export import quantize_onnx
 

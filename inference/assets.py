@@ -1,4 +1,4 @@
-"""The files that come with Triptych: the demo model, the texts of the parity check, and those that set INT8 ranges."""
+"""The files that come with Triptych."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 DEMO_MODEL = ASSETS / "models" / "demo"
 SHOWCASE = ASSETS / "showcase.csv"  # texts of the parity check
-FAITHFULNESS = ASSETS / "faithfulness.json"  # what `explain --check` found on the showcase
+FAITHFULNESS = ASSETS / "faithfulness.json"  # record of `explain --check` on the showcase
 CALIBRATION = ASSETS / "calibration.txt"  # texts that set the INT8 ranges; none of them is in the showcase
 
 
 def showcase_texts() -> list[str]:
-    """The texts of the showcase, in file order."""
+    """Return the texts of the showcase, in file order."""
     with SHOWCASE.open(encoding="utf-8", newline="") as file:
         return [row["text"] for row in csv.DictReader(file)]
 
 
 def calibration_texts() -> list[str]:
-    """The texts that set the INT8 ranges, in file order."""
+    """Return the texts that set the INT8 ranges, in file order."""
     return CALIBRATION.read_text(encoding="utf-8").splitlines()

@@ -20,7 +20,7 @@ Forward = Callable[[NDArray[np.int64], NDArray[np.int64]], Logits]
 
 @dataclass(frozen=True)
 class Runtime:
-    """One way to run a model. `RUNTIMES` has them all: a further one is its module and an entry there."""
+    """One way to run a model. To add one, write its module and an entry in `RUNTIMES`."""
 
     title: str
     module: str
@@ -31,29 +31,29 @@ class Runtime:
     checked `file` below, None without one; `base` is the folder of the base model, if the user named one.
     """
     libraries: tuple[str, ...]
-    """What the module imports, by the names of the packages."""
+    """Names of the packages that the module imports."""
     requirements: str
-    """Arguments of `pip install` for those libraries."""
+    """Arguments of `pip install` for them."""
     dtypes: Mapping[str, tuple[str, ...]]
     """Kind of device ("cpu", "cuda", "auto") -> dtypes that `load` accepts there; empty if none may be given."""
     color: str
     """Okabe-Ito, at least 3:1 on white and on Streamlit's dark background."""
     ink: str
-    """For text on that colour: at least 4.5:1."""
+    """Colour of text on it, at least 4.5:1."""
     glyph: str
-    """Its sign in text. Like marker, line and hatching, for readers who do not see the colour."""
+    """Its sign in text. Like marker, dash and hatching, for readers who cannot tell the colours apart."""
     marker: str
-    """Plotly's name of the marker; so are `dash` and `hatching`."""
+    """Names in Plotly, like `dash` and `hatching`."""
     dash: str
     hatching: str
     file: str = ""
     """The built file that it runs; "" if it runs the model's own weights."""
     device_note: str = ""
-    """Why it does not run on the other devices, and what to use there."""
+    """Why it does not run on other devices, and what to use there."""
     has_gradients: bool = False
     """Whether the backend's `network` is a torch module, for integrated gradients."""
     compiles: bool = False
-    """Whether `load(…, compile=True)` is for it."""
+    """Whether `load` accepts `compile=True`."""
 
 
 _ONNX: dict[str, Any] = {
@@ -61,7 +61,7 @@ _ONNX: dict[str, Any] = {
     "libraries": ("onnxruntime", "tokenizers", "numpy"),
     "requirements": "-r requirements-onnx.txt",
 }
-# The most exact one first.
+# The most exact first.
 RUNTIMES = {
     "pytorch": Runtime(
         title="PyTorch",

@@ -1,10 +1,12 @@
-"""Text in, predictions out: the one place where text is prepared and logits are read."""
+"""Text in, predictions out: the only place where text is prepared and logits are read."""
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,10 +20,10 @@ from inference.formats.bundle import Bundle, Task
 from inference.formats.tokenizer import is_unknown, unknown_token
 
 Exporter = Callable[[Path, Mapping[str, Task], bool, bool | None], list[Path]]
-"""Folder, tasks, whether INT8 too, and where weights go -> the files written, as `Classifier.export_onnx`."""
+"""Folder, tasks, whether to write INT8 too, `external_data` -> the files written, as `Classifier.export_onnx`."""
 
-MAX_CHARS = 20_000  # far above any model's token limit; past it a tokenizer is only a way to burn CPU
-ENCODED_TEXTS = 16  # per call of the tokenizer: an encoding holds the tokens past the limit too, some megabytes of them
+MAX_CHARS = 20_000  # far above any model's token limit; tokenizing more would only burn CPU
+ENCODED_TEXTS = 16  # per tokenizer call: an encoding also holds the tokens past the limit, megabytes of them
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,18 @@ class Prediction:
     uncertain: bool
     """The confidence is below the threshold."""
     truncated: bool
-    """The text had more tokens than the model reads; the rest was not seen."""
+    """The text has more tokens than the model reads; the rest was ignored."""
     unknown: bool = False
     """No word of the text is in the model's vocabulary, so the answer is meaningless."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The prediction in plain types, ready for JSON."""
+        """Return the prediction in plain types, ready for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Where the time of one call went, in milliseconds. `rest_ms` is checking, batching and reading logits."""
+    """Time spent in one call, in milliseconds. `rest_ms` is checking, batching and reading logits."""
 
     tokenize_ms: float
     forward_ms: float
@@ -59,7 +61,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one call gives: predictions per task in the order of the texts, and its timing."""
+    """Predictions per task, in the order of the texts, and the timing of the call."""
 
     predictions: Mapping[str, list[Prediction]]
     timing: Timing
@@ -67,7 +69,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of each text, special tokens included; which texts were cut, and which have no known word."""
+    """Token ids of each text, special tokens included; which texts are cut, and which have no known word."""
 
     ids: list[list[int]]
     truncated: list[bool]
@@ -80,8 +82,8 @@ class Classifier:
     Args:
         tokenizer: the base model's; its truncation and padding are set here.
         exporter: writes the ONNX files for `export_onnx`; `load` gives one.
-        batch_size: texts per forward pass at most.
-        token_budget: tokens per forward pass at most, padding included; a single text may exceed it.
+        batch_size: most texts in a forward pass.
+        token_budget: most tokens in a forward pass, padding included; a single text may exceed it.
     """
 
     def __init__(
@@ -110,7 +112,7 @@ class Classifier:
     def tasks(self) -> Mapping[str, Task]:
         return self.bundle.tasks
 
-    @overload  # a str is a Sequence[str] too: the order of the two says which is meant
+    @overload  # a str is also a Sequence[str]: the first match wins
     def predict(  # type: ignore[overload-overlap]
         self, texts: str, task: str | None = None, threshold: float | None = None
     ) -> Prediction: ...
@@ -121,18 +123,18 @@ class Classifier:
     def predict(
         self, texts: str | Sequence[str], task: str | None = None, threshold: float | None = None
     ) -> Prediction | list[Prediction]:
-        """One `Prediction` for a string, a list of them for a list, in its order.
+        """Classify one text, or a list of texts in its order, for one task.
 
         Args:
-            task: may be left out where the model has one task only.
-            threshold: confidence below which an answer counts as uncertain; the bundle's if left out.
+            task: may be omitted if the model has only one.
+            threshold: confidence below which an answer is uncertain (default: the task's own).
 
         Raises:
             InputError: a text that cannot be read (the message names its index), or an unknown task.
         """
         task = self.one_task(task)
-        found = self.classify(texts, [task], threshold).predictions[task]
-        return found[0] if isinstance(texts, str) else found
+        predictions = self.classify(texts, [task], threshold).predictions[task]
+        return predictions[0] if isinstance(texts, str) else predictions
 
     @overload
     def predict_all_tasks(  # type: ignore[overload-overlap]
@@ -145,16 +147,16 @@ class Classifier:
     def predict_all_tasks(
         self, texts: str | Sequence[str], threshold: float | None = None
     ) -> dict[str, Prediction] | dict[str, list[Prediction]]:
-        """Like `predict`, for every task at once from one pass of the encoder."""
-        found = self.classify(texts, None, threshold).predictions
+        """Like `predict`, for all tasks from one pass of the encoder."""
+        predictions = self.classify(texts, None, threshold).predictions
         if isinstance(texts, str):
-            return {task: predictions[0] for task, predictions in found.items()}
-        return dict(found)
+            return {task: of_task[0] for task, of_task in predictions.items()}
+        return dict(predictions)
 
     def classify(
         self, texts: str | Sequence[str], tasks: Sequence[str] | None = None, threshold: float | None = None
     ) -> Answer:
-        """Predictions for the tasks named (all if left out), with where the time went.
+        """Classify texts for these tasks (default: all), and measure where the time goes.
 
         Raises:
             InputError: as in `predict`.
@@ -163,7 +165,7 @@ class Classifier:
         names = self._named(tasks)
         if threshold is not None:
             try:
-                threshold = float(threshold)  # a NumPy number too, and the answers stay plain types
+                threshold = float(threshold)  # accepts NumPy numbers, and keeps the answers plain
             except (TypeError, ValueError):
                 raise InputError(f"threshold must be a number, not {type(threshold).__name__}.") from None
             if not 0 <= threshold <= 1:
@@ -185,17 +187,17 @@ class Classifier:
         quantize: bool = False,
         external_data: bool | None = None,
     ) -> list[Path]:
-        """Write ONNX files that run with nothing but onnxruntime, tokenizers and NumPy; returns them.
+        """Write ONNX files that need only onnxruntime, tokenizers and NumPy; return their paths.
 
         Per task `<task>.onnx` (inputs `input_ids`, `attention_mask`; output `logits`) and `<task>_config.json`, the
         `tokenizer` folder, and with several tasks `model.onnx`, one graph that answers all of them in one pass.
 
         Args:
-            path: the folder to write, made if need be.
-            tasks: those to export; all if left out.
-            quantize: write `<task>_int8.onnx` too.
-            external_data: weights in a file beside the graph: always, never, or (None) where one file cannot hold
-                them, which is past 2 GB.
+            path: folder to write, created if needed.
+            tasks: default: all.
+            quantize: also write `<task>_int8.onnx`.
+            external_data: put weights into a file beside the graph: always, never, or (None) above 2 GB, which one
+                file cannot hold.
 
         Raises:
             InputError: an unknown task, or files in `path` that are not from such an export.
@@ -210,13 +212,13 @@ class Classifier:
         return self._exporter(Path(path), {name: self.tasks[name] for name in names}, quantize, external_data)
 
     def one_task(self, task: str | None) -> str:
-        """The task asked for; where none is named, the only one. InputError where there is none, or several."""
+        """Return the task of this name, or the only one. Raise InputError if it is unknown, or None of several."""
         if task is None and len(self.tasks) > 1:
             raise InputError(f"This model has {len(self.tasks)} tasks; name one: {', '.join(self.tasks)}.")
         return self._named(None if task is None else [task])[0]
 
     def _named(self, tasks: Sequence[str] | None) -> list[str]:
-        """The tasks asked for; all where none are named."""
+        """Return the names of these tasks, of all by default."""
         if isinstance(tasks, str):
             raise InputError(f"tasks must be a list of names; for one: [{shown(tasks)}].")
         names = list(self.tasks) if tasks is None else list(tasks)
@@ -226,27 +228,29 @@ class Classifier:
         return names
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Token ids as the model was trained on them.
+        """Return token ids as the model was trained on them.
 
         Raises:
-            InputError: a text of which the tokenizer reads nothing (only control characters, say).
+            InputError: the tokenizer reads nothing of a text (of control characters alone, say).
         """
         tokens = Tokens([], [], [])
         for start in range(0, len(texts), ENCODED_TEXTS):
             batch = texts[start : start + ENCODED_TEXTS]
             for text, encoding in zip(batch, self.tokenizer.encode_batch_fast(batch), strict=True):
-                if all(encoding.special_tokens_mask):
+                ids, special = encoding.ids, encoding.special_tokens_mask
+                if all(special):
                     where = _where(len(tokens.ids), texts)
                     raise InputError(f"{where} has nothing to classify: no readable character in it.")
-                tokens.ids.append(encoding.ids)
+                tokens.ids.append(ids)
                 tokens.truncated.append(bool(encoding.overflowing))
-                if self.unknown_token in encoding.ids:
-                    encoding = self.tokenizer.encode(text)  # `encode_batch_fast` leaves the tokens empty
-                tokens.unknown.append(is_unknown(encoding, self.unknown_token))
+                read = set(compress(ids, map(operator.not_, special)))
+                # Of two ids one may be a space. The second call is rare: `encode_batch_fast` leaves the tokens empty.
+                suspect = self.unknown_token in read and len(read) <= 2
+                tokens.unknown.append(suspect and is_unknown(self.tokenizer.encode(text), self.unknown_token))
         return tokens
 
     def encode(self, text: str) -> Encoding:
-        """The tokens of one text, checked as in `predict`, with the place of each in it.
+        """Return the tokens of one text, checked as in `predict`, with their offsets.
 
         Raises:
             InputError: as in `predict`.
@@ -257,15 +261,15 @@ class Classifier:
         return self.tokenizer.encode(text)
 
     def logits(self, ids: Sequence[Sequence[int]], tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Logits (rows, labels) of each task for rows of token ids, special tokens included, in their order.
+        """Return the logits (rows, labels) of each task for rows of token ids, special tokens included.
 
         Raises:
-            InferenceError: NaN or infinity came out.
+            InferenceError: a logit is NaN or infinite.
         """
-        found, _ = self._forward(ids, tasks)
+        logits, _ = self._forward(ids, tasks)
         for task in tasks:
-            self._check_finite(task, found[task])
-        return found
+            self._check_finite(task, logits[task])
+        return logits
 
     def _forward(
         self, ids: Sequence[Sequence[int]], tasks: Sequence[str]
@@ -279,18 +283,18 @@ class Classifier:
             outputs = self.backend.logits(**feed)
             seconds += time.perf_counter() - started
             for task in tasks:
-                found, expected = outputs[task].shape, (len(rows), logits[task].shape[1])
-                if found != expected:  # NumPy would spread one column over all labels
+                shape, expected = outputs[task].shape, (len(rows), logits[task].shape[1])
+                if shape != expected:  # NumPy would broadcast one column to all labels
                     raise BundleError(
-                        f"{self.bundle.name}: the {self.backend.name} model gives logits of shape {found} for task "
-                        f"{task!r}, where {expected[0]} texts and {expected[1]} labels make it {expected}. Correct its "
+                        f"{self.bundle.name}: the {self.backend.name} model gives logits of shape {shape} for task "
+                        f"{task!r}, but {expected[0]} texts and {expected[1]} labels need {expected}. Correct its "
                         "labels (id2label), or export it again."
                     )
                 logits[task][rows] = outputs[task]
         return logits, seconds
 
     def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Row numbers in batches of similar length, shortest first."""
+        """Yield row numbers in batches of similar length, shortest first."""
         batch: list[int] = []
         for row in sorted(range(len(lengths)), key=lengths.__getitem__):
             if batch and (len(batch) == self.batch_size or (len(batch) + 1) * lengths[row] > self.token_budget):
@@ -324,7 +328,7 @@ class Classifier:
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int = 0) -> dict[str, NDArray[np.int64]]:
-    """`input_ids` and `attention_mask`, both (rows, longest), padded on the right with `pad_id` and 0."""
+    """Return `input_ids` and `attention_mask`, both (rows, longest), padded on the right with `pad_id` and 0."""
     shape = (len(rows), max(map(len, rows)))
     ids, mask = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
     for i, row in enumerate(rows):
@@ -334,7 +338,7 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int = 0) -> dict[str, NDArray[np.
 
 
 def probabilities(logits: NDArray[np.floating], problem_type: str) -> NDArray[np.float64]:
-    """Softmax over each row, or a sigmoid of each logit for multi-label, in float64 and without overflow."""
+    """Return the softmax of each row, or the sigmoid of each logit if multi-label, in float64 without overflow."""
     wide = logits.astype(np.float64)
     if problem_type == "multi_label_classification":
         small = np.exp(-np.abs(wide))  # never above 1: no overflow on either side
@@ -345,10 +349,10 @@ def probabilities(logits: NDArray[np.floating], problem_type: str) -> NDArray[np
 
 
 def check_texts(texts: str | Sequence[str]) -> list[str]:
-    """The texts as a list, each one a string that a tokenizer can take.
+    """Return the texts as a list of strings that a tokenizer accepts.
 
     Raises:
-        InputError: naming the index of the first text that is not.
+        InputError: naming the index of the first text that it does not accept.
     """
     if not isinstance(texts, str | list | tuple):
         raise InputError(f"texts must be a string or a list of strings, not {type(texts).__name__}.")
@@ -362,13 +366,13 @@ def check_texts(texts: str | Sequence[str]) -> list[str]:
         if not text.strip():
             raise InputError(f"{where} is empty: give it at least one word.")
         if len(text) > MAX_CHARS:
-            raise InputError(f"{where} has {len(text):,} characters; {MAX_CHARS:,} are the most. Cut or split it.")
+            raise InputError(f"{where} has {len(text):,} characters; the limit is {MAX_CHARS:,}. Shorten or split it.")
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise InputError(
-                f"{where} holds a lone surrogate (U+{ord(text[error.start]):04X} at position {error.start}), which is "
-                "no character. Decode its source as UTF-8 with errors='replace'."
+                f"{where} contains a lone surrogate (U+{ord(text[error.start]):04X} at position {error.start}), not a "
+                "character. Decode its source as UTF-8 with errors='replace'."
             ) from None
     return checked
 

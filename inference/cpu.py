@@ -1,4 +1,4 @@
-"""What this machine's processor is and can do."""
+"""This machine's processor: cores, name, and the instructions that matter here."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86, x86, ARM
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def model() -> str:
-    """The processor's name as the system gives it."""
+    """Return the processor's name."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def int8_flags() -> list[str]:
-    """Those of `INT8_FLAGS` that this processor has; empty where the system does not tell."""
+    """Return those of `INT8_FLAGS` that this processor has; empty if the system does not list flags."""
     present = _flags()
     return [flag for flag in INT8_FLAGS if flag in present]
 
 
 def has_bf16() -> bool:
-    """Whether this processor multiplies in bfloat16; one that is not told about is taken not to."""
+    """Return whether this processor is known to multiply in bfloat16."""
     return bool(set(BF16_FLAGS) & set(_flags()))
 
 
 def matches(machine: Mapping[str, Any]) -> bool:
-    """Whether a processor told as `cpu` and `flags` is, for all that is known, one like this."""
+    """Return whether a machine of a receipt has the same processor name and flags as this one."""
     return bool((machine["cpu"], machine["flags"]) == (model(), int8_flags()))
 
 
 def saturates() -> bool:
-    """Whether products of 8-bit activations and full 8-bit weights can overflow here.
+    """Return whether sums of products of 8-bit activations and 8-bit weights can saturate here.
 
-    An x86 processor without VNNI adds pairs of them in 16 bits and clips the sum. Weights of 7 bits are
-    safe there. ARM has no such instruction in its path; an x86 whose flags are not told is taken to clip.
+    An x86 processor without VNNI adds pairs of them in 16 bits and saturates; 7-bit weights are safe. ARM does not. An
+    x86 processor with unknown flags is assumed to saturate.
     """
     if platform.machine().lower() not in ("x86_64", "amd64", "i686", "x86"):
         return False

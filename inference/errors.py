@@ -1,4 +1,4 @@
-"""Errors a user can act on. A message says what is wrong, with which value, and what to do."""
+"""Errors a user can act on: what is wrong, with which value, and what to do. And imports that report them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 class InferenceError(Exception):
-    """Base of every error this package raises on purpose.
+    """Base of every error that this package raises on purpose.
 
-    The message is one line that any terminal can show, whatever names and files of strangers it quotes.
+    The message is one printable line, whatever untrusted names it quotes.
     """
 
     def __init__(self, message: str) -> None:
@@ -20,18 +20,18 @@ class InferenceError(Exception):
 
 
 class InputError(InferenceError):
-    """What the caller passed in cannot be answered (HTTP 422, exit code 2)."""
+    """The caller passed something invalid (HTTP 422, exit code 2)."""
 
 
 class BundleError(InferenceError):
-    """A model folder, or the base model it names, is missing, damaged or not what it claims."""
+    """A model folder, or the base model that it names, is missing, damaged or not what it claims to be."""
 
 
 _ABSOLUTE = re.compile(r"""(?<![\w.:/\\~-])(?:[A-Za-z]:)?[/\\](?:[^/\\\s'"`:;,()]+[/\\])*(?=[^/\\\s'"`:;,()])""")
 
 
 def without_folders(message: str, *folders: Path) -> str:
-    """Cut every absolute path of a message to its last name, for readers who may not know where files lie.
+    """Shorten every absolute path of a message to its last name, for readers who must not learn about folders.
 
     Args:
         folders: paths that the message may name; needed for those with spaces.
@@ -59,21 +59,18 @@ class ChangedModelError(BundleError):
 
 
 class ExportError(InferenceError):
-    """An ONNX or INT8 artefact could not be built, or does not agree with its source."""
+    """ONNX or INT8 files could not be built, or do not agree with their source."""
 
 
 class MissingDependencyError(InferenceError):
-    """A library that this backend or step needs is not installed, or cannot be imported."""
+    """A library is not installed or cannot be imported."""
 
 
-MAX_QUOTED = 60  # characters of a value that a message repeats
+MAX_QUOTED = 60  # characters of a value that a message quotes
 
 
 def shown(value: object) -> str:
-    """Describe a value from outside in an error message: a short string or number as it is, anything else by its type.
-
-    Messages reach whoever sent the value, and logs: they must stay one short line, whatever was sent.
-    """
+    """Format an untrusted value for a message: a short string or number as it is, anything else by its type."""
     if isinstance(value, str):
         return repr(value) if len(value) <= MAX_QUOTED else f"a string of {len(value):,} characters"
     if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 10**15):
@@ -104,14 +101,14 @@ def importing(what: str, install: str) -> Iterator[None]:
             yield
         except InferenceError:
             raise
-        except Exception as error:  # a library that is broken raises anything: RuntimeError, OSError, AttributeError
+        except Exception as error:  # a broken library may raise anything: RuntimeError, OSError, AttributeError
             if failure := import_failure(error, what, install):
                 raise failure from error
             raise
 
 
 def import_failure(error: BaseException, what: str, install: str) -> MissingDependencyError | None:
-    """Return the error to raise where `error` comes from an import; None where it comes from anything else."""
+    """Return the error to raise if `error` comes from an import, else None."""
     cause: BaseException | None = error
     while cause is not None:
         library = _library(cause)
@@ -127,7 +124,7 @@ def import_failure(error: BaseException, what: str, install: str) -> MissingDepe
 
 
 def _library(error: BaseException) -> str | None:
-    """The library whose import raised this error, as far as it tells; None for any other error, and for own modules."""
+    """Return the library whose import raised this error; None for other errors, and for own modules."""
     names = [error.name or ""] if isinstance(error, ImportError) else []
     trace = error.__traceback__
     while trace is not None:

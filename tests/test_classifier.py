@@ -108,7 +108,7 @@ def test_timing_splits_the_whole_call() -> None:
         (None, "must be a string or a list of strings, not NoneType"),
         (b"good", "not bytes"),
         ("x" * (MAX_CHARS + 1), "20,001 characters; 20,000 are the most"),
-        (["good", "a\ud800b"], r"texts\[1\] holds a lone surrogate \(U\+D800 at position 1\)"),
+        (["good", "a\ud800b"], r"texts\[1\] contains a lone surrogate \(U\+D800 at position 1\)"),
     ],
 )
 def test_a_bad_text_is_refused_with_its_place_and_a_remedy(texts: object, message: str) -> None:

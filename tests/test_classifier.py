@@ -107,7 +107,7 @@ def test_timing_splits_the_whole_call() -> None:
         (["good", 3], r"texts\[1\] must be a string, not int"),
         (None, "must be a string or a list of strings, not NoneType"),
         (b"good", "not bytes"),
-        ("x" * (MAX_CHARS + 1), "20,001 characters; 20,000 are the most"),
+        ("x" * (MAX_CHARS + 1), "20,001 characters; the limit is 20,000"),
         (["good", "a\ud800b"], r"texts\[1\] contains a lone surrogate \(U\+D800 at position 1\)"),
     ],
 )

@@ -64,10 +64,10 @@ def headless(held: dict[str, Any]) -> None:
         ("classifier", edit(CONFIG, id2label={"0": "LABEL_0", "1": "LABEL_1"}, label2id={}), "warning", "no names"),
         ("adapter", remove(CONFIG), "warning", "no names"),
         ("classifier", drop(CONFIG, "pad_token_id"), "warning", "no pad_token_id"),
-        ("classifier", edit(CONFIG, pad_token_id=5), "warning", "pads with '.PAD.', which is 0, .* says 5"),
-        ("classifier", drop(SETTINGS, "pad_token"), "warning", "names no pad_token"),
-        ("classifier", edit(SETTINGS, model_max_length=10**30), "warning", "does not say how many tokens"),
-        ("classifier", edit(SETTINGS, model_max_length=5_000), "warning", "5,000 tokens, .* positions for 64"),
+        ("classifier", edit(CONFIG, pad_token_id=5), "warning", "pads with '.PAD.' .id 0., .* says 5"),
+        ("classifier", drop(SETTINGS, "pad_token"), "warning", "has no pad_token"),
+        ("classifier", edit(SETTINGS, model_max_length=10**30), "warning", "does not record the maximum length"),
+        ("classifier", edit(SETTINGS, model_max_length=5_000), "warning", "5,000 tokens, .* only 64 positions"),
         ("classifier", edit(SETTINGS, cls_token="<start>"), "error", "no such token|read .* differently"),
         ("classifier", edit(SETTINGS, tokenizer_class="BertTokenizer", do_lower_case=False), "error", "differently"),
         ("classifier", edit(CONFIG, auto_map={"AutoModel": "evil.M"}), "error", "code of its own"),
@@ -97,7 +97,7 @@ def test_a_base_without_a_revision_is_told_of(originals: Path, tmp_path: Path) -
 
 def test_a_tokenizer_of_another_model_is_told_of(tmp_path: Path) -> None:
     folder = foreign.classifier(tmp_path / "model", vocab_size=200)
-    assert any("knows 86 tokens" in one.what for one in graver(examine(folder, cache=tmp_path)))
+    assert any("has 86 tokens" in one.what for one in graver(examine(folder, cache=tmp_path)))
 
 
 def test_what_refuses_a_model_does_not_hide_the_rest(originals: Path, tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_selected_tasks_are_exported_and_int8_can_follow(
     told = capsys.readouterr().out.splitlines()[-3:]
     assert told[0] == str(out / "mood_int8.onnx")
     assert told[1].startswith("Recipe 'static': every product in INT8 with static scales. Every bound holds.")
-    assert told[2].startswith("Against mood.onnx on the showcase, the task that fares worst: largest |Δprobability|")
+    assert told[2].startswith("Compared with mood.onnx on the showcase, on the worst task: largest |Δprobability|")
     assert quantize_onnx(out / "mood.onnx", tmp_path / "elsewhere.onnx") == tmp_path / "elsewhere.onnx"
     with pytest.raises(InputError, match="Unknown task 'intent'"):
         load(model, cache=tmp_path / "cache").export_onnx(out, tasks=["intent"])

@@ -1,9 +1,9 @@
-"""The command line.
+"""The command line, run as `python -m inference`.
 
     python -m inference predict --task sentiment "what a lovely film"
 
-Exit code 0 on success and 2 on an error, which goes to stderr; `verdict` gives 0, 1 or 3, `receipt diff` 1 if anything
-changed, and `doctor` 1 if the model has errors. With --json, stdout is one JSON document.
+The exit code is 0 on success and 2 on an error, which goes to stderr; `verdict` returns 0, 1 or 3, `receipt diff` 1 if
+anything changed, and `doctor` 1 if the model has errors. With --json, stdout is a single JSON document.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from inference.commands import compare, doctor, explain, files, model, options, 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run a command and return the exit code."""
     return options.run(parser(), arguments)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """Return the parser of all commands."""
     top = argparse.ArgumentParser(
-        "python -m inference", description="Ask a text classifier, build and compare its runtimes, score files, serve."
+        "python -m inference",
+        description="Run, build, compare, explain and serve a text classifier, and score files with it.",
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for module in (model, compare, files, explain, score, serve, doctor):

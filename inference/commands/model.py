@@ -1,17 +1,17 @@
-"""The commands that ask a model: predict, build, info."""
+"""The commands predict, build and info."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from inference.artifacts.cache import Artifact, find, model_sizes, obtain
-from inference.backends import BACKENDS, DTYPES, TITLES
+from inference.backends import BACKENDS, TITLES
 from inference.classifier import Prediction
-from inference.commands.options import add_content, add_model_command, load_model
+from inference.commands.options import add_content, add_device, add_model_command, load_model, print_json
 from inference.errors import InputError
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
@@ -20,48 +20,44 @@ from inference.formats.identity import check_content
 
 def add(commands: Any) -> None:
     """Add the commands to the subparsers."""
-    p = add_model_command(commands, "predict", predict_command, "Label and confidence of each text.")
+    p = add_model_command(commands, "predict", predict_command, "Print label and confidence of each text.")
     p.add_argument(
-        "texts", nargs="+", metavar="TEXT", help="a text; - reads one text per line from stdin and skips blank lines"
+        "texts", nargs="+", metavar="TEXT", help="text; - reads one text per line from stdin, without blank lines"
     )
     p.add_argument("--backend", choices=BACKENDS, help="runtime (default: the model's first, usually pytorch)")
-    p.add_argument("--task", help="(default: all)")
-    p.add_argument("--threshold", type=float, help="uncertain below this confidence (default: the model's own)")
-    p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … or auto (default: %(default)s)")
-    p.add_argument("--dtype", choices=DTYPES, help="(default: float32 on a CPU, half precision on a GPU)")
-    p.add_argument("--compile", action="store_true", help="compile PyTorch's network first: for many texts")
-    p.add_argument("--load-in-4bit", action="store_true", help="hold an adapter's base in 4-bit NF4 (QLoRA)")
+    p.add_argument("--task", help="default: all")
+    p.add_argument(
+        "--threshold", type=float, help="confidence below which an answer is uncertain (default: the model's)"
+    )
+    add_device(p)
+    p.add_argument("--compile", action="store_true", help="compile PyTorch's network first; pays off for many texts")
+    p.add_argument("--load-in-4bit", action="store_true", help="load an adapter's base in 4-bit NF4 (QLoRA)")
     add_content(
         add_model_command(commands, "build", build_command, "Build and check the ONNX and INT8 files if needed.")
     )
-    add_model_command(
-        commands,
-        "info",
-        info_command,
-        "Describe a model: tasks, labels, sizes, parity; with --json its file hashes too.",
-    )
+    help = "Describe a model: tasks, labels, sizes, parity; --json adds the hashes of its files."
+    add_model_command(commands, "info", info_command, help)
 
 
 def predict_command(args: argparse.Namespace) -> None:
     texts = [line for text in args.texts for line in (_stdin_lines() if text == "-" else [text])]
     for text in texts:
-        if "/" in text and len(text) < 1000 and Path(text).is_dir():  # the demo model would answer, as if nothing were
-            raise InputError(f"{text} is a folder and no text. To ask the model in it: --model {text}")
+        if "/" in text and len(text) < 1000 and Path(text).is_dir():  # otherwise the demo model would answer
+            raise InputError(f"{text} is a folder, not a text. To use the model in it: --model {text}")
     classifier = load_model(args, args.backend)
-    answer = classifier.classify(texts, [args.task] if args.task else None, args.threshold).predictions
+    answers = classifier.classify(texts, [args.task] if args.task else None, args.threshold).predictions
     if args.json:
         rows = [
-            {"text": text, "predictions": {task: found[i].to_dict() for task, found in answer.items()}}
+            {"text": text, "predictions": {task: predictions[i].to_dict() for task, predictions in answers.items()}}
             for i, text in enumerate(texts)
         ]
-        _print_json({"model": classifier.bundle.name, "backend": classifier.backend.name, "results": rows})
+        print_json({"model": classifier.bundle.name, "backend": classifier.backend.name, "results": rows})
         return
     for i, text in enumerate(texts):
         if len(texts) > 1:
             print(text)
-        for task, found in answer.items():
-            print(("  " if len(texts) > 1 else "") + _line(task, found[i]))
+        for task, predictions in answers.items():
+            print(("  " if len(texts) > 1 else "") + _line(task, predictions[i]))
 
 
 def build_command(args: argparse.Namespace) -> None:
@@ -69,7 +65,7 @@ def build_command(args: argparse.Namespace) -> None:
     check_content(bundle, args.content)
     artifact = obtain(bundle, args.cache, args.progress, args.base)
     if args.json:
-        _print_json({"folder": str(artifact.folder), **artifact.manifest})
+        print_json({"folder": str(artifact.folder), **artifact.manifest})
         return
     print(f"{bundle.name}: built in {artifact.manifest['build_seconds']} s on {artifact.manifest['built']}")
     print(f"  folder  {artifact.folder}")
@@ -82,18 +78,10 @@ def info_command(args: argparse.Namespace) -> None:
     artifact = find(bundle, args.cache)
     sizes = model_sizes(bundle, artifact, args.base)
     if args.json:
-        _print_json(
+        print_json(
             {
                 "name": bundle.name,
-                "tasks": {
-                    name: {
-                        "labels": task.labels,
-                        "problem_type": task.problem_type,
-                        "threshold": task.threshold,
-                        "out_of_scope": task.out_of_scope,
-                    }
-                    for name, task in bundle.tasks.items()
-                },
+                "tasks": {name: asdict(task) for name, task in bundle.tasks.items()},
                 "max_tokens": bundle.max_tokens,
                 "pooling": bundle.pooling,
                 "format": bundle.format,
@@ -118,19 +106,15 @@ def info_command(args: argparse.Namespace) -> None:
 
 
 def _base(bundle: Bundle) -> str:
-    """The base's Hub id and revision, or where it is."""
+    """Return the base's Hub id and revision, or its folder."""
     if bundle.base is None:
-        return "none, the folder is a whole model"
+        return "none, the folder is a complete model"
     revision = f" at {bundle.base.revision[:12]}" if bundle.base.revision else ""
     return f"{bundle.base.hub_id or bundle.base.folder}{revision}"
 
 
 def _line(task: str, p: Prediction) -> str:
-    flags = {
-        "uncertain": p.uncertain,
-        "cut at the token limit": p.truncated,
-        "no word of it is in the vocabulary": p.unknown,
-    }
+    flags = {"uncertain": p.uncertain, "truncated": p.truncated, "no word is in the vocabulary": p.unknown}
     notes = [note for note, applies in flags.items() if applies]
     return f"{task:<12} {p.label:<24} {p.confidence:.4f}" + (f"  ({', '.join(notes)})" if notes else "")
 
@@ -138,18 +122,14 @@ def _line(task: str, p: Prediction) -> str:
 def _print_parity(artifact: Artifact) -> None:
     parity = artifact.parity
     reference = TITLES[parity["reference"]]
-    for name, found in parity["backends"].items():
+    for name, figures in parity["backends"].items():
         print(
-            f"  parity  {TITLES[name]}: {reference}'s label on {found['label_agreement']:.2%} of {parity['texts']} "
-            f"texts a task, probabilities within {found['max_abs_dp']:.2g} of its own, "
-            f"{found['batch_flips'] or 'no'} labels that depend on the batch"
+            f"  parity  {TITLES[name]}: same label as {reference} on {figures['label_agreement']:.2%} of "
+            f"{parity['texts']} texts per task, probabilities within {figures['max_abs_dp']:.2g}, "
+            f"{figures['batch_flips'] or 'no'} labels that depend on the batch"
         )
 
 
 def _stdin_lines() -> list[str]:
     lines = sys.stdin.buffer.read().decode("utf-8-sig", errors="replace").split("\n")
     return [line.removesuffix("\r") for line in lines if line.strip()]
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=1, ensure_ascii=False))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference.artifacts.cache import default_cache
 from inference.assets import DEMO_MODEL
+from inference.backends import DTYPES
 from inference.errors import InferenceError, InputError
 from inference.jobs import ProgressLine
 
@@ -87,6 +88,13 @@ def add_model(p: argparse.ArgumentParser, *, positional: bool = False, cache: bo
 def add_json(p: argparse.ArgumentParser) -> None:
     """Add --json."""
     p.add_argument("--json", action="store_true", help="print a single JSON document to stdout")
+
+
+def add_device(p: argparse.ArgumentParser) -> None:
+    """Add --threads, --device and --dtype."""
+    p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … or auto (default: %(default)s)")
+    p.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, half precision on a GPU")
 
 
 def add_content(p: argparse.ArgumentParser) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from inference.api.access import add_access, read_access, read_key
-from inference.backends import BACKENDS, DTYPES
-from inference.commands.options import add_model_command, load_model
+from inference.backends import BACKENDS
+from inference.commands.options import add_device, add_model_command, load_model
 from inference.errors import InputError, MissingDependencyError
 
 
@@ -23,17 +23,10 @@ def add(commands: Any) -> None:
     p.add_argument("--backend", choices=BACKENDS, help="the runtime (default: int8 if the model has it)")
     p.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for access from outside (default: %(default)s)")
     p.add_argument("--port", type=int, default=8000, help="0 for any free port (default: %(default)s)")
-    p.add_argument(
-        "--api-key-file",
-        type=Path,
-        metavar="FILE",
-        help="file with the API key in its first line, required by all requests except those for health "
-        "(default: $TRIPTYCH_API_KEY, else none)",
-    )
+    help = "file whose first line is the API key, required except for health (default: $TRIPTYCH_API_KEY, else none)"
+    p.add_argument("--api-key-file", type=Path, metavar="FILE", help=help)
     add_access(p)
-    p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … or auto (default: %(default)s)")
-    p.add_argument("--dtype", choices=DTYPES, help="(default: float32 on a CPU, half precision on a GPU)")
+    add_device(p)
 
 
 def serve_command(args: argparse.Namespace) -> int:

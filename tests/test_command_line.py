@@ -41,7 +41,7 @@ def test_a_text_is_answered_for_one_task_or_for_all(run: Run) -> None:
 def test_a_folder_given_for_a_text_or_to_write_to_is_no_answer_of_the_demo_model(run: Run, tiny: Tiny) -> None:
     done = run("predict", str(tiny.folder))
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"To ask the model in it: --model {tiny.folder}" in done.stderr
+    assert f"To use the model in it: --model {tiny.folder}" in done.stderr
     done = run("export", str(tiny.folder))
     assert (done.returncode, done.stdout) == (2, "")
     assert "is the folder of a model (it has bundle.json)" in done.stderr

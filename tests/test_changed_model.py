@@ -234,7 +234,7 @@ def test_scoring_does_not_open_another_model_than_it_was_started_with(own: Tiny,
 
 def test_measuring_process_does_not_open_another_model(own: Tiny) -> None:
     with pytest.raises(InferenceError, match=CHANGED):
-        Process("int8", own.folder, own.cache, 1, own.base, "0" * 16)
+        Process(own.folder, "int8", cache=own.cache, threads=1, base=own.base, content="0" * 16)
 
 
 @pytest.mark.parametrize("command", [["build"], ["explain", "fine", "--task=mood", "--backend=int8"]])

@@ -214,7 +214,7 @@ def test_a_round_that_the_host_disturbed_is_taken_again_and_kept_apart(monkeypat
 
     shares = iter([0.0, 0.5, 0.0, 0.0])  # the host takes half of the first try of round 1
     probe = Told(1.0, 1.0, 1.5, 1.5)  # … and slows the second and the third
-    monkeypatch.setattr(benchmark, "steal", lambda cores, since=None: 0.0 if since is None else next(shares))
+    monkeypatch.setattr(benchmark, "steal_share", lambda cores, before: next(shares))
     monkeypatch.setattr(benchmark, "PAUSE_S", 0)
     ticks = []
     pool = {"onnx": Quick(), CONTROL: Quick()}
@@ -236,8 +236,8 @@ def test_the_probe_waits_while_the_machine_is_slow_and_no_longer_than_it_may(mon
 
 def test_a_process_that_dies_is_told_with_its_last_words(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(InferenceError, match="No model folder"):
-        Process("int8", tmp_path / "none", tiny.cache, 1)
-    process = Process("int8", tiny.folder, tiny.cache, 1, tiny.base)
+        Process(tmp_path / "none", "int8", cache=tiny.cache, threads=1)
+    process = Process(tiny.folder, "int8", cache=tiny.cache, threads=1, base=tiny.base)
     try:
         with pytest.raises(InferenceError, match="backend 'int8' ended .*no such order"):
             process.ask("dance")

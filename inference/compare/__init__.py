@@ -1,4 +1,4 @@
-"""Measure the three runtimes on the same labelled texts, keep what was found, decide what to ship.
+"""Measure the runtimes on the same labelled texts, keep the measurement as a receipt, and decide what to ship.
 
 rows → (worker ← benchmark) → receipt → results → verdict
 """

@@ -1,13 +1,13 @@
-"""Time the backends against each other: a process each, in turns, raw samples kept.
+"""Time the backends against each other: one process each, taking turns, with all raw samples kept.
 
-Order is ABBA: the backends in one round, in the next the same backwards, the first of them another one every
-two rounds. Drift of the machine then falls on all alike. One backend, the reference, has a second process, the
-control, that takes its turns like any other: what differs between those two is noise, and no gain below it counts.
-Everything is done in several launches, each with new processes, because a process keeps the luck of its start.
+The order is ABBA: every other round is reversed, and every two rounds a different backend goes first, so that drift of
+the machine affects all alike. The reference has a second process, the control, which takes turns like any other: the
+difference between the two is noise, and no smaller gain counts. Everything is repeated in several launches with new
+processes, because timing varies between starts.
 
-On a shared machine there are seconds in which everything is slower, INT8 by more than the rest, and no counter
-tells. A probe, the same small multiplication again and again, does: nothing is begun in such seconds, and a round in
-which one began is measured again. So the figures are those of the machine when it is left alone.
+A shared machine has seconds in which everything is slower (INT8 most of all), and no counter shows it. A probe, the
+same small matrix product again and again, detects them: nothing starts in such a second, and a round in which one
+started is measured again.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from inference.errors import InferenceError
 ROOT = Path(__file__).resolve().parents[2]
 CONTROL = "control"
 BATCH_SIZES = (1, 4, 8, 16, 32)
-LENGTHS = ((1, 16), (17, 32), (33, 64), (65, None))  # tokens, special ones included; from, to
+LENGTHS = ((1, 16), (17, 32), (33, 64), (65, None))  # tokens with special ones: from, to
 SHAPES = tuple((texts, tokens) for tokens in (16, 32, 128) for texts in BATCH_SIZES)
-MAX_STEAL = 0.1  # of the time of the cores in use: a round in which the host took more is measured again
-MAX_SLOWDOWN = 1.2  # times its best that the probe takes while the machine is disturbed
-PAUSE_S = 0.1  # before every turn: the threads of the one before spin on for some 30 ms, on the other's cores
-MAX_TRIES = 3  # of a round; the last one counts however it went
-REPLY_TIMEOUT_S = 1800  # a process that has not replied by then never will
+MAX_STEAL = 0.1  # share of CPU time taken by the host above which a round is measured again
+MAX_SLOWDOWN = 1.2  # ratio of the probe's time to its best above which the machine counts as busy
+PAUSE_S = 0.1  # before every turn: the previous process's threads keep spinning for about 30 ms
+MAX_TRIES = 3  # attempts per round; the last one always counts
+REPLY_TIMEOUT_S = 1800
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured.
+    """How much to measure.
 
-    `launches` process starts of each backend, in each `rounds` rounds of `texts` texts answered one by one,
-    `sweeps` rounds of the batch sizes over `sweep_texts` texts and `shape_rounds` rounds of the fixed shapes;
-    `alone_rows` rows answered alone and in a mixed batch; `best_threads`: other thread counts are tried too.
-    At most `wait_s` seconds are spent waiting until the machine is left alone.
+    Each backend is started `launches` times. Each start answers `rounds` rounds of `texts` texts one by one, `sweeps`
+    rounds of the batch sizes over `sweep_texts` texts, and `shape_rounds` rounds of the fixed shapes. `alone_rows` rows
+    are answered alone and in a mixed batch. `best_threads` tries other numbers of threads too. `wait_s` limits the time
+    spent waiting for a busy machine.
     """
 
     launches: int
@@ -68,23 +68,23 @@ QUICK = Plan(1, 8, 24, 3, 32, 0, 100, False, 5.0)
 
 
 class Probe:
-    """Tells whether the machine is left alone, by how long one and the same job takes.
+    """Detects whether the machine is busy with other work, by how long a fixed job takes.
 
     Args:
-        wait_s: seconds that `wait` may spend in all.
+        wait_s: total seconds that `wait` may spend.
     """
 
     def __init__(self, wait_s: float) -> None:
         self.waited_s = 0.0
         self._left_s = wait_s
-        # Two of them fit the second-level cache, and all cores work on their product.
+        # Two of these fit the second-level cache, and all cores work on their product.
         self._matrix = np.random.default_rng(0).random((384, 384), np.float32)
         self._best = float("inf")
         for _ in range(10):
             self.slowdown()
 
     def slowdown(self) -> float:
-        """How many times its best so far the job takes now."""
+        """Return the ratio of the job's time now to its best so far."""
         times = []
         for _ in range(9):
             start = time.perf_counter_ns()
@@ -96,7 +96,7 @@ class Probe:
         return now / self._best
 
     def wait(self) -> None:
-        """Return when the machine is left alone, or when there has been waiting enough."""
+        """Wait until the machine is no longer busy, or the time for waiting is used up."""
         while self.slowdown() > MAX_SLOWDOWN and self._left_s > 0:
             time.sleep(0.5)
             self.waited_s += 0.5
@@ -104,31 +104,20 @@ class Probe:
 
 
 class Process:
-    """A worker process: `ask` it, and it answers."""
+    """A worker process with one backend, see `worker`.
 
-    def __init__(
-        self,
-        backend: str,
-        model: Path,
-        cache: Path,
-        threads: int,
-        base: Path | None = None,
-        content: str = "",
-        dtype: str = "",
-    ) -> None:
+    Args:
+        options: arguments of `load`.
+    """
+
+    def __init__(self, model: Path, backend: str, **options: Any) -> None:
         self.backend = backend
-        self.tokens: dict[str, list[int]] = {}  # of the texts it holds, as `Worker.read` tells
+        self.tokens: dict[str, list[int]] = {}  # the reply of `Worker.read` for its texts
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        command = [
-            sys.executable,
-            "-m",
-            "inference.compare.worker",
-            backend,
-            str(model.resolve()),
-            str(cache.resolve()),
-        ]
+        options = {name: str(v.resolve()) if isinstance(v, Path) else v for name, v in options.items()}
+        arguments = {"model": str(model.resolve()), "backend": backend, **options}
         self._process = subprocess.Popen(
-            [*command, str(threads), str(time.time_ns()), content, dtype, *([str(base.resolve())] if base else [])],
+            [sys.executable, "-m", "inference.compare.worker", json.dumps(arguments), str(time.time_ns())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -143,13 +132,13 @@ class Process:
             raise
 
     def ask(self, order: str, **details: Any) -> Any:
-        """The reply to an order, a method of `worker.Worker` by name.
+        """Return the reply to an order, the name of a method of `worker.Worker`.
 
         Raises:
-            InferenceError: the worker refused it, or is gone.
+            InferenceError: the worker reported an error or ended.
         """
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # then it has left its reason, or none
+        with contextlib.suppress(BrokenPipeError):  # `_reply` reports why it ended
             self._process.stdin.write(json.dumps({"order": order, **details}) + "\n")
             self._process.stdin.flush()
         return self._reply()
@@ -165,7 +154,7 @@ class Process:
         if not line:
             self._process.wait()
             self._log.seek(0)
-            last = (self._log.read().strip().splitlines() or ["it left no message"])[-1]
+            last = (self._log.read().strip().splitlines() or ["no message"])[-1]
             raise InferenceError(
                 f"The measuring process of backend {self.backend!r} ended ({self._process.returncode}): {last}. "
                 "If it was killed, memory may have run out."
@@ -176,7 +165,7 @@ class Process:
         return reply
 
     def close(self) -> None:
-        """End the process: it leaves by itself when nobody can ask any more."""
+        """End the process: it exits when its stdin is closed."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
@@ -189,85 +178,75 @@ class Process:
         self._log.close()
 
 
+Pool = Mapping[str, Process]
+
+
 @contextlib.contextmanager
 def launch(
+    open_process: Callable[[str], Process],
     backends: Sequence[str],
-    model: Path,
-    cache: Path,
-    threads: int,
     texts: Sequence[str],
     control: str | None = None,
-    base: Path | None = None,
     number: int = 0,
-    content: str = "",
-    dtypes: Mapping[str, str] | None = None,
 ) -> Iterator[dict[str, Process]]:
-    """A running process per backend, by name, each holding these texts; with `control`, a second one of that backend.
+    """Start a process per backend and give each the texts.
 
-    They are started one after the other, for a start is timed too, in an order that is another one for each `number`.
+    They start one after the other, because starts are timed too, in an order that depends on `number`.
 
     Args:
-        content: key of the model that they must open, as `artifacts.content_key` gives it; "" for any.
-        dtypes: backend -> dtype as for `load`, if not its default.
+        control: the backend of a second process, called `CONTROL`.
 
     Raises:
         InferenceError: one does not start, or cannot read a text.
     """
     with contextlib.ExitStack() as stack:
-        found: dict[str, Process] = {}
+        pool: dict[str, Process] = {}
         arms = {name: name for name in backends} | ({CONTROL: control} if control else {})
         for arm in turn_order(list(arms), number):
-            found[arm] = stack.enter_context(
-                contextlib.closing(
-                    Process(arms[arm], model, cache, threads, base, content, (dtypes or {}).get(arms[arm], ""))
-                )
-            )
-        for process in found.values():
+            pool[arm] = stack.enter_context(contextlib.closing(open_process(arms[arm])))
+        for process in pool.values():
             process.tokens = process.ask("read", texts=list(texts))
-        yield {arm: found[arm] for arm in arms}
+        yield {arm: pool[arm] for arm in arms}
 
 
 def turn_order(arms: Sequence[str], number: int) -> list[str]:
-    """Who goes when in round `number`: ABBA, and every two rounds another one goes first."""
+    """Return the order of turns in round `number`: ABBA, and every two rounds another one goes first."""
     first = number // 2 % len(arms)
     order = [*arms[first:], *arms[:first]]
     return order if number % 2 == 0 else order[::-1]
 
 
-def warm_up(pool: Mapping[str, Process], lengths: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """Every process answers texts of each length until it gets no faster: how many calls, and whether it settled."""
-    found = {}
+def warm_up(pool: Pool, lengths: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Let every process answer texts of each length until it gets no faster; return its calls and if it settled."""
+    states = {}
     for arm, process in pool.items():
-        done = [process.ask("warm", rows=rows[:6]) for rows in group_by_length(lengths).values() if rows]
-        found[arm] = {"calls": sum(one["calls"] for one in done), "plateau": all(one["plateau"] for one in done)}
-    return found
+        replies = [process.ask("warm", rows=rows[:6]) for rows in group_by_length(lengths).values() if rows]
+        states[arm] = {"calls": sum(r["calls"] for r in replies), "plateau": all(r["plateau"] for r in replies)}
+    return states
 
 
 def timed_rows(plan: Plan, rows: int, rng: np.random.Generator) -> list[list[list[int]]]:
-    """Draw the rows to time, by launch and round.
-
-    Every row once before any comes twice: the figures are of as many different texts as there are.
-    """
-    wanted = plan.launches * plan.rounds * plan.texts
-    drawn = np.concatenate([rng.permutation(rows) for _ in range(wanted // rows + 1)])[:wanted]
+    """Draw the rows to time, by launch and round; no row is drawn twice before every row was drawn once."""
+    count = plan.launches * plan.rounds * plan.texts
+    drawn = np.concatenate([rng.permutation(rows) for _ in range(count // rows + 1)])[:count]
     timed: list[list[list[int]]] = drawn.reshape(plan.launches, plan.rounds, plan.texts).tolist()
     return timed
 
 
 def other_threads(plan: Plan, threads: int, cores: int) -> list[int]:
-    """The numbers of threads that are tried besides that of the run."""
+    """Return the numbers of threads to try besides the run's own."""
     return sorted({1, cores} - {threads}) if plan.best_threads else []
 
 
 def padded_share(lengths: Sequence[int], batch_size: int) -> float:
-    """The share of padding among the tokens when texts of these lengths are sorted and answered in batches."""
+    """Return the share of padding if texts of these lengths are sorted and answered in batches."""
     ordered = sorted(lengths)
     batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
     return 1 - sum(ordered) / sum(len(batch) * batch[-1] for batch in batches)
 
 
 def group_by_length(lengths: Sequence[int]) -> dict[str, list[int]]:
-    """Positions of the texts in each band of `LENGTHS`, by what it is called."""
+    """Return the positions of the texts in each band of `LENGTHS`, by the band's name."""
     return {
         length_name(low, high): [i for i, n in enumerate(lengths) if low <= n and (high is None or n <= high)]
         for low, high in LENGTHS
@@ -279,94 +258,104 @@ def length_name(low: int, high: int | None) -> str:
 
 
 def latency_rounds(
-    pool: Mapping[str, Process], rows: Sequence[Sequence[int]], number: int, probe: Probe, tick: Callable[[], None]
+    pool: Pool, rows: Sequence[Sequence[int]], number: int, probe: Probe, progress: Callable[[], None]
 ) -> list[dict[str, Any]]:
-    """Blocks of one launch: every round is the same texts for every process. `number` is the launch's.
+    """Measure the rounds of launch `number`: in each, every process answers the same texts one by one.
 
-    A round in which the machine was not left alone is kept, marked as disturbed, and measured again.
+    A round in which the machine was busy is marked as disturbed, kept, and measured again.
     """
     blocks: list[dict[str, Any]] = []
-    todo = list(enumerate(rows))
+    queue = list(enumerate(rows))
     cores = next(iter(pool.values())).ready["cores"]
-    while todo:
-        index, texts = todo.pop(0)
+    while queue:
+        index, texts = queue.pop(0)
         probe.wait()
-        before = steal(cores)
-        taken = []
+        before = cpu_times(cores)
+        attempt = []
         for arm in turn_order(list(pool), index):
             time.sleep(PAUSE_S)
-            found = pool[arm].ask("latency", rows=texts, again=3)
-            taken.append({"launch": number, "round": index, "arm": arm, **found})
-        stolen = steal(cores, before)
+            times = pool[arm].ask("latency", rows=texts, again=3)
+            attempt.append({"launch": number, "round": index, "arm": arm, **times})
+        steal = steal_share(cores, before)
         time.sleep(PAUSE_S)
         slowdown = probe.slowdown()
         tries = sum(block["round"] == index for block in blocks) // len(pool)
-        disturbed = (stolen > MAX_STEAL or slowdown > MAX_SLOWDOWN) and tries + 1 < MAX_TRIES
-        marks = {"steal": round(stolen, 4), "slowdown": round(slowdown, 3), "disturbed": disturbed}
-        blocks += [block | marks for block in taken]
+        disturbed = (steal > MAX_STEAL or slowdown > MAX_SLOWDOWN) and tries + 1 < MAX_TRIES
+        marks = {"steal": round(steal, 4), "slowdown": round(slowdown, 3), "disturbed": disturbed}
+        blocks += [block | marks for block in attempt]
         if disturbed:
-            todo.append((index, texts))
+            queue.append((index, texts))
         else:
-            tick()
+            progress()
     return blocks
 
 
 def sweep_rounds(
-    pool: Mapping[str, Process], rows: Sequence[int], rounds: int, number: int, probe: Probe, tick: Callable[[], None]
+    pool: Pool, rows: Sequence[int], rounds: int, number: int, probe: Probe, progress: Callable[[], None]
 ) -> list[dict[str, Any]]:
-    """One call with all these rows per process and batch size, in turns."""
-    found = []
-    for index in range(rounds):
-        for size in BATCH_SIZES:
-            probe.wait()
-            for arm in turn_order([arm for arm in pool if arm != CONTROL], index):
-                time.sleep(PAUSE_S)
-                reply = pool[arm].ask("throughput", rows=list(rows), batch_size=size)
-                found.append({"launch": number, "round": index, "arm": arm, "batch_size": size, **reply})
-        tick()
-    return found
+    """Measure one call with all these rows per process and batch size, taking turns."""
+    cases = [({"batch_size": size}, {"rows": list(rows)}) for size in BATCH_SIZES]
+    return _rounds(pool, "throughput", cases, rounds, number, probe, progress)
 
 
 def shape_rounds(
-    pool: Mapping[str, Process],
+    pool: Pool, rounds: int, max_tokens: int, number: int, probe: Probe, progress: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """Measure forward passes over exact shapes within the token limit, taking turns; more calls of small shapes."""
+    cases = [
+        ({"texts": texts, "tokens": tokens}, {"calls": max(2, min(12, 1024 // (texts * tokens)))})
+        for texts, tokens in SHAPES
+        if tokens <= max_tokens
+    ]
+    return _rounds(pool, "shape", cases, rounds, number, probe, progress)
+
+
+def _rounds(
+    pool: Pool,
+    order: str,
+    cases: Sequence[tuple[dict[str, Any], dict[str, Any]]],
     rounds: int,
-    most_tokens: int,
     number: int,
     probe: Probe,
-    tick: Callable[[], None],
+    progress: Callable[[], None],
 ) -> list[dict[str, Any]]:
-    """Forward passes over exact shapes, in turns; more calls of the small ones, none longer than the model reads."""
-    found = []
+    """Give every process but the control the order once per round and case.
+
+    Args:
+        cases: details of the order that are kept with the samples, and further details.
+    """
+    samples = []
     for index in range(rounds):
-        for texts, tokens in (shape for shape in SHAPES if shape[1] <= most_tokens):
-            calls = max(2, min(12, 1024 // (texts * tokens)))
+        for case, details in cases:
             probe.wait()
             for arm in turn_order([arm for arm in pool if arm != CONTROL], number + index):
                 time.sleep(PAUSE_S)
-                reply = pool[arm].ask("shape", texts=texts, tokens=tokens, calls=calls)
-                found.append({"launch": number, "round": index, "arm": arm, "texts": texts, "tokens": tokens, **reply})
-        tick()
-    return found
+                reply = pool[arm].ask(order, **case, **details)
+                samples.append({"launch": number, "round": index, "arm": arm, **case, **reply})
+        progress()
+    return samples
 
 
 def scores(reply: Mapping[str, str], tasks: Mapping[str, int]) -> dict[str, NDArray[np.float32]]:
-    """What `Worker.answer` sent, as (rows, labels) per task. `tasks` gives how many labels each has."""
+    """Decode the reply of `Worker.answer` to shape (rows, labels) per task; `tasks` has the number of labels."""
     return {
         task: np.frombuffer(base64.b64decode(reply[task]), "<f4").reshape(-1, labels) for task, labels in tasks.items()
     }
 
 
-def steal(cores: Sequence[int], since: tuple[float, float] | None = None) -> Any:
-    """Seconds of these cores that the host gave to others, and all of them; or the share since such a reading.
+def cpu_times(cores: Sequence[int]) -> tuple[float, float]:
+    """Return the seconds of these cores (all if empty) that the host gave to others, and their total seconds.
 
-    Of every core where none is named. 0.0 where the system does not tell (only Linux does).
+    Only Linux reports the first.
     """
     import psutil
 
     every = psutil.cpu_times(percpu=True)
-    mine = [every[core] for core in cores if core < len(every)] or every
-    now = (sum(float(getattr(one, "steal", 0.0)) for one in mine), float(sum(map(sum, mine))))
-    if since is None:
-        return now
-    spent = now[1] - since[1]
-    return (now[0] - since[0]) / spent if spent > 0 else 0.0
+    times = [every[core] for core in cores if core < len(every)] or every
+    return sum(float(getattr(core, "steal", 0.0)) for core in times), float(sum(map(sum, times)))
+
+
+def steal_share(cores: Sequence[int], before: tuple[float, float]) -> float:
+    """Return the share of these cores' time that the host gave to others since `before`, from `cpu_times`."""
+    stolen, total = (now - then for now, then in zip(cpu_times(cores), before, strict=True))
+    return stolen / total if total > 0 else 0.0

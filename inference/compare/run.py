@@ -1,4 +1,4 @@
-"""`compare`: measure the backends of a model on labelled rows, and what was found as a receipt."""
+"""Measure the backends of a model on labelled rows, and return the result as a receipt."""
 
 from __future__ import annotations
 
@@ -32,20 +32,10 @@ from inference.formats.identity import content_key
 from inference.jobs import Progress
 from inference.version import __version__
 
-CHUNK = 500  # rows that a backend answers before it is the next one's turn
+CHUNK = 500  # rows that a backend answers before the next one takes its turn
 QUICK_ROWS = 500
-# About how many seconds each part takes on two cores with a small encoder. Only ratios matter, for the bar.
+# Approximate seconds of each part, on two cores with a small encoder. Only the ratios matter, for progress.
 START, WARM_UP, CALL, SWEEP, ROW, SHAPE_ROUND = 14.0, 4.0, 0.035, 6.0, 0.022, 6.0
-
-
-def _showcase(bundle: Bundle) -> LabelledRows:
-    try:
-        return read_data(SHOWCASE, bundle.tasks)
-    except InputError as error:
-        raise InputError(
-            f"The showcase has no labels for {bundle.name} ({', '.join(bundle.tasks)}). Give labelled rows of your "
-            "own: --data FILE.csv with the columns text and label."
-        ) from error
 
 
 def measure(
@@ -63,25 +53,24 @@ def measure(
     progress: Progress | None = None,
     plan: benchmark.Plan | None = None,
 ) -> Receipt:
-    """A receipt: latency, throughput, size, memory, start-up and accuracy of each backend on the same rows.
+    """Measure latency, throughput, size, memory, start-up and accuracy of each backend on the same rows.
 
     Args:
-        model: a folder, a Hub id, or a description of one: what is measured is what was described.
-        data: labelled rows; the showcase, with its texts kept, if left out.
-        backends: the first of them is the reference, "pytorch" where it is among them; all that the model has if
-            left out.
-        dtype: as for `load`, of the backends that have a choice.
-        threads: CPU threads of each backend, the same for all; every core this process may use if left out.
-        quick: under a minute instead of some: one start of each process, fewer samples, at most `QUICK_ROWS` rows.
-        seed: draws the rows that are timed, the sample of rows, and the bootstrap.
-        cache: folder of built models; `~/.cache/triptych` if left out.
+        model: a folder, a Hub id, or the description of a model.
+        data: labelled rows (default: the showcase, with `keep_texts`).
+        backends: default: all that the model has. The most exact one is the reference.
+        dtype: as for `load`, for the backends that offer a choice.
+        threads: CPU threads per backend (default: all cores that this process may use).
+        quick: take under a minute: one start per process, fewer samples, at most `QUICK_ROWS` rows.
+        seed: seed for the rows to time, the sample of rows, and the bootstrap.
+        cache: folder of built models (default: `~/.cache/triptych`).
         base: folder of the base model, as for `load`.
-        keep_texts: put the texts in the receipt. Leave it off for texts that others may not see.
+        keep_texts: store the texts in the receipt. Leave it off for confidential texts.
         progress: called with the step and the share done.
-        plan: how much to measure, where neither the full nor the quick one is meant.
+        plan: how much to measure (default: `benchmark.QUICK` or `benchmark.FULL`).
 
     Raises:
-        InferenceError: the model does not load, a backend does not start, or an argument makes no sense.
+        InferenceError: the model does not load, a backend does not start, or an argument is invalid.
     """
     bundle = model if isinstance(model, Bundle) else describe(model, base)
     backends = bundle.backends if backends is None else backends
@@ -95,25 +84,17 @@ def measure(
     threads = cpu.cores() if threads is None else threads
     if not 1 <= threads <= cpu.cores():
         raise InputError(f"threads={threads}, but this process may use 1 to {cpu.cores()}.")
-    say = progress or (lambda step, share: None)
+    progress = progress or (lambda step, share: None)
     cache = cache or default_cache()
-    if data is None:
-        data, keep_texts = _showcase(bundle), True
-    # What set the INT8 ranges must not be what they are judged on.
-    if data.sha256 in bundle.trained_on:
-        raise InputError(f"{data.name} is the file that {bundle.name} was trained on. Give rows it has not seen.")
-    used = set(CALIBRATION.read_text(encoding="utf-8").splitlines())
-    data = data.without(used, "their texts set the ranges of the INT8 model")
-    if quick:
-        data = data.sample(QUICK_ROWS, seed)
-    artifact = obtain(bundle, cache, lambda step, share: say(f"building: {step}", 0.0), base)
-    # In the order of exactness, the reference first.
-    names = [name for name in RUNTIMES if name in backends]
+    keep_texts = keep_texts or data is None
+    data = _select_rows(bundle, data, QUICK_ROWS if quick else None, seed)
+    artifact = obtain(bundle, cache, lambda step, share: progress(f"building: {step}", 0.0), base)
+    names = [name for name in RUNTIMES if name in backends]  # the most exact first: the reference
     plan = plan or (benchmark.QUICK if quick else benchmark.FULL)
-    run = _Run(bundle, artifact, data, names, dtypes, threads, cache, base, seed, plan, say)
-    before, stolen, started = _machine_now(), benchmark.steal([]), time.monotonic()
+    run = _Run(bundle, artifact, data, names, dtypes, threads, cache, base, seed, plan, progress)
+    before, cpu_times, started = _load_and_clock(), benchmark.cpu_times([]), time.monotonic()
     measured = run.measure()
-    say("statistics", 0.99)
+    progress("statistics", 0.99)
     receipt: Receipt = {
         "format": FORMAT,
         "version": VERSION,
@@ -128,13 +109,7 @@ def measure(
             **({"dtypes": dtypes} if dtypes else {}),
             **asdict(plan),
         },
-        "model": {
-            "name": bundle.name,
-            "files": dict(bundle.files),
-            "base": bundle.base and {name: getattr(bundle.base, name) for name in ("hub_id", "revision", "files")},
-            "max_tokens": bundle.max_tokens,
-            "tasks": {name: asdict(task) | {"labels": list(task.labels)} for name, task in bundle.tasks.items()},
-        },
+        "model": _model_entry(bundle),
         "data": {
             "name": data.name,
             "sha256": data.sha256,
@@ -147,30 +122,49 @@ def measure(
             "copies": data.copies,
             "notes": data.notes,
         },
-        "machine": {
-            "cpu": cpu.model(),
-            "cores": cpu.cores(),
-            "flags": cpu.int8_flags(),
-            "system": platform.system(),
-            "architecture": platform.machine(),
-            "memory_bytes": _memory_bytes(),
-            "before": before,
-            "after": _machine_now(),
-            "steal_share": round(benchmark.steal([], stolen), 5),
-        },
-        "versions": {"triptych": __version__, "python": platform.python_version(), **tool_versions(), **_versions()},
+        "machine": _machine_entry()
+        | {"before": before, "after": _load_and_clock()}
+        | {"steal_share": round(benchmark.steal_share([], cpu_times), 5)},
+        "versions": _versions(),
         **measured,
     }
     receipt["results"] = results(receipt)
-    say("done", 1.0)
+    progress("done", 1.0)
     return seal(receipt)
 
 
+def _select_rows(bundle: Bundle, data: LabelledRows | None, max_rows: int | None, seed: int) -> LabelledRows:
+    """Return the rows to measure on: neither trained on, nor used to calibrate INT8, and at most `max_rows`."""
+    if data is None:
+        try:
+            data = read_data(SHOWCASE, bundle.tasks)
+        except InputError as error:
+            raise InputError(
+                f"The showcase has no labels for {bundle.name} ({', '.join(bundle.tasks)}). Pass labelled rows of your "
+                "own: --data FILE.csv with the columns text and label."
+            ) from error
+    if data.sha256 in bundle.trained_on:
+        raise InputError(f"{data.name} is the file that {bundle.name} was trained on. Pass rows it has not seen.")
+    calibration = set(CALIBRATION.read_text(encoding="utf-8").splitlines())
+    data = data.without(calibration, "their texts set the ranges of the INT8 model")
+    return data if max_rows is None else data.sample(max_rows, seed)
+
+
+def _model_entry(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "name": bundle.name,
+        "files": dict(bundle.files),
+        "base": bundle.base and {name: getattr(bundle.base, name) for name in ("hub_id", "revision", "files")},
+        "max_tokens": bundle.max_tokens,
+        "tasks": {name: asdict(task) | {"labels": list(task.labels)} for name, task in bundle.tasks.items()},
+    }
+
+
 def _dtypes(backends: Sequence[str], dtype: str | None) -> dict[str, str]:
-    """Backend -> the dtype to measure it in, of those that have a choice on a CPU.
+    """Return backend -> dtype for the backends that offer a choice on a CPU.
 
     Raises:
-        InputError: none of them can be measured in it.
+        InputError: no backend supports the dtype.
     """
     if dtype is None:
         return {}
@@ -180,7 +174,7 @@ def _dtypes(backends: Sequence[str], dtype: str | None) -> dict[str, str]:
 
 @dataclass
 class _Run:
-    """The measurement itself; what it gathers on the way."""
+    """A measurement in progress, and what it has gathered."""
 
     bundle: Bundle
     artifact: Artifact
@@ -192,7 +186,7 @@ class _Run:
     base: Path | None
     seed: int
     plan: benchmark.Plan
-    say: Progress
+    progress: Progress
 
     def __post_init__(self) -> None:
         self.tokens: list[int] = []
@@ -210,62 +204,58 @@ class _Run:
         )
         self._done = 0.0
 
-    def _tick(self, seconds: float, step: str) -> None:
+    def _advance(self, seconds: float, step: str) -> None:
         self._done += seconds
-        self.say(step, min(0.98, self._done / self._total))
+        self.progress(step, min(0.98, self._done / self._total))
 
     def _launch(
         self, threads: int, rows: list[list[int]], number: int = 0, control: str | None = None
     ) -> AbstractContextManager[dict[str, benchmark.Process]]:
-        """The processes, holding the texts of these rounds one after the other."""
-        texts = [self.data.texts[row] for one in rows for row in one]
-        content = content_key(self.bundle)
-        return benchmark.launch(
-            self.names, self.bundle.folder, self.cache, threads, texts, control, self.base, number, content, self.dtypes
-        )
+        """Start the processes with the texts of these rounds."""
+        options = {"cache": self.cache, "base": self.base, "content": content_key(self.bundle), "threads": threads}
 
-    def recipe(self, backend: str) -> dict[str, Any]:
-        """How INT8 was made; nothing of the others, nor of graphs that were found made."""
-        made = self.artifact.manifest["quantized"]
-        return {"quantized": made} if backend == "int8" and "tried" in made else {}
+        def open_process(name: str) -> benchmark.Process:
+            return benchmark.Process(self.bundle.folder, name, **options, dtype=self.dtypes.get(name))
+
+        texts = [self.data.texts[row] for round_ in rows for row in round_]
+        return benchmark.launch(open_process, self.names, texts, control, number)
 
     def measure(self) -> dict[str, Any]:
-        """What a receipt says of the backends: `backends`, `latency`, `throughput`, `shapes`, `other_threads`."""
-        backends = {
-            name: {
-                **footprint(self.bundle, self.artifact, name, self.base),
-                **self.recipe(name),
-                "starts": [],
-                "memory": [],
-            }
+        """Return the fields `backends`, `latency`, `throughput`, `shapes` and `other_threads` of the receipt."""
+        backends: dict[str, dict[str, Any]] = {
+            name: footprint(self.bundle, self.artifact, name, self.base) | {"starts": [], "memory": []}
             for name in self.names
         }
+        quantized = self.artifact.manifest["quantized"]
+        if "int8" in backends and "tried" in quantized:  # an imported graph has no record of recipes
+            backends["int8"]["quantized"] = quantized
         latency: dict[str, Any] = {"rows": self.timed, "warm_up": [], "blocks": []}
         sweeps: list[dict[str, Any]] = []
         shapes: list[dict[str, Any]] = []
-        probe = benchmark.Probe(self.plan.wait_s)
-        plan, swept = self.plan, min(self.plan.sweep_texts, self.plan.rounds * self.plan.texts)
+        plan, probe = self.plan, benchmark.Probe(self.plan.wait_s)
+        swept = min(plan.sweep_texts, plan.rounds * plan.texts)
         for number, rows in enumerate(self.timed):
             step = f"start {number + 1} of {plan.launches}: "
-            self.say(step + "opening the backends", self._done / self._total)
+            self._advance(0.0, step + "opening the backends")
             with self._launch(self.threads, rows, number, self.names[0]) as pool:
                 for arm, process in pool.items():
                     name = self.names[0] if arm == benchmark.CONTROL else arm
                     backends[name]["starts"].append(process.ready["start"])
                 latency["cores"] = pool[self.names[0]].ready["cores"]
-                self._tick(START, step + "warming up")
+                self._advance(START, step + "warming up")
                 latency["warm_up"].append(benchmark.warm_up(pool, pool[self.names[0]].tokens["tokens"]))
-                self._tick(WARM_UP, step + "latency")
-                tick = partial(self._tick, plan.texts * CALL, step + "latency")
-                latency["blocks"] += benchmark.latency_rounds(pool, _places(rows), number, probe, tick)
-                tick = partial(self._tick, SWEEP, step + "batch sizes")
-                sweeps += benchmark.sweep_rounds(pool, list(range(swept)), plan.sweeps, number, probe, tick)
+                self._advance(WARM_UP, step + "latency")
+                advance = partial(self._advance, plan.texts * CALL, step + "latency")
+                latency["blocks"] += benchmark.latency_rounds(pool, _positions(rows), number, probe, advance)
+                advance = partial(self._advance, SWEEP, step + "batch sizes")
+                sweeps += benchmark.sweep_rounds(pool, range(swept), plan.sweeps, number, probe, advance)
                 for name in self.names:
                     backends[name]["memory"].append(pool[name].ask("memory"))
-                tick = partial(self._tick, SHAPE_ROUND, step + "fixed shapes")
-                shapes += benchmark.shape_rounds(pool, plan.shape_rounds, self.bundle.max_tokens, number, probe, tick)
+                advance, most = partial(self._advance, SHAPE_ROUND, step + "fixed shapes"), self.bundle.max_tokens
+                shapes += benchmark.shape_rounds(pool, plan.shape_rounds, most, number, probe, advance)
                 if number == 0:
-                    self._answers(pool, backends)
+                    self._predict(pool, backends)
+                    self._count_batch_flips(pool, backends)
         others = [self._with_threads(count, probe) for count in self.other_threads]
         latency["waited_s"] = probe.waited_s
         return {
@@ -277,18 +267,18 @@ class _Run:
         }
 
     def _with_threads(self, threads: int, probe: benchmark.Probe) -> dict[str, Any]:
-        """The first two rounds of latency once more with another number of threads."""
+        """Measure the first two rounds of latency again with another number of threads."""
         step = f"with {threads} thread{'s' * (threads > 1)}"
         rows = self.timed[0][:2]
         with self._launch(threads, rows) as pool:
-            self._tick(START / 2, step)
+            self._advance(START / 2, step)
             benchmark.warm_up(pool, pool[self.names[0]].tokens["tokens"])
-            self._tick(WARM_UP, step)
-            tick = partial(self._tick, self.plan.texts * CALL, step)
-            return {"threads": threads, "blocks": benchmark.latency_rounds(pool, _places(rows), 0, probe, tick)}
+            self._advance(WARM_UP, step)
+            advance = partial(self._advance, self.plan.texts * CALL, step)
+            return {"threads": threads, "blocks": benchmark.latency_rounds(pool, _positions(rows), 0, probe, advance)}
 
-    def _answers(self, pool: dict[str, benchmark.Process], backends: dict[str, Any]) -> None:
-        """Every row's answer on each of the processes that were just timed."""
+    def _predict(self, pool: dict[str, benchmark.Process], backends: dict[str, dict[str, Any]]) -> None:
+        """Add `predictions`, the answers to every row by the processes that were just timed."""
         tasks = {task: len(self.bundle.tasks[task].labels) for task in self.data.labels}
         for entry in backends.values():
             entry["predictions"] = {task: {"label_ids": [], "confidence": [], "max_abs_dp": 0.0} for task in tasks}
@@ -297,36 +287,38 @@ class _Run:
             texts = self.data.texts[first : first + CHUNK]
             expected: dict[str, Any] = {}
             for name in self.names:
-                read = pool[name].ask("read", texts=texts)
-                found = benchmark.scores(
-                    pool[name].ask("answer", rows=list(range(len(texts))), tasks=list(tasks)), tasks
-                )
+                lengths = pool[name].ask("read", texts=texts)
+                reply = pool[name].ask("answer", rows=list(range(len(texts))), tasks=list(tasks))
+                scores = benchmark.scores(reply, tasks)
                 if name == self.names[0]:
-                    expected = found
-                    self.tokens += read["tokens"]
-                    self.truncated += sum(read["truncated"])
-                for task, table in found.items():
+                    expected = scores
+                    self.tokens += lengths["tokens"]
+                    self.truncated += sum(lengths["truncated"])
+                for task, table in scores.items():
                     entry = backends[name]["predictions"][task]
                     entry["label_ids"] += table.argmax(1).tolist()
                     entry["confidence"] += np.round(table.max(1).astype(float), 6).tolist()
                     gap = float(np.abs(table - expected[task]).max())
                     entry["max_abs_dp"] = max(entry["max_abs_dp"], gap)
-            self._tick(len(texts) * ROW, f"accuracy, {min(first + CHUNK, total):,} of {total:,} rows")
+            self._advance(len(texts) * ROW, f"accuracy, {min(first + CHUNK, total):,} of {total:,} rows")
+
+    def _count_batch_flips(self, pool: dict[str, benchmark.Process], backends: dict[str, dict[str, Any]]) -> None:
+        """Add `batch_flips`, the labels that differ between a text alone and in a batch."""
         texts = [self.data.texts[row] for row in self.alone]
         for name in self.names:
             pool[name].ask("read", texts=texts)
-            flips = pool[name].ask("alone", rows=list(range(len(texts))), tasks=list(tasks))
+            flips = pool[name].ask("alone", rows=list(range(len(texts))), tasks=list(self.data.labels))
             backends[name]["batch_flips"] = {"rows": len(texts), "tasks": flips}
-            self._tick(len(texts) * CALL / len(self.names), "alone and in a batch")
+            self._advance(len(texts) * CALL / len(self.names), "alone and in a batch")
 
 
-def _places(rounds: list[list[int]]) -> list[list[int]]:
-    """The same rounds, as places in the list of their texts."""
+def _positions(rounds: list[list[int]]) -> list[list[int]]:
+    """Number the rows of the rounds consecutively, as their texts are."""
     count = itertools.count()
-    return [[next(count) for _ in one] for one in rounds]
+    return [[next(count) for _ in rows] for rows in rounds]
 
 
-def _machine_now() -> dict[str, Any]:
+def _load_and_clock() -> dict[str, Any]:
     import psutil
 
     frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
@@ -336,12 +328,20 @@ def _machine_now() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
-    """Of the libraries that are timed or that work out the figures, beside those of a build."""
-    return {name: importlib.metadata.version(name) for name in ("tokenizers", "numpy", "scipy", "scikit-learn")}
-
-
-def _memory_bytes() -> int:
+def _machine_entry() -> dict[str, Any]:
     import psutil
 
-    return int(psutil.virtual_memory().total)
+    return {
+        "cpu": cpu.model(),
+        "cores": cpu.cores(),
+        "flags": cpu.int8_flags(),
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "memory_bytes": int(psutil.virtual_memory().total),
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of Triptych, of what builds models, and of what is timed or computes the figures."""
+    libraries = {name: importlib.metadata.version(name) for name in ("tokenizers", "numpy", "scipy", "scikit-learn")}
+    return {"triptych": __version__, "python": platform.python_version(), **tool_versions(), **libraries}

@@ -1,9 +1,9 @@
-"""One backend in a process of its own: orders on stdin, replies on stdout, one JSON document a line.
+"""Run one backend in a process of its own: orders on stdin, replies on stdout, one JSON document per line.
 
-python -m inference.compare.worker BACKEND MODEL CACHE THREADS STARTED_NS CONTENT DTYPE [BASE]
+python -m inference.compare.worker LOAD_ARGUMENTS STARTED_NS
 
-A runtime's memory, threads and start-up can be told from another's only where it has a process to itself. What is
-loaded here is what answers everywhere else: `inference.load` and the `Classifier` it gives.
+Memory, threads and start-up of a runtime can be measured only in a separate process. The classifier comes from
+`inference.load`, as everywhere else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,12 +22,12 @@ from typing import Any
 from inference.backends import RUNTIMES
 
 FIRST = "how long does the first answer take?"
-PLATEAU = 0.05  # two passes in a row whose medians differ by less than this share: warm
+PLATEAU = 0.05  # relative difference between the medians of two passes below which the process is warm
 MAX_PASSES = 12
 
 
 class Worker:
-    """A loaded classifier and the texts it is asked about. Its methods are the orders, their replies plain types."""
+    """A loaded classifier and its texts. The public methods are the orders and return JSON types."""
 
     def __init__(self, classifier: Any) -> None:
         self.classifier = classifier
@@ -35,13 +35,13 @@ class Worker:
         self.ids: list[list[int]] = []
 
     def read(self, texts: list[str]) -> dict[str, Any]:
-        """Keep these texts for the orders to come; how many tokens each has and whether it is cut."""
+        """Keep the texts for later orders, and return how many tokens each has and whether it is truncated."""
         tokens = self.classifier.tokenize(texts)
         self.texts, self.ids = texts, tokens.ids
         return {"tokens": [len(row) for row in tokens.ids], "truncated": [int(cut) for cut in tokens.truncated]}
 
     def warm(self, rows: Sequence[int]) -> dict[str, Any]:
-        """Answer these rows one by one, again and again, until a pass is as fast as the one before."""
+        """Answer these rows one by one until a pass is as fast as the previous one."""
         before = float("inf")
         for passes in range(1, MAX_PASSES + 1):
             now = median(self.latency(rows)["total_ns"])
@@ -51,32 +51,32 @@ class Worker:
         return {"calls": MAX_PASSES * len(rows), "plateau": False}
 
     def latency(self, rows: Sequence[int], again: int = 0) -> dict[str, list[int]]:
-        """Nanoseconds of each text answered alone, end to end, and of that the tokenizer and the forward pass.
+        """Return the nanoseconds of each text answered alone: in total, in the tokenizer and in the forward pass.
 
         Args:
-            again: so many of the rows are answered once before: a process that slept is slow at first.
+            again: number of rows to answer beforehand, because a process that slept is slow at first.
         """
         for row in rows[:again]:
             self.classifier.classify(self.texts[row])
-        found: dict[str, list[int]] = {"total_ns": [], "tokenize_ns": [], "forward_ns": []}
+        times: dict[str, list[int]] = {"total_ns": [], "tokenize_ns": [], "forward_ns": []}
         for row in rows:
             text = self.texts[row]
             start = time.perf_counter_ns()
             timing = self.classifier.classify(text).timing
-            found["total_ns"].append(time.perf_counter_ns() - start)
-            found["tokenize_ns"].append(round(timing.tokenize_ms * 1e6))
-            found["forward_ns"].append(round(timing.forward_ms * 1e6))
-        return found
+            times["total_ns"].append(time.perf_counter_ns() - start)
+            times["tokenize_ns"].append(round(timing.tokenize_ms * 1e6))
+            times["forward_ns"].append(round(timing.forward_ms * 1e6))
+        return times
 
     def throughput(self, rows: Sequence[int], batch_size: int) -> dict[str, Any]:
-        """Nanoseconds of one call with all these rows, at most `batch_size` of them a forward pass, and the padding."""
+        """Return the nanoseconds of one call with all these rows, and the share of padding."""
         from inference.classifier import Classifier
 
         c = self.classifier
-        # No budget of tokens: a batch of 32 is one of 32 however long its texts are.
+        # No token budget: a batch of 32 has 32 texts, however long they are.
         sized = Classifier(c.bundle, c.backend, c.tokenizer, batch_size, batch_size * c.bundle.max_tokens)
         texts = [self.texts[row] for row in rows]
-        sized.classify(sorted(texts, key=len)[-batch_size:])  # warm, and memory for the largest batch at hand
+        sized.classify(sorted(texts, key=len)[-batch_size:])  # warm up, and allocate memory for the largest batch
         start = time.perf_counter_ns()
         sized.classify(texts)
         elapsed = time.perf_counter_ns() - start
@@ -85,7 +85,7 @@ class Worker:
         return {"total_ns": elapsed, "padded_share": 1 - sum(lengths) / padded}
 
     def shape(self, texts: int, tokens: int, calls: int) -> dict[str, list[int]]:
-        """Nanoseconds of forward passes over exactly so many texts of so many tokens, cut from the real ones."""
+        """Return the nanoseconds of forward passes over an exact shape, filled with tokens of the texts."""
         from inference.classifier import pad
 
         ids = [i for row in self.ids for i in row]
@@ -93,22 +93,22 @@ class Worker:
         feed = pad([ids[row * tokens : (row + 1) * tokens] for row in range(texts)])
         for _ in range(max(2, calls // 3)):
             self.classifier.backend.logits(**feed)
-        found = []
+        times = []
         for _ in range(calls):
             start = time.perf_counter_ns()
             self.classifier.backend.logits(**feed)
-            found.append(time.perf_counter_ns() - start)
-        return {"forward_ns": found}
+            times.append(time.perf_counter_ns() - start)
+        return {"forward_ns": times}
 
     def answer(self, rows: Sequence[int], tasks: list[str]) -> dict[str, Any]:
-        """Every probability of these rows, batched as a user's list is: per task base64 of float32 (rows, labels)."""
+        """Return all probabilities of these rows, per task as base64 of float32 with shape (rows, labels)."""
         from inference.artifacts.parity import score_rows
 
-        found = self.classifier.classify([self.texts[row] for row in rows], tasks).predictions
-        return {task: base64.b64encode(score_rows(found[task]).astype("<f4").tobytes()).decode() for task in tasks}
+        answers = self.classifier.classify([self.texts[row] for row in rows], tasks).predictions
+        return {task: base64.b64encode(score_rows(answers[task]).astype("<f4").tobytes()).decode() for task in tasks}
 
     def alone(self, rows: Sequence[int], tasks: list[str]) -> dict[str, Any]:
-        """How many labels of these rows differ between a text alone and one in a padded batch of mixed lengths."""
+        """Return how many labels differ between a text alone and in a padded batch of mixed lengths."""
         from inference.artifacts import parity
 
         texts = [self.texts[row] for row in rows]
@@ -117,7 +117,7 @@ class Worker:
         return {task: int((alone[task].argmax(1) != mixed[task].argmax(1)).sum()) for task in tasks}
 
     def memory(self) -> dict[str, int]:
-        """Resident bytes of this process now, and the most they ever were."""
+        """Return the resident bytes of this process, and their peak."""
         try:
             status = dict(
                 line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line
@@ -134,32 +134,20 @@ class Worker:
             return {"resident_bytes": info.rss, "peak_bytes": getattr(info, "peak_wset", info.rss)}
 
 
-def start(
-    backend: str,
-    model: str,
-    cache: str,
-    threads: int,
-    started_ns: int,
-    content: str,
-    dtype: str = "",
-    base: str | None = None,
-) -> tuple[Worker, dict[str, Any]]:
-    """A worker that has given its first answer, and what its start took in seconds.
+def start(arguments: dict[str, Any], started_ns: int) -> tuple[Worker, dict[str, Any]]:
+    """Return a worker that has given its first answer, and the seconds that its start took.
 
     Args:
-        started_ns: `time.time_ns()` just before this process was started: the interpreter is part of the imports.
-        content: key of the model, as for `load`; "" for any.
-        dtype: as for `load`; "" for the default.
+        arguments: those of `load`.
+        started_ns: `time.time_ns()` just before this process was started, so that the interpreter is included.
     """
-    runtime = RUNTIMES[backend]
-    for name in (*runtime.libraries, runtime.module):  # before loading, so that the two can be told apart
+    runtime = RUNTIMES[arguments["backend"]]
+    for name in (*runtime.libraries, runtime.module):  # first, to time imports and loading separately
         importlib.import_module(name)
     from inference.loading import load
 
     imported = time.time_ns()
-    classifier = load(
-        model, backend, dtype=dtype or None, threads=threads, cache=cache, base=base, content=content or None
-    )
+    classifier = load(**arguments)
     loaded = time.time_ns()
     classifier.predict_all_tasks(FIRST)
     answered = time.time_ns()
@@ -173,7 +161,7 @@ def start(
 
 
 def pin(threads: int) -> list[int]:
-    """Keep this process on as many cores as it has threads; the cores, or none where the system cannot."""
+    """Bind this process to as many cores as it has threads; return the cores, or none if the system cannot."""
     if not hasattr(os, "sched_setaffinity"):
         return []
     cores = sorted(os.sched_getaffinity(0))[:threads]
@@ -181,16 +169,11 @@ def pin(threads: int) -> list[int]:
     return cores
 
 
-def _orders() -> Iterator[dict[str, Any]]:
-    for line in sys.stdin:
-        yield json.loads(line)
-
-
 def main() -> int:
     from inference.errors import InferenceError
 
-    backend, model, cache, threads, started_ns, content, *base = sys.argv[1:]
-    # Replies go to a copy of stdout: what a library prints must not end up among them.
+    arguments, started_ns = json.loads(sys.argv[1]), int(sys.argv[2])
+    # Replies go to a copy of stdout, so that nothing that a library prints is mixed in.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -199,10 +182,10 @@ def main() -> int:
         replies.flush()
 
     try:
-        cores = pin(int(threads))
-        worker, took = start(backend, model, cache, int(threads), int(started_ns), content, *base)
-        reply({"start": took, "cores": cores})
-        for order in _orders():
+        cores = pin(arguments["threads"])
+        worker, seconds = start(arguments, started_ns)
+        reply({"start": seconds, "cores": cores})
+        for order in map(json.loads, sys.stdin):
             name = order.pop("order")
             if not hasattr(Worker, name):
                 raise AttributeError(f"no such order: {name}")
@@ -210,7 +193,7 @@ def main() -> int:
     except InferenceError as error:
         reply({"error": str(error)})
         return 2
-    except (BrokenPipeError, KeyboardInterrupt):  # nobody listens any more
+    except (BrokenPipeError, KeyboardInterrupt):  # the parent has gone
         return 1
     return 0
 

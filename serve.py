@@ -1,10 +1,10 @@
 """Page, dashboard and API on one port: Gradio at /, Streamlit at /dashboard/, FastAPI at /api.
 
-Run it: python serve.py. What the environment sets: `ui/start.py`, and TRIPTYCH_API_KEY, the key that the API wants.
+Run it: python serve.py. `ui/start.py` lists the environment variables; TRIPTYCH_API_KEY is the key that the API
+requires, if it is set.
 
-The dashboard runs in this process and finds three variables: TRIPTYCH_MODEL, the folder of the model that the page
-serves; TRIPTYCH_CONTENT, its content key; and TRIPTYCH_PAGE_URL, the way back to the page from any of the dashboard's
-own. On its own it has no page.
+The dashboard runs in this process and reads three variables, which are set here: TRIPTYCH_MODEL, the folder of the
+served model; TRIPTYCH_CONTENT, its content key; and TRIPTYCH_PAGE_URL, the address of the page.
 """
 
 from __future__ import annotations
@@ -35,50 +35,50 @@ DASHBOARD = Path(__file__).parent / "dashboard" / "main.py"
 
 
 def site(models: Models, api: FastAPI, files: TemporaryFiles, backend: str = "int8") -> tuple[FastAPI, Any]:
-    """Build page, dashboard and API as one ASGI application. Streamlit allows one in a process.
+    """Build page, dashboard and API as one ASGI application; Streamlit allows one per process.
 
     Returns:
-        The application, and Gradio's own within it.
+        The application, and Gradio's application within it.
     """
     dashboard = st.App(DASHBOARD, middleware=MIDDLEWARE)
-    # Without its own documentation pages: they would describe one redirect.
-    made = FastAPI(lifespan=dashboard.lifespan(), openapi_url=None)
+    # Without documentation pages: they would describe one redirect.
+    application = FastAPI(lifespan=dashboard.lifespan(), openapi_url=None)
 
-    @made.get("/api")
-    @made.get("/dashboard")
+    @application.get("/api")
+    @application.get("/dashboard")
     async def to_folder(request: Request) -> RedirectResponse:
-        # Relative, as is the page's link: both hold behind a proxy that serves all this under a path.
+        # Relative, like the page's link: both work behind a proxy that adds a path.
         folder = request.url.path.rpartition("/")[2]
         return RedirectResponse(f"{folder}/" + (f"?{request.url.query}" if request.url.query else ""))
 
     pages = [path.stem for path in (DASHBOARD.parent / "views").glob("[!_]*.py")]
-    made.mount("/dashboard", DashboardGate(dashboard, pages))
-    made.mount("/api", api)
-    return made, mount_page(made, build(models, backend, dashboard="dashboard/"), files)
+    application.mount("/dashboard", DashboardGate(dashboard, pages))
+    application.mount("/api", api)
+    return application, mount_page(application, build(models, backend, dashboard="dashboard/"), files)
 
 
 def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready: Callable[[], None]) -> None:
-    """All three until a signal comes; then no new requests, and those that run are answered."""
+    """Serve all three until a signal comes; running requests are then answered, and no new ones."""
     os.environ["TRIPTYCH_MODEL"] = str(models.bundle.folder)
     os.environ["TRIPTYCH_CONTENT"] = content_key(models.bundle)
     os.environ["TRIPTYCH_PAGE_URL"] = "../"
     api = create_app(models, backend=settings.backend, api_key=read_key(None, os.environ), prefix="")
-    made, page = site(models, api, files, settings.backend)
+    application, page = site(models, api, files, settings.backend)
 
-    def say() -> None:
+    def announce() -> None:
         ready()
         print(f"The dashboard is at {settings.url}/dashboard/", flush=True)
         print(f"The API is at {settings.url}/api", flush=True)
 
     def stopping() -> None:
         api.state.service.stop()
-        page.stop_event.set()  # every open page holds a heartbeat, a response without end
+        page.stop_event.set()  # every open page has a heartbeat, an endless response
 
     try:
         server.serve(
-            made,
+            application,
             settings.bind(),
-            say,
+            announce,
             stopping,
             settings.access,
             websockets=WebSocketProtocol,

@@ -49,7 +49,7 @@ def test_the_three_runtimes_stand_side_by_side_with_the_difference_marked(visit:
     visit.compare()
     heads = visit.page.locator(".triptych thead th").all_inner_texts()
     assert [head.split()[1] for head in heads] == ["PyTorch", "ONNX", "INT8"]
-    visit.see("INT8 gives another label for emotion")
+    visit.see("INT8 predicts a different label for emotion")
     assert visit.page.locator(".triptych td.changed").inner_text().count("PyTorch: joy") == 1
 
 

@@ -210,7 +210,7 @@ def test_invalid_hosts_and_proxies_are_refused(arguments: list[str], message: st
 
 @pytest.mark.parametrize("sources", ["'self'; script-src *", "a\nb", "é", "a, b"])
 def test_frame_ancestors_cannot_change_the_rest_of_the_policy(sources: str) -> None:
-    with pytest.raises(InputError, match="--frame-ancestors takes sources"):
+    with pytest.raises(InputError, match="--frame-ancestors requires sources"):
         ServerSettings.read({}, ["--frame-ancestors", sources])
     assert (
         ServerSettings.read({}, ["--frame-ancestors", "https://a.example"]).access.frame_ancestors

@@ -21,28 +21,28 @@ def test_the_header_links_to_a_dashboard_only_where_there_is_one() -> None:
 
 def test_equal_answers_are_called_equal() -> None:
     html = side_by_side(models(), "good glad")
-    assert "give the same label for every task" in html
-    assert "no digit differs" in html
+    assert "predict the same label for every task" in html
+    assert "the confidences are identical" in html
     assert "≠" not in html
 
 
 def test_a_small_difference_is_given_in_figures_and_no_label_is_called_different() -> None:
     html = side_by_side(models(int8=0.1), "good glad")
-    assert "give the same label for every task" in html
+    assert "predict the same label for every task" in html
     assert "largest difference in confidence" in html
     assert "≠" not in html
 
 
 def test_another_label_is_marked_in_words_and_by_a_sign() -> None:
     html = side_by_side(models(int8=2.0), "good")
-    assert "INT8 gives another label for emotion: <b>neutral</b> instead of <b>joy</b>." in html
+    assert "INT8 predicts a different label for emotion: <b>neutral</b> instead of <b>joy</b>." in html
     assert '<span aria-hidden="true">≠</span> PyTorch: joy' in html
     assert html.count("changed") == 1
 
 
 def test_an_answer_that_is_uncertain_on_one_runtime_only_is_marked() -> None:
     html = side_by_side(models(int8=-1.7), "good")
-    assert "INT8 calls sentiment Uncertain where PyTorch does not." in html
+    assert "INT8 is uncertain about sentiment and PyTorch is not." in html
 
 
 def test_a_text_that_was_cut_says_so() -> None:

@@ -88,10 +88,10 @@ def test_the_column_the_runtime_and_the_format_are_those_chosen(visit: Visit, tm
     visit.page.get_by_role("radio", name="PyTorch").check()
     upload(visit, source)
     visit.page.locator("#score-preview table").wait_for()
-    visit.page.get_by_label("Column with the texts").click()
+    visit.page.get_by_label("Text column").click()
     visit.page.get_by_role("option", name="said").click()
     visit.page.get_by_role("radio", name="JSONL").check()
-    visit.page.get_by_role("checkbox", name="Also the probability of every label").check()
+    visit.page.get_by_role("checkbox", name="Include the probability of every label").check()
     visit.page.get_by_role("button", name="Score the file").click()
     found = scored_file(visit)
     first = json.loads(found.read_text().splitlines()[0])
@@ -113,7 +113,7 @@ def test_where_no_column_is_known_to_hold_texts_one_must_be_chosen(visit: Visit,
     said.get_by_text("Which column of in.csv holds the texts?").wait_for()
     assert "If 'what a good film' is a text, the file has no header: add one." in said.inner_text()
     column, button = (
-        visit.page.get_by_label("Column with the texts"),
+        visit.page.get_by_label("Text column"),
         visit.page.get_by_role("button", name="Score the"),
     )
     sync_api.expect(column).to_have_value("")
@@ -127,7 +127,7 @@ def test_where_no_column_is_known_to_hold_texts_one_must_be_chosen(visit: Visit,
 
 def test_a_column_that_the_file_does_not_have_is_refused_in_words(visit: Visit, tmp_path: Path) -> None:
     upload(visit, write_csv(tmp_path / "in.csv", ["text", "id"], [["good", "1"]]))
-    column = visit.page.get_by_label("Column with the texts")
+    column = visit.page.get_by_label("Text column")
     sync_api.expect(column).to_have_value("text")
     column.fill("author")
     column.press("Tab")

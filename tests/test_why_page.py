@@ -86,7 +86,7 @@ def test_each_side_has_a_sign_a_figure_and_a_line_of_its_own() -> None:
     html = why.html(explained())
     assert re.search(r'class="word for"[^>]*>good<small dir="ltr">\+2.00</small>', html)
     assert re.search(r'class="word against"[^>]*>bad<small dir="ltr">−2.00</small>', html)
-    assert "for it most <q><bdi>good</bdi></q>; against it most <q><bdi>bad</bdi></q>." in html
+    assert "supported most by <q><bdi>good</bdi></q>; opposed most by <q><bdi>bad</bdi></q>." in html
 
 
 def test_the_text_stands_there_letter_by_letter_between_the_figures() -> None:
@@ -116,13 +116,13 @@ def test_where_no_word_carries_the_answer_the_headline_says_so_first() -> None:
     found = explained("good glad")
     words = tuple(replace(found.words[0], without=found.score - 0.01, attribution=value) for value in (0.1, 0.2, 0.3))
     html = why.html(replace(found, words=words))
-    assert ": no single word carries it; for it a little <q>" in html
+    assert ": no single word decides it; supported slightly by <q>" in html
     assert "no single word" not in why.html(found)
 
 
 def test_an_answer_below_the_threshold_is_called_uncertain_beside_its_score() -> None:
     found = explained("good")
-    assert "0.8808</span> (uncertain): for it" in why.html(found, threshold=0.9)
+    assert "0.8808</span> (uncertain): supported" in why.html(found, threshold=0.9)
     assert "uncertain" not in why.html(found, threshold=0.8)
     assert "uncertain" not in why.html(explained("bad"), threshold=0.9)  # not the model's answer
 
@@ -148,20 +148,20 @@ def test_the_delta_of_gradients_is_shown() -> None:
         explained(), method=GRADIENTS, baseline_log_odds=-1.0, convergence_delta=0.0123, n_steps=64, converged=False
     )
     text = shown(why.html(found))
-    assert "in 64 steps; the figures miss the difference by +0.0123" in text
+    assert "in 64 steps; the sum of the figures is off by +0.0123" in text
     assert "take them as rough" in text
 
 
 def test_a_label_other_than_the_models_is_named_so() -> None:
-    assert "(the model says negative)" in why.html(explained("bad"))
+    assert "(the model predicts negative)" in why.html(explained("bad"))
 
 
 def test_a_word_that_stands_there_twice_is_named_once() -> None:
-    assert shown(why.html(explained("good good"))).split(".")[1].endswith("for it most good")
+    assert shown(why.html(explained("good good"))).split(".")[1].endswith("supported most by good")
 
 
 def test_a_text_of_which_no_word_matters_is_no_reason_to_divide_by_zero() -> None:
-    assert "no word of the text moves it" in why.html(explained("this that"))
+    assert "no word has a noticeable effect" in why.html(explained("this that"))
 
 
 def record(low: float) -> dict[str, Any]:
@@ -263,13 +263,13 @@ def test_a_label_of_one_task_is_never_asked_of_another(visit: Visit) -> None:
 def test_moving_the_threshold_calls_the_explained_answer_uncertain(visit: Visit) -> None:
     ask_why(visit, "good")
     choose(visit, "Task", "sentiment")
-    visit.see("Why positive 0.8808: for it")
+    visit.see("Why positive 0.8808: supported")
     number = visit.page.get_by_role("spinbutton")
     number.fill("0.99")
     number.press("Enter")
-    visit.see("Why positive 0.8808 (uncertain): for it")
+    visit.see("Why positive 0.8808 (uncertain): supported")
     visit.page.get_by_role("checkbox", name="Use the model's own thresholds").check()
-    visit.see("Why positive 0.8808: for it")
+    visit.see("Why positive 0.8808: supported")
 
 
 def test_task_and_label_can_be_chosen_with_the_keys(visit: Visit) -> None:

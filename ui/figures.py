@@ -1,4 +1,4 @@
-"""What a scored file holds, as pictures and as a table. Everything that came from outside is escaped here."""
+"""What a scored file holds, as charts and tables."""
 
 from __future__ import annotations
 
@@ -8,48 +8,50 @@ from typing import Any
 from inference.backends import TITLES
 from inference.score.annotate import BINS, TaskTally
 from inference.score.run import Report
-from ui.render import fill
+from ui.render import fill, shorten
 
-MAX_BARS = 10  # labels that have a bar of their own
+MAX_BARS = 10  # labels with their own bar
 COLOR = "#0072B2"  # Okabe–Ito, at least 3:1 on both backgrounds
 FAINT = "rgba(128,128,128,0.25)"
-MAX_LABEL_CHARS = 24  # of a label beside its bar
+MAX_LABEL_CHARS = 24
 
 
 def shares(counts: TaskTally) -> list[tuple[str, int]]:
-    """The labels given most often with their rows, and in the end all others together."""
+    """Return the most frequent labels with their rows, and at the end all others together."""
     ordered = sorted(counts.labels.items(), key=lambda pair: (-pair[1], pair[0]))
     rest = ordered[MAX_BARS:]
     return ordered[:MAX_BARS] + ([(f"{len(rest)} more labels", sum(rows for _, rows in rest))] if rest else [])
 
 
 def label_shares(counts: TaskTally) -> Any:
-    """A plotly figure: the share of the answered rows that each label got."""
-    found = shares(counts)[::-1]
-    total = sum(rows for _, rows in found) or 1
-    figure = _figure(130 + 26 * len(found), "share of the answered rows")
+    """Return a Plotly figure: the share of the answered rows per label."""
+    bars = shares(counts)[::-1]
+    total = sum(rows for _, rows in bars) or 1
+    figure = _figure(130 + 26 * len(bars), "share of the answered rows")
     figure.add_bar(
-        x=[rows / total for _, rows in found],
-        y=list(range(len(found))),  # and not names: two labels may be cut to the same words
+        x=[rows / total for _, rows in bars],
+        y=list(range(len(bars))),  # not names: two labels may be shortened to the same text
         orientation="h",
-        text=[f"{rows / total:.1%}" for _, rows in found],
+        text=[f"{rows / total:.1%}" for _, rows in bars],
         textposition="outside",
         cliponaxis=False,
-        customdata=[_plain(name) for name, _ in found],
+        customdata=[_plain(name) for name, _ in bars],
         hovertemplate="%{customdata}: %{text}<extra></extra>",
         marker={"color": COLOR},
     )
-    widest = max((rows / total for _, rows in found), default=1)
-    # Room for the figure behind the longest bar, and no mark there: a share does not go past 100 %.
+    widest = max((rows / total for _, rows in bars), default=1)
+    # Room for the figure after the longest bar, without a tick there: a share ends at 100 %.
     step = next(step for step in (0.02, 0.05, 0.1, 0.25) if widest / step <= 5)
     marks = [number * step for number in range(int(min(1, widest * 1.2) / step + 1e-9) + 1)]
     figure.update_xaxes(tickformat=".0%", range=[0, widest * 1.2], tickvals=marks)
-    figure.update_yaxes(tickvals=list(range(len(found))), ticktext=[_plain(_short(name)) for name, _ in found])
+    figure.update_yaxes(
+        tickvals=list(range(len(bars))), ticktext=[_plain(shorten(name, MAX_LABEL_CHARS)) for name, _ in bars]
+    )
     return figure
 
 
 def confidence(counts: TaskTally, threshold: float) -> Any:
-    """A plotly figure: how many answers are how confident, with the line below which they are uncertain."""
+    """Return a Plotly figure: a histogram of confidence, with the threshold below which answers are uncertain."""
     figure = _figure(260, "confidence", "rows")
     edges = [number / BINS for number in range(BINS)]
     figure.add_bar(
@@ -68,9 +70,9 @@ def confidence(counts: TaskTally, threshold: float) -> Any:
 
 def shares_table(task: str, counts: TaskTally) -> str:
     """Return what `label_shares` draws as a table."""
-    found = shares(counts)
-    total = sum(rows for _, rows in found)
-    rows = [(name, f"{rows:,}", _share(rows, total)) for name, rows in found]
+    bars = shares(counts)
+    total = sum(rows for _, rows in bars)
+    rows = [(name, f"{rows:,}", _share(rows, total)) for name, rows in bars]
     return fill("table", title=f"{task}: shares as a table", heads=("label", "rows", "share"), rows=rows, note="")
 
 
@@ -91,13 +93,13 @@ def summary(report: Report, backend: str) -> str:
     answered = tally.rows - tally.errors
     notes = [f"{tally.rows:,} rows on {TITLES[backend]} in {report.seconds:,.1f} s"]
     if tally.errors:
-        notes.append(f"{tally.errors:,} without an answer: the column {report.error_column} says why")
+        notes.append(f"{tally.errors:,} without an answer (see the column {report.error_column})")
     if tally.truncated:
-        notes.append(f"{tally.truncated:,} longer than the model reads: the rest of these texts was ignored")
+        notes.append(f"{tally.truncated:,} longer than the model reads, of which the rest was ignored")
     if tally.unknown:
-        notes.append(f"{tally.unknown:,} without a word in the model's vocabulary: their answers are meaningless")
+        notes.append(f"{tally.unknown:,} without any word of the model's vocabulary, so their answers are meaningless")
     if report.prefix:
-        notes.append(f"the file has a column with the name of an answer, so all answers begin with {report.prefix}")
+        notes.append(f"the file already has a column with such a name, so the added columns begin with {report.prefix}")
     rows = [(task, _most(counts, answered), _share(counts.uncertain, answered)) for task, counts in tally.tasks.items()]
     return fill("score_summary", notes=notes, rows=rows)
 
@@ -110,22 +112,18 @@ def _share(rows: int, of: int) -> str:
     return f"{rows / of:.1%}" if of else "–"
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= MAX_LABEL_CHARS else text[: MAX_LABEL_CHARS - 1] + "…"
-
-
 def _plain(text: str) -> str:
-    """Text as plotly may show it: it reads a subset of HTML in every label."""
+    """Escape a text for Plotly, which reads a subset of HTML in every label."""
     return escape(text, quote=False)
 
 
 def _figure(height: int, x: str, y: str = "") -> Any:
-    import plotly.graph_objects as go  # half a second, which only those who score a file wait for
+    import plotly.graph_objects as go  # takes half a second, needed only for files
 
     figure = go.Figure()
     figure.update_layout(
         height=height,
-        margin={"l": 8, "r": 16, "t": 36, "b": 8, "pad": 2},  # above: what Gradio calls the picture
+        margin={"l": 8, "r": 16, "t": 36, "b": 8, "pad": 2},  # at the top: Gradio's label
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         showlegend=False,

@@ -1,4 +1,4 @@
-"""The folder of temporary files that a server owns: uploads, results and what is under way, bounded and removed."""
+"""The server's own folder of temporary files: uploads, work in progress and results, with a size limit."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ PREFIX = "triptych-server-"
 LOCK = ".lock"
 MAX_UPLOAD_MB = 5
 MAX_AGE_S = 3600
-MIN_AGE_S = 60  # how long an upload is kept at least
+MIN_AGE_S = 60  # an upload is kept at least so long
 MAX_BYTES = 512_000_000
-MIN_FILE_BYTES = 64_000  # what a file counts at least: that bounds their number too
+MIN_FILE_BYTES = 64_000  # every file counts at least so much, which limits their number too
 SWEEP_S = 60
 
 
 class TemporaryFiles:
-    """A folder below the system's temporary folder, in which all temporary files of this process lie.
+    """A folder below the system's temporary folder that contains all temporary files of this process.
 
     Attributes:
-        uploads: where Gradio keeps what visitors upload, and the results that they download.
+        uploads: the uploads of visitors and the results they download.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,7 +41,7 @@ class TemporaryFiles:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def make_room(self) -> bool:
-        """Whether another upload may be taken. For it the oldest ones go, but none of the last `MIN_AGE_S`."""
+        """Delete the oldest uploads if necessary, but none of the last `MIN_AGE_S`; return whether another fits."""
         files = sorted(self._files(), key=lambda file: file[2])
         excess = sum(max(size, MIN_FILE_BYTES) for _, size, _ in files) - MAX_BYTES
         for path, size, modified in files:
@@ -53,7 +53,7 @@ class TemporaryFiles:
         return excess < 0
 
     def find(self, path: str) -> Path | None:
-        """The upload or result at this path, which came from a client; None where there is none such."""
+        """Return the upload or result at this path, which came from a client; None if there is none."""
         if not path or "\0" in path:
             return None
         with contextlib.suppress(OSError, ValueError):
@@ -63,30 +63,30 @@ class TemporaryFiles:
         return None
 
     def sweep(self, now: float) -> None:
-        """Delete the files that are too old at this time, and the folders that are empty then."""
+        """Delete the files that are too old at this time, and folders left empty."""
         for path, _, modified in self._files():
             if now - modified > MAX_AGE_S and path.name != LOCK:
                 path.unlink(missing_ok=True)
         for folder, _, _ in os.walk(self.folder, topdown=False):
-            with contextlib.suppress(OSError):  # it is not empty, or has gone
+            with contextlib.suppress(OSError):  # not empty, or already deleted
                 if Path(folder) not in (self.folder, self.uploads) and now - Path(folder).stat().st_mtime > MAX_AGE_S:
                     Path(folder).rmdir()
 
     def _files(self) -> Iterator[tuple[Path, int, float]]:
-        """Path, bytes and time of the last change of each file."""
+        """Yield path, size and modification time of each file."""
         for folder, _, names in os.walk(self.folder):
             for name in names:
                 path = Path(folder) / name
-                with contextlib.suppress(OSError):  # it was deleted just now
+                with contextlib.suppress(OSError):  # deleted just now
                     stat = path.lstat()
                     yield path, stat.st_size, stat.st_mtime
 
 
 @contextmanager
 def temporary_files() -> Iterator[TemporaryFiles]:
-    """Own a folder of temporary files for as long as the block lasts, and make every library use it.
+    """Own a folder of temporary files during the block, and make every library use it.
 
-    What servers left behind that were killed is deleted first.
+    Folders left by killed servers are deleted first.
     """
     _delete_abandoned()
     before, gradio = tempfile.tempdir, os.environ.get("GRADIO_TEMP_DIR")
@@ -118,10 +118,10 @@ def temporary_files() -> Iterator[TemporaryFiles]:
 
 
 def _delete_abandoned() -> None:
-    """Delete the folders of servers that no longer run: nobody holds their lock."""
+    """Delete the folders of servers that no longer run, whose locks are free."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError, Timeout):
             if folder.is_symlink() or folder.stat().st_uid != os.getuid() or time.time() - folder.stat().st_mtime < 60:
-                continue  # of another user, or just being made
+                continue  # another user's, or being created
             with FileLock(folder / LOCK, timeout=0):
                 shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,7 @@
-"""What stands before Gradio: the routes that the page uses, and requests of the shape that it sends.
+"""The gate in front of Gradio: it passes only requests that the page itself could have sent.
 
-Gradio serves more than this page needs, and trusts what it is sent further than a public server can: it fetches
-addresses and reads files that a request names. So a request gets through if the page itself could have sent it, and
-anything else is answered here.
+Gradio serves more than this page needs, and trusts requests more than a public server can: it fetches addresses and
+reads files that a request names. Everything else is answered here.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,8 @@ from ui.waiting import BUSY, FairQueue
 
 API = "/gradio_api"
 MAX_QUESTION_BYTES = 500_000
-MAX_READING_BYTES = 16_000_000  # of all that are being read
-MAX_CHARS = 100_000  # of an argument: five times what the model takes, so that a long text gets an answer in words
+MAX_READING_BYTES = 16_000_000  # of all questions being read at the same time
+MAX_CHARS = 100_000  # of an argument: five times what the model takes, so that a long text gets a clear error
 MAX_UPLOADS = 8
 MAX_UPLOADS_PER_ADDRESS = 2  # of one address
 MAX_UPLOAD_S = 30  # for a whole upload to arrive
@@ -46,16 +45,16 @@ SERVED = re.compile(
 SERVED_API = re.compile(rf"{API}/(info/?|startup-events|app_id|theme\.css|heartbeat/[A-Za-z0-9-]{{1,64}})")
 CALL = re.compile(rf"{API}/call/(v2/)?([a-z_]{{1,64}})/?")
 ANSWER = re.compile(rf"{API}/call/(?:v2/)?([a-z_]{{1,64}})/([a-z0-9]{{32}})")
-NOT_FOUND = "There is nothing at this address."
+NOT_FOUND = "Nothing exists at this address."
 SEE = 'See "Use via API" at the foot of the page.'
-MALFORMED = f"The request is not the JSON that this address takes. {SEE}"
-NO_ROOM = "The server has no room for more files now. Try again in a minute."
-UPLOADING = "Too many files are being uploaded now. Try again in a few seconds."
-NOT_ONE_FILE = f"An upload is a form with one file of at most {MAX_UPLOAD_MB} MB in the field files."
+MALFORMED = f"The request is not JSON of the form that this address accepts. {SEE}"
+NO_ROOM = "The server has no room for more files. Try again in a minute."
+UPLOADING = "Too many files are being uploaded. Try again in a few seconds."
+NOT_ONE_FILE = f"An upload must be a form with one file of at most {MAX_UPLOAD_MB} MB in the field files."
 
 
 class Refused(Exception):
-    """A request that is answered here and not by the page."""
+    """The gate answers this request with an error."""
 
     def __init__(self, status: int, message: str, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -69,10 +68,10 @@ class Refused(Exception):
 
 
 class PageGate:
-    """Lets through to Gradio what the page sends, and `gradio_client` for the public endpoints.
+    """ASGI middleware that passes what the page sends to Gradio, and what `gradio_client` sends to public endpoints.
 
-    The arguments of a question are strings, numbers, booleans and null; a file is one that was uploaded here, and only
-    where the page has a field for files.
+    Arguments of a question are strings, numbers, booleans and null; a file must have been uploaded here, and only a
+    file field accepts one.
     """
 
     def __init__(self, app: ASGIApp, page: gr.Blocks, queue: FairQueue, files: TemporaryFiles) -> None:
@@ -82,7 +81,7 @@ class PageGate:
         functions = page.fns.values()
         self._inputs = {fn._id: fn.inputs for fn in functions}
         described = page.get_api_info()["named_endpoints"]
-        # Name -> the function's number, and its parameters with their defaults.
+        # Name -> the number of the function, and its parameters with their defaults.
         self._public = {
             str(fn.api_name): (fn._id, described[f"/{fn.api_name}"]["parameters"])
             for fn in functions
@@ -105,15 +104,18 @@ class PageGate:
             await self._route(scope, receive, send)
         except Refused as refused:
             await refused.response(scope, receive, send)
+        except Busy as busy:
+            status = 429 if busy.of_client else 503
+            await Refused(status, str(busy), RETRY_AFTER_S).response(scope, receive, send)
         except ClientDisconnect:
-            pass  # nobody is left to be answered
+            pass  # there is nobody to answer
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"].removeprefix(scope.get("root_path", "")), scope["method"]
         if method in ("GET", "HEAD"):
             await self._get(path, scope, receive, send)
         elif method != "POST":
-            raise Refused(405, "This address takes GET or POST.")
+            raise Refused(405, "This address accepts GET and POST.")
         elif path == f"{API}/upload":
             await self._upload(scope, receive, send)
         elif path == f"{API}/queue/join":
@@ -121,7 +123,7 @@ class PageGate:
         elif (called := CALL.fullmatch(path)) and called[2] in self._public:
             number, parameters = self._public[called[2]]
             by_name = partial(self._called_by_name, parameters) if called[1] else self._called
-            # Its own route for arguments by name gets them from a description that it makes at every request.
+            # Not to Gradio's route for arguments by name, which builds a description of the whole page per request.
             scope = _with_path(scope, f"{API}/call/{called[2]}")
             await self._ask(scope, receive, send, partial(by_name, self._inputs[number]))
         elif path in (f"{API}/cancel", f"{API}/reset"):
@@ -137,12 +139,12 @@ class PageGate:
             scope = _with_path(scope, f"{API}/call/{answer[1]}/{answer[2]}")
             await self._listen(self.queue.session_of(answer[2]), scope, receive, send)
         elif path.startswith(f"{API}/file="):
-            found = self.files.find(path.removeprefix(f"{API}/file="))
-            if found is None:
-                raise Refused(404, "There is no such file, or it was deleted.")
-            await FileResponse(found, media_type="application/octet-stream", filename=found.name)(scope, receive, send)
+            file = self.files.find(path.removeprefix(f"{API}/file="))
+            if file is None:
+                raise Refused(404, "No such file, or it was deleted.")
+            await FileResponse(file, media_type="application/octet-stream", filename=file.name)(scope, receive, send)
         elif path == f"{API}/upload_progress":
-            # Gradio keeps a note of every upload that names one, for ever if nobody reads it. 5 MB need no progress.
+            # Gradio would keep a record of every upload that asks for progress, for ever if nobody reads it.
             await StreamingResponse(iter(['data: {"msg":"done"}\n\n']), media_type="text/event-stream")(
                 scope, receive, send
             )
@@ -152,9 +154,9 @@ class PageGate:
             raise Refused(404, NOT_FOUND)
 
     async def _listen(self, session: str | None, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a client read answers, and tell the queue that and for how long somebody does."""
+        """Let a client read answers; the queue learns when it starts and stops listening."""
         if session is None or not self.queue.is_known(session):
-            raise Refused(404, "There is no such question, or nobody fetched its answer in time. Ask again.")
+            raise Refused(404, "No such question, or its answer was not fetched in time. Ask again.")
         is_gone = True
 
         async def watched(message: Message) -> None:
@@ -171,7 +173,7 @@ class PageGate:
     async def _ask(
         self, scope: Scope, receive: Receive, send: Send, checked: Callable[[dict[str, Any]], dict[str, Any]]
     ) -> None:
-        """Hand over a question, written again from those of its fields that are what they should be."""
+        """Pass on a question, rebuilt from the fields that were checked."""
         async with self._body(scope, receive) as body:
             try:
                 fields = orjson.loads(bytes(body))
@@ -198,7 +200,7 @@ class PageGate:
 
     @asynccontextmanager
     async def _body(self, scope: Scope, receive: Receive) -> AsyncIterator[bytearray]:
-        """The body of a question, as long as all that are being read fit into memory."""
+        """Read the body of a question, within the limits for one and for all that are being read."""
         body = bytearray()
         try:
             async for piece in Request(scope, receive).stream():
@@ -213,7 +215,7 @@ class PageGate:
             self._reading -= len(body)
 
     def _called(self, inputs: list[Any], fields: dict[str, Any]) -> dict[str, Any]:
-        """The fields of a question to a public endpoint with its arguments in their order."""
+        """Check a question to a public endpoint with its arguments in order."""
         session = fields.get("session_hash")
         return {
             "data": self._arguments(inputs, fields.get("data")),
@@ -223,7 +225,7 @@ class PageGate:
     def _called_by_name(
         self, parameters: list[dict[str, Any]], inputs: list[Any], fields: dict[str, Any]
     ) -> dict[str, Any]:
-        """The same, where the arguments come by name."""
+        """Check a question to a public endpoint with its arguments by name."""
         given = dict(fields)
         data = []
         for parameter in parameters:
@@ -232,16 +234,16 @@ class PageGate:
             data.append(given.pop(parameter["parameter_name"], parameter.get("parameter_default")))
         if given:
             names = ", ".join(parameter["parameter_name"] for parameter in parameters)
-            raise Refused(400, f"An argument is not known. This endpoint takes: {names}.")
+            raise Refused(400, f"Unknown argument. This endpoint accepts: {names}.")
         return {"data": self._arguments(inputs, data), "session_hash": None}
 
     def _joined(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The fields of a question that the page asks."""
+        """Check a question from the page."""
         number, trigger = fields.get("fn_index"), fields.get("trigger_id")
         if isinstance(number, bool) or not isinstance(number, int):
             raise Refused(400, MALFORMED)
         if number not in self._inputs:
-            raise Refused(404, "There is no such function.")
+            raise Refused(404, "No such function.")
         return {
             "data": self._arguments(self._inputs[number], fields.get("data")),
             "fn_index": number,
@@ -256,18 +258,18 @@ class PageGate:
         return {"session_hash": _session(fields.get("session_hash")), "fn_index": number, "event_id": event}
 
     def _arguments(self, inputs: list[Any], data: Any) -> list[Any]:
-        """The arguments of a question, each of which its field on the page can hold."""
+        """Check that each argument is a value that its field on the page can hold."""
         if not isinstance(data, list):
             raise Refused(400, MALFORMED)
         if len(data) != len(inputs):
-            raise Refused(400, f"This takes {len(inputs)} arguments: give null for one that you leave out.")
+            raise Refused(400, f"Expected {len(inputs)} arguments; pass null for those you omit.")
         return [
             self._file(value) if isinstance(block, gr.File) else _checked(block, value)
             for block, value in zip(inputs, data, strict=True)
         ]
 
     def _file(self, value: Any) -> dict[str, Any] | None:
-        """A file that was uploaded here, with nothing that leads Gradio anywhere else."""
+        """Return a reference to an upload, without anything that would make Gradio read elsewhere."""
         if value is None:
             return None
         path = value.get("path") if isinstance(value, dict) else None
@@ -277,12 +279,8 @@ class PageGate:
         return {"path": str(upload), "orig_name": upload.name, "meta": {"_type": "gradio.FileData"}}
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take one file, in the place of Gradio's own route, which takes a thousand and leaves what breaks off."""
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(self._uploads.place(scope["client"][0] if scope["client"] else ""))
-            except Busy as busy:
-                raise Refused(429 if busy.of_client else 503, str(busy), RETRY_AFTER_S) from None
+        """Accept one file. Gradio's own route accepts a thousand and keeps interrupted ones."""
+        with self._uploads.place(scope["client"][0] if scope["client"] else ""):
             if not await asyncio.to_thread(self.files.make_room):
                 raise Refused(503, NO_ROOM, RETRY_AFTER_S)
             try:
@@ -296,7 +294,7 @@ class PageGate:
                     path = await asyncio.to_thread(self._keep, file)
             except TimeoutError:
                 raise Refused(408, f"The upload did not arrive within {MAX_UPLOAD_S} s.") from None
-            except HTTPException:  # no form, or one that breaks off
+            except HTTPException:  # not a form, or an incomplete one
                 raise Refused(400, NOT_ONE_FILE) from None
         await JSONResponse([str(path)])(scope, receive, send)
 
@@ -310,29 +308,29 @@ class PageGate:
 
 
 def _with_path(scope: Scope, path: str) -> Scope:
-    """The same request to another address, as it is seen from within the application's own."""
+    """Return the same request with another path below the application's root."""
     whole = scope.get("root_path", "") + path
     return {**scope, "path": whole, "raw_path": whole.encode()}
 
 
 def _checked(block: Any, value: Any) -> str | int | float | bool | None:
-    """An argument that is no file, if the field that it belongs to can hold it.
+    """Return an argument if its field can hold it.
 
-    Gradio reads files, addresses and components out of anything larger, and logs a traceback for what does not fit.
+    In larger objects Gradio looks for files, addresses and components, and it logs a traceback for unexpected values.
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if value is not None and not isinstance(value, str | int | float):
-        raise Refused(400, "An argument is a string, a number, true, false or null.")
+        raise Refused(400, "An argument must be a string, a number, true, false or null.")
     if isinstance(value, str) and len(value) > MAX_CHARS:
         raise Refused(400, f"A text has at most {MAX_CHARS:,} characters here.")
     if isinstance(block, gr.Slider) and not (is_number and block.minimum <= value <= block.maximum):
-        raise Refused(400, f"This field takes a number from {block.minimum} to {block.maximum}.")
+        raise Refused(400, f"This field requires a number from {block.minimum} to {block.maximum}.")
     if isinstance(block, gr.Checkbox) and not isinstance(value, bool):
-        raise Refused(400, "This field takes true or false.")
+        raise Refused(400, "This field requires true or false.")
     if isinstance(block, gr.Textbox) and not isinstance(value, str | None):
-        raise Refused(400, "This field takes a text.")
+        raise Refused(400, "This field requires a string.")
     if isinstance(block, gr.Dataset) and not (is_number and value in range(len(block.raw_samples or block.samples))):
-        raise Refused(400, "There is no such example.")
+        raise Refused(400, "No such example.")
     if isinstance(block, gr.Radio | gr.Dropdown):
         is_free = isinstance(block, gr.Dropdown) and block.allow_custom_value
         if value not in (choice for _, choice in block.choices) and not (is_free and isinstance(value, str | None)):

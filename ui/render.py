@@ -129,6 +129,11 @@ def share(value: float) -> str:
     return "100 %" if value == 1 else f"{min(value, 0.999):.1%}".replace("%", " %")
 
 
+def shorten(text: str, max_chars: int) -> str:
+    """Cut a text that is too long, and mark that with an ellipsis."""
+    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+
+
 def breakable(label: str) -> Markup:
     """Escape a label and let it wrap after an underscore: `replacement_card_duration` is wider than a column."""
     return escape(label).replace("_", Markup("_<wbr>"))

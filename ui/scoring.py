@@ -1,9 +1,7 @@
 """The tab "Score a file": a table in, the same table with the model's answers out, by the scorer of the command line.
 
-A file is scored in a thread, block by block, so that it can be stopped and says how far it is. One file is answered at
-a time, in the order they came, and who waits is told so. A single question does not wait for a file, it only shares the
-cores with it.
-What is uploaded, what is under way and what comes of it lie in the server's own folder of temporary files: see
+One file is scored at a time, in the order they came, in a thread. A single question does not wait for a file; it only
+shares the processor with it. Uploads, work in progress and results are in the server's own temporary folder: see
 `ui/files.py`.
 """
 
@@ -30,18 +28,18 @@ from inference.tables.reading import SPREADSHEETS, open_upload
 from inference.tables.table import NoTextColumn, Source, Table
 from ui import figures, render
 from ui.files import MAX_UPLOAD_MB
-from ui.render import fill
+from ui.render import fill, shorten
 
 MAX_ROWS = 20_000  # a minute or so
-MAX_WAITING = 16  # files that are scored or wait, each of another session
+MAX_WAITING = 16  # files, including the one being scored; one per session
 MAX_PER_ADDRESS = 4  # of one address
-FULL = "Many files are waiting already. Try again in a few minutes."
+FULL = "Too many files are waiting. Try again in a few minutes."
 COMMAND = "python -m inference score"
 GONE = "The server has deleted the file. Upload it again."
-BLOCK_ROWS = 250  # half a second: as often is progress shown, and so soon is a file stopped
-PATIENCE_S = 20  # a visitor who was not seen for so long has left
+BLOCK_ROWS = 250  # half a second: how often progress is reported and a cancel noticed
+PATIENCE_S = 20  # a visitor not seen for longer has left
 SHOW_S = 0.3  # between two updates of the progress bar
-PREVIEW_ROWS, PREVIEW_COLUMNS = 5, 12
+PREVIEW_ROWS, PREVIEW_COLUMNS, MAX_CELL_CHARS = 5, 12, 120
 
 INTRO = fill("score_intro", max_mb=MAX_UPLOAD_MB, max_rows=MAX_ROWS)
 
@@ -74,7 +72,7 @@ class ScoreTab:
                 )
             with gr.Column(scale=2, min_width=280):
                 self.column = gr.Dropdown(
-                    label="Column with the texts",
+                    label="Text column",
                     choices=[],
                     interactive=True,
                     # Checked against the file and not here: the choices may be those of the next file by then.
@@ -82,8 +80,8 @@ class ScoreTab:
                     elem_id="score-column",
                 )
                 formats = [("CSV", "csv"), ("JSONL", "jsonl"), ("Parquet", "parquet")]
-                self.format = gr.Radio(formats, value="csv", label="Format of the answers")
-                self.all_scores = gr.Checkbox(False, label="Also the probability of every label")
+                self.format = gr.Radio(formats, value="csv", label="Output format")
+                self.all_scores = gr.Checkbox(False, label="Include the probability of every label")
         self.preview = gr.HTML(elem_id="score-preview")
         with gr.Row():
             self.begin = gr.Button("Score the file", variant="primary", interactive=False, elem_id="score-begin")
@@ -157,10 +155,10 @@ class ScoreTab:
         job: BackgroundJob[Report] | None = None
         try:
             if path is None or text_column is None:
-                missing = "There is no file. Upload one" if path is None else "Choose the column with the texts"
+                missing = "Upload a file" if path is None else "Choose the text column"
                 raise InputError(f"{missing} first.")
             if session in self._jobs:
-                raise InputError("A file of yours is being scored. Stop it first.")
+                raise InputError("Another file of yours is being scored. Stop it first.")
             check_backend(backend, self._models.bundle.backends)
             if format not in FORMATS:
                 raise InputError(f"Unknown format. Use one of: {', '.join(FORMATS)}.")
@@ -235,10 +233,10 @@ class ScoreTab:
 
 
 def own_copy(path: str, folder: Path) -> Path:
-    """The upload in a folder of the visitor's: Gradio writes its file again when anybody uploads the same one.
+    """Copy an upload into the job's folder, because uploads are deleted when others need the room.
 
     Raises:
-        InputError: it is no longer there, or there is no room for it.
+        InputError: it was deleted already, or the disk is full.
     """
     try:
         (folder / "in").mkdir()  # the result may have the same name
@@ -246,7 +244,7 @@ def own_copy(path: str, folder: Path) -> Path:
     except FileNotFoundError:
         raise InputError(GONE) from None
     except OSError as error:
-        raise InputError("The server has no room for the file now. Try again later.") from error
+        raise InputError("The server has no room for the file. Try again later.") from error
 
 
 def looked_at(path: Path) -> tuple[Table, str | None, str]:
@@ -278,13 +276,13 @@ def examine(path: Path, text_column: str | None = None) -> tuple[Table, NoTextCo
 def rows_as_html(table: Table) -> str:
     """Return the first rows of a table."""
     row_count = table.row_count
-    count = f"{row_count:,} rows; the first {PREVIEW_ROWS}" if row_count > PREVIEW_ROWS else f"All {row_count} rows"
+    count = f"First {PREVIEW_ROWS} of {row_count:,} rows" if row_count > PREVIEW_ROWS else f"All {row_count} rows"
     if row_count == 1:
         count = "The only row"
     if len(table.columns) > PREVIEW_COLUMNS:
-        count += f", and {PREVIEW_COLUMNS} of the {len(table.columns)} columns"
+        count += f", first {PREVIEW_COLUMNS} of {len(table.columns)} columns"
     lines = [table.columns, *([as_text(cell) for cell in cells] for cells in next(table.blocks(PREVIEW_ROWS)).cells())]
-    columns, *rows = [[_cut(cell) for cell in cells[:PREVIEW_COLUMNS]] for cells in lines]
+    columns, *rows = [[shorten(cell, MAX_CELL_CHARS) for cell in cells[:PREVIEW_COLUMNS]] for cells in lines]
     return fill("score_preview", count=count, columns=columns, rows=rows)
 
 
@@ -294,10 +292,6 @@ def progress(job: BackgroundJob[Any]) -> str:
 
 
 def file_name(path: str, format: str) -> str:
-    """What the download of an upload is called: its name in plain letters."""
+    """Return the name of the download: that of the upload, in plain letters."""
     stem = re.sub(r"[^\w.-]+", "_", Path(path).stem, flags=re.ASCII).strip("._")[:60]
     return f"{stem or 'file'}.scored.{format}"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 120 else text[:119] + "…"

@@ -6,8 +6,9 @@ async () => {
   if (open && open.textContent.trim() === "Score a file") document.querySelector('button[role="tab"]').click();
   await new Promise((drawn) => setTimeout(drawn, 100));
   const why = document.querySelector("#why .why");
-  const { top } = (why?.offsetParent ? why : document.getElementById("message")).getBoundingClientRect();
+  const [answer, height] = why?.offsetParent ? [why, 420] : [document.getElementById("message"), 320];
+  const { top } = answer.getBoundingClientRect();
   const seen = window.visualViewport?.height ?? window.innerHeight; // what the keyboard of a phone leaves
-  const by = top < 0 ? top - 16 : Math.min(top - 16, top + 320 - seen);
+  const by = top < 0 ? top - 16 : Math.min(top - 16, top + height - seen);
   if (top < 0 || by > 0) window.scrollBy(0, by);
 }

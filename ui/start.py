@@ -1,12 +1,12 @@
-"""How a page starts and stops: its settings, a port, the models, and one line where that fails.
+"""Start and stop a server of the page.
 
-Environment, with the defaults:
-    TRIPTYCH_MODEL: a model folder or a Hub id (assets/models/demo).
-    TRIPTYCH_BASE: the folder of its base, if that is not where the model says.
-    TRIPTYCH_BACKEND: the runtime chosen at first: pytorch, onnx or int8 (int8).
-    PORT: 7860.
-    GRADIO_SERVER_NAME: the address to listen on (127.0.0.1); 0.0.0.0 to be reached from outside.
-    TRIPTYCH_ALLOWED_HOSTS, FORWARDED_ALLOW_IPS, TRIPTYCH_FRAME_ANCESTORS: as the arguments of the same name.
+Environment variables:
+    TRIPTYCH_MODEL            model folder or Hub id; default assets/models/demo
+    TRIPTYCH_BASE             folder of the base model, if it is not where the model says
+    TRIPTYCH_BACKEND          runtime selected at the start: pytorch, onnx or int8; default int8
+    PORT                      default 7860
+    GRADIO_SERVER_NAME        address to listen on; default 127.0.0.1, 0.0.0.0 for all
+    TRIPTYCH_ALLOWED_HOSTS, FORWARDED_ALLOW_IPS, TRIPTYCH_FRAME_ANCESTORS    as the options of the same name
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from ui.files import TemporaryFiles, temporary_files
 from ui.site import CONTENT
 
 HUB = "'self' https://huggingface.co https://*.huggingface.co https://*.hf.space"
-"""Who may show the pages of a Space in a frame: the Hub does."""
+"""Who may embed the pages of a Space in a frame: the Hub does."""
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What is to be served, and where."""
+    """What to serve, and where."""
 
     model: Path
     base: Path | None
@@ -49,14 +49,14 @@ class ServerSettings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str], arguments: Sequence[str] = ()) -> ServerSettings:
-        """Read the settings from environment variables, of which an empty one counts as none, and arguments.
+        """Read the settings from environment variables (an empty one counts as unset) and arguments.
 
         Raises:
-            InputError: a backend or a port that is none.
+            InputError: an unknown backend, an invalid port or an invalid option.
         """
         port = environment.get("PORT") or "7860"
         if not port.isdecimal() or not 0 < int(port) < 65536:
-            raise InputError(f"PORT={port!r} is no port number. Give one from 1 to 65535.")
+            raise InputError(f"PORT={port!r} is not a port number. Use 1 to 65535.")
         backend = environment.get("TRIPTYCH_BACKEND") or "int8"
         check_backend(backend)
         return cls(
@@ -70,16 +70,16 @@ class ServerSettings:
 
     @property
     def url(self) -> str:
-        """Where a browser on this machine finds the page, without a slash at the end."""
+        """The address of the page for a browser on this machine, without a trailing slash."""
         return server.url(self.host, self.port)
 
     def bind(self) -> socket.socket:
-        """The port, held and not yet listened on.
+        """Bind the port without listening yet.
 
         Raises:
-            InputError: somebody else has it, or it is not ours to have.
+            InputError: the port is taken, or reserved.
         """
-        return server.bind(self.host, self.port, f"Give another: PORT={self.port + 1}")
+        return server.bind(self.host, self.port, f"Use another one: PORT={self.port + 1}")
 
 
 Serve = Callable[[ServerSettings, Models, TemporaryFiles, Callable[[], None]], None]
@@ -87,43 +87,43 @@ Serve = Callable[[ServerSettings, Models, TemporaryFiles, Callable[[], None]], N
 
 def _access(environment: Mapping[str, str], arguments: Sequence[str]) -> Access:
     parser = argparse.ArgumentParser(
-        description="Serve a model until a signal comes. TRIPTYCH_MODEL, TRIPTYCH_BACKEND, PORT, GRADIO_SERVER_NAME "
-        "and others in the environment say what is served, and where: see the beginning of ui/start.py."
+        description="Serve a model until SIGINT or SIGTERM. Environment variables (TRIPTYCH_MODEL, TRIPTYCH_BACKEND, "
+        "PORT, GRADIO_SERVER_NAME and others) select what is served, and where: see the top of ui/start.py."
     )
     add_access(parser)
     parser.add_argument(
         "--frame-ancestors",
         metavar="SOURCES",
-        help="whose pages may show these in a frame, in the words of Content-Security-Policy (default: "
-        "$TRIPTYCH_FRAME_ANCESTORS, else the Hub's on a Space and 'self' elsewhere)",
+        help="sites that may embed these pages in a frame, as in Content-Security-Policy (default: "
+        "$TRIPTYCH_FRAME_ANCESTORS, else the Hub on a Space and 'self' elsewhere)",
     )
     args = parser.parse_args(arguments)
     is_space = bool(environment.get("SPACE_ID"))
     ancestors = args.frame_ancestors or environment.get("TRIPTYCH_FRAME_ANCESTORS") or (HUB if is_space else "'self'")
     if not ancestors.isprintable() or not ancestors.isascii() or set(ancestors) & set(";,"):
-        raise InputError("--frame-ancestors takes sources separated by spaces, such as 'self' https://example.org.")
+        raise InputError("--frame-ancestors requires sources separated by spaces, such as 'self' https://example.org.")
     if is_space and args.forwarded_allow_ips is None and not environment.get("FORWARDED_ALLOW_IPS"):
-        args.forwarded_allow_ips = "*"  # nothing but the Hub's proxy reaches the container of a Space
+        args.forwarded_allow_ips = "*"  # only the Hub's proxy reaches the container of a Space
     return read_access(args, environment, frame_ancestors=ancestors, content=CONTENT)
 
 
 def run(serve: Serve, arguments: Sequence[str] = ()) -> int:
-    """Open the models the environment names and serve them until told to stop; returns the exit code.
+    """Open the models that the environment names, serve them until a signal, and return the exit code.
 
-    It is 0 after SIGINT or SIGTERM, and 2, with one line on stderr, where nothing can be served.
+    It is 0 after SIGINT or SIGTERM, and 2, with one line on stderr, if nothing can be served.
 
     Args:
-        serve: serves the models and returns, or is interrupted, when a signal comes. It calls its last argument once
-            requests are answered: the address is printed then, and the other runtimes are opened.
+        serve: serves the models until a signal comes. It calls its last argument once requests are answered; that
+            prints the address and opens the other runtimes.
         arguments: of the command line.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # both end it alike, also as a background job or in a container
+    for number in (signal.SIGINT, signal.SIGTERM):  # both end it, also as a background job or in a container
         signal.signal(number, signal.default_int_handler)
     stopping = threading.Event()
     others: list[threading.Thread] = []
     try:
         settings = ServerSettings.read(os.environ, arguments)
-        settings.bind().close()  # said now, and not after the model is loaded
+        settings.bind().close()  # fails before the model is loaded, which takes time
         with ProgressLine() as progress:
             models = Models.of_folder(settings.model, progress=progress, base=settings.base)
         models.get(settings.backend)
@@ -144,7 +144,7 @@ def run(serve: Serve, arguments: Sequence[str] = ()) -> int:
     finally:
         stopping.set()
         for thread in others:
-            thread.join()  # seconds at most; an interpreter that ends under a model being loaded prints its traceback
+            thread.join()  # seconds at most; exiting while a model is being loaded would print a traceback
     return 0
 
 
@@ -154,5 +154,5 @@ def _open_others(models: Models, stopping: threading.Event) -> None:
             return
         try:
             models.get(name)
-        except InferenceError as error:  # the page says so too, to whoever asks for this runtime
-            print(f"Triptych goes on without {TITLES[name]}: {error.__cause__ or error}", file=sys.stderr, flush=True)
+        except InferenceError as error:  # the page shows it too, when this runtime is selected
+            print(f"Triptych continues without {TITLES[name]}: {error.__cause__ or error}", file=sys.stderr, flush=True)

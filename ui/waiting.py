@@ -1,14 +1,14 @@
-"""Gradio's queue, with turns: nobody's questions hold up another's, and what nobody listens to is never run.
+"""Gradio's queue with turns: no visitor can block the others, and a question that nobody listens to never runs.
 
-Gradio answers in the order of arrival, whether or not anybody reads the answer, and refuses everybody once a number of
-questions wait. One visitor who asks and does not listen could so keep all others out for minutes. Here
+Gradio answers in the order of arrival, whether or not anybody reads the answer, and refuses everybody once enough
+questions wait. One visitor who asks without listening could lock all others out for minutes. Here
 
-- a question is run once its asker listens for the answer, and forgotten where that takes longer than `MAX_UNHEARD_S`;
+- a question runs only while its client listens for the answer, and is dropped after `MAX_UNHEARD_S` without one;
 - addresses take turns, then the sessions of an address, then short questions come before long ones;
-- one address has few questions that run at the same time, and a session few that wait.
+- an address may have few questions running, and a session few waiting.
 
-It replaces `Blocks._queue`, which is internal to Gradio: the version is pinned, and tests/test_waiting.py fails where
-the parts used here change.
+It replaces `Blocks._queue`, which is internal to Gradio: the version is pinned, and tests/test_waiting.py fails if the
+parts used here change.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ MAX_UNHEARD = 256
 MAX_UNHEARD_BYTES = 16_000_000
 MAX_PER_SESSION = 16
 MAX_WITHOUT_SESSION = 160
-MAX_RUNNING = 3  # questions of one address that run at the same time in a lane
-MAX_CLIENTS = 1000  # whose turns are remembered
+MAX_RUNNING = 3  # questions of one address at the same time, per lane
+MAX_CLIENTS = 1000  # clients whose turns are remembered
 LOOK_S = 1
-FULL = "queue_full"  # Gradio answers 503 to it, and its page says that the application is busy
-BUSY = "Too many questions wait already. Try again in a few seconds."
+FULL = "queue_full"  # makes Gradio answer 503 and its page say that the application is busy
+BUSY = "Too many questions are waiting. Try again in a few seconds."
 
 
 class FairQueue(Queue):  # type: ignore[misc]
-    """The queue of a page. Streams of answers are announced to it: `start_listening`."""
+    """The queue of a page. It must be told who listens for answers: `start_listening`."""
 
     def __init__(self, page: gr.Blocks) -> None:
         super().__init__(
-            live_updates=False,  # everybody's place once a second: at every event it is most of the work
+            live_updates=False,  # report places once a second: at every event that would be most of the work
             concurrency_count=page.max_threads,
             update_intervals=1,
             max_size=None,
             blocks=page,
         )
-        self.ANALYTICS_MAX_EVENTS = 1  # for a monitoring page that is off
+        self.ANALYTICS_MAX_EVENTS = 1  # the monitoring page is off
         self._listeners: Counter[str] = Counter()
         self._turns = itertools.count(1)
-        # Address, and address with session -> the turn that it had last.
+        # Lane, address, and address with session -> its last turn.
         self._last_turn: OrderedDict[Any, int] = OrderedDict()
         self._looked_at = 0.0
 
     def start_listening(self, session: str) -> None:
-        """Count a listener to the answers of this session."""
+        """Note that somebody listens for the answers of this session."""
         self._listeners[session] += 1
 
     def stop_listening(self, session: str, is_gone: bool) -> None:
-        """Count a listener out. What nobody waits for any more is forgotten.
+        """Note that a listener stopped, and drop what nobody waits for any more.
 
         Args:
-            is_gone: the listener left before the last answer; else the stream ended, and another may follow.
+            is_gone: whether it left before the last answer; else the stream ended, and another may follow.
         """
         self._listeners[session] -= 1
         if self._listeners[session] <= 0:
@@ -69,7 +69,7 @@ class FairQueue(Queue):  # type: ignore[misc]
                 self._forget(session)
 
     def session_of(self, event_id: str) -> str | None:
-        """The session whose answers hold that of this question; None where there is no such question."""
+        """Return the session of a question, or None if it is unknown."""
         event = self.event_ids_to_events.get(event_id)
         if event is not None:
             return str(event.session_hash)
@@ -77,15 +77,14 @@ class FairQueue(Queue):  # type: ignore[misc]
         return next((session for session, event_ids in sessions if event_id in event_ids), None)
 
     def is_known(self, session: str) -> bool:
-        """Whether anything of this session is waiting, running or answered and not read."""
+        """Return whether anything of this session waits, runs, or was answered but not read."""
         return session in self.pending_messages_per_session
 
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
-        """Add a question, unless its asker has too many that wait."""
+        """Add a question unless its client has too many waiting."""
         address = request.client.host if request.client else ""
         asker = (address, body.session_hash)
-        # Without a session, everybody at one address is one asker: what one of them never fetches must not keep the
-        # others out.
+        # Without a session, everybody at one address counts as one client: unheard questions must not lock others out.
         waiting = sum(
             event.asker == asker and (body.session_hash is not None or self._is_heard(event))
             for event in self._waiting()
@@ -101,7 +100,7 @@ class FairQueue(Queue):  # type: ignore[misc]
         return pushed
 
     def get_events(self) -> tuple[list[Event], bool, str] | None:
-        """The next question that is to be run, of a lane that has room."""
+        """Return the next question to run, of a lane that has room."""
         if time.monotonic() - self._looked_at > LOOK_S:
             self._forget_unheard()
         lanes = self.event_queue_per_concurrency_id.values()
@@ -120,7 +119,7 @@ class FairQueue(Queue):  # type: ignore[misc]
         return None
 
     def _next(self, lane: EventQueue) -> Event | None:
-        """The question of a lane whose turn it is; None where none may run now."""
+        """Return the question of a lane whose turn it is; None if none may run now."""
         running = Counter(
             event.address
             for job in self.active_jobs
@@ -131,7 +130,7 @@ class FairQueue(Queue):  # type: ignore[misc]
         return min(may_run, key=self._place, default=None)
 
     def _place(self, event: Event) -> tuple[int, int, int]:
-        """What is smaller comes first. Of equals the first that `min` sees is the one that was asked first."""
+        """Return the sort key: the smallest runs first, of equals the one that was asked first."""
         return self._last_turn.get(event.address, 0), self._last_turn.get(event.asker, 0), event.size
 
     def _is_heard(self, event: Event) -> bool:
@@ -141,7 +140,7 @@ class FairQueue(Queue):  # type: ignore[misc]
         return itertools.chain.from_iterable(lane.queue for lane in self.event_queue_per_concurrency_id.values())
 
     def _forget_unheard(self) -> None:
-        """Drop questions that nobody has listened to for too long; where there are too many, of who has the most."""
+        """Drop questions without a listener: old ones, and if too many remain, those of the busiest address."""
         self._looked_at = time.monotonic()
         unheard = [event for event in self._waiting() if not self._is_heard(event)]
         for event in [event for event in unheard if self._looked_at - event.enqueue_time > MAX_UNHEARD_S]:
@@ -157,7 +156,7 @@ class FairQueue(Queue):  # type: ignore[misc]
                 self._forget(session)
 
     def _has_events(self, session: str) -> bool:
-        """Whether a question of this session waits or runs."""
+        """Return whether a question of this session waits or runs."""
         return any(event in self.event_ids_to_events for event in self.pending_event_ids_session.get(session, ()))
 
     def _remove(self, event: Event) -> None:
@@ -166,7 +165,7 @@ class FairQueue(Queue):  # type: ignore[misc]
         self.pending_event_ids_session.get(event.session_hash, set()).discard(event._id)
 
     def _forget(self, session: str) -> None:
-        """Drop what waits or runs for a session that nobody listens to, and the answers that nobody read."""
+        """Drop the questions and the unread answers of a session."""
         for event in [event for event in self._waiting() if event.session_hash == session]:
             self._remove(event)
         for running in self.active_jobs:

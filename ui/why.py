@@ -19,13 +19,13 @@ from inference.explain.explanation import GRADIENTS, METHOD_TITLES, OCCLUSION, A
 from inference.explain.faithfulness import FIGURES, faithfulness_sentences, find_record
 from inference.formats.bundle import Bundle
 from inference.loading import Models
-from ui.render import TEMPLATES, fill, message
+from ui.render import TEMPLATES, fill, message, shorten
 
 PREDICTED = ""  # the choice of the label that the model predicts
 MIN_WEIGHT = 0.05  # of the largest attribution: smaller ones are only in the table
 MAX_QUOTED_CHARS = 60  # of a word in the headline
 MAX_UNREAD = 200  # characters shown of a part that was not read
-BUSY = "Other explanations are waiting already. Try again in a few seconds."
+BUSY = "Too many explanations are waiting. Try again in a few seconds."
 OTHER_RUNTIME = (
     "Integrated gradients need PyTorch. Choose the PyTorch runtime, or leave out one word at a time (occlusion), which "
     "works on every runtime."
@@ -123,20 +123,20 @@ def html(explanation: Explanation, record: Mapping[str, Any] | None = None, thre
 
 
 def _headline(explanation: Explanation) -> list[tuple[str, list[str]]]:
-    """Return the parts of a sentence about the words that count most on either side, each with the words it names."""
+    """Return the parts of a sentence about the words that matter most on either side, each with the words it names."""
     ranked = sorted(explanation.words, key=lambda word: -abs(word.attribution or 0.0))
     most = abs(ranked[0].attribution or 0.0) if ranked else 0.0
-    much = "most" if explanation.shared is None else "a little"
-    parts: list[tuple[str, list[str]]] = [] if explanation.shared is None else [("no single word carries it", [])]
-    for side, sign in (("for", 1), ("against", -1)):
-        words = (_short(word.text) for word in ranked if sign * (word.attribution or 0.0) > MIN_WEIGHT * most)
+    how = "most" if explanation.shared is None else "slightly"
+    parts: list[tuple[str, list[str]]] = [] if explanation.shared is None else [("no single word decides it", [])]
+    for verb, sign in (("supported", 1), ("opposed", -1)):
+        words = (
+            shorten(word.text, MAX_QUOTED_CHARS)
+            for word in ranked
+            if sign * (word.attribution or 0.0) > MIN_WEIGHT * most
+        )
         if named := list(dict.fromkeys(words))[:2]:
-            parts.append((f"{side} it {much}", named))
+            parts.append((f"{verb} {how} by", named))
     return parts
-
-
-def _short(word: str) -> str:
-    return word if len(word) <= MAX_QUOTED_CHARS else f"{word[: MAX_QUOTED_CHARS - 1]}…"
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _pieces(explanation: Explanation) -> tuple[list[_Piece], int]:
 
 
 def direction_of(text: str) -> str | None:
-    """The direction of the first letter that has one, "ltr" or "rtl"; None where none has (rule P2 of UAX #9)."""
+    """Return the direction of the first letter that has one, "ltr" or "rtl", else None (rule P2 of UAX #9)."""
     kinds = map(unicodedata.bidirectional, text)
     return next(("ltr" if kind == "L" else "rtl" for kind in kinds if kind in ("L", "R", "AL")), None)
 
@@ -188,7 +188,7 @@ def _isolated(note: str) -> Markup:
 def _record(bundle: Bundle, explanation: Explanation) -> dict[str, Any] | None:
     try:
         return find_record(FAITHFULNESS, bundle, explanation.backend, explanation.method)
-    except InferenceError:  # a file that somebody damaged is no reason to give no explanation
+    except InferenceError:  # a damaged file must not prevent an explanation
         return None
 
 

@@ -165,6 +165,7 @@ def test_untrusted_labels_are_only_text(originals: Path, tmp_path: Path) -> None
     assert list(load(model, cache=tmp_path).predict("good").scores) == names
 
 
+@pytest.mark.slow
 def test_nothing_runs_with_python_optimization_on(originals: Path, tmp_path: Path) -> None:
     chosen = re.compile("code|pickle|trust|auto_map|megatron|operator")
     models = []

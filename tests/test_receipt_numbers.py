@@ -169,11 +169,12 @@ def test_every_changed_figure_differs_from_the_one_worked_out(receipts: dict[str
     assert count > 1000
 
 
-def test_changed_figure_of_every_kind_is_refused(receipts: dict[str, Receipt]) -> None:
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_changed_figure_of_every_kind_is_refused(receipts: dict[str, Receipt], step: int) -> None:
     receipt = receipts["small"]
     one_of_each = {kind(place): (place, value) for place, value in leaves(receipt["results"])}
     assert len(one_of_each) > 60
-    for place, value in one_of_each.values():
+    for place, value in list(one_of_each.values())[::step]:
         other = random.Random(str(place)).choice(changes(value))
         assert is_refused(changed(receipt, ("results", *place), other)), (place, value, other)
 

@@ -239,6 +239,7 @@ def large_model(folder: Path, tables: int, rows: int, width: int = 1024) -> Path
     return path
 
 
+@pytest.mark.slow
 def test_a_graph_past_two_gigabytes_is_read(tmp_path: Path) -> None:
     if shutil.disk_usage(tmp_path).free < 4e9 or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 6e9:
         pytest.skip("needs 4 GB of disk and 6 GB of memory")

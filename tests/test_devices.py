@@ -110,7 +110,7 @@ def test_a_model_that_does_not_fit_is_an_error_that_offers_device_auto(monkeypat
         ("pytorch", "tpu", None, False, "Unknown device 'tpu'. Known: cpu, cuda, auto"),
         ("pytorch", "cuda", "int4", False, "Unknown dtype 'int4'"),
         ("int8", "cuda", None, False, "written for CPUs"),
-        ("int8", "cpu", "float32", False, "whose file fixes its types"),
+        ("int8", "cpu", "float32", False, "whose types are fixed in its file"),
         ("onnx", "auto", None, False, "runs on one device"),
         ("onnx", "cuda", "bfloat16", False, "Use float32 or float16"),
         ("onnx", "cpu", "float16", False, "Use float32"),

@@ -203,7 +203,7 @@ def test_onnx_and_int8_explain_where_torch_and_captum_cannot_be_imported(tiny: T
         "import importlib.metadata as m\n"
         "version = m.version\n"
         "m.version = lambda name: version('no-such-' + name if name in gone else name)\n"
-        "from inference import load\n"
+        "from inference import load\nfrom inference.explain import explain\n"
         "for backend in ('onnx', 'int8'):\n"
         "    c = load(sys.argv[1], backend, cache=sys.argv[2])\n"
         "    print(len(explain(c, 'it was bad', 'mood').words))\n"

@@ -30,7 +30,7 @@ def run(demo: Path, demo_cache: Path) -> Run:
     return call
 
 
-def test_a_text_is_answered_for_one_task_or_for_all(run: Run) -> None:
+def test_predict_answers_one_task_or_all(run: Run) -> None:
     done = run("predict", "--backend", "int8", "--task", "sentiment", "what a lovely film")
     assert done.returncode == 0
     assert done.stdout.split()[:2] == ["sentiment", "positive"]
@@ -38,7 +38,7 @@ def test_a_text_is_answered_for_one_task_or_for_all(run: Run) -> None:
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["emotion", "intent", "sentiment"]
 
 
-def test_a_folder_given_for_a_text_or_to_write_to_is_no_answer_of_the_demo_model(run: Run, tiny: Tiny) -> None:
+def test_model_folder_as_text_or_output_is_rejected(run: Run, tiny: Tiny) -> None:
     done = run("predict", str(tiny.folder))
     assert (done.returncode, done.stdout) == (2, "")
     assert f"To use the model in it: --model {tiny.folder}" in done.stderr
@@ -48,7 +48,7 @@ def test_a_folder_given_for_a_text_or_to_write_to_is_no_answer_of_the_demo_model
     assert not list(tiny.folder.glob("*.onnx"))
 
 
-def test_json_is_one_document_and_nothing_else(run: Run) -> None:
+def test_json_output_is_a_single_document(run: Run) -> None:
     done = run("predict", "--backend", "int8", "--json", "--threshold", "1", "lovely", "it was dreadful 😡")
     document = json.loads(done.stdout)
     assert done.stderr == ""
@@ -59,7 +59,7 @@ def test_json_is_one_document_and_nothing_else(run: Run) -> None:
     assert sum(answer["scores"].values()) == pytest.approx(1)
 
 
-def test_a_dash_reads_one_text_per_line(run: Run) -> None:
+def test_dash_reads_one_text_per_line(run: Run) -> None:
     done = run("predict", "--backend", "int8", "--json", "-", stdin="lovely\n\nawful\n\n")
     assert [row["text"] for row in json.loads(done.stdout)["results"]] == ["lovely", "awful"]
 
@@ -80,9 +80,7 @@ def test_a_dash_reads_one_text_per_line(run: Run) -> None:
         (["merge", "--cache", "x", "y"], "", "unrecognized arguments: --cache"),
     ],
 )
-def test_an_error_is_one_line_on_stderr_with_exit_code_2(
-    run: Run, arguments: list[str], stdin: str, message: str
-) -> None:
+def test_error_is_one_line_on_stderr_with_exit_code_2(run: Run, arguments: list[str], stdin: str, message: str) -> None:
     done = run(*arguments, stdin=stdin)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -90,23 +88,23 @@ def test_an_error_is_one_line_on_stderr_with_exit_code_2(
     assert "Traceback" not in done.stderr
 
 
-def test_bytes_that_are_no_utf8_are_read_with_replacement(run: Run) -> None:
+def test_invalid_utf8_is_replaced(run: Run) -> None:
     done = run("predict", "--backend", "int8", "--json", "-", stdin=b"caf\xe9 was lovely\n")
     assert json.loads(done.stdout)["results"][0]["text"] == "caf\ufffd was lovely"
 
 
-def test_a_line_is_a_text_whatever_else_is_in_it(run: Run) -> None:
+def test_only_newlines_separate_texts(run: Run) -> None:
     done = run("predict", "--backend", "int8", "--json", "-", stdin="\ufeffone\u2028still one\r\ntwo")
     assert [row["text"] for row in json.loads(done.stdout)["results"]] == ["one\u2028still one", "two"]
 
 
-def test_a_cache_that_cannot_be_a_folder_is_one_line(run: Run) -> None:
+def test_invalid_cache_folder_is_an_error_in_one_line(run: Run) -> None:
     done = run("build", "--cache", "README.md/cache")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 
 
-def test_info_tells_tasks_sizes_hashes_and_parity(run: Run) -> None:
+def test_info_prints_tasks_sizes_hashes_and_parity(run: Run) -> None:
     done = run("info", "--json")
     told = json.loads(done.stdout)
     assert set(told["tasks"]) == {"sentiment", "emotion", "intent"}
@@ -118,13 +116,13 @@ def test_info_tells_tasks_sizes_hashes_and_parity(run: Run) -> None:
     assert "parity  INT8" in people
 
 
-def test_build_says_where_it_put_the_files_and_builds_once(run: Run) -> None:
+def test_build_prints_the_folder_and_builds_once(run: Run) -> None:
     told = json.loads(run("build", "--json").stdout)
     again = run("build")
     assert told["folder"] in again.stdout
     assert "quantising" not in again.stderr
 
 
-def test_info_works_before_anything_was_built(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_works_before_a_build(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--model", str(tiny.folder), "--cache", str(tmp_path)]) == 0
     assert "not built yet" in capsys.readouterr().out

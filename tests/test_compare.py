@@ -71,7 +71,7 @@ def receipt(tiny: Tiny, rows: Any, plan: Plan) -> dict[str, Any]:
     return found
 
 
-def test_a_receipt_is_whole_and_can_be_read_again(receipt: dict[str, Any], tmp_path: Path) -> None:
+def test_written_receipt_reads_back_unchanged(receipt: dict[str, Any], tmp_path: Path) -> None:
     write_receipt(receipt, tmp_path / "r.json")
     assert read_receipt(tmp_path / "r.json") == receipt
     assert results(receipt) == receipt["results"]
@@ -89,7 +89,7 @@ def test_every_backend_is_timed_on_the_same_texts_in_every_round(receipt: dict[s
     assert first == second[::-1]
 
 
-def test_the_reference_has_a_second_process_and_its_starts_count(receipt: dict[str, Any], plan: Plan) -> None:
+def test_starts_of_the_control_count_for_the_reference(receipt: dict[str, Any], plan: Plan) -> None:
     assert receipt["results"]["start"]["pytorch"]["runs"] == 2 * plan.launches
     assert receipt["results"]["start"]["int8"]["runs"] == plan.launches
     assert receipt["results"]["control"]["low"] <= receipt["results"]["control"]["high"]
@@ -143,7 +143,7 @@ def test_dtype_that_cannot_be_measured_is_refused(
         measure(tiny.folder, rows, backends=backends, dtype=dtype, cache=tiny.cache, base=tiny.base)
 
 
-def test_the_files_timed_are_tied_by_their_hash(receipt: dict[str, Any], tiny: Tiny) -> None:
+def test_receipt_records_hashes_of_the_timed_files(receipt: dict[str, Any], tiny: Tiny) -> None:
     from inference.artifacts.cache import obtain
     from inference.formats.files import sha256
 
@@ -174,13 +174,13 @@ def test_rows_that_the_model_was_trained_on_are_refused(tiny: Tiny, rows: Any, m
         measure(tiny.folder, rows, cache=tiny.cache, base=tiny.base)
 
 
-def test_texts_are_kept_only_where_that_is_asked(receipt: dict[str, Any], rows: Any) -> None:
+def test_texts_are_stored_only_on_request(receipt: dict[str, Any], rows: Any) -> None:
     assert receipt["data"]["texts"] is None
     assert "it was bad" not in json.dumps(receipt)
     assert receipt["data"]["row_numbers"] == rows.row_numbers
 
 
-def test_turns_are_abba_and_everybody_goes_first() -> None:
+def test_turn_order_is_abba_and_rotates() -> None:
     assert turn_order("abc", 0) == list("abc")
     assert turn_order("abc", 1) == list("cba")
     assert turn_order("abc", 2) == list("bca")
@@ -188,12 +188,12 @@ def test_turns_are_abba_and_everybody_goes_first() -> None:
     assert {turn_order("abc", number)[0] for number in range(6)} == set("abc")
 
 
-def test_every_length_has_its_band() -> None:
+def test_group_by_length_covers_every_length() -> None:
     found = group_by_length([1, 16, 17, 32, 33, 64, 65, 500])
     assert list(found.values()) == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
-def test_a_round_that_the_host_disturbed_is_taken_again_and_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disturbed_round_is_repeated_and_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     class Quick:
         ready: ClassVar = {"cores": [0]}
 
@@ -224,7 +224,7 @@ def test_a_round_that_the_host_disturbed_is_taken_again_and_kept_apart(monkeypat
     assert len(ticks) == 2
 
 
-def test_the_probe_waits_while_the_machine_is_slow_and_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_waits_for_a_busy_machine_up_to_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     probe = benchmark.Probe(wait_s=1.0)
     monkeypatch.setattr(benchmark.time, "sleep", lambda seconds: None)
     for slowdowns, waited in (([1.0], 0.0), ([1.5, 1.0], 0.5), ([1.5, 1.5, 1.5], 1.0)):
@@ -234,7 +234,7 @@ def test_the_probe_waits_while_the_machine_is_slow_and_no_longer_than_it_may(mon
         assert probe.waited_s == waited
 
 
-def test_a_process_that_dies_is_told_with_its_last_words(tiny: Tiny, tmp_path: Path) -> None:
+def test_error_of_a_dead_process_quotes_its_last_line(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(InferenceError, match="No model folder"):
         Process(tmp_path / "none", "int8", cache=tiny.cache, threads=1)
     process = Process(tiny.folder, "int8", cache=tiny.cache, threads=1, base=tiny.base)
@@ -256,7 +256,7 @@ def test_a_process_that_dies_is_told_with_its_last_words(tiny: Tiny, tmp_path: P
         ({"seed": -1}, "seed=-1 must not be negative"),
     ],
 )
-def test_what_makes_no_sense_is_refused_at_once(tiny: Tiny, arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_rejected(tiny: Tiny, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         measure(tiny.folder, **arguments)
 
@@ -287,7 +287,7 @@ def files(tmp_path: Path) -> dict[str, str]:
     return {path.stem: str(path) for path in tmp_path.glob("*.json")}
 
 
-def test_the_verdict_is_the_exit_code(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_code_of_verdict_is_the_decision(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verdict", files["good"]]) == 0
     assert "INT8: SHIP" in capsys.readouterr().out
     assert main(["verdict", files["broken"]]) == 1
@@ -299,14 +299,14 @@ def test_the_verdict_is_the_exit_code(files: dict[str, str], capsys: pytest.Capt
     assert "few.json has no onnx; it has pytorch, int8" in capsys.readouterr().err
 
 
-def test_a_verdict_in_json_says_the_same(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_verdict_as_json(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verdict", files["broken"], "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["backends"]["int8"]["decision"] == "NO"
     assert found["exit_code"] == 1
 
 
-def test_receipts_are_shown_and_told_apart(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_receipt_show_and_diff(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["receipt", "show", files["good"], "--price-per-hour", "0.5"]) == 0
     assert "a million predictions at 0.5 per hour" in capsys.readouterr().out
     assert main(["receipt", "diff", files["good"], files["again"]]) == 0
@@ -322,7 +322,7 @@ def test_receipts_are_shown_and_told_apart(files: dict[str, str], capsys: pytest
     [(main, ["verdict"]), (main, ["receipt", "show"]), (report.main, [])],
     ids=["verdict", "receipt show", "report"],
 )
-def test_a_damaged_receipt_is_one_line_and_exit_code_2(
+def test_damaged_receipt_is_a_one_line_error(
     command: Callable[[list[str]], int], arguments: list[str], files: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command([*arguments, files["damaged"]]) == 2
@@ -340,7 +340,7 @@ def test_a_damaged_receipt_is_one_line_and_exit_code_2(
         (["--backends", "tflite"], "Unknown backend 'tflite'"),
     ],
 )
-def test_a_comparison_that_cannot_be_made_is_refused_at_once(
+def test_invalid_compare_options_are_rejected(
     tiny: Tiny, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["compare", "--model", str(tiny.folder), *arguments]) == 2
@@ -348,14 +348,14 @@ def test_a_comparison_that_cannot_be_made_is_refused_at_once(
 
 
 @pytest.mark.parametrize("text", ["1", "1pp", "1 pp"])
-def test_a_drop_is_given_in_percentage_points(text: str) -> None:
+def test_max_drop_is_parsed_as_percentage_points(text: str) -> None:
     from inference.commands.compare import percentage_points
 
     assert percentage_points(text) == pytest.approx(0.01)
 
 
 @pytest.mark.slow
-def test_the_demo_model_is_compared_in_a_minute_by_one_command(demo: Path, demo_cache: Path, tmp_path: Path) -> None:
+def test_quick_comparison_of_the_demo_model(demo: Path, demo_cache: Path, tmp_path: Path) -> None:
     """The quick run of the showcase as a user types it; how long it takes is recorded and not asserted here."""
     done = command("compare", "--quick", "--out", str(tmp_path / "r.json"), "--price-per-hour", "0.1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -38,7 +38,7 @@ def receipt(**data: Any) -> dict[str, Any]:
     }
 
 
-def test_broken_rows_come_first_and_the_most_confident_before_the_others() -> None:
+def test_disagreements_are_sorted_by_kind_and_confidence() -> None:
     found = disagreements(receipt(), "mood", "int8")
     assert [(d.row, d.kind) for d in found] == [(5, BROKEN), (1, BROKEN), (2, FIXED), (6, BOTH_WRONG)]
 
@@ -49,7 +49,7 @@ def test_a_row_has_its_labels_confidences_and_length() -> None:
     assert (found.reference_confidence, found.backend_confidence, found.tokens) == (0.6, 0.95, 8)
 
 
-def test_a_row_without_a_label_for_the_task_is_no_disagreement() -> None:
+def test_unlabelled_row_is_not_a_disagreement() -> None:
     assert 3 not in [d.row for d in disagreements(receipt(), "mood", "int8")]
 
 
@@ -57,29 +57,29 @@ def test_the_reference_agrees_with_itself() -> None:
     assert disagreements(receipt(), "mood", "pytorch") == []
 
 
-def test_a_text_is_none_where_the_receipt_holds_none_and_the_text_where_it_does() -> None:
+def test_text_of_a_disagreement_is_none_without_texts() -> None:
     assert {d.text for d in disagreements(receipt(), "mood", "int8")} == {None}
     held = receipt(texts=["a", "b", "c", "d", "e"])
     assert [d.text for d in disagreements(held, "mood", "int8")] == ["d", "a", "b", "e"]
 
 
-def test_the_file_of_the_receipt_gives_its_texts_by_row_number() -> None:
+def test_attach_texts_uses_row_numbers() -> None:
     held = attach_texts(receipt(), "renamed.csv", FILE)
     assert held["data"]["texts"] == ["first", "second", "third", "fifth", "sixth"]
     assert receipt()["data"]["texts"] is None
 
 
-def test_another_file_is_refused_however_alike() -> None:
+def test_attach_texts_rejects_another_file() -> None:
     with pytest.raises(InputError, match="moods.csv is not the file of this receipt"):
         attach_texts(receipt(), "moods.csv", FILE + b"\n")
 
 
-def test_a_column_that_is_not_there_is_named_with_those_that_are() -> None:
+def test_attach_texts_names_existing_columns() -> None:
     with pytest.raises(InputError, match="no column 'body'; it has 'text', 'label', 'extra'"):
         attach_texts(receipt(), "moods.csv", FILE, "body")
 
 
 @pytest.mark.parametrize(("task", "backend", "said"), [("topic", "int8", "mood"), ("mood", "onnx", "pytorch, int8")])
-def test_a_task_or_backend_that_the_receipt_lacks_is_refused(task: str, backend: str, said: str) -> None:
+def test_unknown_task_or_backend_is_rejected(task: str, backend: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         disagreements(receipt(), task, backend)

@@ -33,7 +33,7 @@ def graver(found: list[Finding]) -> list[Finding]:
 
 
 @pytest.mark.parametrize("kind", ["classifier", "shards", "adapter", "adapters", "bundle"])
-def test_a_healthy_model_has_no_errors_and_no_warnings(kind: str, originals: Path, tmp_path: Path) -> None:
+def test_healthy_model_has_no_errors_or_warnings(kind: str, originals: Path, tmp_path: Path) -> None:
     found = examine(originals / kind / "model", cache=tmp_path)
     assert graver(found) == []
     assert any("not built yet" in one.what for one in found)
@@ -88,19 +88,19 @@ def test_a_planted_fault_is_found(
     assert all(one.what.isprintable() for one in found)
 
 
-def test_a_base_without_a_revision_is_told_of(originals: Path, tmp_path: Path) -> None:
+def test_base_without_a_revision_is_a_warning(originals: Path, tmp_path: Path) -> None:
     shutil.copytree(originals / "adapter", tmp_path / "case")
     edit("adapter_config.json", base_model_name_or_path="some/body")(tmp_path / "case" / "model")
     found = examine(tmp_path / "case" / "model", tmp_path / "case" / "base", tmp_path)
     assert [one.what for one in graver(found)] == ["the adapter names its base some/body without a revision"]
 
 
-def test_a_tokenizer_of_another_model_is_told_of(tmp_path: Path) -> None:
+def test_tokenizer_of_another_model_is_a_warning(tmp_path: Path) -> None:
     folder = foreign.classifier(tmp_path / "model", vocab_size=200)
     assert any("has 86 tokens" in one.what for one in graver(examine(folder, cache=tmp_path)))
 
 
-def test_what_refuses_a_model_does_not_hide_the_rest(originals: Path, tmp_path: Path) -> None:
+def test_refused_model_is_checked_further(originals: Path, tmp_path: Path) -> None:
     shutil.copytree(originals / "classifier" / "model", tmp_path / "model")
     edit(CONFIG, model_type="brain", label2id={"bad": 1, "good": 0})(tmp_path / "model")
     errors = [one.what for one in examine(tmp_path / "model") if one.severity == "error"]
@@ -109,7 +109,7 @@ def test_what_refuses_a_model_does_not_hide_the_rest(originals: Path, tmp_path: 
     assert "label2id" in errors[1]
 
 
-def test_the_command_says_what_to_do_and_ends_with_1_where_there_are_errors(
+def test_doctor_prints_remedies_and_exits_with_1_on_errors(
     originals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = str(originals / "classifier" / "model")

@@ -47,7 +47,7 @@ def run(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> Run:
 # --- The command
 
 
-def test_every_word_has_a_line_with_its_figure_a_bar_on_its_side_and_what_is_left_without_it(run: Run) -> None:
+def test_explain_prints_a_line_per_word(run: Run) -> None:
     code, out, _ = run("it was bad", "--task", "mood")
     assert code == 0
     head, *words = out.splitlines()
@@ -83,7 +83,7 @@ def test_two_backends_are_compared_on_the_label_of_the_first(run: Run) -> None:
     assert -1 <= found["agreements"]["int8"]["tau"] <= 1
 
 
-def test_a_dash_reads_the_whole_of_stdin_as_one_text(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dash_reads_stdin_as_one_text(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("it was\nbad \u00e9".encode())))
     _, out, _ = run("-", "--task", "mood", "--json")
     assert json.loads(out)["explanations"][0]["text"] == "it was\nbad \u00e9"
@@ -110,14 +110,14 @@ def test_invalid_command_is_one_line_and_exit_code_2(run: Run, arguments: tuple[
     assert said in err.splitlines()[-1]
 
 
-def test_no_control_character_of_a_text_reaches_the_terminal() -> None:
+def test_control_characters_are_escaped() -> None:
     text = "good\u202e\x9b31m bad \x1b]0;x\x07"
     told = format_explanation(explain(fakes.classifier(), text, "sentiment"))
     assert all(letter.isprintable() or letter == "\n" for letter in told)
     assert printable("\x1b[31m👩\u200d👩") == "\\x1b[31m👩\u200d👩"
 
 
-def test_wide_letters_count_for_two_columns_and_marks_for_none() -> None:
+def test_columns_of_wide_letters_and_marks() -> None:
     assert (columns("abc"), columns("東京"), columns("e\u0301"), columns("שָׁ")) == (3, 4, 1, 1)
 
 
@@ -152,7 +152,7 @@ def test_the_same_seed_gives_the_same_figures() -> None:
     assert faithfulness.measure_faithfulness(*asked) == faithfulness.measure_faithfulness(*asked)
 
 
-def test_a_record_replaces_that_of_the_same_model_backend_and_method_and_no_other(tmp_path: Path) -> None:
+def test_record_replaces_only_its_predecessor(tmp_path: Path) -> None:
     path, classifier = tmp_path / "f.json", fakes.classifier(fakes.FakeBackend("int8"))
     for number, method in ((1, OCCLUSION), (2, GRADIENTS), (3, OCCLUSION)):
         one = faithfulness.make_record(classifier, method, {"sentiment": {"texts": number}}, "0" * 64)
@@ -164,7 +164,7 @@ def test_a_record_replaces_that_of_the_same_model_backend_and_method_and_no_othe
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": "other", "version": 1}', '{"format": 1}', "null"])
-def test_a_file_of_something_else_is_not_written_over(tmp_path: Path, content: str) -> None:
+def test_file_with_other_content_is_not_overwritten(tmp_path: Path, content: str) -> None:
     (tmp_path / "f.json").write_text(content)
     with pytest.raises(InputError, match="holds no records of this check"):
         faithfulness.add_record(tmp_path / "f.json", {})

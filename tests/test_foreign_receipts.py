@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(("base", "said"), BASES)
-def test_the_method_and_the_report_word_any_base(folder: Path, base: Any, said: str) -> None:
+def test_method_and_report_describe_any_base(folder: Path, base: Any, said: str) -> None:
     one = receipt(base=base)
     write_receipt(one, folder / "one.json")
     test = opened("method")
@@ -87,7 +87,7 @@ def test_every_page_opens_with_a_receipt_of_a_folder_of_onnx_files(folder: Path,
         assert test.metric[4].delta.startswith("-5")
 
 
-def test_the_report_and_the_table_of_a_folder_of_onnx_files_speak_of_no_pytorch() -> None:
+def test_report_and_table_of_onnx_files_do_not_mention_pytorch() -> None:
     one = receipt(("onnx", "int8"), base=None)
     html = report([one])
     assert "as fast as ONNX" in html
@@ -103,7 +103,7 @@ def test_the_report_and_the_table_of_a_folder_of_onnx_files_speak_of_no_pytorch(
         (("int8",), None, "INT8 does not run on GPUs"),
     ],
 )
-def test_for_a_gpu_only_the_backends_of_the_receipt_are_named(
+def test_gpu_recommendation_names_only_measured_backends(
     backends: tuple[str, ...], best: str | None, said: str
 ) -> None:
     choice = decide(receipt(backends)).recommended["GPU service"]
@@ -111,7 +111,7 @@ def test_for_a_gpu_only_the_backends_of_the_receipt_are_named(
     assert said in choice.why
 
 
-def test_no_card_is_written_of_a_model_that_was_not_trained_here(tmp_path: Path) -> None:
+def test_model_card_needs_a_model_trained_here(tmp_path: Path) -> None:
     (tmp_path / "bundle.json").write_text(json.dumps({"name": "mine", "base": {"folder": "encoder", "files": {}}}))
     with pytest.raises(InputError, match="was not trained by python -m training"):
         write_card(tmp_path)

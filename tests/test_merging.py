@@ -178,7 +178,7 @@ def test_selected_tasks_are_exported_and_int8_can_follow(
         load(model, cache=tmp_path / "cache").export_onnx(out, tasks=["intent"])
 
 
-def test_json_is_one_document_and_nothing_else(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_json_output_is_a_single_document(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = foreign.adapter(tmp_path / "adapter", base)
     cache = ["--cache", str(tmp_path / "cache"), "--json"]
     capfd.readouterr()

@@ -22,12 +22,12 @@ def receipt() -> dict[str, Any]:
     return made.receipt(true, {"pytorch": given, "onnx": given, "int8": made.flip(given, [3, 5])})
 
 
-def test_what_was_written_is_read(receipt: dict[str, Any], tmp_path: Path) -> None:
+def test_receipt_round_trip(receipt: dict[str, Any], tmp_path: Path) -> None:
     write_receipt(receipt, tmp_path / "r.json")
     assert read_receipt(tmp_path / "r.json") == receipt
 
 
-def test_its_figures_follow_from_what_is_in_it(receipt: dict[str, Any]) -> None:
+def test_figures_can_be_computed_again(receipt: dict[str, Any]) -> None:
     assert results(receipt) == receipt["results"]
 
 
@@ -72,7 +72,7 @@ def change(receipt: dict[str, Any], *path: Any, value: Any) -> bytes:
         (("data", "labels"), {"other": [0] * 200}, "not an answer of every backend to each"),
     ],
 )
-def test_a_receipt_that_is_none_is_refused(receipt: dict[str, Any], path: Any, value: Any, message: str) -> None:
+def test_altered_receipt_is_rejected(receipt: dict[str, Any], path: Any, value: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_receipt(change(receipt, *path, value=value), "r.json")
 
@@ -90,24 +90,24 @@ def test_a_receipt_that_is_none_is_refused(receipt: dict[str, Any], path: Any, v
         (b'{"format": 1e999}', "not valid JSON"),
     ],
 )
-def test_bytes_that_are_no_receipt_are_refused(content: bytes, message: str) -> None:
+def test_bytes_that_are_not_a_receipt_are_rejected(content: bytes, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_receipt(content, "r.json")
 
 
-def test_a_figure_that_was_edited_shows(receipt: dict[str, Any]) -> None:
+def test_edited_figure_breaks_the_checksum(receipt: dict[str, Any]) -> None:
     edited = copy.deepcopy(receipt)
     edited["results"]["speedup"]["int8"]["value"] = 60.0
     with pytest.raises(InputError, match="its checksum does not match"):
         parse_receipt(json.dumps(edited).encode(), "r.json")
 
 
-def test_a_missing_receipt_tells_how_to_make_one(tmp_path: Path) -> None:
+def test_error_for_a_missing_receipt_has_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Make one: python -m inference compare --out"):
         read_receipt(tmp_path / "none.json")
 
 
-def test_the_same_run_twice_differs_by_noise_alone() -> None:
+def test_diff_of_two_equal_runs_is_noise() -> None:
     true, given = made.answers(200, 20)
     a, b = (made.receipt(true, {"pytorch": given, "int8": given}, seed=seed, jitter=0.1) for seed in (1, 2))
     changes, notes = diff(a, b)
@@ -116,7 +116,7 @@ def test_the_same_run_twice_differs_by_noise_alone() -> None:
     assert any(change.what == "INT8: p50, ms" and change.status == NOISE for change in changes)
 
 
-def test_a_backend_that_became_slower_is_told() -> None:
+def test_diff_reports_a_slower_backend() -> None:
     true, given = made.answers(200, 20)
     a, b = (
         made.receipt(true, {"pytorch": given, "int8": given}, seed=seed, ms={"pytorch": 12.0, "int8": ms})
@@ -128,7 +128,7 @@ def test_a_backend_that_became_slower_is_told() -> None:
     assert found["PyTorch: p50, ms"] == NOISE
 
 
-def test_answers_that_became_worse_are_told() -> None:
+def test_diff_reports_lower_accuracy() -> None:
     true, given = made.answers(200, 0)
     a = made.receipt(true, {"pytorch": given, "int8": given})
     b = made.receipt(true, {"pytorch": given, "int8": made.flip(given, range(12))})
@@ -138,7 +138,7 @@ def test_answers_that_became_worse_are_told() -> None:
     assert found["PyTorch: accuracy of mood"].status == SAME
 
 
-def test_receipts_of_different_rows_are_not_compared_on_them() -> None:
+def test_diff_skips_accuracy_and_latency_on_different_rows() -> None:
     true, given = made.answers(200, 20)
     a = made.receipt(true, {"pytorch": given, "int8": given})
     b = json.loads(change(a, "data", "sha256", value="9" * 64))
@@ -147,14 +147,14 @@ def test_receipts_of_different_rows_are_not_compared_on_them() -> None:
     assert "because the rows are different" in notes[0]
 
 
-def test_speed_ups_against_different_references_are_not_compared() -> None:
+def test_diff_skips_speed_ups_against_different_references() -> None:
     true, given = made.answers(200, 20)
     a = made.receipt(true, dict.fromkeys(made.MS, given))
     b = made.receipt(true, {"onnx": given, "int8": given})
     assert not any("speed-up" in change.what for change in diff(a, b)[0])
 
 
-def test_other_files_and_more_memory_are_changes() -> None:
+def test_diff_reports_changed_files_and_memory() -> None:
     true, given = made.answers(200, 20)
     a = made.receipt(true, {"pytorch": given, "int8": given})
     b = copy.deepcopy(a)

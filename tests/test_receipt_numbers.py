@@ -139,7 +139,7 @@ def is_trusted(place: Place) -> bool:
     )
 
 
-def test_table_of_trusted_fields_is_short_and_names_nothing_that_is_worked_out(receipts: dict[str, Receipt]) -> None:
+def test_trusted_fields_are_few_and_not_computed(receipts: dict[str, Receipt]) -> None:
     assert 20 < len(TRUSTED) < 50
     places = {place for receipt in receipts.values() for place, value in leaves(receipt) if is_number(value)}
     assert not any(is_trusted(place) for place in places if place[0] == "results")
@@ -148,12 +148,12 @@ def test_table_of_trusted_fields_is_short_and_names_nothing_that_is_worked_out(r
 
 
 @pytest.mark.parametrize("name", ["small", *NAMES])
-def test_receipt_as_it_is_holds(receipts: dict[str, Receipt], name: str) -> None:
+def test_unchanged_receipt_is_accepted(receipts: dict[str, Receipt], name: str) -> None:
     assert parse_receipt(json.dumps(receipts[name]).encode(), name) == receipts[name]
 
 
 @pytest.mark.parametrize("name", ["small", *NAMES])
-def test_every_changed_figure_differs_from_the_one_worked_out(receipts: dict[str, Receipt], name: str) -> None:
+def test_every_changed_figure_differs_from_the_computed_one(receipts: dict[str, Receipt], name: str) -> None:
     told, worked_out = receipts[name]["results"], results(receipts[name])
     assert first_difference(told, worked_out) is None
     count = 0
@@ -170,7 +170,7 @@ def test_every_changed_figure_differs_from_the_one_worked_out(receipts: dict[str
 
 
 @pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
-def test_changed_figure_of_every_kind_is_refused(receipts: dict[str, Receipt], step: int) -> None:
+def test_changed_figure_of_every_kind_is_rejected(receipts: dict[str, Receipt], step: int) -> None:
     receipt = receipts["small"]
     one_of_each = {kind(place): (place, value) for place, value in leaves(receipt["results"])}
     assert len(one_of_each) > 60
@@ -188,13 +188,13 @@ def test_changed_figure_of_every_kind_is_refused(receipts: dict[str, Receipt], s
         ("accuracy", "sentiment", "int8", "per_class", 0, "precision"),
     ],
 )
-def test_changed_figure_of_a_recorded_receipt_is_refused(receipts: dict[str, Receipt], place: Place) -> None:
+def test_changed_figure_of_a_recorded_receipt_is_rejected(receipts: dict[str, Receipt], place: Place) -> None:
     value = at(receipts["sentiment"]["results"], place)
     assert is_refused(changed(receipts["sentiment"], ("results", *place), value * 1.01))
 
 
 @pytest.mark.slow
-def test_every_raw_number_that_is_not_trusted_is_refused_when_changed(receipts: dict[str, Receipt]) -> None:
+def test_every_changed_untrusted_number_is_rejected(receipts: dict[str, Receipt]) -> None:
     receipt, count = receipts["small"], 0
     for place, value in list(leaves(receipt)):
         if is_number(value) and place[0] != "results" and not is_trusted(place):
@@ -206,9 +206,7 @@ def test_every_raw_number_that_is_not_trusted_is_refused_when_changed(receipts: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sentiment", "showcase"])
-def test_raw_number_of_every_kind_that_is_not_trusted_is_refused_when_changed(
-    receipts: dict[str, Receipt], name: str
-) -> None:
+def test_changed_untrusted_number_of_every_kind_is_rejected(receipts: dict[str, Receipt], name: str) -> None:
     places: dict[Place, list[Place]] = {}
     for place, value in leaves(receipts[name]):
         if is_number(value) and place[0] != "results" and not is_trusted(place):
@@ -236,7 +234,7 @@ RAW = [
 
 
 @pytest.mark.parametrize("place", RAW, ids=lambda place: "/".join(map(str, place)).replace("None", "[]"))
-def test_raw_numbers_are_not_changed_without_the_figures_that_depend_on_them(place: Place) -> None:
+def test_changed_raw_numbers_contradict_the_figures(place: Place) -> None:
     """Five hundredths less everywhere, as a faster or smaller INT8 would have."""
     receipt = small()
 
@@ -259,7 +257,7 @@ def test_raw_numbers_are_not_changed_without_the_figures_that_depend_on_them(pla
 
 
 @pytest.mark.parametrize("field", ["label_ids", "labels"])
-def test_one_changed_answer_is_refused(receipts: dict[str, Receipt], field: str) -> None:
+def test_one_changed_answer_is_rejected(receipts: dict[str, Receipt], field: str) -> None:
     receipt = copy.deepcopy(receipts["small"])
     ids = receipt["data"]["labels"]["mood"]
     if field == "label_ids":
@@ -302,9 +300,7 @@ def test_one_changed_answer_is_refused(receipts: dict[str, Receipt], field: str)
         (("results", "control", "more"), 1.0, "results/control has missing or unexpected figures: more"),
     ],
 )
-def test_what_contradicts_the_rest_is_named(
-    receipts: dict[str, Receipt], place: Place, value: Any, message: str
-) -> None:
+def test_contradictions_are_named(receipts: dict[str, Receipt], place: Place, value: Any, message: str) -> None:
     receipt = copy.deepcopy(receipts["small"])
     at(receipt, place[:-1])[place[-1]] = value
     with pytest.raises(InputError, match=re.escape(message)):
@@ -312,7 +308,7 @@ def test_what_contradicts_the_rest_is_named(
 
 
 @pytest.mark.parametrize("marks", [{"disturbed": True}, {"slowdown": 1.5}, {"steal": 0.2}])
-def test_round_that_counts_against_its_marks_is_refused(receipts: dict[str, Receipt], marks: dict[str, Any]) -> None:
+def test_round_that_contradicts_its_marks_is_rejected(receipts: dict[str, Receipt], marks: dict[str, Any]) -> None:
     receipt = copy.deepcopy(receipts["small"])
     for block in receipt["latency"]["blocks"][:3]:
         block |= marks
@@ -320,7 +316,7 @@ def test_round_that_counts_against_its_marks_is_refused(receipts: dict[str, Rece
         parse_receipt(json.dumps(seal(receipt)).encode(), "r.json")
 
 
-def test_other_library_versions_are_named_where_a_figure_does_not_follow(receipts: dict[str, Receipt]) -> None:
+def test_error_names_other_library_versions(receipts: dict[str, Receipt]) -> None:
     receipt = copy.deepcopy(receipts["small"])
     receipt["versions"]["numpy"] = "1.0"
     receipt["results"]["control"]["high"] *= 1.01
@@ -328,7 +324,7 @@ def test_other_library_versions_are_named_where_a_figure_does_not_follow(receipt
         parse_receipt(json.dumps(seal(receipt)).encode(), "r.json")
 
 
-def test_check_command_and_every_reader_refuse_a_resealed_figure(
+def test_every_reader_rejects_a_resealed_figure(
     receipts: dict[str, Receipt], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good, bad = tmp_path / "good.json", tmp_path / "bad.json"

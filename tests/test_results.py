@@ -37,7 +37,7 @@ def test_accuracy_is_over_the_labelled_rows(receipt: dict) -> None:
     assert found["confusion"] == [[0, 0, 10], [0, 1, 5], [1, 1, 10], [2, 0, 5], [2, 2, 5]]
 
 
-def test_coverage_is_at_the_tasks_own_threshold(receipt: dict) -> None:
+def test_coverage_uses_the_threshold_of_the_task(receipt: dict) -> None:
     found = receipt["results"]["accuracy"]["mood"]["pytorch"]
     assert found["coverage"] == pytest.approx(4 / 7, abs=1e-6)  # 0.6 or more
     assert found["covered_accuracy"] == 1.0
@@ -58,7 +58,7 @@ def test_pairs_are_counted_row_by_row(receipt: dict) -> None:
     assert found["max_abs_dp"] == 0.01
 
 
-def test_times_without_jitter_are_what_was_put_in(receipt: dict) -> None:
+def test_latency_of_constant_times(receipt: dict) -> None:
     found = receipt["results"]
     assert found["latency"]["int8"]["calls"] == 160
     assert found["latency"]["int8"]["texts"] == 40
@@ -70,7 +70,7 @@ def test_times_without_jitter_are_what_was_put_in(receipt: dict) -> None:
     assert found["start"]["pytorch"]["total_s"] == pytest.approx(1.2 + 0.25)
 
 
-def test_a_band_of_lengths_counts_its_own_calls(receipt: dict) -> None:
+def test_latency_by_length_counts_calls_per_band(receipt: dict) -> None:
     bands = {one["length"]: one for one in receipt["results"]["latency_by_length"]}
     # Rows have 8, 12, …, 36 tokens in turn.
     assert bands["1–16 tokens"]["share_of_rows"] == pytest.approx(3 / 8)
@@ -107,11 +107,11 @@ def test_sizes_are_sums_of_files(receipt: dict) -> None:
     assert receipt["results"]["size"]["int8"]["libraries_bytes"] == 180_000_000
 
 
-def test_numbers_that_json_has_not_become_null() -> None:
+def test_nan_and_infinity_become_null() -> None:
     assert rounded({"a": [float("nan"), float("inf"), 0.123456789]}) == {"a": [None, None, 0.1234568]}
 
 
-def test_the_table_has_a_column_per_backend_in_every_line(receipt: dict) -> None:
+def test_summary_has_a_column_per_backend(receipt: dict) -> None:
     text = summary([receipt], price_per_hour=2.52)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in lines} == {4}

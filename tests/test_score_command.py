@@ -147,7 +147,7 @@ def test_workers_give_the_same_bytes_on_every_backend(tmp_path: Path, backend: s
     assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "2.jsonl").read_bytes()
 
 
-def test_json_is_one_document_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_is_a_single_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--tasks", "sentiment", "--all-scores", "--threshold", "0.9", "--format", "jsonl", "--json"]
     assert main(["score", str(SHOWCASE), "--out", str(tmp_path / "out"), *arguments]) == 0
     said = capsys.readouterr()

@@ -13,7 +13,7 @@ from inference.compare import stats
 
 
 @pytest.mark.parametrize(("percentile", "least"), [(50, 11), (90, 64), (95, 130), (99, 662)])
-def test_a_percentile_needs_the_samples_that_carry_it(percentile: int, least: int) -> None:
+def test_enough_samples_for_a_percentile(percentile: int, least: int) -> None:
     assert not stats.enough_samples(least - 1, percentile)
     assert stats.enough_samples(least, percentile)
 
@@ -59,14 +59,14 @@ def test_tangos_interval_ends_where_the_score_test_rejects(broken: int, fixed: i
     assert found.low < found.value < found.high
 
 
-def test_rows_that_all_agree_leave_the_doubt_that_few_rows_leave() -> None:
+def test_interval_of_rows_that_all_agree_depends_on_their_number() -> None:
     # Were one row in n truly broken, none of 50 would show it with probability (1 - p)^50 = 5 %.
     assert stats.paired_difference(0, 0, 50).low == pytest.approx(-(1 - 0.05 ** (1 / 50)))
     assert stats.paired_difference(0, 0, 5000).low == pytest.approx(-0.0006, abs=1e-5)
     assert stats.accuracy_bootstrap(0, 0, 50, seed=0) == stats.Estimate(0, 0, 0)  # why the bootstrap does not decide
 
 
-def test_a_loss_beyond_the_margin_is_passed_in_at_most_one_of_twenty_trials() -> None:
+def test_loss_at_the_margin_passes_in_at_most_one_of_twenty_trials() -> None:
     rng = np.random.default_rng(7)
     # Truly 2 % worse, and that is the margin: 4 % of rows broken, 2 % fixed.
     draws = rng.multinomial(1500, [0.04, 0.02, 0.94], size=600)
@@ -116,7 +116,7 @@ def test_the_bootstrap_of_macro_f1_agrees_with_scikit_learn_on_drawn_rows() -> N
         )
 
 
-def test_a_label_that_was_not_drawn_is_no_failure() -> None:
+def test_labels_missing_from_a_draw_do_not_lower_macro_f1() -> None:
     true = np.arange(100)  # one row each: a third of the labels is missing from every draw
     assert stats.macro_f1_bootstrap(true, true, true, 100, seed=0)[0] == stats.Estimate(1, 1, 1)
     worse = true.copy()
@@ -134,7 +134,7 @@ def test_rows_needed_follow_the_rule_of_thumb() -> None:
     assert stats.rows_to_settle(5, 0, 1000, 0.005) is None
 
 
-def test_percentiles_leave_out_calls_that_do_not_count() -> None:
+def test_percentiles_ignore_nan() -> None:
     blocks = np.array([[1.0, 2.0, np.nan], [3.0, 4.0, 100.0]])
     draws = stats.Draws(np.array([[0, 1]]), 1.0)
     (found,) = stats.percentile_intervals(blocks, draws, [50])
@@ -153,7 +153,7 @@ def test_blocks_are_drawn_within_the_starts_that_were_drawn() -> None:
     assert {len(set(line)) for line in starts.tolist()} == {1, 2, 3}
 
 
-def test_an_interval_of_times_holds_what_it_says() -> None:
+def test_coverage_of_the_interval_of_a_median() -> None:
     """Six starts, each with a luck of its own, four rounds of 32 texts: the true median is inside 95 times of 100."""
     rng = np.random.default_rng(11)
     inside = 0

@@ -16,7 +16,7 @@ def three(rows: int, wrong: int, flipped: int, **options: object) -> dict:
     return made.receipt(true, {"pytorch": given, "onnx": given, "int8": made.flip(given, {*bad, *good})}, **options)
 
 
-def test_enough_rows_that_agree_are_shipped() -> None:
+def test_backends_that_agree_on_enough_rows_ship() -> None:
     found = decide(three(5000, 500, 40))
     assert {name: one.decision for name, one in found.backends.items()} == dict.fromkeys(made.MS, SHIP)
     assert found.exit_code() == 0
@@ -46,7 +46,7 @@ def test_further_runtime_is_judged_like_int8_and_shipped_if_it_is_the_fastest(
     assert decide(made.receipt(true, broken, ms=made.FOUR)).backends["fourth"].decision == NO
 
 
-def test_an_int8_that_answers_one_class_is_refused() -> None:
+def test_backend_with_a_constant_answer_is_rejected() -> None:
     true, given = made.answers(600, 60)
     found = decide(made.receipt(true, {"pytorch": given, "onnx": given, "int8": [1] * 600}))
     assert found.backends["int8"].decision == NO
@@ -58,7 +58,7 @@ def test_an_int8_that_answers_one_class_is_refused() -> None:
     assert "Not INT8" in found.sentence
 
 
-def test_four_broken_rows_of_fifty_are_no_proof_of_a_loss() -> None:
+def test_four_broken_rows_of_fifty_are_inconclusive() -> None:
     true, given = made.answers(50, 5)
     right = [i for i in range(50) if true[i] == given[i]]
     for broken in (3, 4):  # the exact test says p = 0.125 and 0.0625
@@ -67,7 +67,7 @@ def test_four_broken_rows_of_fifty_are_no_proof_of_a_loss() -> None:
 
 
 @pytest.mark.parametrize("flipped", [0, 2])
-def test_fifty_rows_settle_nothing(flipped: int) -> None:
+def test_fifty_rows_are_inconclusive(flipped: int) -> None:
     found = decide(three(50, 5, flipped))
     assert {found.backends[name].decision for name in ("onnx", "int8")} == {INCONCLUSIVE}
     assert found.exit_code() == 3
@@ -76,13 +76,13 @@ def test_fifty_rows_settle_nothing(flipped: int) -> None:
     assert f"about {needed:,} labelled rows would settle it" in found.sentence
 
 
-def test_more_rows_settle_what_fewer_left_open() -> None:
+def test_rows_needed_are_enough_to_settle_the_verdict() -> None:
     few = decide(three(800, 80, 16))
     assert few.backends["int8"].decision == INCONCLUSIVE
     assert decide(three(2 * few.backends["int8"].rows_needed, 80, 16)).backends["int8"].decision == SHIP
 
 
-def test_a_real_loss_is_refused_and_a_wider_margin_allows_it() -> None:
+def test_real_loss_is_rejected_unless_the_limit_allows_it() -> None:
     true, given = made.answers(3000, 300)
     right = [i for i in range(3000) if true[i] == given[i]]
     worse = made.receipt(true, {"pytorch": given, "int8": made.flip(given, set(right[:60]))})  # 2 pp
@@ -90,7 +90,7 @@ def test_a_real_loss_is_refused_and_a_wider_margin_allows_it() -> None:
     assert decide(worse, ShipLimits(max_drop=0.03)).backends["int8"].decision == SHIP
 
 
-def test_rows_of_one_class_cannot_clear_a_backend() -> None:
+def test_rows_with_a_single_label_are_inconclusive() -> None:
     true, given = [1] * 900, [0] * 90 + [1] * 810
     constant = decide(made.receipt(true, {"pytorch": given, "int8": [1] * 900})).backends["int8"]
     assert constant.decision == NO
@@ -99,7 +99,7 @@ def test_rows_of_one_class_cannot_clear_a_backend() -> None:
     assert "rows with other labels are needed" in same.reasons[0].text
 
 
-def test_copies_are_no_evidence() -> None:
+def test_duplicate_rows_are_inconclusive() -> None:
     true, given = made.answers(2000, 200)
     copied = made.receipt(true, {"pytorch": given, "int8": given})
     copied["data"]["copies"] = 1800
@@ -108,7 +108,7 @@ def test_copies_are_no_evidence() -> None:
     assert "duplicates, which add no evidence" in found.reasons[0].text
 
 
-def test_the_same_classifier_twice_is_never_refused_and_hardly_ever_called_worse() -> None:
+def test_identical_classifiers_are_rarely_called_worse() -> None:
     """200 seeded A/A trials: answers that differ at random on 3 % of rows, right as often as not."""
     import numpy as np
 
@@ -123,7 +123,7 @@ def test_the_same_classifier_twice_is_never_refused_and_hardly_ever_called_worse
     assert refused <= 10
 
 
-def test_a_label_that_is_lost_is_refused_though_accuracy_hardly_falls() -> None:
+def test_lost_label_is_rejected_despite_a_small_drop_in_accuracy() -> None:
     true = [0] * 4900 + [1] * 100
     given = list(true)
     lost = [0] * 4910 + [1] * 90  # a tenth of a rare label: 0.2 pp of accuracy
@@ -155,7 +155,7 @@ def test_each_limit_decides(limits: ShipLimits, decision: str) -> None:
     assert found.reasons[-1].decision == decision
 
 
-def test_a_limit_on_p95_is_open_where_too_few_calls_were_timed() -> None:
+def test_p95_limit_is_inconclusive_with_too_few_texts() -> None:
     short = three(5000, 500, 40, launches=1, rounds=2, calls=20)
     found = decide(short, ShipLimits(max_p95_ms=50)).backends["int8"]
     assert found.decision == INCONCLUSIVE
@@ -163,20 +163,20 @@ def test_a_limit_on_p95_is_open_where_too_few_calls_were_timed() -> None:
     assert "p95 needs at least 130 different texts; 40 were timed. Measure more rows" in found.reasons[-1].text
 
 
-def test_what_is_as_fast_and_more_exact_is_recommended() -> None:
+def test_more_exact_backend_is_recommended_at_equal_speed() -> None:
     even = three(5000, 500, 40, ms={"pytorch": 12.0, "onnx": 2.0, "int8": 1.9}, jitter=0.2)
     found = decide(even).recommended["CPU service"]
     assert found.backend == "onnx"
     assert "INT8 is not measurably faster" in found.why
 
 
-def test_nothing_is_recommended_where_nothing_keeps_the_limits() -> None:
+def test_nothing_is_recommended_if_no_backend_meets_the_limits() -> None:
     found = decide(three(5000, 500, 40), ShipLimits(max_p95_ms=0.1))
     assert {c.backend for s, c in found.recommended.items() if s != "GPU service"} == {None}
     assert found.sentence.startswith("No backend is known to meet these limits.")
 
 
-def test_a_noisy_machine_and_a_flip_in_a_batch_are_caveats() -> None:
+def test_noise_and_batch_flips_are_caveats() -> None:
     noisy = three(5000, 500, 0, jitter=2.0)
     noisy["backends"]["int8"]["batch_flips"]["tasks"]["mood"] = 3
     caveats = " ".join(decide(noisy).caveats)

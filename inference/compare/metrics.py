@@ -1,4 +1,4 @@
-"""How often a classifier is right on labelled rows."""
+"""Accuracy of a classifier on labelled rows."""
 
 from __future__ import annotations
 
@@ -13,31 +13,30 @@ from inference.formats.bundle import Task
 
 
 def metrics(
-    found: NDArray[np.integer],
+    predicted: NDArray[np.integer],
     confidence: NDArray[np.floating],
     true: NDArray[np.integer],
     task: Task,
 ) -> dict[str, Any]:
-    """Accuracy, macro-F1 and coverage at the task's threshold, plus the out-of-scope figures where it has such a label.
+    """Return accuracy, macro-F1 and coverage at the task's threshold, and figures for an out-of-scope label.
 
-    Macro-F1 is the mean over the labels that occur among the true ones: the same set for every backend.
-    `coverage` is the share of rows answered at the task's threshold and `covered_accuracy` the
-    accuracy among those. With an out-of-scope label: `in_scope_accuracy` (labels alone, over rows that
-    are in scope), `in_scope_coverage` (of those, neither uncertain nor called out of scope) and
-    `out_of_scope_recall` (of the other rows, uncertain or called out of scope).
+    Macro-F1 is the mean over the labels in `true`, the same for every backend. `coverage` is the share of rows at or
+    above the threshold and `covered_accuracy` the accuracy among those. With an out-of-scope label: `in_scope_accuracy`
+    over the rows in scope, `in_scope_coverage` (of those, neither uncertain nor called out of scope) and
+    `out_of_scope_recall` (of the others, uncertain or called out of scope).
 
     Args:
-        found: position of the label given to each row, (rows,).
-        confidence: its probability, (rows,).
-        true: position of the right label, (rows,).
+        predicted: label ids, shape (rows,).
+        confidence: probabilities of the predicted labels, shape (rows,).
+        true: true label ids, shape (rows,).
     """
     from sklearn.metrics import f1_score
 
-    sure, right = confidence >= task.threshold, true == found
+    sure, right = confidence >= task.threshold, true == predicted
     result: dict[str, Any] = {
         "rows": len(true),
         "accuracy": float(right.mean()),
-        "macro_f1": float(f1_score(true, found, labels=np.unique(true), average="macro", zero_division=0)),
+        "macro_f1": float(f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0)),
         "coverage": float(sure.mean()),
         "covered_accuracy": float(right[sure].mean()) if sure.any() else None,
     }
@@ -45,7 +44,7 @@ def metrics(
         oos = task.labels.index(task.out_of_scope)
         outside = true == oos
         if outside.any() and not outside.all():
-            answered = sure & (found != oos)
+            answered = sure & (predicted != oos)
             result["in_scope_accuracy"] = float(right[~outside].mean())
             result["in_scope_coverage"] = float(answered[~outside].mean())
             result["out_of_scope_recall"] = float((~answered[outside]).mean())

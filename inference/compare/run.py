@@ -74,16 +74,9 @@ def measure(
     """
     bundle = model if isinstance(model, Bundle) else describe(model, base)
     backends = bundle.backends if backends is None else backends
-    for name in backends:
-        check_backend(name, bundle.backends)
-    dtypes = _dtypes(backends, dtype)
-    if not backends or len(set(backends)) < len(backends):
-        raise InputError(f"backends={','.join(backends)} must name each backend once. Known: {', '.join(BACKENDS)}.")
-    if seed < 0:
-        raise InputError(f"seed={seed} must not be negative.")
     threads = cpu.cores() if threads is None else threads
-    if not 1 <= threads <= cpu.cores():
-        raise InputError(f"threads={threads}, but this process may use 1 to {cpu.cores()}.")
+    _check_arguments(bundle, backends, threads, seed)
+    dtypes = _dtypes(backends, dtype)
     progress = progress or (lambda step, share: None)
     cache = cache or default_cache()
     keep_texts = keep_texts or data is None
@@ -110,18 +103,7 @@ def measure(
             **asdict(plan),
         },
         "model": _model_entry(bundle),
-        "data": {
-            "name": data.name,
-            "sha256": data.sha256,
-            "rows_in_file": data.rows_in_file,
-            "row_numbers": data.row_numbers,
-            "tokens": run.tokens,
-            "truncated": run.truncated,
-            "labels": {task: list(ids) for task, ids in data.labels.items()},
-            "texts": list(data.texts) if keep_texts else None,
-            "copies": data.copies,
-            "notes": data.notes,
-        },
+        "data": _data_entry(data, run.tokens, run.truncated, keep_texts),
         "machine": _machine_entry()
         | {"before": before, "after": _load_and_clock()}
         | {"steal_share": round(benchmark.steal_share([], cpu_times), 5)},
@@ -131,6 +113,17 @@ def measure(
     receipt["results"] = results(receipt)
     progress("done", 1.0)
     return seal(receipt)
+
+
+def _check_arguments(bundle: Bundle, backends: Sequence[str], threads: int, seed: int) -> None:
+    for name in backends:
+        check_backend(name, bundle.backends)
+    if not backends or len(set(backends)) < len(backends):
+        raise InputError(f"backends={','.join(backends)} must name each backend once. Known: {', '.join(BACKENDS)}.")
+    if seed < 0:
+        raise InputError(f"seed={seed} must not be negative.")
+    if not 1 <= threads <= cpu.cores():
+        raise InputError(f"threads={threads}, but this process may use 1 to {cpu.cores()}.")
 
 
 def _select_rows(bundle: Bundle, data: LabelledRows | None, max_rows: int | None, seed: int) -> LabelledRows:
@@ -148,6 +141,21 @@ def _select_rows(bundle: Bundle, data: LabelledRows | None, max_rows: int | None
     calibration = set(CALIBRATION.read_text(encoding="utf-8").splitlines())
     data = data.without(calibration, "their texts set the ranges of the INT8 model")
     return data if max_rows is None else data.sample(max_rows, seed)
+
+
+def _data_entry(data: LabelledRows, tokens: list[int], truncated: int, keep_texts: bool) -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "sha256": data.sha256,
+        "rows_in_file": data.rows_in_file,
+        "row_numbers": data.row_numbers,
+        "tokens": tokens,
+        "truncated": truncated,
+        "labels": {task: list(ids) for task, ids in data.labels.items()},
+        "texts": list(data.texts) if keep_texts else None,
+        "copies": data.copies,
+        "notes": data.notes,
+    }
 
 
 def _model_entry(bundle: Bundle) -> dict[str, Any]:

@@ -313,7 +313,7 @@ def test_a_port_in_use_ends_in_one_line_and_exit_code_2(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to send")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_the_page_says_where_it_is_once_it_answers_and_ends_cleanly_when_told_to(number: signal.Signals) -> None:
     port = free_port()
     code = (

@@ -76,7 +76,7 @@ ERRORS = {
         ("torch", "OSError"),
         ("transformers", "ImportError"),
         ("safetensors", "ImportError"),
-        ("peft", "RuntimeError"),
+        pytest.param("peft", "RuntimeError", marks=pytest.mark.slow),
         ("peft", "AttributeError"),
     ],
 )

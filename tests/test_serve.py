@@ -248,7 +248,7 @@ def test_others_are_answered_while_a_text_is_classified(server: Started) -> None
     assert b"event: complete" in answer.read()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_what_is_being_answered_is_answered_before_it_ends(tmp_path: Path, number: signal.Signals) -> None:
     with started(tmp_path) as server:
         page = server.ask("/gradio_api/heartbeat/open")  # as every open page holds one
@@ -322,7 +322,7 @@ def test_explanations_of_others_hold_nobody_up(tmp_path: Path) -> None:
         assert all(b"event: complete" in answer.read() for answer in waiting)
 
 
-@pytest.mark.parametrize("listening", [True, False])
+@pytest.mark.parametrize("listening", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_full_queue_does_not_keep_the_server_from_ending(tmp_path: Path, listening: bool) -> None:
     with started(tmp_path) as server:
         answers = [server.classify_slowly()]

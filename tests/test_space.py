@@ -237,7 +237,7 @@ def test_space_with_another_model_serves_that_model(tmp_path: Path, demo: Path, 
     assert done.stdout == "mine\n"
 
 
-@pytest.mark.parametrize("kind", space.KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("docker", marks=pytest.mark.slow), "gradio"])
 def test_staged_space_starts_from_its_folder(tmp_path: Path, demo: Path, demo_cache: Path, kind: str) -> None:
     space.stage(tmp_path, kind)
     space.check_staged(tmp_path)

@@ -149,7 +149,7 @@ def test_the_delta_of_gradients_is_shown() -> None:
     )
     text = shown(why.html(found))
     assert "in 64 steps; the sum of the figures is off by +0.0123" in text
-    assert "take them as rough" in text
+    assert "treat them as rough" in text
 
 
 def test_a_label_other_than_the_models_is_named_so() -> None:

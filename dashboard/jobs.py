@@ -10,6 +10,7 @@ import math
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,16 +31,19 @@ PATIENCE_S = 60  # a visitor whose connection is gone for longer does not come b
 EXPLAIN_S = 180  # a model may have to be built first
 POLL_S = 1.0
 BUSY = (
-    "Another measurement or explanation is running on this server, and two would disturb each other. Try again in a "
-    "few seconds."
+    "Another measurement or explanation is running on this server, and two would disturb each other. Try again when it "
+    "is done."
 )
 _lock = threading.Lock()
-_latest: BackgroundJob[Any] | None = None
+# Weak: a job lives as long as its thread, and then as long as the session that shows it. It may hold a visitor's texts.
+_latest: weakref.ref[BackgroundJob[Any]] | None = None
 
 
 def running() -> BackgroundJob[Any] | None:
     """Return the job that is running on this server now, from any visitor."""
-    return _latest if _latest is not None and not _latest.done else None
+    latest = _latest
+    job = latest() if latest is not None else None
+    return job if job is not None and not job.done else None
 
 
 def start_measurement(
@@ -107,7 +111,8 @@ def _start(
     with _lock:
         if running() is not None:
             raise InputError(BUSY)
-        _latest = job = BackgroundJob(name, work, is_wanted=is_wanted, patience_s=patience_s, budget_s=budget_s)
+        job = BackgroundJob(name, work, is_wanted=is_wanted, patience_s=patience_s, budget_s=budget_s)
+        _latest = weakref.ref(job)
     return job
 
 

@@ -42,7 +42,7 @@ def bundle() -> Bundle:
     started_with = os.environ.get("TRIPTYCH_CONTENT")
     if isinstance(described, InferenceError):
         _described.clear(*_now())  # it may be repaired
-        raise ChangedModelError(model().name) if started_with else described
+        raise ChangedModelError.of_model(model().name) if started_with else described
     check_content(described, started_with)
     return described
 

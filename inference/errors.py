@@ -46,13 +46,12 @@ class ChangedModelError(BundleError):
     """The model folder, or its base, no longer holds the model that was described at the start.
 
     The message names no path: it may be shown to any client.
-
-    Args:
-        name: of the model.
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
+    @classmethod
+    def of_model(cls, name: str) -> ChangedModelError:
+        """Return the error for the model of this name."""
+        return cls(
             f"The folder of the model {name}, or that of its base, has changed since the start. Restart, or restore "
             "its files."
         )

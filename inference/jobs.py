@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from inference.errors import InferenceError, InputError
 
@@ -30,7 +30,7 @@ class Cancelled(InferenceError):
     """The job was cancelled, or nobody waits for its result any more."""
 
     def __init__(self) -> None:
-        super().__init__("Cancelled: nobody waits for the result any more.")
+        super().__init__("Cancelled: nobody is waiting for the result.")
 
 
 class BackgroundJob(Generic[Result]):
@@ -46,7 +46,7 @@ class BackgroundJob(Generic[Result]):
 
     Args:
         name: names the job in messages and the log.
-        work: runs in the thread; what it returns, never None, is the result.
+        work: runs in the thread; returns the result.
         is_wanted: asked at every progress call: does anybody still wait for the result?
         patience_s: cancel the job when it was not wanted, and nobody called `wait`, for so long.
         budget_s: fail with an `InferenceError` after so long.
@@ -54,7 +54,7 @@ class BackgroundJob(Generic[Result]):
     Attributes:
         step, share: what the job is doing, and the share that is done, 0 to 1.
         result: what the function returned; None unless it succeeded.
-        error: why it failed; None unless it did.
+        error: why it failed; None unless it did. Without its traceback, whose frames hold what `work` read.
         cancelled: whether it was cancelled; it goes on until `done`.
     """
 
@@ -71,7 +71,7 @@ class BackgroundJob(Generic[Result]):
         self.step, self.share = "starting", 0.0
         self.result: Result | None = None
         self.error: InferenceError | None = None
-        self.cancelled = False
+        self.cancelled = self._succeeded = False
         self._is_wanted, self._patience_s, self._budget_s = is_wanted, patience_s, budget_s
         self._created = self._started = self._last_wanted = time.monotonic()
         self._over = threading.Event()
@@ -107,9 +107,9 @@ class BackgroundJob(Generic[Result]):
             InferenceError: the job failed, or was cancelled.
         """
         self.wait()
-        if self.result is None:
-            raise self.error or Cancelled()
-        return self.result
+        if not self._succeeded:
+            raise (self.error or Cancelled()).with_traceback(None)
+        return cast(Result, self.result)
 
     def _progress(self, step: str, share: float) -> None:
         now = time.monotonic()
@@ -126,11 +126,13 @@ class BackgroundJob(Generic[Result]):
     def _run(self, work: Callable[[Progress], Result]) -> None:
         try:
             self.result = work(self._progress)
+            self._succeeded = True
         except Cancelled:
             self.cancelled = True
         except InferenceError as error:
+            error.__traceback__ = error.__context__ = error.__cause__ = None
             self.error = error
-        except Exception:  # a thread that ends silently would leave everybody waiting
+        except BaseException:  # a thread that ends silently would leave everybody waiting
             if not self.cancelled:  # else the files it worked on may be gone
                 _log.exception("the job %r failed", self.name)
                 self.error = InferenceError(f"{self.name}: unexpected error. The server's log has the details.")

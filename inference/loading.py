@@ -129,7 +129,7 @@ def _classifier(
     tokenizer = read_tokenizer(bundle, tokenizer_file)
     check_same(bundle, base)
     if bundle.statuses(base) != before:  # what was read may not be what was checked
-        raise ChangedModelError(bundle.name)
+        raise ChangedModelError.of_model(bundle.name)
     texts, tokens = BATCHING[options.kind]
     return Classifier(
         bundle,

@@ -180,7 +180,7 @@ def sparse(name: str) -> Spoil:
 
 
 def link(name: str) -> Spoil:
-    """Move a file or folder to ../outside and link to it: whoever follows finds everything in order."""
+    """Move a file or folder to ../outside and link to it: a reader that follows the link finds a valid file."""
 
     def spoil(folder: Path) -> None:
         outside = folder.parent / "outside" / Path(name).name
@@ -258,7 +258,7 @@ def labels(names: Any) -> Spoil:
 
 
 def pinned(*spoils: Spoil) -> Spoil:
-    """Spoil a bundle and write the digests anew, as somebody does who means it."""
+    """Spoil a bundle and recompute the digests, as an attacker would."""
 
     def spoil(folder: Path) -> None:
         from inference.formats.files import sha256

@@ -26,6 +26,8 @@ from inference.compare.receipt import read_receipt, seal, write_receipt
 from inference.compare.results import results
 from inference.compare.rows import read_data
 from inference.compare.run import measure
+from inference.compare.summary import summary
+from inference.compare.verdict import decide
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Bundle
 from inference.tables.table import Source
@@ -125,6 +127,9 @@ def test_pytorch_is_measured_in_bfloat16(tiny: Tiny, rows: Any, tmp_path: Path) 
     write_receipt(measured, tmp_path / "r.json")
     assert read_receipt(tmp_path / "r.json")["settings"]["dtypes"] == {"pytorch": "bfloat16"}
     assert 1e-4 < measured["results"]["paired"]["mood"]["onnx"]["max_abs_dp"] < 0.05
+    assert "torch" in measured["backends"]["pytorch"]["libraries"]
+    assert decide(measured).backends["onnx"].reasons
+    assert "in bfloat16" in summary([measured])
 
 
 @pytest.mark.parametrize(
@@ -201,7 +206,7 @@ def test_disturbed_round_is_repeated_and_marked(monkeypatch: pytest.MonkeyPatch)
             return {"total_ns": [5], "tokenize_ns": [1], "forward_ns": [2]}
 
     class Told:
-        """A probe that says what it is told to."""
+        """A probe with scripted slowdowns."""
 
         def __init__(self, *slowdowns: float) -> None:
             self.slowdowns = list(slowdowns)

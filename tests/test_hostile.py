@@ -21,7 +21,7 @@ from hostile import Fault, edit, healthy
 from inference import load
 from inference.errors import BundleError, ExportError, InputError
 
-# A loop without end is told by the time it computes, of which every case takes less than a second on any machine, and
+# An endless loop is detected by its CPU time, of which every case takes less than a second on any machine, and
 # a wait without end by the clock on the wall.
 COMPUTING_S, WAITING_S = 20, 600
 MEGABYTES = 600

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import sys
 import threading
+import weakref
 
 import pytest
 
@@ -80,3 +83,35 @@ def test_wanted_job_outlasts_its_patience() -> None:
 def test_job_that_takes_too_long_fails() -> None:
     with pytest.raises(InferenceError, match=r"No result within 0.05 s"):
         BackgroundJob("rows.csv", endless, budget_s=0.05).outcome()
+
+
+def test_failed_job_keeps_nothing_of_its_work() -> None:
+    class Rows(list[str]):
+        pass
+
+    def start() -> tuple[weakref.ref[Rows], BackgroundJob[str]]:
+        rows = Rows(["a text of a visitor"])
+
+        def work(progress: Progress) -> str:
+            try:
+                raise ValueError(rows)
+            except ValueError as error:
+                raise InputError(f"{len(rows)} rows are too few.") from error
+
+        return weakref.ref(rows), BackgroundJob("rows.csv", work)
+
+    kept, job = start()
+    with pytest.raises(InputError, match="1 rows are too few"):
+        job.outcome()
+    gc.collect()
+    assert kept() is None
+
+
+def test_job_that_returns_none_succeeds() -> None:
+    assert BackgroundJob("rows.csv", lambda progress: None).outcome() is None
+
+
+def test_job_that_exits_fails(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InferenceError, match="unexpected error"):
+        BackgroundJob("rows.csv", lambda progress: sys.exit(1)).outcome()
+    assert "failed" in caplog.text

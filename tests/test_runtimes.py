@@ -10,9 +10,9 @@ import made
 import pytest
 from conftest import Tiny
 
-from inference import load
+from inference import InputError, load
 from inference.artifacts.cache import find
-from inference.backends import LoadOptions
+from inference.backends import BACKENDS, LoadOptions
 from inference.compare.footprint import footprint
 from inference.formats.bundle import Bundle
 from inference.onnx import backend as onnx_backend
@@ -51,3 +51,13 @@ def test_footprint_of_a_further_runtime_comes_from_the_table(tiny: Tiny, fourth:
     measured = footprint(bundle, artifact, "fourth", tiny.base)
     assert "model.onnx" in measured["files"]
     assert list(measured["libraries"]) == ["numpy"]
+
+
+def test_models_have_three_runtimes_in_order_of_exactness(tiny: Tiny) -> None:
+    assert BACKENDS == ("pytorch", "onnx", "int8")
+    assert Bundle.read(tiny.folder).backends == BACKENDS
+
+
+def test_runtime_that_is_gone_is_unknown() -> None:
+    with pytest.raises(InputError, match=r"Unknown backend 'pytorch-bf16'. Known: pytorch, onnx, int8."):
+        load("assets/models/demo", "pytorch-bf16")

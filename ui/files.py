@@ -121,7 +121,11 @@ def _delete_abandoned() -> None:
     """Delete the folders of servers that no longer run, whose locks are free."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError, Timeout):
-            if folder.is_symlink() or folder.stat().st_uid != os.getuid() or time.time() - folder.stat().st_mtime < 60:
+            if folder.is_symlink() or not _is_own(folder) or time.time() - folder.stat().st_mtime < 60:
                 continue  # another user's, or being created
             with FileLock(folder / LOCK, timeout=0):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_own(folder: Path) -> bool:
+    return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()  # Windows has no such numbers

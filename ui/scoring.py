@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -55,7 +56,8 @@ class ScoreTab:
     def __init__(self, models: Models, settings: Sequence[Any]) -> None:
         self._models = models
         self._lane = Lane(MAX_WAITING, MAX_PER_ADDRESS, FULL)
-        self._jobs: dict[str, BackgroundJob[Report]] = {}  # session -> its file
+        self._jobs: dict[str, BackgroundJob[Report] | None] = {}  # session -> its file; None before the job starts
+        self._reserving = threading.Lock()
         gr.HTML(INTRO)
         self._draw_question()
         self._draw_result()
@@ -153,12 +155,15 @@ class ScoreTab:
         session = request.session_hash or ""
         folder = Path(tempfile.mkdtemp(prefix="triptych-score-"))
         job: BackgroundJob[Report] | None = None
+        is_ours = False
         try:
             if path is None or text_column is None:
                 missing = "Upload a file" if path is None else "Choose the text column"
                 raise InputError(f"{missing} first.")
-            if session in self._jobs:
-                raise InputError("Another file of yours is being scored. Stop it first.")
+            with self._reserving:
+                if session in self._jobs:
+                    raise InputError("Another file of yours is being scored. Stop it first.")
+                self._jobs[session], is_ours = None, True
             check_backend(backend, self._models.bundle.backends)
             if format not in FORMATS:
                 raise InputError(f"Unknown format. Use one of: {', '.join(FORMATS)}.")
@@ -180,13 +185,12 @@ class ScoreTab:
             stopped = '<p class="small" role="status">Stopped.</p>'
             yield self._status(stopped) | self._buttons(busy=False)
         except InferenceError as error:
-            is_busy = self._jobs.get(session) not in (None, job)
-            yield self._status(render.message(error)) | self._buttons(is_busy)
+            yield self._status(render.message(error)) | self._buttons(busy=session in self._jobs and not is_ours)
         finally:
             if job is not None:
                 job.cancel()
-                if self._jobs.get(session) is job:
-                    del self._jobs[session]
+            if is_ours:
+                del self._jobs[session]
             shutil.rmtree(folder, ignore_errors=True)  # Gradio has a copy of what is to be downloaded
 
     def _start(self, task: ScoreJob, backend: str, address: str) -> BackgroundJob[Report]:

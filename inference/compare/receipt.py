@@ -12,7 +12,7 @@ from typing import Any
 
 from inference.backends import RUNTIMES
 from inference.compare.checking import check_consistency
-from inference.errors import InputError
+from inference.errors import InputError, shown
 
 FORMAT = "triptych-receipt"
 VERSION = 1
@@ -136,6 +136,11 @@ def _finite(text: str) -> float:
 def _check_schema(receipt: Receipt, name: str) -> None:
     import jsonschema
 
+    settings = receipt.get("settings")
+    backends = settings.get("backends") if isinstance(settings, dict) else None
+    for backend in backends if isinstance(backends, list) else ():
+        if isinstance(backend, str) and backend not in RUNTIMES:
+            raise InputError(f"{name} measures {shown(backend)}, a runtime that this version does not have.")
     standard = jsonschema.Draft202012Validator
     # In JSON Schema 3.0 is an integer; in Python it is not an index.
     types = standard.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)

@@ -43,9 +43,10 @@ def provenance(receipt: Mapping[str, Any]) -> str:
     """Return when, where and with which versions a receipt was measured, as a sentence."""
     machine, settings = receipt["machine"], receipt["settings"]
     versions = ", ".join(f"{k} {v}" for k, v in receipt["versions"].items())
+    dtypes = "".join(f"; {TITLES[name]} in {dtype}" for name, dtype in settings.get("dtypes", {}).items())
     return (
         f"Measured on {receipt['created'][:10]}: {machine['cpu']}, {settings['threads']} threads of {machine['cores']} "
-        f"cores ({', '.join(machine['flags'])}), {machine['system']}; {versions}."
+        f"cores ({', '.join(machine['flags'])}), {machine['system']}{dtypes}; {versions}."
     )
 
 

@@ -48,7 +48,7 @@ def check_same(bundle: Bundle, base: Path | None = None) -> None:
         now = describe(bundle.folder, base, four_bit=bundle.four_bit)
         now.verify_present(base)
     except (BundleError, FileNotFoundError, NotADirectoryError) as error:
-        raise ChangedModelError(bundle.name) from error
+        raise ChangedModelError.of_model(bundle.name) from error
     check_content(now, content_key(bundle), bundle.name)
 
 
@@ -59,4 +59,4 @@ def check_content(bundle: Bundle, key: str | None, name: str | None = None) -> N
         name: of the model that the key belongs to, if it is known.
     """
     if key is not None and content_key(bundle) != key:
-        raise ChangedModelError(name or bundle.name)
+        raise ChangedModelError.of_model(name or bundle.name)

@@ -141,7 +141,7 @@ def kill(points: int, seed: int = 0) -> dict[str, int]:
             left = sorted(path.name for path in work.iterdir())
             counts["wrong"] += ended != 0 or left != [out.name] or out.read_bytes() != whole[kind]
             counts["kills"] += kills
-            counts["points"] += kills > 0  # one that was through before it could be killed is drawn anew
+            counts["points"] += kills > 0  # a run that finished before the kill is repeated
             shutil.rmtree(work)
     return counts
 

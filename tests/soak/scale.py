@@ -52,7 +52,7 @@ def measure(source: Path, workers: int, backend: str) -> tuple[float, float, flo
                 family = [watched, *watched.children(recursive=True)]
                 most = max(most, sum(one.memory_info().rss for one in family))
             except psutil.Error:
-                continue  # one of them ended meanwhile
+                continue  # one of them ended in between
             time.sleep(0.2)
         assert process.stdout is not None
         report = json.loads(process.stdout.read())

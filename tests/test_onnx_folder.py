@@ -116,7 +116,7 @@ def test_logits_of_another_number_than_the_labels_are_refused(columns: int) -> N
     kind = "single_label_classification"
     given = {"mood": Task(tuple("abc"[:columns]), kind, 0.0)}
     classifier = fakes.classifier(fakes.FakeBackend(tasks=given), tasks={"mood": Task(("down", "up"), kind, 0.0)})
-    with pytest.raises(BundleError, match=rf"shape \(1, {columns}\) for task 'mood', .* make it \(1, 2\)"):
+    with pytest.raises(BundleError, match=rf"shape \(1, {columns}\) for task 'mood', .* need \(1, 2\)"):
         classifier.predict("good")
 
 

@@ -316,7 +316,7 @@ def test_explanations_of_others_hold_nobody_up(tmp_path: Path) -> None:
         waiting = [answers(server) for _ in range(2)]
         server.wait_until((server.folder / "asked").exists)
         with answers(server) as third:
-            assert "Other explanations are waiting" in third.read().decode()
+            assert "Too many explanations are waiting" in third.read().decode()
         assert b"event: complete" in server.classify("good").read()
         server.let_go()
         assert all(b"event: complete" in answer.read() for answer in waiting)

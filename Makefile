@@ -56,7 +56,7 @@ load: $(VENV)/dev
 
 RECEIPTS := assets/receipts
 figures: $(VENV)/dev
-	@test -n "$(wildcard $(DATA)/*/validation.csv)" || { echo "DATA=folder with <task>/validation.csv is wanted."; exit 2; }
+	@test -n "$(wildcard $(DATA)/*/validation.csv)" || { echo "Set DATA to a folder with <task>/validation.csv."; exit 2; }
 	@mkdir -p $(RECEIPTS)
 	for task in $(notdir $(patsubst %/validation.csv,%,$(wildcard $(DATA)/*/validation.csv))); do \
 	  $(BIN)/python -m inference compare --data "$(DATA)/$$task/validation.csv" --task $$task --out $(RECEIPTS)/$$task.json \

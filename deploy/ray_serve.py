@@ -123,7 +123,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (RuntimeError, OSError, ray.exceptions.RayError) as error:
-        print(f"error: Ray Serve did not start. {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        print(f"error: Ray Serve failed. {reason}", file=sys.stderr)
         return 2
     print("Triptych stops.", flush=True)
     return 0

@@ -243,11 +243,13 @@ class Classifier:
                     raise InputError(f"{where} has nothing to classify: no readable character in it.")
                 tokens.ids.append(ids)
                 tokens.truncated.append(bool(encoding.overflowing))
-                read = set(compress(ids, map(operator.not_, special)))
-                # Of two ids one may be a space. The second call is rare: `encode_batch_fast` leaves the tokens empty.
-                suspect = self.unknown_token in read and len(read) <= 2
-                tokens.unknown.append(suspect and is_unknown(self.tokenizer.encode(text), self.unknown_token))
+                tokens.unknown.append(self.unknown_token in ids and self._is_unknown(text, ids, special))
         return tokens
+
+    def _is_unknown(self, text: str, ids: Sequence[int], special: Sequence[int]) -> bool:
+        if len(set(compress(ids, map(operator.not_, special)))) > 2:  # the unknown token, and perhaps a space
+            return False
+        return is_unknown(self.tokenizer.encode(text), self.unknown_token)  # `encode_batch_fast` leaves tokens empty
 
     def encode(self, text: str) -> Encoding:
         """Return the tokens of one text, checked as in `predict`, with their offsets.

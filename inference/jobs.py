@@ -30,7 +30,7 @@ class Cancelled(InferenceError):
     """The job was cancelled, or nobody waits for its result any more."""
 
     def __init__(self) -> None:
-        super().__init__("Cancelled: nobody is waiting for the result.")
+        super().__init__("Cancelled: the result is no longer needed.")
 
 
 class BackgroundJob(Generic[Result]):

@@ -182,3 +182,13 @@ def test_noise_and_batch_flips_are_caveats() -> None:
     caveats = " ".join(decide(noisy).caveats)
     assert "The machine is noisy" in caveats
     assert "INT8: 3 of 10 texts get a different label alone than in a batch" in caveats
+
+
+def test_reference_in_bfloat16_is_a_caveat() -> None:
+    receipt = made.receipt(*made.answers(200, 20)[:1], {name: made.answers(200, 20)[1] for name in made.MS})
+    assert not any("bfloat16" in caveat for caveat in decide(receipt).caveats)
+    receipt["settings"]["dtypes"] = {"pytorch": "bfloat16"}
+    assert any(
+        "PyTorch, the reference that accuracy is compared with, computed in bfloat16" in caveat
+        for caveat in decide(receipt).caveats
+    )

@@ -91,7 +91,7 @@ def _schemas(service: Service) -> dict[str, Any]:
     predict["tasks"]["anyOf"][0]["items"] = explain["task"] = {"type": "string", "enum": list(tasks)}
     for fields in (predict, explain):
         fields["backend"]["anyOf"][0] = {"type": "string", "enum": service.backends}
-    if not any(RUNTIMES[name].has_gradients for name in service.backends):
+    if not any(name in RUNTIMES and RUNTIMES[name].has_gradients for name in service.backends):
         explain["method"]["enum"] = ["occlusion"]
     if len(tasks) > 1:
         components["ExplainRequest"]["required"].append("task")

@@ -45,8 +45,11 @@ TOOLS = ("torch", "transformers", "peft", "onnx", "onnxruntime")
 # The source that the files depend on, and the parity report (the last two): a change of it makes a new artefact.
 RECIPE = (
     "artifacts/build.py",
+    "assets.py",
     "formats/tokenizer.py",
+    "onnx/backend.py",
     "onnx/io.py",
+    "pytorch/backend.py",
     "pytorch/network.py",
     "pytorch/huggingface.py",
     "onnx/export.py",
@@ -126,10 +129,11 @@ def tool_versions() -> dict[str, str]:
 
 
 def _recipe_key() -> str:
-    sources = [*(Path(__file__).parents[1] / name for name in RECIPE), CALIBRATION, SHOWCASE]
+    root = Path(__file__).parents[1]
+    sources = {name: sha256(root / name) for name in RECIPE} | {p.name: sha256(p) for p in (CALIBRATION, SHOWCASE)}
     return digest(
         {
-            "sources": {path.name: sha256(path) for path in sources},
+            "sources": sources,
             "tools": tool_versions(),
             # A processor without VNNI gets 7-bit weights, which are another file.
             "reduce_range": cpu.saturates(),

@@ -61,20 +61,18 @@ def explain_command(args: argparse.Namespace) -> None:
     text = sys.stdin.buffer.read().decode("utf-8-sig", errors="replace") if args.text == "-" else args.text
     classifiers = [load_model(args, name) for name in backends]
     tasks = [classifiers[0].one_task(args.task)] if args.task or args.label else list(classifiers[0].tasks)
+    if args.compare:
+        _print_comparisons(args, classifiers, text, tasks)
+    else:
+        _print_explanations(args, classifiers[0], text, tasks)
+
+
+def _print_explanations(args: argparse.Namespace, classifier: Classifier, text: str, tasks: Sequence[str]) -> None:
     with _progress(args) as progress:
-        if args.compare:
-            _print_comparisons(args, classifiers, text, tasks, progress)
-        else:
-            _print_explanations(args, classifiers[0], text, tasks, progress)
-
-
-def _print_explanations(
-    args: argparse.Namespace, classifier: Classifier, text: str, tasks: Sequence[str], progress: Progress | None
-) -> None:
-    explanations = [
-        explain(classifier, text, task, args.label, args.method, budget_s=args.budget, progress=progress)
-        for task in tasks
-    ]
+        explanations = [
+            explain(classifier, text, task, args.label, args.method, budget_s=args.budget, progress=progress)
+            for task in tasks
+        ]
     if args.json:
         print_json({"model": classifier.bundle.name, "explanations": [e.to_dict() for e in explanations]})
     else:
@@ -82,12 +80,13 @@ def _print_explanations(
 
 
 def _print_comparisons(
-    args: argparse.Namespace, classifiers: list[Classifier], text: str, tasks: Sequence[str], progress: Progress | None
+    args: argparse.Namespace, classifiers: list[Classifier], text: str, tasks: Sequence[str]
 ) -> None:
     from inference.explain.agreement import agreement_sentence, compare_explanations
 
     by_name = {classifier.backend.name: classifier for classifier in classifiers}
-    comparisons = [compare_explanations(by_name, text, task, args.label, args.method, progress) for task in tasks]
+    with _progress(args) as progress:
+        comparisons = [compare_explanations(by_name, text, task, args.label, args.method, progress) for task in tasks]
     if args.json:
         print_json({"model": classifiers[0].bundle.name, "comparisons": [c.to_dict() for c in comparisons]})
         return

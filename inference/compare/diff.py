@@ -74,6 +74,10 @@ def _identity(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Change]:
         *((f"files of {TITLES[name]}", *(_artifact(r, name) for r in (a, b))) for name in _both(a, b)),
         ("plan", *("quick" if r["settings"]["quick"] else "full" for r in (a, b))),
         ("rows", a["data"]["sha256"][:12], b["data"]["sha256"][:12]),
+        *(
+            (f"dtype of {TITLES[name]}", *(r["settings"].get("dtypes", {}).get(name, "float32") for r in (a, b)))
+            for name in _both(a, b)
+        ),
         ("threads", str(a["settings"]["threads"]), str(b["settings"]["threads"])),
         ("processor flags", " ".join(a["machine"]["flags"]), " ".join(b["machine"]["flags"])),
         *((f"{k} version", *(r["versions"].get(k, "none") for r in (a, b))) for k in versions),

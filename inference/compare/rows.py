@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -178,13 +177,9 @@ def open_data(source: str | Path | Source, text_column: str | None) -> tuple[Tab
         InputError: as in `open_table`.
     """
     if not isinstance(source, Source):
-        path = fetch_data_file(str(source)) if str(source).startswith("hf://") else Path(source)
-        table = open_table(path, text_column)
-        source = Source(path.name, path)
-    else:
-        table = open_table(source, text_column)
-    with source.open() as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        source = fetch_data_file(str(source)) if str(source).startswith("hf://") else Path(source)
+    table = open_table(source, text_column)
+    digest = table.source.sha256()
     is_plain = text_column is not None or table.text_column == "text"
     return table, digest, [] if is_plain else [f"the texts are in the column {table.text_column!r}"]
 
@@ -199,8 +194,10 @@ def labelled_rows(
     """Return the rows of a table that have a label of any task.
 
     Raises:
-        InputError: the text of such a row cannot be classified; with its row.
+        InputError: the text of such a row cannot be classified, with its row; or the file has changed.
     """
+    if table.source.sha256() != sha256:
+        raise InputError(f"{table.name} changed while it was read. Run the command again.")
     keep = [i for i in range(len(texts)) if any(ids[i] >= 0 for ids in labels.values())]
     for i in keep:
         try:

@@ -177,7 +177,9 @@ def _dtypes(backends: Sequence[str], dtype: str | None) -> dict[str, str]:
     if dtype is None:
         return {}
     choosing = [name for name in backends if len(RUNTIMES[name].dtypes["cpu"]) > 1] or list(backends)
-    return {name: LoadOptions(name, dtype=dtype).backend and dtype for name in choosing}
+    for name in choosing:
+        LoadOptions(name, dtype=dtype)  # raises if it cannot
+    return dict.fromkeys(choosing, dtype)
 
 
 @dataclass

@@ -266,6 +266,10 @@ def _caveats(receipt: Mapping[str, Any]) -> list[str]:
     """Return what a sceptic would ask about this receipt."""
     settings, data, noise = receipt["settings"], receipt["data"], receipt["results"]["control"]["noise"]
     caveats = [note[:1].upper() + note[1:] + "." for note in data["notes"]]
+    for name, dtype in settings.get("dtypes", {}).items():
+        if dtype != "float32":
+            role = ", the reference that accuracy is compared with," if name == settings["reference"] else ""
+            caveats.append(f"{TITLES[name]}{role} computed in {dtype}, which is less exact than float32.")
     if settings["launches"] == 1:
         caveats.append("Every process was started once, so the intervals leave out the variation between starts.")
     slowdowns = [block["slowdown"] for block in receipt["latency"]["blocks"] if not block["disturbed"]]

@@ -131,9 +131,10 @@ def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> 
     tasks, files = {}, []
     for task, at in adapters.items():
         # PEFT does not store label names; a config.json beside the adapter can name them.
-        named = read_json_in(folder / at, "config.json") or config
+        has_own = (folder / at / "config.json").exists()
+        named = read_json(inside(folder / at, "config.json")) if has_own else config
         tasks[task] = _task(folder / at, named, _count_labels(folder / at, config))
-        own = (*ADAPTER, *(["config.json"] if (folder / at / "config.json").exists() else []))
+        own = (*ADAPTER, *(["config.json"] if has_own else []))
         files += [f"{at}/{file}" for file in own]
     if tokenizer != home:
         files += [f"{tokenizer.relative_to(folder).as_posix()}/{file}" for file in _tokenizer_files(tokenizer)]

@@ -168,7 +168,7 @@ def tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...], int]]:
     """Return type ("F32"), shape and bytes of each tensor of a safetensors file, from the header alone."""
     wrong = (OSError, OverflowError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error)
     try:
-        entries: dict[str, tuple[str, tuple[int, ...], int]] = _remembered("tensors", path, _read_header)
+        entries: dict[str, tuple[str, tuple[int, ...], int]] = _read_header(path)
     except wrong as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BundleError(

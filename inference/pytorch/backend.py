@@ -177,7 +177,7 @@ def _device(device: str) -> torch.device:
         place = torch.device(device)
     except RuntimeError:
         raise InputError(f"Unknown device {device!r}. Known: cpu, cuda, cuda:0, cuda:1, …") from None
-    if place.index is not None and place.index >= torch.cuda.device_count():
+    if place.type == "cuda" and place.index is not None and place.index >= torch.cuda.device_count():
         raise InputError(f"device={device!r}, but there are {torch.cuda.device_count()} GPUs here, from cuda:0.")
     return place
 

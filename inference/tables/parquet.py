@@ -20,7 +20,7 @@ class ParquetTable:
 
     def __init__(self, source: Source, text_column: str | None, max_columns: int) -> None:
         self.name = source.name
-        self._source = source
+        self.source = source
         with self._open() as file:
             self.schema = file.schema_arrow
             self.row_count: int = file.metadata.num_rows
@@ -65,7 +65,7 @@ class ParquetTable:
         import pyarrow
         from pyarrow.parquet import ParquetFile
 
-        content = self._source.content
+        content = self.source.content
         try:
             # With pyarrow's default buffer the whole file would be read ahead and kept until the last row.
             return ParquetFile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ class Source:
     def open(self) -> io.BufferedReader | io.BytesIO:
         return io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content.open("rb")
 
+    def sha256(self) -> str:
+        with self.open() as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def open_text(self, newline: str) -> TextIO:
         """Open it as UTF-8 without the byte-order mark."""
         return io.TextIOWrapper(self.open(), encoding="utf-8-sig", newline=newline)
@@ -62,6 +67,7 @@ class Block:
 class Table(Protocol):
     """A table that was read once from start to end, so that its rows are counted and valid."""
 
+    source: Source
     name: str
     format: str
     columns: list[str]

@@ -36,7 +36,7 @@ class CsvTable:
     def __init__(self, source: Source, text_column: str | None, max_columns: int) -> None:
         csv.field_size_limit(ROW_LETTERS)
         self.name = source.name
-        self._source = source
+        self.source = source
         with source.open() as file:
             self.bom = file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
         with self._open() as file:
@@ -113,7 +113,7 @@ class CsvTable:
                 ) from None
 
     def _open(self) -> TextIO:
-        return self._source.open_text(newline="")
+        return self.source.open_text(newline="")
 
 
 class JsonlTable:
@@ -123,7 +123,7 @@ class JsonlTable:
 
     def __init__(self, source: Source, text_column: str | None, max_columns: int) -> None:
         self.name = source.name
-        self._source = source
+        self.source = source
         self.row_count = 0
         self.kinds: dict[str, set[type]] = {}
         """Column -> the types of its values, None excluded; integers beyond 64 bits count as strings."""
@@ -156,7 +156,7 @@ class JsonlTable:
             yield (line, text), Size(1, letters, weight(len(line), len(self.columns)) + beside)
 
     def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        with self._source.open_text(newline="\n") as file:
+        with self.source.open_text(newline="\n") as file:
             for number, line in enumerate(_lines(file, self.name), 1):
                 if not line.strip():
                     continue

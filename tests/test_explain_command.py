@@ -305,7 +305,7 @@ def test_abandoned_explanation_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     program.chmod(0o755)
     monkeypatch.setattr(jobs, "POLL_S", 0.01)
     monkeypatch.setattr(jobs.sys, "executable", str(program))
-    with pytest.raises(InferenceError, match="nobody waits"):
+    with pytest.raises(InferenceError, match="no longer needed"):
         jobs.explain("good", "sentiment", "positive", "onnx", "int8", lambda: False)
     assert jobs.running() is None
 

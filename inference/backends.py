@@ -175,7 +175,7 @@ def check_backend(name: str, served: Sequence[str] | None = None) -> None:
 
 
 class OutOfMemory(InferenceError):
-    """A batch did not fit into the memory of its device. `retry_in_smaller_batches` goes on with fewer rows."""
+    """A batch did not fit into the memory of its device. `retry_in_smaller_batches` then continues with fewer rows."""
 
 
 def retry_in_smaller_batches(
@@ -211,7 +211,7 @@ class Backend(Protocol):
     def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
         """Return the logits (batch, labels) of every task, from one pass of the encoder, when they are computed.
 
-        A device that works asynchronously is waited for, so that the time of this call is the time of its work.
+        Blocks until an asynchronous device has finished, so the duration of the call is that of the computation.
 
         Args:
             input_ids: (batch, tokens), padded on the right.
@@ -220,8 +220,8 @@ class Backend(Protocol):
         ...
 
     def single_threaded(self) -> Backend | None:
-        """Return the same model with one thread per pass, so that several passes run side by side, a core each.
+        """Return the same model with one thread per pass, so that several passes run side by side, one per core.
 
-        None if that is impossible or does not pay: passes then run one after the other, on all threads.
+        None if that is impossible or not worthwhile: passes then run one after the other, on all threads.
         """
         ...

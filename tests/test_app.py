@@ -97,7 +97,7 @@ def client() -> Iterator[Client]:
 # --- The endpoints
 
 
-def test_predict_answers_every_task_and_says_where_the_time_went(client: Client) -> None:
+def test_predict_answers_every_task_with_its_timing(client: Client) -> None:
     found = client.predict("good glad", "pytorch", api_name="/predict")
     assert list(found) == ["predictions", "timing"]
     assert list(found["predictions"]) == ["sentiment", "emotion"]
@@ -112,7 +112,7 @@ def test_predict_answers_every_task_and_says_where_the_time_went(client: Client)
     assert set(found["timing"]) == {"tokenize_ms", "forward_ms", "rest_ms", "total_ms"}
 
 
-def test_predict_asks_the_backend_it_is_given_and_int8_if_none(client: Client) -> None:
+def test_predict_uses_the_given_backend_and_defaults_to_int8(client: Client) -> None:
     assert client.predict("bad", "pytorch", api_name="/predict")["predictions"]["sentiment"]["confidence"] > 0.8
     assert client.predict("bad", "int8", api_name="/predict")["predictions"]["sentiment"][
         "confidence"
@@ -120,7 +120,7 @@ def test_predict_asks_the_backend_it_is_given_and_int8_if_none(client: Client) -
     assert client.predict("bad", api_name="/predict")["predictions"]["sentiment"]["confidence"] == pytest.approx(0.5)
 
 
-def test_a_threshold_replaces_the_models_own(client: Client) -> None:
+def test_threshold_replaces_the_models_own(client: Client) -> None:
     own = client.predict("good", "onnx", api_name="/predict")
     high = client.predict("good", "onnx", 0.99, api_name="/predict")
     none = client.predict("good", "onnx", 0, api_name="/predict")
@@ -150,21 +150,19 @@ def test_compare_answers_on_all_three_backends(client: Client) -> None:
         (("a" * 20_001,), "20,001 characters"),
     ],
 )
-def test_what_cannot_be_answered_reaches_the_client_as_the_errors_message(
-    client: Client, arguments: tuple[object, ...], said: str
-) -> None:
+def test_error_messages_reach_the_client(client: Client, arguments: tuple[object, ...], said: str) -> None:
     with pytest.raises(AppError) as raised:
         client.predict(*arguments, api_name="/predict")
     assert said in str(raised.value)
     assert "Traceback" not in str(raised.value)
 
 
-def test_compare_refuses_an_empty_text_once_and_not_three_times(client: Client) -> None:
+def test_compare_refuses_an_empty_text_once(client: Client) -> None:
     with pytest.raises(AppError, match="^The text is empty"):
         client.predict("", api_name="/compare")
 
 
-def test_a_backend_that_cannot_be_opened_leaves_the_others_alone() -> None:
+def test_compare_answers_if_a_backend_cannot_be_opened() -> None:
     def open_one(name: str) -> Classifier:
         if name == "pytorch":
             raise MissingDependencyError("PyTorch is <not> installed.")
@@ -179,7 +177,7 @@ def test_a_backend_that_cannot_be_opened_leaves_the_others_alone() -> None:
     assert "PyTorch is &lt;not&gt; installed." in html
 
 
-def test_predict_compare_and_explain_are_public_and_nothing_else_is(client: Client) -> None:
+def test_only_predict_compare_and_explain_are_public(client: Client) -> None:
     known = client.view_api(return_format="dict", print_info=False)
     assert set(known["named_endpoints"]) == {"/predict", "/compare", "/explain"}
     assert not known["unnamed_endpoints"]
@@ -198,21 +196,19 @@ def test_predict_compare_and_explain_are_public_and_nothing_else_is(client: Clie
         ("queue/join", '{"data": "\\ud800"}', 400),
     ],
 )
-def test_a_request_that_is_none_is_refused_and_breaks_nothing(
-    client: Client, path: str, body: str, status: int
-) -> None:
+def test_malformed_request_is_refused(client: Client, path: str, body: str, status: int) -> None:
     connection = http.client.HTTPConnection(client.src.split("//")[1].rstrip("/"))
     connection.request("POST", f"/gradio_api/{path}", body.encode("latin-1"), {"Content-Type": "application/json"})
     assert connection.getresponse().status == status
     connection.close()
 
 
-def test_the_page_sends_nothing_home_and_keeps_nothing(client: Client) -> None:
+def test_page_has_no_analytics_and_no_history(client: Client) -> None:
     assert client.config["analytics_enabled"] is False
     assert client.config["run_history"] is False
 
 
-def test_one_question_is_answered_at_a_time_and_files_that_wait_hold_nobody_up() -> None:
+def test_waiting_files_do_not_block_questions() -> None:
     demo = app.build(models())
     asking = [fn for fn in demo.fns.values() if fn.fn is not None]
     limits = {
@@ -231,7 +227,7 @@ def test_one_question_is_answered_at_a_time_and_files_that_wait_hold_nobody_up()
 # --- The models
 
 
-def test_a_backend_is_opened_once_however_many_ask_at_the_same_time() -> None:
+def test_concurrent_requests_open_a_backend_once() -> None:
     opened: list[str] = []
 
     def open_one(name: str) -> Classifier:
@@ -253,7 +249,7 @@ def test_importing_the_page_imports_no_runtime() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_there_are_examples_and_each_is_a_row_of_the_showcase() -> None:
+def test_examples_are_rows_of_the_showcase() -> None:
     found = app.example_texts()
     assert list(found) == list(app.EXAMPLES)
     assert all(text.startswith(app.EXAMPLES[trait]) for trait, text in found.items())
@@ -279,7 +275,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
         signal.signal(number, handler)
 
 
-def test_a_broken_model_ends_in_one_line_and_exit_code_2(
+def test_broken_model_gives_one_line_and_exit_code_2(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(TRIPTYCH_MODEL="nowhere/at/all") == 2
@@ -289,7 +285,7 @@ def test_a_broken_model_ends_in_one_line_and_exit_code_2(
 
 
 @pytest.mark.parametrize("port", ["http", "70000", "0.5"])
-def test_a_port_that_is_none_ends_in_one_line_and_exit_code_2(
+def test_invalid_port_gives_one_line_and_exit_code_2(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str], port: str
 ) -> None:
     assert run(PORT=port) == 2
@@ -298,7 +294,7 @@ def test_a_port_that_is_none_ends_in_one_line_and_exit_code_2(
     assert said.count("\n") == 1
 
 
-def test_a_port_in_use_ends_in_one_line_and_exit_code_2(
+def test_port_in_use_gives_one_line_and_exit_code_2(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Models, "of_folder", lambda *_, **__: models())
@@ -314,7 +310,7 @@ def test_a_port_in_use_ends_in_one_line_and_exit_code_2(
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to send")
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_the_page_says_where_it_is_once_it_answers_and_ends_cleanly_when_told_to(number: signal.Signals) -> None:
+def test_server_prints_its_address_and_stops_on_a_signal(number: signal.Signals) -> None:
     port = free_port()
     code = (
         "import sys; sys.path[:0] = ['.', 'tests']; import app, test_app; from ui import start;"
@@ -342,7 +338,7 @@ def test_the_page_says_where_it_is_once_it_answers_and_ends_cleanly_when_told_to
 # --- Long work
 
 
-def test_a_lane_runs_one_job_at_a_time_and_refuses_more_than_may_wait() -> None:
+def test_lane_runs_one_job_at_a_time_and_limits_how_many_wait() -> None:
     lane = Lane(2, busy="Busy.")
     entered, leave = threading.Event(), threading.Event()
 
@@ -369,7 +365,7 @@ def test_a_lane_runs_one_job_at_a_time_and_refuses_more_than_may_wait() -> None:
         pass
 
 
-def test_a_lane_has_room_for_other_clients() -> None:
+def test_lane_has_room_for_other_clients() -> None:
     lane = Lane(3, 1, "Busy.")
     with lane.turn(lambda: True, "a"):
         with pytest.raises(InputError, match="Busy"), lane.turn(lambda: True, "a"):
@@ -380,7 +376,7 @@ def test_a_lane_has_room_for_other_clients() -> None:
         pass
 
 
-def test_a_job_that_nobody_waits_for_leaves_its_lane() -> None:
+def test_unwanted_job_leaves_its_lane() -> None:
     lane = Lane(2, busy="Busy.")
     with lane.turn(lambda: True):
         with pytest.raises(Cancelled), lane.turn(lambda: False):

@@ -115,7 +115,7 @@ HOSTILE = [
 ]
 
 
-def test_no_argument_of_any_function_names_a_file_that_was_not_uploaded(target: Target) -> None:
+def test_arguments_cannot_name_files_that_were_not_uploaded(target: Target) -> None:
     before = target.files()
     tried = 0
     for number, count in functions(target).items():
@@ -140,7 +140,7 @@ def test_no_argument_of_any_function_names_a_file_that_was_not_uploaded(target: 
     assert target.is_alive()
 
 
-def test_a_value_that_is_refused_is_not_repeated(target: Target) -> None:
+def test_refused_value_is_not_repeated(target: Target) -> None:
     long = "x" * 5_000
     for data in (["good", long, None], ["good", "int8", long], [long * 5, "int8", None]):
         answer = target.answer("predict", data)
@@ -205,7 +205,7 @@ def test_only_uploads_and_results_are_served_as_files(target: Target, path: str)
         ("POST", "/"),
     ],
 )
-def test_a_route_that_the_page_does_not_use_is_not_there(target: Target, method: str, path: str) -> None:
+def test_unused_routes_of_gradio_are_missing(target: Target, method: str, path: str) -> None:
     assert target.ask(method, path, "{}" if method == "POST" else None)[0] == 404
 
 
@@ -237,7 +237,7 @@ def test_other_methods_are_refused(target: Target, method: str) -> None:
         {"data": [], "fn_index": 0, "session_hash": ["a"]},
     ],
 )
-def test_a_question_of_another_shape_is_refused(target: Target, fields: Any) -> None:
+def test_question_of_another_shape_is_refused(target: Target, fields: Any) -> None:
     assert target.post("queue/join", fields)[0] == 400
     assert target.post("call/predict", fields)[0] == 400
 
@@ -262,7 +262,7 @@ def test_fields_that_only_gradio_knows_are_dropped(target: Target) -> None:
 
 
 @pytest.mark.parametrize("origin", [FOREIGN, "null", "http://127.0.0.1:1", "http://127.0.0.1.elsewhere.example", "a"])
-def test_nothing_is_taken_from_a_page_of_another_site(target: Target, origin: str) -> None:
+def test_requests_from_other_sites_are_refused(target: Target, origin: str) -> None:
     assert target.post("call/predict", {"data": ["good", "int8", None]}, Origin=origin)[0] == 403
     assert target.upload("a.csv", b"text\na\n", Origin=origin)[0] == 403
     assert (
@@ -274,7 +274,7 @@ def test_nothing_is_taken_from_a_page_of_another_site(target: Target, origin: st
     assert not [name for name in headers if name.startswith("access-control")]
 
 
-def test_a_forwarded_host_counts_only_from_a_proxy_that_was_named(target: Target) -> None:
+def test_forwarded_host_counts_only_from_a_named_proxy(target: Target) -> None:
     for name in ("X-Forwarded-Host", "X-Gradio-Server", "X-Forwarded-Proto", "Forwarded", "X-Forwarded-For"):
         _, _, text = target.ask("GET", "/config", **{name: FOREIGN})
         assert json.loads(text)["root"] == f"http://127.0.0.1:{target.port}", name
@@ -290,7 +290,7 @@ def test_every_answer_has_safe_headers(target: Target) -> None:
         assert "connect-src 'self'" in headers["content-security-policy"]
 
 
-def test_a_stream_of_no_question_is_not_there(target: Target) -> None:
+def test_stream_without_a_question_is_not_found(target: Target) -> None:
     assert target.ask("GET", f"/gradio_api/call/predict/{'0' * 32}")[0] == 404
     assert target.ask("GET", "/gradio_api/queue/data?session_hash=nobody")[0] == 404
     assert target.ask("GET", "/gradio_api/queue/data")[0] == 404
@@ -304,7 +304,7 @@ def test_questions_that_wait_take_bounded_memory(target: Target) -> None:
         assert target.post("call/predict", {"data": ["a" * 100_000, "int8", None]})[0] == 200
 
 
-def test_arguments_by_name_are_taken_as_the_api_page_shows_them(target: Target) -> None:
+def test_arguments_can_be_passed_by_name(target: Target) -> None:
     status, text = target.post("call/v2/predict", {"text": "good", "backend": "onnx"})
     assert status == 200
     answer = target.ask("GET", f"/gradio_api/call/v2/predict/{json.loads(text)['event_id']}")[2]
@@ -313,7 +313,7 @@ def test_arguments_by_name_are_taken_as_the_api_page_shows_them(target: Target) 
         assert target.post("call/v2/predict", fields)[0] == 400
 
 
-def test_a_value_that_a_field_cannot_hold_is_refused(target: Target) -> None:
+def test_value_that_a_field_cannot_hold_is_refused(target: Target) -> None:
     config = json.loads(target.ask("GET", "/config")[2])
     kinds = {one["id"]: one["type"] for one in config["components"]}
     wrong = {
@@ -336,13 +336,13 @@ def test_a_value_that_a_field_cannot_hold_is_refused(target: Target) -> None:
     assert tried == set(wrong)
 
 
-def test_questions_that_nobody_listens_to_are_never_run(target: Target) -> None:
+def test_questions_without_a_listener_never_run(target: Target) -> None:
     for _ in range(400):  # more than may wait
         assert target.post("call/predict", {"data": ["good", "int8", None]})[0] == 200
     assert "event: complete" in target.answer("compare", ["good", None])
 
 
-def test_a_session_may_have_few_questions_waiting(target: Target) -> None:
+def test_session_may_have_few_questions_waiting(target: Target) -> None:
     statuses = [
         target.post("call/predict", {"data": ["good", "int8", None], "session_hash": "greedy"})[0] for _ in range(20)
     ]

@@ -29,7 +29,7 @@ def test_a_text_and_enter_give_an_answer_for_every_task(visit: Visit) -> None:
     visit.see("tokenise")
 
 
-def test_moving_the_threshold_calls_an_answer_uncertain_and_the_models_own_come_back(visit: Visit) -> None:
+def test_moving_the_threshold_changes_uncertain_and_the_models_own_come_back(visit: Visit) -> None:
     visit.ask("good")
     verdict = visit.page.locator(".verdict[data-task=sentiment]")
     verdict.wait_for()
@@ -60,7 +60,7 @@ def test_enter_fills_the_tab_that_is_open(visit: Visit) -> None:
     visit.page.locator(".triptych td").filter(has_text="negative").first.wait_for()
 
 
-def test_another_runtime_answers_as_soon_as_it_is_chosen(visit: Visit) -> None:
+def test_selecting_a_runtime_answers_again(visit: Visit) -> None:
     visit.ask("good")
     visit.see("INT8 answered:")
     visit.page.get_by_role("radio", name="PyTorch").check()
@@ -79,7 +79,7 @@ class Held(fakes.FakeBackend):
         return super().logits(*arguments, **named)
 
 
-def test_who_asks_again_before_the_answer_has_come_gets_that_to_the_last_text(browser: sync_api.Browser) -> None:
+def test_questions_asked_while_waiting_are_replaced_by_the_last(browser: sync_api.Browser) -> None:
     held = Held("int8")
     with served(Models(fakes.bundle(), lambda name: fakes.classifier(held))) as url:
         visit = Visit(browser, url)
@@ -98,7 +98,7 @@ def test_an_example_fills_the_box_and_is_answered(visit: Visit) -> None:
     assert visit.box.input_value().startswith("Oh wonderful")
 
 
-def test_a_text_of_unknown_words_alone_gets_an_answer_with_a_hint(visit: Visit) -> None:
+def test_text_of_unknown_words_gets_a_warning(visit: Visit) -> None:
     visit.ask("😡😡😡 🤮")
     visit.see("No word of this text is in the model's vocabulary")
     visit.compare()
@@ -114,7 +114,7 @@ def test_every_score_can_be_reached(visit: Visit) -> None:
     visit.see("0.982014")
 
 
-def test_an_empty_text_gives_the_message_and_the_next_text_an_answer(visit: Visit) -> None:
+def test_empty_text_gives_an_error_and_the_next_text_an_answer(visit: Visit) -> None:
     visit.ask("  ")
     visit.page.get_by_role("alert").get_by_text("The text is empty").wait_for()
     visit.ask("good")

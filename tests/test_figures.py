@@ -20,9 +20,7 @@ OTHERS = 97  # labels of one row each, whose one bar is then the longest
         ({}, 1.0),
     ],
 )
-def test_the_marks_of_the_shares_begin_at_0_and_go_no_further_than_100_percent(
-    counts: dict[str, int], widest: float
-) -> None:
+def test_ticks_of_shares_range_from_0_to_100_percent(counts: dict[str, int], widest: float) -> None:
     figure = label_shares(TaskTally(labels=counts))
     assert max(figure.data[0].x, default=1.0) == pytest.approx(widest)
     axis = figure.layout.xaxis

@@ -23,7 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_all_temporary_files_lie_in_one_folder_that_is_gone_in_the_end(folder: Path) -> None:
+def test_all_temporary_files_are_in_one_folder_that_is_deleted(folder: Path) -> None:
     with temporary_files() as own:
         assert own.folder.parent == folder
         assert Path(tempfile.mkdtemp()).parent == own.folder
@@ -34,7 +34,7 @@ def test_all_temporary_files_lie_in_one_folder_that_is_gone_in_the_end(folder: P
     assert "GRADIO_TEMP_DIR" not in os.environ
 
 
-def test_what_a_killed_server_left_is_deleted_by_the_next_and_a_running_one_keeps_its_files(folder: Path) -> None:
+def test_folders_of_killed_servers_are_deleted_and_others_kept(folder: Path) -> None:
     code = (
         "import sys, tempfile; from ui.files import temporary_files\n"
         f"tempfile.tempdir = {str(folder)!r}\n"
@@ -72,7 +72,7 @@ def test_old_files_are_swept(folder: Path) -> None:
         assert {path.name for path in own.folder.rglob("*")} == {"uploads", files.LOCK}
 
 
-def test_there_is_room_until_the_files_are_too_large_or_too_many(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_room_fails_if_files_are_too_large_or_too_many(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_BYTES", 1_000_000)
     with temporary_files() as own:
         assert own.make_room()
@@ -99,7 +99,7 @@ def test_the_oldest_uploads_make_room_for_others(folder: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("path", ["", "\0", "/etc/hostname", "..", ".", "nothing", "a" * 5000, "uploads/../../x"])
-def test_only_files_that_were_uploaded_are_found(folder: Path, path: str) -> None:
+def test_only_uploads_are_found(folder: Path, path: str) -> None:
     own = TemporaryFiles(folder)
     (folder / "x").touch()
     inside = own.uploads / "a.csv"

@@ -13,7 +13,7 @@ def side_by_side(given: Models, text: str, threshold: float | None = None) -> st
     return render.side_by_side(given.bundle, given.compare(text, threshold))
 
 
-def test_the_header_links_to_a_dashboard_only_where_there_is_one() -> None:
+def test_header_links_to_the_dashboard_if_there_is_one() -> None:
     given = models()
     assert "<a " not in render.header(given.bundle, given.sizes)
     assert '<a href="dashboard/">' in render.header(given.bundle, given.sizes, "dashboard/")
@@ -26,26 +26,26 @@ def test_equal_answers_are_called_equal() -> None:
     assert "≠" not in html
 
 
-def test_a_small_difference_is_given_in_figures_and_no_label_is_called_different() -> None:
+def test_small_difference_is_shown_but_no_label_is_called_different() -> None:
     html = side_by_side(models(int8=0.1), "good glad")
     assert "predict the same label for every task" in html
     assert "largest difference in confidence" in html
     assert "≠" not in html
 
 
-def test_another_label_is_marked_in_words_and_by_a_sign() -> None:
+def test_different_label_is_marked_in_words_and_by_a_sign() -> None:
     html = side_by_side(models(int8=2.0), "good")
     assert "INT8 predicts a different label for emotion: <b>neutral</b> instead of <b>joy</b>." in html
     assert '<span aria-hidden="true">≠</span> PyTorch: joy' in html
     assert html.count("changed") == 1
 
 
-def test_an_answer_that_is_uncertain_on_one_runtime_only_is_marked() -> None:
+def test_answer_uncertain_on_one_runtime_only_is_marked() -> None:
     html = side_by_side(models(int8=-1.7), "good")
     assert "INT8 is uncertain about sentiment and PyTorch is not." in html
 
 
-def test_a_text_that_was_cut_says_so() -> None:
+def test_truncated_text_gets_a_note() -> None:
     assert "Only the first 8 tokens were read" in side_by_side(models(), "good " * 20)
     assert "tokens were read" not in side_by_side(models(), "good")
 
@@ -59,7 +59,7 @@ def test_text_without_a_known_word_gets_a_warning() -> None:
         assert (warning in render.timing("int8", answer, 8)) is warned
 
 
-def test_hostile_labels_and_texts_are_escaped_wherever_html_is_made() -> None:
+def test_hostile_labels_and_texts_are_escaped_everywhere() -> None:
     given = models(int8=5.0, tasks=HOSTILE)
     answer = given.answer("bad", "int8", None)
     pages = [
@@ -85,7 +85,7 @@ def test_uncertain_is_a_word_beside_the_best_guess() -> None:
         assert "0.8808" in html
 
 
-def test_the_page_says_which_model_it_shows_its_sizes_and_its_parity() -> None:
+def test_page_shows_model_sizes_and_parity() -> None:
     given = models()
     assert "Model <b>fake</b>" in render.header(given.bundle, given.sizes)
     assert "96.0 MB" in render.header(given.bundle, given.sizes)

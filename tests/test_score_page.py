@@ -68,7 +68,7 @@ def scored_file(visit: Visit) -> Path:
     return path.rename(path.with_name(waiting.value.suggested_filename))
 
 
-def test_a_file_is_uploaded_scored_and_downloaded_with_its_pictures(visit: Visit, tmp_path: Path) -> None:
+def test_file_is_uploaded_scored_and_downloaded_with_its_charts(visit: Visit, tmp_path: Path) -> None:
     rows = [[str(i), ["good", "bad", ""][i % 3]] for i in range(700)]
     begin(visit, write_csv(tmp_path / "my rows.csv", ["id", "text"], rows))
     found = scored_file(visit)
@@ -83,7 +83,7 @@ def test_a_file_is_uploaded_scored_and_downloaded_with_its_pictures(visit: Visit
     assert visit.page.locator("#score-plots .js-plotly-plot").count() == 4
 
 
-def test_the_column_the_runtime_and_the_format_are_those_chosen(visit: Visit, tmp_path: Path) -> None:
+def test_selected_column_runtime_and_format_are_used(visit: Visit, tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", ["said", "number"], [["good", "1"], ["bad", "2"]])
     visit.page.get_by_role("radio", name="PyTorch").check()
     upload(visit, source)
@@ -100,13 +100,13 @@ def test_the_column_the_runtime_and_the_format_are_those_chosen(visit: Visit, tm
     assert "2 rows on PyTorch" in visit.page.locator("#score-status").inner_text()
 
 
-def test_a_first_row_that_is_taken_for_column_names_is_pointed_out(visit: Visit, tmp_path: Path) -> None:
+def test_missing_header_is_pointed_out(visit: Visit, tmp_path: Path) -> None:
     upload(visit, write_csv(tmp_path / "in.csv", ["what a good book it is"], [["bad"]]))
     visit.page.locator("#score-preview [role=alert]").get_by_text("If it is one, add a header to the file").wait_for()
     visit.page.locator("#score-preview table").wait_for()
 
 
-def test_where_no_column_is_known_to_hold_texts_one_must_be_chosen(visit: Visit, tmp_path: Path) -> None:
+def test_text_column_must_be_selected_if_it_is_unclear(visit: Visit, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("1,what a good film\n2,bad\n3,good\n")
     upload(visit, tmp_path / "in.csv")
     said = visit.page.locator("#score-preview [role=alert]")
@@ -125,7 +125,7 @@ def test_where_no_column_is_known_to_hold_texts_one_must_be_chosen(visit: Visit,
     assert [row["sentiment"] for row in read_csv(scored_file(visit))] == ["negative", "positive"]
 
 
-def test_a_column_that_the_file_does_not_have_is_refused_in_words(visit: Visit, tmp_path: Path) -> None:
+def test_unknown_column_is_refused_with_a_message(visit: Visit, tmp_path: Path) -> None:
     upload(visit, write_csv(tmp_path / "in.csv", ["text", "id"], [["good", "1"]]))
     column = visit.page.get_by_label("Text column")
     sync_api.expect(column).to_have_value("text")
@@ -136,13 +136,13 @@ def test_a_column_that_the_file_does_not_have_is_refused_in_words(visit: Visit, 
     assert visit.page.locator(".toast-body").count() == 0
 
 
-def test_a_spreadsheet_is_refused_with_what_to_do(visit: Visit, tmp_path: Path) -> None:
+def test_spreadsheet_is_refused_with_a_remedy(visit: Visit, tmp_path: Path) -> None:
     (tmp_path / "in.xlsx").write_bytes(b"PK\x03\x04")
     upload(visit, tmp_path / "in.xlsx")
     visit.page.get_by_role("alert").get_by_text("Save its sheet as UTF-8 CSV").wait_for()
 
 
-def test_a_file_that_cannot_be_scored_says_why_and_the_next_one_is(visit: Visit, tmp_path: Path) -> None:
+def test_next_file_is_scored_after_an_unreadable_one(visit: Visit, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_bytes(b"id,text\n1,b\xe4d\n")
     upload(visit, tmp_path / "in.csv")
     visit.page.locator("#score-preview [role=alert]").get_by_text("line 2 is not UTF-8").wait_for()
@@ -153,14 +153,14 @@ def test_a_file_that_cannot_be_scored_says_why_and_the_next_one_is(visit: Visit,
     assert len(read_csv(scored_file(visit))) == 1
 
 
-def test_a_question_shows_its_answer_in_the_tab_for_answers(visit: Visit) -> None:
+def test_question_opens_the_answer_tab(visit: Visit) -> None:
     visit.page.get_by_role("tab", name="Score a file").press("Enter")
     visit.ask("good")
     visit.page.locator(".verdict").first.wait_for()
     sync_api.expect(visit.page.get_by_role("tab", name="Answer")).to_have_attribute("aria-selected", "true")
 
 
-def test_a_file_can_be_stopped_and_a_question_does_not_wait_for_it(browser: sync_api.Browser, tmp_path: Path) -> None:
+def test_file_can_be_stopped_and_does_not_block_questions(browser: sync_api.Browser, tmp_path: Path) -> None:
     slow = Slow("int8")
     given = Models(fakes.bundle(), lambda name: fakes.classifier(slow if name == "int8" else fakes.FakeBackend(name)))
     with served(given) as url:
@@ -179,7 +179,7 @@ def test_a_file_can_be_stopped_and_a_question_does_not_wait_for_it(browser: sync
         visit.page.close()
 
 
-def test_who_waits_for_another_visitors_file_is_told_so_and_is_scored_after_it(
+def test_files_wait_for_each_other_and_the_page_shows_how_many_are_ahead(
     browser: sync_api.Browser, tmp_path: Path
 ) -> None:
     slow = Slow("int8")
@@ -203,7 +203,7 @@ def test_who_waits_for_another_visitors_file_is_told_so_and_is_scored_after_it(
             visit.page.close()
 
 
-def test_who_leaves_leaves_nothing_behind_and_holds_nobody_up(
+def test_visitor_who_leaves_leaves_no_files_and_blocks_nobody(
     browser: sync_api.Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (working := tmp_path / "working").mkdir()
@@ -226,7 +226,7 @@ def test_who_leaves_leaves_nothing_behind_and_holds_nobody_up(
         wait_until(lambda: not list(working.rglob("triptych-score-*")))
 
 
-def test_what_the_pictures_show_can_be_read_as_tables(visit: Visit, tmp_path: Path) -> None:
+def test_charts_can_be_read_as_tables(visit: Visit, tmp_path: Path) -> None:
     begin(visit, write_csv(tmp_path / "in.csv", ["text"], [["good"], ["good"], ["bad"]]))
     for heading in ("sentiment: shares as a table", "sentiment: confidence as a table"):
         visit.page.locator("#score-plots summary").get_by_text(heading).focus()
@@ -275,12 +275,12 @@ def test_a_phone_shows_the_tab_without_scrolling_sideways(
 # --- What is too much for a page
 
 
-def test_the_server_takes_uploads_as_large_as_the_tab_says() -> None:
+def test_tab_states_the_upload_limit_of_the_server() -> None:
     assert LAUNCH["max_file_size"] == f"{MAX_UPLOAD_MB}mb"
     assert f"at most {MAX_UPLOAD_MB} MB" in scoring.INTRO
 
 
-def test_files_that_are_larger_than_a_page_scores_are_refused(tmp_path: Path) -> None:
+def test_files_above_the_limits_are_refused(tmp_path: Path) -> None:
     many = write_csv(tmp_path / "many.csv", ["text"], [["good"]] * (scoring.MAX_ROWS + 1))
     with pytest.raises(InputError, match="many.csv has 20,001 rows; the maximum is 20,000. Use the command line"):
         scoring.examine(many)
@@ -306,7 +306,7 @@ def one_text(path: Path, letters: int, rows: int = 16) -> Path:
     return path
 
 
-def test_one_large_text_that_every_row_names_does_not_fill_the_memory(tmp_path: Path) -> None:
+def test_large_text_shared_by_all_rows_does_not_fill_memory(tmp_path: Path) -> None:
     assert scoring.examine(one_text(tmp_path / "in.parquet", 2_000_000))[0].row_count == 16
     for letters, rows in ((100_000_000, 16), (2_000_000, 1_000)):
         path = one_text(tmp_path / "bomb.parquet", letters, rows)
@@ -341,7 +341,7 @@ def test_cells_are_counted_as_they_are_when_they_are_written_out() -> None:
     assert unpacked(pyarrow.nulls(1_000)) == unpacked(pyarrow.array([True] * 1_000)) == 8_000
 
 
-def test_a_damaged_parquet_file_is_one_line(tmp_path: Path) -> None:
+def test_damaged_parquet_file_gives_one_line(tmp_path: Path) -> None:
     (tmp_path / "in.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match="in.parquet cannot be read as Parquet: .*. Fix the file or export it again.$"):
         scoring.examine(tmp_path / "in.parquet")
@@ -357,10 +357,10 @@ def test_a_damaged_parquet_file_is_one_line(tmp_path: Path) -> None:
         (f"{'x' * 300}.csv", f"{'x' * 60}.scored.csv"),
     ],
 )
-def test_a_download_has_a_plain_name(path: str, name: str) -> None:
+def test_download_has_a_plain_name(path: str, name: str) -> None:
     assert scoring.file_name(path, "csv") == name
 
 
-def test_an_upload_that_the_server_has_deleted_is_asked_for_again(tmp_path: Path) -> None:
+def test_deleted_upload_must_be_uploaded_again(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has deleted the file. Upload it again"):
         scoring.own_copy(str(tmp_path / "gone.csv"), tmp_path)

@@ -136,7 +136,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
         yield server
 
 
-def test_it_says_where_everything_is_once_it_answers(server: Started) -> None:
+def test_server_prints_its_addresses_once_it_answers(server: Started) -> None:
     assert server.said == [
         f"Triptych serves fake at {server.url}\n",
         f"The dashboard is at {server.url}/dashboard/\n",
@@ -147,7 +147,7 @@ def test_it_says_where_everything_is_once_it_answers(server: Started) -> None:
     assert server.status("/dashboard/_stcore/health") == 200
 
 
-def test_the_api_answers_beside_the_page(server: Started) -> None:
+def test_api_answers_beside_the_page(server: Started) -> None:
     assert server.status("/api/live") == 200
     assert server.status("/api/ready") == 200
     with server.ask("/api/predict", "POST", '{"text": "good", "tasks": ["sentiment"]}') as response:
@@ -162,7 +162,7 @@ def test_the_api_answers_beside_the_page(server: Started) -> None:
 
 
 @pytest.mark.parametrize(("path", "most"), [("/api/predict", 2_000_000), ("/gradio_api/call/predict", 8_000_000)])
-def test_no_body_is_read_above_the_cap(server: Started, path: str, most: int) -> None:
+def test_bodies_above_the_limit_are_not_read(server: Started, path: str, most: int) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
     connection.putrequest("POST", path)
     connection.putheader("Content-Type", "application/json")
@@ -175,7 +175,7 @@ def test_no_body_is_read_above_the_cap(server: Started, path: str, most: int) ->
 @pytest.mark.parametrize(
     ("asked", "leads_to"), [("/dashboard?receipt=demo", "dashboard/?receipt=demo"), ("/api", "api/")]
 )
-def test_a_folder_without_its_slash_leads_to_the_folder(server: Started, asked: str, leads_to: str) -> None:
+def test_address_without_trailing_slash_redirects(server: Started, asked: str, leads_to: str) -> None:
     with server.ask(asked) as response:
         assert (response.status, response.headers["Location"]) == (307, leads_to)
 
@@ -188,11 +188,11 @@ def test_a_folder_without_its_slash_leads_to_the_folder(server: Started, asked: 
         ("run/predict", '{"data": []}', 404),
     ],
 )
-def test_the_page_refuses_what_it_refuses_on_its_own(server: Started, path: str, body: str, status: int) -> None:
+def test_page_refuses_the_same_requests_as_alone(server: Started, path: str, body: str, status: int) -> None:
     assert server.status(f"/gradio_api/{path}", "POST", body) == status
 
 
-def test_the_page_is_as_closed_as_on_its_own(server: Started) -> None:
+def test_page_is_as_closed_as_alone(server: Started) -> None:
     assert server.status("/monitoring") == 404
     assert server.status("/gradio_api/file=app.py") == 404
     upload = (
@@ -208,7 +208,7 @@ def test_the_page_is_as_closed_as_on_its_own(server: Started) -> None:
             assert "Access-Control-Allow-Origin" not in response.headers
 
 
-def test_a_websocket_from_elsewhere_is_refused(server: Started) -> None:
+def test_websocket_from_another_site_is_refused(server: Started) -> None:
     handshake = {
         "Connection": "Upgrade",
         "Upgrade": "websocket",
@@ -220,7 +220,7 @@ def test_a_websocket_from_elsewhere_is_refused(server: Started) -> None:
     assert server.status(stream, **handshake, Origin="http://elsewhere.example") == 403
 
 
-def test_the_dashboards_settings_are_found_beside_it_from_wherever_it_is_started(tmp_path: Path) -> None:
+def test_dashboard_settings_are_found_from_any_working_directory(tmp_path: Path) -> None:
     names = ["client.showErrorDetails", "server.maxUploadSize", "browser.gatherUsageStats", "server.enableCORS"]
     names += ["theme.chartCategoricalColors"]
     code = (
@@ -240,7 +240,7 @@ def test_the_dashboards_settings_are_found_beside_it_from_wherever_it_is_started
     assert len(set(colours)) == 10  # with fewer, Streamlit 1.67 breaks the colours of Plotly
 
 
-def test_others_are_answered_while_a_text_is_classified(server: Started) -> None:
+def test_other_requests_are_answered_while_a_text_is_classified(server: Started) -> None:
     answer = server.classify_slowly()
     assert server.status("/") == 200
     assert server.status("/dashboard/") == 200
@@ -249,7 +249,7 @@ def test_others_are_answered_while_a_text_is_classified(server: Started) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_what_is_being_answered_is_answered_before_it_ends(tmp_path: Path, number: signal.Signals) -> None:
+def test_running_requests_are_answered_before_the_server_ends(tmp_path: Path, number: signal.Signals) -> None:
     with started(tmp_path) as server:
         page = server.ask("/gradio_api/heartbeat/open")  # as every open page holds one
         answer = server.classify_slowly()
@@ -265,7 +265,7 @@ def test_what_is_being_answered_is_answered_before_it_ends(tmp_path: Path, numbe
         assert (server.process.returncode, out, err) == (0, "Triptych stops.\n", "")
 
 
-def test_a_port_in_use_ends_in_one_line_and_exit_code_2() -> None:
+def test_port_in_use_gives_one_line_and_exit_code_2() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -284,7 +284,7 @@ def test_a_port_in_use_ends_in_one_line_and_exit_code_2() -> None:
 
 
 @pytest.mark.browser
-def test_the_page_leads_to_a_dashboard_that_comes_alive_and_leads_back(server: Started) -> None:
+def test_page_and_dashboard_link_to_each_other(server: Started) -> None:
     from chromium import Visit, chromium
 
     with chromium() as browser:
@@ -302,7 +302,7 @@ def test_the_page_leads_to_a_dashboard_that_comes_alive_and_leads_back(server: S
         assert visit.outside == []
 
 
-def test_explanations_of_others_hold_nobody_up(tmp_path: Path) -> None:
+def test_explanations_do_not_block_other_visitors(tmp_path: Path) -> None:
     explain = json.dumps({"data": ["book good", "sentiment", None, "occlusion", "int8"]})
 
     def answers(server: Started) -> http.client.HTTPResponse:
@@ -323,7 +323,7 @@ def test_explanations_of_others_hold_nobody_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("listening", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_full_queue_does_not_keep_the_server_from_ending(tmp_path: Path, listening: bool) -> None:
+def test_full_queue_does_not_delay_the_end_of_the_server(tmp_path: Path, listening: bool) -> None:
     with started(tmp_path) as server:
         answers = [server.classify_slowly()]
         for _ in range(100):
@@ -338,7 +338,7 @@ def test_a_full_queue_does_not_keep_the_server_from_ending(tmp_path: Path, liste
         assert (server.process.returncode, out, err) == (0, "Triptych stops.\n", "")
 
 
-def test_a_client_that_goes_away_leaves_no_traceback(tmp_path: Path) -> None:
+def test_client_that_disconnects_leaves_no_traceback(tmp_path: Path) -> None:
     with started(tmp_path) as server:
         answer = server.classify_slowly()
         answer.close()

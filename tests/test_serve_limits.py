@@ -158,7 +158,7 @@ def test_disconnecting_clients_leave_nothing_in_the_log(tmp_path: Path) -> None:
         assert (server.process.returncode, out, err) == (0, "Triptych stops.\n", "")
 
 
-def test_unfinished_bodies_and_websockets_do_not_keep_the_server_from_ending(tmp_path: Path) -> None:
+def test_unfinished_bodies_and_websockets_do_not_delay_the_end_of_the_server(tmp_path: Path) -> None:
     with started(tmp_path, first="from inference.api import server; server.GRACE_S = 1") as server:
         half = post(b"{" * 100)[:-50]
         connections = [connect(server, half), connect(server, b"GET /"), connect(server)]

@@ -15,7 +15,7 @@ from test_attacks import Target, target
 __all__ = ["target"]
 
 
-def test_an_upload_is_served_as_a_download_and_a_link_to_another_file_is_not(target: Target) -> None:
+def test_upload_is_served_as_a_download_and_links_are_not_followed(target: Target) -> None:
     status, text = target.upload("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
     assert status == 200
     (path,) = json.loads(text)
@@ -28,7 +28,7 @@ def test_an_upload_is_served_as_a_download_and_a_link_to_another_file_is_not(tar
     assert target.ask("GET", f"/gradio_api/file={link}")[0] == 404
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(target: Target) -> None:
+def test_incomplete_upload_leaves_nothing(target: Target) -> None:
     before = target.files()
     with socket.create_connection(("127.0.0.1", target.port)) as connection:
         connection.sendall(
@@ -54,7 +54,7 @@ PART = b'--a\r\nContent-Disposition: form-data; name="files"; filename="a.csv"\r
         b'--a\r\nContent-Disposition: form-data; name="other"; filename="a"\r\n\r\na\r\n--a--\r\n',
     ],
 )
-def test_an_upload_is_one_file(target: Target, body: bytes) -> None:
+def test_upload_must_be_one_file(target: Target, body: bytes) -> None:
     before = target.files()
     kind = {"Content-Type": "multipart/form-data; boundary=a"}
     assert target.ask("POST", "/gradio_api/upload", body, **kind)[0] == 400
@@ -62,7 +62,7 @@ def test_an_upload_is_one_file(target: Target, body: bytes) -> None:
     assert target.files() == before
 
 
-def test_unfinished_uploads_of_one_address_are_few_and_keep_no_other_out(target: Target) -> None:
+def test_unfinished_uploads_of_one_address_do_not_block_others(target: Target) -> None:
     head = (
         b"POST /gradio_api/upload HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=a\r\n"
         b"Content-Length: 5000\r\n\r\n"
@@ -80,7 +80,7 @@ def test_unfinished_uploads_of_one_address_are_few_and_keep_no_other_out(target:
 
 
 @pytest.mark.parametrize("name", ["../../a.csv", "/etc/passwd", "\0", "", ".", "..", "a" * 300, "é\n<b>.csv", "a/b\\c"])
-def test_an_upload_stays_in_its_folder_whatever_it_is_called(target: Target, name: str) -> None:
+def test_upload_stays_in_its_folder_whatever_its_name(target: Target, name: str) -> None:
     status, text = target.upload(name, b"text\n")
     if status == 200:
         path = Path(json.loads(text)[0])

@@ -82,14 +82,14 @@ def test_clients_take_turns(asked: Asked) -> None:
     assert asked.next() == late
 
 
-def test_short_questions_come_before_long_ones_of_clients_alike(asked: Asked) -> None:
+def test_short_questions_come_before_long_ones(asked: Asked) -> None:
     long, short = asked.ask("a", text="a" * 20_000), asked.ask("b")
     asked.listen(long)
     asked.listen(short)
     assert [asked.next(), asked.next()] == [short, long]
 
 
-def test_many_sessions_of_one_address_do_not_hold_up_another(asked: Asked) -> None:
+def test_many_sessions_of_one_address_do_not_block_another(asked: Asked) -> None:
     for number in range(100):
         asked.listen(asked.ask(f"session{number}"))
     asked.next()
@@ -98,7 +98,7 @@ def test_many_sessions_of_one_address_do_not_hold_up_another(asked: Asked) -> No
     assert asked.next() == other
 
 
-def test_one_address_has_few_questions_that_run_at_the_same_time(asked: Asked) -> None:
+def test_one_address_may_have_few_questions_running(asked: Asked) -> None:
     asked.queue.event_queue_per_concurrency_id.clear()
     for number in range(waiting.MAX_RUNNING + 1):
         asked.listen(asked.ask(f"session{number}"))
@@ -152,7 +152,7 @@ def test_unheard_questions_are_dropped_when_old_or_too_many(asked: Asked, monkey
     assert len(asked.queue.event_ids_to_events) == 2
 
 
-def test_nothing_is_left_of_a_listener_that_has_gone(asked: Asked) -> None:
+def test_questions_of_a_listener_that_has_gone_are_dropped(asked: Asked) -> None:
     waits, other = asked.ask("a"), asked.ask("b")
     asked.listen(waits)
     asked.listen(other)
@@ -163,7 +163,7 @@ def test_nothing_is_left_of_a_listener_that_has_gone(asked: Asked) -> None:
     assert asked.next() is None
 
 
-def test_a_question_that_was_asked_while_a_stream_ended_is_kept(asked: Asked) -> None:
+def test_question_asked_while_a_stream_ends_is_kept(asked: Asked) -> None:
     first = asked.ask("a")
     asked.listen(first)
     asked.next()
@@ -174,7 +174,7 @@ def test_a_question_that_was_asked_while_a_stream_ended_is_kept(asked: Asked) ->
     assert asked.next() == second
 
 
-def test_a_running_question_whose_listener_has_gone_is_told_to_stop(asked: Asked) -> None:
+def test_running_question_is_cancelled_when_its_listener_has_gone(asked: Asked) -> None:
     event = asked.ask("a")
     asked.listen(event)
     taken: Any = asked.queue.get_events()
@@ -183,7 +183,7 @@ def test_a_running_question_whose_listener_has_gone_is_told_to_stop(asked: Asked
     assert not taken[0][0].alive
 
 
-def test_one_session_has_few_questions_and_unheard_ones_without_a_session_keep_nobody_out(asked: Asked) -> None:
+def test_limits_of_sessions_and_unheard_questions_block_nobody_else(asked: Asked) -> None:
     assert [asked.ask("a") is not None for _ in range(20)] == [True] * waiting.MAX_PER_SESSION + [False] * 4
     for _ in range(400):
         assert asked.ask() is not None
@@ -194,7 +194,7 @@ def test_one_session_has_few_questions_and_unheard_ones_without_a_session_keep_n
     assert asked.ask("b") is not None
 
 
-def test_memory_does_not_grow_with_the_clients_that_came(asked: Asked) -> None:
+def test_memory_does_not_grow_with_past_clients(asked: Asked) -> None:
     for number in range(3000):
         event = asked.ask(f"session{number}")
         asked.listen(event)

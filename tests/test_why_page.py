@@ -70,9 +70,7 @@ def test_explain_gives_every_word_its_figure_and_its_place(address: str) -> None
         (("good", 3), "Unknown task"),
     ],
 )
-def test_what_cannot_be_explained_reaches_the_client_as_the_errors_message(
-    address: str, arguments: tuple[Any, ...], said: str
-) -> None:
+def test_errors_of_explain_reach_the_client(address: str, arguments: tuple[Any, ...], said: str) -> None:
     client = Client(address, verbose=False, analytics_enabled=False)
     with pytest.raises(AppError, match=said):
         client.predict(*arguments, api_name="/explain")
@@ -89,20 +87,20 @@ def test_each_side_has_a_sign_a_figure_and_a_line_of_its_own() -> None:
     assert "supported most by <q><bdi>good</bdi></q>; opposed most by <q><bdi>bad</bdi></q>." in html
 
 
-def test_the_text_stands_there_letter_by_letter_between_the_figures() -> None:
+def test_text_is_shown_letter_by_letter_between_the_figures() -> None:
     text = "good  <b>film</b>\n& שלום, bad"
     html = why.html(explained(text))
     words = re.sub(r"<small.*?</small>", "", re.search(r'<p class="words".*?</p>', html, re.DOTALL)[0])  # type: ignore[index]
     assert shown(words) == text
 
 
-def test_what_was_not_read_is_marked_and_told() -> None:
+def test_unread_text_is_marked_with_a_note() -> None:
     html = why.html(explained("good " * 9))
     assert '<span class="unread"> good good good </span>' in html
     assert "were cut off" in html
 
 
-def test_of_what_was_not_read_the_beginning_is_shown_and_the_rest_is_counted() -> None:
+def test_beginning_of_unread_text_is_shown_and_the_rest_counted() -> None:
     assert "not read" not in why.html(explained("good"))
     html = why.html(explained("good " * 6 + "x" * 1_234))
     assert f'<span class="unread"> {"x" * 199} <small>… 1,035 more characters that were not read</small></span>' in html
@@ -112,7 +110,7 @@ def test_of_what_was_not_read_the_beginning_is_shown_and_the_rest_is_counted() -
     assert f"1,034 more characters that were not read …</small> {'y' * 200}</span> good" in why.html(found)
 
 
-def test_where_no_word_carries_the_answer_the_headline_says_so_first() -> None:
+def test_headline_says_first_that_no_single_word_decides() -> None:
     found = explained("good glad")
     words = tuple(replace(found.words[0], without=found.score - 0.01, attribution=value) for value in (0.1, 0.2, 0.3))
     html = why.html(replace(found, words=words))
@@ -120,7 +118,7 @@ def test_where_no_word_carries_the_answer_the_headline_says_so_first() -> None:
     assert "no single word" not in why.html(found)
 
 
-def test_an_answer_below_the_threshold_is_called_uncertain_beside_its_score() -> None:
+def test_answer_below_the_threshold_is_called_uncertain() -> None:
     found = explained("good")
     assert "0.8808</span> (uncertain): supported" in why.html(found, threshold=0.9)
     assert "uncertain" not in why.html(found, threshold=0.8)
@@ -131,11 +129,11 @@ def test_an_answer_below_the_threshold_is_called_uncertain_beside_its_score() ->
     ("text", "direction"),
     [("good", "ltr"), ("12 good", "ltr"), ("“שלום” good", "rtl"), ("مرحبا", "rtl"), ("12 !? 😡", None)],
 )
-def test_the_first_letter_with_a_direction_gives_that_of_the_text(text: str, direction: str | None) -> None:
+def test_direction_of_a_text_is_that_of_its_first_directed_letter(text: str, direction: str | None) -> None:
     assert why.direction_of(text) == direction
 
 
-def test_what_was_not_tried_has_no_figure() -> None:
+def test_untried_word_has_no_figure() -> None:
     found = explained("good bad")
     found = replace(found, words=(found.words[0], replace(found.words[1], attribution=None, without=None)))
     html = why.html(found)
@@ -143,7 +141,7 @@ def test_what_was_not_tried_has_no_figure() -> None:
     assert "not tried" in html
 
 
-def test_the_delta_of_gradients_is_shown() -> None:
+def test_convergence_delta_of_gradients_is_shown() -> None:
     found = replace(
         explained(), method=GRADIENTS, baseline_log_odds=-1.0, convergence_delta=0.0123, n_steps=64, converged=False
     )
@@ -152,15 +150,15 @@ def test_the_delta_of_gradients_is_shown() -> None:
     assert "treat them as rough" in text
 
 
-def test_a_label_other_than_the_models_is_named_so() -> None:
+def test_label_other_than_the_predicted_one_is_pointed_out() -> None:
     assert "(the model predicts negative)" in why.html(explained("bad"))
 
 
-def test_a_word_that_stands_there_twice_is_named_once() -> None:
+def test_repeated_word_is_named_once() -> None:
     assert shown(why.html(explained("good good"))).split(".")[1].endswith("supported most by good")
 
 
-def test_a_text_of_which_no_word_matters_is_no_reason_to_divide_by_zero() -> None:
+def test_text_without_effective_words_does_not_divide_by_zero() -> None:
     assert "no word has a noticeable effect" in why.html(explained("this that"))
 
 
@@ -179,22 +177,22 @@ def record(low: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("low", "said"), [(0.1, "✓ beats random words"), (-0.1, "? no better than random words")])
-def test_the_badge_says_whether_the_words_named_first_matter_more_than_random_ones(low: float, said: str) -> None:
+def test_badge_says_whether_the_top_words_beat_random_ones(low: float, said: str) -> None:
     text = shown(why.html(explained(), record(low)))
     assert said in text
     assert "lowers the confidence by 0.300 on average, removing as many random words by 0.100" in text
 
 
-def test_a_model_that_was_not_checked_has_no_badge() -> None:
+def test_unchecked_model_has_no_badge() -> None:
     assert "badge" not in why.html(explained())
 
 
-def test_gradients_on_another_runtime_than_pytorch_are_refused_with_the_way_out(given: Models) -> None:
+def test_gradients_on_other_runtimes_are_refused_with_a_remedy(given: Models) -> None:
     html = why.explain(given, "good", "int8", None, lambda: True, "sentiment", GRADIENTS, *[why.PREDICTED] * 2)
     assert "Choose the PyTorch runtime" in html
 
 
-def test_the_badge_belongs_to_this_very_model(given: Models, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_badge_requires_a_check_of_this_model(given: Models, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made = record(0.1) | {"model": {"name": "fake", "digest": faithfulness.model_digest(given.bundle)}}
     monkeypatch.setattr(why, "FAITHFULNESS", tmp_path / "f.json")
     asked = (given, "good", "int8", None, lambda: True, "sentiment", "occlusion", *[why.PREDICTED] * 2)
@@ -324,7 +322,7 @@ ORDER = """([element, words]) => {
         "שלום: עולם good glad 12",
     ],
 )
-def test_words_of_two_directions_stand_in_the_order_of_the_same_text_without_figures(visit: Visit, text: str) -> None:
+def test_figures_do_not_change_the_order_of_mixed_directions(visit: Visit, text: str) -> None:
     ask_why(visit, text)
     words = re.findall(r"\w+", text)
     plain = visit.page.evaluate_handle(

@@ -22,7 +22,7 @@ from gradio_client.utils import strip_invalid_filename_characters
 from starlette.datastructures import MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference.api.middleware import SEGMENT, refuse_websocket
@@ -37,7 +37,7 @@ MAX_CHARS = 100_000  # of an argument: five times what the model takes, so that 
 MAX_UPLOADS = 8
 MAX_UPLOADS_PER_ADDRESS = 2  # of one address
 MAX_UPLOAD_S = 30  # for a whole upload to arrive
-RETRY_AFTER_S = 5
+RETRY = {"Retry-After": "5"}
 SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
 SERVED = re.compile(
     rf"/(|config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static|svelte)(/{SEGMENT})+)"
@@ -53,18 +53,8 @@ UPLOADING = "Too many files are being uploaded. Try again in a few seconds."
 NOT_ONE_FILE = f"An upload must be a form with one file of at most {MAX_UPLOAD_MB} MB in the field files."
 
 
-class Refused(Exception):
+class Refused(HTTPException):
     """The gate answers this request with an error."""
-
-    def __init__(self, status: int, message: str, retry_after_s: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.retry_after_s = retry_after_s
-
-    @property
-    def response(self) -> Response:
-        headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
-        return JSONResponse({"detail": str(self)}, self.status, headers)
 
 
 class PageGate:
@@ -102,11 +92,11 @@ class PageGate:
         scope = {**scope, "headers": headers}
         try:
             await self._route(scope, receive, send)
-        except Refused as refused:
-            await refused.response(scope, receive, send)
         except Busy as busy:
-            status = 429 if busy.of_client else 503
-            await Refused(status, str(busy), RETRY_AFTER_S).response(scope, receive, send)
+            await JSONResponse({"detail": str(busy)}, 429 if busy.of_client else 503, RETRY)(scope, receive, send)
+        except Refused as refused:
+            answer = JSONResponse({"detail": refused.detail}, refused.status_code, refused.headers)
+            await answer(scope, receive, send)
         except ClientDisconnect:
             pass  # there is nobody to answer
 
@@ -193,7 +183,7 @@ class PageGate:
 
         async def with_wait(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] == 503:
-                message["headers"] = [*message["headers"], (b"retry-after", str(RETRY_AFTER_S).encode())]
+                message["headers"] = [*message["headers"], (b"retry-after", RETRY["Retry-After"].encode())]
             await send(message)
 
         await self.app({**scope, "headers": headers.raw}, again, with_wait)
@@ -209,7 +199,7 @@ class PageGate:
                 if len(body) > MAX_QUESTION_BYTES:
                     raise Refused(413, f"A question has at most {MAX_QUESTION_BYTES:,} bytes.")
                 if self._reading > MAX_READING_BYTES:
-                    raise Refused(503, BUSY, RETRY_AFTER_S)
+                    raise Refused(503, BUSY, RETRY)
             yield body
         finally:
             self._reading -= len(body)
@@ -282,7 +272,7 @@ class PageGate:
         """Accept one file. Gradio's own route accepts a thousand and keeps interrupted ones."""
         with self._uploads.place(scope["client"][0] if scope["client"] else ""):
             if not await asyncio.to_thread(self.files.make_room):
-                raise Refused(503, NO_ROOM, RETRY_AFTER_S)
+                raise Refused(503, NO_ROOM, RETRY)
             try:
                 async with (
                     asyncio.timeout(MAX_UPLOAD_S),
@@ -294,6 +284,8 @@ class PageGate:
                     path = await asyncio.to_thread(self._keep, file)
             except TimeoutError:
                 raise Refused(408, f"The upload did not arrive within {MAX_UPLOAD_S} s.") from None
+            except Refused:
+                raise
             except HTTPException:  # not a form, or an incomplete one
                 raise Refused(400, NOT_ONE_FILE) from None
         await JSONResponse([str(path)])(scope, receive, send)

@@ -152,34 +152,52 @@ def test_unheard_questions_are_dropped_when_old_or_too_many(asked: Asked, monkey
     assert len(asked.queue.event_ids_to_events) == 2
 
 
-def test_questions_of_a_listener_that_has_gone_are_dropped(asked: Asked) -> None:
+def after(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    later = time.monotonic() + seconds
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: later)
+
+
+def test_questions_of_a_listener_that_has_gone_are_dropped(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     waits, other = asked.ask("a"), asked.ask("b")
     asked.listen(waits)
     asked.listen(other)
     asked.queue.stop_listening("a", is_gone=True)
+    after(monkeypatch, waiting.RETURN_S + 0.1)
+    asked.queue._forget_unheard()
     assert not asked.queue.is_known("a")
+    assert not asked.queue._left_at
     assert asked.queue.session_of(waits or "") is None
     assert asked.next() == other
     assert asked.next() is None
 
 
-def test_question_asked_while_a_stream_ends_is_kept(asked: Asked) -> None:
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_question_asked_while_a_stream_ends_is_kept(
+    asked: Asked, is_gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = asked.ask("a")
     asked.listen(first)
     asked.next()
     second = asked.ask("a")
-    asked.queue.stop_listening("a", is_gone=False)
+    asked.queue.stop_listening("a", is_gone=is_gone)
     assert asked.queue.is_known("a")
+    assert asked.next() is None  # nobody listens yet
     asked.listen(second)
+    after(monkeypatch, waiting.RETURN_S + 0.1)
+    asked.queue._forget_unheard()
     assert asked.next() == second
 
 
-def test_running_question_is_cancelled_when_its_listener_has_gone(asked: Asked) -> None:
+def test_running_question_is_cancelled_when_its_listener_has_gone(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
     event = asked.ask("a")
     asked.listen(event)
     taken: Any = asked.queue.get_events()
     asked.queue.active_jobs = [taken[0], None]
     asked.queue.stop_listening("a", is_gone=True)
+    after(monkeypatch, waiting.RETURN_S + 0.1)
+    asked.queue._forget_unheard()
     assert not taken[0][0].alive
 
 

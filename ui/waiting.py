@@ -23,6 +23,7 @@ import gradio as gr
 from gradio.queueing import Event, EventQueue, Queue
 
 MAX_UNHEARD_S = 10
+RETURN_S = 2  # a page closes its stream after the last answer, and opens another for a question asked at that moment
 MAX_UNHEARD = 256
 MAX_UNHEARD_BYTES = 16_000_000
 MAX_PER_SESSION = 16
@@ -47,6 +48,7 @@ class FairQueue(Queue):  # type: ignore[misc]
         )
         self.ANALYTICS_MAX_EVENTS = 1  # the monitoring page is off
         self._listeners: Counter[str] = Counter()
+        self._left_at: dict[str, float] = {}  # session -> when its last listener disconnected
         self._turns = itertools.count(1)
         # Lane, address, and address with session -> its last turn.
         self._last_turn: OrderedDict[Any, int] = OrderedDict()
@@ -55,18 +57,22 @@ class FairQueue(Queue):  # type: ignore[misc]
     def start_listening(self, session: str) -> None:
         """Note that somebody listens for the answers of this session."""
         self._listeners[session] += 1
+        self._left_at.pop(session, None)
 
     def stop_listening(self, session: str, is_gone: bool) -> None:
-        """Note that a listener stopped, and drop what nobody waits for any more.
+        """Note that a listener stopped, and drop what nobody waits for.
 
         Args:
-            is_gone: whether it left before the last answer; else the stream ended, and another may follow.
+            is_gone: whether it disconnected before the last answer: its questions are dropped unless another listener
+                follows within `RETURN_S`.
         """
         self._listeners[session] -= 1
         if self._listeners[session] <= 0:
             del self._listeners[session]
-            if is_gone or not self._has_events(session):
+            if not self._has_events(session):
                 self._forget(session)
+            elif is_gone:
+                self._left_at[session] = time.monotonic()
 
     def session_of(self, event_id: str) -> str | None:
         """Return the session of a question, or None if it is unknown."""
@@ -140,7 +146,7 @@ class FairQueue(Queue):  # type: ignore[misc]
         return itertools.chain.from_iterable(lane.queue for lane in self.event_queue_per_concurrency_id.values())
 
     def _forget_unheard(self) -> None:
-        """Drop questions without a listener: old ones, and if too many remain, those of the busiest address."""
+        """Drop questions without a listener: old ones, those of clients that left, too many of the busiest address."""
         self._looked_at = time.monotonic()
         unheard = [event for event in self._waiting() if not self._is_heard(event)]
         for event in [event for event in unheard if self._looked_at - event.enqueue_time > MAX_UNHEARD_S]:
@@ -151,9 +157,12 @@ class FairQueue(Queue):  # type: ignore[misc]
             event = next(event for event in unheard if event.address == counts.most_common(1)[0][0])
             self._remove(event)
             unheard.remove(event)
+        left = {session for session, at in self._left_at.items() if self._looked_at - at > RETURN_S}
         for session in list(self.pending_messages_per_session):
-            if session not in self._listeners and not self._has_events(session):
+            if session in left or (session not in self._listeners and not self._has_events(session)):
                 self._forget(session)
+        for session in left:
+            del self._left_at[session]
 
     def _has_events(self, session: str) -> bool:
         """Return whether a question of this session waits or runs."""

@@ -61,10 +61,12 @@ def _differences(receipts: Sequence[Receipt]) -> list[str]:
     """Say why the sections cannot be compared with each other."""
     reasons: dict[str, list[Any]] = {
         "The measurements are of different models.": [json.dumps(one["model"], sort_keys=True) for one in receipts],
-        "They were made on different processors or with different numbers of threads.": [
+        "The measurements were made on different processors or with different numbers of threads.": [
             (one["machine"]["cpu"], one["settings"]["threads"]) for one in receipts
         ],
-        "They are of different rows.": [(one["data"]["sha256"], *one["data"]["row_numbers"]) for one in receipts],
+        "The measurements are of different rows.": [
+            (one["data"]["sha256"], *one["data"]["row_numbers"]) for one in receipts
+        ],
     }
     return [reason for reason, values in reasons.items() if len(set(values)) > 1]
 

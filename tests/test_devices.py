@@ -19,7 +19,8 @@ from inference.artifacts.cache import obtain
 from inference.backends import LoadOptions, Logits, OutOfMemory, retry_in_smaller_batches
 from inference.errors import InputError, MissingDependencyError
 from inference.formats.bundle import Bundle
-from inference.onnx.backend import CUDA, Graph, OnnxBackend, check_cuda
+from inference.onnx import Graph
+from inference.onnx.backend import CUDA, OnnxBackend, check_cuda
 from inference.pytorch.backend import Buckets, TorchBackend
 from inference.pytorch.huggingface import load_served
 from inference.pytorch.network import best_dtype, cast_encoder, use_sdpa

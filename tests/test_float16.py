@@ -15,7 +15,8 @@ from inference import load
 from inference.artifacts.cache import obtain
 from inference.errors import ExportError
 from inference.formats.bundle import Bundle
-from inference.onnx.backend import Graph, OnnxBackend
+from inference.onnx import Graph
+from inference.onnx.backend import OnnxBackend
 from inference.onnx.float16 import to_float16
 
 

@@ -15,8 +15,9 @@ from inference.artifacts.cache import find
 from inference.backends import BACKENDS, LoadOptions
 from inference.compare.footprint import footprint
 from inference.formats.bundle import Bundle
+from inference.onnx import Graph
 from inference.onnx import backend as onnx_backend
-from inference.onnx.backend import Graph, OnnxBackend
+from inference.onnx.backend import OnnxBackend
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ HOMES = {
     "transformers": {"pytorch.*", "artifacts.importing", "formats.tokenizer"},
     "peft": {"pytorch.*"},
     "onnx": {"onnx.*", "artifacts.export", "compare.footprint"},
-    "onnxruntime": {"onnx.*"},
+    "onnxruntime": {"onnx", "onnx.*"},
     "sklearn": {"compare.metrics", "compare.results"},
     "scipy": {"compare.stats", "compare.diff", "explain.agreement", "explain.faithfulness"},
     "jsonschema": {"compare.receipt"},

@@ -39,7 +39,7 @@ from inference.formats.tokenizer import TOKENIZER
 from inference.jobs import Progress
 
 if TYPE_CHECKING:
-    from inference.onnx.backend import Graph
+    from inference.onnx import Graph
 
 TOOLS = ("torch", "transformers", "peft", "onnx", "onnxruntime")
 # The source that the files depend on, and the parity report (the last two): a change of it makes a new artefact.
@@ -72,7 +72,7 @@ class Artifact:
 
     def read(self, backend: str) -> Graph:
         """Read the model for "onnx" or "int8"; the bytes that were verified are the bytes that run."""
-        from inference.onnx.backend import Graph
+        from inference.onnx import Graph
 
         path = self.folder / RUNTIMES[backend].file
         digests = {name: entry["sha256"] for name, entry in self.manifest["files"].items()}

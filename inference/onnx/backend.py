@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
 import onnxruntime
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from inference.backends import LoadOptions, Logits, OutOfMemory, retry_in_smaller_batches
 from inference.errors import BundleError, InputError, MissingDependencyError, importing
 from inference.formats.bundle import Bundle
+from inference.onnx import Graph
 
 log = logging.getLogger(__name__)
 
@@ -22,23 +22,6 @@ FULL = ("failed to allocate memory", "out of memory", "alloc_failed")  # in its 
 MAX_SECOND_SESSION_BYTES = 500_000_000
 LOGITS = "logits"  # the usual name of a classifier's output
 OUTPUT_PREFIX = "logits_"  # of a task's output: logits_<task>
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A checked graph, ready for a session."""
-
-    model: bytes
-    weights: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
-    """Tensors that did not fit into `model`; empty below 2 GB."""
-
-    def attach(self, options: onnxruntime.SessionOptions) -> None:
-        """Add the weights to the options of a new session of `model`.
-
-        The session does not copy them: keep this object for as long as the session.
-        """
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in self.weights.values()]
-        options.add_external_initializers(list(self.weights), values)
 
 
 def check_device(options: LoadOptions) -> None:

@@ -14,7 +14,7 @@ from inference.errors import ExportError
 from inference.onnx.graph import subgraphs
 
 if TYPE_CHECKING:
-    from inference.onnx.backend import Graph
+    from inference.onnx import Graph
 
 # It warns of every dimension that it cannot infer; only types are needed here.
 logging.getLogger("onnxruntime.tools.symbolic_shape_infer").setLevel(logging.ERROR)

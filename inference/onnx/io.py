@@ -20,7 +20,7 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from inference.errors import BundleError, ExportError
 from inference.formats.files import inside
-from inference.onnx.backend import Graph
+from inference.onnx import Graph
 from inference.onnx.graph import graphs_of
 
 LIMIT = 2**31 - 1  # bytes of one protobuf message

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from inference.errors import ExportError
-from inference.onnx.backend import Graph
+from inference.onnx import Graph
 from inference.onnx.graph import (
     MICROSOFT,
     Array,

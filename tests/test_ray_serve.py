@@ -18,10 +18,7 @@ from served import PATIENCE_S, Served
 
 from inference.artifacts.cache import default_cache
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray: requirements-scale.txt"),
-]
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray: requirements-scale.txt")
 LOST = ("Cannot listen on", "Failed to bind to address")  # by the command, or by Ray Serve a moment later
 WORDS = ["lovely", "dreadful", "boring", "wonderful"]
 
@@ -38,6 +35,7 @@ def started(demo: Path, demo_cache: Path, tmp_path_factory: pytest.TempPathFacto
     return on_a_free_port(lambda port: Served([*command, str(port)], here), *LOST)
 
 
+@pytest.mark.ray
 def test_local_cluster_serves_the_api_until_sigterm(started: Served) -> None:
     key = {"X-API-Key": "sesame"}
     with started as server:

@@ -51,6 +51,7 @@ def change(receipt: dict[str, Any], *path: Any, value: Any) -> bytes:
         (("backends", "int8", "predictions", "mood", "label_ids"), [1], "not an answer of every backend"),
         (("settings", "backends"), ["pytorch", "tensorflow"], "measures .*, a runtime that this version does not have"),
         (("data", "sha256"), "../../etc/passwd", "at data/sha256"),
+        (("settings", "dtypes"), {"int8": "bfloat16"}, "int8 cannot have been measured in bfloat16"),
         (("latency", "blocks"), [], "at latency/blocks"),
         (("results", "speedup"), {}, "damaged: at results/speedup"),
         (

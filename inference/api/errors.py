@@ -68,8 +68,10 @@ def add_handlers(app: FastAPI) -> None:
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "another method")
             return error_response(ApiError(405, "method_not_allowed", f"This path takes {allowed}."), error.headers)
-        message = f"No such path. Available: {', '.join(addresses(request))}."
-        return error_response(ApiError(error.status_code, "not_found", message), error.headers)
+        if error.status_code == 404:
+            message = f"No such path. Available: {', '.join(addresses(request))}."
+            return error_response(ApiError(404, "not_found", message), error.headers)
+        return error_response(ApiError(error.status_code, "refused", "The request cannot be answered."), error.headers)
 
     kinds: tuple[Any, ...] = (ApiError, HTTPException, Exception)  # the last goes on to the server, which logs it
     for kind in kinds:

@@ -35,10 +35,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        error = ApiError(413, "too_large", f"The body is larger than {self.max_bytes:,} bytes. Send fewer texts.")
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not length.isdigit() or int(length[:20]) > self.max_bytes:
-            await refuse(error, receive, send)
+            await refuse(self._too_large(), receive, send)
             return
         received, has_started = 0, False
 
@@ -47,7 +46,7 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_bytes:
-                raise error
+                raise self._too_large()
             return message
 
         async def watched(message: Message) -> None:
@@ -63,7 +62,10 @@ class BodyLimit:
             if received <= self.max_bytes:
                 raise
         if received > self.max_bytes and not has_started:
-            await refuse(error, receive, send)
+            await refuse(self._too_large(), receive, send)
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, "too_large", f"The body is larger than {self.max_bytes:,} bytes. Send fewer texts.")
 
 
 async def refuse(error: ApiError, receive: Receive, send: Send) -> None:

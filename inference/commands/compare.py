@@ -31,7 +31,8 @@ def add(commands: Any) -> None:
         type=names,
         help=f"comma-separated, of {', '.join(BACKENDS)} (default: all that the model has)",
     )
-    p.add_argument("--dtype", choices=RUNTIMES["pytorch"].dtypes["cpu"], help="of PyTorch (default: float32)")
+    choices = {dtype for r in RUNTIMES.values() if len(r.dtypes["cpu"]) > 1 for dtype in r.dtypes["cpu"]}
+    p.add_argument("--dtype", choices=sorted(choices), help="of the backends that have a choice (default: float32)")
     p.add_argument("--threads", type=int, help="CPU threads per backend (default: all cores)")
     p.add_argument("--quick", action="store_true", help="take under a minute: fewer samples, at most 500 rows")
     p.add_argument("--rows", type=int, help="measure a random sample of this many rows (default: all)")

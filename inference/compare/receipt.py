@@ -158,7 +158,11 @@ def _check_lengths(receipt: Receipt, name: str) -> None:
     data = receipt["data"]
     rows = len(data["row_numbers"])
     lists = [data["tokens"], *data["labels"].values(), *([data["texts"]] if data["texts"] is not None else [])]
-    for backend in receipt["settings"]["backends"]:
+    settings = receipt["settings"]
+    for backend, dtype in settings.get("dtypes", {}).items():
+        if backend not in settings["backends"] or dtype not in RUNTIMES[backend].dtypes["cpu"]:
+            raise InputError(f"{name} is damaged: {backend} cannot have been measured in {dtype}. {AGAIN}")
+    for backend in settings["backends"]:
         for task in data["labels"]:
             predictions = receipt["backends"].get(backend, {}).get("predictions", {}).get(task, {})
             lists += [predictions.get("label_ids", []), predictions.get("confidence", [])]

@@ -28,13 +28,16 @@ def check_device(options: LoadOptions) -> None:
     """Raise InputError or MissingDependencyError if ONNX Runtime cannot use this device."""
     if options.device != "cpu":
         check_cuda(options.device)
+        if options.dtype != "float32":
+            with importing("ONNX on a GPU", "onnx"):
+                import inference.onnx.float16  # noqa: F401
 
 
 def open_backend(bundle: Bundle, options: LoadOptions, graph: Graph, base: object) -> OnnxBackend:
     """Open a built graph, on a GPU in float16 unless `dtype` is float32; see `Runtime.module`."""
     if options.device != "cpu" and options.dtype != "float32":
-        with importing("ONNX on a GPU", "onnx"):
-            from inference.onnx.float16 import to_float16
+        from inference.onnx.float16 import to_float16
+
         graph = to_float16(graph)
     return OnnxBackend(options.backend, graph, options.threads, options.device)
 

@@ -27,6 +27,8 @@ from inference.jobs import Cancelled, Lane, Progress
 
 # Texts and tokens per forward pass: a CPU is busy with few, a GPU needs many, and a spread model leaves little memory.
 BATCHING = {"cpu": (32, 2048), "cuda": (256, 65_536), "auto": (32, 8192)}
+EXPLAIN_S = 10.0  # time limit of an explanation; others wait for it
+_log = logging.getLogger(__name__)
 
 
 def load(
@@ -197,10 +199,6 @@ def _export(
         int8=artifact.folder / RUNTIMES["int8"].file if quantize else None,
         external_data=external_data,
     )
-
-
-_log = logging.getLogger(__name__)
-EXPLAIN_S = 10.0  # time limit of an explanation; others wait for it
 
 
 class Models:

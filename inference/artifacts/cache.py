@@ -33,7 +33,7 @@ from inference.errors import (
     importing,
 )
 from inference.formats.bundle import Bundle
-from inference.formats.files import check_digest, sha256
+from inference.formats.files import check_digest, sha256, sync
 from inference.formats.identity import check_same, content_key, digest
 from inference.formats.tokenizer import TOKENIZER
 from inference.jobs import Progress
@@ -259,8 +259,8 @@ def _fill(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -
     }
     write_manifest(folder / MANIFEST, manifest)
     for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)
 
 
 def model_sizes(bundle: Bundle, artifact: Artifact | None, base: Path | None = None) -> dict[str, int]:
@@ -281,13 +281,3 @@ def model_sizes(bundle: Bundle, artifact: Artifact | None, base: Path | None = N
         except (InferenceError, OSError):
             continue  # ONNX and INT8 are served without the base
     return sizes
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt":  # cannot open folders, nor flush read-only handles
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference import cpu
 from inference.backends import BACKENDS, RUNTIMES, check_backend
-from inference.commands.options import add_model_command
+from inference.commands.options import add_model_command, names
 from inference.errors import InputError
 from inference.formats.describe import describe
 from inference.jobs import Progress
@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
     p.add_argument("file", type=Path, metavar="IN", help="a .csv, .jsonl or .parquet file")
     p.add_argument("--out", type=Path, required=True, help="the file to write; an existing file is replaced at the end")
     p.add_argument("--text-column", help="default: the column named like texts, such as text, or the only one")
-    p.add_argument("--tasks", help="comma-separated (default: all)")
+    p.add_argument("--tasks", type=names, help="comma-separated (default: all)")
     p.add_argument("--backend", choices=BACKENDS, help=f"runtime (default: {DEFAULT}, else the model's first)")
     p.add_argument("--threshold", type=float, help="uncertain below this confidence (default: the model's own)")
     p.add_argument("--format", choices=FORMATS, help="default: that of the extension of OUT, or of IN if OUT has none")
@@ -65,7 +65,7 @@ def score(args: argparse.Namespace) -> None:
         source=args.file,
         out=args.out,
         text_column=args.text_column,
-        tasks=tuple(name.strip() for name in args.tasks.split(",")) if args.tasks else None,
+        tasks=tuple(args.tasks) if args.tasks else None,
         threshold=args.threshold,
         all_scores=args.all_scores,
         format=args.format,

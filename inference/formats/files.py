@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import struct
 import time
@@ -66,6 +67,17 @@ def _remembered(what: str, path: Path, read: Callable[[Path], Any]) -> Any:
     if status == status_of(path) and started - max(status[-2:]) > SETTLED_NS:
         _values[key] = (status, value)
     return value
+
+
+def sync(path: Path) -> None:
+    """Write a file or the entries of a folder through to the disk; does nothing on Windows."""
+    if os.name == "nt":  # cannot open folders, nor flush read-only handles
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def status_of(path: Path) -> tuple[int, ...]:

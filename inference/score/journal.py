@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from inference.errors import InputError
+from inference.formats.files import sync
 from inference.score.annotate import Tally
 
 JOURNAL, LOCK, WHOLE, STRAY = "journal.jsonl", "lock", "whole", ".tmp"
@@ -90,9 +91,9 @@ class Journal:
         whole = self.folder / WHOLE
         write(whole, join)
         whole.replace(self.out)
-        _sync_folder(self.out.parent)
+        sync(self.out.parent)
         self._path.unlink()  # first: parts without a journal are ignored, a journal without its parts is not
-        _sync_folder(self.folder)
+        sync(self.folder)
         self._begun = False
         self._remove()
 
@@ -167,7 +168,7 @@ def write(path: Path, fill: Callable[[BinaryIO], object], stray: Path | None = N
     except BaseException:
         stray.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def free_name(path: Path) -> Path:
@@ -188,13 +189,3 @@ def _line(document: Mapping[str, Any]) -> bytes:
 def _flush(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name == "nt":  # a folder cannot be opened there
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from inference.formats.architectures import ARCHITECTURES
+from inference.formats.architectures import HEAD_WEIGHT
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS, *(f"##{x}" for x in LETTERS)]
@@ -109,7 +109,7 @@ def classifier(folder: Path, kind: str = "bert", labels: tuple[str, ...] = ("bad
     named = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     model = AutoModelForSequenceClassification.from_config(config(kind, **{**named, **fields}))
     spread(model)
-    spread_answers(model, ARCHITECTURES[kind].head.removesuffix(".weight"))
+    spread_answers(model, next(filter(HEAD_WEIGHT.search, model.state_dict())).removesuffix(".weight"))
     model.save_pretrained(folder)
     write_tokenizer(folder)
     return folder

@@ -36,7 +36,7 @@ def scores(model: Path, backend: str, cache: Path, **options: Any) -> Any:
 def test_a_hugging_face_classifier_answers_as_in_transformers(kind: str, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    from inference.formats.architectures import ARCHITECTURES
+    from inference.formats.architectures import FUSED
 
     folder = foreign.classifier(tmp_path / "model", kind)
     expected = foreign.by_hand(AutoModelForSequenceClassification.from_pretrained(folder), folder)
@@ -45,7 +45,7 @@ def test_a_hugging_face_classifier_answers_as_in_transformers(kind: str, tmp_pat
     assert np.abs(scores(folder, "onnx", tmp_path)["label"] - expected).max() < 1e-4
     assert np.abs(scores(folder, "int8", tmp_path)["label"] - expected).max() < 0.25
     fused = obtain(describe(folder), tmp_path).manifest["fused"]
-    if ARCHITECTURES[kind].fuses:
+    if kind in FUSED:
         assert fused["Attention"] == 2
     else:
         assert fused.get("Attention", 0) < 2

@@ -26,9 +26,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from inference.artifacts.rapidfit import RapidFitHeads, read_heads, shown
 from inference.errors import BundleError, InputError
-from inference.formats.architectures import check_config, check_no_code, check_size, max_positions
+from inference.formats.architectures import check_config, check_no_code, max_positions
 from inference.formats.bundle import ENCODER, FORMAT, HEADS_FILE, SINGLE, Bundle
-from inference.formats.files import TOKENIZER_CONFIG, TOKENIZERS, check_bytes, count_stored, inside, read_json, sha256
+from inference.formats.files import TOKENIZER_CONFIG, TOKENIZERS, check_bytes, inside, read_json, sha256, tensors
 from inference.formats.tokenizer import TOKENIZER, convert_tokenizer
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def import_rapidfit(folder: str | Path, out: str | Path, max_length: int | None 
         if not weights.exists():
             stored = _needed(source, "pytorch_model.bin", "not an encoder: it has no model.safetensors either")
             _save(_tensors(_read(stored, WEIGHTS_BYTES), stored), weights)
-        check_size(config, count_stored([weights]), source / "config.json")
+        tensors(weights)  # raises if the file is not complete
         _write_tokenizer(source, encoder)
         positions = max_positions(config)
         if max_length is None:

@@ -17,7 +17,7 @@ from inference.artifacts.cache import default_cache, find
 from inference.artifacts.manifest import REBUILD
 from inference.commands.options import add_model_command, print_json
 from inference.errors import BundleError, InferenceError, importing
-from inference.formats.architectures import ARCHITECTURES, max_positions
+from inference.formats.architectures import HEAD_WEIGHT, HEADS, max_positions
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
 from inference.formats.files import inside, read_json, tensors
@@ -67,11 +67,11 @@ def _findings(model: str | Path, base: Path | None, cache: Path | None) -> Itera
         yield _error(str(error))
         return
     config = {} if bundle.format == "onnx" else read_json(inside(home, "config.json"))
+    if bundle.format != "onnx":
+        yield from _check_weights(bundle, home, base)
     if bundle.format in ("transformers", "peft"):
         yield from _check_config(config, bundle.folder if bundle.format == "transformers" else home)
     yield from _check_tokenizer(bundle, config, base)
-    if bundle.format != "onnx":
-        yield from _check_weights(bundle, home, base)
     if "pytorch" in bundle.backends:
         try:
             what = "" if find(bundle, cache or default_cache()) else "ONNX and INT8 are not built yet"
@@ -136,7 +136,7 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> Iterator[Finding]:
             "add the id of the padding token",
         )
     settings = folder / "tokenizer_config.json"
-    if config.get("model_type") not in ARCHITECTURES or not settings.is_file():
+    if not settings.is_file():
         return
     limit = read_json(inside(folder, settings.name), 20_000_000).get("model_max_length")
     positions = max_positions(config)
@@ -228,16 +228,17 @@ def _check_weights(bundle: Bundle, home: Path, base: Path | None) -> Iterator[Fi
         model, missing, unused = load_classifier(home)
     except Exception:  # load_served has reported it
         return
-    head = ARCHITECTURES[model.config.model_type].head
-    if lacking := [name for name in missing if name.startswith(head.partition(".")[0])]:
+    weights = model.state_dict()
+    biases = [name.removesuffix("weight") + "bias" for name in weights if HEAD_WEIGHT.search(name)]
+    if lacking := [name for name in missing if name.startswith(HEADS)]:
         yield _error(
             f"the head is not in the files: {', '.join(lacking)}",
             "transformers would initialize it at random, and the answers would be random too",
             "save the whole model after training: model.save_pretrained",
         )
-    elif not model.state_dict()[head.removesuffix("weight") + "bias"].any():
+    elif zero := [name for name in biases if name in weights and not weights[name].any()]:
         yield _warning(
-            f"{head.removesuffix('weight')}bias is 0 everywhere",
+            f"{zero[0]} is 0 everywhere",
             "that is the initial value: the head may not have been trained",
             "compare a few answers with those from training",
         )

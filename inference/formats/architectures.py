@@ -1,45 +1,48 @@
-"""The known encoder architectures, and the checks that a model's config must pass.
+"""What is known of the architectures of transformers, and the checks that a model's config must pass.
 
-An architecture is listed once a tiny model of it went through PyTorch, ONNX and INT8 in the tests. A config can name
-any class of transformers, and not all of them classify texts.
+There is no list of them: a config may name any `model_type`. The PyTorch room serves those for which transformers
+itself has a text classifier, never code of the folder, and bounds what it builds by what the files hold. ONNX and INT8
+are served without transformers, if they were built.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from inference.errors import BundleError
 from inference.formats.files import TOKENIZER_CONFIG, check_folder, inside, read_json, read_json_in, refuse_code
 
-
-@dataclass(frozen=True)
-class Architecture:
-    """One `model_type` of transformers."""
-
-    head: str = "classifier.weight"
-    """How the name of the tensor ends whose rows are the labels."""
-    fuses: bool = False
-    """ONNX Runtime's optimizer turns every layer's attention into one operator."""
-    taken: int = 0
-    """Positions that no token can have: RoBERTa counts from its padding id."""
-
-
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "bert": Architecture(fuses=True),
-    "roberta": Architecture("classifier.out_proj.weight", True, 2),
-    "xlm-roberta": Architecture("classifier.out_proj.weight", True, 2),
-    "camembert": Architecture("classifier.out_proj.weight", True, 2),
-    "distilbert": Architecture(fuses=True),
-    "electra": Architecture("classifier.out_proj.weight", True),
-    "albert": Architecture(),
-    "deberta": Architecture(),
-    "deberta-v2": Architecture(),
-    "mpnet": Architecture("classifier.out_proj.weight", taken=2),
-    "modernbert": Architecture(),
-}
+# ONNX Runtime's optimizer turns every layer's attention of these into one operator; an export in which it did not is
+# refused. Of all others it fuses what it can.
+FUSED = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra")
+# They count positions from their padding id, so that the first ones can belong to no token.
+COUNT_FROM_PADDING = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "roberta-prelayernorm",
+    "data2vec-text",
+    "mpnet",
+    "longformer",
+    "luke",
+    "ibert",
+    "xmod",
+    "esm",
+)
+# The modules of a classification head, and the last tensor in one: its rows are the labels.
+HEADS = ("classifier", "score", "classification_head", "logits_proj", "sequence_summary", "pooler", "pre_classifier")
+HEAD_WEIGHT = re.compile(
+    r"(^|\.)(score|(classifier|classification_head|score)\.(out_proj|linear_out)|classifier|logits_proj"
+    r"|sequence_summary\.summary)\.weight$"
+)
+# Configs of different architectures have different names for one size.
+POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_encoder_position_embeddings")
+_KIND = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_HEAD_SIZE = re.compile(r"head_(dim|size)|kv_channels")
 # Sizes in a config -> an upper limit well above that of any real model.
 LIMITS = {
     "hidden_size": 16_384,
@@ -61,6 +64,12 @@ LIMITS = {
     "relative_attention_num_buckets": 65_536,
     "pooler_hidden_size": 16_384,
     "conv_kernel_size": 99,
+    # Texts are padded to multiples of these.
+    "attention_window": 65_536,
+    "block_size": 65_536,
+    "lsh_attn_chunk_length": 65_536,
+    "local_attn_chunk_length": 65_536,
+    "num_hashes": 64,
 }
 # Sizes that are 0 or -1 in a model without the part.
 ABSENT = ("type_vocab_size", "position_buckets", "max_relative_positions", "conv_kernel_size")
@@ -68,30 +77,31 @@ MAX_NUMBER = 10_000_000  # of any number in a config, whose sizes may have names
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
-    """Raise BundleError unless this is the config of a known architecture, of a plausible size, without custom code."""
+    """Raise BundleError unless this is the config of a model of a plausible size, without custom code."""
     without_labels = {key: value for key, value in config.items() if key not in ("id2label", "label2id")}
     check_no_code(without_labels, path)
     for name, value in _entries(without_labels):
-        if isinstance(value, int) and abs(value) > MAX_NUMBER:
-            raise BundleError(
-                f"{path}: {name[:60]} is {str(value)[:30]}, above the limit of {MAX_NUMBER:,}. Restore it."
-            )
+        limit = LIMITS.get(name, MAX_NUMBER)
+        if isinstance(value, int) and abs(value) > limit and not name.endswith("theta"):  # a base of powers
+            raise BundleError(f"{path}: {name[:60]} is {str(value)[:30]}, above the limit of {limit:,}. Restore it.")
     if config.get("transformers_weights"):
         raise BundleError(
             f"{path} names other files for the weights (transformers_weights). Put them into model.safetensors."
         )
     kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in ARCHITECTURES:
-        raise BundleError(f"{path}: model_type {str(kind)[:60]!r} is not known. Known: {', '.join(ARCHITECTURES)}.")
+    if not isinstance(kind, str) or not _KIND.fullmatch(kind):
+        raise BundleError(f"{path}: model_type {str(kind)[:60]!r} is not the name of an architecture. Restore it.")
     for name, largest in LIMITS.items():
         value, smallest = config.get(name, 1), -1 if name in ABSENT else 1
-        if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
+        values = value if name == "attention_window" and isinstance(value, list) else [value]
+        if not all(type(number) is int and smallest <= number <= largest for number in values):
             raise BundleError(
                 f"{path}: {name} is {str(value)[:60]}; it must be a whole number from {smallest} to {largest:,}."
             )
     hidden = config.get("hidden_size", config.get("dim"))
     heads = config.get("num_attention_heads", config.get("n_heads"))
-    if isinstance(hidden, int) and isinstance(heads, int) and hidden % heads:
+    divides = not any(_HEAD_SIZE.search(name) for name in config)
+    if divides and isinstance(hidden, int) and isinstance(heads, int) and hidden % heads:
         raise BundleError(f"{path}: hidden_size {hidden} cannot be divided among {heads} attention heads. Restore it.")
 
 
@@ -139,29 +149,7 @@ def _entries(raw: Any) -> Iterator[tuple[str, Any]]:
 
 def max_positions(config: Mapping[str, Any]) -> int:
     """Return how many tokens a model has positions for."""
-    return int(config.get("max_position_embeddings", 512)) - ARCHITECTURES[config["model_type"]].taken
-
-
-def check_size(config: Mapping[str, Any], stored: int, path: Path) -> None:
-    """Raise BundleError if a config describes far more weights than the `stored` numbers of its files.
-
-    transformers would allocate the missing ones, at a size that an untrusted file chose.
-    """
-
-    def size(default: int, *names: str) -> int:
-        # Some sizes have two names; do not guess which one transformers uses.
-        return max((max(0, config[name]) for name in names if name in config), default=default)
-
-    hidden = size(768, "hidden_size", "dim")
-    layers = size(12, "num_hidden_layers", "n_layers")
-    if config["model_type"] == "albert":  # its layers share their weights
-        layers = config.get("num_hidden_groups", 1) * config.get("inner_group_num", 1)
-    inner = size(4 * hidden, "intermediate_size", "hidden_dim")
-    table = size(30_000, "vocab_size") + size(512, "max_position_embeddings") + size(0, "max_relative_positions")
-    described = layers * (4 * hidden * hidden + 2 * hidden * inner) + table * (config.get("embedding_size") or hidden)
-    described += hidden * (size(0, "pooler_hidden_size") + hidden * size(0, "conv_kernel_size"))
-    if described > 2 * stored + 1_000_000:  # two 4-bit weights are stored in one number
-        raise BundleError(
-            f"{path} describes about {described:,} weights, and the files hold {stored:,}. They do not belong "
-            "together. Restore the model folder."
-        )
+    named = [config[name] for name in POSITIONS if type(config.get(name)) is int and config[name] > 0]
+    padding = config.get("pad_token_id")
+    counted = config.get("model_type") in COUNT_FROM_PADDING
+    return min(named, default=512) - (1 + (padding if type(padding) is int else 1) if counted else 0)

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 
 from inference.errors import BundleError, InputError
 from inference.formats.adapters import ADAPTER, check_adapter, find_base, read_adapter
-from inference.formats.architectures import ARCHITECTURES, check_size, check_tokenizer, max_positions, read_config
+from inference.formats.architectures import HEAD_WEIGHT, check_tokenizer, max_positions, read_config
 from inference.formats.bundle import ENCODER, MULTI, SINGLE, Base, Bundle, Task, checked_task
 from inference.formats.files import (
     TOKENIZERS,
     VOCABULARIES,
     check_file,
     check_folder,
-    count_stored,
     digest,
     inside,
     read_json,
@@ -149,13 +148,12 @@ def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> 
 
 def _count_labels(folder: Path, config: Mapping[str, Any]) -> int:
     """Return the number of labels of the head that the adapter in `folder` brings."""
-    ending = ARCHITECTURES[config["model_type"]].head
     header = tensors(inside(folder, ADAPTER[1]))
-    head = next((shape for name, (_, shape, _) in header.items() if name.endswith(ending)), ())
+    head = next((shape for name, (_, shape, _) in header.items() if HEAD_WEIGHT.search(name)), ())
     if len(head) != 2:
         raise BundleError(
-            f"The adapter in {folder} has no classification head (no tensor …{ending}), so its answers would be "
-            "random. Save it with modules_to_save=['classifier'], or with task_type='SEQ_CLS'."
+            f"The adapter in {folder} has no classification head (no tensor such as classifier.weight), so its answers "
+            "would be random. Save it with modules_to_save=['classifier'], or with task_type='SEQ_CLS'."
         )
     return head[0]
 
@@ -368,8 +366,8 @@ def _weight_files(folder: Path) -> list[str]:
         if not isinstance(shards, dict) or not all(_SHARD.fullmatch(str(name)) for name in shards.values()):
             raise BundleError(f"{folder / INDEX} is not a list of weight files. Fetch the model again.")
         weights = sorted(set(shards.values()))
-    stored = count_stored(inside(folder, name) for name in weights)
-    check_size(read_json(inside(folder, "config.json")), stored, folder / "config.json")
+    for name in weights:
+        tensors(inside(folder, name))  # raises if the file is not complete
     index = [] if weights == ["model.safetensors"] else [INDEX]
     return ["config.json", *index, *weights, *_tokenizer_files(folder)]
 

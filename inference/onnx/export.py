@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from inference.errors import ExportError
-from inference.formats.architectures import ARCHITECTURES
+from inference.formats.architectures import FUSED
 from inference.onnx.backend import OUTPUT_PREFIX
 from inference.onnx.graph import MICROSOFT
 from inference.onnx.io import LIMIT, save_model
@@ -116,8 +116,7 @@ def _fuse(traced: Path, target: Path, network: nn.Module) -> dict[str, int]:
         del model, tensor
         gc.collect()  # a reference cycle, possibly of gigabytes
     layers = config.num_hidden_layers
-    fuses = ARCHITECTURES[config.model_type].fuses
-    if fuses and (fused["Attention"] != layers or fused["SkipLayerNormalization"] < 2 * layers):
+    if config.model_type in FUSED and (fused["Attention"] != layers or fused["SkipLayerNormalization"] < 2 * layers):
         raise ExportError(
             f"Of {layers} layers, ONNX Runtime fused {fused['Attention']} attentions and "
             f"{fused['SkipLayerNormalization']} layer norms ({dict(fused)}). The graph would run at the unfused speed: "

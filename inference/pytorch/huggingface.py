@@ -11,11 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from inference.errors import BundleError, InputError, MissingDependencyError
-from inference.formats.architectures import ARCHITECTURES
+from inference.formats.architectures import HEADS
 from inference.formats.bundle import Bundle
 from inference.formats.files import read_json, tensors
 from inference.formats.tokenizer import quiet_transformers
-from inference.pytorch.network import as_bundle_error, best_dtype, check_finite, load_network, merge_adapter, quiet_peft
+from inference.pytorch.network import (
+    as_bundle_error,
+    best_dtype,
+    bounded_build,
+    check_architecture,
+    check_finite,
+    load_network,
+    merge_adapter,
+    quiet_peft,
+)
 
 
 class SequenceNetwork(nn.Module):
@@ -158,9 +167,12 @@ def load_merged(bundle: Bundle, base: Path | None = None, device: str = "cpu", d
 def load_classifier(folder: Path, labels: int | None = None, **options: Any) -> tuple[Any, list[str], list[str]]:
     """Load the classifier in a folder; return it, the tensors that are missing, and those that it does not use."""
     from transformers import AutoModelForSequenceClassification
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
+    path = folder / "config.json"
+    check_architecture(read_json(path), MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "text classifier", path)
     sizes = {} if labels is None else {"num_labels": labels}
-    with quiet_transformers(), warnings.catch_warnings():
+    with quiet_transformers(), bounded_build(folder), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model, loading_info = AutoModelForSequenceClassification.from_pretrained(
             folder,
@@ -218,11 +230,7 @@ def _four_bit(home: Path, device: str) -> dict[str, Any]:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.float32 if device == "cpu" else torch.bfloat16,
             # A 4-bit head costs accuracy, and the CPU kernel refuses its few rows.
-            llm_int8_skip_modules=[
-                ARCHITECTURES[config["model_type"]].head.partition(".")[0],
-                "pooler",
-                "pre_classifier",
-            ],
+            llm_int8_skip_modules=list(HEADS),
         )
     return options
 

@@ -285,14 +285,14 @@ class Classifier:
             outputs = self.backend.logits(**feed)
             seconds += time.perf_counter() - started
             for task in tasks:
-                shape, expected = outputs[task].shape, (len(rows), logits[task].shape[1])
+                shape, expected = outputs[task].shape, (len(rows), len(self.tasks[task].outputs))
                 if shape != expected:  # NumPy would broadcast one column to all labels
                     raise BundleError(
                         f"{self.bundle.name}: the {self.backend.name} model gives logits of shape {shape} for task "
                         f"{task!r}, but {expected[0]} texts and {expected[1]} labels need {expected}. Correct its "
                         "labels (id2label), or export it again."
                     )
-                logits[task][rows] = outputs[task]
+                logits[task][rows] = widened(outputs[task])
         return logits, seconds
 
     def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -339,12 +339,18 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int = 0) -> dict[str, NDArray[np.
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def widened(logits: NDArray[Any]) -> NDArray[Any]:
+    """Return logits of two labels for those of a head with one output: the softmax of [0, z] is the sigmoid of z."""
+    return logits if logits.shape[1] > 1 else np.pad(logits, ((0, 0), (1, 0)))
+
+
 def probabilities(logits: NDArray[np.floating], problem_type: str) -> NDArray[np.float64]:
     """Return the softmax of each row, or the sigmoid of each logit if multi-label, in float64 without overflow."""
     wide = logits.astype(np.float64)
     if problem_type == "multi_label_classification":
         small = np.exp(-np.abs(wide))  # never above 1: no overflow on either side
         return np.where(wide >= 0, 1 / (1 + small), small / (1 + small))
+    wide = widened(wide)
     powers = np.exp(wide - wide.max(axis=1, keepdims=True))
     shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return shares

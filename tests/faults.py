@@ -167,7 +167,7 @@ CLASSIFIER_FAULTS = [
     ("head of another shape", labels({"0": "a", "1": "b", "2": "c"}), "3 labels|do not fit"),
     ("weights of another shape", edit(CONFIG, intermediate_size=32), "do not fit"),
     ("regression", edit(CONFIG, problem_type="regression"), "regression"),
-    ("one output", labels({"0": "score"}), "one output"),
+    ("one output", labels({"0": "score"}), "other shapes"),
     ("problem_type unknown", edit(CONFIG, problem_type="poetry"), "problem_type 'poetry'"),
     ("problem_type a list", edit(CONFIG, problem_type=[]), "problem_type"),
     ("stored as GPTQ", edit(CONFIG, quantization_config={"quant_method": "gptq", "bits": 4}), "gptq"),

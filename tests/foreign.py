@@ -151,13 +151,13 @@ def adapter(folder: Path, on: Path, labels: int = 2, seed: int = 2, peft: Any = 
     return folder
 
 
-def peft_model(folder: Path) -> Any:
+def peft_model(folder: Path, **options: Any) -> Any:
     """The adapter as PEFT's own class loads it, unmerged."""
     from peft import AutoPeftModelForSequenceClassification
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return AutoPeftModelForSequenceClassification.from_pretrained(folder)
+        return AutoPeftModelForSequenceClassification.from_pretrained(folder, **options)
 
 
 def by_hand(model: Any, tokenizer_folder: Path, texts: list[str] = TEXTS, max_length: int = 32) -> Any:

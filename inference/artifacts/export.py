@@ -27,7 +27,7 @@ from inference.artifacts import parity
 from inference.assets import calibration_texts, showcase_texts
 from inference.classifier import Classifier, pad
 from inference.errors import BundleError, ExportError, InferenceError, InputError
-from inference.formats.bundle import PROBLEM_TYPES, Bundle, Task
+from inference.formats.bundle import PROBLEM_TYPES, SINGLE, Bundle, Task
 from inference.formats.describe import EXPORT_LIST as LIST
 from inference.formats.files import read_json, sha256
 from inference.formats.tokenizer import save_tokenizer, tokenizer_max_length
@@ -192,13 +192,7 @@ def _write_graphs(source: Path, ending: str, folder: Path, tasks: Mapping[str, T
 
 
 def _config(task: Task, max_tokens: int) -> dict[str, Any]:
-    described = {
-        "id2label": {str(index): label for index, label in enumerate(task.labels)},
-        "label2id": {label: index for index, label in enumerate(task.labels)},
-        "problem_type": task.problem_type,
-        "threshold": task.threshold,
-        "max_length": max_tokens,
-    }
+    described = task.to_config() | {"threshold": task.threshold, "max_length": max_tokens}
     return described if task.out_of_scope is None else {**described, "out_of_scope": task.out_of_scope}
 
 
@@ -217,9 +211,7 @@ def _quantize(source: Path, target: Path, tokenizer_file: Path, path: Path) -> d
     try:
         plain = ForeignGraph("onnx", read_graph(source), threads)
         shapes = {name: values.shape for name, values in plain.logits(**pad(ids[:1], pad_id)).items()}
-        tasks = {
-            name: Task(tuple(map(str, range(shape[-1]))), _kind(path, name), 0.0) for name, shape in shapes.items()
-        }
+        tasks = {name: _unnamed(shape[-1], _kind(path, name)) for name, shape in shapes.items()}
         bundle = Bundle(path.parent, path.stem, tasks, None, limit, None, {}, pad_id=pad_id)
         texts = showcase_texts()
         expected = parity.score_matrix(Classifier(bundle, plain, tokenizer), texts)
@@ -238,6 +230,12 @@ def _quantize(source: Path, target: Path, tokenizer_file: Path, path: Path) -> d
             f"{path} does not run on the calibration texts, which have up to {max(map(len, ids))} tokens ({reason}). "
             f"If it reads fewer, say so in {TOKENIZER_FOLDER}/tokenizer_config.json: model_max_length."
         ) from error
+
+
+def _unnamed(outputs: int, kind: str) -> Task:
+    """Return a task with numbers for labels."""
+    labels = tuple(map(str, range(max(2, outputs))))
+    return Task(labels, kind if outputs > 1 else SINGLE, 0.0, one_output=outputs == 1)
 
 
 def _kind(path: Path, output: str) -> str:

@@ -70,6 +70,7 @@ def _findings(model: str | Path, base: Path | None, cache: Path | None) -> Itera
     if bundle.format != "onnx":
         yield from _check_weights(bundle, home, base)
     if bundle.format in ("transformers", "peft"):
+        yield from _check_activation(config)
         yield from _check_config(config, bundle.folder if bundle.format == "transformers" else home)
     yield from _check_tokenizer(bundle, config, base)
     if "pytorch" in bundle.backends:
@@ -92,11 +93,11 @@ def _check_folder(folder: Path) -> Iterator[Finding]:
 
 def _check_labels(bundle: Bundle) -> Iterator[Finding]:
     for task, spec in bundle.tasks.items():
-        if all(_PLACEHOLDER.fullmatch(label) for label in spec.labels):
+        if all(_PLACEHOLDER.fullmatch(label) for label in spec.outputs):
             where = bundle.folder / bundle.adapters.get(task, ".") / "config.json"
-            names = ", ".join(f'"{i}": "…"' for i in range(min(3, len(spec.labels))))
+            names = ", ".join(f'"{i}": "…"' for i in range(min(3, len(spec.outputs))))
             yield _warning(
-                f"the labels of {task} have no names: {', '.join(spec.labels[:3])}",
+                f"the labels of {task} have no names: {', '.join(spec.outputs[:3])}",
                 "people cannot read the answers (an adapter's own file does not store names)",
                 f"{f'add this to {where}' if where.is_file() else f'create {where}'}: "
                 f'{{"id2label": {{{names}}}}}, in the order used in training',
@@ -115,6 +116,17 @@ def _check_base(bundle: Bundle) -> Iterator[Finding]:
             "the base is stored in 4 bits",
             "PyTorch needs bitsandbytes for this; ONNX and INT8 are built from the dequantised weights",
             "pip install -r requirements-qlora.txt",
+        )
+
+
+def _check_activation(config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Say so if sentence-transformers gives the logit of this cross-encoder, which has one output, as its score."""
+    settings = config.get("sentence_transformers")
+    name = settings.get("activation_fn") if isinstance(settings, dict) else None
+    if str(name or config.get("sbert_ce_default_activation_function")).endswith("Identity"):
+        yield _note(
+            "sentence-transformers gives the logits of this cross-encoder as its scores",
+            "scores here are always probabilities: the sigmoid of one logit, the softmax of several",
         )
 
 

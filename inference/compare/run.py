@@ -164,7 +164,11 @@ def _model_entry(bundle: Bundle) -> dict[str, Any]:
         "files": dict(bundle.files),
         "base": bundle.base and {name: getattr(bundle.base, name) for name in ("hub_id", "revision", "files")},
         "max_tokens": bundle.max_tokens,
-        "tasks": {name: asdict(task) | {"labels": list(task.labels)} for name, task in bundle.tasks.items()},
+        "tasks": {
+            name: {"labels": list(task.labels)}
+            | {field: getattr(task, field) for field in ("problem_type", "threshold", "out_of_scope")}
+            for name, task in bundle.tasks.items()
+        },
     }
 
 

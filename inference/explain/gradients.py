@@ -77,6 +77,8 @@ def integrate(
         progress(min(rows_done / sum(STEPS), 1.0))
         rows_done += len(rows)
         logits: Tensor = forward(rows, masks).double()
+        if logits.shape[1] == 1:  # as `classifier.widened`
+            logits = nn.functional.pad(logits, (1, 0))
         if multi_label:
             return logits[:, label]
         return logits[:, label] - torch.cat([logits[:, :label], logits[:, label + 1 :]], dim=1).logsumexp(1)

@@ -44,6 +44,21 @@ class Task:
     """An answer with less confidence is uncertain."""
     out_of_scope: str | None = None
     """The label that means "none of the others", if there is one."""
+    one_output: bool = False
+    """The network gives one logit, of the second label; the first label is "not …", whose logit is 0."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The label of each logit that the network gives."""
+        return self.labels[1:] if self.one_output else self.labels
+
+    def to_config(self) -> dict[str, Any]:
+        """Return labels and problem type as a config.json of transformers states them."""
+        return {
+            "id2label": {str(index): label for index, label in enumerate(self.outputs)},
+            "label2id": {label: index for index, label in enumerate(self.outputs)},
+            "problem_type": MULTI if self.one_output else self.problem_type,  # a softmax over one logit is always 1
+        }
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from inference.errors import BundleError, InputError
 from inference.formats.adapters import ADAPTER, check_adapter, find_base, read_adapter
 from inference.formats.architectures import HEAD_WEIGHT, check_tokenizer, max_positions, read_config
-from inference.formats.bundle import ENCODER, MULTI, SINGLE, Base, Bundle, Task, checked_task
+from inference.formats.bundle import ENCODER, MULTI, SINGLE, Base, Bundle, Task, check_labels, checked_task
 from inference.formats.files import (
     TOKENIZERS,
     VOCABULARIES,
@@ -315,7 +315,7 @@ def _task(
     if names is None:
         size = config.get("num_labels", 2) if count is None else count
         if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MAX_LABELS:
-            raise BundleError(f"{folder}: num_labels is {str(size)[:60]}; it must be from 2 to {MAX_LABELS:,} labels.")
+            raise BundleError(f"{folder}: num_labels is {str(size)[:60]}; it must be from 1 to {MAX_LABELS:,} labels.")
         names = {str(i): f"LABEL_{i}" for i in range(size)}
     if not isinstance(names, dict) or len(names) > MAX_LABELS:
         raise BundleError(f"{folder}: id2label must be an object of at most {MAX_LABELS:,} labels.")
@@ -325,15 +325,22 @@ def _task(
                 f"{folder}: id2label names {len(names)} labels, and the head has {count}. Correct config.json."
             )
         names = {str(i): f"LABEL_{i}" for i in range(count)}  # these are the base's own placeholders
-    if kind == "regression" or len(names) < 2:
+    if kind == "regression":
         raise BundleError(
-            f"{folder} gives a number instead of a label (regression, or a head with one output). Use a model with two "
-            "labels or more."
+            f"{folder} was trained to predict a number (problem_type: regression), so it has no labels. Use a "
+            "classifier."
         )
+    if not names:
+        raise BundleError(f"{folder}: id2label names no label. Correct its configuration.")
+    one_output = len(names) == 1
     try:
         labels = tuple(names[str(i)] if str(i) in names else names[i] for i in range(len(names)))
         if threshold is None:
-            threshold = 0.5 if kind == MULTI else 0.0
+            threshold = 0.5 if kind == MULTI or one_output else 0.0
+        if one_output:
+            check_labels(labels)
+            task = checked_task((f"not {labels[0]}", *labels), SINGLE, threshold, out_of_scope)
+            return replace(task, one_output=True)
         return checked_task(labels, kind or SINGLE, threshold, out_of_scope)
     except KeyError as missing:
         raise BundleError(f"{folder}: id2label has no entry {missing}; it must count from 0 without a gap.") from None

@@ -106,7 +106,7 @@ def load_served(bundle: Bundle, base: Path | None = None, device: str = "cpu", d
         return load_network(bundle, base)
     switched = len(bundle.adapters) > 1 or bundle.four_bit
     # transformers creates one head, which PEFT copies for every adapter
-    alike = len({len(task.labels) for task in bundle.tasks.values()}) == 1
+    alike = len({len(task.outputs) for task in bundle.tasks.values()}) == 1
     if bundle.four_bit and not alike:
         raise BundleError(
             f"The adapters in {bundle.folder} have different numbers of labels, so they cannot share a base in 4 bits. "
@@ -125,7 +125,7 @@ def load_switched(
     with as_bundle_error(bundle.folder):
         from peft import PeftModel
 
-        model = _load(home, len(bundle.tasks[first].labels), bundle, first, _options(bundle, home, device, dtype))
+        model = _load(home, len(bundle.tasks[first].outputs), bundle, first, _options(bundle, home, device, dtype))
         with quiet_peft():
             warnings.filterwarnings("error", message="Found missing adapter keys")
             switched = PeftModel.from_pretrained(model, str(bundle.folder / bundle.adapters[first]), "task0")
@@ -148,16 +148,16 @@ def load_merged(bundle: Bundle, base: Path | None = None, device: str = "cpu", d
     models: dict[str, Any] = {}
     with as_bundle_error(bundle.folder):
         for task, spec in bundle.tasks.items():
-            model = _load(home, len(spec.labels), bundle, task, _options(bundle, home, device, dtype))
+            model = _load(home, len(spec.outputs), bundle, task, _options(bundle, home, device, dtype))
             if bundle.four_bit:
                 model = model.dequantize().float()
             if bundle.adapters:
                 model = merge_adapter(model, bundle.folder / bundle.adapters[task])
             if models:
                 _share(model, next(iter(models.values())))
-            model.config.id2label = dict(enumerate(spec.labels))
-            model.config.label2id = {label: i for i, label in enumerate(spec.labels)}
-            model.config.problem_type = spec.problem_type
+            model.config.id2label = dict(enumerate(spec.outputs))
+            model.config.label2id = spec.to_config()["label2id"]
+            model.config.problem_type = spec.to_config()["problem_type"]
             models[task] = model
     network = SequenceNetwork(models)
     check_finite(network, bundle.folder)

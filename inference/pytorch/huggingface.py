@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class SequenceNetwork(nn.Module):
 
     def of_task(self, task: str) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
         """As `network.Network.of_task`."""
-        return _alone(self.models[self.tasks.index(task)])
+        return _of_model(self.models[self.tasks.index(task)])
 
     def alone(self) -> list[SequenceNetwork]:
         """Return each task's classifier as a network of its own."""
@@ -50,7 +50,7 @@ class SequenceNetwork(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """As `network.Network.forward`."""
-        return tuple(model(input_ids=input_ids, attention_mask=attention_mask).logits.float() for model in self.models)
+        return tuple(sequence_logits(model, input_ids, attention_mask) for model in self.models)
 
 
 class AdapterNetwork(nn.Module):
@@ -68,19 +68,44 @@ class AdapterNetwork(nn.Module):
     def of_task(self, task: str) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
         """As `network.Network.of_task`; it switches the network to the task."""
         self.model.set_adapter(f"task{self.tasks.index(task)}")
-        return _alone(self.model)
+        return _of_model(self.model.get_base_model())
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """As `network.Network.forward`."""
         logits = []
         for number in range(len(self.tasks)):
             self.model.set_adapter(f"task{number}")
-            logits.append(self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float())
+            logits.append(sequence_logits(self.model.get_base_model(), input_ids, attention_mask))
         return tuple(logits)
 
 
-def _alone(model: Any) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
-    return lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits.float(), model.get_input_embeddings()
+def _of_model(model: Any) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
+    return lambda ids, mask: sequence_logits(model, ids, mask), model.get_input_embeddings()
+
+
+def sequence_logits(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return the logits of a sequence classifier, float32 (batch, labels); a decoder's are those of the last token.
+
+    The last token is the last one of the mask. transformers takes the last id that is not pad_token_id, which can be
+    missing from the config, or the id of a token that a text contains.
+    """
+    head = _token_head(model)
+    if head is None:
+        return cast(Tensor, model(input_ids=input_ids, attention_mask=attention_mask).logits.float())
+    hidden: Tensor = model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
+    positions = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
+    last = (attention_mask * positions).argmax(1).to(hidden.device)
+    return head(hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]).float()
+
+
+def _token_head(model: Any) -> Callable[[Tensor], Tensor] | None:
+    """Return what a decoder applies to the hidden state of a token; None for models that pool by themselves."""
+    if model.config.is_encoder_decoder:
+        return None
+    if model.config.model_type == "modernbert-decoder":
+        return lambda hidden: model.classifier(model.head(hidden))
+    head: Callable[[Tensor], Tensor] | None = model.classifier if model.config.model_type == "ctrl" else None
+    return getattr(model, "score", head)  # in transformers only decoders have a head of this name
 
 
 def load_served(bundle: Bundle, base: Path | None = None, device: str = "cpu", dtype: str | None = None) -> nn.Module:

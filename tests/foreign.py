@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import decoders
 import pytest
 
 from inference.formats.architectures import HEAD_WEIGHT
@@ -74,6 +75,8 @@ def write_tokenizer(folder: Path, max_length: int | None = 32) -> None:
 def config(kind: str, **fields: Any) -> Any:
     from transformers import CONFIG_MAPPING
 
+    if kind in decoders.DECODERS:
+        return decoders.config(kind, **fields)
     return CONFIG_MAPPING[kind](**{**_SIZES, **KINDS[kind], **fields})
 
 
@@ -92,10 +95,17 @@ def spread_answers(model: Any, head: str) -> None:
     import torch
 
     layer = model.get_submodule(head)
+    vectors: list[Any] = []
+    hook = layer.register_forward_hook(lambda _, inputs, __: vectors.append(inputs[0]))
     with torch.no_grad():
         ids = torch.randint(4, len(WORDS), (32, 12))
         logits = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        layer.bias.sub_(logits.mean(0)).div_(logits.std(0))
+        hook.remove()
+        if layer.bias is not None:
+            layer.bias.sub_(logits.mean(0)).div_(logits.std(0))
+        else:  # a decoder's: take the mean vector of the last tokens out of its weights
+            mean = vectors[0][:, -1].mean(0)
+            layer.weight.sub_((layer.weight @ mean)[:, None] * mean / mean.square().sum())
         layer.weight.div_(logits.std(0)[:, None])
 
 
@@ -111,7 +121,7 @@ def classifier(folder: Path, kind: str = "bert", labels: tuple[str, ...] = ("bad
     spread(model)
     spread_answers(model, next(filter(HEAD_WEIGHT.search, model.state_dict())).removesuffix(".weight"))
     model.save_pretrained(folder)
-    write_tokenizer(folder)
+    (decoders.write_tokenizer if kind in decoders.DECODERS else write_tokenizer)(folder)
     return folder
 
 
@@ -125,12 +135,14 @@ def base(folder: Path, kind: str = "bert", **fields: Any) -> Path:
     model = AutoModel.from_config(config(kind, **fields))
     spread(model)
     model.save_pretrained(folder)
-    write_tokenizer(folder)
+    (decoders.write_tokenizer if kind in decoders.DECODERS else write_tokenizer)(folder)
     return folder
 
 
-def adapter(folder: Path, on: Path, labels: int = 2, seed: int = 2, peft: Any = None, **options: Any) -> Path:
-    """A PEFT adapter on the base in `on`, with random weights that are not zero."""
+def adapter(
+    folder: Path, on: Path, labels: int = 2, seed: int = 2, peft: Any = None, head: str = "classifier", **options: Any
+) -> Path:
+    """A PEFT adapter on the base in `on`, with random weights that are not zero. `head` is the module of its labels."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification
@@ -145,8 +157,8 @@ def adapter(folder: Path, on: Path, labels: int = 2, seed: int = 2, peft: Any = 
         with torch.no_grad():
             for name, value in adapted.named_parameters():
                 if value.requires_grad:
-                    value.add_(torch.randn_like(value) * (0.5 if "classifier" in name else 0.1))
-        spread_answers(adapted, "base_model.model.classifier.modules_to_save.default")
+                    value.add_(torch.randn_like(value) * (0.5 if "modules_to_save" in name else 0.1))
+        spread_answers(adapted, f"base_model.model.{head}.modules_to_save.default")
         adapted.save_pretrained(folder)
     return folder
 

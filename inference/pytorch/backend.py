@@ -104,6 +104,10 @@ class TorchBackend:
         self._buckets = buckets
         torch.set_num_threads(threads)
         switches = isinstance(network, AdapterNetwork)
+        # An architecture whose answers padding changes gets rows of equal length, see `proof.prove`.
+        self._pads = getattr(network, "pads", True)
+        if buckets and not self._pads:
+            raise InputError("compile=True pads texts, which would change the answers of this model. Leave it out.")
         if switches and buckets:
             raise InputError("compile=True does not work with several adapters that are switched. Merge them.")
         message = ""
@@ -130,7 +134,16 @@ class TorchBackend:
 
     def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
         """As `Backend.logits`."""
-        return retry_in_smaller_batches(self._forward, input_ids, attention_mask)
+        if self._pads:
+            return retry_in_smaller_batches(self._forward, input_ids, attention_mask)
+        lengths = attention_mask.sum(1)
+        logits: Logits = {}
+        for length in np.unique(lengths):
+            rows = np.flatnonzero(lengths == length)
+            part = retry_in_smaller_batches(self._forward, input_ids[rows, :length], attention_mask[rows, :length])
+            for task, values in part.items():
+                logits.setdefault(task, np.empty((len(lengths), values.shape[1]), np.float32))[rows] = values
+        return logits
 
     def _place(self, network: nn.Module, dtype: str | None) -> None:
         if self.device != "auto" and not has_fixed_device(network):

@@ -18,13 +18,12 @@ from inference.formats.tokenizer import quiet_transformers
 from inference.pytorch.network import (
     as_bundle_error,
     best_dtype,
-    bounded_build,
-    check_architecture,
     check_finite,
     load_network,
     merge_adapter,
     quiet_peft,
 )
+from inference.pytorch.proof import bounded_build, check_architecture, prove
 
 
 class SequenceNetwork(nn.Module):
@@ -158,7 +157,7 @@ def load_switched(
                 switched.load_adapter(str(bundle.folder / bundle.adapters[task]), f"task{number}")
         network = AdapterNetwork(switched, list(bundle.adapters))
     check_finite(network, bundle.folder)
-    return network.eval()
+    return prove(network, bundle)
 
 
 def load_merged(bundle: Bundle, base: Path | None = None, device: str = "cpu", dtype: str | None = None) -> nn.Module:
@@ -186,7 +185,7 @@ def load_merged(bundle: Bundle, base: Path | None = None, device: str = "cpu", d
             models[task] = model
     network = SequenceNetwork(models)
     check_finite(network, bundle.folder)
-    return network.eval()
+    return prove(network, bundle)
 
 
 def load_classifier(folder: Path, labels: int | None = None, **options: Any) -> tuple[Any, list[str], list[str]]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import math
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,16 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
 
 from inference.errors import BundleError, InferenceError, import_failure, import_lock
 from inference.formats.architectures import read_config
-from inference.formats.files import count_stored, read_json, tensors
+from inference.formats.files import count_stored, read_json
 from inference.formats.tokenizer import quiet_transformers
+from inference.pytorch.proof import bounded_build, check_architecture, prove
 
 if TYPE_CHECKING:
     from inference.formats.bundle import Bundle, HeadShape
@@ -131,65 +125,6 @@ def load_encoder(folder: Path) -> Any:
     return encoder
 
 
-def check_architecture(config: Mapping[str, Any], names: Mapping[str, Any], what: str, path: Path) -> None:
-    """Raise BundleError unless the `model_type` of a config is in a table of transformers (`names`)."""
-    kind = config.get("model_type")
-    if kind not in names:
-        from transformers import __version__
-
-        raise BundleError(
-            f"{path}: transformers {__version__} has no {what} for model_type {str(kind)[:60]!r}, and code of a folder "
-            "is never run here. Install the version that the model was saved with, if that has one: "
-            f"transformers_version is {str(config.get('transformers_version'))[:20]}."
-        )
-
-
-@contextlib.contextmanager
-def bounded_build(folder: Path) -> Iterator[None]:
-    """Refuse to build a network that is far larger than the weights in `folder`.
-
-    transformers first builds it without memory, on the device "meta", and then allocates what the files lack at the
-    size that an untrusted config chose. Every registered part is counted, so that the building ends early too.
-
-    Raises:
-        BundleError: it has too many weights, buffers or layers.
-    """
-    shapes = [shape for path in folder.glob("*.safetensors") for _, shape, _ in tensors(path).values()]
-    stored = sum(map(math.prod, shapes))
-    # A table that is tied is built up to three times, and two 4-bit weights are stored in one number. A causal mask
-    # takes some bytes for each two positions.
-    limits = {"weights": 6 * stored + 1_000_000, "bytes": 16 * stored + 2**28, "parts": 100 * len(shapes) + 10_000}
-    built = dict.fromkeys(limits, 0)
-    thread = threading.get_ident()
-
-    def count(what: str, size: int) -> None:
-        if threading.get_ident() != thread:  # the hooks are those of all threads
-            return
-        built[what] += size
-        if built[what] > limits[what]:
-            raise BundleError(
-                f"{folder / 'config.json'} describes more than {built[what]:,} {what}, and the files hold {stored:,} "
-                f"weights in {len(shapes):,} tensors. They do not belong together. Restore the model folder."
-            )
-
-    def count_weights(_: nn.Module, __: str, weights: Tensor) -> None:
-        if weights.is_meta:
-            count("weights", weights.numel())
-
-    def count_bytes(_: nn.Module, __: str, buffer: Tensor | None) -> None:
-        if buffer is not None:
-            count("bytes", buffer.numel() * buffer.element_size())
-
-    with contextlib.ExitStack() as stack:
-        for hook in (
-            register_module_parameter_registration_hook(count_weights),
-            register_module_buffer_registration_hook(count_bytes),
-            register_module_module_registration_hook(lambda _, __, ___: count("parts", 1)),
-        ):
-            stack.callback(hook.remove)
-        yield
-
-
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
     """Silence the warning that PEFT uses a deprecated property of transformers."""
@@ -221,7 +156,7 @@ def load_network(bundle: Bundle, base: Path | None = None) -> Network:
         network = Network(encoder, hidden_size, sizes, bundle.pooling or "mean", bundle.heads)
         network.heads.load_state_dict(load_file(bundle.heads_file))
     check_finite(network, bundle.folder)
-    return network.eval()
+    return prove(network, bundle)
 
 
 def unmap(network: nn.Module) -> None:

@@ -79,6 +79,8 @@ class AdapterNetwork(nn.Module):
 
 
 def _of_model(model: Any) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
+    if model.config.is_encoder_decoder:
+        raise InputError("Every word enters an encoder-decoder twice, so its gradients are not defined. Use occlusion.")
     return lambda ids, mask: sequence_logits(model, ids, mask), model.get_input_embeddings()
 
 
@@ -86,21 +88,37 @@ def sequence_logits(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Te
     """Return the logits of a sequence classifier, float32 (batch, labels); a decoder's are those of the last token.
 
     The last token is the last one of the mask. transformers takes the last id that is not pad_token_id, which can be
-    missing from the config, or the id of a token that a text contains.
+    missing from the config, or the id of a token that a text contains. BART and T5 take the last EOS token; in
+    transformers, all texts of a batch must have the same number of them.
+
+    Raises:
+        InputError: BART or T5, and a text without EOS.
     """
     head = _token_head(model)
     if head is None:
         return cast(Tensor, model(input_ids=input_ids, attention_mask=attention_mask).logits.float())
-    hidden: Tensor = model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
+    decoder = {}
+    if model.config.is_encoder_decoder and hasattr(model, "_shift_right"):  # the others shift by themselves
+        decoder["decoder_input_ids"] = model._shift_right(input_ids)
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **decoder}
+    hidden: Tensor = model.base_model(**inputs, use_cache=False)[0]
+    candidates = attention_mask
+    if hasattr(model, "classification_head"):
+        candidates = attention_mask * (input_ids == model.config.eos_token_id)
+        if not torch.jit.is_tracing() and not candidates.any(1).all():
+            raise InputError(
+                f"A text does not end with the token {model.config.eos_token_id} (eos_token_id), at which this model "
+                "is read. Use the tokenizer from training, which adds it."
+            )
     positions = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
-    last = (attention_mask * positions).argmax(1).to(hidden.device)
+    last = (candidates * positions).argmax(1).to(hidden.device)
     return head(hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]).float()
 
 
 def _token_head(model: Any) -> Callable[[Tensor], Tensor] | None:
-    """Return what a decoder applies to the hidden state of a token; None for models that pool by themselves."""
-    if model.config.is_encoder_decoder:
-        return None
+    """Return what is applied to the hidden state of a token; None for models that pool by themselves."""
+    if hasattr(model, "classification_head"):
+        return cast(Callable[[Tensor], Tensor], model.classification_head)
     if model.config.model_type == "modernbert-decoder":
         return lambda hidden: model.classifier(model.head(hidden))
     head: Callable[[Tensor], Tensor] | None = model.classifier if model.config.model_type == "ctrl" else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import decoders
+import encoders
 import pytest
 
 from inference.formats.architectures import HEAD_WEIGHT
@@ -77,6 +78,8 @@ def config(kind: str, **fields: Any) -> Any:
 
     if kind in decoders.DECODERS:
         return decoders.config(kind, **fields)
+    if kind in encoders.FAMILIES:
+        return encoders.config(kind, len(WORDS), **fields)
     return CONFIG_MAPPING[kind](**{**_SIZES, **KINDS[kind], **fields})
 
 
@@ -99,6 +102,7 @@ def spread_answers(model: Any, head: str) -> None:
     hook = layer.register_forward_hook(lambda _, inputs, __: vectors.append(inputs[0]))
     with torch.no_grad():
         ids = torch.randint(4, len(WORDS), (32, 12))
+        ids[:, -1] = WORDS.index("[SEP]")
         logits = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
         hook.remove()
         if layer.bias is not None:

@@ -125,8 +125,8 @@ class TorchBackend:
         if buckets:
             compiled: Any = torch.compile  # its stubs lack recompile_limit
             self._network = compiled(network, backend=buckets.compiler, dynamic=False, recompile_limit=buckets.graphs)
-        # Switching adapters changes the network for concurrent callers.
-        self._turn = threading.Lock() if switches or buckets else contextlib.nullcontext()
+        # Switching adapters changes the network for concurrent callers, and so can another kind of attention.
+        self._turn = threading.Lock() if switches or buckets or not self._pads else contextlib.nullcontext()
         self._tasks: list[str] = list(network.tasks)  # type: ignore[arg-type]
 
     def single_threaded(self) -> None:

@@ -29,10 +29,14 @@ Served = TypeVar("Served", bound=nn.Module)
 MORE = ("bbox", "image", "xpath_tags_seq", "input_shape_ids")
 REFUSED = {
     "mra": "without a CUDA kernel, which is code that transformers downloads, its attention is zero everywhere",
+    # Until segments other than 0 are passed on.
+    "xlnet": "its tokenizer puts the last token into a segment of its own",
+    "funnel": "its tokenizer puts the first token into a segment of its own",
     "yoso": "on a GPU transformers downloads code for it",
+    "reformer": "its hashes depend on the first text that it answered",
     "tapas": "it reads a table beside the question",
 }
-LENGTHS = (6, 11)  # tokens of the rows of the proof
+LENGTHS = (6, 33)  # tokens of the rows of the proof
 
 
 def check_architecture(config: Mapping[str, Any], names: Mapping[str, str], what: str, path: Path) -> None:
@@ -46,8 +50,8 @@ def check_architecture(config: Mapping[str, Any], names: Mapping[str, str], what
     kind = str(config.get("model_type"))
     if kind not in names:
         raise BundleError(
-            f"{path}: transformers {transformers.__version__} has no {what} for model_type {kind[:60]!r}, and code of a "
-            "folder is never run here. Install the version that the model was saved with, if that has one: "
+            f"{path}: transformers {transformers.__version__} has no {what} for model_type {kind[:60]!r}, and code of "
+            "a folder is never run here. Install the version that the model was saved with, if that has one: "
             f"transformers_version is {str(config.get('transformers_version'))[:20]}."
         )
     inputs = inspect.signature(getattr(transformers, names[kind]).forward).parameters
@@ -116,6 +120,7 @@ def prove(network: Served, bundle: Bundle) -> Served:
     network.pads = True  # type: ignore[assignment]
     if config.model_type in FUSED:  # covered by the tests, and the most frequent
         return network
+    long = min(_attend_in_blocks(network, config), _scales_positions(config))
     places = {parameter.device for parameter in network.parameters() if not parameter.is_meta}
     device = next((place for place in places if place.type == "cuda"), torch.device("cpu"))
     rows = _rows(config, [min(length, bundle.max_tokens) for length in LENGTHS], bundle.pad_id)
@@ -148,10 +153,41 @@ def prove(network: Served, bundle: Bundle) -> Served:
             "it draws random numbers. Fix its seed in config.json if it has one, or use another architecture."
         )
     try:
-        network.pads = float((alone - answer(rows)).abs().max()) <= allowed  # type: ignore[assignment]
+        pads = float((alone - answer(rows)).abs().max()) <= allowed
+        network.pads = pads and bundle.max_tokens < long  # type: ignore[assignment]
     except Exception:  # such as: all rows must have the same number of a token
         network.pads = False  # type: ignore[assignment]
     return network
+
+
+def _attend_in_blocks(network: nn.Module, config: Any) -> float:
+    """Let BigBird attend to long texts in blocks, whatever came before; return from how many tokens on it does.
+
+    With the first short text, transformers switches the network to full attention for good.
+    """
+    if getattr(config, "attention_type", None) != "block_sparse":
+        return math.inf
+    longest = (5 + 2 * config.num_random_blocks) * config.block_size
+
+    def reset(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is not None:
+            module.set_attention_type("block_sparse" if ids.shape[1] > longest else "original_full")
+
+    for module in network.modules():
+        if hasattr(module, "set_attention_type") and hasattr(module, "get_input_embeddings"):
+            module.register_forward_pre_hook(reset, with_kwargs=True)
+    return float(longest + 1)
+
+
+def _scales_positions(config: Any) -> float:
+    """Return from how many tokens in the longest text of a batch a decoder scales the positions of all (LongRoPE)."""
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return math.inf
+    limit = rope.get("original_max_position_embeddings") or getattr(text, "original_max_position_embeddings", None)
+    return float(limit or text.max_position_embeddings) + 1
 
 
 def _rows(config: Any, lengths: list[int], pad_id: int) -> list[list[int]]:

@@ -1,0 +1,98 @@
+"""Every family of transformers answers as in transformers, text by text and in any batch, or is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import foreign
+import numpy as np
+import pytest
+from encoders import FAMILIES
+
+from inference import BundleError, InputError, load
+from inference.artifacts.parity import score_matrix_mixed, score_rows
+
+REFUSED = {"mra", "yoso", "reformer", "tapas", "xlnet", "funnel", "roc_bert", "layoutlm", "markuplm"}
+SERVED = [kind for kind in FAMILIES if kind not in REFUSED]
+COMMON = ("bart", "t5", "longformer", "big_bird", "fnet")
+KINDS = [pytest.param(kind, marks=() if kind in COMMON else pytest.mark.slow) for kind in SERVED]
+
+
+def plain(folder: Path, texts: list[str] = foreign.TEXTS, max_length: int = 32) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    # A new one for each text: BigBird's attention depends on what it answered before.
+    rows = [
+        foreign.by_hand(AutoModelForSequenceClassification.from_pretrained(folder), folder, [text], max_length)
+        for text in texts
+    ]
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_gets_the_answer_of_transformers_alone_and_in_a_batch(kind: str, tmp_path: Path) -> None:
+    folder = foreign.classifier(tmp_path / "model", kind)
+    expected = plain(folder)
+    assert np.ptp(expected[:, 0]) > 0.01  # else equal answers would prove nothing
+    classifier = load(folder, cache=tmp_path)
+    alone = score_rows([classifier.predict(text) for text in foreign.TEXTS])
+    assert np.abs(alone - expected).max() < 1e-5
+    assert np.abs(score_matrix_mixed(classifier, foreign.TEXTS)["label"] - expected).max() < 1e-5
+
+
+def test_texts_of_different_numbers_of_eos_tokens_are_answered_together(tmp_path: Path) -> None:
+    folder = foreign.classifier(tmp_path / "model", "bart")
+    texts = ["good", "it [SEP] was [SEP] bad", "so [SEP] it is"]
+    classifier = load(folder, cache=tmp_path)
+    assert np.abs(score_matrix_mixed(classifier, texts)["label"] - plain(folder, texts)).max() < 1e-5
+
+
+def test_a_tokenizer_without_eos_is_refused_by_an_encoder_decoder(tmp_path: Path) -> None:
+    folder = foreign.classifier(tmp_path / "model", "t5")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "post_processor": None}))
+    with pytest.raises(InputError, match="does not end with the token 3"):
+        load(folder, cache=tmp_path).predict("good")
+
+
+@pytest.mark.parametrize("kind", ["big_bird", pytest.param("bigbird_pegasus", marks=pytest.mark.slow)])
+def test_attention_in_blocks_depends_on_the_text_alone(kind: str, tmp_path: Path) -> None:
+    folder = foreign.classifier(tmp_path / "model", kind, max_position_embeddings=128)
+    foreign.write_tokenizer(folder, 128)
+    texts = ["good", "a bad lamp " * 12, "soup", "it was so good and went on for long " * 3]
+    expected = plain(folder, texts, 128)
+    classifier = load(folder, cache=tmp_path)
+    for _ in range(2):
+        assert np.abs(score_rows(classifier.predict(texts)) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", sorted(REFUSED))
+def test_a_family_that_reads_more_than_texts_is_refused_with_the_reason(kind: str, tmp_path: Path) -> None:
+    folder = foreign.classifier(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": kind}))
+    with pytest.raises(BundleError, match=f"model_type '{kind}' is not served: "):
+        load(folder, cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("gpt2", {"n_layer": 9_000_000}),
+        ("gpt2", {"n_embd": 9_000_000, "n_head": 1}),
+        ("gpt2", {"n_positions": 1_000_000}),
+        ("t5", {"num_layers": 9_000_000}),
+        ("bart", {"encoder_ffn_dim": 9_000_000}),
+        ("xlm", {"n_layers": 200, "emb_dim": 100_000}),
+    ],
+)
+def test_a_config_larger_than_its_files_is_refused_before_anything_is_allocated(
+    kind: str, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = foreign.classifier(tmp_path / "model")
+    config = {"model_type": kind, "architectures": ["XForSequenceClassification"], **fields}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BundleError, match="do not belong together"):
+        load(folder, cache=tmp_path)

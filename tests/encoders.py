@@ -86,7 +86,10 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "markuplm": {},
     "tapas": {},
     "gemma3": {"text_config": _GEMMA, "vision_config": _VISION},
-    "cohere_compass_text": {"layer_types": ["full_attention", "full_attention"]},
+    "cohere_compass_text": {
+        "layer_types": ["full_attention", "full_attention"],
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}},
+    },
 }
 FAMILIES = ENCODER_DECODERS | ENCODERS
 

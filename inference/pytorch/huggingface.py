@@ -105,7 +105,7 @@ def sequence_logits(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Te
     candidates = attention_mask
     if hasattr(model, "classification_head"):
         candidates = attention_mask * (input_ids == model.config.eos_token_id)
-        if not torch.jit.is_tracing() and not candidates.any(1).all():
+        if not torch.compiler.is_compiling() and not torch.onnx.is_in_onnx_export() and not candidates.any(1).all():
             raise InputError(
                 f"A text does not end with the token {model.config.eos_token_id} (eos_token_id), at which this model "
                 "is read. Use the tokenizer from training, which adds it."

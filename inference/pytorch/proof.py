@@ -36,7 +36,7 @@ REFUSED = {
     "reformer": "its hashes depend on the first text that it answered",
     "tapas": "it reads a table beside the question",
 }
-LENGTHS = (6, 33)  # tokens of the rows of the proof
+LENGTHS = (7, 33)  # tokens of the rows of the proof; odd, as some networks read pairs of tokens
 
 
 def check_architecture(config: Mapping[str, Any], names: Mapping[str, str], what: str, path: Path) -> None:

@@ -283,13 +283,18 @@ def test_client_that_goes_away_after_two_requests_leaves_the_queue(tmp_path: Pat
 @pytest.mark.parametrize(
     ("begun", "status"),
     [
-        (b"", []),
-        (b"\r\n", []),
         (GET + b"Ho", [408]),
-        (POST + b"Content-Length: 15\r\n\r\n{", [408]),
         (CHUNKED + b"f", [408]),
-        (LIVE + b"GET", [200, 408]),
         (LIVE + b"\r\n", [200]),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (b"", []),
+                (b"\r\n", []),
+                (POST + b"Content-Length: 15\r\n\r\n{", [408]),
+                (LIVE + b"GET", [200, 408]),
+            )
+        ),
     ],
 )
 def test_silent_client_is_disconnected_and_waiting_client_is_not(

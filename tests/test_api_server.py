@@ -183,6 +183,7 @@ def test_privileged_port_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPat
         server_module.bind("127.0.0.1", 80, "")
 
 
+@pytest.mark.slow
 def test_guards_hold_without_assertions() -> None:
     """`assert` does nothing under -O: a guard that is one would be gone."""
     code = (

@@ -176,6 +176,7 @@ def _build(folder: Path, base: Path, cache: Path, builds: object) -> None:
     obtain(Bundle.read(folder), cache, lambda step, share: builds.put(share) if share == 0 else None, base)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_build_once(own: Tiny) -> None:
     context = multiprocessing.get_context("spawn")
     builds = context.Queue()
@@ -190,6 +191,7 @@ def test_processes_that_start_at_once_build_once(own: Tiny) -> None:
     assert builds.empty()
 
 
+@pytest.mark.slow
 def test_a_build_that_was_killed_leaves_nothing_that_is_used(own: Tiny) -> None:
     cache = own.cache / "new"
     script = (

@@ -309,6 +309,7 @@ def serving(own: Tiny) -> Iterator[Site]:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="serve.py is ended by a signal")
+@pytest.mark.slow
 def test_served_page_and_api_never_answer_with_two_models(own: Tiny) -> None:
     own.cache.rename(own.cache.with_name("triptych"))
     with serving(own) as site:

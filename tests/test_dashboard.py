@@ -84,7 +84,9 @@ def test_every_page_opens(folder: Path, page: str) -> None:
     assert test.main.header or test.main.title
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=() if page == "accuracy" else pytest.mark.slow) for page in PAGES]
+)
 def test_every_page_shows_a_further_runtime(folder: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made.add_runtime(monkeypatch)
     true, base = made.answers(200, 20)
@@ -329,6 +331,7 @@ def test_receipt_of_this_processor_has_no_warning(folder: Path) -> None:
     assert not opened().main.warning
 
 
+@pytest.mark.slow
 def test_hostile_names_and_labels_are_shown_literally(folder: Path) -> None:
     hostile = "<img src=x onerror=alert(1)> [a](b) :red[c] $d$"
     found = one(task=hostile, labels=["<script>alert(1)</script>", "**b**"])
@@ -382,6 +385,7 @@ def test_the_dashboard_needs_none_of_the_runtimes() -> None:
 
 
 @pytest.mark.parametrize("command", [["-m", "streamlit"], ["-c", "import streamlit.web.cli as c; c.main()"]])
+@pytest.mark.slow
 def test_it_starts_from_the_root_and_from_elsewhere(command: list[str], tmp_path: Path) -> None:
     # With -c the working folder, not the project's, is on the path: as with the `streamlit` command.
     where = ROOT if command[0] == "-m" else tmp_path

@@ -315,6 +315,7 @@ def test_columns_and_task_are_guessed(columns: dict[str, list[str]], found: tupl
     assert (one.text_column, one.label_column, one.task) == found
 
 
+@pytest.mark.slow
 def test_files_that_would_exhaust_memory_are_refused() -> None:
     import pyarrow
     import pyarrow.parquet

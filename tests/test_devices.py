@@ -209,6 +209,7 @@ def test_buckets_are_few_and_padded_as_the_model_wants_it() -> None:
     assert mask[3].sum() == 20  # no row without a token
 
 
+@pytest.mark.slow
 def test_a_compiled_network_answers_as_the_same_one_uncompiled_from_few_graphs(tiny: Tiny) -> None:
     from torch._dynamo.testing import CompileCounter
 

@@ -171,6 +171,7 @@ def test_file_with_other_content_is_not_overwritten(tmp_path: Path, content: str
     assert (tmp_path / "f.json").read_text() == content
 
 
+@pytest.mark.slow
 def test_the_words_that_the_demo_model_names_first_matter_more_than_random_ones(demo: Path, demo_cache: Path) -> None:
     texts = showcase_texts()[::8]
     found = faithfulness.measure_faithfulness(load(demo, "int8", cache=demo_cache), texts, OCCLUSION, draws=2)

@@ -74,10 +74,10 @@ ERRORS = {
     [
         ("torch", "ImportError"),
         ("torch", "OSError"),
-        ("transformers", "ImportError"),
-        ("safetensors", "ImportError"),
+        pytest.param("transformers", "ImportError", marks=pytest.mark.slow),
+        pytest.param("safetensors", "ImportError", marks=pytest.mark.slow),
         pytest.param("peft", "RuntimeError", marks=pytest.mark.slow),
-        ("peft", "AttributeError"),
+        pytest.param("peft", "AttributeError", marks=pytest.mark.slow),
     ],
 )
 def test_library_that_fails_to_import_is_named_on_every_thread(
@@ -94,6 +94,7 @@ def test_library_that_fails_to_import_is_named_on_every_thread(
         assert "damaged" not in line and "do not fit" not in line and "Restore" not in line
 
 
+@pytest.mark.slow
 def test_library_that_is_not_installed_is_named(built: Tiny, tmp_path: Path) -> None:
     (tmp_path / "peft.py").write_text("import no_such_library\n")
     for line in open_together(built, tmp_path, "pytorch", "pytorch"):

@@ -51,6 +51,7 @@ def test_manifest_is_read_as_it_was_written(built: Artifact, written: bytes, tmp
     assert (tmp_path / MANIFEST).read_bytes() == written
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_noticed(written: bytes, tmp_path: Path) -> None:
     draw = random.Random(0)
     places = {(draw.randrange(len(written)), draw.randrange(8)) for _ in range(FLIPS)}

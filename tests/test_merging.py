@@ -156,6 +156,7 @@ def test_joined_graph_that_differs_from_its_parts_is_not_kept(exported: Path, tm
         check_joined(describe(exported), joined, foreign.TEXTS)
 
 
+@pytest.mark.slow
 def test_selected_tasks_are_exported_and_int8_can_follow(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,6 +179,7 @@ def test_selected_tasks_are_exported_and_int8_can_follow(
         load(model, cache=tmp_path / "cache").export_onnx(out, tasks=["intent"])
 
 
+@pytest.mark.slow
 def test_json_output_is_a_single_document(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = foreign.adapter(tmp_path / "adapter", base)
     cache = ["--cache", str(tmp_path / "cache"), "--json"]

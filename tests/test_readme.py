@@ -97,6 +97,7 @@ def test_readme_is_short() -> None:
     assert len(README.split()) <= 1300
 
 
+@pytest.mark.slow
 def test_training_command_made_the_demo_model() -> None:
     (command,) = (block for block in blocks("text") if "-m training" in block)
     from training.__main__ import parser, settings_of

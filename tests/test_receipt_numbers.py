@@ -256,7 +256,7 @@ def test_changed_raw_numbers_contradict_the_figures(place: Place) -> None:
     assert is_refused(json.dumps(seal(receipt)).encode())
 
 
-@pytest.mark.parametrize("field", ["label_ids", "labels"])
+@pytest.mark.parametrize("field", ["label_ids", pytest.param("labels", marks=pytest.mark.slow)])
 def test_one_changed_answer_is_rejected(receipts: dict[str, Receipt], field: str) -> None:
     receipt = copy.deepcopy(receipts["small"])
     ids = receipt["data"]["labels"]["mood"]

@@ -157,6 +157,7 @@ def test_rows_that_made_the_model_are_left_out_of_its_judgement() -> None:
         data.without({f"text {i}" for i in range(39)}, "they were seen")
 
 
+@pytest.mark.slow
 def test_two_hundred_thousand_rows_are_read() -> None:
     found = parse_data("a.csv", csv("text,label", ["a good soup,up", "a bad lamp,down"], 100_000), MOOD)
     assert len(found) == 200_000

@@ -204,6 +204,7 @@ def test_a_file_that_changes_while_it_is_looked_through_is_refused(
         run(source, tmp_path / "out.csv")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     def peak(rows: int) -> int:
         path = write_csv(tmp_path / f"{rows}.csv", ["id", "text"], [[str(i), f"good {i}"] for i in range(rows)])

@@ -209,6 +209,7 @@ def test_csv_and_json_lines_need_no_library_beyond_those_of_onnx(tmp_path: Path,
     assert "Writing Parquet needs the library pyarrow" in done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
     source.write_text("text\n" + "".join(f"a text of some words and the number {i}\n" for i in range(40_000)))

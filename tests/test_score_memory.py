@@ -55,12 +55,14 @@ def printed(*command: object) -> list[int]:
     return [int(number) for number in done.stdout.split()]
 
 
+@pytest.mark.slow
 def test_tokens_past_the_limit_are_not_kept() -> None:
     (growth,) = printed(ENCODED, ROOT, ROOT / "tests")
     unit = 1 if sys.platform == "darwin" else 1024
     assert growth * unit < 60_000_000  # some 500 MB where all texts are encoded at once
 
 
+@pytest.mark.slow
 def test_columns_of_a_large_row_group_are_not_unpacked_together(tmp_path: Path) -> None:
     draw = random.Random(1)
     cells = ["".join(draw.choices("0123456789abcdef", k=20_000)) for _ in range(100)]

@@ -179,6 +179,7 @@ def test_file_can_be_stopped_and_does_not_block_questions(browser: sync_api.Brow
         visit.page.close()
 
 
+@pytest.mark.slow
 def test_files_wait_for_each_other_and_the_page_shows_how_many_are_ahead(
     browser: sync_api.Browser, tmp_path: Path
 ) -> None:
@@ -203,6 +204,7 @@ def test_files_wait_for_each_other_and_the_page_shows_how_many_are_ahead(
             visit.page.close()
 
 
+@pytest.mark.slow
 def test_visitor_who_leaves_leaves_no_files_and_blocks_nobody(
     browser: sync_api.Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

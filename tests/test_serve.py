@@ -303,6 +303,7 @@ def test_page_and_dashboard_link_to_each_other(server: Started) -> None:
         assert visit.outside == []
 
 
+@pytest.mark.slow
 def test_explanations_do_not_block_other_visitors(tmp_path: Path) -> None:
     explain = json.dumps({"data": ["book good", "sentiment", None, "occlusion", "int8"]})
 
@@ -340,6 +341,7 @@ def test_full_queue_does_not_delay_the_end_of_the_server(tmp_path: Path, listeni
         assert (server.process.returncode, out, err) == (0, "Triptych stops.\n", "")
 
 
+@pytest.mark.slow
 def test_client_that_disconnects_leaves_no_traceback(tmp_path: Path) -> None:
     with started(tmp_path) as server:
         answer = server.classify_slowly()

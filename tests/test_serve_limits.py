@@ -76,6 +76,7 @@ def test_handshake_with_a_head_beyond_the_limits_is_refused(server: Started, req
         assert statuses(read_all(connection)) == [status]
 
 
+@pytest.mark.slow
 def test_handshake_is_refused_while_there_are_too_many_connections(tmp_path: Path) -> None:
     with started(tmp_path, first="from inference.api import server; server.CONNECTIONS = 3") as server:
         websockets = [open_websocket(server) for _ in range(2)]
@@ -111,6 +112,7 @@ def test_websocket_with_messages_beyond_the_limits_is_closed(
     assert server.status("/dashboard/_stcore/health") == 200
 
 
+@pytest.mark.slow
 def test_pings_of_a_client_that_reads_no_pongs_take_no_memory(server: Started) -> None:
     def peak_kb() -> int:
         return int(Path(f"/proc/{server.process.pid}/status").read_text().split("VmHWM:")[1].split()[0])
@@ -122,6 +124,7 @@ def test_pings_of_a_client_that_reads_no_pongs_take_no_memory(server: Started) -
         assert peak_kb() - before_kb < 20_000
 
 
+@pytest.mark.slow
 def test_disconnecting_clients_leave_nothing_in_the_log(tmp_path: Path) -> None:
     with started(tmp_path) as server:
 
@@ -158,6 +161,7 @@ def test_disconnecting_clients_leave_nothing_in_the_log(tmp_path: Path) -> None:
         assert (server.process.returncode, out, err) == (0, "Triptych stops.\n", "")
 
 
+@pytest.mark.slow
 def test_unfinished_bodies_and_websockets_do_not_delay_the_end_of_the_server(tmp_path: Path) -> None:
     with started(tmp_path, first="from inference.api import server; server.GRACE_S = 1") as server:
         half = post(b"{" * 100)[:-50]

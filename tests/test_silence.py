@@ -350,6 +350,7 @@ def test_no_file_is_left_in_the_home_folder_but_built_models(ran: Run) -> None:
     assert [name for name in ran.files if not name.startswith(known)] == []
 
 
+@pytest.mark.slow
 def test_onnx_runtime_reports_where_it_is_imported_before_the_variable_is_set(tmp_path: Path) -> None:
     with Recorder() as recorder:
         process = recorder.start([PYTHON, "-c", "import onnxruntime, time; time.sleep(600)"], bare(tmp_path))

@@ -226,6 +226,7 @@ def test_missing_file_is_noticed_by_starting_the_space(staged: Path) -> None:
         space.check_staged(staged)
 
 
+@pytest.mark.slow
 def test_space_with_another_model_serves_that_model(tmp_path: Path, demo: Path, demo_cache: Path) -> None:
     folder = tmp_path / "space"
     space.stage(folder, "gradio", own_model(tmp_path / "mine"))
@@ -237,7 +238,8 @@ def test_space_with_another_model_serves_that_model(tmp_path: Path, demo: Path, 
     assert done.stdout == "mine\n"
 
 
-@pytest.mark.parametrize("kind", [pytest.param("docker", marks=pytest.mark.slow), "gradio"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["docker", "gradio"])
 def test_staged_space_starts_from_its_folder(tmp_path: Path, demo: Path, demo_cache: Path, kind: str) -> None:
     space.stage(tmp_path, kind)
     space.check_staged(tmp_path)

@@ -154,8 +154,8 @@ def test_name_of_no_folder_is_refused_in_one_line(model: str, tmp_path: Path, mo
 def test_file_or_pipe_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("{}")
     os.mkfifo(tmp_path / "pipe")
-    for name in ("file", "pipe"):
-        assert "No model folder" in refusal(tmp_path / name, tmp_path / "cache")
+    assert "is a file" in refusal(tmp_path / "file", tmp_path / "cache")
+    assert "No model folder" in refusal(tmp_path / "pipe", tmp_path / "cache")
 
 
 def test_untrusted_labels_are_only_text(originals: Path, tmp_path: Path) -> None:

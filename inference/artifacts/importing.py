@@ -28,7 +28,16 @@ from inference.artifacts.rapidfit import RapidFitHeads, read_heads, shown
 from inference.errors import BundleError, InputError
 from inference.formats.architectures import check_config, check_no_code, max_positions
 from inference.formats.bundle import ENCODER, FORMAT, HEADS_FILE, SINGLE, Bundle
-from inference.formats.files import TOKENIZER_CONFIG, TOKENIZERS, check_bytes, inside, read_json, sha256, tensors
+from inference.formats.files import (
+    TOKENIZER_CONFIG,
+    TOKENIZERS,
+    check_bytes,
+    inside,
+    read_json,
+    read_json_in,
+    sha256,
+    tensors,
+)
 from inference.formats.tokenizer import TOKENIZER, convert_tokenizer
 
 if TYPE_CHECKING:
@@ -37,11 +46,13 @@ if TYPE_CHECKING:
 HEADS = "task_heads.pt"
 MAX_LENGTH = 128  # RapidFit's default
 WEIGHTS = {"pytorch_model.bin": "model.safetensors", "adapter_model.bin": "adapter_model.safetensors"}
+SHARDS = "pytorch_model.bin.index.json"
 CONFIGS = ("config.json", "adapter_config.json", TOKENIZER_CONFIG)
 HEADS_BYTES = 1_000_000_000  # two hundred tasks, each with a hidden layer 1,024 wide
 WEIGHTS_BYTES = 40_000_000_000
 TOKENIZER_BYTES = 100_000_000
 PICKLE_BYTES = 5_000_000  # the pickle alone, without the values of tensors: about 100 bytes for each
+_SHARD = re.compile(r"[\w-][\w.-]*\.bin")
 _SHARED = 4  # names that one tensor can have: a T5 gives its word embeddings that many
 _GLOBALS = {
     "collections OrderedDict",
@@ -144,13 +155,14 @@ def import_weights(folder: str | Path, out: str | Path) -> None:
     folder = Path(folder)
     if not folder.is_dir():
         raise BundleError(f"No model folder {folder}.")
-    pickles = [name for name in WEIGHTS if (folder / name).exists()]
+    shards = (read_json_in(folder, SHARDS).get("weight_map") or {}).values()
+    pickles = {name: [name] for name in WEIGHTS if (folder / name).exists()}
+    if not pickles and all(isinstance(name, str) and _SHARD.fullmatch(name) for name in shards):
+        pickles = {"pytorch_model.bin": sorted(set(shards))} if shards else {}
     if not pickles:
         reason = (
             "Its weights are safetensors already: no import is needed"
             if any(folder.glob("*.safetensors"))
-            else "Weights in several parts are not read: save the model again with save_pretrained"
-            if any(folder.glob("*.bin.index.json"))
             else "Name a folder that save_pretrained wrote"
         )
         raise BundleError(f"{folder} has neither {' nor '.join(WEIGHTS)}. {reason}.")
@@ -159,9 +171,11 @@ def import_weights(folder: str | Path, out: str | Path) -> None:
             if (folder / name).exists():
                 _config(inside(folder, name))
         _copy(folder, target, (*CONFIGS, *TOKENIZERS))
-        for name in pickles:
-            path = inside(folder, name)
-            _save(_tensors(_read(path, WEIGHTS_BYTES), path), target / WEIGHTS[name])
+        for name, parts in pickles.items():
+            weights: dict[str, Tensor] = {}
+            for path in (inside(folder, part) for part in parts):
+                weights |= _tensors(_read(path, WEIGHTS_BYTES), path)
+            _save(weights, target / WEIGHTS[name])
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from inference.formats.files import (
     tensors,
 )
 from inference.formats.hub import fetch, hub_id, is_folder
+from inference.formats.layouts import refuse_checkpoints, refuse_embedder, refuse_file, refuse_layout
 from inference.formats.tokenizer import pad_token_id, tokenizer_max_length
 
 TASK = "label"  # the name of a plain classifier's task if it has none
@@ -35,6 +36,7 @@ MAX_LABELS = 10_000
 # The token limit if a tokenizer has none: both source guides train with 128, and a model that reads more than it was
 # trained on gets worse.
 MAX_TOKENS = 128
+WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 EXPORT_LIST = "export.json"  # the SHA-256 of each file of an export
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
@@ -62,6 +64,7 @@ def describe(model: str | Path, base: str | Path | None = None, *, four_bit: boo
     """
     folder = Path(model)
     if not is_folder(folder):
+        refuse_file(folder)
         folder = fetch(str(model) if isinstance(model, str) else folder.as_posix())
     check_folder(folder)
     for layout in FORMATS:
@@ -70,6 +73,7 @@ def describe(model: str | Path, base: str | Path | None = None, *, four_bit: boo
             if four_bit and not bundle.adapters:
                 raise InputError(f"{model} is {layout.title}; a base in 4 bits is for PEFT adapters.")
             return replace(bundle, four_bit=four_bit or bundle.four_bit)
+    refuse_layout(folder)
     known = "; ".join(f"{', '.join(layout.marks)} ({layout.title})" for layout in FORMATS if layout.title)
     content = sorted(path.name for path in folder.iterdir())
     names = f"{', '.join(map(repr, content[:3]))}{' and more' if len(content) > 3 else ''}"
@@ -100,11 +104,7 @@ def _read_adapter(folder: Path, base: Path | None) -> Bundle:
 
 def _read_adapters(folder: Path, base: Path | None) -> Bundle:
     names = sorted(path.parent.name for path in folder.glob("*/adapter_config.json"))
-    if checkpoints := [name for name in names if re.fullmatch(r"checkpoint-\d+", name)]:
-        raise BundleError(
-            f"{folder} holds checkpoints of one training ({', '.join(checkpoints)}), not one adapter per task. Name "
-            f"the one to serve: {folder / checkpoints[-1]}"
-        )
+    refuse_checkpoints(folder)
     adapters = {_task_name(name): name for name in names}
     if len(adapters) < len(names):
         raise BundleError(
@@ -177,6 +177,7 @@ def _read_classifier(folder: Path, base: Path | None) -> Bundle:
     if not isinstance(architectures, list) or len(architectures) > 9:
         raise BundleError(f"{folder / 'config.json'}: architectures must be a list of names. Restore it.")
     if not any(str(name).endswith("ForSequenceClassification") for name in architectures):
+        refuse_embedder(folder)
         raise BundleError(
             f"{folder} is a {', '.join(map(str, architectures)) or 'model'} without a classification head: its answers "
             "would be random. Fine-tune it first: python -m training --help"
@@ -280,7 +281,11 @@ def _check_export(folder: Path, digests: Mapping[str, str]) -> None:
 def _read_refused(folder: Path, base: Path | None) -> Bundle:
     if (folder / "task_heads.pt").exists():
         what, kind = "is a RapidFit checkpoint, whose heads are a pickle", "rapidfit"
+    elif (folder / "model_head.pkl").exists():
+        what, kind = "is a SetFit model, whose head is a pickle", "setfit"
     else:
+        for path in folder.glob("*_model*.bin"):
+            inside(folder, path.name)
         what, kind = "has its weights as a pickle (*.bin)", "weights"
     raise BundleError(
         f"{folder} {what}: opening one can run code. If you trust it, convert it once: python -m inference import "
@@ -292,10 +297,11 @@ def _read_refused(folder: Path, base: Path | None) -> Bundle:
 FORMATS = (
     Format("a Triptych bundle", ("bundle.json",), _read_bundle),
     Format("", ("task_heads.pt",), _read_refused),
+    Format("", ("model_head.pkl", "modules.json"), _read_refused),
     Format("a PEFT adapter", ADAPTER, _read_adapter),
     Format("", ("adapter_config.json", "adapter_model.bin"), _read_refused),
     Format("a Hugging Face classifier", ("config.json", "*.safetensors"), _read_classifier),
-    Format("", ("config.json", "*.bin"), _read_refused),
+    Format("", ("config.json", "pytorch_model*.bin"), _read_refused),
     Format("exported ONNX files", ("*.onnx", "*_config.json", "tokenizer/tokenizer.json"), _read_onnx),
     Format("several PEFT adapters of one base", tuple(f"*/{name}" for name in ADAPTER), _read_adapters),
 )
@@ -367,16 +373,31 @@ def _is_four_bit(config: Mapping[str, Any], home: Path) -> bool:
 
 def _weight_files(folder: Path) -> list[str]:
     """Return the files of a whole model: config, weights (one file or shards) and tokenizer."""
-    weights = ["model.safetensors"]
+    weights = [WEIGHTS]
     if not (folder / weights[0]).exists() and (folder / INDEX).exists():  # in the order of transformers
         shards = read_json_in(folder, INDEX).get("weight_map")
         if not isinstance(shards, dict) or not all(_SHARD.fullmatch(str(name)) for name in shards.values()):
             raise BundleError(f"{folder / INDEX} is not a list of weight files. Fetch the model again.")
         weights = sorted(set(shards.values()))
+    elif not (folder / WEIGHTS).exists():
+        _refuse_weights(folder)
     for name in weights:
         tensors(inside(folder, name))  # raises if the file is not complete
-    index = [] if weights == ["model.safetensors"] else [INDEX]
+    index = [] if weights == [WEIGHTS] else [INDEX]
     return ["config.json", *index, *weights, *_tokenizer_files(folder)]
+
+
+def _refuse_weights(folder: Path) -> None:
+    """Raise BundleError for a model whose weights are not in `WEIGHTS`."""
+    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if names:
+        raise BundleError(
+            f"{folder} has no {WEIGHTS} and no {INDEX}; it has {', '.join(names[:4])}. Rename a single file to "
+            f"{WEIGHTS}; several need their index, so save the model again."
+        )
+    if any(folder.glob("pytorch_model*.bin")):
+        _read_refused(folder, None)
+    refuse_layout(folder)
 
 
 def _tokenizer_files(folder: Path) -> list[str]:

@@ -36,6 +36,7 @@ TOKENIZERS = (
     "merges.txt",
     "bpe.codes",
 )
+LFS = b"version https://git-lfs"  # the first bytes of a file that Git has not fetched
 HEADER_BYTES = 100_000_000  # the limit of safetensors itself
 OTHER_BYTES = 200_000_000  # of a file without weights: the largest tokenizers have a fifth of it
 # A file modified less than this before it was hashed may change again without a new time in its status.
@@ -103,6 +104,18 @@ def inside(folder: Path, name: str) -> Path:
 
     A snapshot in the Hugging Face cache holds links to the blobs beside it; these count as inside.
     """
+    path = _resolved(folder, name)
+    try:
+        with path.open("rb") as file:
+            is_pointer = file.read(len(LFS)) == LFS
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}. Restore the model folder.") from None
+    if is_pointer:
+        raise BundleError(f"{path} is a pointer of Git LFS in place of the file. Fetch the file: git lfs pull")
+    return path
+
+
+def _resolved(folder: Path, name: str) -> Path:
     path = folder / name
     root = folder.resolve()
     if root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir():
@@ -129,12 +142,14 @@ def check_folder(folder: Path) -> None:
         raise BundleError(f"{folder} cannot be read: {error.strerror}. Restore the model folder.") from None
     for path in entries:
         if not path.is_dir():
-            inside(folder, path.name)
+            _resolved(folder, path.name)
 
 
 def refuse_code(folder: Path) -> None:
     """Raise BundleError if `folder` holds Python code."""
     for path in sorted(folder.glob("*.py")):
+        if path.name == "zero_to_fp32.py":  # DeepSpeed puts it into every folder of a training
+            continue
         raise BundleError(
             f"{folder} contains Python code ({path.name}), which Triptych never runs. Remove it if the model works "
             "without it."

@@ -9,7 +9,7 @@ from typing import Any
 from inference.errors import BundleError, InputError, MissingDependencyError
 
 # What is downloaded of a model: descriptions, tokenizers and safetensors. No pickle and no code.
-ALLOW_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.codes", "*.onnx", "*_weights.bin")
+ALLOW_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.codes", "*.onnx", "*.onnx_data", "*_weights.bin")
 # `*` matches a slash too: these folders hold the model in other formats or of other times.
 IGNORE_PATTERNS = ("onnx/*", "openvino/*", "checkpoint-*/*", "runs/*", "coreml/*")
 DATA_SETS = "hf://datasets/"
@@ -48,7 +48,7 @@ def snapshot(hub_id: str, missing: str, unreadable: str, **options: Any) -> Path
 
     Args:
         missing: message if huggingface_hub is not installed.
-        unreadable: message if the Hub gives nothing; {} becomes the kind of error.
+        unreadable: message if the Hub gives nothing; {} becomes the reason.
         options: as for `snapshot_download`.
     """
     try:
@@ -59,7 +59,10 @@ def snapshot(hub_id: str, missing: str, unreadable: str, **options: Any) -> Path
     try:
         return Path(snapshot_download(hub_id, max_workers=4, **options))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise BundleError(unreadable.format(type(error).__name__)) from error
+        offline = isinstance(error, LocalEntryNotFoundError) or not isinstance(error, HfHubHTTPError)
+        status = getattr(getattr(error, "response", None), "status_code", "an error")
+        reason = "it is not in the cache, and the Hub cannot be reached" if offline else f"the Hub answers {status}"
+        raise BundleError(unreadable.format(reason)) from error
 
 
 def fetch_data_file(address: str) -> Path:

@@ -15,7 +15,7 @@ from inference.errors import InferenceError, InputError, shown
 DTYPES = ("float32", "bfloat16", "float16")
 
 Logits = dict[str, NDArray[np.float32]]
-Forward = Callable[[NDArray[np.int64], NDArray[np.int64]], Logits]
+Forward = Callable[..., Logits]
 
 
 @dataclass(frozen=True)
@@ -179,19 +179,26 @@ class OutOfMemory(InferenceError):
 
 
 def retry_in_smaller_batches(
-    forward: Forward, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+    forward: Forward,
+    input_ids: NDArray[np.int64],
+    attention_mask: NDArray[np.int64],
+    token_type_ids: NDArray[np.int64] | None = None,
 ) -> Logits:
     """Return what `forward` gives for these rows: all at once, or half as many at a time until they fit into memory.
+
+    Args:
+        forward: takes as many arrays as are given.
 
     Raises:
         OutOfMemory: a single row does not fit; as `forward` raised it.
     """
     size, start = len(input_ids), 0
+    inputs = [input_ids, attention_mask, *([] if token_type_ids is None else [token_type_ids])]
     parts: list[Logits] = []
     while start < len(input_ids):
         rows = slice(start, start + size)
         try:
-            parts.append(forward(input_ids[rows], attention_mask[rows]))
+            parts.append(forward(*(array[rows] for array in inputs)))
         except OutOfMemory:
             if size == 1:
                 raise
@@ -208,7 +215,12 @@ class Backend(Protocol):
     device: str
     threads: int
 
-    def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
+    def logits(
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        token_type_ids: NDArray[np.int64] | None = None,
+    ) -> Logits:
         """Return the logits (batch, labels) of every task, from one pass of the encoder, when they are computed.
 
         Blocks until an asynchronous device has finished, so the duration of the call is that of the computation.
@@ -216,6 +228,8 @@ class Backend(Protocol):
         Args:
             input_ids: (batch, tokens), padded on the right.
             attention_mask: same shape, 1 for a token and 0 for padding.
+            token_type_ids: same shape, the segment of each token: given if `Bundle.token_types`. A model without
+                segments ignores it.
         """
         ...
 

@@ -17,12 +17,12 @@ from tokenizers import Encoding, Tokenizer
 from inference.backends import Backend
 from inference.errors import BundleError, InferenceError, InputError, shown
 from inference.formats.bundle import Bundle, Task
+from inference.formats.texts import EncodedText, Text, Tokens, check_texts, side_of, tokens_read, where_of
 from inference.formats.tokenizer import is_unknown, unknown_token
 
 Exporter = Callable[[Path, Mapping[str, Task], bool, bool | None], list[Path]]
 """Folder, tasks, whether to write INT8 too, `external_data` -> the files written, as `Classifier.export_onnx`."""
 
-MAX_CHARS = 20_000  # far above any model's token limit; tokenizing more would only burn CPU
 ENCODED_TEXTS = 16  # per tokenizer call: an encoding also holds the tokens past the limit, megabytes of them
 
 
@@ -40,6 +40,8 @@ class Prediction:
     """The text has more tokens than the model reads; the rest was ignored."""
     unknown: bool = False
     """No word of the text is in the model's vocabulary, so the answer is meaningless."""
+    unpaired: bool = False
+    """The model was trained on pairs and was given a single text, so the answer may be meaningless."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the prediction in plain types, ready for JSON."""
@@ -67,20 +69,11 @@ class Answer:
     timing: Timing
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Token ids of each text, special tokens included; which texts are cut, and which have no known word."""
-
-    ids: list[list[int]]
-    truncated: list[bool]
-    unknown: list[bool]
-
-
 class Classifier:
     """A bundle on a backend. Thread-safe.
 
     Args:
-        tokenizer: the base model's; its truncation and padding are set here.
+        tokenizer: the base model's; its truncation and padding are switched off here.
         exporter: writes the ONNX files for `export_onnx`; `load` gives one.
         batch_size: maximum texts per forward pass.
         token_budget: maximum tokens per forward pass, padding included; a single text may exceed it.
@@ -98,8 +91,10 @@ class Classifier:
         if batch_size < 1 or token_budget < 1:
             raise InputError(f"batch_size={batch_size} and token_budget={token_budget} must be at least 1.")
         tokenizer.no_padding()
-        direction = (tokenizer.truncation or {}).get("direction", "right")
-        tokenizer.enable_truncation(bundle.max_tokens, direction=direction)
+        self.cuts_left = (tokenizer.truncation or {}).get("direction") == "left"
+        """Long texts lose their beginning instead of their end."""
+        # Cut by `tokens_read`: of a pair, the library would keep every combination of what it cuts off.
+        tokenizer.no_truncation()
         self.bundle = bundle
         self.backend = backend
         self.batch_size = batch_size
@@ -114,18 +109,19 @@ class Classifier:
 
     @overload  # a str is also a Sequence[str]: the first match wins
     def predict(  # type: ignore[overload-overlap]
-        self, texts: str, task: str | None = None, threshold: float | None = None
+        self, texts: Text, task: str | None = None, threshold: float | None = None
     ) -> Prediction: ...
     @overload
     def predict(
-        self, texts: Sequence[str], task: str | None = None, threshold: float | None = None
+        self, texts: Sequence[Text], task: str | None = None, threshold: float | None = None
     ) -> list[Prediction]: ...
     def predict(
-        self, texts: str | Sequence[str], task: str | None = None, threshold: float | None = None
+        self, texts: Text | Sequence[Text], task: str | None = None, threshold: float | None = None
     ) -> Prediction | list[Prediction]:
         """Classify one text, or a list of texts in its order, for one task.
 
         Args:
+            texts: for a model of pairs, a pair is a tuple of two strings, and several pairs are a list of tuples.
             task: may be omitted if the model has only one.
             threshold: confidence below which an answer is uncertain (default: the task's own).
 
@@ -134,27 +130,27 @@ class Classifier:
         """
         task = self.one_task(task)
         predictions = self.classify(texts, [task], threshold).predictions[task]
-        return predictions[0] if isinstance(texts, str) else predictions
+        return predictions[0] if isinstance(texts, str | tuple) else predictions
 
     @overload
     def predict_all_tasks(  # type: ignore[overload-overlap]
-        self, texts: str, threshold: float | None = None
+        self, texts: Text, threshold: float | None = None
     ) -> dict[str, Prediction]: ...
     @overload
     def predict_all_tasks(
-        self, texts: Sequence[str], threshold: float | None = None
+        self, texts: Sequence[Text], threshold: float | None = None
     ) -> dict[str, list[Prediction]]: ...
     def predict_all_tasks(
-        self, texts: str | Sequence[str], threshold: float | None = None
+        self, texts: Text | Sequence[Text], threshold: float | None = None
     ) -> dict[str, Prediction] | dict[str, list[Prediction]]:
         """Like `predict`, for all tasks from one pass of the encoder."""
         predictions = self.classify(texts, None, threshold).predictions
-        if isinstance(texts, str):
+        if isinstance(texts, str | tuple):
             return {task: of_task[0] for task, of_task in predictions.items()}
         return dict(predictions)
 
     def classify(
-        self, texts: str | Sequence[str], tasks: Sequence[str] | None = None, threshold: float | None = None
+        self, texts: Text | Sequence[Text], tasks: Sequence[str] | None = None, threshold: float | None = None
     ) -> Answer:
         """Classify texts for these tasks (default: all), and measure where the time goes.
 
@@ -174,8 +170,9 @@ class Classifier:
         before_tokens = time.perf_counter()
         tokens = self.tokenize(checked)
         before_forward = time.perf_counter()
-        logits, forward_s = self._forward(tokens.ids, names)
-        predictions = {name: self._read(name, logits[name], tokens, threshold) for name in names}
+        logits, forward_s = self._forward(tokens, names)
+        unpaired = self.bundle.pairs and isinstance(checked[0], str)
+        predictions = {name: self._read(name, logits[name], tokens, threshold, unpaired) for name in names}
         tokenize_s = before_forward - before_tokens
         rest_s = time.perf_counter() - started - tokenize_s - forward_s
         return Answer(predictions, Timing(tokenize_s * 1e3, forward_s * 1e3, rest_s * 1e3))
@@ -227,60 +224,95 @@ class Classifier:
                 raise InputError(f"Unknown task {shown(name)}. This model has: {', '.join(self.tasks)}.")
         return names
 
-    def tokenize(self, texts: Sequence[str]) -> Tokens:
+    def tokenize(self, texts: Sequence[Text]) -> Tokens:
         """Return token ids as the model was trained on them.
 
         Raises:
-            InputError: a text gives no tokens (for example, only control characters).
+            InputError: a text gives no tokens (for example, only control characters), or it is a pair and the model
+                does not take pairs.
         """
-        tokens = Tokens([], [], [])
+        tokens = Tokens([], [] if self.bundle.token_types else None, [], [])
         for start in range(0, len(texts), ENCODED_TEXTS):
             batch = texts[start : start + ENCODED_TEXTS]
-            for text, encoding in zip(batch, self.tokenizer.encode_batch_fast(batch), strict=True):
+            for index, text in enumerate(batch, start):
+                if not isinstance(text, str) and not self.bundle.pairs:
+                    raise InputError(
+                        f"{where_of(index, texts)} is a pair, and {self.bundle.name} was trained on single texts. "
+                        "Pass one string per text; if it was trained on pairs, load it with pairs=True (--pairs)."
+                    )
+            for text, encoding in zip(batch, self.tokenizer.encode_batch_fast(list(batch)), strict=True):
                 ids, special = encoding.ids, encoding.special_tokens_mask
-                if all(special):
-                    where = _where(len(tokens.ids), texts)
-                    raise InputError(f"{where} has nothing to classify: no readable character in it.")
+                self._check_readable(text, encoding, special, where_of(len(tokens.ids), texts))
+                read = tokens_read(encoding, self.bundle.max_tokens, self.cuts_left)
+                tokens.truncated.append(len(read) < len(ids))
+                types = encoding.type_ids if tokens.types is not None else []
+                if len(read) < len(ids):
+                    ids, special = [ids[i] for i in read], [special[i] for i in read]
+                    types = [types[i] for i in read] if types else []
                 tokens.ids.append(ids)
-                tokens.truncated.append(bool(encoding.overflowing))
+                if tokens.types is not None:
+                    tokens.types.append(types)
                 tokens.unknown.append(self.unknown_token in ids and self._is_unknown(text, ids, special))
         return tokens
 
-    def _is_unknown(self, text: str, ids: Sequence[int], special: Sequence[int]) -> bool:
-        if len(set(compress(ids, map(operator.not_, special)))) > 2:  # the unknown token, and perhaps a space
-            return False
-        return is_unknown(self.tokenizer.encode(text), self.unknown_token)  # `encode_batch_fast` leaves tokens empty
+    def _check_readable(self, text: Text, encoding: Encoding, special: Sequence[int], where: str) -> None:
+        if isinstance(text, str):
+            unread = all(special)
+        else:
+            parts = {part for part, is_special in zip(encoding.sequence_ids, special, strict=True) if not is_special}
+            unread, where = parts != {0, 1}, side_of(where, 0 if 0 not in parts else 1)
+        if unread:
+            raise InputError(f"{where} has nothing to classify: no readable character in it.")
 
-    def encode(self, text: str) -> Encoding:
-        """Return the tokens of one text, checked as in `predict`, with their offsets.
+    def _is_unknown(self, text: Text, ids: Sequence[int], special: Sequence[int]) -> bool:
+        if isinstance(text, str) and len(set(compress(ids, map(operator.not_, special)))) > 2:
+            return False  # not only the unknown token, and perhaps a space
+        encoded = self._encode(text)  # `encode_batch_fast` leaves tokens empty
+        parts: dict[int | None, list[int]] = {}
+        for i in encoded.read:
+            if not encoded.encoding.special_tokens_mask[i]:
+                parts.setdefault(encoded.encoding.sequence_ids[i], []).append(i)
+        return any(is_unknown(encoded.encoding, self.unknown_token, pieces) for pieces in parts.values())
+
+    def encode(self, text: Text) -> EncodedText:
+        """Return the tokens of one text or one pair, checked as in `predict`, with their offsets.
 
         Raises:
             InputError: as in `predict`.
         """
-        if not isinstance(text, str):
+        if not isinstance(text, str | tuple):
             raise InputError(f"text must be a string, not {type(text).__name__}.")
         self.tokenize(check_texts(text))
-        return self.tokenizer.encode(text)
+        return self._encode(text)
 
-    def logits(self, ids: Sequence[Sequence[int]], tasks: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the logits (rows, labels) of each task for rows of token ids, special tokens included.
+    def _encode(self, text: Text) -> EncodedText:
+        encoding = self.tokenizer.encode(text) if isinstance(text, str) else self.tokenizer.encode(*text)
+        return EncodedText(encoding, tokens_read(encoding, self.bundle.max_tokens, self.cuts_left))
+
+    def logits(
+        self, encoding: Encoding, rows: Sequence[Sequence[int]], tasks: Sequence[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return the logits (rows, labels) of each task for rows of tokens of one text, special ones included.
+
+        Args:
+            rows: positions of the tokens in `encoding`.
 
         Raises:
             InferenceError: a logit is NaN or infinite.
         """
-        logits, _ = self._forward(ids, tasks)
+        ids, types = encoding.ids, encoding.type_ids
+        segments = [[types[i] for i in row] for row in rows] if self.bundle.token_types else None
+        logits, _ = self._forward(Tokens([[ids[i] for i in row] for row in rows], segments, [], []), tasks)
         for task in tasks:
             self._check_finite(task, logits[task])
         return logits
 
-    def _forward(
-        self, ids: Sequence[Sequence[int]], tasks: Sequence[str]
-    ) -> tuple[dict[str, NDArray[np.float32]], float]:
-        """Logits (texts, labels) of each task in the order of `ids`, and the seconds spent in the backend."""
-        logits = {task: np.empty((len(ids), len(self.tasks[task].labels)), np.float32) for task in tasks}
+    def _forward(self, tokens: Tokens, tasks: Sequence[str]) -> tuple[dict[str, NDArray[np.float32]], float]:
+        """Logits (texts, labels) of each task in the order of `tokens`, and the seconds spent in the backend."""
+        logits = {task: np.empty((len(tokens.ids), len(self.tasks[task].labels)), np.float32) for task in tasks}
         seconds = 0.0
-        for rows in self.batches([len(row) for row in ids]):
-            feed = pad([ids[row] for row in rows], self.bundle.pad_id)
+        for rows in self.batches([len(row) for row in tokens.ids]):
+            feed = tokens.feed(rows, self.bundle.pad_id)
             started = time.perf_counter()
             outputs = self.backend.logits(**feed)
             seconds += time.perf_counter() - started
@@ -306,7 +338,7 @@ class Classifier:
         yield batch
 
     def _read(
-        self, task: str, logits: NDArray[np.float32], tokens: Tokens, threshold: float | None
+        self, task: str, logits: NDArray[np.float32], tokens: Tokens, threshold: float | None, unpaired: bool
     ) -> list[Prediction]:
         labels = self.tasks[task].labels
         limit = self.tasks[task].threshold if threshold is None else threshold
@@ -314,7 +346,9 @@ class Classifier:
         scores = probabilities(logits, self.tasks[task].problem_type)
         best = scores.argmax(axis=1)
         return [
-            Prediction(labels[top], row[top], dict(zip(labels, row, strict=True)), row[top] < limit, cut, unknown)
+            Prediction(
+                labels[top], row[top], dict(zip(labels, row, strict=True)), row[top] < limit, cut, unknown, unpaired
+            )
             for row, top, cut, unknown in zip(
                 scores.tolist(), best.tolist(), tokens.truncated, tokens.unknown, strict=True
             )
@@ -327,16 +361,6 @@ class Classifier:
                 f"The {self.backend.name} model gave NaN or infinity for texts[{bad[0]}], task {task!r}. "
                 "Its weights are damaged or overflow: restore the model folder."
             )
-
-
-def pad(rows: Sequence[Sequence[int]], pad_id: int = 0) -> dict[str, NDArray[np.int64]]:
-    """Return `input_ids` and `attention_mask`, both (rows, longest), padded on the right with `pad_id` and 0."""
-    shape = (len(rows), max(map(len, rows)))
-    ids, mask = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-        mask[i, : len(row)] = 1
-    return {"input_ids": ids, "attention_mask": mask}
 
 
 def widened(logits: NDArray[Any]) -> NDArray[Any]:
@@ -354,36 +378,3 @@ def probabilities(logits: NDArray[np.floating], problem_type: str) -> NDArray[np
     powers = np.exp(wide - wide.max(axis=1, keepdims=True))
     shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return shares
-
-
-def check_texts(texts: str | Sequence[str]) -> list[str]:
-    """Return the texts as a list of strings that a tokenizer accepts.
-
-    Raises:
-        InputError: naming the index of the first text that it does not accept.
-    """
-    if not isinstance(texts, str | list | tuple):
-        raise InputError(f"texts must be a string or a list of strings, not {type(texts).__name__}.")
-    if not texts and not isinstance(texts, str):
-        raise InputError("texts is empty: give at least one text.")
-    checked = [texts] if isinstance(texts, str) else list(texts)
-    for index, text in enumerate(checked):
-        where = _where(index, checked)
-        if not isinstance(text, str):
-            raise InputError(f"{where} must be a string, not {type(text).__name__}.")
-        if not text.strip():
-            raise InputError(f"{where} is empty: give it at least one word.")
-        if len(text) > MAX_CHARS:
-            raise InputError(f"{where} has {len(text):,} characters; the limit is {MAX_CHARS:,}. Shorten or split it.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{where} contains a lone surrogate (U+{ord(text[error.start]):04X} at position {error.start}), not a "
-                "character. Decode its source as UTF-8 with errors='replace'."
-            ) from None
-    return checked
-
-
-def _where(index: int, texts: Sequence[str]) -> str:
-    return "The text" if len(texts) == 1 else f"texts[{index}]"

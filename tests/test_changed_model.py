@@ -224,7 +224,7 @@ def test_nothing_is_built_of_a_model_replaced_during_the_build(own: Tiny) -> Non
 def test_scoring_does_not_open_another_model_than_it_was_started_with(own: Tiny, tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
     source.write_text("text\nit was bad\n")
-    model = open_model(own.folder, "int8", own.base, own.cache, 1, None)
+    model = open_model(describe(own.folder, own.base), "int8", own.base, own.cache, 1, None)
     replace_model(own)
     for workers in (1, 2):
         with pytest.raises(ChangedModelError, match=CHANGED):

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.classifier import MAX_CHARS, probabilities
+from inference.classifier import probabilities
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Task
+from inference.formats.texts import MAX_CHARS
 
 
 def test_a_string_gives_one_prediction_and_a_list_gives_a_list() -> None:
@@ -88,6 +89,7 @@ def test_a_prediction_becomes_plain_json() -> None:
         "uncertain": False,
         "truncated": False,
         "unknown": False,
+        "unpaired": False,
     }
 
 

@@ -196,12 +196,14 @@ def test_sdpa_answers_as_eager_does_and_only_a_gpu_takes_it(tiny: Tiny) -> None:
 def test_buckets_are_few_and_padded_as_the_model_wants_it() -> None:
     buckets = Buckets(max_tokens=48, pad_id=7)
     shapes = {
-        buckets.fill(**feed(rows, tokens))[0].shape for rows in (1, 2, 3, 5, 8) for tokens in (1, 9, 16, 17, 33, 48)
+        buckets.fill(*feed(rows, tokens).values())[0].shape
+        for rows in (1, 2, 3, 5, 8)
+        for tokens in (1, 9, 16, 17, 33, 48)
     }
     assert shapes == {(rows, tokens) for rows in (1, 2, 4, 8) for tokens in (16, 32, 48)}
     assert len(shapes) <= buckets.graphs
     given = feed(3, 20)
-    ids, mask = buckets.fill(**given)
+    ids, mask = buckets.fill(*given.values())
     assert (ids[:3, :20] == given["input_ids"]).all()
     assert (ids[:, 20:] == 7).all()
     assert mask[:, 20:].sum() == 0
@@ -309,6 +311,9 @@ class Session:
 
     def disable_fallback(self) -> None:
         self.fallback = False
+
+    def get_inputs(self) -> Any:
+        return self._session.get_inputs()
 
     def get_outputs(self) -> Any:
         return self._session.get_outputs()

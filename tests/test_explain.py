@@ -235,6 +235,7 @@ def test_an_explanation_is_plain_json_with_its_notes() -> None:
         "attribution": 2.0,
         "without": pytest.approx(1 / (1 + math.exp(-10))),
         "unknown": False,
+        "in_text": 0,
     }
     assert again["read"] == [0, 29]
     assert len(again["notes"]) == 2

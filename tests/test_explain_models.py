@@ -51,7 +51,8 @@ def test_integrated_gradients_are_those_of_captums_own_call(network: Classifier,
 
     found = explain(network, TEXT, "mood", "up", GRADIENTS)
     model = load_network(Bundle.read(tiny.folder), tiny.base)
-    ids = torch.tensor([network.encode(TEXT).ids])
+    encoded = network.encode(TEXT)
+    ids = torch.tensor([[encoded.encoding.ids[i] for i in encoded.read]])
     baseline = torch.zeros_like(ids)
     baseline[0, 0], baseline[0, -1] = ids[0, 0], ids[0, -1]
 
@@ -69,7 +70,7 @@ def test_integrated_gradients_are_those_of_captums_own_call(network: Classifier,
     tokens = parts.sum(-1)[0].tolist()
     assert sum(word.attribution or 0 for word in found.words) == pytest.approx(sum(tokens), abs=1e-5)
     letters = [word.attribution for word in found.words if word.text == ","]
-    comma = network.encode(TEXT).ids.index(foreign.WORDS.index(","))
+    comma = network.encode(TEXT).encoding.ids.index(foreign.WORDS.index(","))
     assert letters == [pytest.approx(tokens[comma], abs=1e-5)]
     assert found.words[0].attribution == pytest.approx(tokens[1] + tokens[2], abs=1e-5)  # i, ##t
     assert found.convergence_delta == pytest.approx(float(delta), abs=1e-5)

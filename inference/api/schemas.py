@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from inference.api.errors import ApiError
-from inference.classifier import MAX_CHARS
+from inference.formats.texts import MAX_CHARS
 
 MAX_TEXTS = 512
 

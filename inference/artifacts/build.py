@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inference import cpu
 from inference.artifacts import parity
 from inference.assets import calibration_texts, showcase_texts
 from inference.backends import RUNTIMES
-from inference.classifier import Classifier, pad, probabilities
+from inference.classifier import Classifier, probabilities
 from inference.errors import ExportError, importing
 from inference.formats.bundle import Bundle
+from inference.formats.texts import Text
 from inference.formats.tokenizer import TOKENIZER, read_tokenizer, write_tokenizer
 from inference.jobs import Progress
+
+if TYPE_CHECKING:
+    from inference.onnx.backend import OnnxBackend
 
 ONNX, INT8 = RUNTIMES["onnx"].file, RUNTIMES["int8"].file
 JOINED_TEXTS = 96  # of the showcase, to compare a joined graph with its parts
@@ -47,7 +52,7 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
         from inference.onnx.recipes import check_bounds, quantize_best
 
     write_tokenizer(bundle, folder / TOKENIZER, base)
-    texts = showcase_texts()
+    texts = parity.as_read(bundle, showcase_texts())
     is_export = bundle.format == "onnx"
     source = _join_graphs(bundle, folder, progress) if is_export else _export_network(bundle, folder, progress, base)
     progress("comparing ONNX on the showcase", 0.3)
@@ -72,7 +77,7 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
         quantized = quantize_best(
             folder / ONNX,
             folder / INT8,
-            [pad([ids]) for ids in source.reference.tokenize(calibration_texts()).ids],
+            _calibration_feeds(bundle, folder, source.reference),
             lambda path: judge("int8"),
             reduce_range=cpu.saturates(),
         )
@@ -85,13 +90,23 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
     return {"fused": source.fused, "quantized": quantized, "parity": agreement | source.notes}
 
 
+def _calibration_feeds(bundle: Bundle, folder: Path, reference: Classifier) -> list[dict[str, NDArray[np.int64]]]:
+    """Return the inputs of the FP32 graph for each calibration text."""
+    plain = _open_backend(folder, "onnx")
+    tokens = reference.tokenize(parity.as_read(bundle, calibration_texts()))
+    return [plain.feed(*tokens.feed([row]).values()) for row in range(len(tokens.ids))]
+
+
 def _open_file(bundle: Bundle, folder: Path, name: str) -> Classifier:
     """Open the built file of a runtime on a CPU."""
+    return Classifier(bundle, _open_backend(folder, name), read_tokenizer(bundle, folder / TOKENIZER))
+
+
+def _open_backend(folder: Path, name: str) -> OnnxBackend:
     from inference.onnx.backend import OnnxBackend
     from inference.onnx.io import read_graph
 
-    backend = OnnxBackend(name, read_graph(folder / RUNTIMES[name].file), cpu.cores())
-    return Classifier(bundle, backend, read_tokenizer(bundle, folder / TOKENIZER))
+    return OnnxBackend(name, read_graph(folder / RUNTIMES[name].file), cpu.cores())
 
 
 def _export_network(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -> _Source:
@@ -112,11 +127,11 @@ def _export_network(bundle: Bundle, folder: Path, progress: Progress, base: Path
     notes = {}
     if bundle.four_bit:
         # The 4-bit kernels round differently: ONNX is compared with the dequantised weights, and their drift is noted.
-        texts, served, reference = showcase_texts(), reference, on_torch(merged)
+        texts, served, reference = parity.as_read(bundle, showcase_texts()), reference, on_torch(merged)
         expected = parity.score_matrix(served, texts)
         notes["four_bit_drift"] = parity.differences(expected, parity.score_matrix(reference, texts))
     progress("exporting to ONNX", 0.1)
-    return _Source(reference, export_onnx(merged, folder / ONNX), notes)
+    return _Source(reference, export_onnx(merged, folder / ONNX, token_types=bundle.token_types), notes)
 
 
 def _join_graphs(bundle: Bundle, folder: Path, progress: Progress) -> _Source:
@@ -124,7 +139,7 @@ def _join_graphs(bundle: Bundle, folder: Path, progress: Progress) -> _Source:
     progress("joining the graphs of the tasks", 0.0)
     fused = _join(bundle, "", folder / ONNX)
     reference = _open_file(bundle, folder, "onnx")
-    figures = check_joined(bundle, reference, showcase_texts()[:JOINED_TEXTS])
+    figures = check_joined(bundle, reference, parity.as_read(bundle, showcase_texts()[:JOINED_TEXTS]))
     return _Source(reference, fused, {"single_graphs": figures})
 
 
@@ -140,12 +155,12 @@ def _join(bundle: Bundle, ending: str, target: Path) -> dict[str, int]:
     from inference.onnx.join import join_graphs
 
     graphs = {task: bundle.folder / f"{task}{ending}.onnx" for task in bundle.tasks}
-    join_graphs(graphs, target, within=bundle.folder, digests=bundle.files)
+    join_graphs(graphs, target, within=bundle.folder, digests=bundle.files, token_types=bundle.token_types)
     nodes = load_model(target).graph.node
     return dict(Counter(node.op_type for node in nodes if node.domain == "com.microsoft"))
 
 
-def check_joined(bundle: Bundle, joined: Classifier, texts: Sequence[str]) -> dict[str, dict[str, float]]:
+def check_joined(bundle: Bundle, joined: Classifier, texts: Sequence[Text]) -> dict[str, dict[str, float]]:
     """Compare a joined graph with each of its parts in padded batches, as `parity.differences`.
 
     Raises:
@@ -154,8 +169,8 @@ def check_joined(bundle: Bundle, joined: Classifier, texts: Sequence[str]) -> di
     from inference.onnx.backend import ForeignGraph
     from inference.onnx.io import read_graph
 
-    ids = joined.tokenize(texts).ids
-    feeds = [pad(ids[start : start + 32], bundle.pad_id) for start in range(0, len(ids), 32)]
+    tokens = joined.tokenize(texts)
+    feeds = [tokens.feed(range(len(texts))[start : start + 32], bundle.pad_id) for start in range(0, len(texts), 32)]
     answers = [joined.backend.logits(**feed) for feed in feeds]
     figures: dict[str, dict[str, float]] = {}
     for task, spec in bundle.tasks.items():

@@ -60,6 +60,7 @@ RECIPE = (
     "onnx/recipes.py",
     "artifacts/parity.py",
     "classifier.py",
+    "formats/texts.py",
 )
 
 

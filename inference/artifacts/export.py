@@ -17,6 +17,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tokenizers import Tokenizer
 from inference import cpu
 from inference.artifacts import parity
 from inference.assets import calibration_texts, showcase_texts
-from inference.classifier import Classifier, pad
+from inference.classifier import Classifier
 from inference.errors import BundleError, ExportError, InferenceError, InputError
 from inference.formats.bundle import PROBLEM_TYPES, SINGLE, Bundle, Task
 from inference.formats.describe import EXPORT_LIST as LIST
@@ -49,6 +50,7 @@ def export_files(
     max_tokens: int,
     pad_id: int,
     *,
+    pairs: bool = False,
     int8: Path | None = None,
     external_data: bool | None = None,
 ) -> list[Path]:
@@ -62,6 +64,7 @@ def export_files(
         tokenizer_file: its tokenizer.json.
         max_tokens: tokens of a text that are read.
         pad_id: the padding token.
+        pairs: the model takes pairs of texts.
         int8: the INT8 version of `shared`, to export too.
         external_data: weights in a file of their own: True always, False never, None past 2 GB.
 
@@ -85,8 +88,8 @@ def export_files(
         if int8 is not None:
             _write_graphs(int8, "_int8", staging, tasks, external_data)
         for name, task in tasks.items():
-            _write_json(staging / f"{name}_config.json", _config(task, max_tokens))
-        save_tokenizer(tokenizer_file, staging / TOKENIZER_FOLDER, max_tokens, pad_id)
+            _write_json(staging / f"{name}_config.json", _config(task, max_tokens, pairs))
+        save_tokenizer(tokenizer_file, staging / TOKENIZER_FOLDER, max_tokens, pad_id, pairs=pairs)
         names = [path.relative_to(staging).as_posix() for path in sorted(staging.rglob("*")) if path.is_file()]
         _publish(staging, out, names, source)
     except OSError as error:
@@ -191,8 +194,10 @@ def _write_graphs(source: Path, ending: str, folder: Path, tasks: Mapping[str, T
             raise ExportError(f"Nothing was exported: {error}") from None
 
 
-def _config(task: Task, max_tokens: int) -> dict[str, Any]:
+def _config(task: Task, max_tokens: int, pairs: bool) -> dict[str, Any]:
     described = task.to_config() | {"threshold": task.threshold, "max_length": max_tokens}
+    if pairs:
+        described["pairs"] = True
     return described if task.out_of_scope is None else {**described, "out_of_scope": task.out_of_scope}
 
 
@@ -204,30 +209,32 @@ def _quantize(source: Path, target: Path, tokenizer_file: Path, path: Path) -> d
         raise InputError(f"{tokenizer_file} cannot be read: {error}. Restore it.") from None
     limit = int(min(MAX_TOKENS, tokenizer_max_length(tokenizer_file.parent) or MAX_TOKENS))
     pad_id = (tokenizer.padding or {}).get("pad_id", 0)
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(limit, direction=(tokenizer.truncation or {}).get("direction", "right"))
-    ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(calibration_texts()) if encoding.ids]
+    pairs = _config_beside(path, LOGITS).get("pairs") is True
     threads = cpu.cores()
     try:
         plain = ForeignGraph("onnx", read_graph(source), threads)
-        shapes = {name: values.shape for name, values in plain.logits(**pad(ids[:1], pad_id)).items()}
+        bundle = Bundle(
+            path.parent, path.stem, {}, None, limit, None, {}, pad_id=pad_id, pairs=pairs, token_types=pairs
+        )
+        tokens = Classifier(bundle, plain, tokenizer).tokenize(parity.as_read(bundle, calibration_texts()))
+        shapes = {name: values.shape for name, values in plain.logits(**tokens.feed([0], pad_id)).items()}
         tasks = {name: _unnamed(shape[-1], _kind(path, name)) for name, shape in shapes.items()}
-        bundle = Bundle(path.parent, path.stem, tasks, None, limit, None, {}, pad_id=pad_id)
-        texts = showcase_texts()
+        bundle = replace(bundle, tasks=tasks)
+        texts = parity.as_read(bundle, showcase_texts())
         expected = parity.score_matrix(Classifier(bundle, plain, tokenizer), texts)
 
         def judge(candidate: Path) -> dict[str, Any]:
             backend = ForeignGraph("int8", read_graph(candidate), threads)
             return parity.judge(expected, Classifier(bundle, backend, tokenizer), texts)
 
-        feeds = [plain.feed(**pad([row])) for row in ids]
+        feeds = [plain.feed(*tokens.feed([row]).values()) for row in range(len(tokens.ids))]
         return quantize_best(source, target, feeds, judge, reduce_range=cpu.saturates())
     except (InferenceError, OSError):
         raise
     except Exception as error:  # ONNX Runtime's own classes share no public base
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{path} does not run on the calibration texts, which have up to {max(map(len, ids))} tokens ({reason}). "
+            f"{path} does not run on the calibration texts, which have up to {limit} tokens ({reason}). "
             f"If it reads fewer, say so in {TOKENIZER_FOLDER}/tokenizer_config.json: model_max_length."
         ) from error
 
@@ -240,9 +247,14 @@ def _unnamed(outputs: int, kind: str) -> Task:
 
 def _kind(path: Path, output: str) -> str:
     """Return the problem type of an output of a graph from the configuration beside it."""
-    config = path.with_name(f"{path.stem if output == LOGITS else output.removeprefix(OUTPUT_PREFIX)}_config.json")
-    kind = read_json(config).get("problem_type") if config.is_file() else None
+    kind = _config_beside(path, output).get("problem_type")
     return kind if kind in PROBLEM_TYPES else PROBLEM_TYPES[0]
+
+
+def _config_beside(path: Path, output: str) -> dict[str, Any]:
+    """Return the configuration of an output of a graph; empty if there is none."""
+    config = path.with_name(f"{path.stem if output == LOGITS else output.removeprefix(OUTPUT_PREFIX)}_config.json")
+    return read_json(config) if config.is_file() else {}
 
 
 def _publish(staging: Path, out: Path, names: list[str], source: str) -> None:

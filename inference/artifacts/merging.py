@@ -33,6 +33,7 @@ def export_merged(
     base: Path | None = None,
     load_in_4bit: bool = False,
     max_tokens: int | None = None,
+    pairs: bool | None = None,
 ) -> dict[str, float]:
     """Write the merged model to the folder `out`, which `AutoModelForSequenceClassification` can load.
 
@@ -41,6 +42,7 @@ def export_merged(
     Args:
         task: the adapter to merge, if there are several.
         max_tokens: the tokenizer's `model_max_length`; default: the model's own limit.
+        pairs: as for `describe`.
 
     Returns:
         As `inference.artifacts.parity.differences` of merged and unmerged answers on the showcase.
@@ -49,7 +51,7 @@ def export_merged(
         InputError: the model has no adapter, `task` is not one of its tasks, or `out` exists and is not empty.
         BundleError: the model or its base cannot be read.
     """
-    bundle = described = describe(model, base, four_bit=load_in_4bit)
+    bundle = described = describe(model, base, four_bit=load_in_4bit, pairs=pairs)
     if not bundle.adapters:
         raise InputError(
             f"{model} has no PEFT adapter to merge. Name the folder of one (it has adapter_config.json) with --model."
@@ -72,8 +74,13 @@ def export_merged(
         networks = (load_switched(bundle, base), load_merged(bundle, base))
         unmerged, merged = (_score(bundle, network, folder / TOKENIZER) for network in networks)
         with quiet_transformers():
-            cast(Any, networks[1]).models[0].save_pretrained(folder)
-        save_tokenizer(folder / TOKENIZER, folder, max_tokens or bundle.max_tokens, bundle.pad_id)
+            network = cast(Any, networks[1]).models[0]
+            if bundle.pairs:
+                network.config.pairs = True
+            network.save_pretrained(folder)
+        save_tokenizer(
+            folder / TOKENIZER, folder, max_tokens or bundle.max_tokens, bundle.pad_id, pairs=bundle.token_types
+        )
         check_same(described, base)
         if out.exists():
             out.rmdir()
@@ -83,4 +90,6 @@ def export_merged(
 
 def _score(bundle: Bundle, network: nn.Module, tokenizer: Path) -> dict[str, parity.Matrix]:
     backend = TorchBackend(network, threads=cpu.cores())
-    return parity.score_matrix(Classifier(bundle, backend, read_tokenizer(bundle, tokenizer)), showcase_texts())
+    return parity.score_matrix(
+        Classifier(bundle, backend, read_tokenizer(bundle, tokenizer)), parity.as_read(bundle, showcase_texts())
+    )

@@ -8,10 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.classifier import Classifier, Prediction, pad, probabilities
+from inference.classifier import Classifier, Prediction, probabilities
+from inference.formats.bundle import Bundle
+from inference.formats.texts import Text
 
 Matrix = NDArray[np.float64]  # (texts, labels), probabilities
 FP32_TOLERANCE = 1e-4  # largest difference of a probability that FP32 arithmetic explains
+
+
+def as_read(bundle: Bundle, texts: Sequence[str]) -> Sequence[Text]:
+    """Return texts as the model reads them: for a model of pairs, each with the text after it."""
+    return list(zip(texts, [*texts[1:], texts[0]], strict=True)) if bundle.pairs else texts
 
 
 def score_rows(predictions: Sequence[Prediction]) -> Matrix:
@@ -19,24 +26,23 @@ def score_rows(predictions: Sequence[Prediction]) -> Matrix:
     return np.array([list(prediction.scores.values()) for prediction in predictions])
 
 
-def score_matrix(classifier: Classifier, texts: Sequence[str]) -> dict[str, Matrix]:
+def score_matrix(classifier: Classifier, texts: Sequence[Text]) -> dict[str, Matrix]:
     """Return the probabilities (texts, labels) of each task from one call, which sorts and batches the texts."""
-    return {task: score_rows(predictions) for task, predictions in classifier.predict_all_tasks(texts).items()}
+    return {task: score_rows(predictions) for task, predictions in classifier.predict_all_tasks(list(texts)).items()}
 
 
-def score_matrix_mixed(classifier: Classifier, texts: Sequence[str], batch_size: int = 32) -> dict[str, Matrix]:
+def score_matrix_mixed(classifier: Classifier, texts: Sequence[Text], batch_size: int = 32) -> dict[str, Matrix]:
     """Return the same from padded batches in the given order: short texts beside long ones, unlike after sorting."""
-    ids = classifier.tokenize(texts).ids
-    pad_id = classifier.bundle.pad_id
-    feeds = [pad(ids[start : start + batch_size], pad_id) for start in range(0, len(ids), batch_size)]
-    logits = [classifier.backend.logits(**feed) for feed in feeds]
+    tokens, rows = classifier.tokenize(texts), range(len(texts))
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    logits = [classifier.backend.logits(**tokens.feed(batch, classifier.bundle.pad_id)) for batch in batches]
     return {
         name: probabilities(np.concatenate([batch[name] for batch in logits]), task.problem_type)
         for name, task in classifier.tasks.items()
     }
 
 
-def score_matrix_alone(classifier: Classifier, texts: Sequence[str]) -> dict[str, Matrix]:
+def score_matrix_alone(classifier: Classifier, texts: Sequence[Text]) -> dict[str, Matrix]:
     """Return the same with every text in a call of its own."""
     answers = [classifier.predict_all_tasks(text) for text in texts]
     return {task: score_rows([answer[task] for answer in answers]) for task in classifier.tasks}
@@ -60,7 +66,7 @@ def differences(reference: dict[str, Matrix], other: dict[str, Matrix]) -> dict[
     return figures
 
 
-def judge(expected: dict[str, Matrix], classifier: Classifier, texts: Sequence[str]) -> dict[str, Any]:
+def judge(expected: dict[str, Matrix], classifier: Classifier, texts: Sequence[Text]) -> dict[str, Any]:
     """Compare a classifier's answers with the `expected` probabilities, and its answers alone with those in batches.
 
     Returns:

@@ -25,6 +25,7 @@ def add(commands: Any) -> None:
     )
     p.add_argument("--task", help="task of the label column, if the model has several")
     p.add_argument("--text-column", help="default: the column named like texts, such as text, or the only one")
+    p.add_argument("--pair-column", help="the second text of each row, for a model that takes pairs of texts")
     p.add_argument("--label-column", help="default: the column named like the task, else label")
     p.add_argument(
         "--backends",
@@ -114,12 +115,14 @@ def compare_command(args: argparse.Namespace) -> None:
     require_writable(args.out)
     if args.rows is not None and args.rows < 1:
         raise InputError(f"--rows {args.rows} must be at least 1.")
-    bundle = describe(args.model, args.base)
+    bundle = describe(args.model, args.base, pairs=args.pairs)
     data = None
     if args.data:
-        data = read_data(args.data, bundle.tasks, args.task, args.text_column, args.label_column)
-    elif args.task or args.rows:
-        raise InputError("--task and --rows need --data; without it, all tasks of the showcase are measured.")
+        data = read_data(args.data, bundle.tasks, args.task, args.text_column, args.label_column, args.pair_column)
+    elif args.task or args.rows or args.pair_column:
+        raise InputError(
+            "--task, --rows and --pair-column need --data; without it, all tasks of the showcase are measured."
+        )
     if data and args.rows:
         data = data.sample(args.rows, args.seed)
     receipt = measure(

@@ -45,19 +45,27 @@ class Finding:
 _error, _warning, _note = (partial(Finding, severity) for severity in SEVERITIES)
 
 
-def examine(model: str | Path, base: str | Path | None = None, cache: Path | None = None) -> list[Finding]:
+def examine(
+    model: str | Path, base: str | Path | None = None, cache: Path | None = None, pairs: bool | None = None
+) -> list[Finding]:
     """Return findings about a model, errors first. A model that does not load is a finding, not an exception."""
-    findings = _findings(model, Path(base) if base is not None else None, cache)
+    findings = _findings(model, Path(base) if base is not None else None, cache, pairs)
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def _findings(model: str | Path, base: Path | None, cache: Path | None) -> Iterator[Finding]:
+def _findings(model: str | Path, base: Path | None, cache: Path | None, pairs: bool | None) -> Iterator[Finding]:
     try:
-        bundle = describe(model, base)
+        bundle = describe(model, base, pairs=pairs)
     except InferenceError as error:
         yield _error(str(error))
         yield from _check_folder(Path(model))
         return
+    if bundle.pairs:
+        yield _note(
+            "it reads pairs of texts",
+            "its config.json or bundle.json says so, or it is a cross-encoder, or its labels are those of NLI",
+            'if it was trained on single texts, write "pairs": false into that file',
+        )
     yield from _check_labels(bundle)
     yield from _check_base(bundle)
     try:
@@ -271,7 +279,7 @@ def add(commands: Any) -> None:
 
 def doctor_command(args: argparse.Namespace) -> int:
     """Print the findings and return the exit code: 1 if there are errors, else 0."""
-    findings = examine(args.model, args.base, args.cache)
+    findings = examine(args.model, args.base, args.cache, args.pairs)
     counts, name = Counter(finding.severity for finding in findings), without_scheme(str(args.model))
     if args.json:
         print_json({"model": name, "findings": [dataclasses.asdict(finding) for finding in findings]})

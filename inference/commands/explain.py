@@ -19,6 +19,7 @@ from inference.jobs import Progress, ProgressLine
 
 if TYPE_CHECKING:
     from inference.classifier import Classifier
+    from inference.formats.texts import Text
 
 BAR_WIDTH = 14
 MAX_WORD_WIDTH = 28
@@ -29,6 +30,7 @@ def add(commands: Any) -> None:
     """Add the command to the subparsers."""
     p = add_model_command(commands, "explain", explain_command, "Explain which words of a text led to its label.")
     p.add_argument("text", nargs="?", metavar="TEXT", help="the text; - reads it from stdin")
+    p.add_argument("--pair", metavar="TEXT", help="the second text, for a model that takes pairs of texts")
     p.add_argument("--task", help="default: all")
     p.add_argument("--label", help="label to explain (default: the predicted one)")
     help = "occlusion leaves out one word at a time, on any backend; gradients need PyTorch (default: %(default)s)"
@@ -58,7 +60,8 @@ def explain_command(args: argparse.Namespace) -> None:
     if args.compare and (len(backends) < 2 or len(set(backends)) < len(backends)):
         raise InputError(f"--compare {','.join(backends)}: pass two or more different backends, such as onnx,int8.")
     # stdin is a single text; invalid UTF-8 becomes replacement characters
-    text = sys.stdin.buffer.read().decode("utf-8-sig", errors="replace") if args.text == "-" else args.text
+    first = sys.stdin.buffer.read().decode("utf-8-sig", errors="replace") if args.text == "-" else args.text
+    text = first if args.pair is None else (first, args.pair)
     classifiers = [load_model(args, name) for name in backends]
     tasks = [classifiers[0].one_task(args.task)] if args.task or args.label else list(classifiers[0].tasks)
     if args.compare:
@@ -67,7 +70,7 @@ def explain_command(args: argparse.Namespace) -> None:
         _print_explanations(args, classifiers[0], text, tasks)
 
 
-def _print_explanations(args: argparse.Namespace, classifier: Classifier, text: str, tasks: Sequence[str]) -> None:
+def _print_explanations(args: argparse.Namespace, classifier: Classifier, text: Text, tasks: Sequence[str]) -> None:
     with _progress(args) as progress:
         explanations = [
             explain(classifier, text, task, args.label, args.method, budget_s=args.budget, progress=progress)
@@ -80,7 +83,7 @@ def _print_explanations(args: argparse.Namespace, classifier: Classifier, text: 
 
 
 def _print_comparisons(
-    args: argparse.Namespace, classifiers: list[Classifier], text: str, tasks: Sequence[str]
+    args: argparse.Namespace, classifiers: list[Classifier], text: Text, tasks: Sequence[str]
 ) -> None:
     from inference.explain.agreement import agreement_sentence, compare_explanations
 
@@ -102,7 +105,7 @@ def _check_faithfulness(args: argparse.Namespace) -> None:
     from inference.explain import faithfulness
     from inference.formats.files import sha256
 
-    if args.text or args.label or args.compare or args.budget:
+    if args.text or args.pair or args.label or args.compare or args.budget:
         raise InputError(
             "--check uses the texts of the showcase and the predicted labels: leave out TEXT, --label, --compare and "
             "--budget."
@@ -142,7 +145,9 @@ def format_explanation(explanation: Explanation) -> str:
     largest = max((abs(word.attribution or 0.0) for word in e.words), default=0.0)
     width = max((columns(_short(word.text)) for word in e.words), default=0)
     lines = [printable(head)]
-    for word in e.words:
+    for number, word in enumerate(e.words):
+        if e.second_text is not None and (number == 0 or word.in_text != e.words[number - 1].in_text):
+            lines.append(f" {('first', 'second')[word.in_text]} text")
         shown, value = _short(word.text), word.attribution
         figure = " (not tried)" if value is None else f"{value:+9.3f}  {_bar(value, largest)}"
         without = "" if word.without is None else f"  without it {word.without:.4f}"

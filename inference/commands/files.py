@@ -112,6 +112,7 @@ def merge_command(args: argparse.Namespace) -> None:
         base=args.base,
         load_in_4bit=args.load_in_4bit,
         max_tokens=args.max_tokens,
+        pairs=args.pairs,
     )
     if args.json:
         print_json({"folder": str(args.out), **figures})

@@ -10,19 +10,26 @@ from typing import Any
 
 from inference.artifacts.cache import Artifact, find, model_sizes, obtain
 from inference.backends import BACKENDS, TITLES
-from inference.classifier import Prediction
+from inference.classifier import Classifier, Prediction
 from inference.commands.options import add_content, add_device, add_model_command, load_model, print_json
 from inference.errors import InputError
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
 from inference.formats.identity import check_content
+from inference.formats.texts import Text
 
 
 def add(commands: Any) -> None:
     """Add the commands to the subparsers."""
     p = add_model_command(commands, "predict", predict_command, "Print label and confidence of each text.")
     p.add_argument(
-        "texts", nargs="+", metavar="TEXT", help="text; - reads one text per line from stdin, without blank lines"
+        "texts",
+        nargs="+",
+        metavar="TEXT",
+        help="text; - reads one text per line from stdin, without blank lines (a tab separates the texts of a pair)",
+    )
+    p.add_argument(
+        "--pair", nargs="+", metavar="TEXT", help="the second text of each TEXT, for a model that takes pairs of texts"
     )
     p.add_argument("--backend", choices=BACKENDS, help="runtime (default: the model's first, usually pytorch)")
     p.add_argument("--task", help="default: all")
@@ -40,11 +47,14 @@ def add(commands: Any) -> None:
 
 
 def predict_command(args: argparse.Namespace) -> None:
-    texts = [line for text in args.texts for line in (_stdin_lines() if text == "-" else [text])]
-    for text in texts:
+    lines = [line for text in args.texts for line in (_stdin_lines() if text == "-" else [text])]
+    if args.pair is not None and len(args.pair) != len(lines):
+        raise InputError(f"--pair has {len(args.pair)} texts for {len(lines)}. Pass one for each TEXT.")
+    for text in lines:
         if "/" in text and len(text) < 1000 and Path(text).is_dir():  # otherwise the demo model would answer
             raise InputError(f"{text} is a folder, not a text. To use the model in it: --model {text}")
     classifier = load_model(args, args.backend)
+    texts: list[Text] = list(zip(lines, args.pair, strict=True)) if args.pair else _with_tabs(classifier, lines)
     answers = classifier.classify(texts, [args.task] if args.task else None, args.threshold).predictions
     if args.json:
         rows = [
@@ -55,13 +65,13 @@ def predict_command(args: argparse.Namespace) -> None:
         return
     for i, text in enumerate(texts):
         if len(texts) > 1:
-            print(text)
+            print(text if isinstance(text, str) else " | ".join(text))
         for task, predictions in answers.items():
             print(("  " if len(texts) > 1 else "") + _line(task, predictions[i]))
 
 
 def build_command(args: argparse.Namespace) -> None:
-    bundle = describe(args.model, args.base)
+    bundle = describe(args.model, args.base, pairs=args.pairs)
     check_content(bundle, args.content)
     artifact = obtain(bundle, args.cache, args.progress, args.base)
     if args.json:
@@ -73,7 +83,7 @@ def build_command(args: argparse.Namespace) -> None:
 
 
 def info_command(args: argparse.Namespace) -> None:
-    bundle = describe(args.model, args.base)
+    bundle = describe(args.model, args.base, pairs=args.pairs)
     bundle.verify()
     artifact = find(bundle, args.cache)
     sizes = model_sizes(bundle, artifact, args.base)
@@ -83,6 +93,7 @@ def info_command(args: argparse.Namespace) -> None:
                 "name": bundle.name,
                 "tasks": {name: asdict(task) for name, task in bundle.tasks.items()},
                 "max_tokens": bundle.max_tokens,
+                "pairs": bundle.pairs,
                 "pooling": bundle.pooling,
                 "format": bundle.format,
                 "base": bundle.base and {name: getattr(bundle.base, name) for name in ("hub_id", "revision", "files")},
@@ -98,6 +109,8 @@ def info_command(args: argparse.Namespace) -> None:
     for name, task in bundle.tasks.items():
         labels = ", ".join(task.labels[:7]) + (f", … {len(task.labels)} in all" if len(task.labels) > 7 else "")
         print(f"  task    {name}: {labels}{f'; uncertain below {task.threshold:.3f}' if task.threshold else ''}")
+    if bundle.pairs:
+        print("  reads   pairs of texts")
     print(f"  size    {', '.join(f'{TITLES[backend]} {size / 1e6:.1f} MB' for backend, size in sizes.items())}")
     if artifact is None:
         print(f"  ONNX and INT8 are not built yet. Build them: python -m inference build --model {bundle.folder}")
@@ -115,6 +128,7 @@ def _base(bundle: Bundle) -> str:
 
 def _line(task: str, p: Prediction) -> str:
     flags = {"uncertain": p.uncertain, "truncated": p.truncated, "no word is in the vocabulary": p.unknown}
+    flags["a single text, and the model was trained on pairs"] = p.unpaired
     notes = [note for note, applies in flags.items() if applies]
     return f"{task:<12} {p.label:<24} {p.confidence:.4f}" + (f"  ({', '.join(notes)})" if notes else "")
 
@@ -128,6 +142,13 @@ def _print_parity(artifact: Artifact) -> None:
             f"{parity['texts']} texts per task, probabilities within {figures['max_abs_dp']:.2g}, "
             f"{figures['batch_flips'] or 'no'} labels that depend on the batch"
         )
+
+
+def _with_tabs(classifier: Classifier, lines: list[str]) -> list[Text]:
+    """Return the texts, for a model of pairs as pairs if every line has a tab."""
+    if not classifier.bundle.pairs or not all("\t" in line for line in lines):
+        return list(lines)
+    return [(first, second) for first, _, second in (line.partition("\t") for line in lines)]
 
 
 def _stdin_lines() -> list[str]:

@@ -19,7 +19,18 @@ from inference.jobs import ProgressLine
 if TYPE_CHECKING:
     from inference.classifier import Classifier
 
-LOAD_OPTIONS = ("device", "dtype", "compile", "threads", "base", "load_in_4bit", "cache", "progress", "content")
+LOAD_OPTIONS = (
+    "device",
+    "dtype",
+    "compile",
+    "threads",
+    "base",
+    "load_in_4bit",
+    "pairs",
+    "cache",
+    "progress",
+    "content",
+)
 Run = Callable[[argparse.Namespace], "int | None"]
 
 
@@ -61,7 +72,7 @@ def add_model_command(
 
 
 def add_model(p: argparse.ArgumentParser, *, positional: bool = False, cache: bool = True) -> None:
-    """Add --model, --base and --json.
+    """Add --model, --base, --pairs and --json.
 
     Args:
         positional: also accept the model as MODEL.
@@ -79,6 +90,11 @@ def add_model(p: argparse.ArgumentParser, *, positional: bool = False, cache: bo
         default=os.environ.get("TRIPTYCH_BASE") or None,
         type=Path,
         help="folder of an adapter's base model (default: $TRIPTYCH_BASE, else what the adapter names)",
+    )
+    p.add_argument(
+        "--pairs",
+        action=argparse.BooleanOptionalAction,
+        help="the model was trained on pairs of texts, or on single ones (default: what its folder says)",
     )
     if cache:
         p.add_argument("--cache", type=Path, help="folder of built models (default: ~/.cache/triptych)")

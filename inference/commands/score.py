@@ -19,6 +19,7 @@ from inference.jobs import Progress
 from inference.score.writing import FORMATS
 
 if TYPE_CHECKING:
+    from inference.formats.bundle import Bundle
     from inference.score.run import Report
 
 DEFAULT = "int8"
@@ -39,6 +40,7 @@ def add(commands: Any) -> None:
     p.add_argument("file", type=Path, metavar="IN", help="a .csv, .jsonl or .parquet file")
     p.add_argument("--out", type=Path, required=True, help="the file to write; an existing file is replaced at the end")
     p.add_argument("--text-column", help="default: the column named like texts, such as text, or the only one")
+    p.add_argument("--pair-column", help="the second text of each row, for a model that takes pairs of texts")
     p.add_argument("--tasks", type=names, help="comma-separated (default: all)")
     p.add_argument("--backend", choices=BACKENDS, help=f"runtime (default: {DEFAULT}, else the model's first)")
     p.add_argument("--threshold", type=float, help="uncertain below this confidence (default: the model's own)")
@@ -65,6 +67,7 @@ def score(args: argparse.Namespace) -> None:
         source=args.file,
         out=args.out,
         text_column=args.text_column,
+        pair_column=args.pair_column,
         tasks=tuple(args.tasks) if args.tasks else None,
         threshold=args.threshold,
         all_scores=args.all_scores,
@@ -74,7 +77,8 @@ def score(args: argparse.Namespace) -> None:
     workers = args.workers or min(cpu.cores(), 8)
     # A Ray worker has one core, on a machine that is unknown here.
     threads = 1 if args.engine == "ray" else max(1, cpu.cores() // workers)
-    model = open_model(args.model, args.backend, args.base, args.cache, threads, args.progress)
+    bundle = describe(args.model, args.base, pairs=args.pairs)
+    model = open_model(bundle, args.backend, args.base, args.cache, threads, args.progress)
 
     def say(sentence: str) -> None:
         if not args.json:
@@ -102,7 +106,7 @@ def score(args: argparse.Namespace) -> None:
 
 
 def open_model(
-    folder: Path, backend: str | None, base: Path | None, cache: Path, threads: int, progress: Progress | None
+    bundle: Bundle, backend: str | None, base: Path | None, cache: Path, threads: int, progress: Progress | None
 ) -> Any:
     """Return the model to score with, built but not yet opened; INT8 unless another backend is named.
 
@@ -113,7 +117,6 @@ def open_model(
     from inference.loading import open_described
     from inference.score.run import Model
 
-    bundle = describe(folder, base)
     if backend is None:
         backend = DEFAULT if DEFAULT in bundle.backends else bundle.backends[0]
     check_backend(backend, bundle.backends)

@@ -48,7 +48,7 @@ def serve_command(args: argparse.Namespace) -> int:
     # Before the model is loaded, so that a taken port is reported at once.
     listener = server.bind(args.host, args.port, f"Choose another port: --port {args.port + 1}")
     try:
-        backends = describe(args.model, args.base).backends
+        backends = describe(args.model, args.base, pairs=args.pairs).backends
         backend = args.backend or ("int8" if "int8" in backends else backends[0])
         classifier = load_model(args, backend)
         classifier.classify("warm up")  # the first pass of a runtime is slower than later ones

@@ -85,8 +85,9 @@ def attach_texts(receipt: Mapping[str, Any], name: str, content: bytes, text_col
             f"with {data['sha256'][:12]}. Saving a file again may change its bytes; use the original file."
         )
     table = open_table(Source(name, content), text_column)
-    column = read_columns(table, [table.text_column])[table.text_column]
+    names = [table.text_column, *([data["pair_column"]] if "pair_column" in data else [])]
+    column = ["\n".join(map(str, cells)) for cells in zip(*read_columns(table, names).values(), strict=True)]
     if max(data["row_numbers"]) > len(column):
         raise InputError(f"The receipt names row {max(data['row_numbers']):,}; {name} has {len(column):,} rows.")
-    texts = [str(column[row - 1]) for row in data["row_numbers"]]
+    texts = [column[row - 1] for row in data["row_numbers"]]
     return seal({**receipt, "data": {**data, "texts": texts}})

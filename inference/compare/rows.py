@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from inference.classifier import check_texts
 from inference.errors import InputError
 from inference.formats.bundle import Task
 from inference.formats.hub import fetch_data_file
+from inference.formats.texts import check_texts
 from inference.tables.reading import open_table, read_columns
 from inference.tables.table import Source, Table, column_index, find_column, listed
 
@@ -25,7 +25,8 @@ MIN_ROWS = 20  # below this no figure means anything
 class LabelledRows:
     """Texts and, per task, the label of each; rows without any label are left out."""
 
-    texts: list[str]
+    texts: list[Any]
+    """Strings, or pairs of strings as tuples."""
     labels: Mapping[str, list[int]]
     """Task -> position of the label among the task's labels; -1 if the row has none for this task."""
     known: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -39,6 +40,8 @@ class LabelledRows:
     """The data row of the file that each text is from, counted from 1 without the header."""
     remarks: list[str] = field(default_factory=list)
     """What was assumed, left out or drawn."""
+    pair_column: str | None = None
+    """The column of the second texts, if the rows are pairs."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -61,7 +64,12 @@ class LabelledRows:
     @property
     def copies(self) -> int:
         """The number of rows whose text is that of an earlier row."""
-        return len(self) - len(set(self.texts))
+        return len(self) - len(set(self.texts_as_strings))
+
+    @property
+    def texts_as_strings(self) -> list[str]:
+        """The texts, those of a pair on a line each."""
+        return [text if isinstance(text, str) else "\n".join(text) for text in self.texts]
 
     @property
     def label_ids(self) -> list[int]:
@@ -136,6 +144,7 @@ def read_data(
     task: str | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
+    pair_column: str | None = None,
 ) -> LabelledRows:
     """Read the labelled rows of a table.
 
@@ -145,6 +154,7 @@ def read_data(
         task: whose labels to read; by default those of every task that has a column of its name.
         text_column: by default found by its name, see `open_table`.
         label_column: the labels of a single task; by default the column named like it, or else "label".
+        pair_column: the second text of each row, for a model of pairs.
 
     Raises:
         InputError: the file or a column is missing, it cannot be read, a label is not the model's, a text is
@@ -153,18 +163,23 @@ def read_data(
     if task is not None and task not in tasks:
         raise InputError(f"Unknown task {task!r}. This model has: {', '.join(tasks)}.")
     table, digest, remarks = open_data(source, text_column)
-    holders = _label_columns(table, tasks, task, label_column)
-    columns = read_columns(table, [table.text_column, *holders.values()])
+    if pair_column is not None:
+        column_index(table.name, table.columns, pair_column)
+    holders = _label_columns(table, tasks, task, label_column, pair_column)
+    columns = read_columns(table, [table.text_column, *holders.values(), *([pair_column] if pair_column else [])])
+    texts = columns[table.text_column]
+    if pair_column:
+        texts = list(zip(texts, columns[pair_column], strict=True))
     labels = {
         key: _label_ids(table.name, column, columns[column], key, tasks[key], remarks)
         for key, column in holders.items()
     }
     known = {key: tasks[key].labels for key in labels}
-    rows = labelled_rows(table, digest, columns[table.text_column], labels, known)
+    rows = labelled_rows(table, digest, texts, labels, known)
     if rows.rows_in_file > len(rows):
         left_out = rows.rows_in_file - len(rows)
         remarks.append(f"{left_out:,} of {rows.rows_in_file:,} rows have no label and are left out")
-    return replace(rows, remarks=remarks).checked()
+    return replace(rows, remarks=remarks, pair_column=pair_column).checked()
 
 
 def open_data(source: str | Path | Source, text_column: str | None) -> tuple[Table, str, list[str]]:
@@ -221,10 +236,10 @@ def find_label_column(columns: Sequence[str], name: str) -> str | None:
 
 
 def _label_columns(
-    table: Table, tasks: Mapping[str, Task], task: str | None, label_column: str | None
+    table: Table, tasks: Mapping[str, Task], task: str | None, label_column: str | None, pair_column: str | None
 ) -> dict[str, str]:
     """Return task -> the column with its labels."""
-    columns = [column for column in table.columns if column != table.text_column]
+    columns = [column for column in table.columns if column not in (table.text_column, pair_column)]
     asked = [task] if task is not None else list(tasks)
     by_task = {key: column for key in asked if (column := find_label_column(columns, key))}
     if label_column is not None:

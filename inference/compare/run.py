@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from inference.version import __version__
 
 CHUNK = 500  # rows that a backend answers before the next one takes its turn
 QUICK_ROWS = 500
+UNPAIRED = "the model was trained on pairs of texts, and the rows are single ones: name the column of the second texts"
 # Approximate seconds of each part, on two cores with a small encoder. Only the ratios matter, for progress.
 START, WARM_UP, CALL, SWEEP, ROW, SHAPE_ROUND = 14.0, 4.0, 0.035, 6.0, 0.022, 6.0
 
@@ -80,6 +81,11 @@ def measure(
     progress = progress or (lambda step, share: None)
     cache = cache or default_cache()
     keep_texts = keep_texts or data is None
+    if data and data.pair_column and not bundle.pairs:
+        raise InputError(
+            f"{bundle.name} was trained on single texts. Leave out the pair column {data.pair_column!r}; if it was "
+            "trained on pairs, pass --pairs."
+        )
     data = _select_rows(bundle, data, QUICK_ROWS if quick else None, seed)
     artifact = obtain(bundle, cache, lambda step, share: progress(f"building: {step}", 0.0), base)
     names = [name for name in RUNTIMES if name in backends]  # the most exact first: the reference
@@ -134,12 +140,14 @@ def _select_rows(bundle: Bundle, data: LabelledRows | None, max_rows: int | None
         except InputError as error:
             raise InputError(
                 f"The showcase has no labels for {bundle.name} ({', '.join(bundle.tasks)}). Pass labelled rows of your "
-                "own: --data FILE.csv with the columns text and label."
+                f"own: --data FILE.csv{' --pair-column NAME' if bundle.pairs else ''} with the columns text and label."
             ) from error
     if data.sha256 in bundle.trained_on:
         raise InputError(f"{data.name} is the file that {bundle.name} was trained on. Pass rows it has not seen.")
     calibration = set(CALIBRATION.read_text(encoding="utf-8").splitlines())
     data = data.without(calibration, "their texts set the ranges of the INT8 model")
+    if bundle.pairs and not data.pair_column:
+        data = replace(data, remarks=[*data.remarks, UNPAIRED])
     return data if max_rows is None else data.sample(max_rows, seed)
 
 
@@ -152,7 +160,8 @@ def _data_entry(data: LabelledRows, tokens: list[int], truncated: int, keep_text
         "tokens": tokens,
         "truncated": truncated,
         "labels": {task: list(ids) for task, ids in data.labels.items()},
-        "texts": list(data.texts) if keep_texts else None,
+        "texts": data.texts_as_strings if keep_texts else None,
+        **({"pair_column": data.pair_column} if data.pair_column else {}),
         "copies": data.copies,
         "notes": data.notes,
     }
@@ -226,7 +235,13 @@ class _Run:
         self, threads: int, rows: list[list[int]], number: int = 0, control: str | None = None
     ) -> AbstractContextManager[dict[str, benchmark.Process]]:
         """Start the processes with the texts of these rounds."""
-        options = {"cache": self.cache, "base": self.base, "content": content_key(self.bundle), "threads": threads}
+        options = {
+            "cache": self.cache,
+            "base": self.base,
+            "content": content_key(self.bundle),
+            "threads": threads,
+            "pairs": self.bundle.pairs,
+        }
 
         def open_process(name: str) -> benchmark.Process:
             return benchmark.Process(self.bundle.folder, name, **options, dtype=self.dtypes.get(name))

@@ -9,6 +9,7 @@ Memory, threads and start-up of a runtime can be measured only in a separate pro
 from __future__ import annotations
 
 import base64
+import copy
 import importlib
 import json
 import os
@@ -31,13 +32,18 @@ class Worker:
 
     def __init__(self, classifier: Any) -> None:
         self.classifier = classifier
-        self.texts: list[str] = []
+        self.texts: list[Any] = []
         self.ids: list[list[int]] = []
 
-    def read(self, texts: list[str]) -> dict[str, Any]:
-        """Keep the texts for later orders, and return how many tokens each has and whether it is truncated."""
-        tokens = self.classifier.tokenize(texts)
-        self.texts, self.ids = texts, tokens.ids
+    def read(self, texts: list[Any]) -> dict[str, Any]:
+        """Keep the texts for later orders, and return how many tokens each has and whether it is truncated.
+
+        Args:
+            texts: strings, or lists of two for pairs, which JSON has no tuples for.
+        """
+        self.texts = [tuple(text) if isinstance(text, list) else text for text in texts]
+        tokens = self.classifier.tokenize(self.texts)
+        self.ids = tokens.ids
         return {"tokens": [len(row) for row in tokens.ids], "truncated": [int(cut) for cut in tokens.truncated]}
 
     def warm(self, rows: Sequence[int]) -> dict[str, Any]:
@@ -70,13 +76,12 @@ class Worker:
 
     def throughput(self, rows: Sequence[int], batch_size: int) -> dict[str, Any]:
         """Return the nanoseconds of one call with all these rows, and the share of padding."""
-        from inference.classifier import Classifier
-
-        c = self.classifier
         # No token budget: a batch of 32 has 32 texts, however long they are.
-        sized = Classifier(c.bundle, c.backend, c.tokenizer, batch_size, batch_size * c.bundle.max_tokens)
+        sized = copy.copy(self.classifier)
+        sized.batch_size, sized.token_budget = batch_size, batch_size * sized.bundle.max_tokens
         texts = [self.texts[row] for row in rows]
-        sized.classify(sorted(texts, key=len)[-batch_size:])  # warm up, and allocate memory for the largest batch
+        longest = sorted(rows, key=lambda row: len(self.ids[row]))[-batch_size:]
+        sized.classify([self.texts[row] for row in longest])  # warm up, and allocate memory for the largest batch
         start = time.perf_counter_ns()
         sized.classify(texts)
         elapsed = time.perf_counter_ns() - start
@@ -86,11 +91,13 @@ class Worker:
 
     def shape(self, texts: int, tokens: int, calls: int) -> dict[str, list[int]]:
         """Return the nanoseconds of forward passes over an exact shape, filled with tokens of the texts."""
-        from inference.classifier import pad
+        from inference.formats.texts import pad
 
+        token_types = self.classifier.bundle.token_types
         ids = [i for row in self.ids for i in row]
         ids *= texts * tokens // len(ids) + 1
-        feed = pad([ids[row * tokens : (row + 1) * tokens] for row in range(texts)])
+        filled = [ids[row * tokens : (row + 1) * tokens] for row in range(texts)]
+        feed = pad(filled, types=[[0] * tokens] * texts if token_types else None)
         for _ in range(max(2, calls // 3)):
             self.classifier.backend.logits(**feed)
         times = []

@@ -14,6 +14,7 @@ from inference.classifier import Classifier
 from inference.errors import InputError
 from inference.explain.explanation import Explanation, signed
 from inference.explain.run import explain
+from inference.formats.texts import Text
 from inference.jobs import Progress
 
 
@@ -39,8 +40,9 @@ def agreement(first: Explanation, second: Explanation) -> Agreement:
     """
     from scipy.stats import kendalltau
 
-    for what in ("text", "task", "label", "method"):
+    for what in ("text", "second_text", "task", "label", "method"):
         if getattr(first, what) != getattr(second, what):
+            what = what.removeprefix("second_")
             raise InputError(f"Explanations of two {what}s cannot be compared. Explain the same {what} with both.")
     if [(word.start, word.end) for word in first.words] != [(word.start, word.end) for word in second.words]:
         raise InputError("The two explanations group words differently. Give both enough time for single words.")
@@ -77,7 +79,7 @@ class Comparison:
 
 def compare_explanations(
     classifiers: Mapping[str, Classifier],
-    text: str,
+    text: Text,
     task: str | None,
     label: str | None,
     method: str,

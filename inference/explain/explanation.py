@@ -12,6 +12,7 @@ METHOD_TITLES = {OCCLUSION: "occlusion", GRADIENTS: "integrated gradients"}
 MIN_WORDS = 3  # of one or two words, each is half of the text
 NAMED_WORDS = 4  # words that a note lists ...
 NAMED_LETTERS = 30  # ... and how much of each: any word of a hundred letters can be unknown to a tokenizer
+UNPAIRED = "This model was trained on pairs of texts and was given a single one: the answer may be meaningless."
 IDLE = 0.1  # of probability: a word that moves it less does not carry the answer
 
 
@@ -30,6 +31,8 @@ class Attribution:
     """The label's probability without it. Only occlusion measures that."""
     unknown: bool
     """It is not in the model's vocabulary: the model reads the same token for every such word."""
+    in_text: int = 0
+    """0, or 1 for a word of the second text of a pair."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,22 @@ class Explanation:
     converged: bool | None
     """Whether `convergence_delta` is small compared with the attributions."""
     seconds: float
+    second_text: str | None = None
+    """The second text of a pair."""
+    second_read: tuple[int, int] | None = None
+    """As `read`, of the second text."""
+    unpaired: bool = False
+    """The model was trained on pairs and was given a single text."""
+
+    @property
+    def texts(self) -> tuple[tuple[str, tuple[int, int], tuple[Attribution, ...]], ...]:
+        """Each text with the part of it that was read and its words."""
+        pairs = [(self.text, self.read), (self.second_text, self.second_read)]
+        return tuple(
+            (text, read, tuple(word for word in self.words if word.in_text == number))
+            for number, (text, read) in enumerate(pairs)
+            if text is not None and read is not None
+        )
 
     @property
     def unreached(self) -> int:
@@ -87,12 +106,15 @@ class Explanation:
     def notes(self) -> list[str]:
         """What a reader must know, in sentences."""
         notes = []
-        if self.truncated:
-            unread = len(self.text) - (self.read[1] - self.read[0])
-            notes.append(
-                f"The model read characters {self.read[0]:,} to {self.read[1]:,} of the text; the other {unread:,} "
-                "were cut off and had no part in the answer."
-            )
+        if self.unpaired:
+            notes.append(UNPAIRED)
+        for number, (text, (low, high), _) in enumerate(self.texts if self.truncated else ()):
+            which = "the text" if self.second_text is None else f"the {('first', 'second')[number]} text"
+            if unread := len(text) - (high - low):
+                notes.append(
+                    f"The model read characters {low:,} to {high:,} of {which}; the other {unread:,} were cut off and "
+                    "had no part in the answer."
+                )
         if self.grouped > 1:
             notes.append(
                 f"The text is long, so up to {self.grouped} neighbouring words were left out together: each figure is "
@@ -128,6 +150,7 @@ class Explanation:
         return asdict(self) | {
             "words": [asdict(word) for word in self.words],
             "read": list(self.read),
+            "second_read": self.second_read and list(self.second_read),
             "notes": self.notes,
         }
 

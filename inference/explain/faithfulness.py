@@ -28,6 +28,7 @@ from inference.explain.occlusion import without
 from inference.explain.run import explain, words_read
 from inference.explain.words import WordSpan
 from inference.formats.bundle import Bundle
+from inference.formats.texts import EncodedText, Text
 from inference.jobs import Progress
 
 BINS = (0.01, 0.05, 0.10, 0.20, 0.50)
@@ -40,7 +41,7 @@ Array = NDArray[np.float64]
 
 def measure_faithfulness(
     classifier: Classifier,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     method: str,
     *,
     tasks: Sequence[str] | None = None,
@@ -63,10 +64,10 @@ def measure_faithfulness(
         if progress is not None:
             progress("explaining, and removing words", number / len(texts))
         rng = np.random.default_rng([SEED, number])
-        encoding = classifier.encode(text)
-        ids, (words, _) = encoding.ids, words_read(classifier, text, encoding)
-        random = [row for _ in range(draws) for row in _rows(ids, words, rng.permutation(len(words)).tolist())]
-        logits = _logits(classifier, [ids, *random], names)
+        encoded = classifier.encode(text)
+        tokens, (words, _) = encoded.read, words_read(classifier, text, encoded)
+        random = [row for _ in range(draws) for row in _rows(tokens, words, rng.permutation(len(words)).tolist())]
+        logits = _logits(classifier, encoded, [tokens, *random], names)
         for task in names:
             spec = classifier.tasks[task]
             scores = probabilities(logits[task], spec.problem_type)
@@ -75,25 +76,28 @@ def measure_faithfulness(
             if len(attributions) < len(words):
                 raise InputError(f"A text of {len(words):,} words is too long for this check. Leave it out.")
             order = np.argsort([-(word.attribution or 0.0) for word in attributions], kind="stable").tolist()
-            ranked = _logits(classifier, _rows(ids, words, order), [task])[task]
+            ranked = _logits(classifier, encoded, _rows(tokens, words, order), [task])[task]
             explained = probabilities(ranked, spec.problem_type)[:, label].reshape(2, len(BINS)).mean(1)
             by_chance = scores[1:, label].reshape(draws, 2, len(BINS)).mean((0, 2))
             falls[task].append((scores[0, label] - explained, scores[0, label] - by_chance))
     return {task: _summary(np.array(pairs)) for task, pairs in falls.items()}
 
 
-def _logits(classifier: Classifier, rows: Sequence[Sequence[int]], tasks: Sequence[str]) -> dict[str, NDArray[Any]]:
+def _logits(
+    classifier: Classifier, encoded: EncodedText, rows: Sequence[Sequence[int]], tasks: Sequence[str]
+) -> dict[str, NDArray[Any]]:
     """Return `Classifier.logits`, computing equal rows once; short texts have many."""
     places: dict[tuple[int, ...], int] = {}
     place_of = [places.setdefault(tuple(row), len(places)) for row in rows]
-    return {task: logits[place_of] for task, logits in classifier.logits(list(places), tasks).items()}
+    logits = classifier.logits(encoded.encoding, list(places), tasks)
+    return {task: of_task[place_of] for task, of_task in logits.items()}
 
 
-def _rows(ids: Sequence[int], words: Sequence[WordSpan], order: Sequence[int]) -> list[list[int]]:
+def _rows(tokens: Sequence[int], words: Sequence[WordSpan], order: Sequence[int]) -> list[list[int]]:
     """Return a row per bin without the first words of a ranking, then a row per bin with only them."""
     cuts = [math.ceil(share * len(words)) for share in BINS]
     ranked = [words[i] for i in order]
-    return [without(ids, ranked[:cut]) for cut in cuts] + [without(ids, ranked[cut:]) for cut in cuts]
+    return [without(tokens, ranked[:cut]) for cut in cuts] + [without(tokens, ranked[cut:]) for cut in cuts]
 
 
 def _summary(pairs: Array) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def integrate(
     multi_label: bool,
     ids: Sequence[int],
     baseline: Sequence[int],
+    types: Sequence[int] | None = None,
     *,
     rows_at_once: int,
     progress: Callable[[float], None],
@@ -60,6 +61,7 @@ def integrate(
     Args:
         network: the served network; it can answer other calls at the same time.
         baseline: as many ids as the text has.
+        types: `token_type_ids` of the text, for a model that gets them.
         progress: called before every forward pass with the share done of the most that may be needed. It may raise
             `TimeIsUp`; the result is then that of the last round.
 
@@ -69,14 +71,14 @@ def integrate(
     forward, table = twin(network).of_task(task)
     device = next(table.parameters()).device
     text, padding = (torch.tensor([row], device=device) for row in (ids, baseline))
-    mask = torch.ones_like(text)
+    inputs = [torch.ones_like(text), *([] if types is None else [torch.tensor([types], device=device)])]
     rows_done = 0
 
-    def score(rows: Tensor, masks: Tensor) -> Tensor:
+    def score(rows: Tensor, *others: Tensor) -> Tensor:
         nonlocal rows_done
         progress(min(rows_done / sum(STEPS), 1.0))
         rows_done += len(rows)
-        logits: Tensor = forward(rows, masks).double()
+        logits: Tensor = forward(rows, *others).double()
         if logits.shape[1] == 1:  # as `classifier.widened`
             logits = nn.functional.pad(logits, (1, 0))
         if multi_label:
@@ -85,17 +87,17 @@ def integrate(
 
     with torch.no_grad():
         start = table(padding)
-        value = float(score(text, mask))
+        value = float(score(text, *inputs))
         hook = table.register_forward_hook(lambda *_: start)
         # With the text's ids, not the baseline's: some networks (RoBERTa) derive positions from where padding is.
-        at_baseline = float(score(text, mask))
+        at_baseline = float(score(text, *inputs))
         hook.remove()
     method = LayerIntegratedGradients(score, table)
     result: Gradients | None = None
     for steps in STEPS:
         try:
             parts = method.attribute(
-                text, padding, additional_forward_args=(mask,), n_steps=steps, internal_batch_size=rows_at_once
+                text, padding, additional_forward_args=tuple(inputs), n_steps=steps, internal_batch_size=rows_at_once
             )
         except TimeIsUp:
             if result is None:

@@ -23,18 +23,18 @@ PROBE = 4  # rows that are timed to predict the others; a single one costs more 
 clock = time.monotonic
 
 Score = Callable[[Sequence[Sequence[int]]], NDArray[np.float64]]
-"""Rows of token ids -> the log-odds of the label, (rows,)."""
+"""Rows of tokens, by their positions in the text -> the log-odds of the label, (rows,)."""
 
 
-def without(ids: Sequence[int], words: Sequence[WordSpan]) -> list[int]:
-    """Return the row of ids without the tokens of these words."""
+def without(tokens: Sequence[int], words: Sequence[WordSpan]) -> list[int]:
+    """Return the positions of tokens without those of these words."""
     dropped = {i for word in words for i in word.pieces}
-    return [token for i, token in enumerate(ids) if i not in dropped]
+    return [i for i in tokens if i not in dropped]
 
 
 def occlude(
     score: Score,
-    ids: Sequence[int],
+    tokens: Sequence[int],
     words: Sequence[WordSpan],
     *,
     whole: float,
@@ -47,6 +47,7 @@ def occlude(
     The fall is NaN for those that were not reached before the deadline.
 
     Args:
+        tokens: positions of the tokens that are read.
         whole: log-odds of the whole text.
         deadline: by `clock`. The time that a few rows take decides how many groups there are.
         progress: called with the share done.
@@ -54,7 +55,7 @@ def occlude(
     passes = MAX_PASSES
     if deadline is not None:
         before, tried = clock(), min(PROBE, rows_at_once)
-        score([ids] * tried)
+        score([tokens] * tried)
         row_seconds = max((clock() - before) / tried, 1e-6)
         passes = min(passes, int(SAFE_SHARE * (deadline - clock()) / row_seconds))
     groups = grouped(words, max(passes, 1))
@@ -63,6 +64,6 @@ def occlude(
         if start and deadline is not None and clock() > deadline:
             break
         batch = slice(start, start + rows_at_once)
-        falls[batch] = whole - score([without(ids, [word]) for word in groups[batch]])
+        falls[batch] = whole - score([without(tokens, [word]) for word in groups[batch]])
         progress(min(1.0, (start + rows_at_once) / len(groups)))
     return groups, falls

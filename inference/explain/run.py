@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding
 
 from inference.backends import RUNTIMES, TITLES
 from inference.classifier import probabilities
@@ -23,6 +22,7 @@ from inference.jobs import Progress
 if TYPE_CHECKING:
     from inference.classifier import Classifier
     from inference.explain.gradients import Gradients
+    from inference.formats.texts import EncodedText, Text
 
 
 class _WithNetwork(Protocol):
@@ -33,7 +33,7 @@ class _WithNetwork(Protocol):
 
 def explain(
     classifier: Classifier,
-    text: str,
+    text: Text,
     task: str | None = None,
     label: str | None = None,
     method: str = OCCLUSION,
@@ -44,6 +44,7 @@ def explain(
     """Attribute the log-odds of a label to the words of a text.
 
     Args:
+        text: a pair of texts for a model of pairs: words of both are left out.
         task: may be omitted if the model has only one.
         label: default: the predicted one.
         method: "occlusion" leaves out one word at a time and works on every backend; "integrated_gradients" needs
@@ -61,19 +62,19 @@ def explain(
     if method == GRADIENTS:
         _import_gradients()  # takes seconds the first time, which do not count for this text
     started = occlusion.clock()
-    encoding = classifier.encode(text)
-    logits = classifier.logits([encoding.ids], [task])[task]
+    encoded = classifier.encode(text)
+    logits = classifier.logits(encoded.encoding, [encoded.read], [task])[task]
     predicted = spec.labels[int(logits[0].argmax())]
     label = predicted if label is None else label
     index = spec.labels.index(label)
-    words, read = words_read(classifier, text, encoding)
+    words, read = words_read(classifier, text, encoded)
     if not words:  # a byte-level tokenizer makes tokens of white space
         raise InputError("The part of the text that the model reads is white space, so there is no word to explain.")
     job = _Task(
         classifier=classifier,
         task=task,
         index=index,
-        encoding=encoding,
+        encoded=encoded,
         words=words,
         log_odds=float(log_odds(logits, spec.problem_type, index)[0]),
         deadline=None if budget_s is None else started + budget_s,
@@ -81,8 +82,10 @@ def explain(
     )
     result = job.occlude() if method == OCCLUSION else job.integrate()
     gradients = result.gradients
+    first, second = (text, None) if isinstance(text, str) else text
     return Explanation(
-        text=text,
+        text=first,
+        second_text=second,
         task=task,
         label=label,
         predicted=predicted,
@@ -91,8 +94,10 @@ def explain(
         backend=classifier.backend.name,
         method=method,
         words=job.describe(text, result),
-        read=read,
-        truncated=bool(encoding.overflowing),
+        read=read[0],
+        second_read=None if second is None else read[1],
+        unpaired=classifier.bundle.pairs and second is None,
+        truncated=encoded.truncated,
         grouped=-(-len(words) // len(result.words)),
         baseline_log_odds=gradients.baseline if gradients else None,
         convergence_delta=gradients.convergence_delta if gradients else None,
@@ -119,7 +124,7 @@ class _Task:
     classifier: Classifier
     task: str
     index: int
-    encoding: Encoding
+    encoded: EncodedText
     words: Sequence[WordSpan]
     log_odds: float
     deadline: float | None
@@ -128,23 +133,25 @@ class _Task:
     @property
     def rows_at_once(self) -> int:
         """Rows of one pass of the classifier: the time is checked between passes."""
-        return max(1, min(self.classifier.batch_size, self.classifier.token_budget // len(self.encoding.ids)))
+        return max(1, min(self.classifier.batch_size, self.classifier.token_budget // len(self.encoded.read)))
 
     def score(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        """Return the log-odds of the label for rows of token ids."""
-        logits = self.classifier.logits(rows, [self.task])[self.task]
+        """Return the log-odds of the label for rows of tokens of the text."""
+        logits = self.classifier.logits(self.encoded.encoding, rows, [self.task])[self.task]
         return log_odds(logits, self.classifier.tasks[self.task].problem_type, self.index)
 
-    def describe(self, text: str, result: _Attributions) -> tuple[Attribution, ...]:
+    def describe(self, text: Text, result: _Attributions) -> tuple[Attribution, ...]:
         """Return the words of the text with their attributions."""
+        texts = (text,) if isinstance(text, str) else text
         return tuple(
             Attribution(
-                text[word.start : word.end],
+                texts[word.text][word.start : word.end],
                 word.start,
                 word.end,
                 value,
                 None if value is None or result.gradients else _probability(self.log_odds - value),
-                is_unknown(self.encoding, self.classifier.unknown_token, word.pieces),
+                is_unknown(self.encoded.encoding, self.classifier.unknown_token, word.pieces),
+                word.text,
             )
             for word, value in zip(result.words, result.values, strict=True)
         )
@@ -156,7 +163,7 @@ class _Task:
     def occlude(self) -> _Attributions:
         groups, falls = occlusion.occlude(
             self.score,
-            self.encoding.ids,
+            self.encoded.read,
             self.words,
             whole=self.log_odds,
             deadline=self.deadline,
@@ -173,7 +180,8 @@ class _Task:
                 raise library.TimeIsUp
             self.report("integrating gradients", share)
 
-        ids, special = self.encoding.ids, self.encoding.special_tokens_mask
+        encoding, read = self.encoded.encoding, self.encoded.read
+        ids, special, types = encoding.ids, encoding.special_tokens_mask, encoding.type_ids
         pad = self.classifier.bundle.pad_id
         try:
             gradients = library.integrate(
@@ -181,8 +189,9 @@ class _Task:
                 self.task,
                 self.index,
                 self.classifier.tasks[self.task].problem_type == "multi_label_classification",
-                ids,
-                [token if is_special else pad for token, is_special in zip(ids, special, strict=True)],
+                [ids[i] for i in read],
+                [ids[i] if special[i] else pad for i in read],
+                [types[i] for i in read] if self.classifier.bundle.token_types else None,
                 rows_at_once=self.rows_at_once,
                 progress=progress,
             )
@@ -191,7 +200,8 @@ class _Task:
                 "Time was up before integrated gradients had a result for this text. Allow more time, or use "
                 f"method={OCCLUSION!r}."
             ) from None
-        sums = [float(gradients.attributions[list(word.pieces)].sum()) for word in self.words]
+        at = {token: place for place, token in enumerate(read)}
+        sums = [float(gradients.attributions[[at[i] for i in word.pieces]].sum()) for word in self.words]
         return _Attributions(self.words, sums, gradients)
 
 
@@ -224,17 +234,29 @@ def _import_gradients() -> Any:
     return gradients
 
 
-def words_read(classifier: Classifier, text: str, encoding: Encoding) -> tuple[list[WordSpan], tuple[int, int]]:
-    """Return the words that the model reads, and start and end of the part of the text that they are in."""
-    special = encoding.special_tokens_mask
-    low, high = 0, len(text)
-    if encoding.overflowing:
-        places = [place for place, is_special in zip(encoding.offsets, special, strict=True) if not is_special]
-        if (classifier.tokenizer.truncation or {}).get("direction") == "left":
-            low = min(start for start, _ in places)
-        else:
-            high = max(end for _, end in places)
-    return words_of(text, encoding.offsets, special, (low, high)), (low, high)
+def words_read(
+    classifier: Classifier, text: Text, encoded: EncodedText
+) -> tuple[list[WordSpan], list[tuple[int, int]]]:
+    """Return the words that the model reads, and for each text start and end of the part that they are in."""
+    encoding, read = encoded.encoding, set(encoded.read)
+    words: list[WordSpan] = []
+    parts = []
+    for number, one in enumerate((text,) if isinstance(text, str) else text):
+        own = [
+            not is_special and (part or 0) == number
+            for part, is_special in zip(encoding.sequence_ids, encoding.special_tokens_mask, strict=True)
+        ]
+        kept = [is_own and i in read for i, is_own in enumerate(own)]
+        low, high = 0, len(one)
+        if kept != own:
+            places = [place for place, is_kept in zip(encoding.offsets, kept, strict=True) if is_kept]
+            if classifier.cuts_left:
+                low = min(start for start, _ in places)
+            else:
+                high = max(end for _, end in places)
+        words += words_of(one, encoding.offsets, [not is_kept for is_kept in kept], (low, high), number)
+        parts.append((low, high))
+    return words, parts
 
 
 def _probability(log_odds: float) -> float:

@@ -26,6 +26,8 @@ class WordSpan:
     """Index after its last character."""
     pieces: tuple[int, ...]
     """Positions of its tokens among those of the text."""
+    text: int = 0
+    """0, or 1 for a word of the second text of a pair."""
 
 
 def segments(text: str) -> list[tuple[int, int]]:
@@ -58,7 +60,11 @@ def _compound(text: str, parts: Sequence[tuple[int, int]]) -> bool:
 
 
 def words_of(
-    text: str, offsets: Sequence[tuple[int, int]], special: Sequence[int], read: tuple[int, int] | None = None
+    text: str,
+    offsets: Sequence[tuple[int, int]],
+    special: Sequence[int],
+    read: tuple[int, int] | None = None,
+    number: int = 0,
 ) -> list[WordSpan]:
     """Return the words that a tokenizer read, in the order of the text and without overlaps.
 
@@ -69,6 +75,7 @@ def words_of(
         offsets: per token its start and end in the text, as `tokenizers` gives them.
         special: per token 1 if it does not come from the text.
         read: start and end of the part that was read; words end there. Default: all of it.
+        number: of the text in its pair.
     """
     low, high = read or (0, len(text))
     parts = [(max(a, low), min(b, high)) for a, b in segments(text) if a < high and b > low]
@@ -81,7 +88,7 @@ def words_of(
         if start < end and first <= last:
             touched[i] = (first, last)
     if not touched:
-        return [WordSpan(starts[0], ends[-1], tuple(pieces))] if parts and pieces else []
+        return [WordSpan(starts[0], ends[-1], tuple(pieces), number)] if parts and pieces else []
     known = sorted({first for first, _ in touched.values()})
     for i in pieces:
         if i not in touched:
@@ -94,15 +101,17 @@ def words_of(
             groups[-1] = (before, max(until, last), [*tokens, i])
         else:
             groups.append((first, last, [i]))
-    return [WordSpan(starts[first], ends[last], tuple(sorted(tokens))) for first, last, tokens in groups]
+    return [WordSpan(starts[first], ends[last], tuple(sorted(tokens)), number) for first, last, tokens in groups]
 
 
 def grouped(words: Sequence[WordSpan], limit: int) -> list[WordSpan]:
-    """Return at most `limit` words, each of as many neighbours as that takes."""
+    """Return at most `limit` words, each of as many neighbours as that takes; more if a pair has a text without any."""
     size = -(-len(words) // max(limit, 1))
     if size <= 1:
         return list(words)
     return [
-        WordSpan(some[0].start, some[-1].end, tuple(sorted(i for word in some for i in word.pieces)))
-        for some in (words[at : at + size] for at in range(0, len(words), size))
+        WordSpan(some[0].start, some[-1].end, tuple(sorted(i for word in some for i in word.pieces)), number)
+        for number in (0, 1)
+        for of_text in [[word for word in words if word.text == number]]
+        for some in (of_text[at : at + size] for at in range(0, len(of_text), size))
     ]

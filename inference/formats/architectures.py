@@ -153,3 +153,8 @@ def max_positions(config: Mapping[str, Any]) -> int:
     padding = config.get("pad_token_id")
     counted = config.get("model_type") in COUNT_FROM_PADDING
     return min(named, default=512) - (1 + (padding if type(padding) is int else 1) if counted else 0)
+
+
+def has_segments(model_type: Any, type_vocab_size: Any) -> bool:
+    """Return whether a model with these values in its config tells the texts of a pair apart by `token_type_ids`."""
+    return int(type_vocab_size or 0) > 1 or model_type == "xlnet"

@@ -110,6 +110,10 @@ class Bundle:
     """Folder of the tokenizer, unless it is the model's own or its base's."""
     four_bit: bool = False
     """PyTorch serves the base in 4 bits (QLoRA)."""
+    pairs: bool = False
+    """It was trained on pairs of texts, such as a premise and a hypothesis."""
+    token_types: bool = False
+    """Backends get `token_type_ids`, the segment of each token."""
 
     @classmethod
     def read(cls, folder: str | Path) -> Bundle:
@@ -135,6 +139,8 @@ class Bundle:
                 trained_on=frozenset(entry["train_csv_sha256"] for entry in raw.get("data", {}).values()),
                 heads=_heads(raw.get("heads", {})),
                 pad_id=_between(raw.get("pad_id", 0), 0, 10_000_000, "pad_id"),
+                pairs=_flag(raw.get("pairs", False), "pairs"),
+                token_types=_flag(raw.get("pairs", False), "pairs"),
             )._checked(raw.get("format"))
         except (KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{path}: a field is missing or of the wrong type: {error!r}. Restore it.") from None
@@ -300,6 +306,12 @@ def _one_of(value: Any, known: tuple[str, ...], field: str) -> str:
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{field} {str(value)[:60]!r} is not known. Known: {', '.join(known)}.")
     return str(value)
+
+
+def _flag(value: Any, field: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{field} {str(value)[:60]!r} must be true or false.")
+    return value
 
 
 def _between(value: Any, low: int, high: int, field: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from inference.errors import BundleError, InputError
 from inference.formats.adapters import ADAPTER, check_adapter, find_base, read_adapter
-from inference.formats.architectures import HEAD_WEIGHT, check_tokenizer, max_positions, read_config
+from inference.formats.architectures import HEAD_WEIGHT, check_tokenizer, has_segments, max_positions, read_config
 from inference.formats.bundle import ENCODER, MULTI, SINGLE, Base, Bundle, Task, check_labels, checked_task
 from inference.formats.files import (
     TOKENIZERS,
@@ -29,6 +29,7 @@ from inference.formats.files import (
 )
 from inference.formats.hub import fetch, hub_id, is_folder
 from inference.formats.layouts import refuse_checkpoints, refuse_embedder, refuse_file, refuse_layout
+from inference.formats.pairs import shared_pairs, takes_pairs
 from inference.formats.tokenizer import pad_token_id, tokenizer_max_length
 
 TASK = "label"  # the name of a plain classifier's task if it has none
@@ -51,13 +52,16 @@ class Format(NamedTuple):
     read: Callable[[Path, Path | None], Bundle]
 
 
-def describe(model: str | Path, base: str | Path | None = None, *, four_bit: bool = False) -> Bundle:
+def describe(
+    model: str | Path, base: str | Path | None = None, *, four_bit: bool = False, pairs: bool | None = None
+) -> Bundle:
     """Read the tasks, limits and files of the model in a folder, or with a Hub id. No weights are opened.
 
     Args:
         model: a folder; else "OWNER/NAME" on the Hugging Face Hub, which is downloaded.
         base: folder of the base model, for an adapter whose own is elsewhere.
         four_bit: let PyTorch hold the base in 4-bit NF4, as QLoRA trains it. For adapters.
+        pairs: it was trained on pairs of texts; default: as the folder says (`formats.pairs.takes_pairs`).
 
     Raises:
         BundleError: no such folder, an unknown format, or invalid content.
@@ -72,7 +76,10 @@ def describe(model: str | Path, base: str | Path | None = None, *, four_bit: boo
             bundle = layout.read(folder, Path(base) if base is not None else None)
             if four_bit and not bundle.adapters:
                 raise InputError(f"{model} is {layout.title}; a base in 4 bits is for PEFT adapters.")
-            return replace(bundle, four_bit=four_bit or bundle.four_bit)
+            pairs = bundle.pairs if pairs is None else pairs
+            return replace(
+                bundle, four_bit=four_bit or bundle.four_bit, pairs=pairs, token_types=pairs and bundle.token_types
+            )
     refuse_layout(folder)
     known = "; ".join(f"{', '.join(layout.marks)} ({layout.title})" for layout in FORMATS if layout.title)
     content = sorted(path.name for path in folder.iterdir())
@@ -85,7 +92,7 @@ def describe(model: str | Path, base: str | Path | None = None, *, four_bit: boo
 
 
 def _read_bundle(folder: Path, base: Path | None) -> Bundle:
-    bundle = Bundle.read(folder)
+    bundle = replace(Bundle.read(folder), token_types=True)  # used if its base distinguishes segments
     if bundle.adapter_folder is not None:
         check_folder(bundle.adapter_folder)
         refuse_code(bundle.adapter_folder)
@@ -127,12 +134,13 @@ def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> 
     home = find_base(folder, name, revision, given)
     config = read_config(home)
     tokenizer = _adapters_tokenizer(folder, adapters, home)
-    tasks, files = {}, []
+    tasks, files, pairs = {}, [], {}
     for task, at in adapters.items():
         # PEFT does not store label names; a config.json beside the adapter can name them.
         has_own = (folder / at / "config.json").exists()
         named = read_json(inside(folder / at, "config.json")) if has_own else config
         tasks[task] = _task(folder / at, named, _count_labels(folder / at, config))
+        pairs[task] = takes_pairs(folder / at, named, tasks[task])
         own = (*ADAPTER, *(["config.json"] if has_own else []))
         files += [f"{at}/{file}" for file in own]
     if tokenizer != home:
@@ -143,6 +151,7 @@ def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> 
         adapters=dict(adapters),
         tokenizer=tokenizer,
         four_bit=_is_four_bit(config, home),
+        pairs=shared_pairs(folder, pairs),
     )
 
 
@@ -189,7 +198,8 @@ def _read_classifier(folder: Path, base: Path | None) -> Bundle:
         )
     name = config.get("finetuning_task")
     tasks = {_task_name(name) if isinstance(name, str) and name else TASK: _task(folder, config, None)}
-    return _plain_bundle(folder, tasks, config, folder, _weight_files(folder), "transformers")
+    bundle = _plain_bundle(folder, tasks, config, folder, _weight_files(folder), "transformers")
+    return replace(bundle, pairs=takes_pairs(folder, config, *tasks.values()))
 
 
 def _plain_bundle(
@@ -209,17 +219,19 @@ def _plain_bundle(
         format=kind,
         pad_id=pad_id if isinstance(pad_id, int) and not isinstance(pad_id, bool) and pad_id >= 0 else 0,
         vocab_size=config.get("vocab_size"),
+        token_types=has_segments(config.get("model_type"), config.get("type_vocab_size")),
     )
 
 
 def _read_onnx(folder: Path, base: Path | None) -> Bundle:
-    tasks, configs, files = {}, {}, []
+    tasks, configs, files, pairs = {}, {}, [], {}
     for name in sorted(path.name for path in folder.glob("*_config.json")):
         task = name.removesuffix("_config.json")
         if _task_name(task) != task or not (folder / f"{task}.onnx").exists():
             raise BundleError(f"{folder / name} belongs to no graph: {task}.onnx is missing. Export the model again.")
         configs[name] = config = read_json(inside(folder, name))
         tasks[task] = _task(folder / name, config, None, config.get("threshold"), config.get("out_of_scope"))
+        pairs[task] = takes_pairs(folder / name, config, tasks[task])
         graphs = (f"{task}.onnx", f"{task}_weights.bin", f"{task}_int8.onnx", f"{task}_int8_weights.bin")
         files += [name, *(graph for graph in graphs if (folder / graph).exists())]
     tokenizer = folder / "tokenizer"
@@ -241,6 +253,8 @@ def _read_onnx(folder: Path, base: Path | None) -> Bundle:
         tokenizer=tokenizer,
         pad_id=pad_token_id(tokenizer),
         backends=("onnx", "int8"),
+        pairs=shared_pairs(folder, pairs),
+        token_types=True,
     )
 
 

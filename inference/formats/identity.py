@@ -33,6 +33,7 @@ def content_key(bundle: Bundle) -> str:
             "heads": [bundle.heads.hidden, bundle.heads.activation],
             "pad_id": bundle.pad_id,
         }
+        | ({"pairs": [bundle.pairs, bundle.token_types]} if bundle.pairs or bundle.token_types else {})
     )
 
 
@@ -45,7 +46,7 @@ def check_same(bundle: Bundle, base: Path | None = None) -> None:
     if base is None and bundle.base is not None:
         base = bundle.base.folder  # do not locate it again, possibly on the Hub
     try:
-        now = describe(bundle.folder, base, four_bit=bundle.four_bit)
+        now = describe(bundle.folder, base, four_bit=bundle.four_bit, pairs=bundle.pairs)
         now.verify_present(base)
     except (BundleError, FileNotFoundError, NotADirectoryError) as error:
         raise ChangedModelError.of_model(bundle.name) from error

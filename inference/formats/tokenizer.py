@@ -26,6 +26,18 @@ ROLES = {
 }
 
 
+# Tokenizers that give token_type_ids in transformers 4, and not in 5.
+TYPES_BEFORE_5 = (
+    "AlbertTokenizer",
+    "FunnelTokenizer",
+    "RemBertTokenizer",
+    "RoFormerTokenizer",
+    "SplinterTokenizer",
+    "TokenizersBackend",
+    "XLNetTokenizer",
+)
+
+
 def tokenizer_source(bundle: Bundle, base: Path | None = None) -> Path:
     """Return the folder of the tokenizer that prepares texts for this model: its own, or else its base's."""
     if bundle.tokenizer is not None:
@@ -112,8 +124,11 @@ def is_unknown(encoding: Encoding, unknown: int | None, pieces: Iterable[int] | 
     return {encoding.ids[piece] for piece in pieces if encoding.tokens[piece].strip("\u2581")} == {unknown}
 
 
-def save_tokenizer(source: Path, folder: Path, max_tokens: int, pad_id: int) -> None:
+def save_tokenizer(source: Path, folder: Path, max_tokens: int, pad_id: int, *, pairs: bool = False) -> None:
     """Write a tokenizer with these limits into a folder, for both `AutoTokenizer` and the tokenizers library.
+
+    Args:
+        pairs: the model takes pairs of texts, whose segments it may distinguish.
 
     Raises:
         ExportError: it has no token `pad_id`.
@@ -134,7 +149,8 @@ def save_tokenizer(source: Path, folder: Path, max_tokens: int, pad_id: int) -> 
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_tokens,
-        "model_input_names": ["input_ids", "attention_mask"],  # one text is one segment
+        # One text is one segment.
+        "model_input_names": ["input_ids", *(["token_type_ids"] if pairs else []), "attention_mask"],
         "padding_side": "right",
         "truncation_side": direction,
         "clean_up_tokenization_spaces": False,
@@ -162,7 +178,32 @@ def convert_tokenizer(folder: Path) -> str:
         backend = tokenizer.backend_tokenizer
         # Recorded for the caller, who chooses the length but not the end that is cut off.
         backend.enable_truncation(512, direction=tokenizer.truncation_side)
-        return str(backend.to_str())
+        converted = str(backend.to_str())
+        if "token_type_ids" in tokenizer.model_input_names or _gave_types(folder, type(tokenizer).__name__):
+            return converted
+        return _without_types(converted)
+
+
+def _gave_types(folder: Path, name: str) -> bool:
+    """Return whether a model in `folder` got token_type_ids in training that its tokenizer no longer gives."""
+    settings = read_json_in(folder, TOKENIZER_CONFIG)
+    is_newer = "backend" in settings  # transformers 5 writes it
+    return name in TYPES_BEFORE_5 and not is_newer and "model_input_names" not in settings
+
+
+def _without_types(tokenizer: str) -> str:
+    """Return the JSON of a tokenizer that puts both texts of a pair into one segment."""
+    content = json.loads(tokenizer)
+    waiting = [content.get("post_processor")]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if "type_id" in value:
+                value["type_id"] = 0
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return json.dumps(content, ensure_ascii=False)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ CUDA = "CUDAExecutionProvider"
 FULL = ("failed to allocate memory", "out of memory", "alloc_failed")  # in its errors when GPU memory is full
 # A second session copies the weights, and a pass of a large model keeps several threads busy anyway.
 MAX_SECOND_SESSION_BYTES = 500_000_000
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # the last for pairs, if the model distinguishes segments
 LOGITS = "logits"  # the usual name of a classifier's output
 OUTPUT_PREFIX = "logits_"  # of a task's output: logits_<task>
 
@@ -44,6 +45,8 @@ def open_backend(bundle: Bundle, options: LoadOptions, graph: Graph, base: objec
 
 class OnnxBackend:
     """An ONNX graph with inputs `input_ids` and `attention_mask` and one output `logits_<task>` per task.
+
+    A model that distinguishes segments has `token_type_ids` too.
 
     Args:
         name: "onnx" or "int8".
@@ -78,11 +81,22 @@ class OnnxBackend:
                     "have another version than onnxruntime-gpu needs. Install those, or use device='cpu'."
                 )
             self._session.disable_fallback()
+        self._inputs = {value.name: value.type for value in self._session.get_inputs()}
         self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
+    def logits(
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        token_type_ids: NDArray[np.int64] | None = None,
+    ) -> Logits:
         """As `Backend.logits`."""
-        return retry_in_smaller_batches(self._forward, input_ids, attention_mask)
+        return retry_in_smaller_batches(self._forward, input_ids, attention_mask, token_type_ids)
+
+    def feed(self, input_ids: NDArray[np.int64], *others: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+        """Return the inputs of the graph."""
+        values = dict(zip(INPUTS, (input_ids, *others), strict=False))
+        return {name: values[name] for name in self._inputs}
 
     def single_threaded(self) -> OnnxBackend | None:
         """As `Backend.single_threaded`.
@@ -99,13 +113,13 @@ class OnnxBackend:
                     log.warning("Cannot open a second session; batches run one after the other.", exc_info=True)
         return self._beside
 
-    def _forward(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
+    def _forward(self, *inputs: NDArray[np.int64]) -> Logits:
         try:
             # With NumPy arrays it returns when the GPU is done.
-            values = self._session.run(self._outputs, {"input_ids": input_ids, "attention_mask": attention_mask})
+            values = self._session.run(self._outputs, self.feed(*inputs))
         except Exception as error:
             if self.device != "cpu" and _is_full(error):
-                raise self._no_memory(f"A text of {input_ids.shape[1]:,} tokens", error) from None
+                raise self._no_memory(f"A text of {inputs[0].shape[1]:,} tokens", error) from None
             raise
         return {name.removeprefix(OUTPUT_PREFIX): value for name, value in zip(self._outputs, values, strict=True)}
 
@@ -120,22 +134,20 @@ class OnnxBackend:
 class ForeignGraph(OnnxBackend):
     """A text classifier with its original names of inputs and outputs.
 
-    `logits` returns float32 by the name of the output. An input `token_type_ids` gets zeros.
+    `logits` returns float32 by the name of the output. An input `token_type_ids` gets zeros if none are given.
     """
 
     def __init__(self, name: str, graph: Graph, threads: int = 1) -> None:
         super().__init__(name, graph, threads)
-        inputs = self._session.get_inputs()
-        self._types = {value.name: np.int32 if value.type == "tensor(int32)" else np.int64 for value in inputs}
         self.names = logits_of(self._outputs)
 
-    def feed(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    def feed(self, input_ids: NDArray[np.int64], *others: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """Return the inputs of the graph, in its types."""
-        values = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": attention_mask * 0}
-        return {name: values[name].astype(dtype) for name, dtype in self._types.items()}
+        values = super().feed(input_ids, *others, *([input_ids * 0] if len(others) == 1 else []))
+        return {name: v.astype(np.int32) if "int32" in self._inputs[name] else v for name, v in values.items()}
 
-    def _forward(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
-        values = self._session.run(self.names, self.feed(input_ids, attention_mask))
+    def _forward(self, *inputs: NDArray[np.int64]) -> Logits:
+        values = self._session.run(self.names, self.feed(*inputs))
         return {name: np.asarray(value, np.float32) for name, value in zip(self.names, values, strict=True)}
 
 

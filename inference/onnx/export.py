@@ -20,8 +20,8 @@ from onnx import numpy_helper
 from torch import nn
 
 from inference.errors import ExportError
-from inference.formats.architectures import FUSED
-from inference.onnx.backend import OUTPUT_PREFIX
+from inference.formats.architectures import FUSED, has_segments
+from inference.onnx.backend import INPUTS, OUTPUT_PREFIX
 from inference.onnx.graph import MICROSOFT
 from inference.onnx.io import LIMIT, save_model
 from inference.onnx.join import join_graphs
@@ -31,18 +31,24 @@ MAX_WEIGHTS_BYTES = LIMIT - 64 * 2**20
 TABLE_BYTES = 64 * 2**20  # smaller ones do not matter, and can be indexed by a constant
 
 
-def export_onnx(network: nn.Module, target: Path) -> dict[str, int]:
+def export_onnx(network: nn.Module, target: Path, *, token_types: bool = False) -> dict[str, int]:
     """Write `network` to `target` and return the number of fused operators of each kind.
 
     Inputs `input_ids` and `attention_mask`, int64 (batch, tokens), both axes free; outputs `logits_<task>`, float32
     (batch, labels).
+
+    Args:
+        token_types: add the input `token_type_ids`, if the model distinguishes segments.
 
     Raises:
         ExportError: the exporter fails, or an architecture known to fuse did not, which would be correct but slow.
     """
     tasks: list[str] = list(network.tasks)  # type: ignore[arg-type]
     if len(tasks) > 1 and hasattr(network, "alone"):
-        return _export_each(network.alone(), target)  # type: ignore[operator]
+        return _export_each(network.alone(), target, token_types)  # type: ignore[operator]
+    config: Any = network.config
+    has_types = token_types and has_segments(config.model_type, getattr(config, "type_vocab_size", 0))
+    inputs = INPUTS if has_types else INPUTS[:2]
     example = torch.ones((2, 8), dtype=torch.int64)
     names = [OUTPUT_PREFIX + task for task in tasks]
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -53,13 +59,12 @@ def export_onnx(network: nn.Module, target: Path) -> dict[str, int]:
                 warnings.simplefilter("ignore")
                 torch.onnx.export(
                     network.eval(),
-                    (example, example),
+                    (example,) * len(inputs),
                     str(traced),
-                    input_names=["input_ids", "attention_mask"],
+                    input_names=list(inputs),
                     output_names=names,
                     dynamic_axes={
-                        "input_ids": {0: "batch", 1: "tokens"},
-                        "attention_mask": {0: "batch", 1: "tokens"},
+                        **{name: {0: "batch", 1: "tokens"} for name in inputs},
                         **{name: {0: "batch"} for name in names},
                     },
                     opset_version=17,
@@ -70,14 +75,14 @@ def export_onnx(network: nn.Module, target: Path) -> dict[str, int]:
         return _fuse(traced, target, network)
 
 
-def _export_each(networks: Sequence[nn.Module], target: Path) -> dict[str, int]:
+def _export_each(networks: Sequence[nn.Module], target: Path, token_types: bool) -> dict[str, int]:
     # The optimizer assumes a single encoder per graph: fuse each before joining them.
     fused: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         graphs = {str(network.tasks[0]): Path(folder) / f"{i}.onnx" for i, network in enumerate(networks)}  # type: ignore[index]
         for network, path in zip(networks, graphs.values(), strict=True):
-            fused.update(export_onnx(network, path))
-        join_graphs(graphs, target)
+            fused.update(export_onnx(network, path, token_types=token_types))
+        join_graphs(graphs, target, token_types=token_types)
     return dict(fused)
 
 

@@ -15,11 +15,10 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from inference.errors import BundleError
-from inference.onnx.backend import OUTPUT_PREFIX, logits_of
+from inference.onnx.backend import INPUTS, OUTPUT_PREFIX, logits_of
 from inference.onnx.graph import graphs_of, subgraphs
 from inference.onnx.io import REMEDY, load_model, save_model
 
-INPUTS = ("input_ids", "attention_mask")
 INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _UNMASKED = "Padding would be read as text and change answers: export it so that the logits depend on the mask."
@@ -32,14 +31,15 @@ def join_graphs(
     *,
     within: Path | None = None,
     digests: Mapping[str, str] | None = None,
+    token_types: bool = False,
 ) -> list[Path]:
     """Write one graph with an output `logits_<task>` for each task; return the files as `save_model` does.
 
     The graph takes `input_ids` and `attention_mask`, int64 (batch, tokens), both axes free.
 
     Args:
-        graphs: task -> its graph, whose logits are the output `logits`, or else the first one. An input
-            `token_type_ids` becomes zeros: a text has one segment.
+        graphs: task -> its graph, whose logits are the output `logits`, or else the first one.
+        token_types: keep an input `token_type_ids`, for pairs. By default it becomes zeros: a text has one segment.
         within, digests: as in `inference.onnx.io.read_graph`.
 
     Raises:
@@ -48,17 +48,20 @@ def join_graphs(
     """
     joiner = _Joiner()
     outputs = {}
+    names_read = set(INPUTS[:2])
     for task, path in graphs.items():
         model = load_model(path, within, digests)
         names = [output.name for output in model.graph.output]
-        values = joiner.add(path, model, _inputs(joiner, path, model))
+        values = joiner.add(path, model, _inputs(joiner, path, model, token_types))
+        if token_types:
+            names_read.update(text_inputs(path, model))
         if not values:
             raise BundleError(f"{path} has no output, so it has no logits. {REMEDY}")
         number = names.index(logits_of(names)[0])
         outputs[OUTPUT_PREFIX + task] = joiner.as_float(path, values[number], model.graph.output[number])
         check_mask(path, model, names[number])
     axes = ["batch", "tokens"]
-    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, axes) for name in INPUTS]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, axes) for name in INPUTS if name in names_read]
     return save_model(joiner.finish(inputs, outputs), target)
 
 
@@ -89,7 +92,7 @@ def text_inputs(path: Path, model: ModelProto) -> dict[str, int]:
     types = {}
     for value in _real_inputs(model):
         kind = value.type.tensor_type
-        if value.name not in (*INPUTS, "token_type_ids") or kind.elem_type not in INTEGERS:
+        if value.name not in INPUTS or kind.elem_type not in INTEGERS:
             raise BundleError(
                 f"{path} takes the input {value.name!r}. A text classifier takes input_ids, attention_mask and "
                 "optionally token_type_ids, all integers. Export it that way."
@@ -118,12 +121,12 @@ def _real_inputs(model: ModelProto) -> list[ValueInfoProto]:
     return [value for value in model.graph.input if value.name not in weights]
 
 
-def _inputs(joiner: _Joiner, path: Path, model: ModelProto) -> dict[str, str]:
+def _inputs(joiner: _Joiner, path: Path, model: ModelProto, token_types: bool) -> dict[str, str]:
     """Return the value in the joined graph for each input of `model`."""
     values = {}
     for name, kind in text_inputs(path, model).items():
         value = name
-        if name == "token_type_ids":
+        if name == "token_type_ids" and not token_types:
             value = joiner.node(helper.make_node("Sub", [INPUTS[0], INPUTS[0]], ["zeros"]))[0]
         if kind != TensorProto.INT64:
             value = joiner.node(helper.make_node("Cast", [value], [f"{name}_cast"], to=kind))[0]

@@ -39,9 +39,7 @@ class Buckets:
         """An upper limit of compiled graphs: 17 sizes of a batch, up to 65,536 rows, times the lengths."""
         return 17 * self.max_tokens.bit_length()
 
-    def fill(
-        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def fill(self, input_ids: NDArray[np.int64], *others: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
         """Return the rows padded on the right to a bucket, followed by copies of the first row."""
         rows, tokens = input_ids.shape
         wider = max(tokens, min(self.max_tokens, max(SHORTEST, _power_of_two(tokens)))) - tokens
@@ -49,7 +47,7 @@ class Buckets:
         chosen = np.concatenate([np.arange(rows), np.zeros(_power_of_two(rows) - rows, int)])
         return (
             np.pad(input_ids[chosen], ((0, 0), (0, wider)), constant_values=self.pad_id),
-            np.pad(attention_mask[chosen], ((0, 0), (0, wider))),
+            *(np.pad(array[chosen], ((0, 0), (0, wider))) for array in others),
         )
 
 
@@ -74,8 +72,8 @@ class TorchBackend:
     """A network on a torch device.
 
     Args:
-        network: from token ids and mask to a tuple of logits, in the order of its `tasks`. It is moved and converted in
-            place.
+        network: from token ids, mask and perhaps token types to a tuple of logits, in the order of its `tasks`. It is
+            moved and converted in place.
         device: "cpu", "cuda", "cuda:1", …; "auto" leaves a spread network where it is.
         threads: CPU threads of the whole process: the last backend opened decides.
         dtype: of weights and products, except for heads and sentence vectors of a bundle. Default: float32 on a CPU; on
@@ -132,15 +130,21 @@ class TorchBackend:
     def single_threaded(self) -> None:
         """As `Backend.single_threaded`: PyTorch has one number of threads for the whole process."""
 
-    def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
+    def logits(
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        token_type_ids: NDArray[np.int64] | None = None,
+    ) -> Logits:
         """As `Backend.logits`."""
+        inputs = [input_ids, attention_mask, *([] if token_type_ids is None else [token_type_ids])]
         if self._pads:
-            return retry_in_smaller_batches(self._forward, input_ids, attention_mask)
+            return retry_in_smaller_batches(self._forward, *inputs)
         lengths = attention_mask.sum(1)
         logits: Logits = {}
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
-            part = retry_in_smaller_batches(self._forward, input_ids[rows, :length], attention_mask[rows, :length])
+            part = retry_in_smaller_batches(self._forward, *(array[rows, :length] for array in inputs))
             for task, values in part.items():
                 logits.setdefault(task, np.empty((len(lengths), values.shape[1]), np.float32))[rows] = values
         return logits
@@ -152,22 +156,20 @@ class TorchBackend:
         elif self.device != "auto" and dtype is not None:
             raise InputError(f"dtype={dtype!r} is not for a base in 4 bits, which has its own. Omit it.")
 
-    def _forward(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
+    def _forward(self, *inputs: NDArray[np.int64]) -> Logits:
         try:
-            return self._pass(input_ids, attention_mask)
+            return self._pass(*inputs)
         except torch.OutOfMemoryError as error:
             message = str(error)
         # After the block: the error keeps every tensor of the failed pass alive.
-        raise self._no_memory(f"A text of {input_ids.shape[1]:,} tokens", message)
+        raise self._no_memory(f"A text of {inputs[0].shape[1]:,} tokens", message)
 
-    def _pass(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
-        rows = len(input_ids)
+    def _pass(self, *inputs: NDArray[np.int64]) -> Logits:
+        rows = len(inputs[0])
         if self._buckets:
-            input_ids, attention_mask = self._buckets.fill(input_ids, attention_mask)
+            inputs = self._buckets.fill(*inputs)
         with self._turn, torch.inference_mode():
-            outputs: tuple[Tensor, ...] = self._network(
-                torch.from_numpy(input_ids).to(self._device), torch.from_numpy(attention_mask).to(self._device)
-            )
+            outputs: tuple[Tensor, ...] = self._network(*(torch.from_numpy(a).to(self._device) for a in inputs))
             logits = {task: out[:rows].cpu().numpy() for task, out in zip(self._tasks, outputs, strict=True)}
         if self._device.type == "cuda":  # so that the time of this call is the time of its work
             torch.cuda.synchronize(self._device)

@@ -21,6 +21,7 @@ from inference.pytorch.network import (
     check_finite,
     load_network,
     merge_adapter,
+    model_inputs,
     quiet_peft,
 )
 from inference.pytorch.proof import bounded_build, check_architecture, prove
@@ -39,7 +40,7 @@ class SequenceNetwork(nn.Module):
         """The first model's configuration; all share one base."""
         return self.models[0].config
 
-    def of_task(self, task: str) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
+    def of_task(self, task: str) -> tuple[Callable[..., Tensor], nn.Module]:
         """As `network.Network.of_task`."""
         return _of_model(self.models[self.tasks.index(task)])
 
@@ -47,9 +48,11 @@ class SequenceNetwork(nn.Module):
         """Return each task's classifier as a network of its own."""
         return [SequenceNetwork({task: model}) for task, model in zip(self.tasks, self.models, strict=True)]
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """As `network.Network.forward`."""
-        return tuple(sequence_logits(model, input_ids, attention_mask) for model in self.models)
+        return tuple(sequence_logits(model, input_ids, attention_mask, token_type_ids) for model in self.models)
 
 
 class AdapterNetwork(nn.Module):
@@ -64,27 +67,31 @@ class AdapterNetwork(nn.Module):
     def config(self) -> Any:
         return self.model.config
 
-    def of_task(self, task: str) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
+    def of_task(self, task: str) -> tuple[Callable[..., Tensor], nn.Module]:
         """As `network.Network.of_task`; it switches the network to the task."""
         self.model.set_adapter(f"task{self.tasks.index(task)}")
         return _of_model(self.model.get_base_model())
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """As `network.Network.forward`."""
         logits = []
         for number in range(len(self.tasks)):
             self.model.set_adapter(f"task{number}")
-            logits.append(sequence_logits(self.model.get_base_model(), input_ids, attention_mask))
+            logits.append(sequence_logits(self.model.get_base_model(), input_ids, attention_mask, token_type_ids))
         return tuple(logits)
 
 
-def _of_model(model: Any) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
+def _of_model(model: Any) -> tuple[Callable[..., Tensor], nn.Module]:
     if model.config.is_encoder_decoder:
         raise InputError("Every word enters an encoder-decoder twice, so its gradients are not defined. Use occlusion.")
-    return lambda ids, mask: sequence_logits(model, ids, mask), model.get_input_embeddings()
+    return lambda *inputs: sequence_logits(model, *inputs), model.get_input_embeddings()
 
 
-def sequence_logits(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def sequence_logits(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+) -> Tensor:
     """Return the logits of a sequence classifier, float32 (batch, labels); a decoder's are those of the last token.
 
     The last token is the last one of the mask. transformers takes the last id that is not pad_token_id, which can be
@@ -94,13 +101,12 @@ def sequence_logits(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Te
     Raises:
         InputError: BART or T5, and a text without EOS.
     """
+    inputs = model_inputs(model.config, input_ids, attention_mask, token_type_ids)
     head = _token_head(model)
     if head is None:
-        return cast(Tensor, model(input_ids=input_ids, attention_mask=attention_mask).logits.float())
-    decoder = {}
+        return cast(Tensor, model(**inputs).logits.float())
     if model.config.is_encoder_decoder and hasattr(model, "_shift_right"):  # the others shift by themselves
-        decoder["decoder_input_ids"] = model._shift_right(input_ids)
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **decoder}
+        inputs["decoder_input_ids"] = model._shift_right(input_ids)
     hidden: Tensor = model.base_model(**inputs, use_cache=False)[0]
     candidates = attention_mask
     if hasattr(model, "classification_head"):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.errors import BundleError, InferenceError, import_failure, import_lock
-from inference.formats.architectures import read_config
+from inference.formats.architectures import has_segments, read_config
 from inference.formats.files import count_stored, read_json
 from inference.formats.tokenizer import quiet_transformers
 from inference.pytorch.proof import bounded_build, check_architecture, prove
@@ -60,14 +60,15 @@ class Network(nn.Module):
         """The encoder's configuration."""
         return self.encoder.config
 
-    def of_task(self, task: str) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
-        """Return a function from ids and mask to the logits of one task, and its table of word embeddings."""
+    def of_task(self, task: str) -> tuple[Callable[..., Tensor], nn.Module]:
+        """Return a function from the inputs to the logits of one task, and its table of word embeddings."""
         head = self.heads[task]
-        return lambda ids, mask: head(self.pooled(ids, mask)), self.encoder.get_input_embeddings()
+        return lambda *inputs: head(self.pooled(*inputs)), self.encoder.get_input_embeddings()
 
-    def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return sentence vectors, float32 (batch, hidden)."""
-        hidden: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        inputs = model_inputs(self.config, input_ids, attention_mask, token_type_ids)
+        hidden: Tensor = self.encoder(**inputs).last_hidden_state
         if self.pooling == "cls":
             return hidden[:, 0].float()
         weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
@@ -75,15 +76,28 @@ class Network(nn.Module):
             return hidden.masked_fill(weights == 0, torch.finfo(hidden.dtype).min).amax(1).float()
         return ((hidden * weights).sum(1) / weights.sum(1)).float()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Return the logits of every task in the order of the heads, each float32 (batch, labels).
 
         Args:
             input_ids: int64 (batch, tokens).
             attention_mask: int64 (batch, tokens), 1 for a token and 0 for padding.
+            token_type_ids: int64 (batch, tokens), the segment of each token; for a model that distinguishes them.
         """
-        pooled = self.pooled(input_ids, attention_mask)
+        pooled = self.pooled(input_ids, attention_mask, token_type_ids)
         return tuple(head(pooled) for head in self.heads.values())
+
+
+def model_inputs(
+    config: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None
+) -> dict[str, Tensor]:
+    """Return the arguments of a transformers model with this configuration."""
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if token_type_ids is not None and has_segments(config.model_type, getattr(config, "type_vocab_size", 0)):
+        inputs["token_type_ids"] = token_type_ids
+    return inputs
 
 
 def _head(inputs: int, labels: int, shape: HeadShape | None) -> nn.Module:

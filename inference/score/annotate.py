@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from inference.classifier import Classifier, Prediction, check_texts
+from inference.classifier import Classifier, Prediction
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Task
+from inference.formats.texts import check_texts
 from inference.tables.cutting import CELL_BYTES, weight
 
 DIGITS = 6  # of every probability; texts in the same batch can change the seventh
@@ -122,12 +123,13 @@ def answer(classifier: Classifier, texts: Sequence[Any], options: AnswerOptions)
     """Answer each text, or say why it has no answer; one bad text does not affect the others.
 
     Args:
-        texts: the cells of the text column, which may not be strings; None counts as an empty text.
+        texts: the cells of the text column, or tuples of two cells, which may not be strings; None counts as an empty
+            text.
 
     Raises:
         InferenceError: the model is damaged.
     """
-    texts = ["" if text is None else text for text in texts]
+    texts = [_without_none(text) for text in texts]
     errors = [_error(check_texts, text) for text in texts]
     readable = [row for row, error in enumerate(errors) if error is None]
 
@@ -165,6 +167,12 @@ def answer(classifier: Classifier, texts: Sequence[Any], options: AnswerOptions)
         tally.truncated = sum(prediction.truncated for prediction in predictions[options.tasks[0]])
         tally.unknown = sum(prediction.unknown for prediction in predictions[options.tasks[0]])
     return Answers(columns, tally)
+
+
+def _without_none(text: Any) -> Any:
+    if isinstance(text, tuple):
+        return tuple(map(_without_none, text))
+    return "" if text is None else text
 
 
 def _error(check: Callable[[list[Any]], object], text: Any) -> str | None:

@@ -44,16 +44,17 @@ SETTINGS = {
 class Answering:
     """An actor that opens the model once and answers many batches."""
 
-    def __init__(self, open_one: Opener, options: AnswerOptions, text_column: str) -> None:
+    def __init__(self, open_one: Opener, options: AnswerOptions, text_columns: list[str]) -> None:
         self._classifier = open_one()
         self._options = options
-        self._text_column = text_column
+        self._text_columns = text_columns
 
     def __call__(self, batch: Any) -> Any:
         """Return the batch, a pyarrow table, with its answers, and their counts in its first row."""
         import pyarrow
 
-        answers = answer(self._classifier, batch.column(self._text_column).to_pylist(), self._options)
+        first, *second = (batch.column(name).to_pylist() for name in self._text_columns)
+        answers = answer(self._classifier, list(zip(first, *second, strict=True)) if second else first, self._options)
         tallies = [json.dumps(asdict(answers.tally)), *[None] * (len(batch) - 1)]
         table = with_answers(batch, answers.columns, self._options.columns(self._classifier.tasks))
         return table.append_column(TALLY, pyarrow.array(tallies, pyarrow.string()))
@@ -105,7 +106,11 @@ def score(
             batch_size=batch_rows,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers),
-            fn_constructor_args=(model.open, options, table.text_column),
+            fn_constructor_args=(
+                model.open,
+                options,
+                [table.text_column, *([job.pair_column] if job.pair_column else [])],
+            ),
             num_cpus=1,
         )
 

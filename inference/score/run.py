@@ -23,7 +23,7 @@ from inference.score.workers import Opener, answering
 from inference.score.writing import FORMATS, Writer, open_writer
 from inference.tables.cutting import BLOCK_BYTES, BLOCK_ROWS, CUT
 from inference.tables.reading import open_table
-from inference.tables.table import Block, Table, is_sentence, shortened
+from inference.tables.table import Block, Table, column_index, is_sentence, shortened
 from inference.version import __version__
 
 
@@ -35,6 +35,8 @@ class ScoreJob:
     out: Path
     text_column: str | None = None
     """By default found by its name, see `open_table`."""
+    pair_column: str | None = None
+    """The second text of each row, for a model of pairs."""
     tasks: tuple[str, ...] | None = None
     """By default all."""
     threshold: float | None = None
@@ -117,6 +119,7 @@ def score(
         },
         "all scores": options.all_scores,
         "text column": table.text_column,
+        **({"pair column": job.pair_column} if job.pair_column else {}),
         "format": format,
         "rows in a block": job.block_rows,
         "limits of a block": CUT,
@@ -127,7 +130,8 @@ def score(
             for sentence in outset(job, model, table):
                 say(sentence)
             resumed = sum(tally.rows for tally in journal.done.values())
-            parts = _Run(writer, journal, Meter(table.row_count, resumed, model.backend, progress))
+            second = column_index(table.name, table.columns, job.pair_column) if job.pair_column else None
+            parts = _Run(writer, journal, Meter(table.row_count, resumed, model.backend, progress), second)
             with answering(model.open, options, workers) as submit:
                 blocks = table.blocks(job.block_rows, options.weight(model.bundle.tasks), out.parent)
                 parts.fill(blocks, submit, ahead=workers + 1)
@@ -205,7 +209,13 @@ def outset(job: ScoreJob, model: Model, table: Table) -> Iterator[str]:
         yield doubt
     if job.out.exists():
         yield f"{job.out} exists and will be replaced at the end."
+    if model.bundle.pairs and job.pair_column is None:
+        yield (
+            f"{model.bundle.name} was trained on pairs of texts, and each row is answered as a single one. Name the "
+            "column of the second texts: --pair-column NAME."
+        )
     rows = f"{rows_in_words(table.row_count)} of column {shortened(table.text_column)}"
+    rows += f" with {shortened(job.pair_column)}" if job.pair_column else ""
     yield f"Scoring {rows} on {TITLES[model.backend]} …"
 
 
@@ -219,6 +229,13 @@ def plan(job: ScoreJob, bundle: Bundle, table: Table) -> AnswerOptions:
         )
     if job.threshold is not None and not 0 <= job.threshold <= 1:
         raise InputError(f"threshold={job.threshold} is not a probability between 0 and 1.")
+    if job.pair_column is not None:
+        if not bundle.pairs:
+            raise InputError(
+                f"{bundle.name} was trained on single texts. Leave out --pair-column; if it was trained on pairs, pass "
+                "--pairs."
+            )
+        column_index(table.name, table.columns, job.pair_column)
     options = AnswerOptions(tasks, job.threshold, job.all_scores)
     if set(options.columns(bundle.tasks)) & set(table.columns):
         options = AnswerOptions(tasks, job.threshold, job.all_scores, PREFIX)
@@ -227,12 +244,17 @@ def plan(job: ScoreJob, bundle: Bundle, table: Table) -> AnswerOptions:
 
 
 class _Run:
-    """Answers blocks ahead while earlier ones are written."""
+    """Answers blocks ahead while earlier ones are written.
 
-    def __init__(self, writer: Writer, journal: Journal, meter: Meter) -> None:
+    Args:
+        second: position of the column of the second texts, for pairs.
+    """
+
+    def __init__(self, writer: Writer, journal: Journal, meter: Meter, second: int | None) -> None:
         self._writer = writer
         self._journal = journal
         self._meter = meter
+        self._second = second
         self._waiting: deque[tuple[int, Block, Future[Answers]]] = deque()
 
     def fill(self, blocks: Iterator[Block], submit: Callable[[Any], Future[Answers]], ahead: int) -> None:
@@ -240,12 +262,17 @@ class _Run:
         self._meter.add(0)
         for number, block in enumerate(blocks):
             if number not in self._journal.done:
-                self._waiting.append((number, block, submit(block.texts)))
+                self._waiting.append((number, block, submit(self._texts(block))))
             del block  # or it would stay in memory until the next is read
             while len(self._waiting) > ahead or sum(queued.weight for _, queued, _ in self._waiting) > 2 * BLOCK_BYTES:
                 self._write_next()
         while self._waiting:
             self._write_next()
+
+    def _texts(self, block: Block) -> list[Any]:
+        if self._second is None:
+            return block.texts
+        return [(text, cells[self._second]) for text, cells in zip(block.texts, block.cells(), strict=True)]
 
     def _write_next(self) -> None:
         number, block, future = self._waiting.popleft()

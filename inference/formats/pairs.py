@@ -1,0 +1,47 @@
+"""Whether a model was trained on pairs of texts, such as premise and hypothesis."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from inference.errors import BundleError
+from inference.formats.bundle import Task
+from inference.formats.files import read_json_in
+
+# What says that a classifier was trained on pairs of texts: its labels, or the task of run_glue.py.
+PAIR_LABELS = ({"entailment", "neutral", "contradiction"}, {"entailment", "not_entailment"})
+PAIR_TASKS = ("mnli", "mrpc", "qnli", "qqp", "rte", "wnli")
+
+
+def takes_pairs(folder: Path, config: Mapping[str, Any], task: Task) -> bool:
+    """Return whether a classifier was trained on pairs of texts.
+
+    `pairs` in its config decides. Without it, cross-encoders of sentence-transformers are, and models whose labels or
+    task are those of natural language inference.
+    """
+    declared = config.get("pairs")
+    if declared is not None:
+        if not isinstance(declared, bool):
+            raise BundleError(f"{folder}: pairs is {str(declared)[:60]!r}; it must be true or false. Correct it.")
+        return declared
+    kind = read_json_in(folder, "config_sentence_transformers.json").get("model_type")
+    if kind == "CrossEncoder" or "sentence_transformers" in config or "sbert_ce_default_activation_function" in config:
+        return True
+    labels = {re.sub(r"[^a-z]+", "_", label.lower()) for label in task.labels}
+    trained_for = str(config.get("finetuning_task")).lower().removeprefix("glue:")
+    return labels in PAIR_LABELS or trained_for in PAIR_TASKS
+
+
+def shared_pairs(folder: Path, pairs: Mapping[str, bool]) -> bool:
+    """Return whether the tasks of a folder take pairs, which must be the same for all of them."""
+    if len(set(pairs.values())) > 1:
+        of_pairs = [task for task, takes in pairs.items() if takes]
+        raise BundleError(
+            f"{folder}: of its tasks {', '.join(pairs)}, {', '.join(of_pairs)} take pairs of texts and the others "
+            "single ones, but a text is tokenized once for all of them. If that is wrong, write "
+            '"pairs": true or false into the config.json of each; if not, serve each from a folder of its own.'
+        )
+    return next(iter(pairs.values()))

@@ -103,12 +103,14 @@ def spread_answers(model: Any, head: str) -> None:
     with torch.no_grad():
         ids = torch.randint(4, len(WORDS), (32, 12))
         ids[:, -1] = WORDS.index("[SEP]")
-        logits = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        batches = ids.split(1 if model.config.pad_token_id is None else 32)  # a decoder may refuse batches
+        model.eval()
+        logits = torch.cat([model(input_ids=rows, attention_mask=torch.ones_like(rows)).logits for rows in batches])
         hook.remove()
         if layer.bias is not None:
             layer.bias.sub_(logits.mean(0)).div_(logits.std(0))
         else:  # a decoder's: take the mean vector of the last tokens out of its weights
-            mean = vectors[0][:, -1].mean(0)
+            mean = torch.cat(vectors)[:, -1].mean(0)
             layer.weight.sub_((layer.weight @ mean)[:, None] * mean / mean.square().sum())
         layer.weight.div_(logits.std(0)[:, None])
 

@@ -179,6 +179,8 @@ def load_switched(
             switched = PeftModel.from_pretrained(model, str(bundle.folder / bundle.adapters[first]), "task0")
             for number, task in enumerate(others, start=1):
                 switched.load_adapter(str(bundle.folder / bundle.adapters[task]), f"task{number}")
+        if bundle.four_bit:
+            _keep_unpacked(switched)
         network = AdapterNetwork(switched, list(bundle.adapters))
     check_finite(network, bundle.folder)
     return prove(network, bundle)
@@ -281,6 +283,20 @@ def _four_bit(home: Path, device: str) -> dict[str, Any]:
             llm_int8_skip_modules=list(HEADS),
         )
     return options
+
+
+def _keep_unpacked(model: Any) -> None:
+    """Prevent bitsandbytes from repacking the 4-bit weights that it cannot, or that PEFT reads beside it.
+
+    On a processor with AVX-512 BF16 it repacks weights at their first use, in blocks of 32 rows. DoRA would then take
+    its norms from the repacked bytes.
+    """
+    for layer in model.modules():
+        weights = layer.base_layer if getattr(layer, "lora_magnitude_vector", None) else layer
+        if hasattr(weights, "support_avx512bf16_for_cpu"):
+            quantized = weights.weight.quant_state
+            if weights is not layer or quantized.shape[0] % 32 or quantized.shape[1] % quantized.blocksize:
+                weights.support_avx512bf16_for_cpu = False
 
 
 def _share(model: nn.Module, first: nn.Module) -> None:

@@ -163,10 +163,9 @@ def _open(
 
 
 def _tokenizer_file(bundle: Bundle, base: Path | None, cache: Path) -> Path:
-    """Return the tokenizer's file, converted into the cache if the model has it in an older format."""
-    source = tokenizer_source(bundle, base)
-    if is_final(bundle, source):
-        return source / TOKENIZER
+    """Return the tokenizer's file; of a folder of transformers, converted into the cache."""
+    if is_final(bundle):
+        return tokenizer_source(bundle, base) / TOKENIZER
     version = importlib.metadata.version("transformers")
     converted = cache / "tokenizers" / f"{content_key(bundle)}-{version}.json"
     if not converted.is_file():

@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from inference.artifacts.rapidfit import RapidFitHeads, read_heads, shown
 from inference.errors import BundleError, InputError
-from inference.formats.architectures import check_config, check_no_code, max_positions
+from inference.formats.architectures import check_config, check_no_code, embedding_rows, max_positions
 from inference.formats.bundle import ENCODER, FORMAT, HEADS_FILE, SINGLE, Bundle
 from inference.formats.files import (
     TOKENIZER_CONFIG,
@@ -301,7 +301,7 @@ def _write_tokenizer(source: Path, encoder: Path) -> None:
         with tempfile.TemporaryDirectory() as copied:
             _copy(source, Path(copied), ("config.json", *TOKENIZERS))
             try:
-                target.write_text(convert_tokenizer(Path(copied)), encoding="utf-8")
+                target.write_text(convert_tokenizer(Path(copied), embedding_rows(encoder)), encoding="utf-8")
             except BundleError as error:
                 raise BundleError(str(error).replace(copied, str(source))) from None
     try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -15,6 +17,7 @@ from tokenizers import Tokenizer
 
 from inference.artifacts.cache import default_cache, find
 from inference.artifacts.manifest import REBUILD
+from inference.assets import showcase_texts
 from inference.commands.options import add_model_command, print_json
 from inference.errors import BundleError, InferenceError, importing
 from inference.formats.architectures import HEAD_WEIGHT, HEADS, max_positions
@@ -22,9 +25,17 @@ from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
 from inference.formats.files import inside, read_json, tensors
 from inference.formats.hub import without_scheme
-from inference.formats.tokenizer import TOKENIZER, read_tokenizer, tokenizer_source
+from inference.formats.tokenizer import (
+    TOKENIZER,
+    convert_tokenizer,
+    is_final,
+    read_tokenizer,
+    tokenizer_source,
+    write_tokenizer,
+)
 
 SEVERITIES = ("error", "warning", "note")
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # tokenizer classes that name no special tokens themselves
 TEXTS = ("It was a quiet evening.", "WHY did the 7.30 bus not come?!", "naïve café, 12,50 €", "a  b\tc")
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
 # Tensors in many files that no classifier uses: the pre-training head and position counters.
@@ -149,12 +160,6 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> Iterator[Finding]:
                 "only one of them is the order used in training; with the other, every answer has the wrong name",
                 "look up the order used in training and write it into both",
             )
-    if not isinstance(config.get("pad_token_id"), int):
-        yield _warning(
-            f"{path} has no pad_token_id",
-            "0 is used; if that is another token, an answer may depend on the other texts in the batch",
-            "add the id of the padding token",
-        )
     settings = folder / "tokenizer_config.json"
     if not settings.is_file():
         return
@@ -175,34 +180,64 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> Iterator[Finding]:
 
 def _check_tokenizer(bundle: Bundle, config: Mapping[str, Any], base: Path | None) -> Iterator[Finding]:
     source = tokenizer_source(bundle, base)
-    path = source / TOKENIZER
+    path, final, other = source / TOKENIZER, is_final(bundle), None
     try:
-        with importing("Examining a model", "-r requirements.txt"):
-            from inference.formats.tokenizer import convert_tokenizer
-        converted = Tokenizer.from_str(convert_tokenizer(source))
-        own = read_tokenizer(bundle, path) if path.is_file() else converted
+        with importing("Examining a model", "-r requirements.txt"), tempfile.TemporaryDirectory() as folder:
+            write_tokenizer(bundle, Path(folder) / TOKENIZER, base)
+            served = read_tokenizer(bundle, Path(folder) / TOKENIZER)
+            if final:
+                with contextlib.suppress(BundleError):
+                    other = Tokenizer.from_str(convert_tokenizer(source))
+            elif path.is_file():
+                other = Tokenizer.from_file(str(path))
     except InferenceError as error:
         yield _error(str(error))
         return
-    differ = next((text for text in TEXTS if own.encode(text).ids != converted.encode(text).ids), None)
-    if differ is not None:
+    text = None if other is None else _first_difference(served, other)
+    if text is not None:
+        own, automatic = f"{path}{' (served)' if final else ''}", f"AutoTokenizer{'' if final else ' (served)'}"
         yield Finding(
-            "error" if bundle.format != "bundle" else "note",
-            f"{path} and transformers' AutoTokenizer read {differ!r} differently",
-            "the model was trained with one of them; tokenizer.json is served",
-            "save the tokenizer used in training again: tokenizer.save_pretrained",
+            "note" if bundle.format == "bundle" else "warning",
+            f"{own} and transformers' {automatic} read {text!r} differently",
+            "the model was trained with one of them",
+            "save the tokenizer used in training again: tokenizer.save_pretrained"
+            if final
+            else 'if it was tokenizer.json, set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json',
         )
-    size, rows = own.get_vocab_size(), config.get("vocab_size")
-    if isinstance(rows, int) and size < 0.7 * rows:
+    size, rows = served.get_vocab_size(), bundle.vocab_size
+    if rows is not None and size < 0.7 * rows:
         yield _warning(
             f"the tokenizer has {size:,} tokens, but the model has {rows:,} embeddings",
             "it may belong to another model, in which the token ids mean other words",
             "use the tokenizer from training",
         )
-    yield from _check_special_tokens(own, source, bundle.pad_id)
+    padded = not _is_decoder(bundle)
+    if padded and bundle.format in ("transformers", "peft") and not isinstance(config.get("pad_token_id"), int):
+        yield _warning(
+            f"{bundle.base_folder(base) / 'config.json'} has no pad_token_id",
+            "0 is used; if that is another token, an answer may depend on the other texts in the batch",
+            "add the id of the padding token",
+        )
+    yield from _check_special_tokens(served, source, bundle.pad_id if padded else None)
 
 
-def _check_special_tokens(tokenizer: Tokenizer, folder: Path, pad_id: int) -> Iterator[Finding]:
+def _is_decoder(bundle: Bundle) -> bool:
+    """Return whether the model answers with the state of the last token, so that padding plays no part."""
+    folders = [bundle.folder / at for at in bundle.adapters.values()] or [bundle.folder]
+    files = (path for folder in folders for path in folder.glob("*.safetensors"))
+    return any(re.search(r"(^|\.)score\.weight$", name) for path in files for name in tensors(path))
+
+
+def _first_difference(served: Tokenizer, other: Tokenizer) -> str | None:
+    for tokenizer in (served, other):
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+    texts = (*TEXTS, *showcase_texts())
+    return next((text for text in texts if served.encode(text).ids != other.encode(text).ids), None)
+
+
+def _check_special_tokens(tokenizer: Tokenizer, folder: Path, pad_id: int | None) -> Iterator[Finding]:
+    """Check the tokens that tokenizer_config.json names; pad_id is None if the model does not depend on padding."""
     settings = folder / "tokenizer_config.json"
     tokens = read_json(inside(folder, settings.name), 20_000_000) if settings.is_file() else {}
     for role in ("unk_token", "cls_token", "sep_token", "pad_token"):
@@ -215,13 +250,13 @@ def _check_special_tokens(tokenizer: Tokenizer, folder: Path, pad_id: int) -> It
                 "texts are encoded without it, unlike in training",
                 "save the tokenizer used in training again",
             )
-        elif role == "pad_token" and token_id is not None and token_id != pad_id:
+        elif role == "pad_token" and token_id is not None and pad_id not in (None, token_id):
             yield _warning(
                 f"the tokenizer pads with {token!r} (id {token_id}), but the model's config says {pad_id}",
                 "the id in the config is used, and some models derive positions from it",
                 f"set pad_token_id to {token_id} in config.json",
             )
-        elif role == "pad_token" and tokens and token is None:
+        elif role == "pad_token" and pad_id is not None and token is None and tokens.get("tokenizer_class") in GENERIC:
             yield _warning(
                 f"{settings} has no pad_token",
                 "the id in config.json is used, and there is nothing to check it against",

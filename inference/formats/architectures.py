@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from inference.errors import BundleError
-from inference.formats.files import TOKENIZER_CONFIG, check_folder, inside, read_json, read_json_in, refuse_code
+from inference.formats.files import (
+    TOKENIZER_CONFIG,
+    check_folder,
+    inside,
+    read_json,
+    read_json_in,
+    refuse_code,
+    tensors,
+)
 
 # ONNX Runtime's optimizer turns every layer's attention of these into one operator; an export in which it did not is
 # refused. Of all others it fuses what it can.
@@ -41,6 +49,10 @@ HEAD_WEIGHT = re.compile(
 )
 # Configs of different architectures have different names for one size.
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_encoder_position_embeddings")
+# The table of token embeddings in the files of any architecture.
+_EMBEDDINGS = re.compile(
+    r"(^|\.)(word_embeddings?|embed_tokens|tok_embeddings|tokens_embed|wte|embed_in|shared|embeddings)\.weight$"
+)
 _KIND = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _HEAD_SIZE = re.compile(r"head_(dim|size)|kv_channels")
 # Sizes in a config -> an upper limit well above that of any real model.
@@ -145,6 +157,13 @@ def _entries(raw: Any) -> Iterator[tuple[str, Any]]:
         elif isinstance(value, list):
             yield from (("", element) for element in value)
             waiting += value
+
+
+def embedding_rows(folder: Path) -> int | None:
+    """Return how many tokens the safetensors files in a folder hold an embedding for; None if they hold no table."""
+    stored = [tensors(inside(folder, path.name)) for path in sorted(folder.glob("*.safetensors"))]
+    tables = [shape for header in stored for name, (_, shape, _) in header.items() if _EMBEDDINGS.search(name)]
+    return min((shape[0] for shape in tables if len(shape) == 2), default=None)
 
 
 def max_positions(config: Mapping[str, Any]) -> int:

@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 
 from inference.errors import BundleError, InputError
 from inference.formats.adapters import ADAPTER, check_adapter, find_base, read_adapter
-from inference.formats.architectures import HEAD_WEIGHT, check_tokenizer, has_segments, max_positions, read_config
+from inference.formats.architectures import (
+    HEAD_WEIGHT,
+    check_tokenizer,
+    embedding_rows,
+    has_segments,
+    max_positions,
+    read_config,
+)
 from inference.formats.bundle import ENCODER, MULTI, SINGLE, Base, Bundle, Task, check_labels, checked_task
 from inference.formats.files import (
     TOKENIZERS,
@@ -30,7 +37,7 @@ from inference.formats.files import (
 from inference.formats.hub import fetch, hub_id, is_folder
 from inference.formats.layouts import refuse_checkpoints, refuse_embedder, refuse_file, refuse_layout
 from inference.formats.pairs import shared_pairs, takes_pairs
-from inference.formats.tokenizer import pad_token_id, tokenizer_max_length
+from inference.formats.tokenizer import check_tokenizer_class, pad_token_id, tokenizer_max_length
 
 TASK = "label"  # the name of a plain classifier's task if it has none
 MAX_LABELS = 10_000
@@ -102,7 +109,7 @@ def _read_bundle(folder: Path, base: Path | None) -> Bundle:
     inside(folder, f"{ENCODER}/config.json")
     config = read_config(folder / ENCODER)
     _weight_files(folder / ENCODER)
-    return replace(bundle, vocab_size=config.get("vocab_size"))
+    return replace(bundle, vocab_size=embedding_rows(folder / ENCODER) or config.get("vocab_size"))
 
 
 def _read_adapter(folder: Path, base: Path | None) -> Bundle:
@@ -145,8 +152,12 @@ def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> 
         files += [f"{at}/{file}" for file in own]
     if tokenizer != home:
         files += [f"{tokenizer.relative_to(folder).as_posix()}/{file}" for file in _tokenizer_files(tokenizer)]
+    resized = [rows for at in adapters.values() if (rows := embedding_rows(folder / at)) is not None]
+    plain = _plain_bundle(folder, tasks, config, tokenizer, [file.removeprefix("./") for file in files], home)
     return replace(
-        _plain_bundle(folder, tasks, config, tokenizer, [file.removeprefix("./") for file in files], "peft"),
+        plain,
+        format="peft",
+        vocab_size=min(resized, default=plain.vocab_size),
         base=Base(hub_id(name), revision, _digests(home, _weight_files(home)), home),
         adapters=dict(adapters),
         tokenizer=tokenizer,
@@ -198,15 +209,22 @@ def _read_classifier(folder: Path, base: Path | None) -> Bundle:
         )
     name = config.get("finetuning_task")
     tasks = {_task_name(name) if isinstance(name, str) and name else TASK: _task(folder, config, None)}
-    bundle = _plain_bundle(folder, tasks, config, folder, _weight_files(folder), "transformers")
+    bundle = _plain_bundle(folder, tasks, config, folder, _weight_files(folder), folder)
     return replace(bundle, pairs=takes_pairs(folder, config, *tasks.values()))
 
 
 def _plain_bundle(
-    folder: Path, tasks: Mapping[str, Task], config: Mapping[str, Any], tokenizer: Path, files: list[str], kind: str
+    folder: Path, tasks: Mapping[str, Task], config: Mapping[str, Any], tokenizer: Path, files: list[str], home: Path
 ) -> Bundle:
-    """Return the bundle of a model of transformers, without what is special about adapters."""
-    pad_id = config.get("pad_token_id", 0)
+    """Return the bundle of a model of transformers whose config and weights are in `home`."""
+    check_tokenizer_class(tokenizer)
+    rows, pad_id = embedding_rows(home) or config.get("vocab_size"), config.get("pad_token_id", 0)
+    if rows is not None and isinstance(pad_id, int) and pad_id >= rows:
+        raise BundleError(
+            f"{home / 'config.json'}: pad_token_id is {pad_id}, and the model has embeddings for {rows:,} tokens, from "
+            f"0 to {rows - 1:,}. Correct it. For an added token, train after "
+            "model.resize_token_embeddings(len(tokenizer))."
+        )
     length = tokenizer_max_length(tokenizer)
     return Bundle(
         folder=folder,
@@ -216,9 +234,9 @@ def _plain_bundle(
         max_tokens=max(8, int(min(MAX_TOKENS if length is None else length, max_positions(config)))),
         base=None,
         files=_digests(folder, files),
-        format=kind,
+        format="transformers",
         pad_id=pad_id if isinstance(pad_id, int) and not isinstance(pad_id, bool) and pad_id >= 0 else 0,
-        vocab_size=config.get("vocab_size"),
+        vocab_size=rows,
         token_types=has_segments(config.get("model_type"), config.get("type_vocab_size")),
     )
 

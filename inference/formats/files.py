@@ -25,6 +25,7 @@ VOCABULARIES = (
     "spiece.model",
     "sentencepiece.bpe.model",
     "spm.model",
+    "sentencepiece.model",
     "tokenizer.model",
 )
 TOKENIZER_CONFIG = "tokenizer_config.json"

@@ -8,14 +8,34 @@ import shutil
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
-from inference.errors import BundleError, ExportError, MissingDependencyError, importing
+from inference.assets import showcase_texts
+from inference.errors import BundleError, ExportError, InferenceError, importing
 from inference.formats.bundle import Bundle, locate_base
 from inference.formats.files import OTHER_BYTES, TOKENIZER_CONFIG, VOCABULARIES, check_bytes, read_json_in
 
 TOKENIZER = "tokenizer.json"
+# The classes that transformers has as Python code only: nothing that tokenizers, the library, could run. And the
+# architectures whose tokenizer is one of them if the folder names none.
+PYTHON_TOKENIZERS = (
+    *("Bartpho", "BertGeneration", "BertJapanese", "Bertweet", "BioGpt", "BlenderbotSmall", "ByT5", "CTRL", "Canine"),
+    *("Clvp", "CpmAnt", "Cpm", "Dia", "Esm", "FSMT", "FastSpeech2Conformer", "Flaubert", "GPTNeoXJapanese", "GPTSw3"),
+    *("M2M100", "Marian", "Mgpstr", "MyT5", "PLBart", "Perceiver", "Phobert", "Pop2Piano", "ProphetNet", "Rag"),
+    *("RoCBert", "Siglip", "Speech2Text", "SpeechT5", "Tapas", "Vits", "Wav2Vec2CTC", "Wav2Vec2PhonemeCTC", "XLM"),
+)
+PYTHON_KINDS = (
+    *("biogpt", "canine", "ctrl", "esm", "flaubert", "perceiver", "plbart", "roc_bert", "tapas", "xlm"),
+    *("bartpho", "bert-generation", "bert-japanese", "bertweet", "blenderbot-small", "byt5", "cpm", "cpmant"),
+    *("gpt-sw3", "gpt_neox_japanese", "m2m_100", "marian", "myt5", "phobert", "prophetnet"),
+)
+_SAVE_CONVERTED = (
+    "Put the tokenizer.json there that AutoTokenizer of transformers 4.57 saves, with "
+    '"tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json'
+)
+PROBE = "a \U00010840"  # with a letter that no vocabulary has
 
 # The names of special tokens, by their role.
 ROLES = {
@@ -45,37 +65,62 @@ def tokenizer_source(bundle: Bundle, base: Path | None = None) -> Path:
     return bundle.folder if bundle.base is None else locate_base(bundle.base, base)
 
 
+def check_tokenizer_class(folder: Path) -> None:
+    """Raise BundleError if transformers has the tokenizer of a folder as Python code only."""
+    config = read_json_in(folder, "config.json")
+    name = read_json_in(folder, TOKENIZER_CONFIG).get("tokenizer_class") or config.get("tokenizer_class")
+    short = str(name).removesuffix("Fast").removesuffix("Tokenizer")
+    if short in PYTHON_TOKENIZERS if name else config.get("model_type") in PYTHON_KINDS:
+        _refuse_python(folder, f"a {name}" if name else f"that of {config['model_type']}")
+
+
+def _refuse_python(folder: Path, what: str) -> None:
+    raise BundleError(
+        f"The tokenizer in {folder} is {what}, which transformers has as Python code only, without the fast form that "
+        "is served here. Put a tokenizer.json that gives the same token ids there, with "
+        '"tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json.'
+    )
+
+
 def write_tokenizer(bundle: Bundle, target: Path, base: Path | None = None) -> None:
-    """Write the model's tokenizer to the file `target`, converted if it is in an older format."""
+    """Write the tokenizer that prepares the model's texts to the file `target`."""
     source = tokenizer_source(bundle, base)
-    if (source / TOKENIZER).is_file():
+    if is_final(bundle):
         read_tokenizer(bundle, source / TOKENIZER)  # so that an error names this file, not the copy
-    if is_final(bundle, source):
         shutil.copyfile(source / TOKENIZER, target)
     else:
-        target.write_text(convert_tokenizer(source), encoding="utf-8")
+        target.write_text(convert_tokenizer(source, bundle.vocab_size), encoding="utf-8")
 
 
-def is_final(bundle: Bundle, source: Path) -> bool:
+def is_final(bundle: Bundle) -> bool:
     """Return whether tokenizer.json alone says how texts are read.
 
-    In folders of transformers, tokenizer_config.json can override it (lower case, which end is cut off).
+    In folders of transformers, other files can override it (lower case, the class, which end is cut off), and the
+    tokenizer that AutoTokenizer makes of them all is served.
     """
-    if bundle.format in ("bundle", "onnx"):
-        return True
-    return (source / TOKENIZER).is_file() and not (source / TOKENIZER_CONFIG).exists()
+    return bundle.format in ("bundle", "onnx")
 
 
 def read_tokenizer(bundle: Bundle, path: Path) -> Tokenizer:
-    """Read the tokenizer of a model from a file."""
+    """Read the tokenizer of a model from a file.
+
+    Raises:
+        BundleError: it cannot be read, or a text can give a token for which the model has no embedding.
+    """
     check_bytes(path, OTHER_BYTES)
     with _reporting(f"Cannot read the tokenizer {path}", "Restore it"):
         tokenizer = Tokenizer.from_file(str(path))
-        size = tokenizer.get_vocab_size(with_added_tokens=False)  # an added [MASK] never results from a text
-    if bundle.vocab_size is not None and size > bundle.vocab_size:
+        special = tokenizer.encode(PROBE)  # fails if there is no token for what the vocabulary lacks
+        if bundle.vocab_size is None:
+            return tokenizer
+        tokens = {**dict(zip(special.tokens, special.ids, strict=True)), **tokenizer.get_vocab()}
+    beyond = sorted((number, token) for token, number in tokens.items() if number >= bundle.vocab_size)
+    if beyond:
+        named = ", ".join(f"{token[:40]!r} ({number})" for number, token in beyond[:4])
         raise BundleError(
-            f"The tokenizer of {bundle.folder} has {size:,} tokens, and the model has embeddings for "
-            f"{bundle.vocab_size:,}. It belongs to another model: put the right one there."
+            f"The tokenizer of {bundle.folder} has {len(tokens):,} tokens, added ones included, and the model has "
+            f"embeddings for {bundle.vocab_size:,}. Without one are {named}{', …' if len(beyond) > 4 else ''}. Use the "
+            "tokenizer from training; for added tokens, train after model.resize_token_embeddings(len(tokenizer))."
         )
     return tokenizer
 
@@ -160,14 +205,22 @@ def save_tokenizer(source: Path, folder: Path, max_tokens: int, pad_id: int, *, 
         (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def convert_tokenizer(folder: Path) -> str:
-    """Return the tokenizer of a folder, as transformers reads it, in the format of the tokenizers library."""
+def convert_tokenizer(folder: Path, rows: int | None = None) -> str:
+    """Return the tokenizer of a folder, as transformers reads it, in the format of the tokenizers library.
+
+    Args:
+        rows: of the embedding table, if known: special tokens beyond it that have only a role, such as a padding token
+            that training never used, become ordinary text.
+    """
     if not any((folder / name).is_file() for name in VOCABULARIES):  # transformers would invent one
         raise BundleError(
             f"{folder} has no tokenizer: none of {', '.join(VOCABULARIES)}. Save it beside the model "
             "(tokenizer.save_pretrained)."
         )
-    with _reporting(f"Cannot read the tokenizer in {folder}", "Save it beside the model"):
+    with importing("This tokenizer", "-r requirements.txt"):
+        pieces = _sentencepiece(folder)
+    remedy = "Save it beside the model" if pieces is None else _SAVE_CONVERTED
+    with _reporting(f"Cannot read the tokenizer in {folder}", remedy):
         with importing("This tokenizer", "-r requirements.txt"), quiet_transformers(), warnings.catch_warnings():
             from transformers import AutoTokenizer
 
@@ -175,13 +228,24 @@ def convert_tokenizer(folder: Path) -> str:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, use_fast=True
             )
+        if not hasattr(tokenizer, "backend_tokenizer"):
+            _refuse_python(folder, f"a {type(tokenizer).__name__}")
+        if pieces is not None:
+            _check_pieces(folder, tokenizer, pieces)
         backend = tokenizer.backend_tokenizer
         # Recorded for the caller, who chooses the length but not the end that is cut off.
         backend.enable_truncation(512, direction=tokenizer.truncation_side)
-        converted = str(backend.to_str())
-        if "token_type_ids" in tokenizer.model_input_names or _gave_types(folder, type(tokenizer).__name__):
-            return converted
-        return _without_types(converted)
+        content = json.loads(backend.to_str())
+        roles, always = tokenizer.special_tokens_map.values(), backend.encode("").ids
+        content["added_tokens"] = [
+            token
+            for token in content["added_tokens"]
+            if not (token["special"] and tokenizer.split_special_tokens)
+            and (rows is None or token["id"] < rows or token["content"] not in roles or token["id"] in always)
+        ]
+        if not ("token_type_ids" in tokenizer.model_input_names or _gave_types(folder, type(tokenizer).__name__)):
+            _drop_types(content)
+        return json.dumps(content, ensure_ascii=False)
 
 
 def _gave_types(folder: Path, name: str) -> bool:
@@ -191,9 +255,8 @@ def _gave_types(folder: Path, name: str) -> bool:
     return name in TYPES_BEFORE_5 and not is_newer and "model_input_names" not in settings
 
 
-def _without_types(tokenizer: str) -> str:
-    """Return the JSON of a tokenizer that puts both texts of a pair into one segment."""
-    content = json.loads(tokenizer)
+def _drop_types(content: dict[str, Any]) -> None:
+    """Let the JSON of a tokenizer put both texts of a pair into one segment."""
     waiting = [content.get("post_processor")]
     while waiting:
         value = waiting.pop()
@@ -203,7 +266,36 @@ def _without_types(tokenizer: str) -> str:
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
-    return json.dumps(content, ensure_ascii=False)
+
+
+def _sentencepiece(folder: Path) -> Any:
+    """Return the SentencePiece model that transformers converts if a folder has no tokenizer.json, else None."""
+    path = next((folder / name for name in VOCABULARIES if name.endswith(".model") and (folder / name).is_file()), None)
+    if path is None or (folder / TOKENIZER).is_file():
+        return None
+    from sentencepiece import SentencePieceProcessor
+
+    with _reporting(f"Cannot read the SentencePiece model {path}", "Restore it"):
+        return SentencePieceProcessor(model_file=str(path))
+
+
+def _check_pieces(folder: Path, tokenizer: Any, pieces: Any) -> None:
+    """Raise BundleError unless transformers' conversion cuts plain texts as SentencePiece does.
+
+    For some classes it loses the space before the first word, or all special tokens. Plain are lower-case ASCII texts:
+    what a class does to case and accents is its own setting.
+    """
+    texts = [" ".join(text.lower().split()) for text in showcase_texts() if text.isascii()]
+    text = next((text for text in texts if tokenizer.tokenize(text) != pieces.encode(text, out_type=str)), None)
+    special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    if text is not None or (tokenizer.cls_token is not None and not any(special)):
+        from transformers import __version__
+
+        reason = "adds no special tokens" if text is None else f"reads {text!r} differently from it"
+        raise BundleError(
+            f"The tokenizer in {folder} is a SentencePiece model, and what transformers {__version__} makes of it "
+            f"({type(tokenizer).__name__}) {reason}. {_SAVE_CONVERTED}."
+        )
 
 
 @contextlib.contextmanager
@@ -211,7 +303,7 @@ def _reporting(problem: str, remedy: str) -> Iterator[None]:
     """Turn every error of a tokenizer library into a BundleError; the Rust one panics with a BaseException."""
     try:
         yield
-    except (MissingDependencyError, KeyboardInterrupt, SystemExit, MemoryError):
+    except (InferenceError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)

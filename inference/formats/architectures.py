@@ -166,6 +166,15 @@ def embedding_rows(folder: Path) -> int | None:
     return min((shape[0] for shape in tables if len(shape) == 2), default=None)
 
 
+def check_padding(pad_id: Any, rows: Any, path: Path) -> None:
+    """Raise BundleError if the padding token of the config in `path` is beyond the `rows` of the embedding table."""
+    if isinstance(pad_id, int) and isinstance(rows, int) and pad_id >= rows:
+        raise BundleError(
+            f"{path}: pad_token_id is {pad_id}, and the model has embeddings for {rows:,} tokens, from 0 to "
+            f"{rows - 1:,}. Correct it. For an added token, train after model.resize_token_embeddings(len(tokenizer))."
+        )
+
+
 def max_positions(config: Mapping[str, Any]) -> int:
     """Return how many tokens a model has positions for."""
     named = [config[name] for name in POSITIONS if type(config.get(name)) is int and config[name] > 0]

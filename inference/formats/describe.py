@@ -15,6 +15,7 @@ from inference.errors import BundleError, InputError
 from inference.formats.adapters import ADAPTER, check_adapter, find_base, read_adapter
 from inference.formats.architectures import (
     HEAD_WEIGHT,
+    check_padding,
     check_tokenizer,
     embedding_rows,
     has_segments,
@@ -219,12 +220,7 @@ def _plain_bundle(
     """Return the bundle of a model of transformers whose config and weights are in `home`."""
     check_tokenizer_class(tokenizer)
     rows, pad_id = embedding_rows(home) or config.get("vocab_size"), config.get("pad_token_id", 0)
-    if rows is not None and isinstance(pad_id, int) and pad_id >= rows:
-        raise BundleError(
-            f"{home / 'config.json'}: pad_token_id is {pad_id}, and the model has embeddings for {rows:,} tokens, from "
-            f"0 to {rows - 1:,}. Correct it. For an added token, train after "
-            "model.resize_token_embeddings(len(tokenizer))."
-        )
+    check_padding(pad_id, rows, home / "config.json")
     length = tokenizer_max_length(tokenizer)
     return Bundle(
         folder=folder,

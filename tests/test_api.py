@@ -104,7 +104,7 @@ def test_null_means_the_default(client: Client) -> None:
         (b'{"text": "a", "texts": ["a"]}', 422, EITHER),
         (b'{"text": "a", "text": "b"}', 422, "The request repeats a field."),
         (b'{"text": null}', 422, "text should be a valid string."),
-        (b'{"text": ["a"]}', 422, "text should be a valid string."),
+        (b'{"text": ["a"]}', 422, "text[1] is missing: a pair has two texts."),
         (b'{"texts": "a"}', 422, "texts should be a valid array."),
         (b'{"texts": []}', 422, "texts should have at least 1 item."),
         (b'{"texts": ["a", 1]}', 422, "texts[1] should be a valid string."),

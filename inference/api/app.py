@@ -92,9 +92,10 @@ def _endpoints(service: Service) -> dict[str, tuple[str, Endpoint]]:
             fields = parse(PredictRequest, body)
             del body  # it may be much larger than its texts, which wait
             deadline = service.deadline()
+            texts = [fields.text] if fields.is_single else fields.texts
+            service.check_kind(texts[0])
             tasks = service.tasks(fields.tasks)
             classifier = await service.classifier(fields.backend, request.receive, deadline)
-        texts = [fields.text] if fields.is_single else fields.texts
         predictions = await service.predict(classifier, texts, tasks, request.receive, deadline)
         results = [
             _result({task: predictions[task][row] for task in tasks}, bool(fields.return_scores), fields.threshold)
@@ -108,6 +109,7 @@ def _endpoints(service: Service) -> dict[str, tuple[str, Endpoint]]:
             fields = parse(ExplainRequest, body)
             del body
             deadline = service.deadline()
+            service.check_kind(fields.text)
             task = service.task_to_explain(fields)
             classifier = await service.classifier(fields.backend, request.receive, deadline)
         return _json(await service.explain(classifier, fields, task, request.receive, deadline))
@@ -148,6 +150,7 @@ def _model_info(service: Service) -> dict[str, Any]:
             name: {"labels": task.labels, "problem_type": task.problem_type, "threshold": task.threshold}
             for name, task in bundle.tasks.items()
         },
+        "pairs": bundle.pairs,
         "max_tokens": bundle.max_tokens,
         "limits": {
             "texts": min(MAX_TEXTS, limits.waiting_texts),
@@ -218,8 +221,9 @@ def _result(predictions: dict[str, Prediction], return_scores: bool, threshold: 
         }
         if return_scores:
             answers[task]["probabilities"] = prediction.scores
-    # Both are facts of the text, the same for every task.
-    result = {"predictions": answers, "truncated": prediction.truncated, "unknown": prediction.unknown}
+    # Facts of the text, the same for every task.
+    facts = {name: getattr(prediction, name) for name in ("truncated", "unknown", "unpaired")}
+    result = {"predictions": answers, **facts}
     if len(answers) == 1:
         result |= {"prediction": prediction.label, "confidence": prediction.confidence}
         if return_scores:

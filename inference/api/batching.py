@@ -25,7 +25,7 @@ from inference.api.errors import ApiError, model_failure, shutting_down
 from inference.api.metrics import Metrics
 from inference.classifier import Classifier, Prediction
 from inference.errors import InputError
-from inference.formats.texts import check_texts
+from inference.formats.texts import Text, check_texts, letters
 
 # English has about 4 characters per token. Only the size of a batch depends on it: `Classifier` splits batches by their
 # real number of tokens.
@@ -42,7 +42,7 @@ class PredictJob:
     """The texts of one request, and the future of its predictions by task."""
 
     classifier: Classifier
-    texts: Sequence[str]
+    texts: Sequence[Text]
     tasks: Sequence[str]
     future: asyncio.Future[dict[str, list[Prediction]]]
     counted: int
@@ -61,8 +61,9 @@ class PredictJob:
     def __post_init__(self) -> None:
         self.predictions = {task: [None] * len(self.texts) for task in self.tasks}
         # By length: less padding if a request takes several batches.
-        self.left = sorted(range(len(self.texts)), key=lambda row: len(self.texts[row]), reverse=True)
+        self.left = sorted(range(len(self.texts)), key=lambda row: letters(self.texts[row]), reverse=True)
         self.pending = len(self.left)
+        self.has_pairs = isinstance(self.texts[0], tuple)
 
 
 Batch = dict[PredictJob, list[int]]
@@ -106,7 +107,7 @@ class Batcher:
             self._on_one_core[classifier] = on_one_core
 
     def submit(
-        self, classifier: Classifier, texts: Sequence[str], tasks: Sequence[str], probe: bool = False
+        self, classifier: Classifier, texts: Sequence[Text], tasks: Sequence[str], probe: bool = False
     ) -> PredictJob:
         """Queue a job. Call it on the event loop that awaits its future.
 
@@ -218,7 +219,7 @@ class Batcher:
         classifier = first.classifier
         rows: list[tuple[PredictJob, int]] = []
         for job in chain([first], self._jobs):
-            if job.classifier is not classifier or (job is first and rows):
+            if job.classifier is not classifier or (job is first and rows) or job.has_pairs != first.has_pairs:
                 continue
             room = classifier.batch_size - len(rows)
             if not room:
@@ -309,7 +310,7 @@ class Batcher:
 
 def _tokens(job: PredictJob, row: int) -> int:
     """Estimate how many tokens the model reads of a text."""
-    return min(job.classifier.bundle.max_tokens, len(job.texts[row]) // CHARS_PER_TOKEN + 2)
+    return min(job.classifier.bundle.max_tokens, letters(job.texts[row]) // CHARS_PER_TOKEN + 2)
 
 
 def _resolve(outcomes: Sequence[Outcome]) -> None:
@@ -331,6 +332,8 @@ def _error_of(error: BaseException, job: PredictJob, rows: Sequence[int]) -> Api
         try:
             job.classifier.tokenize(check_texts([job.texts[row]]))
         except InputError as unreadable:
-            message = f"texts[{row}]{str(unreadable).removeprefix('The text')}"
+            names = {"The text": "", "The first text": "[0]", "The second text": "[1]"}
+            name = next(name for name in names if str(unreadable).startswith(name))
+            message = f"texts[{row}]{names[name]}{str(unreadable).removeprefix(name)}"
             break
     return ApiError(422, "unreadable_text", message)

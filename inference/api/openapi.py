@@ -49,7 +49,7 @@ ONLY = {
         ("predict", "explain"),
     ),
 }
-EXAMPLE = "what a lovely film"
+EXAMPLE, SECOND = "what a lovely film", "the film was bad"
 
 
 def add_openapi(app: FastAPI, service: Service, has_key: bool, prefix: str) -> None:
@@ -95,11 +95,24 @@ def _schemas(service: Service) -> dict[str, Any]:
         explain["method"]["enum"] = ["occlusion"]
     if len(tasks) > 1:
         components["ExplainRequest"]["required"].append("task")
+    _describe_texts(predict, explain, service.bundle.pairs)
     components["ExplainRequest"]["anyOf"] = [
         {"properties": {"task": {"enum": [name]}, "label": {"enum": [*task.labels, None]}}}
         for name, task in tasks.items()
     ]
     return components
+
+
+def _describe_texts(predict: dict[str, Any], explain: dict[str, Any], pairs: bool) -> None:
+    """Say whether the texts of requests are strings or pairs: pydantic's schemas allow both, and mixed lists."""
+    single, pair = predict["text"].pop("oneOf")
+    explain["text"].pop("oneOf")
+    item = predict["texts"].pop("items")
+    item.pop("oneOf")
+    for fields in (predict, explain):
+        fields["text"] |= {"anyOf": [single, pair]} if pairs else single
+    lists = [{"type": "array", "items": kind} for kind in (single, pair)]
+    predict["texts"] |= {"anyOf": lists} if pairs else lists[0]
 
 
 def _paths(service: Service, has_key: bool, prefix: str) -> dict[str, Any]:
@@ -110,14 +123,16 @@ def _paths(service: Service, has_key: bool, prefix: str) -> dict[str, Any]:
         "predictions": {task: answer},
         "truncated": False,
         "unknown": False,
+        "unpaired": False,
         "prediction": label,
         "confidence": 1.0,
     }
     with_scores = result | {"predictions": {task: answer | {"probabilities": scores}}, "probabilities": scores}
     about = {"model": service.bundle.name, "backend": service.backends[0]}
+    example: Any = [EXAMPLE, SECOND] if service.bundle.pairs else EXAMPLE
     requests = {
-        "texts": {"texts": [EXAMPLE], "tasks": [task]},
-        "text, with scores": {"text": EXAMPLE, "tasks": [task], "return_scores": True},
+        "texts": {"texts": [example], "tasks": [task]},
+        "text, with scores": {"text": example, "tasks": [task], "return_scores": True},
     }
     operations = {
         "/": _operation("index", "List the endpoints", _json("Index")),
@@ -136,7 +151,7 @@ def _paths(service: Service, has_key: bool, prefix: str) -> dict[str, Any]:
             "explain",
             "Show what each word adds to a label",
             _json("Explained"),
-            body=_json("ExplainRequest") | {"example": {"text": EXAMPLE, "task": task}},
+            body=_json("ExplainRequest") | {"example": {"text": example, "task": task}},
         ),
         "/model": _operation("model", "Describe the model and the limits", _json("ModelInfo")),
         "/live": _operation("live", "Check that the process responds", _json("Live")),

@@ -9,7 +9,7 @@ import json
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from inference.api.errors import ApiError
 from inference.formats.texts import MAX_CHARS
@@ -19,7 +19,12 @@ MAX_TEXTS = 512
 # Blank texts are refused here; whether a tokenizer finds nothing in another text, only `Classifier` knows. These are
 # Python's white-space characters, written out because \s differs between languages.
 BLANK = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARS, pattern=f"[^{BLANK}]")]
+Single = Annotated[str, Field(min_length=1, max_length=MAX_CHARS, pattern=f"[^{BLANK}]")]
+# The tags keep an error to the alternative that was meant: pydantic would report both.
+Text = Annotated[
+    Annotated[Single, Tag("text")] | Annotated[tuple[Single, Single], Tag("pair")],
+    Discriminator(lambda value: "pair" if isinstance(value, list | tuple) else "text"),
+]
 Name = Annotated[str, Field(max_length=200)]
 Runtime = Annotated[Name | None, Field(description="the runtime; default: the server's first")]
 Scores = Annotated[dict[str, float], Field(description="by label; with return_scores")]
@@ -44,7 +49,7 @@ class _Request(BaseModel):
 
 
 class PredictRequest(_Request):
-    """Texts to classify: either `texts` or `text`."""
+    """Texts to classify: either `texts` or `text`. A pair of texts is an array of two, for a model that takes pairs."""
 
     model_config = ConfigDict(json_schema_extra=_either)
 
@@ -63,6 +68,8 @@ class PredictRequest(_Request):
     def _one_of_two(self) -> PredictRequest:
         if ("texts" in self.model_fields_set) == self.is_single:
             raise ValueError("pass either texts, a list of strings, or text, a string")
+        if len({isinstance(text, tuple) for text in self.texts}) > 1:
+            raise ValueError("texts mixes single texts and pairs: pass a list of either")
         return self
 
     @property
@@ -96,6 +103,7 @@ class Result(BaseModel):
     predictions: Annotated[dict[str, Predicted], Field(description="by task")]
     truncated: Annotated[bool, Field(description="the text is longer than the model reads; the rest was ignored")]
     unknown: Annotated[bool, Field(description="no word is in the model's vocabulary: the answer is meaningless")]
+    unpaired: Annotated[bool, Field(description="a single text, and the model was trained on pairs")]
     prediction: Annotated[str, Field(description="the predicted label")] = ""
     confidence: Annotated[Probability, Field(description="of that label")] = 0
     probabilities: Scores = {}
@@ -125,6 +133,7 @@ class WordAttribution(BaseModel):
     attribution: Annotated[float | None, Field(description="what it adds to the log-odds; null if time ran out")]
     without: Annotated[float | None, Field(description="the label's probability without it; occlusion only")]
     unknown: Annotated[bool, Field(description="not in the model's vocabulary: all such words look the same to it")]
+    in_text: Annotated[int, Field(description="1 for a word of the second text of a pair, else 0")]
 
 
 class Explained(BaseModel):
@@ -147,6 +156,9 @@ class Explained(BaseModel):
     n_steps: int | None
     converged: bool | None
     seconds: float
+    second_text: Annotated[str | None, Field(description="of a pair")]
+    second_read: Annotated[list[int] | None, Field(description="as `read`, of the second text")]
+    unpaired: bool
     notes: list[str]
 
 
@@ -174,6 +186,7 @@ class ModelInfo(BaseModel):
     name: str
     backends: Annotated[list[str], Field(description="the first answers requests that name none")]
     tasks: dict[str, TaskInfo]
+    pairs: Annotated[bool, Field(description="the model takes pairs of texts")]
     max_tokens: Annotated[int, Field(description="longer texts are truncated")]
     limits: LimitsInfo
     version: Annotated[str, Field(description="of Triptych")]
@@ -235,9 +248,12 @@ def _api_error(kind: type[_Request], body: bytes, error: ValidationError) -> Api
     if first["type"] == "json_invalid":
         reason = first["msg"].removeprefix("Invalid JSON: ")  # what was expected, and the column
         return ApiError(400, "invalid_json", f"The body is not JSON in UTF-8: {reason}.")
-    place = "".join(f"[{key}]" if isinstance(key, int) else str(key) for key in first["loc"]) or "The request"
+    names = (key for number, key in enumerate(first["loc"]) if number == 0 or key not in ("text", "pair"))  # no tags
+    place = "".join(f"[{key}]" if isinstance(key, int) else str(key) for key in names) or "The request"
     if first["type"] in ("string_pattern_mismatch", "string_too_short"):
         reason = "is empty: give it at least one word"
+    elif first["type"] == "missing" and isinstance(first["loc"][-1], int):
+        reason = "is missing: a pair has two texts"
     elif first["type"] == "value_error":
         _check_names(kind, body)  # a misspelt name is the likely reason
         reason = f"is invalid: {first['msg'].removeprefix('Value error, ')}"

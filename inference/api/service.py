@@ -17,6 +17,7 @@ from inference.backends import TITLES
 from inference.classifier import Classifier, Prediction
 from inference.errors import ChangedModelError, InferenceError, InputError, MissingDependencyError
 from inference.explain.run import explain
+from inference.formats.texts import Text
 from inference.jobs import Cancelled
 from inference.loading import Models
 
@@ -126,6 +127,12 @@ class Service:
             raise ApiError(503, "backend_unavailable", message) from error
         return self._opened[name]
 
+    def check_kind(self, text: Text) -> None:
+        """Raise ApiError (422) for a pair of texts if the model was trained on single ones."""
+        if isinstance(text, tuple) and not self.bundle.pairs:
+            message = "This model was trained on single texts: pass strings, not pairs."
+            raise ApiError(422, "invalid_request", message)
+
     def task_to_explain(self, request: ExplainRequest) -> str:
         """Return the task of a request.
 
@@ -153,7 +160,7 @@ class Service:
         return list(dict.fromkeys(names))
 
     async def predict(
-        self, classifier: Classifier, texts: Sequence[str], tasks: Sequence[str], receive: Receive, deadline: float
+        self, classifier: Classifier, texts: Sequence[Text], tasks: Sequence[str], receive: Receive, deadline: float
     ) -> dict[str, list[Prediction]]:
         """Return the predictions by task, in the order of the texts.
 

@@ -99,6 +99,11 @@ def side_of(where: str, part: int) -> str:
     return f"The {('first', 'second')[part]} text" if where == "The text" else f"{where}[{part}]"
 
 
+def letters(text: Text) -> int:
+    """Return the length of a text or of both texts of a pair."""
+    return len(text) if isinstance(text, str) else sum(map(len, text))
+
+
 def tokens_read(encoding: Encoding, limit: int, cuts_left: bool) -> Sequence[int]:
     """Return the positions of the tokens of a text or a pair that fit into the limit, special ones included.
 

@@ -1,0 +1,254 @@
+"""Pairs of texts on the command line, in files, over HTTP and in explanations."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from test_pairs import classifier, of_pairs
+
+from inference import InputError, load
+from inference.api import create_app
+from inference.commands.main import main
+from inference.compare.benchmark import Plan
+from inference.compare.disagreements import attach_texts
+from inference.compare.receipt import read_receipt, write_receipt
+from inference.compare.rows import read_data
+from inference.compare.run import measure
+from inference.explain.agreement import agreement
+from inference.explain.explanation import GRADIENTS
+from inference.explain.faithfulness import measure_faithfulness
+from inference.explain.run import explain
+from inference.formats.describe import describe
+
+PREMISE, HYPOTHESIS = "it was so good", "a bad lamp, twice!"
+ROWS = [
+    {"premise": f"it was {i}", "hypothesis": f"a lamp {i % 3}", "label": ("entailment", "neutral")[i % 2]}
+    for i in range(24)
+]
+
+
+@pytest.fixture(scope="module")
+def nli(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return classifier(tmp_path_factory.mktemp("pairs") / "nli")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ROWS[0])
+        writer.writeheader()
+        writer.writerows(ROWS)
+    return path
+
+
+# --- Command line
+
+
+def test_predict_takes_the_second_text_from_pair_or_after_a_tab(
+    nli: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+    import sys
+
+    model = ["--model", str(nli), "--cache", str(cache), "--json"]
+    assert main(["predict", PREMISE, "--pair", HYPOTHESIS, *model]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["results"]
+    assert row["text"] == [PREMISE, HYPOTHESIS]
+    assert row["predictions"]["label"] == load(nli).predict((PREMISE, HYPOTHESIS)).to_dict()
+    lines = io.TextIOWrapper(io.BytesIO(f"{PREMISE}\t{HYPOTHESIS}\n".encode()))
+    monkeypatch.setattr(sys, "stdin", lines)
+    assert main(["predict", "-", *model]) == 0
+    assert json.loads(capsys.readouterr().out)["results"] == [row]
+    assert main(["predict", PREMISE, "--model", str(nli), "--cache", str(cache)]) == 0
+    assert "a single text, and the model was trained on pairs" in capsys.readouterr().out
+    assert main(["predict", PREMISE, "--pair", "a", "b", *model]) == 2
+    assert "--pair has 2 texts for 1" in capsys.readouterr().err
+    assert main(["predict", PREMISE, "--pair", HYPOTHESIS, "--no-pairs", *model]) == 2
+    assert "trained on single texts" in capsys.readouterr().err
+
+
+def test_info_and_doctor_say_that_a_model_reads_pairs(
+    nli: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--model", str(nli), "--cache", str(cache)]
+    main(["info", *where])
+    assert "reads   pairs of texts" in capsys.readouterr().out
+    main(["doctor", *where])
+    assert "it reads pairs of texts" in capsys.readouterr().out
+
+
+def test_explain_shows_the_words_of_both_texts(nli: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", PREMISE, "--pair", HYPOTHESIS, "--model", str(nli), "--cache", str(cache)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first, second = lines.index(" first text"), lines.index(" second text")
+    assert [line.split()[0] for line in lines[first + 1 : second]] == ["it", "was", "so", "good"]
+    assert [line.split()[0] for line in lines[second + 1 : second + 4]] == ["a", "bad", "lamp"]
+
+
+# --- Files
+
+
+def test_score_answers_pairs_of_two_columns(
+    nli: Path, cache: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = table.with_name("out.jsonl")
+    columns = ["--text-column", "premise", "--pair-column", "hypothesis"]
+    where = ["--model", str(nli), "--cache", str(cache), "--backend", "pytorch", "--workers", "1"]
+    assert main(["score", str(table), "--out", str(out), *columns, *where, "--all-scores", "--tasks", "label"]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    expected = load(nli).predict([(row["premise"], row["hypothesis"]) for row in ROWS])
+    assert [row["predicted_label"] for row in rows] == [answer.label for answer in expected]
+    assert rows[0]["predicted_label_confidence"] == pytest.approx(expected[0].confidence, abs=1e-5)
+    capsys.readouterr()
+    assert main(["score", str(table), "--out", str(out), "--text-column", "premise", *where]) == 0
+    assert "Name the column of the second texts: --pair-column NAME" in capsys.readouterr().err
+    assert main(["score", str(table), "--out", str(out), *columns, *where, "--no-pairs"]) == 2
+    assert "Leave out --pair-column" in capsys.readouterr().err
+    assert main(["score", str(table), "--out", str(out), *columns[:3], "answer", *where]) == 2
+    assert "no column 'answer'" in capsys.readouterr().err
+
+
+def test_a_row_without_a_second_text_has_an_error(nli: Path, cache: Path, table: Path) -> None:
+    table.write_text("premise,hypothesis\ngood,bad\ngood,\n")
+    out = table.with_name("out.jsonl")
+    columns = ["--text-column", "premise", "--pair-column", "hypothesis"]
+    where = ["--model", str(nli), "--cache", str(cache), "--backend", "pytorch", "--workers", "1"]
+    assert main(["score", str(table), "--out", str(out), *columns, *where]) == 0
+    first, second = (json.loads(line) for line in out.read_text().splitlines())
+    assert first["error"] is None
+    assert second["error"].startswith("The second text is empty")
+
+
+@pytest.mark.slow
+def test_a_receipt_of_pairs_names_the_column_and_holds(nli: Path, cache: Path, table: Path) -> None:
+    bundle = describe(nli)
+    rows = read_data(table, bundle.tasks, None, "premise", None, "hypothesis")
+    assert rows.texts[0] == ("it was 0", "a lamp 0")
+    plan = Plan(1, 1, 4, 1, 4, 0, 4, False, 0.0)
+    receipt = measure(bundle, rows, backends=["pytorch"], quick=True, cache=cache, threads=1, plan=plan)
+    assert receipt["data"]["pair_column"] == "hypothesis"
+    answers = load(nli, threads=1).predict(rows.texts)
+    labels = receipt["model"]["tasks"]["label"]["labels"]
+    predictions = receipt["backends"]["pytorch"]["predictions"]["label"]
+    assert [labels[i] for i in predictions["label_ids"]] == [answer.label for answer in answers]
+    complete = attach_texts(receipt, "rows.csv", table.read_bytes(), "premise")
+    assert complete["data"]["texts"][0] == "it was 0\na lamp 0"
+    write_receipt(complete, table.with_name("receipt.json"))
+    assert read_receipt(table.with_name("receipt.json"))["data"]["copies"] == 0
+    with pytest.raises(InputError, match="trained on single texts. Leave out the pair column 'hypothesis'"):
+        measure(describe(nli, pairs=False), rows, cache=cache)
+
+
+# --- Explanations
+
+
+@pytest.mark.parametrize("method", ["occlusion", GRADIENTS])
+def test_words_of_both_texts_get_attributions(method: str, nli: Path) -> None:
+    pytest.importorskip("captum")
+    explanation = explain(load(nli, threads=1), (PREMISE, HYPOTHESIS), method=method)
+    texts = (PREMISE, HYPOTHESIS)
+    assert all(texts[word.in_text][word.start : word.end] == word.text for word in explanation.words)
+    assert [len(words) for _, _, words in explanation.texts] == [4, 6]
+    assert explanation.second_text == HYPOTHESIS
+    assert agreement(explanation, explanation).words == 10
+    if method == GRADIENTS:
+        assert abs(explanation.convergence_delta or 1) < 0.1
+
+
+def test_occlusion_of_a_pair_keeps_separators_and_segments(nli: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    explanation = explain(load(nli, threads=1), (PREMISE, HYPOTHESIS), label="neutral")
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(nli).eval(),
+        AutoTokenizer.from_pretrained(nli),
+    )
+    fed = tokenizer(PREMISE, HYPOTHESIS, return_token_type_ids=True, return_offsets_mapping=True)
+    word = explanation.words[-1]  # the mark at the end, the last token before [SEP]
+    keep = [i for i in range(len(fed["input_ids"])) if i != len(fed["input_ids"]) - 2]
+    with torch.no_grad():
+        logits = model(
+            input_ids=torch.tensor([[fed["input_ids"][i] for i in keep]]),
+            token_type_ids=torch.tensor([[fed["token_type_ids"][i] for i in keep]]),
+        ).logits
+    assert (word.text, word.in_text) == ("!", 1)
+    assert word.without == pytest.approx(float(torch.softmax(logits, -1)[0, 1]), abs=1e-5)
+
+
+def test_an_explanation_of_a_cut_pair_says_which_text_was_cut(nli: Path) -> None:
+    explanation = explain(load(nli, threads=1), ("good", "fine " * 40))
+    assert [read for _, read, _ in explanation.texts] == [(0, 4), (0, 31)]
+    assert "characters 0 to 31 of the second text" in explanation.notes[0]
+    single = explain(load(nli, threads=1), "good fine lamp")
+    assert single.notes[0].startswith("This model was trained on pairs of texts and was given a single one")
+
+
+def test_faithfulness_is_measured_on_pairs() -> None:
+    figures = measure_faithfulness(of_pairs(), [("good glad", "bad book"), ("bad", "good sad")], "occlusion", draws=1)
+    assert figures["sentiment"]["texts"] == 2
+
+
+# --- HTTP
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({"texts": [["good", "bad"], ["glad", "sad"]]}, 200, ""),
+        ({"text": ["good", "bad"]}, 200, ""),
+        ({"texts": ["good", ["good", "bad"]]}, 422, "texts mixes single texts and pairs"),
+        ({"texts": [["good"]]}, 422, "texts[0][1] is missing: a pair has two texts"),
+        ({"texts": [["good", " "]]}, 422, "texts[0][1] is empty"),
+        ({"texts": [["a", "b", "c"]]}, 422, "texts[0] should have at most 2 items"),
+        ({"text": ["a", "b" * 20_001]}, 422, "text[1] should have at most 20000 characters"),
+        ({"texts": [3]}, 422, "texts[0] should be a valid string"),
+    ],
+)
+def test_the_api_takes_pairs_and_says_what_is_none(body: dict[str, Any], status: int, message: str) -> None:
+    with TestClient(create_app(of_pairs())) as client:
+        response = client.post("/api/predict", json=body | {"tasks": ["sentiment"]})
+        assert response.status_code == status
+        assert message in response.text
+        assert status == 422 or not response.json().get("unpaired", False)
+
+
+def test_the_api_of_a_model_of_single_texts_refuses_pairs() -> None:
+    with TestClient(create_app(of_pairs(False))) as client:
+        for path, body in (("predict", {"texts": [["a", "b"]]}), ("explain", {"text": ["a", "b"], "task": "emotion"})):
+            response = client.post(f"/api/{path}", json=body)
+            assert response.status_code == 422
+            assert "was trained on single texts" in response.json()["error"]["message"]
+        assert client.get("/api/model").json()["pairs"] is False
+
+
+def test_the_api_explains_a_pair_and_marks_a_single_text() -> None:
+    with TestClient(create_app(of_pairs())) as client:
+        words = client.post("/api/explain", json={"text": ["good", "bad"], "task": "sentiment"}).json()["words"]
+        assert [(word["text"], word["in_text"]) for word in words] == [("good", 0), ("bad", 1)]
+        assert client.post("/api/predict", json={"text": "good"}).json()["unpaired"] is True
+        assert client.get("/api/model").json()["pairs"] is True
+
+
+def test_singles_and_pairs_of_several_requests_do_not_share_a_batch() -> None:
+    import concurrent.futures
+
+    model = of_pairs()
+    with TestClient(create_app(model)) as client, concurrent.futures.ThreadPoolExecutor(8) as pool:
+        bodies = [{"text": "good"}, {"text": ["good", "good"]}] * 20
+        answers = list(pool.map(lambda body: client.post("/api/predict", json=body).json(), bodies))
+    for body, answer in zip(bodies, answers, strict=True):
+        assert answer["unpaired"] is isinstance(body["text"], str)
+    assert np.isclose(answers[1]["predictions"]["sentiment"]["confidence"], 1 / (1 + np.exp(-4)))

@@ -135,6 +135,9 @@ def _classifier(
     check_same(bundle, base)
     if bundle.statuses(base) != before:  # what was read may not be what was checked
         raise ChangedModelError.of_model(bundle.name)
+    for finding in bundle.findings:
+        level = logging.INFO if finding.severity == "note" else logging.WARNING
+        _log.log(level, "%s: %s: %s", bundle.name, finding.what, finding.why)
     texts, tokens = BATCHING[options.kind]
     return Classifier(
         bundle,

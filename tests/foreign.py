@@ -156,7 +156,7 @@ def adapter(
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = AutoModelForSequenceClassification.from_pretrained(on, num_labels=labels)
+        model = AutoModelForSequenceClassification.from_pretrained(on, num_labels=labels, ignore_mismatched_sizes=True)
         made = peft or LoraConfig
         defaults = {"target_modules": ["query", "value"]} | ({"r": 4} if peft is None else {})
         adapted = get_peft_model(model, made(task_type="SEQ_CLS", **{**defaults, **options}))

@@ -24,7 +24,9 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     healthy(root)
     for kind, names in (("adapter", ["."]), ("adapters", ["mood", "topic"])):
         for name in names:
-            edit(CONFIG, id2label={"0": "no", "1": "yes"})(root / kind / "model" / name)
+            edit(CONFIG, id2label={"0": "no", "1": "yes"}, problem_type="single_label_classification")(
+                root / kind / "model" / name
+            )
     return root
 
 

@@ -122,7 +122,7 @@ def _export_network(bundle: Bundle, folder: Path, progress: Progress, base: Path
 
     progress("loading the model in PyTorch", 0.0)
     network = load_served(bundle, base)
-    merged = load_merged(bundle, base) if isinstance(network, AdapterNetwork) else network
+    merged = load_merged(bundle, base) if bundle.four_bit or isinstance(network, AdapterNetwork) else network
     reference = on_torch(network)
     notes = {}
     if bundle.four_bit:

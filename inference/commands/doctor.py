@@ -20,11 +20,13 @@ from inference.artifacts.manifest import REBUILD
 from inference.assets import showcase_texts
 from inference.commands.options import add_model_command, print_json
 from inference.errors import BundleError, InferenceError, importing
+from inference.formats.adapters import ADAPTER
 from inference.formats.architectures import HEAD_WEIGHT, HEADS, max_positions
-from inference.formats.bundle import Bundle
+from inference.formats.bundle import MULTI, SINGLE, Bundle, Finding
 from inference.formats.describe import describe
-from inference.formats.files import inside, read_json, tensors
+from inference.formats.files import inside, read_json, read_json_in, tensors
 from inference.formats.hub import without_scheme
+from inference.formats.labels import PLACEHOLDER
 from inference.formats.tokenizer import (
     TOKENIZER,
     convert_tokenizer,
@@ -37,20 +39,11 @@ from inference.formats.tokenizer import (
 SEVERITIES = ("error", "warning", "note")
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # tokenizer classes that name no special tokens themselves
 TEXTS = ("It was a quiet evening.", "WHY did the 7.30 bus not come?!", "naïve café, 12,50 €", "a  b\tc")
-_PLACEHOLDER = re.compile(r"LABEL_\d+")
+# Figures of a training in trainer_state.json that make sense for independent labels only, or for more than two.
+_SEVERAL = re.compile(r"hamming|jaccard|lrap|label_ranking|subset_acc|exact_match|coverage_error")
+_AMONG_MANY = re.compile(r"roc_?auc|micro|samples")
 # Tensors in many files that no classifier uses: the pre-training head and position counters.
 _IGNORED = re.compile(r"position_ids$|^(cls|lm_head|vocab_\w+|mlm|qa_outputs)\.|(^|\.)pooler\.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """A problem of a model, or something worth knowing about it."""
-
-    severity: str
-    """error: it is not served, or its answers are wrong. warning: they may be wrong. note: good to know."""
-    what: str
-    why: str = ""
-    do: str = ""
 
 
 _error, _warning, _note = (partial(Finding, severity) for severity in SEVERITIES)
@@ -77,6 +70,7 @@ def _findings(model: str | Path, base: Path | None, cache: Path | None, pairs: b
             "its config.json or bundle.json says so, or it is a cross-encoder, or its labels are those of NLI",
             'if it was trained on single texts, write "pairs": false into that file',
         )
+    yield from bundle.findings
     yield from _check_labels(bundle)
     yield from _check_base(bundle)
     try:
@@ -112,15 +106,39 @@ def _check_folder(folder: Path) -> Iterator[Finding]:
 
 def _check_labels(bundle: Bundle) -> Iterator[Finding]:
     for task, spec in bundle.tasks.items():
-        if all(_PLACEHOLDER.fullmatch(label) for label in spec.outputs):
-            where = bundle.folder / bundle.adapters.get(task, ".") / "config.json"
+        where = bundle.folder / bundle.adapters.get(task, ".") / "config.json"
+        do = f"add this to {where}" if where.is_file() else f"create {where}"
+        if all(PLACEHOLDER.fullmatch(label) for label in spec.outputs):
             names = ", ".join(f'"{i}": "…"' for i in range(min(3, len(spec.outputs))))
             yield _warning(
                 f"the labels of {task} have no names: {', '.join(spec.outputs[:3])}",
                 "people cannot read the answers (an adapter's own file does not store names)",
-                f"{f'add this to {where}' if where.is_file() else f'create {where}'}: "
-                f'{{"id2label": {{{names}}}}}, in the order used in training',
+                f'{do}: {{"id2label": {{{names}}}}}, in the order used in training',
             )
+        if spec.one_output or read_json_in(where.parent, where.name).get("problem_type"):
+            continue
+        if task in bundle.adapters:
+            yield _warning(
+                f"nothing says whether a text has one or several labels of {task}; {spec.problem_type} is assumed",
+                "PEFT does not store it, and with the wrong one every probability is wrong",
+                f'{do}: {{"problem_type": "{SINGLE}"}}, or "{MULTI}" if the labels were trained independently',
+            )
+        elif bundle.format == "transformers":
+            yield from _check_recorded_figures(bundle.folder, len(spec.labels))
+
+
+def _check_recorded_figures(folder: Path, labels: int) -> Iterator[Finding]:
+    """Check that a model without a problem type was not trained on independent labels, as its figures can show."""
+    history = read_json_in(folder, "trainer_state.json").get("log_history")
+    steps = history if isinstance(history, list) else []
+    names = sorted({name for step in steps if isinstance(step, dict) for name in step})
+    if several := [name for name in names if _SEVERAL.search(name) or (labels > 2 and _AMONG_MANY.search(name))]:
+        yield _warning(
+            f"{folder / 'config.json'} has no problem_type, so that each text has one label, but the training recorded "
+            f"{', '.join(several[:3])}",
+            "these are figures of labels that were trained independently; then every probability here is wrong",
+            f'add "problem_type": "{MULTI}", or "{SINGLE}" if a text has one label',
+        )
 
 
 def _check_base(bundle: Bundle) -> Iterator[Finding]:
@@ -277,6 +295,8 @@ def _check_weights(bundle: Bundle, home: Path, base: Path | None) -> Iterator[Fi
             f"the weights are stored as {' and '.join(narrow)}",
             "they are served in float32, with twice the memory and no loss of accuracy",
         )
+    for at in bundle.adapters.values():
+        yield from _check_merged(bundle.folder / at, home)
     if bundle.format != "transformers":
         return
     try:
@@ -304,6 +324,26 @@ def _check_weights(bundle: Bundle, home: Path, base: Path | None) -> Iterator[Fi
             "config.json may not describe the network that was trained",
             "restore the config.json from training",
         )
+
+
+def _check_merged(adapter: Path, home: Path) -> Iterator[Finding]:
+    """Compare the heads of an adapter and its base, which only merging makes the same."""
+    from safetensors import safe_open
+
+    def heads(path: Path) -> dict[str, Any]:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if HEAD_WEIGHT.search(name)]  # noqa: SIM118  (it is no mapping)
+            return {name.removeprefix("base_model.model."): file.get_tensor(name) for name in names}
+
+    bases = {name: value for path in sorted(home.glob("*.safetensors")) for name, value in heads(path).items()}
+    for name, value in heads(adapter / ADAPTER[1]).items():
+        other = bases.get(name)
+        if other is not None and other.shape == value.shape and (other.to(value.dtype) == value.to(other.dtype)).all():
+            yield _warning(
+                f"the head of the base in {home} is that of the adapter in {adapter} ({name})",
+                "the adapter may have been merged into this base already, and would be applied twice",
+                "name the base that the adapter was trained on (--base), or serve the merged model without the adapter",
+            )
 
 
 def add(commands: Any) -> None:

@@ -99,6 +99,7 @@ def info_command(args: argparse.Namespace) -> None:
                 "base": bundle.base and {name: getattr(bundle.base, name) for name in ("hub_id", "revision", "files")},
                 "files": dict(bundle.files),
                 "size_bytes": sizes,
+                "findings": [asdict(finding) for finding in bundle.findings],
                 "artifact": artifact.manifest if artifact else None,
             }
         )
@@ -112,6 +113,8 @@ def info_command(args: argparse.Namespace) -> None:
     if bundle.pairs:
         print("  reads   pairs of texts")
     print(f"  size    {', '.join(f'{TITLES[backend]} {size / 1e6:.1f} MB' for backend, size in sizes.items())}")
+    for finding in bundle.findings:
+        print(f"  {finding.severity:<7} {finding.what}: {finding.why}")
     if artifact is None:
         print(f"  ONNX and INT8 are not built yet. Build them: python -m inference build --model {bundle.folder}")
     else:

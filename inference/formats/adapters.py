@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,21 @@ from inference.formats.files import TOKENIZERS, check_folder, inside, read_json,
 from inference.formats.hub import hub_id, is_folder
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-# The types that PEFT can merge into the weights. Prompt and prefix tuning leave nothing to merge; BOFT compiles code.
-MERGEABLE = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "HRA", "VERA")
+# Types that PEFT can merge into the weights. Prompt and prefix tuning leave nothing to merge; BOFT compiles code.
+MERGEABLE = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "HRA", "VERA", "LN_TUNING", "TRAINABLE_TOKENS")
 MAX_RANK = 4096
+MAX_TERMS = 1_000  # of a series that PEFT adds up
+# How LoRA can start. The first leave the base's weights alone; the others change them, the same way at every load.
+KEEPS_BASE = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+CHANGES_BASE = ("pissa", "olora")
+# Settings of LoRA that can have any value without a change to the base; all others must be off for a shared base.
+_FREE = {
+    *("peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "peft_version"),
+    *("r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias"),
+    *("target_modules", "modules_to_save", "fan_in_fan_out", "init_lora_weights", "eva_config", "inference_mode"),
+    *("megatron_core", "qalora_group_size", "runtime_config"),
+}
+_LORA_TENSOR = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(\.|$)")
 BASE_PATTERNS = ("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 _REVISION = re.compile(r"\w[\w./-]{0,199}")
 _MODULES = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "target_parameters")
@@ -28,13 +40,7 @@ def read_adapter(folder: Path, at: str = ".") -> dict[str, Any]:
     path = folder / at / ADAPTER[0]
     config = read_json(inside(folder, f"{at}/{ADAPTER[0]}"))
     check_adapter(config, path)
-    task = config.get("task_type")
-    if task != "SEQ_CLS":
-        raise BundleError(
-            f"{path}: task_type is {str(task)[:60]!r}, so the adapter has no labels. Train it as 'SEQ_CLS'."
-        )
-    if config.get("auto_mapping"):  # in an adapter on a bare encoder it is a note that nothing reads
-        raise BundleError(f"{path}: auto_mapping names a custom class for the base. Remove it.")
+    _check_task(config, path)
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not 0 < len(base) <= 4096 or not base.isprintable():
         raise BundleError(f"{path} does not name its base (base_model_name_or_path). Write it there, or give base=.")
@@ -45,14 +51,44 @@ def read_adapter(folder: Path, at: str = ".") -> dict[str, Any]:
     return config
 
 
+def _check_task(config: Mapping[str, Any], path: Path) -> None:
+    """Raise BundleError unless the adapter was trained on a text classifier of transformers.
+
+    Without a `task_type` PEFT records the class of the base in `auto_mapping`; with one, nothing reads that.
+    """
+    task, mapping = config.get("task_type"), config.get("auto_mapping") or {}
+    if task not in ("SEQ_CLS", None):
+        raise BundleError(
+            f"{path}: task_type is {str(task)[:60]!r}, so the adapter was not trained to classify texts and has no "
+            "labels. Train it as 'SEQ_CLS'."
+        )
+    if not mapping:
+        return
+    names = [mapping.get(name) for name in ("base_model_class", "parent_library")] if isinstance(mapping, dict) else []
+    model, library = map(str, names or ("", ""))
+    if library.partition(".")[0] != "transformers":
+        raise BundleError(
+            f"{path}: auto_mapping names a custom class for the base ({library[:60]}), which is never imported here. "
+            "Train the adapter on a model of transformers."
+        )
+    if task is None and not model.endswith("ForSequenceClassification"):
+        raise BundleError(
+            f"{path}: the adapter was trained on {model[:60]} (auto_mapping), which has no labels. Train it on a model "
+            "for sequence classification, as 'SEQ_CLS'."
+        )
+
+
 def check_adapter(config: Mapping[str, Any], path: Path) -> None:
-    """Raise BundleError if these settings load code, use unlimited memory or never finish."""
+    """Raise BundleError if these settings load code, use unlimited memory, never finish or cannot be served rightly."""
     kind = config.get("peft_type")
     if kind not in MERGEABLE:
         raise BundleError(
-            f"{path}: an adapter of type {str(kind)[:60]!r} cannot be merged into its base, so it cannot be exported "
-            f"to ONNX. Known: {', '.join(MERGEABLE)}."
+            f"{path}: adapters of type {str(kind)[:60]!r} are not served. Known, because PEFT merges them into their "
+            f"base: {', '.join(MERGEABLE)}."
         )
+    _check_start(config, path)
+    if unmergeable := [name for name in ("alora_invocation_tokens", "arrow_config", "use_qalora") if config.get(name)]:
+        raise BundleError(f"{path}: PEFT cannot merge an adapter with {', '.join(unmergeable)} into its base.")
     dangerous = [name for name in ("megatron_config", "auto_map", "layer_replication") if config.get(name)]
     if dangerous:
         raise BundleError(
@@ -65,8 +101,14 @@ def check_adapter(config: Mapping[str, Any], path: Path) -> None:
             raise BundleError(f"{path}: {name} must be an object. Restore the adapter.")
         for key in pattern:
             _check_pattern(key, name, path)
-        if name == "rank_pattern":
-            ranks.update({f"{name} {key[:40]}": value for key, value in pattern.items()})
+        for key, value in pattern.items() if name == "rank_pattern" else ():
+            # trained AdaLoRA: a mask of the ranks that are left
+            is_mask = kind == "ADALORA" and isinstance(value, list) and all(isinstance(bit, bool) for bit in value)
+            ranks[f"{name} {key[:40]}"] = len(value) if is_mask else value
+    _check_tokens(config, path)
+    terms = config.get("num_cayley_neumann_terms", 0)
+    if not isinstance(terms, int) or terms > MAX_TERMS:
+        raise BundleError(f"{path}: num_cayley_neumann_terms is {str(terms)[:60]}; the limit is {MAX_TERMS:,}.")
     for name, rank in ranks.items():
         if not isinstance(rank, int) or isinstance(rank, bool) or not 0 <= rank <= MAX_RANK:
             raise BundleError(
@@ -79,6 +121,98 @@ def check_adapter(config: Mapping[str, Any], path: Path) -> None:
             raise BundleError(f"{path}: {name} must be a list of names. Restore the adapter.")
         for pattern in patterns:
             _check_pattern(pattern, name, path)
+
+
+def _check_start(config: Mapping[str, Any], path: Path) -> None:
+    """Raise BundleError if the base under this LoRA cannot be made again from the files.
+
+    Some initializations subtract from the base's weights what they put into the adapter. PEFT repeats that when it
+    loads the adapter: exactly for `CHANGES_BASE`, differently each time for pissa_niter_*, and for others not at all.
+    """
+    start = config.get("init_lora_weights", True)
+    if start in (True, False, None) or (isinstance(start, str) and start.lower() in (*KEEPS_BASE, *CHANGES_BASE)):
+        return
+    raise BundleError(
+        f"{path}: init_lora_weights is {str(start)[:60]!r}: the training began by changing the base's weights in a way "
+        "that cannot be repeated, so the answers would not be those of the trained model. Save that model merged "
+        "(model.merge_and_unload().save_pretrained); or, if you saved the changed base, name it with --base and write "
+        "true there."
+    )
+
+
+def check_four_bit(folder: Path, adapters: Iterable[str]) -> None:
+    """Raise BundleError if an adapter starts by changing its base, which one in 4 bits cannot repeat exactly."""
+    for at in adapters:
+        start = read_json(inside(folder, f"{at}/{ADAPTER[0]}")).get("init_lora_weights")
+        if isinstance(start, str) and start.lower() in CHANGES_BASE:
+            raise BundleError(
+                f"{folder / at / ADAPTER[0]}: init_lora_weights is {start!r}, which changes the base's weights, and a "
+                "base in 4 bits is then rounded again. Serve it on a base in full precision."
+            )
+
+
+def _check_tokens(config: Mapping[str, Any], path: Path) -> None:
+    for name in ("trainable_token_indices", "token_indices"):
+        value = config.get(name) or []
+        lists = list(value.values()) if isinstance(value, dict) else [value]
+        if not all(isinstance(indices, list) and all(type(i) is int and i >= 0 for i in indices) for indices in lists):
+            raise BundleError(f"{path}: {name} must list the ids of tokens. Restore the adapter.")
+
+
+def check_names(names: Iterable[str], path: Path) -> None:
+    """Raise BundleError if the names of an adapter's tensors show that a wrapper was saved instead of the model."""
+    for name in names:
+        if match := re.search(
+            r"(^|\.)(_orig_mod|module|_fsdp_wrapped_module)\.", name.removeprefix("base_model.model")
+        ):
+            raise BundleError(
+                f"{path} has {match[2]}. in the names of its tensors: the adapter was saved from a wrapper of "
+                "torch.compile or of training on several devices, and PEFT would not find them. Save it from the model "
+                "inside (accelerator.unwrap_model, model._orig_mod)."
+            )
+
+
+def share_base(adapters: Collection[tuple[Mapping[str, Any], Iterable[str]]]) -> bool:
+    """Return whether these adapters can be switched on one base: settings and names of the tensors of each.
+
+    A list of what leaves a base alone decides, so that an unknown setting or tensor takes the safe way.
+    """
+    alike = {
+        (
+            config.get("task_type"),
+            bool(config.get("fan_in_fan_out")),
+            frozenset(config.get("modules_to_save") or ()),
+        )
+        for config, _ in adapters
+    }
+    return len(alike) == 1 and all(_leaves_base_alone(config, names) for config, names in adapters)
+
+
+def _leaves_base_alone(config: Mapping[str, Any], names: Iterable[str]) -> bool:
+    if config.get("peft_type") != "LORA" or config.get("init_lora_weights", True) not in KEEPS_BASE:
+        return False
+    if not isinstance(config.get("target_modules"), list):  # a pattern could match the layers of another adapter
+        return False
+    if any(value and value != "none" for name, value in config.items() if name not in _FREE):
+        return False
+    saved = [*(config.get("modules_to_save") or ()), *(("classifier", "score") if config.get("task_type") else ())]
+    return all(_LORA_TENSOR.search(name) or any(f"{module}." in name for module in saved) for name in names)
+
+
+def table_rows(config: Mapping[str, Any], stored: int | None, rows: int) -> int:
+    """Return how many rows the base's table of word embeddings has under an adapter, which can bring more tokens.
+
+    Args:
+        config: of the adapter.
+        stored: rows of the table in its file, if there is one.
+        rows: of the base's own table.
+    """
+    if stored is not None:
+        return stored
+    value = config.get("trainable_token_indices") or config.get("token_indices") or []
+    indices = {i for ids in (value.values() if isinstance(value, dict) else [value]) for i in ids}
+    new = {i for i in indices if i >= rows}  # the adapter can bring these alone, but then all of them
+    return rows + len(new) if new == set(range(rows, rows + len(new))) else rows
 
 
 def _check_pattern(pattern: str, name: str, path: Path) -> None:

@@ -49,9 +49,10 @@ HEAD_WEIGHT = re.compile(
 )
 # Configs of different architectures have different names for one size.
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_encoder_position_embeddings")
-# The table of token embeddings in the files of any architecture.
+# The table of token embeddings in the files of any architecture; in an adapter's, PEFT can have wrapped it.
 _EMBEDDINGS = re.compile(
-    r"(^|\.)(word_embeddings?|embed_tokens|tok_embeddings|tokens_embed|wte|embed_in|shared|embeddings)\.weight$"
+    r"(^|\.)(word_embeddings?|embed_tokens|tok_embeddings|tokens_embed|wte|embed_in|shared|embeddings)"
+    r"(\.token_adapter)?(\.base_layer)?\.weight$"
 )
 _KIND = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _HEAD_SIZE = re.compile(r"head_(dim|size)|kv_channels")

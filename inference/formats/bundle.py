@@ -62,6 +62,17 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """A problem of a model, or something worth knowing about it."""
+
+    severity: str
+    """error: it is not served, or its answers are wrong. warning: they may be wrong. note: good to know."""
+    what: str
+    why: str = ""
+    do: str = ""
+
+
+@dataclass(frozen=True)
 class Base:
     """The model under an adapter or under heads, and the SHA-256 of each of its files."""
 
@@ -104,6 +115,12 @@ class Bundle:
     """The runtimes that can serve this model, the reference first."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Task -> folder of its PEFT adapter inside the model's."""
+    shares_base: bool = True
+    """Several adapters are switched on one base in memory; else each is on a base of its own."""
+    table_rows: Mapping[str, int] = field(default_factory=dict)
+    """Task -> rows of the embedding table under its adapter, if that brings another number of tokens than its base."""
+    findings: tuple[Finding, ...] = ()
+    """What is doubtful or costly about it, though it is served."""
     vocab_size: int | None = None
     """Rows of the embedding table, if known: the tokenizer must not have more tokens."""
     tokenizer: Path | None = None

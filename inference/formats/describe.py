@@ -12,9 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from inference.errors import BundleError, InputError
-from inference.formats.adapters import ADAPTER, check_adapter, find_base, read_adapter
+from inference.formats.adapters import (
+    ADAPTER,
+    check_adapter,
+    check_four_bit,
+    check_names,
+    find_base,
+    read_adapter,
+    share_base,
+    table_rows,
+)
 from inference.formats.architectures import (
-    HEAD_WEIGHT,
     check_padding,
     check_tokenizer,
     embedding_rows,
@@ -22,8 +30,9 @@ from inference.formats.architectures import (
     max_positions,
     read_config,
 )
-from inference.formats.bundle import ENCODER, MULTI, SINGLE, Base, Bundle, Task, check_labels, checked_task
+from inference.formats.bundle import ENCODER, Base, Bundle, Finding, Task
 from inference.formats.files import (
+    JSON_BYTES,
     TOKENIZERS,
     VOCABULARIES,
     check_file,
@@ -36,18 +45,20 @@ from inference.formats.files import (
     tensors,
 )
 from inference.formats.hub import fetch, hub_id, is_folder
+from inference.formats.labels import adapter_task, read_task, shapes_in
 from inference.formats.layouts import refuse_checkpoints, refuse_embedder, refuse_file, refuse_layout
 from inference.formats.pairs import shared_pairs, takes_pairs
 from inference.formats.tokenizer import check_tokenizer_class, pad_token_id, tokenizer_max_length
 
 TASK = "label"  # the name of a plain classifier's task if it has none
-MAX_LABELS = 10_000
+ROOT_TASK = "default"  # PEFT's own name of the adapter beside whose files the others have folders
 # The token limit if a tokenizer has none: both source guides train with 128, and a model that reads more than it was
 # trained on gets worse.
 MAX_TOKENS = 128
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 EXPORT_LIST = "export.json"  # the SHA-256 of each file of an export
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 
 
@@ -84,10 +95,11 @@ def describe(
             bundle = layout.read(folder, Path(base) if base is not None else None)
             if four_bit and not bundle.adapters:
                 raise InputError(f"{model} is {layout.title}; a base in 4 bits is for PEFT adapters.")
+            bundle = replace(bundle, four_bit=four_bit or bundle.four_bit)
+            if bundle.four_bit:
+                check_four_bit(folder, bundle.adapters.values())
             pairs = bundle.pairs if pairs is None else pairs
-            return replace(
-                bundle, four_bit=four_bit or bundle.four_bit, pairs=pairs, token_types=pairs and bundle.token_types
-            )
+            return replace(bundle, pairs=pairs, token_types=pairs and bundle.token_types)
     refuse_layout(folder)
     known = "; ".join(f"{', '.join(layout.marks)} ({layout.title})" for layout in FORMATS if layout.title)
     content = sorted(path.name for path in folder.iterdir())
@@ -114,19 +126,37 @@ def _read_bundle(folder: Path, base: Path | None) -> Bundle:
 
 
 def _read_adapter(folder: Path, base: Path | None) -> Bundle:
-    return _adapters(folder, {TASK: "."}, base)
+    names = [name for name in _adapter_folders(folder) if not _CHECKPOINT.fullmatch(name)]
+    if not names:
+        return _adapters(folder, {TASK: "."}, base)
+    # save_pretrained of a model with several adapters writes the one called default into the folder itself
+    bundle = _adapters(folder, {ROOT_TASK: ".", **_task_names(folder, names)}, base)
+    root = Finding(
+        "note",
+        f"the adapter in {folder} itself is the task {ROOT_TASK}, beside those of its subfolders",
+        "PEFT saves several adapters of one model like this",
+        "move it into a folder of its own if the others do not belong to it",
+    )
+    return replace(bundle, findings=(*bundle.findings, root))
 
 
 def _read_adapters(folder: Path, base: Path | None) -> Bundle:
-    names = sorted(path.parent.name for path in folder.glob("*/adapter_config.json"))
     refuse_checkpoints(folder)
+    return _adapters(folder, _task_names(folder, _adapter_folders(folder)), base)
+
+
+def _adapter_folders(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob(f"*/{ADAPTER[0]}"))
+
+
+def _task_names(folder: Path, names: list[str]) -> dict[str, str]:
     adapters = {_task_name(name): name for name in names}
-    if len(adapters) < len(names):
+    if len(adapters) < len(names) or (ROOT_TASK in adapters and (folder / ADAPTER[0]).exists()):
         raise BundleError(
-            f"{folder} has adapter folders whose names differ only in punctuation: {', '.join(names)}. Rename them: "
-            "each is the name of a task."
+            f"{folder} has adapter folders whose names differ only in punctuation, or one called {ROOT_TASK} beside an "
+            f"adapter of its own: {', '.join(names)}. Rename them: each is the name of a task."
         )
-    return _adapters(folder, adapters, base)
+    return adapters
 
 
 def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> Bundle:
@@ -142,41 +172,47 @@ def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> 
     home = find_base(folder, name, revision, given)
     config = read_config(home)
     tokenizer = _adapters_tokenizer(folder, adapters, home)
-    tasks, files, pairs = {}, [], {}
+    base = Base(hub_id(name), revision, _digests(home, _weight_files(home)), home)
+    shapes = shapes_in(home, [file for file in base.files if file.endswith(".safetensors")])
+    headers = {task: shapes_in(folder / at, [ADAPTER[1]]) for task, at in adapters.items()}
+    tasks, files, findings, pairs = {}, [], [], {}
     for task, at in adapters.items():
-        # PEFT does not store label names; a config.json beside the adapter can name them.
-        has_own = (folder / at / "config.json").exists()
-        named = read_json(inside(folder / at, "config.json")) if has_own else config
-        tasks[task] = _task(folder / at, named, _count_labels(folder / at, config))
-        pairs[task] = takes_pairs(folder / at, named, tasks[task])
-        own = (*ADAPTER, *(["config.json"] if has_own else []))
-        files += [f"{at}/{file}" for file in own]
+        check_names(headers[task], folder / at / ADAPTER[1])
+        own = read_json_in(folder / at, "config.json", JSON_BYTES)
+        tasks[task], finding = adapter_task(folder / at, own, headers[task], config, shapes)
+        pairs[task] = takes_pairs(folder / at, own or config, tasks[task])
+        findings += [] if finding is None else [finding]
+        files += [f"{at}/{file}" for file in (*ADAPTER, "config.json") if (folder / at / file).exists()]
     if tokenizer != home:
         files += [f"{tokenizer.relative_to(folder).as_posix()}/{file}" for file in _tokenizer_files(tokenizer)]
-    resized = [rows for at in adapters.values() if (rows := embedding_rows(folder / at)) is not None]
-    plain = _plain_bundle(folder, tasks, config, tokenizer, [file.removeprefix("./") for file in files], home)
+    names = [file.removeprefix("./") for file in files]
+    bundle = _plain_bundle(folder, tasks, config, tokenizer, names, home)
+    rows = bundle.vocab_size or 0
+    tables = {task: table_rows(settings[task], embedding_rows(folder / at), rows) for task, at in adapters.items()}
+    shares = share_base([(settings[task], headers[task]) for task in adapters]) and len(set(tables.values())) < 2
+    shares = shares and len({len(task.outputs) for task in tasks.values()}) == 1
+    if len(adapters) > 1 and not shares:
+        findings.append(
+            Finding(
+                "note",
+                f"each of the {len(adapters)} adapters in {folder} has a base of its own in memory",
+                "one of them changes its base or has another head, so they cannot be switched on a single one; only "
+                "equal weights are shared",
+            )
+        )
     return replace(
-        plain,
+        bundle,
         format="peft",
-        vocab_size=min(resized, default=plain.vocab_size),
-        base=Base(hub_id(name), revision, _digests(home, _weight_files(home)), home),
+        base=base,
         adapters=dict(adapters),
+        shares_base=shares,
+        table_rows={task: number for task, number in tables.items() if number != rows},
+        vocab_size=min(tables.values()) or None,
+        findings=tuple(findings),
         tokenizer=tokenizer,
         four_bit=_is_four_bit(config, home),
         pairs=shared_pairs(folder, pairs),
     )
-
-
-def _count_labels(folder: Path, config: Mapping[str, Any]) -> int:
-    """Return the number of labels of the head that the adapter in `folder` brings."""
-    header = tensors(inside(folder, ADAPTER[1]))
-    head = next((shape for name, (_, shape, _) in header.items() if HEAD_WEIGHT.search(name)), ())
-    if len(head) != 2:
-        raise BundleError(
-            f"The adapter in {folder} has no classification head (no tensor such as classifier.weight), so its answers "
-            "would be random. Save it with modules_to_save=['classifier'], or with task_type='SEQ_CLS'."
-        )
-    return head[0]
 
 
 def _adapters_tokenizer(folder: Path, adapters: Mapping[str, str], home: Path) -> Path:
@@ -209,7 +245,7 @@ def _read_classifier(folder: Path, base: Path | None) -> Bundle:
             "INT8 is made from it here."
         )
     name = config.get("finetuning_task")
-    tasks = {_task_name(name) if isinstance(name, str) and name else TASK: _task(folder, config, None)}
+    tasks = {_task_name(name) if isinstance(name, str) and name else TASK: read_task(folder, config, None)}
     bundle = _plain_bundle(folder, tasks, config, folder, _weight_files(folder), folder)
     return replace(bundle, pairs=takes_pairs(folder, config, *tasks.values()))
 
@@ -244,7 +280,7 @@ def _read_onnx(folder: Path, base: Path | None) -> Bundle:
         if _task_name(task) != task or not (folder / f"{task}.onnx").exists():
             raise BundleError(f"{folder / name} belongs to no graph: {task}.onnx is missing. Export the model again.")
         configs[name] = config = read_json(inside(folder, name))
-        tasks[task] = _task(folder / name, config, None, config.get("threshold"), config.get("out_of_scope"))
+        tasks[task] = read_task(folder / name, config, None, config.get("threshold"), config.get("out_of_scope"))
         pairs[task] = takes_pairs(folder / name, config, tasks[task])
         graphs = (f"{task}.onnx", f"{task}_weights.bin", f"{task}_int8.onnx", f"{task}_int8_weights.bin")
         files += [name, *(graph for graph in graphs if (folder / graph).exists())]
@@ -336,50 +372,6 @@ FORMATS = (
 
 
 # --- Shared by the readers
-
-
-def _task(
-    folder: Path, config: Mapping[str, Any], count: int | None, threshold: Any = None, out_of_scope: Any = None
-) -> Task:
-    """Return the task that a config describes, its labels checked against the `count` that the weights have."""
-    kind = config.get("problem_type")
-    if kind not in (None, SINGLE, MULTI, "regression"):
-        raise BundleError(f"{folder}: problem_type {str(kind)[:60]!r} is not known. Known: {SINGLE}, {MULTI}.")
-    names = config.get("id2label")
-    if names is None:
-        size = config.get("num_labels", 2) if count is None else count
-        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MAX_LABELS:
-            raise BundleError(f"{folder}: num_labels is {str(size)[:60]}; it must be from 1 to {MAX_LABELS:,} labels.")
-        names = {str(i): f"LABEL_{i}" for i in range(size)}
-    if not isinstance(names, dict) or len(names) > MAX_LABELS:
-        raise BundleError(f"{folder}: id2label must be an object of at most {MAX_LABELS:,} labels.")
-    if count is not None and len(names) != count:
-        if any(not re.fullmatch(r"LABEL_\d+", str(name)) for name in names.values()):
-            raise BundleError(
-                f"{folder}: id2label names {len(names)} labels, and the head has {count}. Correct config.json."
-            )
-        names = {str(i): f"LABEL_{i}" for i in range(count)}  # these are the base's own placeholders
-    if kind == "regression":
-        raise BundleError(
-            f"{folder} was trained to predict a number (problem_type: regression), so it has no labels. Use a "
-            "classifier."
-        )
-    if not names:
-        raise BundleError(f"{folder}: id2label names no label. Correct its configuration.")
-    one_output = len(names) == 1
-    try:
-        labels = tuple(names[str(i)] if str(i) in names else names[i] for i in range(len(names)))
-        if threshold is None:
-            threshold = 0.5 if kind == MULTI or one_output else 0.0
-        if one_output:
-            check_labels(labels)
-            task = checked_task((f"not {labels[0]}", *labels), SINGLE, threshold, out_of_scope)
-            return replace(task, one_output=True)
-        return checked_task(labels, kind or SINGLE, threshold, out_of_scope)
-    except KeyError as missing:
-        raise BundleError(f"{folder}: id2label has no entry {missing}; it must count from 0 without a gap.") from None
-    except ValueError as error:
-        raise BundleError(f"{folder}: {error} Correct its configuration.") from None
 
 
 def _quant_method(config: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +17,12 @@ from inference.formats.files import read_json, tensors
 from inference.formats.tokenizer import quiet_transformers
 from inference.pytorch.network import (
     as_bundle_error,
+    attach_adapter,
     best_dtype,
     check_finite,
     load_network,
     merge_adapter,
     model_inputs,
-    quiet_peft,
 )
 from inference.pytorch.proof import bounded_build, check_architecture, prove
 
@@ -134,7 +134,8 @@ def _token_head(model: Any) -> Callable[[Tensor], Tensor] | None:
 def load_served(bundle: Bundle, base: Path | None = None, device: str = "cpu", dtype: str | None = None) -> nn.Module:
     """Load the network that PyTorch serves, in evaluation mode.
 
-    A single adapter is merged into its base. Several are switched on one base, and so is one on a base in 4 bits.
+    A single adapter is merged into its base. Several are switched on one base if they leave it alone; else each is
+    merged into one of its own. On a base in 4 bits none is merged.
 
     Args:
         device: "auto" spreads the network over all GPUs and the main memory, in `dtype`. With any other, it is float32
@@ -152,36 +153,28 @@ def load_served(bundle: Bundle, base: Path | None = None, device: str = "cpu", d
                 "Load it with device='cuda', or with device='cpu' if it does not fit."
             )
         return load_network(bundle, base)
-    switched = len(bundle.adapters) > 1 or bundle.four_bit
-    # transformers creates one head, which PEFT copies for every adapter
-    alike = len({len(task.outputs) for task in bundle.tasks.values()}) == 1
-    if bundle.four_bit and not alike:
-        raise BundleError(
-            f"The adapters in {bundle.folder} have different numbers of labels, so they cannot share a base in 4 bits. "
-            "Serve each from a folder of its own, or the base in full precision."
-        )
-    load = load_switched if switched and alike else load_merged
-    return load(bundle, base, device, dtype)
+    switched = bundle.four_bit or (len(bundle.adapters) > 1 and bundle.shares_base)
+    return (load_switched if switched else load_merged)(bundle, base, device, dtype)
 
 
 def load_switched(
     bundle: Bundle, base: Path | None = None, device: str = "cpu", dtype: str | None = None
-) -> AdapterNetwork:
-    """Load it with the adapters unmerged, as PEFT runs them. All tasks must have the same number of labels."""
+) -> AdapterNetwork | SequenceNetwork:
+    """Load it with the adapters unmerged, as PEFT runs them: on one base, or each on its own (`Bundle.shares_base`)."""
     home = bundle.base_folder(base)
-    first, *others = bundle.adapters
+    models: dict[str, Any] = {}
     with as_bundle_error(bundle.folder):
-        from peft import PeftModel
-
-        model = _load(home, len(bundle.tasks[first].outputs), bundle, first, _options(bundle, home, device, dtype))
-        with quiet_peft():
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            switched = PeftModel.from_pretrained(model, str(bundle.folder / bundle.adapters[first]), "task0")
-            for number, task in enumerate(others, start=1):
-                switched.load_adapter(str(bundle.folder / bundle.adapters[task]), f"task{number}")
+        for number, (task, at) in enumerate(bundle.adapters.items()):
+            model = next(iter(models.values())) if models and bundle.shares_base else None
+            if model is None:
+                options = _options(bundle, home, device, dtype)
+                model = _load(home, len(bundle.tasks[task].outputs), bundle, task, options)
+            models[task] = attach_adapter(model, bundle.folder / at, f"task{number}")
         if bundle.four_bit:
-            _keep_unpacked(switched)
-        network = AdapterNetwork(switched, list(bundle.adapters))
+            for model in models.values():
+                _keep_unpacked(model)
+        shared = models[next(iter(models))]
+        network = AdapterNetwork(shared, list(models)) if bundle.shares_base else SequenceNetwork(models)
     check_finite(network, bundle.folder)
     return prove(network, bundle)
 
@@ -214,8 +207,14 @@ def load_merged(bundle: Bundle, base: Path | None = None, device: str = "cpu", d
     return prove(network, bundle)
 
 
-def load_classifier(folder: Path, labels: int | None = None, **options: Any) -> tuple[Any, list[str], list[str]]:
-    """Load the classifier in a folder; return it, the tensors that are missing, and those that it does not use."""
+def load_classifier(
+    folder: Path, labels: int | None = None, brought: Set[str] = frozenset(), **options: Any
+) -> tuple[Any, list[str], list[str]]:
+    """Load the classifier in a folder; return it, the tensors that are missing, and those that it does not use.
+
+    Args:
+        brought: names of tensors that an adapter brings. They are not missing, and can have other sizes in the folder.
+    """
     from transformers import AutoModelForSequenceClassification
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
@@ -231,22 +230,33 @@ def load_classifier(folder: Path, labels: int | None = None, **options: Any) -> 
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=bool(brought),
             **sizes,
             **({"dtype": torch.float32} | options),
         )
-    return model, sorted(loading_info["missing_keys"]), sorted(loading_info["unexpected_keys"])
+    if any(name not in brought for name, *_ in loading_info["mismatched_keys"]):
+        raise BundleError(
+            f"The weights in {folder} do not fit the network that it describes: its tensors have other shapes than "
+            "config.json says. Restore the model folder."
+        )
+    return model, sorted(set(loading_info["missing_keys"]) - brought), sorted(loading_info["unexpected_keys"])
 
 
 def _load(home: Path, labels: int, bundle: Bundle, task: str, options: dict[str, Any]) -> Any:
-    model, missing, _ = load_classifier(home, labels, **options)
-    if bundle.adapters and missing:
-        stored = tensors(bundle.folder / bundle.adapters[task] / "adapter_model.safetensors")
-        missing = [name for name in missing if f"base_model.model.{name}" not in stored]
+    stored = tensors(bundle.folder / bundle.adapters[task] / "adapter_model.safetensors") if bundle.adapters else {}
+    brought = {name.removeprefix("base_model.model.") for name in stored}
+    model, missing, _ = load_classifier(home, labels, brought, **options)
+    remedy = "Save the model with its head."
+    if bundle.adapters:
+        remedy = "Train the adapter with their modules in modules_to_save, or name a base that has them (--base)."
     if missing:
         raise BundleError(
             f"{bundle.folder} lacks {len(missing)} tensors of its network, which would be random: "
-            f"{', '.join(missing[:6])}{', …' if len(missing) > 6 else ''}. Save the model with its head."
+            f"{', '.join(missing[:6])}{', …' if len(missing) > 6 else ''}. {remedy}"
         )
+    if rows := bundle.table_rows.get(task):
+        with quiet_transformers():
+            model.resize_token_embeddings(rows, mean_resizing=False)  # the adapter brings all rows that are new
     return model
 
 

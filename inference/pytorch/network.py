@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -225,16 +227,60 @@ def as_bundle_error(folder: Path) -> Iterator[None]:
 
 
 def merge_adapter(model: Any, adapter: Path) -> Any:
-    """Merge the PEFT adapter in a folder into the weights of `model`.
+    """Merge the PEFT adapter in a folder into the weights of `model`."""
+    with quiet_peft():
+        return attach_adapter(model, adapter).merge_and_unload()
+
+
+def attach_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
+    """Return `model` with the PEFT adapter in a folder on it; it may have others already.
 
     Raises:
-        UserWarning: the adapter lacks weights, for which PEFT would use those of the base.
+        BundleError: the installed PEFT does not know a setting of the adapter, or their weights do not belong together.
+            PEFT would leave out the one and the other, and only warn.
     """
     from peft import PeftModel
 
-    with quiet_peft():
-        warnings.filterwarnings("error", message="Found missing adapter keys")
-        return PeftModel.from_pretrained(model, str(adapter), local_files_only=True).merge_and_unload()
+    _check_settings(adapter)
+    homeless: list[str] = []
+    first = not isinstance(model, PeftModel)
+    hook = (model if first else model.get_base_model()).register_load_state_dict_post_hook(
+        lambda _, keys: homeless.extend(key for key in keys.unexpected_keys if ".modules_to_save." not in key)
+    )
+    try:
+        with quiet_peft(), warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            if first:
+                model = PeftModel.from_pretrained(model, str(adapter), name, local_files_only=True)
+                lacking = []
+            else:
+                lacking = model.load_adapter(str(adapter), name, local_files_only=True).missing_keys
+    except (KeyError, UserWarning) as error:  # of a module that modules_to_save names, or of a layer
+        lacking = re.findall(r"'([^']+)'", str(error)) or [str(error)]
+    finally:
+        hook.remove()
+    if lacking or homeless:
+        problem = f"it lacks {lacking[0][:200]}" if lacking else f"the base has no place for {homeless[0][:200]}"
+        raise BundleError(
+            f"The adapter in {adapter} does not fit its base: {problem}. Name the base that it was trained on "
+            "(--base), or save the adapter again."
+        )
+    return model
+
+
+def _check_settings(adapter: Path) -> None:
+    """Raise BundleError if the adapter has a setting that the installed PEFT does not know, and that is on."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, __version__
+
+    path = adapter / "adapter_config.json"
+    config = read_json(path)
+    known = {field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[config["peft_type"]])}
+    if unknown := sorted(name for name, value in config.items() if value and name not in known | {"runtime_config"}):
+        raise BundleError(
+            f"{path}: PEFT {__version__} does not know {', '.join(unknown)[:200]} and would ignore it. Install the "
+            f"version that wrote the adapter ({str(config.get('peft_version') or 'not recorded')[:30]}), or save it "
+            "without that setting."
+        )
 
 
 def check_finite(network: nn.Module, folder: Path) -> None:

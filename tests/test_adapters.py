@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from inference import BundleError, load
+from inference.__main__ import main
 from inference.artifacts.parity import score_rows
+from inference.commands.doctor import examine
 from inference.formats.describe import describe
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of PEFT while the tests train with it
 CLOSE = 1e-5
-PLAIN: dict[str, Any] = {}
 CHANGES: dict[str, dict[str, Any]] = {
     "pissa": {"init_lora_weights": "pissa"},
     "olora": {"init_lora_weights": "olora"},
@@ -210,3 +211,170 @@ def test_an_adapter_on_a_base_with_another_head_answers_as_in_peft(tmp_path: Pat
     folder = foreign.adapter(tmp_path / "two", base, labels=2)
     assert describe(folder).tasks["label"].labels == ("LABEL_0", "LABEL_1")
     assert np.abs(served(folder)["label"] - in_peft(folder, base)).max() < CLOSE
+
+
+def test_an_adapter_with_the_label_names_of_its_base_is_served_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = foreign.adapter(tmp_path / "adapter", foreign.classifier(tmp_path / "base"))
+    assert load(folder).tasks["label"].labels == ("bad", "good")
+    assert "are those of its base: bad, good" in caplog.text
+    assert main(["info", "--model", str(folder)]) == 0
+    assert "are those of its base: bad, good" in capsys.readouterr().out
+    assert any("are those of its base" in finding.what for finding in examine(folder))
+    set_in(folder, "config.json", id2label={"0": "soup", "1": "lamp"}, problem_type="single_label_classification")
+    assert describe(folder).findings == ()
+
+
+def test_the_problem_type_is_that_of_the_config_beside_the_adapter_else_of_its_base(tmp_path: Path) -> None:
+    single, multi = "single_label_classification", "multi_label_classification"
+    plain, independent = (foreign.classifier(tmp_path / kind, problem_type=kind) for kind in (single, multi))
+    for base, own, expected in ((plain, {}, single), (independent, {}, multi), (plain, {"problem_type": multi}, multi)):
+        folder = foreign.adapter(tmp_path / f"{base.name}-{len(own)}", base, labels=3)
+        set_in(folder, "config.json", id2label={"0": "a", "1": "b", "2": "c"}, **own)
+        assert describe(folder).tasks["label"].problem_type == expected
+        asked = [finding for finding in examine(folder) if "one or several labels" in finding.what]
+        assert len(asked) == 1 - len(own)
+    scores, softmax = served(folder)["label"], in_peft(folder, plain)
+    odds = scores / (1 - scores)  # a softmax of the same logits has the same ratios
+    assert np.abs(odds / odds.sum(1, keepdims=True) - softmax).max() < CLOSE
+
+
+@pytest.mark.parametrize(("figure", "warned"), [("eval_hamming_loss", True), ("eval_roc_auc", False)])
+def test_figures_of_independent_labels_without_a_problem_type_are_a_warning(
+    figure: str, warned: bool, tmp_path: Path
+) -> None:
+    folder = foreign.classifier(tmp_path / "model")
+    set_in(folder, "trainer_state.json", log_history=[{"loss": 0.4, "step": 1}, {figure: 0.1, "step": 2}])
+    assert any(figure in finding.what for finding in examine(folder)) is warned
+    set_in(folder, "config.json", problem_type="single_label_classification")
+    assert not any(figure in finding.what for finding in examine(folder))
+
+
+def test_a_root_adapter_is_a_task_beside_those_of_its_subfolders(base: Path, tmp_path: Path) -> None:
+    folder = foreign.adapter(tmp_path / "adapters", base)
+    for name, seed in (("mood", 5), ("checkpoint-500", 6)):
+        foreign.adapter(folder / name, base, seed=seed)
+    answers = served(folder)
+    assert set(answers) == {"default", "mood"}
+    assert np.abs(answers["mood"] - in_peft(folder / "mood", base)).max() < CLOSE
+    assert any("itself is the task default" in finding.what for finding in examine(folder))
+    (folder / "mood").rename(tmp_path / "mood")
+    assert set(describe(folder).tasks) == {"label"}
+    foreign.adapter(folder / "default", base)
+    with pytest.raises(BundleError, match="one called default beside an adapter of its own"):
+        describe(folder)
+
+
+def test_an_adapter_whose_head_its_base_already_has_is_a_warning(base: Path, tmp_path: Path) -> None:
+    from inference.artifacts.merging import export_merged
+
+    folder = foreign.adapter(tmp_path / "adapter", base)
+    export_merged(folder, tmp_path / "merged")
+    assert not any("merged into this base" in finding.why for finding in examine(folder))
+    assert any("merged into this base" in finding.why for finding in examine(folder, tmp_path / "merged"))
+
+
+TRUE_REASONS: dict[str, tuple[dict[str, Any], str]] = {
+    "pissa at random": ({"init_lora_weights": "pissa_niter_4"}, "cannot be repeated.*merge_and_unload"),
+    "corda": ({"init_lora_weights": "corda"}, "cannot be repeated"),
+    "loftq": ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, "cannot be repeated"),
+    "lora-ga": ({"init_lora_weights": "lora_ga"}, "cannot be repeated"),
+    "texts": ({"task_type": "CAUSAL_LM"}, "was not trained to classify texts"),
+    "vectors": ({"task_type": "FEATURE_EXTRACTION"}, "was not trained to classify texts"),
+    "no head": (
+        {"task_type": None, "auto_mapping": {"base_model_class": "BertModel", "parent_library": "transformers.models"}},
+        "was trained on BertModel .auto_mapping., which has no labels",
+    ),
+    "custom class": (
+        {"auto_mapping": {"base_model_class": "MyForSequenceClassification", "parent_library": "mine"}},
+        "custom class .* never imported",
+    ),
+    "invocation tokens": ({"alora_invocation_tokens": [3]}, "cannot merge an adapter with alora_invocation_tokens"),
+    "router": ({"arrow_config": {"top_k": 2}}, "cannot merge an adapter with arrow_config"),
+    "a newer PEFT": (
+        {"use_quux": True, "peft_version": "9.9.0"},
+        r"does not know use_quux .* wrote the adapter \(9.9.0",
+    ),
+    "prompt": ({"peft_type": "PREFIX_TUNING"}, "adapters of type 'PREFIX_TUNING' are not served"),
+    "mask of a plain LoRA": ({"rank_pattern": {"query": [True, False]}}, "is not a rank"),
+    "endless series": ({"num_cayley_neumann_terms": 10**9}, "the limit is 1,000"),
+}
+
+
+@pytest.mark.parametrize("case", TRUE_REASONS)
+def test_what_cannot_be_answered_rightly_is_refused_for_its_reason(case: str, base: Path, tmp_path: Path) -> None:
+    settings, reason = TRUE_REASONS[case]
+    folder = set_in(foreign.adapter(tmp_path / "adapter", base), **settings)
+    with pytest.raises(BundleError, match=reason):
+        load(folder)
+
+
+def test_the_doctor_names_a_setting_that_the_installed_peft_does_not_know(base: Path, tmp_path: Path) -> None:
+    folder = set_in(foreign.adapter(tmp_path / "adapter", base), use_quux=True, unused_extra=None)
+    assert [finding.what.count("use_quux") for finding in examine(folder) if finding.severity == "error"] == [1]
+
+
+def test_an_adapter_of_a_deeper_base_is_refused(base: Path, tmp_path: Path) -> None:
+    deeper = foreign.base(tmp_path / "deeper", num_hidden_layers=3)
+    folder = foreign.adapter(tmp_path / "both" / "deep", deeper)
+    for adapter in (folder, foreign.adapter(tmp_path / "both" / "plain", base)):
+        set_in(adapter, base_model_name_or_path=str(base))
+    for model in (folder, tmp_path / "both"):
+        with pytest.raises(BundleError, match=r"does not fit its base: the base has no place for .*layer\.2"):
+            load(model)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "base_model.model._orig_mod.", "module."])
+def test_an_adapter_saved_from_a_wrapper_is_refused_for_its_reason(prefix: str, base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = foreign.adapter(tmp_path / "adapter", base)
+    weights = load_file(folder / "adapter_model.safetensors")
+    inner = "" if prefix.startswith("base") else "base_model.model."
+    renamed = {prefix + inner + name.removeprefix("base_model.model."): value for name, value in weights.items()}
+    save_file(renamed, folder / "adapter_model.safetensors")
+    with pytest.raises(BundleError, match="saved from a wrapper"):
+        describe(folder)
+
+
+def test_a_layer_of_the_head_that_nothing_saved_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = foreign.adapter(
+        tmp_path / "adapter", foreign.base(tmp_path / "base", "distilbert"), target_modules=["q_lin"]
+    )
+    assert load(folder).predict("good").label in ("LABEL_0", "LABEL_1")
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file({k: v for k, v in weights.items() if "pre_classifier" not in k}, folder / "adapter_model.safetensors")
+    with pytest.raises(BundleError, match=r"would be random: pre_classifier\.bias.*modules_to_save"):
+        load(folder)
+
+
+def test_tokens_whose_rows_the_adapter_lacks_are_refused(base: Path, tmp_path: Path) -> None:
+    folder = more_tokens(tmp_path / "adapter", base, trainable_token_indices=[86])
+    with pytest.raises(BundleError, match="lamp"):
+        load(folder)
+
+
+def test_adapters_that_change_their_base_are_built_as_pytorch_answers(base: Path, tmp_path: Path) -> None:
+    foreign.adapter(tmp_path / "both" / "plain", base, seed=3)
+    foreign.adapter(tmp_path / "both" / "pissa", base, init_lora_weights="pissa")
+    answers = {backend: served(tmp_path / "both", backend, cache=tmp_path / "cache") for backend in ("onnx", "int8")}
+    for task in ("plain", "pissa"):
+        expected = in_peft(tmp_path / "both" / task, base)
+        assert np.abs(answers["onnx"][task] - expected).max() < 1e-4
+        assert np.abs(answers["int8"][task] - expected).max() < 0.25
+
+
+def test_adapters_that_change_a_base_in_4_bits_each_have_their_own(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: requirements-qlora.txt")
+    wide = foreign.base(tmp_path / "base", hidden_size=64, intermediate_size=128)
+    foreign.adapter(tmp_path / "both" / "plain", wide, seed=3)
+    foreign.adapter(tmp_path / "both" / "bias", wide, labels=3, bias="lora_only")
+    answers = served(tmp_path / "both", load_in_4bit=True)
+    for task in ("plain", "bias"):
+        assert np.abs(answers[task] - served(tmp_path / "both" / task, load_in_4bit=True)["label"]).max() < CLOSE
+    set_in(tmp_path / "both" / "plain", init_lora_weights="olora")
+    with pytest.raises(BundleError, match="in 4 bits is then rounded again"):
+        load(tmp_path / "both", load_in_4bit=True)

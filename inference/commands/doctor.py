@@ -42,8 +42,6 @@ TEXTS = ("It was a quiet evening.", "WHY did the 7.30 bus not come?!", "naïve c
 # Figures of a training in trainer_state.json that make sense for independent labels only, or for more than two.
 _SEVERAL = re.compile(r"hamming|jaccard|lrap|label_ranking|subset_acc|exact_match|coverage_error")
 _AMONG_MANY = re.compile(r"roc_?auc|micro|samples")
-# Tensors in many files that no classifier uses: the pre-training head and position counters.
-_IGNORED = re.compile(r"position_ids$|^(cls|lm_head|vocab_\w+|mlm|qa_outputs)\.|(^|\.)pooler\.")
 
 
 _error, _warning, _note = (partial(Finding, severity) for severity in SEVERITIES)
@@ -178,6 +176,12 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> Iterator[Finding]:
                 "only one of them is the order used in training; with the other, every answer has the wrong name",
                 "look up the order used in training and write it into both",
             )
+    if config.get("is_decoder"):
+        yield _warning(
+            f"{path} has is_decoder: true, so that BERT and its kin let a token see only those before it",
+            "the first token, from which they answer, then sees nothing of the text",
+            "set it to false unless the model was trained so",
+        )
     settings = folder / "tokenizer_config.json"
     if not settings.is_file():
         return
@@ -283,7 +287,7 @@ def _check_special_tokens(tokenizer: Tokenizer, folder: Path, pad_id: int | None
 
 
 def _check_weights(bundle: Bundle, home: Path, base: Path | None) -> Iterator[Finding]:
-    from inference.pytorch.huggingface import load_classifier, load_served
+    from inference.pytorch.huggingface import UNUSED, load_classifier, load_served
 
     try:
         load_served(bundle, base)
@@ -317,7 +321,7 @@ def _check_weights(bundle: Bundle, home: Path, base: Path | None) -> Iterator[Fi
             "that is the initial value: the head may not have been trained",
             "compare a few answers with those from training",
         )
-    if ignored := [name for name in unused if not _IGNORED.search(name)]:
+    if ignored := [name for name in unused if not UNUSED.search(name)]:
         more = ", …" if len(ignored) > 4 else ""
         yield _warning(
             f"{len(ignored)} tensors in the files are not used: {', '.join(ignored[:4])}{more}",

@@ -47,6 +47,8 @@ HEAD_WEIGHT = re.compile(
     r"(^|\.)(score|(classifier|classification_head|score)\.(out_proj|linear_out)|classifier|logits_proj"
     r"|sequence_summary\.summary)\.weight$"
 )
+# The values of position_embedding_type, beside "absolute", that transformers still obeys.
+KEPT_POSITIONS = {"esm": ("rotary",), "granitemoehybrid": ("rope", "nope"), "evolla": ("rotary",)}
 # Configs of different architectures have different names for one size.
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_encoder_position_embeddings")
 # The table of token embeddings in the files of any architecture; in an adapter's, PEFT can have wrapped it.
@@ -104,6 +106,7 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     kind = config.get("model_type")
     if not isinstance(kind, str) or not _KIND.fullmatch(kind):
         raise BundleError(f"{path}: model_type {str(kind)[:60]!r} is not the name of an architecture. Restore it.")
+    _check_obeyed(config, kind, path)
     for name, largest in LIMITS.items():
         value, smallest = config.get(name, 1), -1 if name in ABSENT else 1
         values = value if name == "attention_window" and isinstance(value, list) else [value]
@@ -116,6 +119,19 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     divides = not any(_HEAD_SIZE.search(name) for name in config)
     if divides and isinstance(hidden, int) and isinstance(heads, int) and hidden % heads:
         raise BundleError(f"{path}: hidden_size {hidden} cannot be divided among {heads} attention heads. Restore it.")
+
+
+def _check_obeyed(config: Mapping[str, Any], kind: str, path: Path) -> None:
+    """Raise BundleError for settings that change the answers and that transformers 5 no longer obeys."""
+    ignored = [name for name in ("pruned_heads",) if config.get(name)]
+    if config.get("position_embedding_type") not in (None, "absolute", *KEPT_POSITIONS.get(kind, ())):
+        ignored.append("position_embedding_type")
+    for name in ignored:
+        raise BundleError(
+            f"{path}: {name} is {str(config[name])[:60]!r}, which transformers ignores since version 5, so that the "
+            "answers would differ from those of training. Serve this model with transformers 4.57, the last version "
+            "that reads it, or train it again without."
+        )
 
 
 def check_no_code(config: Mapping[str, Any], path: Path) -> None:

@@ -42,6 +42,7 @@ HEADER_BYTES = 100_000_000  # the limit of safetensors itself
 OTHER_BYTES = 200_000_000  # of a file without weights: the largest tokenizers have a fifth of it
 # A file modified less than this before it was hashed may change again without a new time in its status.
 SETTLED_NS = 2_000_000_000
+_WRAPPER = r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 _IS_WEIGHTS = re.compile(r"\.(onnx|onnx_data|data)$|_weights\.bin$")
 
 
@@ -227,6 +228,18 @@ def _read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...], int]]:
     if any(math.prod(shape) > 8 * size for _, shape, _ in entries.values()):
         raise ValueError("a tensor is larger than the file")
     return entries
+
+
+def wrapper_pattern(names: Iterable[str]) -> str | None:
+    """Return a pattern of what to delete from the names of a file's tensors; None if none has a wrapper's name in it.
+
+    torch.compile, DataParallel and FSDP put the network into a module of theirs, whose name a saved state dict keeps.
+    """
+    names, pattern = list(names), _WRAPPER
+    if all(re.match(r"(_orig_mod\.)?module\.", name) for name in names):  # else a part of the network has this name
+        pattern = rf"^(?:_orig_mod\.)?module\.|{_WRAPPER}"
+    bare = {re.sub(pattern, "", name) for name in names}
+    return pattern if bare != set(names) and len(bare) == len(names) else None
 
 
 def count_stored(paths: Iterable[Path]) -> int:

@@ -121,7 +121,8 @@ def _fuse(traced: Path, target: Path, network: nn.Module) -> dict[str, int]:
         del model, tensor
         gc.collect()  # a reference cycle, possibly of gigabytes
     layers = config.num_hidden_layers
-    if config.model_type in FUSED and (fused["Attention"] != layers or fused["SkipLayerNormalization"] < 2 * layers):
+    fuses = config.model_type in FUSED and not getattr(config, "is_decoder", False)  # a causal mask is not fused
+    if fuses and (fused["Attention"] != layers or fused["SkipLayerNormalization"] < 2 * layers):
         raise ExportError(
             f"Of {layers} layers, ONNX Runtime fused {fused['Attention']} attentions and "
             f"{fused['SkipLayerNormalization']} layer norms ({dict(fused)}). The graph would run at the unfused speed: "

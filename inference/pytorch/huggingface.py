@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Set
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from inference.errors import BundleError, InputError, MissingDependencyError
 from inference.formats.architectures import HEADS
 from inference.formats.bundle import Bundle
-from inference.formats.files import read_json, tensors
+from inference.formats.files import read_json, tensors, wrapper_pattern
 from inference.formats.tokenizer import quiet_transformers
 from inference.pytorch.network import (
     as_bundle_error,
@@ -25,6 +26,14 @@ from inference.pytorch.network import (
     model_inputs,
 )
 from inference.pytorch.proof import bounded_build, check_architecture, prove
+
+# Settings of a config that change what forward returns, or which lengths it takes, but no answer.
+NEUTRAL = {"return_dict": True, "output_attentions": False, "output_hidden_states": False, "chunk_size_feed_forward": 0}
+# Tensors in many files that no classifier uses: the pre-training heads, counters and masks.
+UNUSED = re.compile(
+    r"(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias|attention\.bias)$"
+    r"|^(cls|lm_head|vocab_\w+|mlm|qa_outputs|\w*predictions|final_logits_bias)\.|(^|\.)pooler\."
+)
 
 
 class SequenceNetwork(nn.Module):
@@ -221,6 +230,10 @@ def load_classifier(
     path = folder / "config.json"
     check_architecture(read_json(path), MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "text classifier", path)
     sizes = {} if labels is None else {"num_labels": labels}
+    stored = [name for file in sorted(folder.glob("*.safetensors")) for name in tensors(file)]
+    wrapper = wrapper_pattern(stored)
+    # transformers replaces the first match of each pattern; a comment makes them different keys.
+    count = min(9, max(len(re.findall(wrapper, name)) for name in stored)) if wrapper else 0
     with quiet_transformers(), bounded_build(folder), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model, loading_info = AutoModelForSequenceClassification.from_pretrained(
@@ -231,6 +244,8 @@ def load_classifier(
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=bool(brought),
+            key_mapping={f"{wrapper}(?#{number})": "" for number in range(count)} or None,
+            **NEUTRAL,
             **sizes,
             **({"dtype": torch.float32} | options),
         )
@@ -245,7 +260,8 @@ def load_classifier(
 def _load(home: Path, labels: int, bundle: Bundle, task: str, options: dict[str, Any]) -> Any:
     stored = tensors(bundle.folder / bundle.adapters[task] / "adapter_model.safetensors") if bundle.adapters else {}
     brought = {name.removeprefix("base_model.model.") for name in stored}
-    model, missing, _ = load_classifier(home, labels, brought, **options)
+    model, missing, unused = load_classifier(home, labels, brought, **options)
+    check_used(model, unused, home)
     remedy = "Save the model with its head."
     if bundle.adapters:
         remedy = "Train the adapter with their modules in modules_to_save, or name a base that has them (--base)."
@@ -258,6 +274,19 @@ def _load(home: Path, labels: int, bundle: Bundle, task: str, options: dict[str,
         with quiet_transformers():
             model.resize_token_embeddings(rows, mean_resizing=False)  # the adapter brings all rows that are new
     return model
+
+
+def check_used(model: Any, unused: list[str], folder: Path) -> None:
+    """Raise BundleError if the files hold parts of the encoder that the network lacks: it was trained with them."""
+    encoder = model.base_model
+    inside = (f"{model.base_model_prefix}.", *(f"{name}." for name, _ in encoder.named_children()))
+    lost = [name for name in unused if encoder is not model and name.startswith(inside) and not UNUSED.search(name)]
+    if lost:
+        raise BundleError(
+            f"{folder} holds {len(lost)} tensors of the encoder that its network does not use: {', '.join(lost[:4])}"
+            f"{', …' if len(lost) > 4 else ''}. The answers would differ from those of training: restore the "
+            "config.json from training."
+        )
 
 
 def _options(bundle: Bundle, home: Path, device: str, dtype: str | None) -> dict[str, Any]:

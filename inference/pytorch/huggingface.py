@@ -261,7 +261,6 @@ def _load(home: Path, labels: int, bundle: Bundle, task: str, options: dict[str,
     stored = tensors(bundle.folder / bundle.adapters[task] / "adapter_model.safetensors") if bundle.adapters else {}
     brought = {name.removeprefix("base_model.model.") for name in stored}
     model, missing, unused = load_classifier(home, labels, brought, **options)
-    check_used(model, unused, home)
     remedy = "Save the model with its head."
     if bundle.adapters:
         remedy = "Train the adapter with their modules in modules_to_save, or name a base that has them (--base)."
@@ -270,6 +269,7 @@ def _load(home: Path, labels: int, bundle: Bundle, task: str, options: dict[str,
             f"{bundle.folder} lacks {len(missing)} tensors of its network, which would be random: "
             f"{', '.join(missing[:6])}{', …' if len(missing) > 6 else ''}. {remedy}"
         )
+    check_used(model, unused, home)
     if rows := bundle.table_rows.get(task):
         with quiet_transformers():
             model.resize_token_embeddings(rows, mean_resizing=False)  # the adapter brings all rows that are new

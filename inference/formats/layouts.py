@@ -49,7 +49,7 @@ LAYOUTS = (
     Layout(
         ("tf_model.h5", "tf_model-*.h5", "flax_model.msgpack"),
         "has weights for TensorFlow or Flax only",
-        "Load it with transformers 4 (from_tf=True or from_flax=True), and save it with save_pretrained",
+        "Save it for PyTorch with transformers 4: from_pretrained(…, from_tf=True or from_flax=True)",
     ),
     Layout(("*.gguf", "*.ggml"), "holds a model for llama.cpp (GGUF)", _SOURCE),
     Layout(

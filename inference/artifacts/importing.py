@@ -1,4 +1,4 @@
-"""Convert checkpoints with pickles into folders without: the only module that opens a pickle.
+"""Convert checkpoints with pickles into folders without.
 
 A pickle is a program. RapidFit stores its heads in one (`task_heads.pt`), and older Hugging Face and PEFT folders their
 weights (`*.bin`). `python -m inference import`, whose user names exactly this folder, opens them after two checks:
@@ -7,6 +7,8 @@ weights (`*.bin`). `python -m inference import`, whose user names exactly this f
    numbers, strings and dictionaries. The instructions are read, not executed.
 2. `torch.load(..., weights_only=True)` refuses all but a few harmless names. It has been circumvented before
    (CVE-2025-32434), hence the first check.
+
+The head of a SetFit model is a pickle of scikit-learn. `inference.artifacts.pickles` reads it as data.
 
 The result is checked value by value, and written to a temporary folder that is renamed when it is complete.
 """
@@ -25,9 +27,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from inference.artifacts.rapidfit import RapidFitHeads, read_heads, shown
+from inference.artifacts.setfit import HEAD as SETFIT_HEAD
+from inference.artifacts.setfit import as_tensors, layers_of, read_body, read_head, read_linear
 from inference.errors import BundleError, InputError
 from inference.formats.architectures import check_config, check_no_code, embedding_rows, max_positions
-from inference.formats.bundle import ENCODER, FORMAT, HEADS_FILE, SINGLE, Bundle
+from inference.formats.bundle import ENCODER, FORMAT, HEADS_FILE, MULTI, SINGLE, Bundle
+from inference.formats.describe import TASK
 from inference.formats.files import (
     TOKENIZER_CONFIG,
     TOKENIZERS,
@@ -38,7 +43,7 @@ from inference.formats.files import (
     sha256,
     tensors,
 )
-from inference.formats.tokenizer import TOKENIZER, convert_tokenizer
+from inference.formats.tokenizer import TOKENIZER, convert_tokenizer, tokenizer_max_length
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,12 +95,7 @@ def import_rapidfit(folder: str | Path, out: str | Path, max_length: int | None 
         config = _config(_needed(source, "config.json", "not an encoder. Restore the checkpoint"))
         check_config(config, source / "config.json")
         heads = _heads(path, config)
-        _copy(source, encoder, ("config.json", "model.safetensors"))
-        weights = encoder / "model.safetensors"
-        if not weights.exists():
-            stored = _needed(source, "pytorch_model.bin", "not an encoder: it has no model.safetensors either")
-            _save(_tensors(_read(stored, WEIGHTS_BYTES), stored), weights)
-        tensors(weights)  # raises if the file is not complete
+        _copy_weights(source, encoder)
         _write_tokenizer(source, encoder)
         positions = max_positions(config)
         if max_length is None:
@@ -105,8 +105,6 @@ def import_rapidfit(folder: str | Path, out: str | Path, max_length: int | None 
             raise InputError(f"max_length={max_length} must be from 8 to {positions}, the positions of the encoder.")
         _save(heads.weights, target / HEADS_FILE)
         described = {
-            "format": FORMAT,
-            "name": re.sub(r"[^A-Za-z0-9]+", "-", Path(out).resolve().name).strip("-")[:64] or "imported",
             "tasks": {
                 # RapidFit has no threshold: no answer is uncertain until one is chosen.
                 task: {"labels": labels, "problem_type": SINGLE, "threshold": 0.0}
@@ -116,20 +114,94 @@ def import_rapidfit(folder: str | Path, out: str | Path, max_length: int | None 
             "heads": {"hidden": heads.hidden, "activation": heads.activation},
             "max_tokens": max_length,
             "pad_id": config.get("pad_token_id") or 0,
-            "base": {"folder": ENCODER, "files": {file.name: sha256(file) for file in sorted(encoder.iterdir())}},
-            "files": {HEADS_FILE: sha256(target / HEADS_FILE)},
             "imported": {"from": "rapidfit", "files": {HEADS: sha256(path)}},
         }
-        text = json.dumps(described, indent=1, ensure_ascii=False)
-        (target / "bundle.json").write_text(text + "\n", encoding="utf-8")
-        try:
-            from inference.pytorch.network import load_network
-
-            load_network(Bundle.read(target))  # finds errors such as an encoder of another shape
-        except BundleError as error:
-            message = str(error).replace(str(target), str(folder))
-            raise BundleError(f"{folder} cannot be loaded after the import: {_line(message)}.") from None
+        _write_bundle(described, target, folder, Path(out))
     return notes
+
+
+def import_setfit(folder: str | Path, out: str | Path) -> None:
+    """Convert a model that SetFit saved to a bundle in `out`. Its pickled head is read as data; nothing in it is run.
+
+    Raises:
+        InputError: `out` is not empty.
+        BundleError: not a model of SetFit, a damaged one, or one that a bundle cannot hold.
+    """
+    folder = Path(folder)
+    _needed(folder, "modules.json", "not a model of SetFit. Name the folder that save_pretrained wrote")
+    path = _needed(folder, SETFIT_HEAD, "not a model of SetFit. Name the folder that save_pretrained wrote")
+    body, head = read_body(folder), read_head(folder)
+    with _new_folder(Path(out)) as target:
+        encoder = target / ENCODER
+        encoder.mkdir()
+        config = _config(_needed(body.encoder, "config.json", "not an encoder. Restore the model"))
+        check_config(config, body.encoder / "config.json")
+        dense = []
+        for at, activation in body.dense:
+            copy = target / at.name
+            copy.mkdir()
+            _copy_weights(at, copy)
+            dense.append((read_linear(copy / "model.safetensors"), activation))
+            shutil.rmtree(copy)
+        layers, activation = layers_of(dense, head, path)
+        _copy_weights(body.encoder, encoder)
+        _write_tokenizer(body.encoder, encoder, as_transformers=True)
+        if body.lower_case:
+            _check_lower_case(encoder / TOKENIZER, body.encoder)
+        length = body.max_length or tokenizer_max_length(body.encoder) or max_positions(config)
+        _save(as_tensors(layers, TASK), target / HEADS_FILE)
+        threshold = 0.5 if head.problem_type == MULTI else 0.0
+        described = {
+            "tasks": {TASK: {"labels": head.labels, "problem_type": head.problem_type, "threshold": threshold}},
+            "pooling": body.pooling,
+            "normalize": body.normalize,
+            "heads": {"hidden": [len(bias) for _, bias in layers[:-1]], "activation": activation},
+            "max_tokens": int(min(length, max_positions(config))),
+            "pad_id": config.get("pad_token_id") or 0,
+            "imported": {"from": "setfit", "files": {SETFIT_HEAD: sha256(path)}},
+        }
+        _write_bundle(described, target, folder, Path(out))
+
+
+def _check_lower_case(tokenizer_file: Path, source: Path) -> None:
+    """Raise BundleError if texts must be lower-cased before this tokenizer reads them, and it does not do so."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    text = "The ÄÖÜ of Every TEXT"
+    if tokenizer.encode(text).ids != tokenizer.encode(text.lower()).ids:
+        raise BundleError(f"{source} lower-cases texts before its tokenizer, which does not. Train it without.")
+
+
+def _copy_weights(source: Path, target: Path) -> None:
+    """Write config.json and model.safetensors to `target`, converted from a pickle if necessary."""
+    _copy(source, target, ("config.json", "model.safetensors"))
+    weights = target / "model.safetensors"
+    if not weights.exists():
+        stored = _needed(source, "pytorch_model.bin", "not complete: it has no model.safetensors either")
+        _save(_tensors(_read(stored, WEIGHTS_BYTES), stored), weights)
+    tensors(weights)  # raises if the file is not complete
+
+
+def _write_bundle(described: dict[str, Any], target: Path, folder: Path, out: Path) -> None:
+    """Write the bundle.json that describes what is in `target`, and load the bundle once."""
+    encoder = target / ENCODER
+    described = {
+        "format": FORMAT,
+        "name": re.sub(r"[^A-Za-z0-9]+", "-", out.resolve().name).strip("-")[:64] or "imported",
+        **described,
+        "base": {"folder": ENCODER, "files": {file.name: sha256(file) for file in sorted(encoder.iterdir())}},
+        "files": {HEADS_FILE: sha256(target / HEADS_FILE)},
+    }
+    text = json.dumps(described, indent=1, ensure_ascii=False)
+    (target / "bundle.json").write_text(text + "\n", encoding="utf-8")
+    try:
+        from inference.pytorch.network import load_network
+
+        load_network(Bundle.read(target))  # finds errors such as an encoder of another shape
+    except BundleError as error:
+        message = str(error).replace(str(target), str(folder))
+        raise BundleError(f"{folder} cannot be loaded after the import: {_line(message)}.") from None
 
 
 def _heads(path: Path, config: Mapping[str, Any]) -> RapidFitHeads:
@@ -289,12 +361,17 @@ def _max_length(tokenizer: Path, positions: int) -> tuple[int, str]:
     )
 
 
-def _write_tokenizer(source: Path, encoder: Path) -> None:
-    """Write tokenizer.json to `encoder`, converted from an older format if necessary."""
+def _write_tokenizer(source: Path, encoder: Path, *, as_transformers: bool = False) -> None:
+    """Write tokenizer.json to `encoder`, converted from an older format if necessary.
+
+    Args:
+        as_transformers: also heed tokenizer_config.json, as AutoTokenizer does.
+    """
     from tokenizers import Tokenizer
 
-    _copy(source, encoder, (TOKENIZER,))
     target = encoder / TOKENIZER
+    if not as_transformers:
+        _copy(source, encoder, (TOKENIZER,))
     if not target.exists():
         if (source / TOKENIZER_CONFIG).exists():
             _config(inside(source, TOKENIZER_CONFIG))

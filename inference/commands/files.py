@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
 
 
 def _add_import(commands: Any) -> None:
-    help = "Convert a RapidFit checkpoint, or a folder with *.bin weights, to a folder without pickles."
+    help = "Convert a RapidFit checkpoint, a SetFit model, or a folder with *.bin weights, to a folder without pickles."
     kinds = commands.add_parser("import", help=help, description=help).add_subparsers(required=True, metavar="KIND")
 
     def kind(name: str, help: str) -> argparse.ArgumentParser:
@@ -59,15 +59,19 @@ def _add_import(commands: Any) -> None:
     p = kind("rapidfit", "Convert what MultiheadClassifier.save wrote to a model folder.")
     help = "token limit used in training (default: what the tokenizer was last truncated to, else 128)"
     p.add_argument("--max-length", type=int, help=help)
+    kind("setfit", "Convert what SetFit's save_pretrained wrote to a model folder.")
     kind("weights", "Convert the *.bin weights of a Hugging Face or PEFT folder to safetensors.")
 
 
 def import_command(args: argparse.Namespace) -> None:
-    from inference.artifacts.importing import import_rapidfit, import_weights
+    from inference.artifacts.importing import import_rapidfit, import_setfit, import_weights
 
     if args.kind == "rapidfit":
         for note in import_rapidfit(args.folder, args.out, args.max_length):
             print(f"warning: {note}", file=sys.stderr)
+    elif args.kind == "setfit":
+        import_setfit(args.folder, args.out)
+    if args.kind != "weights":
         print(f"Wrote the model to {args.out}. Try it: python -m inference predict --model {args.out} TEXT")
     else:
         import_weights(args.folder, args.out)

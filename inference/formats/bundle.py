@@ -109,6 +109,8 @@ class Bundle:
     trained_on: frozenset[str] = frozenset()
     """SHA-256 of the training files, as far as known."""
     heads: HeadShape = HeadShape()
+    normalize: bool = False
+    """The heads read sentence vectors of length 1."""
     format: str = "bundle"
     pad_id: int = 0
     backends: tuple[str, ...] = field(default_factory=lambda: tuple(RUNTIMES))
@@ -155,6 +157,7 @@ class Bundle:
                 files=_digests(raw["files"]),
                 trained_on=frozenset(entry["train_csv_sha256"] for entry in raw.get("data", {}).values()),
                 heads=_heads(raw.get("heads", {})),
+                normalize=_switch(raw.get("normalize", False), "normalize"),
                 pad_id=_between(raw.get("pad_id", 0), 0, 10_000_000, "pad_id"),
                 pairs=_flag(raw.get("pairs", False), "pairs"),
                 token_types=_flag(raw.get("pairs", False), "pairs"),
@@ -334,6 +337,12 @@ def _flag(value: Any, field: str) -> bool:
 def _between(value: Any, low: int, high: int, field: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ValueError(f"{field} {value!r} must be a whole number from {low} to {high}.")
+    return value
+
+
+def _switch(value: Any, field: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{field} {str(value)[:60]!r} must be true or false.")
     return value
 
 

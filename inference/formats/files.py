@@ -37,6 +37,7 @@ TOKENIZERS = (
     "merges.txt",
     "bpe.codes",
 )
+LFS_BYTES = 300
 LFS = b"version https://git-lfs"  # the first bytes of a file that Git has not fetched
 HEADER_BYTES = 100_000_000  # the limit of safetensors itself
 OTHER_BYTES = 200_000_000  # of a file without weights: the largest tokenizers have a fifth of it
@@ -108,8 +109,7 @@ def inside(folder: Path, name: str) -> Path:
     """
     path = _resolved(folder, name)
     try:
-        with path.open("rb") as file:
-            is_pointer = file.read(len(LFS)) == LFS
+        is_pointer = path.stat().st_size < LFS_BYTES and path.read_bytes().startswith(LFS)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}. Restore the model folder.") from None
     if is_pointer:

@@ -27,7 +27,7 @@ def content_key(bundle: Bundle) -> str:
             "files": dict(bundle.files),
             "base": dict(bundle.base.files) if bundle.base else None,
             "tasks": {name: [task.labels, task.problem_type] for name, task in bundle.tasks.items()},
-            "pooling": bundle.pooling,
+            "pooling": f"{bundle.pooling}, normalized" if bundle.normalize else bundle.pooling,
             "max_tokens": bundle.max_tokens,
             "four_bit": bundle.four_bit,
             "heads": [bundle.heads.hidden, bundle.heads.activation],

@@ -41,12 +41,15 @@ class Network(nn.Module):
         task_sizes: Mapping[str, int],
         pooling: str = "mean",
         shape: HeadShape | None = None,
+        *,
+        normalize: bool = False,
     ) -> None:
         super().__init__()
         if pooling not in ("mean", "cls", "max"):
             raise BundleError(f"Unknown pooling {pooling!r}. Known: mean, cls, max.")
         self.encoder = encoder
         self.pooling = pooling
+        self.normalize = normalize
         try:
             self.heads = nn.ModuleDict({task: _head(hidden_size, size, shape) for task, size in task_sizes.items()})
         except KeyError as error:  # "type", "values", …
@@ -69,7 +72,10 @@ class Network(nn.Module):
 
     def pooled(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return sentence vectors, float32 (batch, hidden)."""
-        inputs = model_inputs(self.config, input_ids, attention_mask, token_type_ids)
+        vectors = self._pooled(model_inputs(self.config, input_ids, attention_mask, token_type_ids), attention_mask)
+        return nn.functional.normalize(vectors, dim=1) if self.normalize else vectors
+
+    def _pooled(self, inputs: dict[str, Tensor], attention_mask: Tensor) -> Tensor:
         hidden: Tensor = self.encoder(**inputs).last_hidden_state
         if self.pooling == "cls":
             return hidden[:, 0].float()
@@ -169,7 +175,9 @@ def load_network(bundle: Bundle, base: Path | None = None) -> Network:
         sizes = {name: len(task.labels) for name, task in bundle.tasks.items()}
         if bundle.adapter_folder is not None:
             encoder = merge_adapter(encoder, bundle.adapter_folder)
-        network = Network(encoder, hidden_size, sizes, bundle.pooling or "mean", bundle.heads)
+        network = Network(
+            encoder, hidden_size, sizes, bundle.pooling or "mean", bundle.heads, normalize=bundle.normalize
+        )
         network.heads.load_state_dict(load_file(bundle.heads_file))
     check_finite(network, bundle.folder)
     return prove(network, bundle)

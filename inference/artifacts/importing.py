@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from inference.artifacts.rapidfit import RapidFitHeads, read_heads, shown
 from inference.artifacts.setfit import HEAD as SETFIT_HEAD
-from inference.artifacts.setfit import as_tensors, layers_of, read_body, read_head, read_linear
+from inference.artifacts.setfit import by_name, layers_of, read_body, read_head, read_linear
 from inference.errors import BundleError, InputError
 from inference.formats.architectures import check_config, check_no_code, embedding_rows, max_positions
 from inference.formats.bundle import ENCODER, FORMAT, HEADS_FILE, MULTI, SINGLE, Bundle
@@ -127,6 +127,8 @@ def import_setfit(folder: str | Path, out: str | Path) -> None:
         InputError: `out` is not empty.
         BundleError: not a model of SetFit, a damaged one, or one that a bundle cannot hold.
     """
+    import torch
+
     folder = Path(folder)
     _needed(folder, "modules.json", "not a model of SetFit. Name the folder that save_pretrained wrote")
     path = _needed(folder, SETFIT_HEAD, "not a model of SetFit. Name the folder that save_pretrained wrote")
@@ -149,7 +151,7 @@ def import_setfit(folder: str | Path, out: str | Path) -> None:
         if body.lower_case:
             _check_lower_case(encoder / TOKENIZER, body.encoder)
         length = body.max_length or tokenizer_max_length(body.encoder) or max_positions(config)
-        _save(as_tensors(layers, TASK), target / HEADS_FILE)
+        _save({name: torch.tensor(values) for name, values in by_name(layers, TASK).items()}, target / HEADS_FILE)
         threshold = 0.5 if head.problem_type == MULTI else 0.0
         described = {
             "tasks": {TASK: {"labels": head.labels, "problem_type": head.problem_type, "threshold": threshold}},

@@ -256,13 +256,11 @@ def read_linear(path: Path) -> Layer:
     return weight, bias.astype(np.float64)
 
 
-def as_tensors(layers: list[Layer], task: str) -> dict[str, Any]:
+def by_name(layers: list[Layer], task: str) -> dict[str, NDArray[np.float32]]:
     """Return the layers of a head as `heads.safetensors` names them, in float32."""
-    import torch
-
     names = [f"{task}.{2 * step}" for step in range(len(layers))] if len(layers) > 1 else [task]
     return {
-        f"{name}.{part}": torch.from_numpy(values.astype(np.float32).copy())
+        f"{name}.{part}": values.astype(np.float32)
         for name, layer in zip(names, layers, strict=True)
         for part, values in zip(("weight", "bias"), layer, strict=True)
     }

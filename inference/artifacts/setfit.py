@@ -260,7 +260,7 @@ def by_name(layers: list[Layer], task: str) -> dict[str, NDArray[np.float32]]:
     """Return the layers of a head as `heads.safetensors` names them, in float32."""
     names = [f"{task}.{2 * step}" for step in range(len(layers))] if len(layers) > 1 else [task]
     return {
-        f"{name}.{part}": values.astype(np.float32)
+        f"{name}.{part}": np.ascontiguousarray(values, np.float32)
         for name, layer in zip(names, layers, strict=True)
         for part, values in zip(("weight", "bias"), layer, strict=True)
     }

@@ -13,8 +13,10 @@ import pytest
 from decoders import DECODERS, EOS, PAD
 
 from inference import load
+from inference.artifacts.cache import obtain
 from inference.artifacts.merging import export_merged
 from inference.artifacts.parity import score_matrix_mixed, score_rows
+from inference.formats.describe import describe
 
 COMMON = ("qwen2", "gemma3_text", "gpt2", "bloom")
 KINDS = [pytest.param(kind, marks=() if kind in COMMON else pytest.mark.slow) for kind in DECODERS]
@@ -145,3 +147,17 @@ def test_an_adapter_on_a_decoder_in_4_bits_answers_as_its_weights_say(options: d
     full, four_bit = (score_rows(load(folder, load_in_4bit=four).predict(TEXTS)) for four in (False, True))
     assert np.abs(four_bit - full).max() > 0.01
     assert np.abs(four_bit - by_hand(tmp_path / "merged")).max() < 0.02
+
+
+def test_weights_that_the_optimizer_does_not_see_give_the_same_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = foreign.classifier(tmp_path / "model", "qwen2")
+    manifests = []
+    for name, limit in (("seen", 2**30), ("withheld", 0)):
+        monkeypatch.setattr("inference.onnx.export.MAX_WEIGHTS_BYTES", limit)
+        monkeypatch.setattr("inference.onnx.export.WEIGHT_BYTES", 1024)
+        manifests.append(obtain(describe(folder), tmp_path / name).manifest)
+        assert np.abs(scores(folder, "onnx", tmp_path / name) - by_hand(folder)).max() < 1e-5
+    assert manifests[0]["fused"] == manifests[1]["fused"]
+    assert manifests[0]["quantized"]["counts"] == manifests[1]["quantized"]["counts"]

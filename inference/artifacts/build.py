@@ -71,13 +71,15 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
                 f"(allowed {parity.FP32_TOLERANCE:.0e}), equal labels {exact['label_agreement']:.2%}. It was not kept."
             )
     progress("quantising to INT8, and comparing it", 0.45)
+    fused, notes, reference = source.fused, source.notes, source.reference.backend.name
+    del source  # the network's memory is needed
     if is_export and all(f"{task}_int8.onnx" in bundle.files for task in bundle.tasks):
         quantized = _join_int8(bundle, folder) | check_bounds(judge("int8"))
     else:
         quantized = quantize_best(
             folder / ONNX,
             folder / INT8,
-            _calibration_feeds(bundle, folder, source.reference),
+            _calibration_feeds(bundle, folder),
             lambda path: judge("int8"),
             reduce_range=cpu.saturates(),
         )
@@ -86,14 +88,15 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
                 f"{flips} INT8 labels depend on the texts beside them, which must never happen. It was not kept."
             )
     progress("done", 1.0)
-    agreement = {"texts": len(texts), "reference": source.reference.backend.name, "backends": figures}
-    return {"fused": source.fused, "quantized": quantized, "parity": agreement | source.notes}
+    agreement = {"texts": len(texts), "reference": reference, "backends": figures}
+    return {"fused": fused, "quantized": quantized, "parity": agreement | notes}
 
 
-def _calibration_feeds(bundle: Bundle, folder: Path, reference: Classifier) -> list[dict[str, NDArray[np.int64]]]:
+def _calibration_feeds(bundle: Bundle, folder: Path) -> list[dict[str, NDArray[np.int64]]]:
     """Return the inputs of the FP32 graph for each calibration text."""
     plain = _open_backend(folder, "onnx")
-    tokens = reference.tokenize(parity.as_read(bundle, calibration_texts()))
+    classifier = Classifier(bundle, plain, read_tokenizer(bundle, folder / TOKENIZER))
+    tokens = classifier.tokenize(parity.as_read(bundle, calibration_texts()))
     return [plain.feed(*tokens.feed([row]).values()) for row in range(len(tokens.ids))]
 
 

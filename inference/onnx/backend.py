@@ -62,7 +62,9 @@ class OnnxBackend:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # its warnings concern the making of graphs
         self._weights = graph.weights
-        self._graph = graph if threads > 1 and device == "cpu" else None  # for `single_threaded`
+        size = len(graph.model) + sum(array.nbytes for array in graph.weights.values())
+        small = size <= MAX_SECOND_SESSION_BYTES
+        self._graph = graph if small and threads > 1 and device == "cpu" else None  # for `single_threaded`
         self._beside: OnnxBackend | None = None
         on_gpu = device != "cpu"
         providers = [(CUDA, {"device_id": check_cuda(device)})] if on_gpu else ["CPUExecutionProvider"]
@@ -70,6 +72,7 @@ class OnnxBackend:
             if graph.weights:
                 graph.attach(options)
             self._session = onnxruntime.InferenceSession(graph.model, options, providers=providers)
+            self._session._model_bytes = None  # it keeps them for another provider, which is never tried
         except Exception as error:  # ONNX Runtime's own classes share no public base
             if on_gpu and _is_full(error):
                 raise self._no_memory("The model", error) from None
@@ -105,12 +108,10 @@ class OnnxBackend:
         """
         graph, self._graph = self._graph, None
         if graph is not None:
-            size = len(graph.model) + sum(array.nbytes for array in graph.weights.values())
-            if size <= MAX_SECOND_SESSION_BYTES:
-                try:
-                    self._beside = OnnxBackend(self.name, graph)
-                except BundleError:
-                    log.warning("Cannot open a second session; batches run one after the other.", exc_info=True)
+            try:
+                self._beside = OnnxBackend(self.name, graph)
+            except BundleError:
+                log.warning("Cannot open a second session; batches run one after the other.", exc_info=True)
         return self._beside
 
     def _forward(self, *inputs: NDArray[np.int64]) -> Logits:

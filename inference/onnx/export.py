@@ -6,29 +6,29 @@ import contextlib
 import gc
 import io
 import logging
+import math
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import nn
 
 from inference.errors import ExportError
 from inference.formats.architectures import FUSED, has_segments
 from inference.onnx.backend import INPUTS, OUTPUT_PREFIX
 from inference.onnx.graph import MICROSOFT
-from inference.onnx.io import LIMIT, save_model
+from inference.onnx.io import save_model
 from inference.onnx.join import join_graphs
 
-# Past this many bytes of weights, tables are withheld from the optimizer, which holds its input seven times.
-MAX_WEIGHTS_BYTES = LIMIT - 64 * 2**20
+# Past this many bytes, weights are withheld from the optimizer, which holds its input seven times.
+MAX_WEIGHTS_BYTES = 2**30
 TABLE_BYTES = 64 * 2**20  # smaller ones do not matter, and can be indexed by a constant
+WEIGHT_BYTES = 2**20
 
 
 def export_onnx(network: nn.Module, target: Path, *, token_types: bool = False) -> dict[str, int]:
@@ -91,8 +91,8 @@ def _fuse(traced: Path, target: Path, network: nn.Module) -> dict[str, int]:
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
 
-    tables = _take_tables(traced) if _weights_bytes(network) > MAX_WEIGHTS_BYTES else None
     config: Any = network.config
+    withheld = _withhold(traced, config.model_type in FUSED) if _weights_bytes(network) > MAX_WEIGHTS_BYTES else {}
     model_type = "bert"  # the optimizer's name for all such encoders; it leaves what it cannot fuse
     options = FusionOptions(model_type)
     options.enable_embed_layer_norm = False  # its table must be float; INT8 keeps the table in 8 bits
@@ -106,19 +106,13 @@ def _fuse(traced: Path, target: Path, network: nn.Module) -> dict[str, int]:
             optimization_options=options,
         )
         model.topological_sort()
-    for tensor in model.model.graph.initializer:
-        if tables and tensor.name in tables:
-            dims, file = tables.pop(tensor.name)
-            tensor.dims[:] = dims
-            tensor.raw_data = file.read_bytes()
-    if tables:
-        raise ExportError(f"ONNX Runtime's optimizer lost a table of this network: {', '.join(tables)}.")
+    _give_back(model.model.graph, withheld)
     if all(opset.domain != MICROSOFT for opset in model.model.opset_import):
         model.model.opset_import.add(domain=MICROSOFT, version=1)
     save_model(model.model, target)
     fused = Counter(node.op_type for node in model.model.graph.node if node.domain == MICROSOFT)
-    if tables is not None:
-        del model, tensor
+    if withheld:
+        del model
         gc.collect()  # a reference cycle, possibly of gigabytes
     layers = config.num_hidden_layers
     fuses = config.model_type in FUSED and not getattr(config, "is_decoder", False)  # a causal mask is not fused
@@ -135,28 +129,48 @@ def _weights_bytes(network: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
 
 
-def _take_tables(traced: Path) -> dict[str, tuple[list[int], Path]]:
-    """Replace each large lookup table by a row of zeros; return their shapes and files.
+def _withhold(traced: Path, tables_only: bool) -> dict[str, Path]:
+    """Make each large weight an input of the graph; return the files with their bytes.
 
-    PyTorch has written each to a file of its own beside the graph.
+    Args:
+        tables_only: only lookup tables; the optimizer fuses attention only if it sees the other weights.
     """
-    model = onnx.load(traced, load_external_data=False)
+    model = onnx.load(traced, load_external_data=False)  # past 2 GB, PyTorch has written each to a file of its own
     readers: dict[str, set[str]] = {}
     for node in model.graph.node:
         for number, name in enumerate(node.input):
             readers.setdefault(name, set()).add(f"{node.op_type} {number}")
-    tables = {}
+    withheld: dict[str, Path] = {}
+    kept = []
     for tensor in model.graph.initializer:
+        is_table = readers.get(tensor.name) == {"Gather 0"} and len(tensor.dims) == 2
+        large = math.prod(tensor.dims) * 4 >= (TABLE_BYTES if tables_only else WEIGHT_BYTES)
         location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        if not location or readers.get(tensor.name) != {"Gather 0"} or len(tensor.dims) != 2:
+        if not large or tensor.data_type != onnx.TensorProto.FLOAT or (tables_only and not is_table):
+            kept.append(tensor)
             continue
-        file = traced.parent / location
-        if file.stat().st_size >= TABLE_BYTES and tensor.data_type == onnx.TensorProto.FLOAT:
-            tables[tensor.name] = (list(tensor.dims), file)
-            row = np.zeros((1, tensor.dims[1]), np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(row, tensor.name))
+        withheld[tensor.name] = file = traced.parent / (location or f"{len(withheld)}.weights")
+        if not location:
+            file.write_bytes(tensor.raw_data)
+            tensor.ClearField("raw_data")
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
     onnx.save(model, traced)
-    return tables
+    return withheld
+
+
+def _give_back(graph: onnx.GraphProto, withheld: Mapping[str, Path]) -> None:
+    """Turn the inputs that `_withhold` has made into weights again."""
+    inputs = list(graph.input)
+    del graph.input[:]
+    for value in inputs:
+        if value.name in withheld:
+            dims = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+            weight = graph.initializer.add(name=value.name, data_type=onnx.TensorProto.FLOAT, dims=dims)
+            weight.raw_data = withheld[value.name].read_bytes()
+        else:
+            graph.input.append(value)
 
 
 @contextlib.contextmanager

@@ -237,9 +237,10 @@ def _read(
     if not path.is_relative_to(within):
         raise BundleError(f"{path} is not in the model's folder {within}.")
     files = _Files(within, path.parent.relative_to(within), digests)
-    data = files.read(path.name, is_graph=True)
+    data = files.read(path.name, is_graph=True).tobytes()
+    size_bytes = len(data)
     try:
-        model = ModelProto.FromString(data.tobytes())
+        model = ModelProto.FromString(data)
     except Exception as error:  # protobuf's own class, whose name depends on its version
         raise BundleError(f"{path} is not an ONNX graph ({error}). {REMEDY}") from None
     if not model.graph.node:
@@ -249,6 +250,7 @@ def _read(
             f"{path} defines operators ({model.functions[0].domain}::{model.functions[0].name}). "
             "Export it with those inlined."
         )
+    del data  # possibly gigabytes
     model.ClearField("training_info")
     external = []
     for number, graph in enumerate(graphs_of(model.graph)):
@@ -266,7 +268,7 @@ def _read(
         raise BundleError(
             f"{path}: its weights overlap: they use {used_bytes:,} bytes of files that are far smaller. {REMEDY}"
         )
-    return model, external, data.nbytes
+    return model, external, size_bytes
 
 
 def _tensors(graph: GraphProto) -> Iterator[tuple[TensorProto, bool]]:

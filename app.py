@@ -22,6 +22,7 @@ from inference import Answer, InferenceError
 from inference.api import ApiLimits, server
 from inference.assets import showcase_texts
 from inference.backends import TITLES
+from inference.formats.texts import Text
 from inference.jobs import Lane
 from inference.loading import Models
 from ui import render, why
@@ -48,6 +49,14 @@ EXAMPLES = {
     "Sad but praised": "A heartbreaking, beautiful novel",
     "Typing errors": "teh screen brok",
     "Two languages": "Ich hab selten",
+}
+# The same for a model that takes pairs: what the second text is to the first.
+PAIRS = {
+    "It follows": ("A man is playing the guitar on a stage.", "A man is making music."),
+    "It contradicts": ("A man is playing the guitar on a stage.", "Nobody is playing an instrument."),
+    "Neither": ("A man is playing the guitar on a stage.", "The man is a famous singer."),
+    "An answer": ("How do I reset my password?", "Open the settings and choose “Reset password”."),
+    "No answer": ("How do I reset my password?", "Our office is closed on Sundays."),
 }
 
 
@@ -87,23 +96,28 @@ class Page:
 
     def _draw_question(self) -> None:
         with gr.Row(elem_id="ask"):
-            self.text = gr.Textbox(
-                label="Text",
-                placeholder="Type or paste a text. Enter classifies it, Shift+Enter starts a new line.",
-                lines=1,
-                max_lines=8,
+            takes_pairs = self._models.bundle.pairs
+            box = partial(gr.Textbox, lines=1, max_lines=8, scale=6, min_width=280)
+            keys = "Enter classifies it, Shift+Enter starts a new line."
+            self.text = box(
+                label="First text, such as a premise or a question" if takes_pairs else "Text",
+                placeholder=f"Type or paste a text. {keys}",
                 autofocus=True,
-                scale=6,
-                min_width=280,
                 elem_id="text",
             )
+            self.texts: list[gr.Textbox] = [self.text]
+            if takes_pairs:
+                label = "Second text, such as a hypothesis or an answer"
+                self.texts.append(box(label=label, placeholder="The text to compare it with.", elem_id="second"))
             self.classify = gr.Button("Classify", variant="primary", scale=1, min_width=140, elem_id="classify")
-        texts = example_texts()
+        examples = {name: [text] for name, text in example_texts().items()}
+        if takes_pairs:
+            examples = {name: list(pair) for name, pair in PAIRS.items()}
         self.examples = gr.Dataset(
             label="Examples",
-            components=[self.text],
-            samples=[[text] for text in texts.values()],
-            sample_labels=list(texts),
+            components=self.texts,
+            samples=list(examples.values()),
+            sample_labels=list(examples),
             layout="gallery",
             elem_id="examples",
         )
@@ -149,13 +163,15 @@ class Page:
         }
         shown = [self.message, *self.answer.outputs, self.comparison, self.why.result]
         settings = [self.view, self.runtime, self.own, self.threshold, *self.why.inputs]
-        asked = gr.on([self.text.submit, self.classify.click], self._run, [self.text, *settings], shown, **private)
-        picked = self.examples.click(self._pick, [self.examples, *settings], [self.text, *shown], **private)
+        events = [*(box.submit for box in self.texts), self.classify.click]
+        asked = gr.on(events, self._taking(self._run), [*self.texts, *settings], shown, **private)
+        picked = self.examples.click(self._pick, [self.examples, *settings], [*self.texts, *shown], **private)
         for event in (asked, picked):
             event.then(None, js=SHOW_ANSWER)
         changes = [self.runtime.input, self.own.input, self.view.change, *self.why.changes]
-        gr.on(changes, self._run_again, [self.text, *settings], shown, **private)
-        self.threshold.change(self._move_threshold, [self.text, *settings], [self.own, *shown], **private)
+        gr.on(changes, self._taking(self._run_again), [*self.texts, *settings], shown, **private)
+        move = self._taking(self._move_threshold)
+        self.threshold.change(move, [*self.texts, *settings], [self.own, *shown], **private)
         for tab in self.tabs:
             tab.select(None, None, self.view, js=f"() => {json.dumps(tab.id)}", api_visibility="private")
 
@@ -163,8 +179,18 @@ class Page:
         """Return whether anybody still waits for the answers of this session."""
         return request.session_hash in self.blocks._queue.pending_messages_per_session
 
+    def _taking(self, run: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any]]:
+        """Return an event handler that takes the text boxes one by one, of a handler that takes one text or pair."""
+        if len(self.texts) == 1:
+            return run
+
+        def run_pair(request: gr.Request, first: str, second: str, *settings: Any) -> dict[Any, Any]:
+            return run(request, as_text(first, second), *settings)
+
+        return run_pair
+
     def _run(
-        self, request: gr.Request, text: str, tab: str, backend: str, use_own: bool, threshold: float, *reason: str
+        self, request: gr.Request, text: Text, tab: str, backend: str, use_own: bool, threshold: float, *reason: str
     ) -> dict[Any, Any]:
         """Fill the open tab for this text, or show why that is impossible."""
         limit = None if use_own else threshold
@@ -185,27 +211,31 @@ class Page:
             hidden = {self.answer.panels: gr.update(visible=False), self.comparison: "", self.why.result: ""}
             return {self.message: render.message(error), **hidden}
 
-    def _update(self, request: gr.Request, text: str, tab: str, *settings: Any) -> dict[Any, Any]:
+    def _update(self, request: gr.Request, text: Text, tab: str, *settings: Any) -> dict[Any, Any]:
         """Run again after a change of a setting; without a text, or where files are scored, do nothing."""
-        return self._run(request, text, tab, *settings) if (text or "").strip() and tab != "file" else {}
+        return self._run(request, text, tab, *settings) if "".join(text or "").strip() and tab != "file" else {}
 
-    def _run_again(self, request: gr.Request, text: str, *settings: Any) -> dict[Any, Any]:
+    def _run_again(self, request: gr.Request, text: Text, *settings: Any) -> dict[Any, Any]:
         return self._update(request, text, *settings) or gr.skip()
 
     def _move_threshold(
-        self, request: gr.Request, text: str, tab: str, backend: str, use_own: bool, *settings: Any
+        self, request: gr.Request, text: Text, tab: str, backend: str, use_own: bool, *settings: Any
     ) -> dict[Any, Any]:
         return {self.own: False, **self._update(request, text, tab, backend, False, *settings)}
 
     def _pick(self, request: gr.Request, sample: list[str], *settings: Any) -> dict[Any, Any]:
-        return {self.text: sample[0], **self._run(request, sample[0], *settings)}
+        return {**dict(zip(self.texts, sample, strict=True)), **self._run(request, as_text(*sample), *settings)}
 
     def _publish(self, default: str) -> None:
         """Add the public endpoints. Gradio shows their docstrings under "Use via API"."""
         models = self._models
 
         def predict(
-            request: gr.Request, text: str, backend: str = default, threshold: float | None = None
+            request: gr.Request,
+            text: str,
+            backend: str = default,
+            threshold: float | None = None,
+            second_text: str | None = None,
         ) -> dict[str, Any]:
             """Classify a text: label, confidence, every score and whether it is uncertain, per task; and the timing.
 
@@ -213,19 +243,24 @@ class Page:
                 text: the text to classify.
                 backend: "pytorch", "onnx" or "int8".
                 threshold: confidence below which an answer is uncertain; null for the model's own per task.
+                second_text: of a pair, for a model that takes pairs.
             """
             with client_errors():
-                return as_json(models.answer(text, backend, threshold, partial(self._is_wanted, request)))
+                asked = as_text(text, second_text)
+                return as_json(models.answer(asked, backend, threshold, partial(self._is_wanted, request)))
 
-        def compare(request: gr.Request, text: str, threshold: float | None = None) -> dict[str, Any]:
+        def compare(
+            request: gr.Request, text: str, threshold: float | None = None, second_text: str | None = None
+        ) -> dict[str, Any]:
             """Classify a text on every backend, each as in /predict; {"error": …} for one that cannot answer.
 
             Args:
                 text: the text to classify.
                 threshold: confidence below which an answer is uncertain; null for the model's own per task.
+                second_text: of a pair, for a model that takes pairs.
             """
             with client_errors():
-                answers = models.compare(text, threshold, partial(self._is_wanted, request))
+                answers = models.compare(as_text(text, second_text), threshold, partial(self._is_wanted, request))
                 return {name: as_json(answer) for name, answer in answers.items()}
 
         def explain(
@@ -235,6 +270,7 @@ class Page:
             label: str | None = None,
             method: str = "occlusion",
             backend: str = default,
+            second_text: str | None = None,
         ) -> dict[str, Any]:
             """Explain a label: what each word of the text adds to its log-odds, and what to know about the figures.
 
@@ -244,13 +280,19 @@ class Page:
                 label: null for the predicted label.
                 method: "occlusion", or "integrated_gradients" on PyTorch.
                 backend: "pytorch", "onnx" or "int8".
+                second_text: of a pair, for a model that takes pairs.
             """
             is_wanted = partial(self._is_wanted, request)
             with client_errors(), self._explaining.turn(is_wanted, address_of(request)):
-                return models.explain(text, backend, task, label, method, is_wanted).to_dict()
+                return models.explain(as_text(text, second_text), backend, task, label, method, is_wanted).to_dict()
 
         for endpoint in (explain, predict, compare):
             gr.api(endpoint, api_name=endpoint.__name__, **self._lane)
+
+
+def as_text(first: str, second: str | None = None) -> Text:
+    """Return what two text boxes hold: a pair, or a single text if the second is empty."""
+    return (first, second) if isinstance(second, str) and second.strip() else first
 
 
 @contextmanager

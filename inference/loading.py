@@ -242,7 +242,6 @@ class Models:
         cache: Path | None = None,
         progress: Callable[[str, float], None] | None = None,
         base: Path | None = None,
-        pairs: bool | None = None,
     ) -> Models:
         """Describe a model folder or Hub id, and build its ONNX and INT8 files if they are missing.
 
@@ -250,7 +249,7 @@ class Models:
             InferenceError: the folder is not a model, or the build failed.
         """
         cache = cache or default_cache()
-        bundle = describe(folder, base, pairs=pairs)
+        bundle = describe(folder, base)
         artifact = obtain(bundle, cache, progress, base)
         sizes = model_sizes(bundle, artifact, base)
         # From one description: what is opened later is this model or nothing.

@@ -43,7 +43,7 @@ class Visit:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", self._note)
         self.page.goto(url)
-        self.box = self.page.get_by_role("textbox", name="Text")
+        self.box = self.page.locator("#text textarea")
         self.box.wait_for()
         for role in ("button", "radio", "slider", "tab"):  # each kind of control arrives in a file of its own
             self.page.get_by_role(role).first.wait_for()

@@ -108,6 +108,7 @@ def test_predict_answers_every_task_with_its_timing(client: Client) -> None:
         "uncertain": False,
         "truncated": False,
         "unknown": False,
+        "unpaired": False,
     }
     assert set(found["timing"]) == {"tokenize_ms", "forward_ms", "rest_ms", "total_ms"}
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import test_app
 from fastapi.testclient import TestClient
 from test_pairs import classifier, of_pairs
 
 from inference import InputError, load
 from inference.api import create_app
+from inference.classifier import Classifier
 from inference.commands.main import main
 from inference.compare.benchmark import Plan
 from inference.compare.disagreements import attach_texts
@@ -25,6 +28,8 @@ from inference.explain.explanation import GRADIENTS
 from inference.explain.faithfulness import measure_faithfulness
 from inference.explain.run import explain
 from inference.formats.describe import describe
+from inference.loading import Models
+from ui import why
 
 PREMISE, HYPOTHESIS = "it was so good", "a bad lamp, twice!"
 ROWS = [
@@ -252,3 +257,73 @@ def test_singles_and_pairs_of_several_requests_do_not_share_a_batch() -> None:
     for body, answer in zip(bodies, answers, strict=True):
         assert answer["unpaired"] is isinstance(body["text"], str)
     assert np.isclose(answers[1]["predictions"]["sentiment"]["confidence"], 1 / (1 + np.exp(-4)))
+
+
+# --- The page
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[str]:
+    def open_one(name: str) -> Classifier:
+        model = of_pairs()
+        model.backend.name = name
+        return model
+
+    with test_app.served(Models(of_pairs().bundle, open_one)) as address:
+        yield address
+
+
+def test_the_pages_endpoints_take_a_second_text(page: str) -> None:
+    from gradio_client import Client
+
+    client = Client(page, verbose=False, analytics_enabled=False)
+    answer = client.predict("good", second_text="good", api_name="/predict")["predictions"]["sentiment"]
+    assert answer["confidence"] == pytest.approx(1 / (1 + np.exp(-4)))
+    assert not answer["unpaired"]
+    assert client.predict("good", api_name="/predict")["predictions"]["sentiment"]["unpaired"]
+    both = client.predict("good", second_text="bad", api_name="/compare")
+    assert {name: answer["predictions"]["sentiment"]["confidence"] for name, answer in both.items()} == dict.fromkeys(
+        ("pytorch", "onnx", "int8"), 0.5
+    )
+    words = client.predict("good", task="sentiment", second_text="bad", api_name="/explain")["words"]
+    assert [(word["text"], word["in_text"]) for word in words] == [("good", 0), ("bad", 1)]
+    client.close()
+
+
+def test_why_shows_each_text_of_a_pair_with_its_own_words() -> None:
+    html = why.html(explain(of_pairs(), ("good <b>", "bad sad"), "sentiment"))
+    first, second = html.index("First text"), html.index("Second text")
+    assert first < html.index(">good<", first) < second < html.index(">bad<", second)
+    assert "<b>&" not in html
+    assert "First text" not in why.html(explain(of_pairs(False), "good bad", "sentiment"))
+
+
+def test_a_second_box_and_a_second_column_are_on_the_page_of_a_model_of_pairs(
+    page: str, browser: Any, tmp_path: Path
+) -> None:
+    from chromium import Visit
+
+    visit = Visit(browser, page)
+    second = visit.page.get_by_role("textbox", name="Second text")
+    visit.box.fill("good")
+    second.fill("good")
+    second.press("Enter")
+    visit.see("positive · 0.9820")
+    second.fill("")
+    visit.ask("good")
+    visit.see("was given a single one")
+    visit.page.get_by_role("button", name="It contradicts").click()
+    visit.page.wait_for_function("document.querySelector('#second textarea').value.startsWith('Nobody')")
+    path = tmp_path / "rows.csv"
+    path.write_text("text,answer\ngood,good\n")
+    visit.page.get_by_role("tab", name="Score a file").click()
+    visit.page.locator("#score-file input[type=file]").set_input_files(path)
+    visit.page.locator(".preview").wait_for()
+    visit.page.get_by_role("button", name="Score the file").click()
+    visit.see("Choose the column of the second texts first")
+    column = visit.page.locator("#score-second input")
+    column.fill("answer")
+    column.press("Enter")
+    visit.page.get_by_role("button", name="Score the file").click()
+    visit.see("positive 100.0%")
+    assert visit.errors == []

@@ -279,7 +279,9 @@ def test_a_phone_shows_the_tab_without_scrolling_sideways(
 
 def test_tab_states_the_upload_limit_of_the_server() -> None:
     assert LAUNCH["max_file_size"] == f"{MAX_UPLOAD_MB}mb"
-    assert f"at most {MAX_UPLOAD_MB} MB" in scoring.INTRO
+    assert f"at most {MAX_UPLOAD_MB} MB" in scoring.fill(
+        "score_intro", max_mb=MAX_UPLOAD_MB, max_rows=scoring.MAX_ROWS, pairs=False
+    )
 
 
 def test_files_above_the_limits_are_refused(tmp_path: Path) -> None:

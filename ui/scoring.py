@@ -42,8 +42,6 @@ PATIENCE_S = 20  # a visitor not seen for longer has left
 SHOW_S = 0.3  # between two updates of the progress bar
 PREVIEW_ROWS, PREVIEW_COLUMNS, MAX_CELL_CHARS = 5, 12, 120
 
-INTRO = fill("score_intro", max_mb=MAX_UPLOAD_MB, max_rows=MAX_ROWS)
-
 
 class ScoreTab:
     """The widgets of the tab and what they do. Draw it within the tab.
@@ -58,7 +56,7 @@ class ScoreTab:
         self._lane = Lane(MAX_WAITING, MAX_PER_ADDRESS, FULL)
         self._jobs: dict[str, BackgroundJob[Report] | None] = {}  # session -> its file; None before the job starts
         self._reserving = threading.Lock()
-        gr.HTML(INTRO)
+        gr.HTML(fill("score_intro", max_mb=MAX_UPLOAD_MB, max_rows=MAX_ROWS, pairs=models.bundle.pairs))
         self._draw_question()
         self._draw_result()
         self._connect(settings)
@@ -81,6 +79,11 @@ class ScoreTab:
                     allow_custom_value=True,
                     elem_id="score-column",
                 )
+                self.second = []  # the dropdown of the second texts, for a model that takes pairs
+                if self._models.bundle.pairs:
+                    label = "Column of the second texts"
+                    second = gr.Dropdown(label=label, interactive=True, allow_custom_value=True, elem_id="score-second")
+                    self.second.append(second)
                 formats = [("CSV", "csv"), ("JSONL", "jsonl"), ("Parquet", "parquet")]
                 self.format = gr.Radio(formats, value="csv", label="Output format")
                 self.all_scores = gr.Checkbox(False, label="Include the probability of every label")
@@ -105,14 +108,14 @@ class ScoreTab:
     def _connect(self, settings: Sequence[Any]) -> None:
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         at_once: dict[str, Any] = {"concurrency_id": "at once", "concurrency_limit": 4, **quiet}
-        shown = [self.column, self.preview, self.begin, self.status, self.download, self.pictures]
+        shown = [self.column, *self.second, self.preview, self.begin, self.status, self.download, self.pictures]
         changed = [self.file.upload, self.file.clear]
         gr.on(changed, self._look, [self.file], shown, concurrency_id="look", concurrency_limit=4, **quiet)
         self.column.input(lambda name: gr.update(interactive=name is not None), self.column, self.begin, **at_once)
         widgets = [widget for charts in self.charts.values() for pair in charts for widget in pair]
         self.begin.click(
             self._score,
-            [self.file, self.column, self.format, self.all_scores, *settings],
+            [self.file, self.column, self.format, self.all_scores, *settings, *self.second],
             [self.status, self.download, self.pictures, *widgets, self.begin, self.stop],
             concurrency_id="score",
             concurrency_limit=MAX_WAITING + 2,  # the last two are for refusals
@@ -135,6 +138,7 @@ class ScoreTab:
             shown = render.message(error)
         return {
             self.column: gr.update(choices=columns, value=text_column),
+            **{second: gr.update(choices=columns, value=None) for second in self.second},
             self.preview: shown,
             self.begin: gr.update(interactive=text_column is not None),
             **self._status(""),
@@ -150,6 +154,7 @@ class ScoreTab:
         use_own: bool,
         threshold: float,
         request: gr.Request,
+        pair_column: str | None = None,
     ) -> Iterator[dict[Any, Any]]:
         """Score the file; show how far it is, and in the end the download and the charts."""
         session = request.session_hash or ""
@@ -160,6 +165,8 @@ class ScoreTab:
             if path is None or text_column is None:
                 missing = "Upload a file" if path is None else "Choose the text column"
                 raise InputError(f"{missing} first.")
+            if self.second and not pair_column:
+                raise InputError("This model takes pairs of texts. Choose the column of the second texts first.")
             with self._reserving:
                 if session in self._jobs:
                     raise InputError("Another file of yours is being scored. Stop it first.")
@@ -171,6 +178,7 @@ class ScoreTab:
                 own_copy(path, folder),
                 folder / file_name(path, format),
                 text_column=text_column,
+                pair_column=pair_column,
                 threshold=None if use_own else threshold,
                 all_scores=bool(all_scores),
                 format=format,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from inference.errors import InferenceError, InputError
 from inference.explain.explanation import GRADIENTS, METHOD_TITLES, OCCLUSION, Attribution, Explanation, signed
 from inference.explain.faithfulness import FIGURES, faithfulness_sentences, find_record
 from inference.formats.bundle import Bundle
+from inference.formats.texts import Text
 from inference.loading import Models
 from ui.render import TEMPLATES, fill, message, shorten
 
@@ -73,7 +74,7 @@ class WhyTab:
 
 def explain(
     models: Models,
-    text: str,
+    text: Text,
     backend: str,
     threshold: float | None,
     is_wanted: Callable[[], bool],
@@ -107,13 +108,11 @@ def html(explanation: Explanation, record: Mapping[str, Any] | None = None, thre
         threshold: score below which the model's answer is uncertain.
     """
     is_checked = record is not None and explanation.task in record["tasks"]
-    pieces, end = _pieces(explanation)
     return fill(
         "why",
         explanation=explanation,
         headline=_headline(explanation),
-        pieces=pieces,
-        end=end,
+        parts=_parts(explanation),
         threshold=threshold,
         max_unread=MAX_UNREAD,
         min_weight=MIN_WEIGHT,
@@ -152,13 +151,35 @@ class _Piece:
     """Has neither a direction of its own nor that of a number."""
 
 
-def _pieces(explanation: Explanation) -> tuple[list[_Piece], int]:
-    """Return the words in the order in which any text box would show them, and where the last one ends."""
+@dataclass(frozen=True)
+class _Part:
+    """The text, or one of the texts of a pair."""
+
+    title: str
+    """Empty if it is the only one."""
+    pieces: list[_Piece]
+    unread_start: str
+    rest: str
+    """What was read after the last word."""
+    unread_end: str
+
+
+def _parts(explanation: Explanation) -> list[_Part]:
     most = max((abs(word.attribution or 0.0) for word in explanation.words), default=0.0)
-    pieces, end = [], explanation.read[0]
-    usual = direction = direction_of(explanation.text) or "ltr"
-    for word in explanation.words:
-        before = explanation.text[end : word.start]
+    titles = ("First text", "Second text") if explanation.second_text is not None else ("",)
+    parts = []
+    for title, (text, (low, high), words) in zip(titles, explanation.texts, strict=True):
+        pieces, end = _pieces(text, low, words, most)
+        parts.append(_Part(title, pieces, text[:low], text[end:high], text[high:]))
+    return parts
+
+
+def _pieces(text: str, low: int, words: Sequence[Attribution], most: float) -> tuple[list[_Piece], int]:
+    """Return the words in the order in which any text box would show them, and where the last one ends."""
+    pieces, end = [], low
+    usual = direction = direction_of(text) or "ltr"
+    for word in words:
+        before = text[end : word.start]
         if "\n" in before:
             direction = usual
         own = direction_of(word.text)

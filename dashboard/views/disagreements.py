@@ -194,6 +194,9 @@ def draw_why(rows: list[Disagreement], receipt: Receipt, task: str, reference: s
     if bundle is None or not served.is_of(receipt, bundle):
         st.caption("This measurement is of another model than the served one, so its rows cannot be explained.")
         return
+    if "pair_column" in receipt["data"]:
+        st.caption("Pairs of texts are explained on the page, and by `python -m inference explain TEXT --pair TEXT`.")
+        return
     pick, of, ask = st.columns([4, 2, 1], vertical_alignment="bottom")
     row = pick.selectbox("Row", rows[:MAX_WHY], format_func=_title, key="why_row")
     labels = list(dict.fromkeys([row.reference, row.backend, row.true]))

@@ -137,7 +137,9 @@ def form(ready: bool = True) -> None:
             st.fragment(wait_for, run_every=2.0)(other)
             return
         if st.button("Measure"):
-            st.session_state[TEXTS] = None if source == SHOWN else dict(zip(data.row_numbers, data.texts, strict=True))
+            st.session_state[TEXTS] = (
+                None if source == SHOWN else dict(zip(data.row_numbers, data.texts_as_strings, strict=True))
+            )
             st.session_state[JOB] = jobs.start_measurement(
                 name, None if source == SHOWN else data, plan == "quick", reader()
             )
@@ -181,21 +183,26 @@ def from_file(bundle: Bundle) -> tuple[str, LabelledRows] | None:
     names, guessed = list(columns), guess(columns, bundle.tasks)
     text, label, of = st.columns(3)
     text_column = text.selectbox("Text column", names, names.index(guessed.text_column), key=f"text_{file.file_id}")
-    tasks = [task for task in bundle.tasks if task in names and task != text_column]
+    pair_column = None
+    if bundle.pairs:
+        others = [name for name in names if name != text_column] or names
+        pair_column = text.selectbox("Column of the second texts", others, key=f"pair_{file.file_id}")
+    tasks = [task for task in bundle.tasks if task in names and task not in (text_column, pair_column)]
     if tasks:
         every = f"all: {', '.join(tasks)}"
         options = [every, *tasks] if len(tasks) > 1 else tasks
         task = label.selectbox("Labels of", options, key=f"task_{file.file_id}")
-        data = read_data(Source(name, content), bundle.tasks, None if task == every else task, text_column)
+        asked = None if task == every else task
+        data = read_data(Source(name, content), bundle.tasks, asked, text_column, pair_column=pair_column)
     else:
-        others = [name for name in names if name != text_column] or names
+        others = [name for name in names if name not in (text_column, pair_column)] or names
         index = others.index(guessed.label_column) if guessed.label_column in others else 0
         label_column = label.selectbox("Label column", others, index, key=f"label_{file.file_id}")
         known = list(bundle.tasks)
         task = of.selectbox(
             "Task of the labels", known, known.index(guessed.task or known[0]), key=f"of_{file.file_id}"
         )
-        data = read_data(Source(name, content), bundle.tasks, task, text_column, label_column)
+        data = read_data(Source(name, content), bundle.tasks, task, text_column, label_column, pair_column)
     described(data, bundle)
     if len(data) > MAX_ROWS:
         st.caption(f"The file has {len(data):,} rows. This page measures {MAX_ROWS:,} of them, drawn with seed 0.")

@@ -11,7 +11,7 @@ from typing import Any
 import foreign
 import numpy as np
 import pytest
-from hostile import both, drop, edit, remove
+from hostile import both, drop, edit, exported, remove
 from tokenizers import Tokenizer
 
 from inference import load
@@ -108,6 +108,23 @@ def test_added_tokens_with_embeddings_are_served(tmp_path: Path) -> None:
     assert classifier.tokenize(["a covid test"]).ids == [automatic(folder, "a covid test")]
     assert ROWS in classifier.tokenize(["a covid test"]).ids[0]
     assert graver(examine(folder, cache=tmp_path / "cache")) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda folder: save(lambda t: t.add_tokens(["covid"]))(folder / "tokenizer"), r"'covid' \(86\): .*idx=86"),
+        (both(edit("label_config.json", max_length=100), drop(f"tokenizer/{SETTINGS}", "model_max_length")), "100 tok"),
+    ],
+)
+def test_graph_without_room_for_a_token_or_a_length_is_refused(
+    spoil: Callable[[Path], Any], reason: str, original: Path, tmp_path: Path
+) -> None:
+    exported(original, tmp_path / "onnx" / "model")
+    spoil(tmp_path / "onnx" / "model")
+    with pytest.raises(BundleError, match=rf"cannot read .*{reason}"):
+        load(tmp_path / "onnx" / "model", "onnx", cache=tmp_path / "cache")
+    assert "cannot read" in examine(tmp_path / "onnx" / "model", cache=tmp_path / "cache")[0].what
 
 
 def test_tokenizer_without_a_token_for_unknown_text_is_refused(model: Path, tmp_path: Path) -> None:

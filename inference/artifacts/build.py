@@ -15,9 +15,9 @@ from inference.artifacts import parity
 from inference.assets import calibration_texts, showcase_texts
 from inference.backends import RUNTIMES
 from inference.classifier import Classifier, probabilities
-from inference.errors import ExportError, importing
+from inference.errors import BundleError, ExportError, importing
 from inference.formats.bundle import Bundle
-from inference.formats.texts import Text
+from inference.formats.texts import Text, Tokens
 from inference.formats.tokenizer import TOKENIZER, read_tokenizer, write_tokenizer
 from inference.jobs import Progress
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from inference.onnx.backend import OnnxBackend
 
 ONNX, INT8 = RUNTIMES["onnx"].file, RUNTIMES["int8"].file
+LONGEST = 1024  # tokens of the row that checks the positions of a graph: more would take gigabytes
 JOINED_TEXTS = 96  # of the showcase, to compare a joined graph with its parts
 
 
@@ -54,7 +55,7 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
     write_tokenizer(bundle, folder / TOKENIZER, base)
     texts = parity.as_read(bundle, showcase_texts())
     is_export = bundle.format == "onnx"
-    source = _join_graphs(bundle, folder, progress) if is_export else _export_network(bundle, folder, progress, base)
+    source = join_exported(bundle, folder, progress) if is_export else _export_network(bundle, folder, progress, base)
     progress("comparing ONNX on the showcase", 0.3)
     expected = parity.score_matrix(source.reference, texts)
     figures: dict[str, dict[str, Any]] = {}
@@ -137,11 +138,17 @@ def _export_network(bundle: Bundle, folder: Path, progress: Progress, base: Path
     return _Source(reference, export_onnx(merged, folder / ONNX, token_types=bundle.token_types), notes)
 
 
-def _join_graphs(bundle: Bundle, folder: Path, progress: Progress) -> _Source:
-    """Write one FP32 graph from the exported ones of all tasks; it is its own reference."""
+def join_exported(bundle: Bundle, folder: Path, progress: Progress) -> _Source:
+    """Write one FP32 graph from the exported ones of all tasks; it is its own reference.
+
+    Raises:
+        BundleError: a graph does not fit the tokenizer, whose file is in `folder`, or the length of texts.
+        ExportError: the joined graph does not agree with those of the tasks.
+    """
     progress("joining the graphs of the tasks", 0.0)
     fused = _join(bundle, "", folder / ONNX)
     reference = _open_file(bundle, folder, "onnx")
+    _check_limits(bundle, reference)
     figures = check_joined(bundle, reference, parity.as_read(bundle, showcase_texts()[:JOINED_TEXTS]))
     return _Source(reference, fused, {"single_graphs": figures})
 
@@ -161,6 +168,21 @@ def _join(bundle: Bundle, ending: str, target: Path) -> dict[str, int]:
     join_graphs(graphs, target, within=bundle.folder, digests=bundle.files, token_types=bundle.token_types)
     nodes = load_model(target).graph.node
     return dict(Counter(node.op_type for node in nodes if node.domain == "com.microsoft"))
+
+
+def _check_limits(bundle: Bundle, joined: Classifier) -> None:
+    """Raise BundleError unless the graph has an embedding for every token and positions for the longest text."""
+    last, token = max((number, token) for token, number in joined.tokenizer.get_vocab().items())
+    length = min(bundle.max_tokens, LONGEST)
+    tokens = Tokens([[last] * length], [[0] * length] if bundle.token_types else None, [], [])
+    try:
+        joined.backend.logits(**tokens.feed([0], bundle.pad_id))
+    except Exception as error:  # ONNX Runtime's own classes share no public base
+        reason = str(error).rpartition("Message: ")[2].partition("\n")[0]
+        raise BundleError(
+            f"The graph in {bundle.folder} cannot read {length} tokens (max_length) like the last of its tokenizer, "
+            f"{token[:40]!r} ({last}): {reason[:200]}. Put the tokenizer and the max_length from training there."
+        ) from None
 
 
 def check_joined(bundle: Bundle, joined: Classifier, texts: Sequence[Text]) -> dict[str, dict[str, float]]:

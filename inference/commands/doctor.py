@@ -15,6 +15,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from inference.artifacts.build import join_exported
 from inference.artifacts.cache import default_cache, find
 from inference.artifacts.manifest import REBUILD
 from inference.assets import showcase_texts
@@ -84,6 +85,8 @@ def _findings(model: str | Path, base: Path | None, cache: Path | None, pairs: b
         yield from _check_activation(config)
         yield from _check_config(config, bundle.folder if bundle.format == "transformers" else home)
     yield from _check_tokenizer(bundle, config, base)
+    if bundle.format == "onnx":
+        yield from _check_graphs(bundle)
     if "pytorch" in bundle.backends:
         try:
             what = "" if find(bundle, cache or default_cache()) else "ONNX and INT8 are not built yet"
@@ -248,6 +251,15 @@ def _is_decoder(bundle: Bundle) -> bool:
     folders = [bundle.folder / at for at in bundle.adapters.values()] or [bundle.folder]
     files = (path for folder in folders for path in folder.glob("*.safetensors"))
     return any(re.search(r"(^|\.)score\.weight$", name) for path in files for name in tensors(path))
+
+
+def _check_graphs(bundle: Bundle) -> Iterator[Finding]:
+    try:
+        with importing("Examining a model", "-r requirements.txt"), tempfile.TemporaryDirectory() as folder:
+            write_tokenizer(bundle, Path(folder) / TOKENIZER)
+            join_exported(bundle, Path(folder), lambda *_: None)
+    except InferenceError as error:
+        yield _error(str(error))
 
 
 def _first_difference(served: Tokenizer, other: Tokenizer) -> str | None:

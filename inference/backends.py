@@ -165,10 +165,16 @@ class LoadOptions:
             )
 
 
-def check_backend(name: str, served: Sequence[str] | None = None) -> None:
-    """Raise InputError unless this is the name of a backend, and of one that the model is `served` on."""
+def check_backend(name: str, served: Sequence[str] | None = None, missing: Mapping[str, str] | None = None) -> None:
+    """Raise InputError unless this is the name of a backend, and of one that the model is `served` on.
+
+    Args:
+        missing: backends that the model lacks, and the reasons.
+    """
     if name not in RUNTIMES:
         raise InputError(f"Unknown backend {shown(name)}. Known: {', '.join(RUNTIMES)}.")
+    if missing and name in missing:
+        raise InputError(f"This model has no {TITLES[name]}: {missing[name]}")
     if served is not None and name not in served:
         others = " and ".join(TITLES[other] for other in served)
         raise InputError(f"This model has no {TITLES[name]}: its folder holds the files of {others}.")

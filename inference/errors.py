@@ -61,6 +61,10 @@ class ExportError(InferenceError):
     """ONNX or INT8 files could not be built, or do not agree with their source."""
 
 
+class NoGraphError(ExportError):
+    """An architecture cannot be exported to ONNX, or its graph answers differently: a fact, not a failure."""
+
+
 class MissingDependencyError(InferenceError):
     """A library is not installed or cannot be imported."""
 

@@ -16,7 +16,15 @@ from inference import cpu
 from inference.artifacts.cache import default_cache, model_sizes, obtain
 from inference.backends import RUNTIMES, TITLES, Backend, LoadOptions, check_backend
 from inference.classifier import Answer, Classifier
-from inference.errors import ChangedModelError, InferenceError, InputError, importing, shown, without_folders
+from inference.errors import (
+    ChangedModelError,
+    ExportError,
+    InferenceError,
+    InputError,
+    importing,
+    shown,
+    without_folders,
+)
 from inference.explain.explanation import Explanation
 from inference.explain.run import explain
 from inference.formats.bundle import Bundle, Task
@@ -114,7 +122,7 @@ def open_described(
         InferenceError: as `load`.
     """
     check_same(bundle, base)
-    check_backend(backend, bundle.backends)
+    check_backend(backend, bundle.backends, bundle.missing)
     return _classifier(bundle, LoadOptions(backend, threads=threads or cpu.cores()), base, cache or default_cache())
 
 
@@ -193,6 +201,9 @@ def _export(
     with importing("Exporting", "-r requirements.txt"):
         from inference.artifacts.export import export_files
     artifact = obtain(bundle, cache, progress, base)
+    for name in ("onnx", *(["int8"] if quantize else [])):
+        if reason := artifact.missing.get(name):
+            raise ExportError(f"This model has no {TITLES[name]} to export: {reason}")
     artifact.verify()
     return export_files(
         artifact.folder / RUNTIMES["onnx"].file,
@@ -251,6 +262,7 @@ class Models:
         cache = cache or default_cache()
         bundle = describe(folder, base)
         artifact = obtain(bundle, cache, progress, base)
+        bundle = artifact.served(bundle)
         sizes = model_sizes(bundle, artifact, base)
         # From one description: what is opened later is this model or nothing.
         return cls(
@@ -270,7 +282,7 @@ class Models:
             InferenceError: it cannot be opened. The message names no folder, because any client may read it; the log
                 has the full one.
         """
-        check_backend(backend, self.bundle.backends)
+        check_backend(backend, self.bundle.backends, self.bundle.missing)
         with self._locks[backend]:
             if backend not in self._opened:
                 try:

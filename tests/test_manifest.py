@@ -135,15 +135,13 @@ def test_values_of_other_types_with_a_new_digest_never_give_a_raw_error(
 
 def use(artifact: Artifact) -> None:
     """Everything that the rest of the code reads of an artefact."""
-    from types import SimpleNamespace
-
     from ui.render import about
 
     artifact.verify()
     artifact.tokenizer_file()
     artifact.read("int8")
     assert artifact.size_bytes("onnx") + artifact.size_bytes("int8") > 0
-    about(SimpleNamespace(max_tokens=1, tasks={}, format="transformers", base=None), {}, artifact.parity)  # type: ignore[arg-type]
+    about(artifact.served(Bundle(Path(), "m", {}, None, 1, None, {})), {}, artifact.parity)  # type: ignore[arg-type]
 
 
 def test_deleted_keys_with_a_new_digest_never_give_a_raw_error(built: Artifact, tmp_path: Path) -> None:

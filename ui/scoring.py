@@ -171,7 +171,7 @@ class ScoreTab:
                 if session in self._jobs:
                     raise InputError("Another file of yours is being scored. Stop it first.")
                 self._jobs[session], is_ours = None, True
-            check_backend(backend, self._models.bundle.backends)
+            check_backend(backend, self._models.bundle.backends, self._models.bundle.missing)
             if format not in FORMATS:
                 raise InputError(f"Unknown format. Use one of: {', '.join(FORMATS)}.")
             task = ScoreJob(

@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inference import InferenceError, InputError
@@ -126,6 +126,9 @@ def run(serve: Serve, arguments: Sequence[str] = ()) -> int:
         settings.bind().close()  # fails before the model is loaded, which takes time
         with ProgressLine() as progress:
             models = Models.of_folder(settings.model, progress=progress, base=settings.base)
+        if reason := models.bundle.missing.get(settings.backend):
+            print(f"Triptych continues without {TITLES[settings.backend]}: {reason}", file=sys.stderr, flush=True)
+            settings = replace(settings, backend=models.bundle.backends[-1])
         models.get(settings.backend)
 
         def ready() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +15,8 @@ from inference.artifacts import parity
 from inference.assets import calibration_texts, showcase_texts
 from inference.backends import RUNTIMES
 from inference.classifier import Classifier, probabilities
-from inference.errors import BundleError, ExportError, importing
+from inference.errors import BundleError, ExportError, NoGraphError, importing
+from inference.formats.architectures import FUSED
 from inference.formats.bundle import Bundle
 from inference.formats.texts import Text, Tokens
 from inference.formats.tokenizer import TOKENIZER, read_tokenizer, write_tokenizer
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from inference.onnx.backend import OnnxBackend
 
 ONNX, INT8 = RUNTIMES["onnx"].file, RUNTIMES["int8"].file
-LONGEST = 1024  # tokens of the row that checks the positions of a graph: more would take gigabytes
+LONGEST = 1024  # tokens of the longest text that a graph is checked with: more would take gigabytes
 JOINED_TEXTS = 96  # of the showcase, to compare a joined graph with its parts
 
 
@@ -37,25 +38,48 @@ class _Source(NamedTuple):
     """How often each of ONNX Runtime's own operators is in the graph."""
     notes: dict[str, Any]
     """More figures for the manifest's `parity`."""
+    long_texts: list[str]
+    """To compare beside the showcase: a graph that was traced may have the length of the example in it."""
+    refusal: type[ExportError] = ExportError
+    """What to raise if the graph does not agree. NoGraphError for an architecture that may have none."""
+    export: Callable[[bool], dict[str, int]] = lambda fuse_attention: {}
+    """Writes the graph again, with or without fused attention, and returns `fused`."""
 
 
 def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = None) -> dict[str, Any]:
     """Write `ONNX`, `INT8` and the tokenizer into `folder`.
 
     Returns:
-        For the manifest: the `fused` operators, how INT8 was made (`quantized`), how far each file agrees (`parity`).
+        For the manifest: the `fused` operators, how INT8 was made (`quantized`), how far each file agrees (`parity`),
+        and, if the architecture has no such file that answers as PyTorch does, the reasons (`missing`).
 
     Raises:
         BundleError: the model is damaged.
-        ExportError: the build failed, or its result does not agree with PyTorch.
+        ExportError: the build failed; of an architecture known to work, its result does not agree with PyTorch.
     """
+    try:
+        return _build(bundle, folder, progress, base)
+    except NoGraphError as error:
+        for path in folder.iterdir():
+            if path.name != TOKENIZER:
+                path.unlink()
+        progress("done", 1.0)
+        return {
+            "fused": {},
+            "parity": {"texts": 0, "reference": "pytorch", "backends": {}},
+            "missing": dict.fromkeys(("onnx", "int8"), str(error)),
+        }
+
+
+def _build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -> dict[str, Any]:
+    """Do the same, or raise NoGraphError if there is no FP32 graph that agrees."""
     with importing("Building ONNX and INT8", "-r requirements.txt"):
         from inference.onnx.recipes import check_bounds, quantize_best
 
     write_tokenizer(bundle, folder / TOKENIZER, base)
-    texts = parity.as_read(bundle, showcase_texts())
     is_export = bundle.format == "onnx"
     source = join_exported(bundle, folder, progress) if is_export else _export_network(bundle, folder, progress, base)
+    texts = parity.as_read(bundle, showcase_texts() + source.long_texts)
     progress("comparing ONNX on the showcase", 0.3)
     expected = parity.score_matrix(source.reference, texts)
     figures: dict[str, dict[str, Any]] = {}
@@ -64,15 +88,16 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
         figures[name] = parity.judge(expected, _open_file(bundle, folder, name), texts)
         return figures[name]
 
+    fused = source.fused
     if not is_export:
-        exact = judge("onnx")
-        if exact["max_abs_dp"] > parity.FP32_TOLERANCE or exact["label_agreement"] < 1:
-            raise ExportError(
-                f"The ONNX model does not agree with PyTorch: largest |Δprobability| {exact['max_abs_dp']:.1e} "
-                f"(allowed {parity.FP32_TOLERANCE:.0e}), equal labels {exact['label_agreement']:.2%}. It was not kept."
-            )
+        try:
+            _check_exact(judge, source.refusal)
+        except NoGraphError:
+            # The optimizer takes the attention of some decoders for that of an encoder.
+            fused = source.export(False)
+            _check_exact(judge, source.refusal)
     progress("quantising to INT8, and comparing it", 0.45)
-    fused, notes, reference = source.fused, source.notes, source.reference.backend.name
+    notes, reference = source.notes, source.reference.backend.name
     del source  # the network's memory is needed
     if is_export and all(f"{task}_int8.onnx" in bundle.files for task in bundle.tasks):
         quantized = _join_int8(bundle, folder) | check_bounds(judge("int8"))
@@ -91,6 +116,23 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
     progress("done", 1.0)
     agreement = {"texts": len(texts), "reference": reference, "backends": figures}
     return {"fused": fused, "quantized": quantized, "parity": agreement | notes}
+
+
+def _check_exact(judge: Callable[[str], dict[str, Any]], refusal: type[ExportError]) -> None:
+    """Raise `refusal` unless the FP32 graph runs and answers as its source does."""
+    try:
+        exact = judge("onnx")
+    except Exception as error:  # ONNX Runtime's own classes share no public base
+        if refusal is not NoGraphError:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise NoGraphError(f"The ONNX graph of this architecture does not run on every text: {reason}") from error
+    largest = max(exact["max_abs_dp"], exact["batch_max_abs_dp"])
+    if not largest <= parity.FP32_TOLERANCE or exact["label_agreement"] < 1:
+        raise refusal(
+            f"The ONNX model does not agree with PyTorch: largest |Δprobability| {largest:.1e} "
+            f"(allowed {parity.FP32_TOLERANCE:.0e}), equal labels {exact['label_agreement']:.2%}. It was not kept."
+        )
 
 
 def _calibration_feeds(bundle: Bundle, folder: Path) -> list[dict[str, NDArray[np.int64]]]:
@@ -125,7 +167,7 @@ def _export_network(bundle: Bundle, folder: Path, progress: Progress, base: Path
         return Classifier(bundle, backend, read_tokenizer(bundle, folder / TOKENIZER))
 
     progress("loading the model in PyTorch", 0.0)
-    network = load_served(bundle, base)
+    network: Any = load_served(bundle, base)
     merged = load_merged(bundle, base) if bundle.four_bit or isinstance(network, AdapterNetwork) else network
     reference = on_torch(network)
     notes = {}
@@ -135,7 +177,26 @@ def _export_network(bundle: Bundle, folder: Path, progress: Progress, base: Path
         expected = parity.score_matrix(served, texts)
         notes["four_bit_drift"] = parity.differences(expected, parity.score_matrix(reference, texts))
     progress("exporting to ONNX", 0.1)
-    return _Source(reference, export_onnx(merged, folder / ONNX, token_types=bundle.token_types), notes)
+    if network.config.model_type in FUSED:
+        fused = export_onnx(merged, folder / ONNX, token_types=bundle.token_types)
+        return _Source(reference, fused, notes, [])
+
+    def export(fuse_attention: bool) -> dict[str, int]:
+        try:
+            return export_onnx(merged, folder / ONNX, token_types=bundle.token_types, fuse_attention=fuse_attention)
+        except NoGraphError:
+            raise
+        except ExportError as error:
+            raise NoGraphError(str(error)) from error
+
+    return _Source(reference, export(True), notes, _long_texts(bundle), NoGraphError, export)
+
+
+def _long_texts(bundle: Bundle) -> list[str]:
+    """Return texts that have more tokens than any of the showcase, at most `LONGEST` or the model's limit."""
+    words = " ".join(showcase_texts()).split()
+    most = min(bundle.max_tokens, LONGEST)
+    return [" ".join((words * (1 + count // len(words)))[:count]) for count in (most, most // 2)]
 
 
 def join_exported(bundle: Bundle, folder: Path, progress: Progress) -> _Source:
@@ -150,7 +211,7 @@ def join_exported(bundle: Bundle, folder: Path, progress: Progress) -> _Source:
     reference = _open_file(bundle, folder, "onnx")
     _check_limits(bundle, reference)
     figures = check_joined(bundle, reference, parity.as_read(bundle, showcase_texts()[:JOINED_TEXTS]))
-    return _Source(reference, fused, {"single_graphs": figures})
+    return _Source(reference, fused, {"single_graphs": figures}, [])
 
 
 def _join_int8(bundle: Bundle, folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,7 @@ RECIPE = (
     "pytorch/backend.py",
     "pytorch/network.py",
     "pytorch/huggingface.py",
+    "pytorch/proof.py",
     "onnx/export.py",
     "onnx/join.py",
     "onnx/graph.py",
@@ -75,6 +76,8 @@ class Artifact:
         """Read the model for "onnx" or "int8"; the bytes that were verified are the bytes that run."""
         from inference.onnx import Graph
 
+        if backend in self.missing:
+            raise ExportError(f"This model has no {RUNTIMES[backend].title}: {self.missing[backend]}")
         path = self.folder / RUNTIMES[backend].file
         digests = {name: entry["sha256"] for name, entry in self.manifest["files"].items()}
         if f"{path.stem}_weights.bin" in digests:
@@ -88,6 +91,16 @@ class Artifact:
         if hashlib.sha256(data).hexdigest() != digests[path.name]:
             raise BundleError(f"{path} is damaged: its SHA-256 is not the one recorded. {REBUILD}")
         return Graph(data)
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """The runtimes for which the build made no file that answers as PyTorch does, and the reasons."""
+        return dict(self.manifest.get("missing", {}))
+
+    def served(self, bundle: Bundle) -> Bundle:
+        """Return the bundle with the runtimes that it has files for."""
+        backends = tuple(name for name in bundle.backends if name not in self.missing)
+        return replace(bundle, backends=backends, missing=self.missing)
 
     def tokenizer_file(self) -> Path:
         """Return the path of the tokenizer, verified."""
@@ -269,7 +282,7 @@ def model_sizes(bundle: Bundle, artifact: Artifact | None, base: Path | None = N
     sizes: dict[str, int] = {}
     for backend in bundle.backends:
         if RUNTIMES[backend].file:
-            if artifact:
+            if artifact and backend not in artifact.missing:
                 sizes[backend] = artifact.size_bytes(backend)
             continue
         try:

@@ -35,7 +35,6 @@ _SHAPE: Mapping[Any, Any] = {
     "tools": {str: str},
     "reduce_range": bool,
     "fused": {str: int},
-    "quantized": {"recipe": str, "summary": str, "held": bool, "counts": {str: int}},
     "parity": {
         "texts": int,
         "reference": str,
@@ -45,6 +44,7 @@ _SHAPE: Mapping[Any, Any] = {
     },
     "files": {str: {"sha256": str, "size_bytes": int}},
 }
+_QUANTIZED = {"recipe": str, "summary": str, "held": bool, "counts": {str: int}}
 _TRIED = {"kept_float": [str], "tried": [{"recipe": str, "held": bool, "why": str}]}
 
 
@@ -100,7 +100,12 @@ def _problem(manifest: Mapping[str, Any]) -> str:
     for key, shape in _SHAPE.items():
         if key not in manifest or not _fits(manifest[key], shape):
             return f"{key!r} is missing or not what a build writes"
-    quantized, parity, files = manifest["quantized"], manifest["parity"], manifest["files"]
+    quantized, parity, files = manifest.get("quantized", {}), manifest["parity"], manifest["files"]
+    without = manifest.get("missing", {})
+    if not _fits(without, {str: str}) or not set(without) <= {"onnx", "int8"}:
+        return "'missing' is not what a build writes"
+    if "int8" not in without and not _fits(quantized, _QUANTIZED):
+        return "'quantized' is missing or not what a build writes"
     if "tried" in quantized and not _fits(quantized, _TRIED):
         return "'quantized' is not what a build writes"
     if not {parity["reference"], *parity["backends"]} <= set(TITLES):
@@ -110,7 +115,8 @@ def _problem(manifest: Mapping[str, Any]) -> str:
             return f"{name!r} is not a file of a build"
         if not re.fullmatch("[0-9a-f]{64}", entry["sha256"]) or entry["size_bytes"] < 0:
             return f"the digest or the size of {name!r} is invalid"
-    missing = sorted({ONNX, INT8, TOKENIZER} - set(files))
+    needed = {TOKENIZER, *(file for name, file in (("onnx", ONNX), ("int8", INT8)) if name not in without)}
+    missing = sorted(needed - set(files))
     return f"it does not list {missing[0]}" if missing else ""
 
 

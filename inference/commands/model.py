@@ -139,6 +139,8 @@ def _line(task: str, p: Prediction) -> str:
 def _print_parity(artifact: Artifact) -> None:
     parity = artifact.parity
     reference = TITLES[parity["reference"]]
+    for name, reason in artifact.missing.items():
+        print(f"  missing {TITLES[name]}: {reason}")
     for name, figures in parity["backends"].items():
         print(
             f"  parity  {TITLES[name]}: same label as {reference} on {figures['label_agreement']:.2%} of "

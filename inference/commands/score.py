@@ -117,11 +117,12 @@ def open_model(
     from inference.loading import open_described
     from inference.score.run import Model
 
+    if backend is None or RUNTIMES[backend].file:
+        # Once and with progress, so that the workers find it built.
+        bundle = obtain(bundle, cache, progress, base).served(bundle)
     if backend is None:
-        backend = DEFAULT if DEFAULT in bundle.backends else bundle.backends[0]
-    check_backend(backend, bundle.backends)
-    if RUNTIMES[backend].file:
-        obtain(bundle, cache, progress, base)  # once and with progress, so that the workers find it built
+        backend = DEFAULT if DEFAULT in bundle.backends else bundle.backends[-1]
+    check_backend(backend, bundle.backends, bundle.missing)
     # All workers, here or on another machine, open the model of this description or fail.
     return Model(bundle, backend, partial(open_described, bundle, backend, threads=threads, base=base, cache=cache))
 

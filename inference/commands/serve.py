@@ -31,6 +31,7 @@ def add(commands: Any) -> None:
 
 def serve_command(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM, then answer the requests in flight; returns the exit code."""
+    from inference.artifacts.cache import obtain
     from inference.formats.describe import describe
 
     try:
@@ -48,8 +49,11 @@ def serve_command(args: argparse.Namespace) -> int:
     # Before the model is loaded, so that a taken port is reported at once.
     listener = server.bind(args.host, args.port, f"Choose another port: --port {args.port + 1}")
     try:
-        backends = describe(args.model, args.base, pairs=args.pairs).backends
-        backend = args.backend or ("int8" if "int8" in backends else backends[0])
+        backend = args.backend
+        if backend is None:
+            bundle = describe(args.model, args.base, pairs=args.pairs)
+            backends = obtain(bundle, args.cache, args.progress, args.base).served(bundle).backends
+            backend = "int8" if "int8" in backends else backends[-1]
         classifier = load_model(args, backend)
         classifier.classify("warm up")  # the first pass of a runtime is slower than later ones
         app = create_app(classifier, api_key=key)

@@ -19,7 +19,7 @@ import numpy as np
 from inference import cpu
 from inference.artifacts.cache import Artifact, default_cache, obtain, tool_versions
 from inference.assets import CALIBRATION, SHOWCASE
-from inference.backends import BACKENDS, RUNTIMES, LoadOptions, check_backend
+from inference.backends import BACKENDS, RUNTIMES, TITLES, LoadOptions, check_backend
 from inference.compare import benchmark
 from inference.compare.footprint import footprint
 from inference.compare.receipt import FORMAT, VERSION, Receipt, seal
@@ -74,7 +74,8 @@ def measure(
         InferenceError: the model does not load, a backend does not start, or an argument is invalid.
     """
     bundle = model if isinstance(model, Bundle) else describe(model, base)
-    backends = bundle.backends if backends is None else backends
+    chosen = backends
+    backends = bundle.backends if chosen is None else chosen
     threads = cpu.cores() if threads is None else threads
     _check_arguments(bundle, backends, threads, seed)
     dtypes = _dtypes(backends, dtype)
@@ -88,6 +89,12 @@ def measure(
         )
     data = _select_rows(bundle, data, QUICK_ROWS if quick else None, seed)
     artifact = obtain(bundle, cache, lambda step, share: progress(f"building: {step}", 0.0), base)
+    bundle = artifact.served(bundle)
+    backends = bundle.backends if chosen is None else chosen
+    for name in backends:
+        check_backend(name, bundle.backends, bundle.missing)
+    missing = [f"{TITLES[name]} is missing: {reason}" for name, reason in bundle.missing.items()]
+    data = replace(data, remarks=[*data.remarks, *missing])
     names = [name for name in RUNTIMES if name in backends]  # the most exact first: the reference
     plan = plan or (benchmark.QUICK if quick else benchmark.FULL)
     run = _Run(bundle, artifact, data, names, dtypes, threads, cache, base, seed, plan, progress)

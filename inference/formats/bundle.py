@@ -115,6 +115,8 @@ class Bundle:
     pad_id: int = 0
     backends: tuple[str, ...] = field(default_factory=lambda: tuple(RUNTIMES))
     """The runtimes that can serve this model, the reference first."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Runtimes that were to be built and could not be, and the reasons, once a build has shown it."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Task -> folder of its PEFT adapter inside the model's."""
     shares_base: bool = True

@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import onnx
 import torch
 from torch import nn
 
-from inference.errors import ExportError
+from inference.errors import ExportError, NoGraphError
 from inference.formats.architectures import FUSED, has_segments
 from inference.onnx.backend import INPUTS, OUTPUT_PREFIX
 from inference.onnx.graph import MICROSOFT
@@ -31,7 +32,9 @@ TABLE_BYTES = 64 * 2**20  # smaller ones do not matter, and can be indexed by a 
 WEIGHT_BYTES = 2**20
 
 
-def export_onnx(network: nn.Module, target: Path, *, token_types: bool = False) -> dict[str, int]:
+def export_onnx(
+    network: nn.Module, target: Path, *, token_types: bool = False, fuse_attention: bool = True
+) -> dict[str, int]:
     """Write `network` to `target` and return the number of fused operators of each kind.
 
     Inputs `input_ids` and `attention_mask`, int64 (batch, tokens), both axes free; outputs `logits_<task>`, float32
@@ -42,10 +45,16 @@ def export_onnx(network: nn.Module, target: Path, *, token_types: bool = False) 
 
     Raises:
         ExportError: the exporter fails, or an architecture known to fuse did not, which would be correct but slow.
+        NoGraphError: padding changes the answers of the network.
     """
+    if not getattr(network, "pads", True):
+        raise NoGraphError(
+            "padding changes the answers of this architecture. PyTorch answers texts of equal length together; a graph "
+            "would be given padded ones."
+        )
     tasks: list[str] = list(network.tasks)  # type: ignore[arg-type]
     if len(tasks) > 1 and hasattr(network, "alone"):
-        return _export_each(network.alone(), target, token_types)  # type: ignore[operator]
+        return _export_each(network.alone(), target, token_types, fuse_attention)  # type: ignore[operator]
     config: Any = network.config
     has_types = token_types and has_segments(config.model_type, getattr(config, "type_vocab_size", 0))
     inputs = INPUTS if has_types else INPUTS[:2]
@@ -55,7 +64,9 @@ def export_onnx(network: nn.Module, target: Path, *, token_types: bool = False) 
         traced = Path(folder) / "traced.onnx"
         try:
             # The tracing exporter, not dynamo's: the optimizer fuses nothing in the graph of the latter.
-            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            # It takes this function for its result, and prints the graph of a failed export past `sys.stdout`.
+            silent = mock.patch.object(torch._C, "_jit_is_onnx_log_enabled", False)
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), silent:
                 warnings.simplefilter("ignore")
                 torch.onnx.export(
                     network.eval(),
@@ -71,22 +82,25 @@ def export_onnx(network: nn.Module, target: Path, *, token_types: bool = False) 
                     dynamo=False,
                 )
         except Exception as error:  # the traced code and the exporter's passes raise any class
-            raise ExportError(f"PyTorch could not export this network to ONNX: {error}") from error
-        return _fuse(traced, target, network)
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ExportError(f"PyTorch could not export this network to ONNX: {reason}") from error
+        return _fuse(traced, target, network, fuse_attention)
 
 
-def _export_each(networks: Sequence[nn.Module], target: Path, token_types: bool) -> dict[str, int]:
+def _export_each(
+    networks: Sequence[nn.Module], target: Path, token_types: bool, fuse_attention: bool
+) -> dict[str, int]:
     # The optimizer assumes a single encoder per graph: fuse each before joining them.
     fused: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         graphs = {str(network.tasks[0]): Path(folder) / f"{i}.onnx" for i, network in enumerate(networks)}  # type: ignore[index]
         for network, path in zip(networks, graphs.values(), strict=True):
-            fused.update(export_onnx(network, path, token_types=token_types))
+            fused.update(export_onnx(network, path, token_types=token_types, fuse_attention=fuse_attention))
         join_graphs(graphs, target, token_types=token_types)
     return dict(fused)
 
 
-def _fuse(traced: Path, target: Path, network: nn.Module) -> dict[str, int]:
+def _fuse(traced: Path, target: Path, network: nn.Module, attention: bool) -> dict[str, int]:
     """Replace attention, layer norms and GELU by ONNX Runtime's fused operators."""
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
@@ -96,12 +110,13 @@ def _fuse(traced: Path, target: Path, network: nn.Module) -> dict[str, int]:
     model_type = "bert"  # the optimizer's name for all such encoders; it leaves what it cannot fuse
     options = FusionOptions(model_type)
     options.enable_embed_layer_norm = False  # its table must be float; INT8 keeps the table in 8 bits
+    options.enable_attention = attention
     with _quiet("onnxruntime.transformers"):
         model = optimize_model(
             str(traced),
             model_type=model_type,
-            num_heads=config.num_attention_heads,  # it would guess both sizes, wrongly
-            hidden_size=config.hidden_size,
+            num_heads=getattr(config, "num_attention_heads", 0),  # it would guess both sizes, wrongly
+            hidden_size=getattr(config, "hidden_size", 0),
             opt_level=1,
             optimization_options=options,
         )
@@ -114,7 +129,7 @@ def _fuse(traced: Path, target: Path, network: nn.Module) -> dict[str, int]:
     if withheld:
         del model
         gc.collect()  # a reference cycle, possibly of gigabytes
-    layers = config.num_hidden_layers
+    layers = getattr(config, "num_hidden_layers", 0)
     fuses = config.model_type in FUSED and not getattr(config, "is_decoder", False)  # a causal mask is not fused
     if fuses and (fused["Attention"] != layers or fused["SkipLayerNormalization"] < 2 * layers):
         raise ExportError(

@@ -12,7 +12,13 @@ import pytest
 from encoders import FAMILIES
 
 from inference import BundleError, InputError, load
+from inference.artifacts.cache import obtain
 from inference.artifacts.parity import score_matrix_mixed, score_rows
+from inference.commands.main import main
+from inference.errors import ExportError
+from inference.formats.describe import describe
+from inference.loading import Models
+from ui.render import about
 
 REFUSED = {"mra", "yoso", "reformer", "tapas", "xlnet", "funnel", "roc_bert", "layoutlm", "markuplm"}
 SERVED = [kind for kind in FAMILIES if kind not in REFUSED]
@@ -96,3 +102,47 @@ def test_a_config_larger_than_its_files_is_refused_before_anything_is_allocated(
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(BundleError, match="do not belong together"):
         load(folder, cache=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def without_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that padding changes, so that it has no ONNX."""
+    return foreign.classifier(tmp_path_factory.mktemp("fnet") / "model", "fnet")
+
+
+def test_a_model_without_an_onnx_graph_is_served_on_pytorch_and_says_why(without_graph: Path) -> None:
+    cache, steps = without_graph.parent / "cache", []
+    models = Models.of_folder(without_graph, cache, lambda step, share: steps.append(step))
+    assert models.bundle.backends == ("pytorch",)
+    assert models.answer("good", "pytorch", None).predictions["label"][0].label in ("bad", "good")
+    assert set(models.sizes) == {"pytorch"}
+    for backend in ("onnx", "int8"):
+        with pytest.raises(ExportError, match=r"has no .*: padding changes the answers"):
+            load(without_graph, backend, cache=cache)
+        with pytest.raises(InputError, match=r"has no .*: padding changes the answers"):
+            models.get(backend)
+    with pytest.raises(ExportError, match="padding changes the answers"):
+        load(without_graph, cache=cache).export_onnx(without_graph.parent / "out")
+    assert "ONNX is missing: padding changes" in " ".join(about(models.bundle, {}, models.parity).split())
+    assert steps
+    steps.clear()
+    Models.of_folder(without_graph, cache, lambda step, share: steps.append(step))
+    assert steps == []  # the reason is recorded: it is not built again
+
+
+def test_commands_name_the_runtimes_that_are_missing(without_graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = ["--cache", str(without_graph.parent / "cache")]
+    assert main(["build", "--model", str(without_graph), *cache]) == 0
+    assert "missing INT8: padding changes the answers" in capsys.readouterr().out
+    assert main(["info", "--model", str(without_graph), *cache]) == 0
+    assert "missing ONNX: padding changes the answers" in capsys.readouterr().out
+    assert main(["predict", "--model", str(without_graph), "--backend", "int8", *cache, "good"]) == 2
+    assert "padding changes the answers" in capsys.readouterr().err
+
+
+def test_attention_that_onnx_runtime_fuses_wrongly_is_exported_plain(tmp_path: Path) -> None:
+    folder = foreign.classifier(tmp_path / "model", "bart")
+    expected = plain(folder)
+    assert obtain(describe(folder), tmp_path).manifest["fused"].get("Attention", 0) == 0
+    assert np.abs(score_rows(load(folder, "onnx", cache=tmp_path).predict(foreign.TEXTS)) - expected).max() < 1e-5
+    assert np.abs(score_rows(load(folder, "int8", cache=tmp_path).predict(foreign.TEXTS)) - expected).max() < 0.1

@@ -240,7 +240,9 @@ def test_the_problem_type_is_that_of_the_config_beside_the_adapter_else_of_its_b
     assert np.abs(odds / odds.sum(1, keepdims=True) - softmax).max() < CLOSE
 
 
-@pytest.mark.parametrize(("figure", "warned"), [("eval_hamming_loss", True), ("eval_roc_auc", False)])
+@pytest.mark.parametrize(
+    ("figure", "warned"), [("eval_hamming_loss", True), ("eval_roc_auc", False), ("eval_samples_per_second", False)]
+)
 def test_figures_of_independent_labels_without_a_problem_type_are_a_warning(
     figure: str, warned: bool, tmp_path: Path
 ) -> None:
@@ -378,3 +380,12 @@ def test_adapters_that_change_a_base_in_4_bits_each_have_their_own(tmp_path: Pat
     set_in(tmp_path / "both" / "plain", init_lora_weights="olora")
     with pytest.raises(BundleError, match="in 4 bits is then rounded again"):
         load(tmp_path / "both", load_in_4bit=True)
+
+
+def test_an_adapter_that_names_no_base_is_served_on_the_one_given(base: Path, tmp_path: Path) -> None:
+    folder = foreign.adapter(tmp_path / "adapter", base)
+    expected = in_peft(folder, base)
+    set_in(folder, base_model_name_or_path=None)
+    with pytest.raises(BundleError, match="does not name its base"):
+        describe(folder)
+    assert np.abs(served(folder, base=base)["label"] - expected).max() < CLOSE

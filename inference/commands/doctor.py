@@ -42,7 +42,7 @@ GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # tokenizer classes 
 TEXTS = ("It was a quiet evening.", "WHY did the 7.30 bus not come?!", "naïve café, 12,50 €", "a  b\tc")
 # Figures of a training in trainer_state.json that make sense for independent labels only, or for more than two.
 _SEVERAL = re.compile(r"hamming|jaccard|lrap|label_ranking|subset_acc|exact_match|coverage_error")
-_AMONG_MANY = re.compile(r"roc_?auc|micro|samples")
+_AMONG_MANY = re.compile(r"roc_?auc|micro|(f1|precision|recall)_samples")
 
 
 _error, _warning, _note = (partial(Finding, severity) for severity in SEVERITIES)
@@ -137,7 +137,7 @@ def _check_recorded_figures(folder: Path, labels: int) -> Iterator[Finding]:
         yield _warning(
             f"{folder / 'config.json'} has no problem_type, so that each text has one label, but the training recorded "
             f"{', '.join(several[:3])}",
-            "these are figures of labels that were trained independently; then every probability here is wrong",
+            "such figures are usual for labels that were trained independently; then every probability is wrong",
             f'add "problem_type": "{MULTI}", or "{SINGLE}" if a text has one label',
         )
 

@@ -33,8 +33,12 @@ _REVISION = re.compile(r"\w[\w./-]{0,199}")
 _MODULES = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "target_parameters")
 
 
-def read_adapter(folder: Path, at: str = ".") -> dict[str, Any]:
-    """Return the settings of the classifier's adapter in `folder / at`."""
+def read_adapter(folder: Path, at: str, *, named: bool) -> dict[str, Any]:
+    """Return the settings of the classifier's adapter in `folder / at`.
+
+    Args:
+        named: the base must be named in it, for lack of another source.
+    """
     check_folder(folder / at)
     refuse_code(folder / at)
     path = folder / at / ADAPTER[0]
@@ -42,6 +46,8 @@ def read_adapter(folder: Path, at: str = ".") -> dict[str, Any]:
     check_adapter(config, path)
     _check_task(config, path)
     base = config.get("base_model_name_or_path")
+    if base is None and not named:
+        config["base_model_name_or_path"] = base = "not recorded"
     if not isinstance(base, str) or not 0 < len(base) <= 4096 or not base.isprintable():
         raise BundleError(f"{path} does not name its base (base_model_name_or_path). Write it there, or give base=.")
     revision = config.get("revision")
@@ -177,14 +183,7 @@ def share_base(adapters: Collection[tuple[Mapping[str, Any], Iterable[str]]]) ->
 
     A list of what leaves a base alone decides, so that an unknown setting or tensor takes the safe way.
     """
-    alike = {
-        (
-            config.get("task_type"),
-            bool(config.get("fan_in_fan_out")),
-            frozenset(config.get("modules_to_save") or ()),
-        )
-        for config, _ in adapters
-    }
+    alike = {(config.get("task_type"), bool(config.get("fan_in_fan_out")), _saved(config)) for config, _ in adapters}
     return len(alike) == 1 and all(_leaves_base_alone(config, names) for config, names in adapters)
 
 
@@ -195,8 +194,14 @@ def _leaves_base_alone(config: Mapping[str, Any], names: Iterable[str]) -> bool:
         return False
     if any(value and value != "none" for name, value in config.items() if name not in _FREE):
         return False
-    saved = [*(config.get("modules_to_save") or ()), *(("classifier", "score") if config.get("task_type") else ())]
-    return all(_LORA_TENSOR.search(name) or any(f"{module}." in name for module in saved) for name in names)
+    return all(_LORA_TENSOR.search(name) or any(f"{module}." in name for module in _saved(config)) for name in names)
+
+
+def _saved(config: Mapping[str, Any]) -> frozenset[str]:
+    """Return the endings of the names of the modules that an adapter holds in full; PEFT adds the usual heads."""
+    return frozenset(
+        (*(config.get("modules_to_save") or ()), *(("classifier", "score") if config.get("task_type") else ()))
+    )
 
 
 def table_rows(config: Mapping[str, Any], stored: int | None, rows: int) -> int:

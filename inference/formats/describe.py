@@ -160,7 +160,7 @@ def _task_names(folder: Path, names: list[str]) -> dict[str, str]:
 
 
 def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> Bundle:
-    settings = {task: read_adapter(folder, name) for task, name in adapters.items()}
+    settings = {task: read_adapter(folder, at, named=given is None) for task, at in adapters.items()}
     bases = {(config["base_model_name_or_path"], config.get("revision")) for config in settings.values()}
     check_tokenizer(folder)
     if len(bases) > 1:
@@ -189,7 +189,7 @@ def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> 
     bundle = _plain_bundle(folder, tasks, config, tokenizer, names, home)
     rows = bundle.vocab_size or 0
     tables = {task: table_rows(settings[task], embedding_rows(folder / at), rows) for task, at in adapters.items()}
-    shares = share_base([(settings[task], headers[task]) for task in adapters]) and len(set(tables.values())) < 2
+    shares = share_base([(settings[task], headers[task]) for task in adapters])
     shares = shares and len({len(task.outputs) for task in tasks.values()}) == 1
     if len(adapters) > 1 and not shares:
         findings.append(

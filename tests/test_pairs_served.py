@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import test_app
+from conftest import ROOT
 from fastapi.testclient import TestClient
 from test_pairs import classifier, of_pairs
 
@@ -327,3 +328,27 @@ def test_a_second_box_and_a_second_column_are_on_the_page_of_a_model_of_pairs(
     visit.page.get_by_role("button", name="Score the file").click()
     visit.see("positive 100.0%")
     assert visit.errors == []
+
+
+# --- The dashboard
+
+
+def test_the_upload_of_the_dashboard_asks_for_the_column_of_the_second_texts(
+    nli: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from streamlit.testing.v1 import AppTest
+
+    from dashboard import jobs
+
+    measured: list[Any] = []
+    monkeypatch.setattr(jobs, "start_measurement", lambda name, data, *_: measured.append(data))
+    monkeypatch.setenv("TRIPTYCH_MODEL", str(nli))
+    at = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=300).run()
+    at.switch_page("views/your_data.py").run()
+    at.file_uploader(key="file").set_value(("rows.csv", table.read_bytes(), "text/csv")).run()
+    boxes = {box.label: box for box in at.selectbox}
+    boxes["Text column"].set_value("premise").run()
+    {box.label: box for box in at.selectbox}["Column of the second texts"].set_value("hypothesis").run()
+    next(button for button in at.button if button.label == "Measure").click().run()
+    assert measured[0].texts[:2] == [("it was 0", "a lamp 0"), ("it was 1", "a lamp 1")]
+    assert measured[0].pair_column == "hypothesis"

@@ -16,6 +16,7 @@ from inference import load
 from inference.artifacts.cache import obtain
 from inference.artifacts.merging import export_merged
 from inference.artifacts.parity import score_matrix_mixed, score_rows
+from inference.commands.doctor import examine
 from inference.formats.describe import describe
 
 COMMON = ("qwen2", "gemma3_text", "gpt2", "bloom")
@@ -161,3 +162,16 @@ def test_weights_that_the_optimizer_does_not_see_give_the_same_answers(
         assert np.abs(scores(folder, "onnx", tmp_path / name) - by_hand(folder)).max() < 1e-5
     assert manifests[0]["fused"] == manifests[1]["fused"]
     assert manifests[0]["quantized"]["counts"] == manifests[1]["quantized"]["counts"]
+
+
+def test_doctor_warns_of_a_window_as_length_and_of_an_end_token_that_is_padding(tmp_path: Path) -> None:
+    folder = foreign.classifier(tmp_path / "model", "qwen2", max_position_embeddings=131_072)
+    assert not [finding for finding in examine(folder, cache=tmp_path) if finding.severity != "note"]
+    decoders.write_tokenizer(folder, "$A </s>", model_max_length=131_072)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": EOS}))
+    assert describe(folder).max_tokens == 4096
+    window, end, *others = (finding.what for finding in examine(folder, cache=tmp_path) if finding.severity != "note")
+    assert "131,072 tokens, the window of a generative base; 4,096 are read" in window
+    assert "ends every text with '</s>', which is pad_token_id too" in end
+    assert not others

@@ -24,7 +24,7 @@ from inference.errors import BundleError, InferenceError, importing
 from inference.formats.adapters import ADAPTER
 from inference.formats.architectures import HEAD_WEIGHT, HEADS, max_positions
 from inference.formats.bundle import MULTI, SINGLE, Bundle, Finding
-from inference.formats.describe import describe
+from inference.formats.describe import CONTEXT, LONGEST, describe
 from inference.formats.files import inside, read_json, read_json_in, tensors
 from inference.formats.hub import without_scheme
 from inference.formats.labels import PLACEHOLDER
@@ -194,6 +194,8 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> Iterator[Finding]:
         problem = "does not record the maximum length used in training"
     elif limit > positions:
         problem = f"has a maximum length of {limit:,.0f} tokens, but the model has only {positions:,} positions"
+    elif limit > CONTEXT:
+        problem = f"has a maximum length of {limit:,.0f} tokens, the window of a generative base; {LONGEST:,} are read"
     else:
         return
     yield _warning(
@@ -242,6 +244,13 @@ def _check_tokenizer(bundle: Bundle, config: Mapping[str, Any], base: Path | Non
             f"{bundle.base_folder(base) / 'config.json'} has no pad_token_id",
             "0 is used; if that is another token, an answer may depend on the other texts in the batch",
             "add the id of the padding token",
+        )
+    last = served.encode("a").ids[-1:]
+    if not padded and last == [config.get("pad_token_id")]:
+        yield _warning(
+            f"the tokenizer ends every text with {served.id_to_token(last[0])!r}, which is pad_token_id too",
+            "that token is read here, as the last of the text; transformers takes it for padding, in training too",
+            "train with a padding token of its own, or with a tokenizer that does not add this one",
         )
     yield from _check_special_tokens(served, source, bundle.pad_id if padded else None)
 

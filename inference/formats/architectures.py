@@ -50,7 +50,10 @@ HEAD_WEIGHT = re.compile(
 # The values of position_embedding_type, beside "absolute", that transformers still obeys.
 KEPT_POSITIONS = {"esm": ("rotary",), "granitemoehybrid": ("rope", "nope"), "evolla": ("rotary",)}
 # Configs of different architectures have different names for one size.
-POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_encoder_position_embeddings")
+POSITIONS = (
+    *("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_encoder_position_embeddings"),
+    "seq_length",  # BLOOM's: it has no table of positions
+)
 # The table of token embeddings in the files of any architecture; in an adapter's, PEFT can have wrapped it.
 _EMBEDDINGS = re.compile(
     r"(^|\.)(word_embeddings?|embed_tokens|tok_embeddings|tokens_embed|wte|embed_in|shared|embeddings)"

@@ -55,6 +55,9 @@ ROOT_TASK = "default"  # PEFT's own name of the adapter beside whose files the o
 # The token limit if a tokenizer has none: both source guides train with 128, and a model that reads more than it was
 # trained on gets worse.
 MAX_TOKENS = 128
+# A tokenizer that keeps more tokens than CONTEXT records the window of a generative base, not the length used in
+# training. Attention takes up to 12 bytes for each head and each pair of tokens: with 16 heads and LONGEST, 3 GB.
+CONTEXT, LONGEST = 8192, 4096
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 EXPORT_LIST = "export.json"  # the SHA-256 of each file of an export
@@ -257,13 +260,13 @@ def _plain_bundle(
     check_tokenizer_class(tokenizer)
     rows, pad_id = embedding_rows(home) or config.get("vocab_size"), config.get("pad_token_id", 0)
     check_padding(pad_id, rows, home / "config.json")
-    length = tokenizer_max_length(tokenizer)
+    length = tokenizer_max_length(tokenizer) or MAX_TOKENS
     return Bundle(
         folder=folder,
         name=_model_name(folder),
         tasks=tasks,
         pooling=None,
-        max_tokens=max(8, int(min(MAX_TOKENS if length is None else length, max_positions(config)))),
+        max_tokens=max(8, int(min(length if length <= CONTEXT else LONGEST, max_positions(config)))),
         base=None,
         files=_digests(folder, files),
         format="transformers",
@@ -296,7 +299,7 @@ def _read_onnx(folder: Path, base: Path | None) -> Bundle:
         name=_model_name(folder),
         tasks=tasks,
         pooling=None,
-        max_tokens=max(8, min(limit, 8192)),
+        max_tokens=max(8, min(limit, CONTEXT)),
         base=None,
         files=digests,
         format="onnx",

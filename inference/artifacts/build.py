@@ -77,7 +77,7 @@ def _build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) 
         from inference.onnx.recipes import check_bounds, quantize_best
 
     write_tokenizer(bundle, folder / TOKENIZER, base)
-    is_export = bundle.format == "onnx"
+    is_export = bool(bundle.graphs)
     source = join_exported(bundle, folder, progress) if is_export else _export_network(bundle, folder, progress, base)
     texts = parity.as_read(bundle, showcase_texts() + source.long_texts)
     progress("comparing ONNX on the showcase", 0.3)
@@ -225,7 +225,8 @@ def _join(bundle: Bundle, ending: str, target: Path) -> dict[str, int]:
     from inference.onnx.io import load_model
     from inference.onnx.join import join_graphs
 
-    graphs = {task: bundle.folder / f"{task}{ending}.onnx" for task in bundle.tasks}
+    paths = {task: bundle.folder / name for task, name in bundle.graphs.items()}
+    graphs = {task: path.with_stem(path.stem + ending) for task, path in paths.items()}
     join_graphs(graphs, target, within=bundle.folder, digests=bundle.files, token_types=bundle.token_types)
     nodes = load_model(target).graph.node
     return dict(Counter(node.op_type for node in nodes if node.domain == "com.microsoft"))
@@ -260,12 +261,20 @@ def check_joined(bundle: Bundle, joined: Classifier, texts: Sequence[Text]) -> d
     answers = [joined.backend.logits(**feed) for feed in feeds]
     figures: dict[str, dict[str, float]] = {}
     for task, spec in bundle.tasks.items():
-        path = bundle.folder / f"{task}.onnx"
+        path = bundle.folder / bundle.graphs[task]
         single = ForeignGraph("onnx", read_graph(path, bundle.folder, bundle.files), joined.backend.threads)
-        expected = np.concatenate([single.logits(**feed)[single.names[0]] for feed in feeds])
+        name, rows = single.names[0], range(len(texts))
+        expected = np.concatenate([single.logits(**feed)[name] for feed in feeds])
+        alone = np.concatenate([single.logits(**tokens.feed([row], bundle.pad_id))[name] for row in rows])
         actual = np.concatenate([answer[task] for answer in answers])
-        scores = [{task: probabilities(logits, spec.problem_type)} for logits in (expected, actual)]
-        figures |= parity.differences(*scores)
+        apart, joint, same = ({task: probabilities(logits, spec.problem_type)} for logits in (alone, expected, actual))
+        moved = parity.differences(apart, joint)[task]["max_abs_dp"]
+        if moved > parity.FP32_TOLERANCE:
+            raise ExportError(
+                f"The answers of {path} depend on the other texts of a batch: probabilities move by up to {moved:.1e}. "
+                "It reads padding as text: export it so that the logits depend on attention_mask alone."
+            )
+        figures |= parity.differences(joint, same)
         if figures[task]["max_abs_dp"] > parity.FP32_TOLERANCE:
             raise ExportError(
                 f"The graph joined from those in {bundle.folder} does not answer as {path.name} does: largest "

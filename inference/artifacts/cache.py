@@ -157,7 +157,7 @@ def _recipe_key() -> str:
 
 def missing_tools(bundle: Bundle) -> list[str]:
     """Return the libraries that a build of this model needs and that are not installed."""
-    needed = ("onnx", "onnxruntime") if bundle.format == "onnx" else TOOLS
+    needed = ("onnx", "onnxruntime") if bundle.graphs else TOOLS
     return sorted(set(needed) - set(tool_versions()))
 
 

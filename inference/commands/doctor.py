@@ -79,13 +79,13 @@ def _findings(model: str | Path, base: Path | None, cache: Path | None, pairs: b
         yield _error(str(error))
         return
     config = {} if bundle.format == "onnx" else read_json(inside(home, "config.json"))
-    if bundle.format != "onnx":
+    if not bundle.graphs:
         yield from _check_weights(bundle, home, base)
-    if bundle.format in ("transformers", "peft"):
-        yield from _check_activation(config)
-        yield from _check_config(config, bundle.folder if bundle.format == "transformers" else home)
+    if bundle.format in ("transformers", "peft", "optimum"):
+        yield from _check_activation(config, home)
+        yield from _check_config(config, home)
     yield from _check_tokenizer(bundle, config, base)
-    if bundle.format == "onnx":
+    if bundle.graphs:
         yield from _check_graphs(bundle)
     if "pytorch" in bundle.backends:
         try:
@@ -157,10 +157,11 @@ def _check_base(bundle: Bundle) -> Iterator[Finding]:
         )
 
 
-def _check_activation(config: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_activation(config: Mapping[str, Any], folder: Path) -> Iterator[Finding]:
     """Say so if sentence-transformers gives the logit of this cross-encoder, which has one output, as its score."""
     settings = config.get("sentence_transformers")
     name = settings.get("activation_fn") if isinstance(settings, dict) else None
+    name = name or read_json_in(folder, "config_sentence_transformers.json").get("activation_fn")
     if str(name or config.get("sbert_ce_default_activation_function")).endswith("Identity"):
         yield _note(
             "sentence-transformers gives the logits of this cross-encoder as its scores",

@@ -119,6 +119,8 @@ class Bundle:
     """Runtimes that were to be built and could not be, and the reasons, once a build has shown it."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Task -> folder of its PEFT adapter inside the model's."""
+    graphs: Mapping[str, str] = field(default_factory=dict)
+    """Task -> its FP32 graph in the folder, for a model that is ONNX files."""
     shares_base: bool = True
     """Several adapters are switched on one base in memory; else each is on a base of its own."""
     table_rows: Mapping[str, int] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from inference.errors import BundleError, InputError
+from inference.formats import layouts
 from inference.formats.adapters import (
     ADAPTER,
     check_adapter,
@@ -46,7 +47,6 @@ from inference.formats.files import (
 )
 from inference.formats.hub import fetch, hub_id, is_folder
 from inference.formats.labels import adapter_task, read_task, shapes_in
-from inference.formats.layouts import refuse_checkpoints, refuse_embedder, refuse_file, refuse_layout
 from inference.formats.pairs import shared_pairs, takes_pairs
 from inference.formats.tokenizer import check_tokenizer_class, pad_token_id, tokenizer_max_length
 
@@ -60,6 +60,7 @@ MAX_TOKENS = 128
 CONTEXT, LONGEST = 8192, 4096
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+OPTIMUM = ("model.onnx", "onnx/model.onnx", "model_optimized.onnx", "onnx/model_optimized.onnx")
 EXPORT_LIST = "export.json"  # the SHA-256 of each file of an export
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
@@ -90,7 +91,7 @@ def describe(
     """
     folder = Path(model)
     if not is_folder(folder):
-        refuse_file(folder)
+        layouts.refuse_file(folder)
         folder = fetch(str(model) if isinstance(model, str) else folder.as_posix())
     check_folder(folder)
     for layout in FORMATS:
@@ -103,7 +104,7 @@ def describe(
                 check_four_bit(folder, bundle.adapters.values())
             pairs = bundle.pairs if pairs is None else pairs
             return replace(bundle, pairs=pairs, token_types=pairs and bundle.token_types)
-    refuse_layout(folder)
+    layouts.refuse_layout(folder)
     known = "; ".join(f"{', '.join(layout.marks)} ({layout.title})" for layout in FORMATS if layout.title)
     content = sorted(path.name for path in folder.iterdir())
     names = f"{', '.join(map(repr, content[:3]))}{' and more' if len(content) > 3 else ''}"
@@ -144,7 +145,7 @@ def _read_adapter(folder: Path, base: Path | None) -> Bundle:
 
 
 def _read_adapters(folder: Path, base: Path | None) -> Bundle:
-    refuse_checkpoints(folder)
+    layouts.refuse_checkpoints(folder)
     return _adapters(folder, _task_names(folder, _adapter_folders(folder)), base)
 
 
@@ -232,24 +233,51 @@ def _adapters_tokenizer(folder: Path, adapters: Mapping[str, str], home: Path) -
 
 
 def _read_classifier(folder: Path, base: Path | None) -> Bundle:
-    config = read_config(folder)
-    architectures = config.get("architectures") or []
-    if not isinstance(architectures, list) or len(architectures) > 9:
-        raise BundleError(f"{folder / 'config.json'}: architectures must be a list of names. Restore it.")
-    if not any(str(name).endswith("ForSequenceClassification") for name in architectures):
-        refuse_embedder(folder)
-        raise BundleError(
-            f"{folder} is a {', '.join(map(str, architectures)) or 'model'} without a classification head: its answers "
-            "would be random. Fine-tune it first: python -m training --help"
-        )
+    config = _classifier_config(folder)
     if config.get("quantization_config"):
         raise BundleError(
             f"{folder} stores its weights quantised ({_quant_method(config)}). Serve the full-precision model: "
             "INT8 is made from it here."
         )
+    return _classifier_bundle(folder, config, _weight_files(folder))
+
+
+def _read_optimum(folder: Path, base: Path | None) -> Bundle:
+    graph = next((name for name in OPTIMUM if (folder / name).exists()), None)
+    if graph is None:
+        layouts.refuse_layout(folder)
+        raise BundleError(f"{folder} has no model.onnx. Export the model again.")
+    config = _classifier_config(folder)
+    beside = [at.relative_to(folder).as_posix() for mark in ("_data*", ".data") for at in folder.glob(graph + mark)]
+    bundle = _classifier_bundle(folder, config, ["config.json", graph, *sorted(beside), *_tokenizer_files(folder)])
+    return replace(
+        bundle,
+        format="optimum",
+        backends=("onnx", "int8"),
+        graphs=dict.fromkeys(bundle.tasks, graph),
+        token_types=True,
+    )
+
+
+def _classifier_config(folder: Path) -> dict[str, Any]:
+    """Return the config of a model, which must be one with a classification head."""
+    config = read_config(folder)
+    architectures = config.get("architectures") or []
+    if not isinstance(architectures, list) or len(architectures) > 9:
+        raise BundleError(f"{folder / 'config.json'}: architectures must be a list of names. Restore it.")
+    if not any(str(name).endswith("ForSequenceClassification") for name in architectures):
+        layouts.refuse_embedder(folder)
+        raise BundleError(
+            f"{folder} is a {', '.join(map(str, architectures)) or 'model'} without a classification head: its answers "
+            "would be random. Fine-tune it first: python -m training --help"
+        )
+    return config
+
+
+def _classifier_bundle(folder: Path, config: Mapping[str, Any], files: list[str]) -> Bundle:
     name = config.get("finetuning_task")
     tasks = {_task_name(name) if isinstance(name, str) and name else TASK: read_task(folder, config, None)}
-    bundle = _plain_bundle(folder, tasks, config, folder, _weight_files(folder), folder)
+    bundle = _plain_bundle(folder, tasks, config, folder, files, folder)
     return replace(bundle, pairs=takes_pairs(folder, config, *tasks.values()))
 
 
@@ -306,6 +334,7 @@ def _read_onnx(folder: Path, base: Path | None) -> Bundle:
         tokenizer=tokenizer,
         pad_id=pad_token_id(tokenizer),
         backends=("onnx", "int8"),
+        graphs={task: f"{task}.onnx" for task in tasks},
         pairs=shared_pairs(folder, pairs),
         token_types=True,
     )
@@ -346,18 +375,7 @@ def _check_export(folder: Path, digests: Mapping[str, str]) -> None:
 
 
 def _read_refused(folder: Path, base: Path | None) -> Bundle:
-    if (folder / "task_heads.pt").exists():
-        what, kind = "is a RapidFit checkpoint, whose heads are a pickle", "rapidfit"
-    elif (folder / "model_head.pkl").exists():
-        what, kind = "is a SetFit model, whose head is a pickle", "setfit"
-    else:
-        for path in folder.glob("*_model*.bin"):
-            inside(folder, path.name)
-        what, kind = "has its weights as a pickle (*.bin)", "weights"
-    raise BundleError(
-        f"{folder} {what}: opening one can run code. If you trust it, convert it once: python -m inference import "
-        f"{kind} {folder} OUT"
-    )
+    raise layouts.pickle_error(folder)
 
 
 # In the order in which they are tried: a folder that fits two of them is read as the first.
@@ -368,8 +386,10 @@ FORMATS = (
     Format("a PEFT adapter", ADAPTER, _read_adapter),
     Format("", ("adapter_config.json", "adapter_model.bin"), _read_refused),
     Format("a Hugging Face classifier", ("config.json", "*.safetensors"), _read_classifier),
-    Format("", ("config.json", "pytorch_model*.bin"), _read_refused),
     Format("exported ONNX files", ("*.onnx", "*_config.json", "tokenizer/tokenizer.json"), _read_onnx),
+    Format("an ONNX classifier of Optimum", ("config.json", "model*.onnx"), _read_optimum),
+    Format("", ("config.json", "onnx/model*.onnx"), _read_optimum),
+    Format("", ("config.json", "pytorch_model*.bin"), _read_refused),
     Format("several PEFT adapters of one base", tuple(f"*/{name}" for name in ADAPTER), _read_adapters),
 )
 
@@ -403,24 +423,11 @@ def _weight_files(folder: Path) -> list[str]:
             raise BundleError(f"{folder / INDEX} is not a list of weight files. Fetch the model again.")
         weights = sorted(set(shards.values()))
     elif not (folder / WEIGHTS).exists():
-        _refuse_weights(folder)
+        layouts.refuse_weights(folder)
     for name in weights:
         tensors(inside(folder, name))  # raises if the file is not complete
     index = [] if weights == [WEIGHTS] else [INDEX]
     return ["config.json", *index, *weights, *_tokenizer_files(folder)]
-
-
-def _refuse_weights(folder: Path) -> None:
-    """Raise BundleError for a model whose weights are not in `WEIGHTS`."""
-    names = sorted(path.name for path in folder.glob("*.safetensors"))
-    if names:
-        raise BundleError(
-            f"{folder} has no {WEIGHTS} and no {INDEX}; it has {', '.join(names[:4])}. Rename a single file to "
-            f"{WEIGHTS}; several need their index, so save the model again."
-        )
-    if any(folder.glob("pytorch_model*.bin")):
-        _read_refused(folder, None)
-    refuse_layout(folder)
 
 
 def _tokenizer_files(folder: Path) -> list[str]:

@@ -44,7 +44,7 @@ OTHER_BYTES = 200_000_000  # of a file without weights: the largest tokenizers h
 # A file modified less than this before it was hashed may change again without a new time in its status.
 SETTLED_NS = 2_000_000_000
 _WRAPPER = r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
-_IS_WEIGHTS = re.compile(r"\.(onnx|onnx_data|data)$|_weights\.bin$")
+_IS_WEIGHTS = re.compile(r"\.(onnx|onnx_data(_\d+)?|data)$|_weights\.bin$")
 
 
 def sha256(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from inference.errors import BundleError, InputError, MissingDependencyError
 ALLOW_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.codes", "*.onnx", "*.onnx_data", "*_weights.bin")
 # `*` matches a slash too: these folders hold the model in other formats or of other times.
 IGNORE_PATTERNS = ("onnx/*", "openvino/*", "checkpoint-*/*", "runs/*", "coreml/*")
+ONNX_PATTERNS = ("onnx/model.onnx*",)
 DATA_SETS = "hf://datasets/"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _BASE_ID = re.compile(rf"({_HUB_ID.pattern}|[A-Za-z0-9][\w.-]{{0,95}})")  # bert-base-uncased has no owner
@@ -33,13 +35,20 @@ def fetch(model: str) -> Path:
     # A mistyped "models/tickts" must not download a stranger's model.
     if not _HUB_ID.fullmatch(model) or is_folder(Path(model).parent):
         raise BundleError(f"No model folder {model}. Name a folder that holds a model, or a Hub id: OWNER/NAME.")
+    folder = _fetch(model, ALLOW_PATTERNS, IGNORE_PATTERNS)
+    if not any(any(folder.glob(mark)) for mark in ("*.safetensors", "*.onnx")):  # some models are a graph only
+        folder = _fetch(model, ONNX_PATTERNS, ())
+    return folder
+
+
+def _fetch(model: str, allow_patterns: Sequence[str], ignore_patterns: Sequence[str]) -> Path:
     return snapshot(
         model,
         f"No model folder {model}, and downloading it from the Hugging Face Hub needs huggingface_hub.",
         f"No model folder {model}, and no readable model with that id on the Hugging Face Hub ({{}}). Name a model "
         "folder or an id you have access to.",
-        allow_patterns=list(ALLOW_PATTERNS),
-        ignore_patterns=list(IGNORE_PATTERNS),
+        allow_patterns=list(allow_patterns),
+        ignore_patterns=list(ignore_patterns),
     )
 
 

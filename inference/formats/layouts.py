@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from inference.errors import BundleError
-from inference.formats.files import LARGE_JSON_BYTES, read_json_in
+from inference.formats.files import LARGE_JSON_BYTES, inside, read_json_in
 
 
 class Layout(NamedTuple):
@@ -120,6 +120,35 @@ def refuse_embedder(folder: Path) -> None:
     """Raise BundleError if a folder without a head is a model of sentence-transformers."""
     if (folder / EMBEDDER.marks[0]).exists():
         raise BundleError(f"{folder} {EMBEDDER.what}. {EMBEDDER.remedy}.")
+
+
+def pickle_error(folder: Path) -> BundleError:
+    """Return the error for a folder whose weights or heads are a pickle: how to convert it."""
+    if (folder / "task_heads.pt").exists():
+        what, kind = "is a RapidFit checkpoint, whose heads are a pickle", "rapidfit"
+    elif (folder / "model_head.pkl").exists():
+        what, kind = "is a SetFit model, whose head is a pickle", "setfit"
+    else:
+        for path in folder.glob("*_model*.bin"):
+            inside(folder, path.name)
+        what, kind = "has its weights as a pickle (*.bin)", "weights"
+    return BundleError(
+        f"{folder} {what}: opening one can run code. If you trust it, convert it once: python -m inference import "
+        f"{kind} {folder} OUT"
+    )
+
+
+def refuse_weights(folder: Path) -> None:
+    """Raise BundleError for a model without model.safetensors and without shards."""
+    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if names:
+        raise BundleError(
+            f"{folder} has no model.safetensors and no index of shards; it has {', '.join(names[:4])}. Rename a single "
+            "file to model.safetensors; several need their index, so save the model again."
+        )
+    if any(folder.glob("pytorch_model*.bin")):
+        raise pickle_error(folder)
+    refuse_layout(folder)
 
 
 def refuse_checkpoints(folder: Path) -> None:

@@ -218,3 +218,13 @@ def test_error_is_raised_if_the_last_file_cannot_be_measured(healthy: Path, tmp_
 
     with pytest.raises(ExportError, match="NaN everywhere"):
         best(healthy, tmp_path / "int8.onnx", judge)
+
+
+def test_the_products_of_a_large_model_are_not_ranked(
+    healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inference.onnx.recipes.MAX_RANKED_BYTES", 1000)
+    figures = iter((BAD, GOOD))
+    made = quantize_best(healthy, tmp_path / "out.onnx", CALIBRATION, lambda _: next(figures), reduce_range=False)
+    assert made["recipe"] == NAMES[-1]
+    assert [entry["why"].partition(":")[0] for entry in made["tried"][1:3]] == ["Not tried", "Not tried"]

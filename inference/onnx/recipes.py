@@ -42,6 +42,8 @@ MIN_AGREEMENT = 0.97
 SMALL_DP = 0.02
 # Texts for ranking products by a mean over all their tokens and labels, of which only the order is used.
 RANKING_TEXTS = 32
+# The FP32 model is copied for each of its activations to rank their products: past this size that takes hours.
+MAX_RANKED_BYTES = 2**30
 
 Judge = Callable[[Path], Mapping[str, Any]]
 """Measures the INT8 file at a path, as `inference.artifacts.parity.judge`: `tasks` with `label_agreement`,
@@ -65,14 +67,20 @@ def quantize_best(source: Path, target: Path, feeds: Feeds, judge: Judge, *, red
         and, if it was carried out, the figures of the task that fares worst.
     """
     calibrated = calibrate(source, feeds)
+    files = (source, source.with_name(f"{source.stem}_weights.bin"))
+    size_bytes = sum(path.stat().st_size for path in files if path.exists())
     errors: dict[str, float] = {}
     tried: list[dict[str, Any]] = []
     before: set[str] | None = None
     for recipe in RECIPES:
-        if recipe.error < 1 and not errors:
+        if 0 < recipe.error < 1 and size_bytes > MAX_RANKED_BYTES:
+            slow = f"Not tried: ranking the products of a model of {size_bytes / 1e9:.1f} GB takes hours."
+            tried.append({"recipe": recipe.name, "held": False, "why": slow})
+            continue
+        if 0 < recipe.error < 1 and not errors:
             step = max(1, len(feeds) // RANKING_TEXTS)
             errors = sensitivities(calibrated, feeds[::step], reduce_range=reduce_range)
-        keep_float = _worst(errors, recipe.error)
+        keep_float = _worst(errors, recipe.error) if recipe.error else set(calibrated.ranges)
         if keep_float == before or (recipe.error and keep_float == calibrated.ranges.keys()):
             same = "as the recipe before" if keep_float == before else "as the last recipe"
             tried.append(
@@ -105,7 +113,7 @@ def _worst(errors: Mapping[str, float], share: float) -> set[str]:
     allowed = share * remaining
     worst: set[str] = set()
     for name in sorted(errors, key=lambda name: (-errors[name], name)):
-        if share and remaining <= allowed:
+        if remaining <= allowed:
             break
         worst.add(name)
         remaining -= errors[name]

@@ -102,6 +102,7 @@ def test_export_states_one_label_and_is_read_again(model: Path, cache: Path, tmp
     assert quantize_onnx(tmp_path / "out" / "label.onnx", tmp_path / "out" / "again.onnx").is_file()
 
 
+@pytest.mark.slow  # PEFT takes seconds to import
 def test_adapters_with_one_output_are_switched_and_merged(cache: Path, tmp_path: Path) -> None:
     base = foreign.base(tmp_path / "base")
     for seed, task in enumerate(("toxic", "rude")):

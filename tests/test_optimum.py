@@ -71,7 +71,9 @@ def expected(classifier: Path) -> Any:
     return foreign.by_hand(AutoModelForSequenceClassification.from_pretrained(classifier), classifier)
 
 
-@pytest.mark.parametrize("graph", ["model.onnx", "onnx/model.onnx", "model_optimized.onnx"])
+@pytest.mark.parametrize(
+    "graph", ["model.onnx", "onnx/model.onnx", pytest.param("model_optimized.onnx", marks=pytest.mark.slow)]
+)
 def test_folder_of_optimum_answers_as_the_model_that_was_exported(
     graph: str, classifier: Path, cache: Path, tmp_path: Path
 ) -> None:

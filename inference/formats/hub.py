@@ -68,9 +68,11 @@ def snapshot(hub_id: str, missing: str, unreadable: str, **options: Any) -> Path
     try:
         return Path(snapshot_download(hub_id, max_workers=4, **options))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        offline = isinstance(error, LocalEntryNotFoundError) or not isinstance(error, HfHubHTTPError)
-        status = getattr(getattr(error, "response", None), "status_code", "an error")
-        reason = "it is not in the cache, and the Hub cannot be reached" if offline else f"the Hub answers {status}"
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(error, LocalEntryNotFoundError | ConnectionError):
+            reason = "it is not in the cache, and the Hub cannot be reached"
+        else:
+            reason = f"the Hub answers {status}" if status else " ".join(str(error).split())[:200]
         raise BundleError(unreadable.format(reason)) from error
 
 

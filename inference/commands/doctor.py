@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from inference.artifacts.build import join_exported
 from inference.artifacts.cache import default_cache, find
 from inference.artifacts.manifest import REBUILD
+from inference.artifacts.parity import as_read
 from inference.assets import showcase_texts
 from inference.commands.options import add_model_command, print_json
 from inference.errors import BundleError, InferenceError, importing
@@ -173,7 +174,8 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> Iterator[Finding]:
     path = folder / "config.json"
     names, numbers = config.get("id2label"), config.get("label2id")
     if isinstance(names, dict) and isinstance(numbers, dict):
-        wrong = [f"{label!r} is {numbers[label]}" for i, label in names.items() if str(numbers.get(label, i)) != str(i)]
+        given = {i: numbers.get(label, i) for i, label in names.items() if isinstance(label, str)}
+        wrong = [f"{names[i]!r} is {number}" for i, number in given.items() if str(number) != str(i)]
         if wrong:
             yield _error(
                 f"{path}: label2id contradicts id2label: {', '.join(wrong[:4])}",
@@ -267,7 +269,8 @@ def _check_graphs(bundle: Bundle) -> Iterator[Finding]:
     try:
         with importing("Examining a model", "-r requirements.txt"), tempfile.TemporaryDirectory() as folder:
             write_tokenizer(bundle, Path(folder) / TOKENIZER)
-            join_exported(bundle, Path(folder), lambda *_: None)
+            exported = join_exported(bundle, Path(folder), lambda *_: None).reference
+            exported.classify(list(as_read(bundle, TEXTS)))
     except InferenceError as error:
         yield _error(str(error))
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-VOCABULARY = 260  # 256 bytes and four special tokens
-BOS, EOS, PAD = 256, 257, 258
+VOCABULARY = 260  # 256 bytes, "!!" and three special tokens
+BOS, EOS, PAD = 257, 258, 259
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -125,7 +125,8 @@ def write_tokenizer(folder: Path, template: str = "$A", **settings: Any) -> None
     from tokenizers.pre_tokenizers import ByteLevel
     from tokenizers.processors import TemplateProcessing
 
-    tokenizer = Tokenizer(BPE({letter: i for i, letter in enumerate(sorted(ByteLevel.alphabet()))}, []))
+    letters = {letter: i for i, letter in enumerate(sorted(ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(BPE(letters | {"!!": 256}, [("!", "!")]))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.add_special_tokens(["<s>", "</s>", "<pad>"])
     if template != "$A":

@@ -32,7 +32,7 @@ EXPORTED = [
     for kind in DECODERS
     if kind not in NOT_EXPORTED
 ]
-TEXTS = [*foreign.TEXTS, "a", "</s> it ended </s>twice</s>", "<pad>", "x<pad><pad>"]
+TEXTS = [*foreign.TEXTS, "a", "so good!!", "</s> it ended </s>twice</s>", "<pad>", "x<pad><pad>"]
 
 
 def plain(folder: Path, **fields: Any) -> Any:

@@ -190,7 +190,8 @@ def save_tokenizer(source: Path, folder: Path, max_tokens: int, pad_id: int, *, 
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     # Only tokens that are special in the tokenizer's own file: `AutoTokenizer` would read any other differently.
     roles = {role: name for role, names in ROLES.items() for name in names if name in special}
-    roles["pad_token"] = pad_token
+    if pad_token in special:  # a decoder may be padded with any token
+        roles["pad_token"] = pad_token
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_tokens,

@@ -48,6 +48,7 @@ def test_files_of_a_training_beside_the_model_do_not_matter(model: Path, classif
     add(model, "optimizer.bin", "random_states_0.pkl", "zero_to_fp32.py", "latest", "global_step9/model_states.pt")
     add(model, "checkpoint-500/config.json", "checkpoint-500/model.safetensors", "runs/events.out.tfevents.1")
     assert load(model).predict(foreign.TEXTS) == load(classifier).predict(foreign.TEXTS)
+    assert [finding.severity for finding in examine(model)] == ["note"]
 
 
 @pytest.mark.parametrize(
@@ -185,6 +186,8 @@ def test_embedding_model_is_refused_because_it_has_no_labels(tmp_path: Path) -> 
     folder = foreign.base(tmp_path)
     add(folder, "1_Pooling/config.json")
     (folder / "modules.json").write_text("[]")
+    assert "embeds texts and has no labels" in refusal(folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert "embeds texts and has no labels" in refusal(folder)
 
 

@@ -131,7 +131,10 @@ def _check_labels(bundle: Bundle) -> Iterator[Finding]:
 
 def _check_recorded_figures(folder: Path, labels: int) -> Iterator[Finding]:
     """Check that a model without a problem type was not trained on independent labels, as its figures can show."""
-    history = read_json_in(folder, "trainer_state.json").get("log_history")
+    try:
+        history = read_json_in(folder, "trainer_state.json").get("log_history")
+    except BundleError:  # it is not part of the model
+        return
     steps = history if isinstance(history, list) else []
     names = sorted({name for step in steps if isinstance(step, dict) for name in step})
     if several := [name for name in names if _SEVERAL.search(name) or (labels > 2 and _AMONG_MANY.search(name))]:

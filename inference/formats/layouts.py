@@ -131,6 +131,8 @@ def pickle_error(folder: Path) -> BundleError:
     else:
         for path in folder.glob("*_model*.bin"):
             inside(folder, path.name)
+        if "ForSequenceClassification" not in str(read_json_in(folder, "config.json").get("architectures")):
+            refuse_embedder(folder)  # an import would not help
         what, kind = "has its weights as a pickle (*.bin)", "weights"
     return BundleError(
         f"{folder} {what}: opening one can run code. If you trust it, convert it once: python -m inference import "

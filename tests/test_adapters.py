@@ -235,6 +235,9 @@ def test_the_problem_type_is_that_of_the_config_beside_the_adapter_else_of_its_b
         assert describe(folder).tasks["label"].problem_type == expected
         asked = [finding for finding in examine(folder) if "one or several labels" in finding.what]
         assert len(asked) == 1 - len(own)
+    set_in(plain, "config.json", problem_type="regression")
+    with pytest.raises(BundleError, match="predicts a number .* write problem_type into"):
+        describe(set_in(tmp_path / f"{plain.name}-0"))
     scores, softmax = served(folder)["label"], in_peft(folder, plain)
     odds = scores / (1 - scores)  # a softmax of the same logits has the same ratios
     assert np.abs(odds / odds.sum(1, keepdims=True) - softmax).max() < CLOSE
@@ -300,6 +303,7 @@ TRUE_REASONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "prompt": ({"peft_type": "PREFIX_TUNING"}, "adapters of type 'PREFIX_TUNING' are not served"),
     "mask of a plain LoRA": ({"rank_pattern": {"query": [True, False]}}, "is not a rank"),
+    "many samples": ({"monteclora_config": {"num_samples": 10**9}}, "num_samples is 1000000000; the limit is 1,000"),
     "endless series": ({"num_cayley_neumann_terms": 10**9}, "the limit is 1,000"),
 }
 

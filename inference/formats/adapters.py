@@ -9,14 +9,14 @@ from typing import Any
 
 from inference.errors import BundleError
 from inference.formats.bundle import Base, locate_base
-from inference.formats.files import TOKENIZERS, check_folder, inside, read_json, refuse_code
+from inference.formats.files import TOKENIZERS, check_folder, inside, read_json, refuse_code, wrapper_pattern
 from inference.formats.hub import hub_id, is_folder
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # Types that PEFT can merge into the weights. Prompt and prefix tuning leave nothing to merge; BOFT compiles code.
 MERGEABLE = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "HRA", "VERA", "LN_TUNING", "TRAINABLE_TOKENS")
 MAX_RANK = 4096
-MAX_TERMS = 1_000  # of a series that PEFT adds up
+MAX_COUNT = 1_000  # of samples, blocks, or terms of a series that PEFT adds up
 # How LoRA can start. The first leave the base's weights alone; the others change them, the same way at every load.
 KEEPS_BASE = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 CHANGES_BASE = ("pissa", "olora")
@@ -112,9 +112,12 @@ def check_adapter(config: Mapping[str, Any], path: Path) -> None:
             is_mask = kind == "ADALORA" and isinstance(value, list) and all(isinstance(bit, bool) for bit in value)
             ranks[f"{name} {key[:40]}"] = len(value) if is_mask else value
     _check_tokens(config, path)
-    terms = config.get("num_cayley_neumann_terms", 0)
-    if not isinstance(terms, int) or terms > MAX_TERMS:
-        raise BundleError(f"{path}: num_cayley_neumann_terms is {str(terms)[:60]}; the limit is {MAX_TERMS:,}.")
+    counts = {"num_cayley_neumann_terms": config.get("num_cayley_neumann_terms", 0)}
+    for name in ("monteclora_config", "use_bdlora"):
+        counts |= config[name] if isinstance(config.get(name), dict) else {}
+    for name, count in counts.items():
+        if isinstance(count, int) and count > MAX_COUNT:
+            raise BundleError(f"{path}: {name[:60]} is {str(count)[:60]}; the limit is {MAX_COUNT:,}.")
     for name, rank in ranks.items():
         if not isinstance(rank, int) or isinstance(rank, bool) or not 0 <= rank <= MAX_RANK:
             raise BundleError(
@@ -167,15 +170,12 @@ def _check_tokens(config: Mapping[str, Any], path: Path) -> None:
 
 def check_names(names: Iterable[str], path: Path) -> None:
     """Raise BundleError if the names of an adapter's tensors show that a wrapper was saved instead of the model."""
-    for name in names:
-        if match := re.search(
-            r"(^|\.)(_orig_mod|module|_fsdp_wrapped_module)\.", name.removeprefix("base_model.model")
-        ):
-            raise BundleError(
-                f"{path} has {match[2]}. in the names of its tensors: the adapter was saved from a wrapper of "
-                "torch.compile or of training on several devices, and PEFT would not find them. Save it from the model "
-                "inside (accelerator.unwrap_model, model._orig_mod)."
-            )
+    if wrapper_pattern([name.removeprefix("base_model.model.") for name in names]):
+        raise BundleError(
+            f"{path}: the adapter was saved from a wrapper of torch.compile or of training on several devices, whose "
+            "name is in those of its tensors, and PEFT would not find them. Save it from the model inside "
+            "(accelerator.unwrap_model, model._orig_mod)."
+        )
 
 
 def share_base(adapters: Collection[tuple[Mapping[str, Any], Iterable[str]]]) -> bool:

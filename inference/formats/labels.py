@@ -95,6 +95,11 @@ def adapter_task(
         names = None  # of another head
     named = {"problem_type": base_config.get("problem_type"), "id2label": names}
     named |= {name: value for name, value in config.items() if value is not None}
+    if named["problem_type"] == "regression" != config.get("problem_type"):
+        raise BundleError(
+            f"The base of the adapter in {folder} predicts a number (problem_type: regression), and nothing says that "
+            f"the adapter does not. If it was trained on labels, write problem_type into {folder / 'config.json'}."
+        )
     task = read_task(folder, named, count)
     if "id2label" in config or names is None or not _count_labels(header):
         return task, None

@@ -178,7 +178,7 @@ def test_adapter_without_some_weights_is_refused(copy: Path, tiny: Tiny) -> None
     save_file(weights, copy / name)
     files = json.loads((copy / "bundle.json").read_text())["files"]
     change(copy, files={**files, name: sha256(copy / name)})
-    with pytest.raises(BundleError, match="do not fit the network"):
+    with pytest.raises(BundleError, match="does not fit its base: it lacks"):
         load(copy, base=tiny.base)
 
 

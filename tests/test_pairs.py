@@ -11,6 +11,7 @@ import fakes
 import foreign
 import numpy as np
 import pytest
+from conftest import Tiny
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
@@ -276,3 +277,80 @@ def test_a_text_of_a_pair_without_a_known_word_is_marked() -> None:
         True,
         False,
     ]
+
+
+# --- Other formats
+
+
+def test_exported_pairs_are_served_from_their_onnx_files(nli: Path, cache: Path, tmp_path: Path) -> None:
+    load(nli, "onnx", cache=cache).export_onnx(tmp_path / "files")
+    swapped = [(second, first) for first, second in PAIRS]
+    served = load(tmp_path / "files", "onnx", cache=tmp_path / "cache", threads=1)
+    assert served.bundle.pairs
+    assert np.abs(scores(served, swapped) - by_hand(nli, swapped, types=True)).max() < 1e-5
+    tokenizer = json.loads((tmp_path / "files" / "tokenizer" / "tokenizer_config.json").read_text())
+    assert "token_type_ids" in tokenizer["model_input_names"]
+
+
+@pytest.mark.slow
+def test_adapters_on_pairs_are_those_of_peft_alone_together_and_merged(tmp_path: Path) -> None:
+    import shutil
+
+    import torch
+    from transformers import AutoTokenizer
+
+    from inference.artifacts.merging import export_merged
+
+    base = foreign.base(tmp_path / "base")
+    write_tokenizer(base)
+    first = foreign.adapter(tmp_path / "both" / "first", base, labels=3)
+    (first / "config.json").write_text(json.dumps({"id2label": dict(enumerate(NLI))}))
+    model, tokenizer = foreign.peft_model(first, num_labels=3).eval(), AutoTokenizer.from_pretrained(base)
+    rows = []
+    for pair in PAIRS:
+        fed = tokenizer(*pair, return_tensors="pt", truncation=True, max_length=32, return_token_type_ids=True)
+        with torch.no_grad():
+            rows.append(torch.softmax(model(**fed).logits.double(), -1)[0].numpy())
+    shutil.copytree(first, tmp_path / "alone")
+    second = foreign.adapter(tmp_path / "both" / "second", base, labels=3, seed=9)
+    with pytest.raises(BundleError, match="of its tasks first, second, only first read pairs of texts"):
+        describe(tmp_path / "both", base)
+    (second / "config.json").write_text(json.dumps({"id2label": dict(enumerate("xyz")), "pairs": True}))
+    for folder in ("alone", "both"):
+        for backend in ("pytorch", "onnx"):
+            served = load(tmp_path / folder, backend, base=base, cache=tmp_path / "cache", threads=1)
+            answers = served.predict(PAIRS, next(iter(served.tasks)))
+            assert np.abs(np.array([list(answer.scores.values()) for answer in answers]) - rows).max() < 1e-5
+    export_merged(tmp_path / "alone", tmp_path / "merged", base=base)
+    assert np.abs(scores(load(tmp_path / "merged", cache=tmp_path)) - rows).max() < 1e-5
+    assert np.abs(by_hand(tmp_path / "merged") - rows).max() < 1e-5
+
+
+def test_a_bundle_of_pairs_reads_segments_if_its_base_has_them(tiny: Tiny, tmp_path: Path) -> None:
+    import shutil
+
+    import torch
+
+    from inference.pytorch.network import load_network
+
+    folder = Path(shutil.copytree(tiny.folder, tmp_path / "bundle"))
+    described = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(described | {"pairs": True}))
+    bundle = describe(folder)
+    assert (bundle.pairs, bundle.token_types) == (True, True)
+    # The tokenizer of this base has no template for pairs: the second text follows the first, in segment 1.
+    model = load(folder, base=tiny.base, threads=1)
+    pair = ("it was fine", "so bad")
+    encoding = model.encode(pair).encoding
+    assert set(encoding.type_ids) == {0, 1}
+    network, task = load_network(bundle, tiny.base), next(iter(bundle.tasks))
+    with torch.inference_mode():
+        ids, types = (torch.tensor([row]) for row in (encoding.ids, encoding.type_ids))
+        expected = torch.softmax(network(ids, torch.ones_like(ids), types)[0].double(), -1)[0]
+        zeros = torch.softmax(network(ids, torch.ones_like(ids))[0].double(), -1)[0]
+    answer = list(model.predict(pair, task).scores.values())
+    assert np.allclose(answer, expected, atol=1e-6)
+    assert not np.allclose(answer, zeros, atol=1e-6)
+    (folder / "bundle.json").write_text(json.dumps(described | {"pairs": "yes"}))
+    with pytest.raises(BundleError, match="pairs 'yes' must be true or false"):
+        describe(folder)

@@ -40,8 +40,8 @@ def shared_pairs(folder: Path, pairs: Mapping[str, bool]) -> bool:
     if len(set(pairs.values())) > 1:
         of_pairs = [task for task, takes in pairs.items() if takes]
         raise BundleError(
-            f"{folder}: of its tasks {', '.join(pairs)}, {', '.join(of_pairs)} take pairs of texts and the others "
-            "single ones, but a text is tokenized once for all of them. If that is wrong, write "
-            '"pairs": true or false into the config.json of each; if not, serve each from a folder of its own.'
+            f"{folder}: of its tasks {', '.join(pairs)}, only {', '.join(of_pairs)} read pairs of texts, but a text is "
+            'tokenized once for all of them. If that is wrong, write "pairs": true or false into '
+            "the config.json of each; if not, serve each from a folder of its own."
         )
     return next(iter(pairs.values()))

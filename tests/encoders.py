@@ -62,7 +62,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "nystromformer": {"segment_means_seq_len": 8, "num_landmarks": 8, "conv_kernel_size": 5},
     "squeezebert": {"embedding_size": 32},
     "fnet": {},
-    "funnel": {"block_sizes": [1, 1], "num_decoder_layers": 1},
+    "funnel": {"block_sizes": [1, 1], "num_decoder_layers": 1, "type_vocab_size": 3},
     "eurobert": {},
     "nomic_bert": {},
     "gte": {},
@@ -91,6 +91,8 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}},
     },
 }
+# Tokenizers that put [CLS] into a segment of its own.
+TEMPLATES = {"xlnet": "$A:0 [SEP]:0 [CLS]:2", "funnel": "[CLS]:2 $A:0 [SEP]:0"}
 FAMILIES = ENCODER_DECODERS | ENCODERS
 
 

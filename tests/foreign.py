@@ -52,7 +52,7 @@ ARCHITECTURE_PARAMS = [
 ]
 
 
-def write_tokenizer(folder: Path, max_length: int | None = 32) -> None:
+def write_tokenizer(folder: Path, max_length: int | None = 32, template: str = "[CLS] $A [SEP]") -> None:
     """A letter-by-letter tokenizer, as `save_pretrained` leaves it."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
@@ -63,7 +63,7 @@ def write_tokenizer(folder: Path, max_length: int | None = 32) -> None:
     tokenizer = Tokenizer(WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.normalizer = BertNormalizer()
     tokenizer.pre_tokenizer = BertPreTokenizer()
-    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep")}
@@ -125,9 +125,12 @@ def classifier(folder: Path, kind: str = "bert", labels: tuple[str, ...] = ("bad
     named = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     model = AutoModelForSequenceClassification.from_config(config(kind, **{**named, **fields}))
     spread(model)
-    spread_answers(model, next(filter(HEAD_WEIGHT.search, model.state_dict())).removesuffix(".weight"))
+    spread_answers(model, sorted(filter(HEAD_WEIGHT.search, model.state_dict()))[0].removesuffix(".weight"))
     model.save_pretrained(folder)
-    (decoders.write_tokenizer if kind in decoders.DECODERS else write_tokenizer)(folder)
+    if kind in encoders.TEMPLATES:
+        write_tokenizer(folder, template=encoders.TEMPLATES[kind])
+    else:
+        (decoders.write_tokenizer if kind in decoders.DECODERS else write_tokenizer)(folder)
     return folder
 
 
@@ -184,11 +187,14 @@ def by_hand(model: Any, tokenizer_folder: Path, texts: list[str] = TEXTS, max_le
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    typed = model.config.model_type in encoders.TEMPLATES and model.config.transformers_version < "5"
     rows = []
     for text in texts:
-        fed = tokenizer(text, return_tensors="pt", truncation=True, max_length=max_length)
+        limits = {"truncation": True, "max_length": max_length}
+        fed = tokenizer(text, return_tensors="pt", return_token_type_ids=typed, **limits)
         with torch.no_grad():
-            logits = model.eval()(input_ids=fed["input_ids"], attention_mask=fed["attention_mask"]).logits
+            types = {"token_type_ids": fed["token_type_ids"]} if typed else {}
+            logits = model.eval()(input_ids=fed["input_ids"], attention_mask=fed["attention_mask"], **types).logits
         rows.append(torch.softmax(logits.double(), -1)[0].numpy())
     import numpy as np
 

@@ -9,7 +9,7 @@ from typing import Any
 import foreign
 import numpy as np
 import pytest
-from encoders import FAMILIES
+from encoders import FAMILIES, TEMPLATES
 
 from inference import BundleError, InputError, load
 from inference.artifacts.cache import obtain
@@ -20,7 +20,7 @@ from inference.formats.describe import describe
 from inference.loading import Models
 from ui.render import about
 
-REFUSED = {"mra", "yoso", "reformer", "tapas", "xlnet", "funnel", "roc_bert", "layoutlm", "markuplm"}
+REFUSED = {"mra", "yoso", "reformer", "tapas", "roc_bert", "layoutlm", "markuplm"}
 SERVED = [kind for kind in FAMILIES if kind not in REFUSED]
 COMMON = ("bart", "t5", "longformer", "big_bird", "fnet")
 KINDS = [pytest.param(kind, marks=() if kind in COMMON else pytest.mark.slow) for kind in SERVED]
@@ -46,6 +46,18 @@ def test_a_text_gets_the_answer_of_transformers_alone_and_in_a_batch(kind: str, 
     alone = score_rows([classifier.predict(text) for text in foreign.TEXTS])
     assert np.abs(alone - expected).max() < 1e-5
     assert np.abs(score_matrix_mixed(classifier, foreign.TEXTS)["label"] - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", sorted(TEMPLATES))
+def test_a_model_of_transformers_4_is_given_the_segment_of_cls(kind: str, tmp_path: Path) -> None:
+    folder = foreign.classifier(tmp_path / "model", kind)
+    without = plain(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_version": "4.57.0"}))
+    expected = plain(folder)
+    assert np.abs(expected - without).max() > 0.001
+    classifier = load(folder, cache=tmp_path)
+    assert np.abs(score_rows(classifier.predict(foreign.TEXTS)) - expected).max() < 1e-5
 
 
 def test_texts_of_different_numbers_of_eos_tokens_are_answered_together(tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ COUNT_FROM_PADDING = (
     "xmod",
     "esm",
 )
+# Their tokenizers put [CLS] into a segment of its own, also that of a single text. Since transformers 5 the models are
+# not given it.
+SEGMENTED = ("xlnet", "funnel")
 # The modules of a classification head, and the last tensor in one: its rows are the labels.
 HEADS = ("classifier", "score", "classification_head", "logits_proj", "sequence_summary", "pooler", "pre_classifier")
 HEAD_WEIGHT = re.compile(
@@ -205,4 +208,4 @@ def max_positions(config: Mapping[str, Any]) -> int:
 
 def has_segments(model_type: Any, type_vocab_size: Any) -> bool:
     """Return whether a model with these values in its config tells the texts of a pair apart by `token_type_ids`."""
-    return int(type_vocab_size or 0) > 1 or model_type == "xlnet"
+    return int(type_vocab_size or 0) > 1 or model_type in SEGMENTED

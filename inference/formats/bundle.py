@@ -135,6 +135,8 @@ class Bundle:
     """PyTorch serves the base in 4 bits (QLoRA)."""
     pairs: bool = False
     """It was trained on pairs of texts, such as a premise and a hypothesis."""
+    typed: bool = False
+    """The tokens of a single text are in several segments too."""
     token_types: bool = False
     """Backends get `token_type_ids`, the segment of each token."""
 

@@ -24,6 +24,7 @@ from inference.formats.adapters import (
     table_rows,
 )
 from inference.formats.architectures import (
+    SEGMENTED,
     check_padding,
     check_tokenizer,
     embedding_rows,
@@ -103,7 +104,7 @@ def describe(
             if bundle.four_bit:
                 check_four_bit(folder, bundle.adapters.values())
             pairs = bundle.pairs if pairs is None else pairs
-            return replace(bundle, pairs=pairs, token_types=pairs and bundle.token_types)
+            return replace(bundle, pairs=pairs, token_types=bundle.token_types and (pairs or bundle.typed))
     layouts.refuse_layout(folder)
     known = "; ".join(f"{', '.join(layout.marks)} ({layout.title})" for layout in FORMATS if layout.title)
     content = sorted(path.name for path in folder.iterdir())
@@ -301,6 +302,7 @@ def _plain_bundle(
         pad_id=pad_id if isinstance(pad_id, int) and not isinstance(pad_id, bool) and pad_id >= 0 else 0,
         vocab_size=rows,
         token_types=has_segments(config.get("model_type"), config.get("type_vocab_size")),
+        typed=config.get("model_type") in SEGMENTED and str(config.get("transformers_version")) < "5",
     )
 
 

@@ -68,7 +68,8 @@ def shapes_in(folder: Path, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
 
 def _count_labels(header: Mapping[str, tuple[int, ...]]) -> int | None:
     """Return the number of labels of the head among these tensors; None without one."""
-    return next((shape[0] for name, shape in header.items() if HEAD_WEIGHT.search(name) and len(shape) == 2), None)
+    heads = {name: shape[0] for name, shape in header.items() if HEAD_WEIGHT.search(name) and len(shape) == 2}
+    return next((heads[name] for name in sorted(heads, key=lambda name: "sequence_summary" in name)), None)
 
 
 def adapter_task(

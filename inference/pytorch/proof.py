@@ -29,9 +29,6 @@ Served = TypeVar("Served", bound=nn.Module)
 MORE = ("bbox", "image", "xpath_tags_seq", "input_shape_ids")
 REFUSED = {
     "mra": "without a CUDA kernel, which is code that transformers downloads, its attention is zero everywhere",
-    # Until segments other than 0 are passed on.
-    "xlnet": "its tokenizer puts the last token into a segment of its own",
-    "funnel": "its tokenizer puts the first token into a segment of its own",
     "yoso": "on a GPU transformers downloads code for it",
     "reformer": "its hashes depend on the first text that it answered",
     "tapas": "it reads a table beside the question",

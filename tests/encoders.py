@@ -92,7 +92,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     },
 }
 # Tokenizers that put [CLS] into a segment of its own.
-TEMPLATES = {"xlnet": "$A:0 [SEP]:0 [CLS]:2", "funnel": "[CLS]:2 $A:0 [SEP]:0"}
+TEMPLATES = {"xlnet": "$A:0 [SEP]:0 [CLS]:2"}
 FAMILIES = ENCODER_DECODERS | ENCODERS
 
 

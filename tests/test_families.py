@@ -10,12 +10,14 @@ import foreign
 import numpy as np
 import pytest
 from encoders import FAMILIES, TEMPLATES
+from families import KINDS as KINDS_OF_TABLE
 
 from inference import BundleError, InputError, load
 from inference.artifacts.cache import obtain
 from inference.artifacts.parity import score_matrix_mixed, score_rows
 from inference.commands.main import main
 from inference.errors import ExportError
+from inference.formats.architectures import TESTED
 from inference.formats.describe import describe
 from inference.loading import Models
 from ui.render import about
@@ -158,3 +160,12 @@ def test_attention_that_onnx_runtime_fuses_wrongly_is_exported_plain(tmp_path: P
     assert obtain(describe(folder), tmp_path).manifest["fused"].get("Attention", 0) == 0
     assert np.abs(score_rows(load(folder, "onnx", cache=tmp_path).predict(foreign.TEXTS)) - expected).max() < 1e-5
     assert np.abs(score_rows(load(folder, "int8", cache=tmp_path).predict(foreign.TEXTS)) - expected).max() < 0.1
+
+
+def test_families_that_are_called_covered_by_tests_are() -> None:
+    assert set(KINDS_OF_TABLE) - REFUSED == TESTED
+
+
+def test_info_says_whether_the_tests_cover_a_family(without_graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--model", str(without_graph), "--cache", str(without_graph.parent / "cache")]) == 0
+    assert "family  fnet, covered by tests" in capsys.readouterr().out

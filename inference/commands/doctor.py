@@ -23,7 +23,7 @@ from inference.assets import showcase_texts
 from inference.commands.options import add_model_command, print_json
 from inference.errors import BundleError, InferenceError, importing
 from inference.formats.adapters import ADAPTER
-from inference.formats.architectures import HEAD_WEIGHT, HEADS, max_positions
+from inference.formats.architectures import HEAD_WEIGHT, HEADS, TESTED, max_positions
 from inference.formats.bundle import MULTI, SINGLE, Bundle, Finding
 from inference.formats.describe import CONTEXT, LONGEST, describe
 from inference.formats.files import inside, read_json, read_json_in, tensors
@@ -82,6 +82,12 @@ def _findings(model: str | Path, base: Path | None, cache: Path | None, pairs: b
     config = {} if bundle.format == "onnx" else read_json(inside(home, "config.json"))
     if not bundle.graphs:
         yield from _check_weights(bundle, home, base)
+        if config.get("model_type") not in TESTED:
+            yield _note(
+                f"no test covers the architecture {config.get('model_type')}",
+                "its answers are proved on this model only: when it is loaded, and when ONNX and INT8 are built",
+                "compare a few answers with those from training",
+            )
     if bundle.format in ("transformers", "peft", "optimum"):
         yield from _check_activation(config, home)
         yield from _check_config(config, home)

@@ -12,9 +12,11 @@ from inference.artifacts.cache import Artifact, find, model_sizes, obtain
 from inference.backends import BACKENDS, TITLES
 from inference.classifier import Classifier, Prediction
 from inference.commands.options import add_content, add_device, add_model_command, load_model, print_json
-from inference.errors import InputError
+from inference.errors import InferenceError, InputError
+from inference.formats.architectures import TESTED
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
+from inference.formats.files import read_json
 from inference.formats.identity import check_content
 from inference.formats.texts import Text
 
@@ -107,6 +109,8 @@ def info_command(args: argparse.Namespace) -> None:
     print(f"{bundle.name}  ({bundle.folder})")
     about = [f"{bundle.pooling} pooling"] if bundle.pooling else []
     print(f"  base    {', '.join([_base(bundle), *about, f'{bundle.max_tokens} tokens at most'])}")
+    if architecture := _architecture(bundle, args.base):
+        print(f"  family  {architecture}")
     for name, task in bundle.tasks.items():
         labels = ", ".join(task.labels[:7]) + (f", … {len(task.labels)} in all" if len(task.labels) > 7 else "")
         print(f"  task    {name}: {labels}{f'; uncertain below {task.threshold:.3f}' if task.threshold else ''}")
@@ -127,6 +131,16 @@ def _base(bundle: Bundle) -> str:
         return "none, the folder is a complete model"
     revision = f" at {bundle.base.revision[:12]}" if bundle.base.revision else ""
     return f"{bundle.base.hub_id or bundle.base.folder}{revision}"
+
+
+def _architecture(bundle: Bundle, base: Path | None) -> str:
+    """Return the architecture, and whether the tests cover it; nothing for ONNX files and a base that is not here."""
+    try:
+        paths = bundle.paths(base, offline=True)
+        kind = read_json(paths.get("base/config.json", paths["config.json"])).get("model_type")
+    except (InferenceError, KeyError):
+        return ""
+    return f"{kind}, {'covered by tests' if kind in TESTED else 'proved on this build only'}"
 
 
 def _line(task: str, p: Prediction) -> str:

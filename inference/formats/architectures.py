@@ -326,3 +326,12 @@ def max_positions(config: Mapping[str, Any]) -> int:
 def has_segments(model_type: Any, type_vocab_size: Any) -> bool:
     """Return whether a model with these values in its config tells the texts of a pair apart by `token_type_ids`."""
     return int(type_vocab_size or 0) > 1 or model_type in SEGMENTED
+
+
+def segments(config: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the fields of a `Bundle` that say whether the model is given `token_type_ids`, also of a single text."""
+    kind = config.get("model_type")
+    return {
+        "token_types": has_segments(kind, config.get("type_vocab_size")),
+        "typed": kind in SEGMENTED and str(config.get("transformers_version")) < "5",
+    }

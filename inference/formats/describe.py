@@ -24,13 +24,12 @@ from inference.formats.adapters import (
     table_rows,
 )
 from inference.formats.architectures import (
-    SEGMENTED,
     check_padding,
     check_tokenizer,
     embedding_rows,
-    has_segments,
     max_positions,
     read_config,
+    segments,
 )
 from inference.formats.bundle import ENCODER, Base, Bundle, Finding, Task
 from inference.formats.files import (
@@ -301,8 +300,7 @@ def _plain_bundle(
         format="transformers",
         pad_id=pad_id if isinstance(pad_id, int) and not isinstance(pad_id, bool) and pad_id >= 0 else 0,
         vocab_size=rows,
-        token_types=has_segments(config.get("model_type"), config.get("type_vocab_size")),
-        typed=config.get("model_type") in SEGMENTED and str(config.get("transformers_version")) < "5",
+        **segments(config),
     )
 
 

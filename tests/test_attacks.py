@@ -246,7 +246,7 @@ def test_fields_that_only_gradio_knows_are_dropped(target: Target) -> None:
     config = json.loads(target.ask("GET", "/config")[2])
     number = next(one["id"] for one in config["dependencies"] if one["api_name"] == "predict")
     question = {
-        "data": ["good", "int8", None],
+        "data": ["good", "int8", None, None],
         "fn_index": number,
         "session_hash": "b",
         "request": {"headers": {}},

@@ -112,10 +112,10 @@ class PageGate:
             await self._ask(scope, receive, send, self._joined)
         elif (called := CALL.fullmatch(path)) and called[2] in self._public:
             number, parameters = self._public[called[2]]
-            by_name = partial(self._called_by_name, parameters) if called[1] else self._called
+            checked = self._called_by_name if called[1] else self._called
             # Not to Gradio's route for arguments by name, which builds a description of the whole page per request.
             scope = _with_path(scope, f"{API}/call/{called[2]}")
-            await self._ask(scope, receive, send, partial(by_name, self._inputs[number]))
+            await self._ask(scope, receive, send, partial(checked, parameters, self._inputs[number]))
         elif path in (f"{API}/cancel", f"{API}/reset"):
             await self._ask(scope, receive, send, self._cancelled)
         else:
@@ -204,11 +204,15 @@ class PageGate:
         finally:
             self._reading -= len(body)
 
-    def _called(self, inputs: list[Any], fields: dict[str, Any]) -> dict[str, Any]:
-        """Check a question to a public endpoint with its arguments in order."""
-        session = fields.get("session_hash")
+    def _called(self, parameters: list[dict[str, Any]], inputs: list[Any], fields: dict[str, Any]) -> dict[str, Any]:
+        """Check a question to a public endpoint with its arguments in order; the last ones may be left out."""
+        session, data = fields.get("session_hash"), fields.get("data")
+        if isinstance(data, list) and 0 < len(data) < len(parameters):
+            rest = parameters[len(data) :]
+            if all(parameter["parameter_has_default"] for parameter in rest):
+                data = data + [parameter["parameter_default"] for parameter in rest]
         return {
-            "data": self._arguments(inputs, fields.get("data")),
+            "data": self._arguments(inputs, data),
             "session_hash": None if session is None else _session(session),
         }
 

@@ -1,64 +1,94 @@
-"""Answers of the originals against those of Triptych, for the same checkpoints and the same 200 texts.
+"""Answers of the originals against those of Triptych, for the same folders and the same 200 texts or pairs.
 
-Two environments are made in a temporary folder: one with RapidFit 0.1.8 and the transformers of its time, one with
-PEFT and transformers as they are here. Each trains small checkpoints from generated rows, saves them and answers the
-texts. Here the same folders are imported or loaded and answer again: every label must be equal, and no probability
-may differ by more than 1e-5. Nothing is left behind.
+Two environments are made in a temporary folder: one with what is installed here and SetFit, and one with transformers
+4.57 and the PEFT, sentence-transformers, SetFit, Optimum and RapidFit of its time. In each, the `original_*.py` save
+tiny models in the ways that people save them, and write beside each folder what they answer. Here the same folders are
+imported or loaded and answer again: every label must be equal, no probability may differ by more than 1e-5, INT8 must
+be within its bounds, and the doctor must find no error. A kind that has no right answer must be refused with the
+reason, at load and by the doctor.
 
     make interop
+    python tests/interop/run.py --keep FOLDER [KIND …]      leaves environments and folders there, and uses them again
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
-from common import MAX_LENGTH, texts  # noqa: E402
-
-from inference import load  # noqa: E402
-from inference.artifacts.importing import import_rapidfit, import_weights  # noqa: E402
+from common import MAX_LENGTH, pairs, texts  # noqa: E402
 
 TOLERANCE = 1e-5
-# RapidFit 0.1.8 passes `warmup_ratio` to transformers, which 5 has no more.
-RAPIDFIT = ("rapidfit==0.1.8", "transformers==4.57.6")
-SHARED = ("torch", "numpy", "scipy", "scikit-learn", "pyarrow", "accelerate", "safetensors")
+SHARED = ("torch", "numpy", "scipy", "scikit-learn", "pyarrow", "pandas", "accelerate", "safetensors", "onnx", "onnxruntime")
+# RapidFit 0.1.8 passes `warmup_ratio` to transformers, which 5 has no more; Optimum's export needs one before 4.58.
+ENVIRONMENTS = {
+    "now": ("setfit==1.2.0", "sentencepiece"),
+    "then": (
+        *("transformers==4.57.6", "peft==0.17.1", "sentence-transformers==5.1.2", "setfit==1.1.3"),
+        *("optimum-onnx==0.1.0", "rapidfit==0.1.8", "sentencepiece", "emoji==0.6.0"),
+    ),
+}
+SCRIPTS = {
+    "transformers": ("now", "then"),
+    "peft": ("now", "then"),
+    "sentence": ("now", "then"),
+    "optimum": ("then",),
+    "rapidfit": ("then",),
+}
+# Kind (a glob) -> the words of its refusal. All others must load.
+REFUSED = {
+    "relative-key*": "position_embedding_type|relative_key",
+    "regression": "regression",
+    "without-tokenizer": "no tokenizer",
+    "added-token-without-row": "<user>|embedding",
+    "sentence-transformer": "no classification head|without a classification head|embedding",
+    "setfit-svc": "SVC",
+    "pissa-converted-headless": "no classification head",
+    "prompt-tuning": "PROMPT_TUNING",
+    "ln-tuning": "LN_TUNING",
+    "fourierft": "FOURIERFT",
+    "trainer-checkpoints": "checkpoint-20",
+}
+# Kind (a glob) -> what to import it as.
+IMPORTED = {"setfit*": "setfit", "pickled-*": "weights", "rapidfit-*": "rapidfit"}
+# Kinds whose ONNX and INT8 are built and compared too: one of each sort.
+BUILT = ("lora-bert", "plain-pissa", "setfit", "one-output", "nli-bert", "t5", "llama", "slow-deberta-v2", "compiled")
 
 
-def environment(folder: Path, packages: tuple[str, ...] = ()) -> Path:
-    """The Python of a new environment that also sees what is installed here, so that nothing large is fetched."""
-    command = [sys.executable, "-m", "venv", *([] if packages else ["--without-pip"]), str(folder)]
-    run(command)
+class Result(NamedTuple):
+    kind: str
+    outcome: str
+    failed: bool
+
+
+def environment(folder: Path, packages: tuple[str, ...]) -> Path:
+    """The Python of an environment that also sees what is installed here, so that nothing large is fetched."""
     python = folder / "bin" / "python"
-    inside = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
-    (inside / "here.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    if packages:
+    if not (folder / "complete").exists():
+        run([sys.executable, "-m", "venv", str(folder)])
+        inside = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+        (inside / "here.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
         pins = folder / "constraints.txt"
         pins.write_text("".join(f"{name}=={importlib.metadata.version(name)}\n" for name in SHARED), encoding="utf-8")
-        run(
-            [
-                str(python),
-                "-m",
-                "pip",
-                "install",
-                "--disable-pip-version-check",
-                "--no-compile",
-                "-q",
-                "-c",
-                str(pins),
-                *packages,
-            ]
-        )
+        pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", "-q"]
+        run([*pip, "-c", str(pins), *packages])
+        (folder / "complete").touch()
     return python
 
 
@@ -82,61 +112,143 @@ def run(command: list[str], cwd: Path | None = None) -> None:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}")
 
 
-def compare(name: str, folder: Path, answers: dict[str, list[dict[str, Any]]]) -> float:
-    """Print how far the model in `folder` is from the answers of the original; returns the largest |Δp|."""
-    classifier = load(folder, threads=1)
-    flips, largest = 0, 0.0
-    for task, expected in answers.items():
-        found = classifier.predict(texts(), task)
-        flips += sum(one.label != other["label"] for one, other in zip(found, expected, strict=True))
-        # by the original's label: where two labels are as likely, a flip is no large difference
-        gaps = [
-            abs(a.scores[str(b["label"])] - float(str(b["confidence"]))) for a, b in zip(found, expected, strict=True)
-        ]
-        largest = max(largest, *gaps)
-    kinds = {str(one["label"]) for expected in answers.values() for one in expected}
-    print(
-        f"{name:<36} {len(answers)} x {len(texts())} answers, {len(kinds)} labels, {flips} differ, |Δp| ≤ {largest:.1e}"
-    )
-    if flips or largest > TOLERANCE or len(kinds) < 2:
-        raise SystemExit(f"{name} does not answer as the original does.")
-    return largest
+def make(root: Path, name: str, script: str) -> Path:
+    """Let a script make its folders in an environment, unless it has; returns where they are."""
+    folder = root / name / script
+    if not (folder / "complete").exists():
+        folder.mkdir(parents=True)
+        python = root / "environments" / name / "bin" / "python"
+        run([str(python), str(HERE / f"original_{script}.py"), str(folder)], folder)
+        (folder / "complete").touch()
+    return folder
 
 
-def rapidfit(folder: Path, python: Path) -> float:
-    folder.mkdir()
-    run([str(python), str(HERE / "original_rapidfit.py"), str(folder)], folder)
-    largest = 0.0
-    for name, answers in json.loads((folder / "answers.json").read_text(encoding="utf-8")).items():
-        import_rapidfit(folder / name, folder / "imported" / name, MAX_LENGTH)
-        largest = max(largest, compare(f"rapidfit {name}", folder / "imported" / name, answers))
-    return largest
+def match(kind: str, table: dict[str, str]) -> str | None:
+    return next((value for pattern, value in table.items() if fnmatchcase(kind, pattern)), None)
 
 
-def peft(folder: Path, python: Path) -> float:
-    folder.mkdir()
-    run([str(python), str(HERE / "original_peft.py"), str(folder)], folder)
-    largest = 0.0
-    for name, answers in json.loads((folder / "answers.json").read_text(encoding="utf-8")).items():
-        model = folder / name
-        if name.startswith("pickled"):
-            model = folder / "imported" / name
-            import_weights(folder / name, model)
-        largest = max(largest, compare(f"{folder.name} {name}", model, answers))
-    return largest
+class Differences(NamedTuple):
+    """Between the answers of the original and those of Triptych."""
+
+    flips: int
+    largest: float
+    mean: float
+    labels: int
+    """Different labels in the original's answers."""
+
+    def __str__(self) -> str:
+        return f"{self.flips} labels differ, |Δp| ≤ {self.largest:.1e}"
+
+
+def differences(classifier: Any, expected: dict[str, Any]) -> Differences:
+    inputs = pairs() if expected["pairs"] else texts()
+    flips, gaps, kinds = 0, [], set()
+    for task, answers in expected["tasks"].items():
+        predictions = classifier.predict(inputs, task)
+        labels = answers["labels"]
+        for prediction, row in zip(predictions, answers["scores"], strict=True):
+            ours = prediction.scores
+            known = {name: p for name, p in zip(labels, row, strict=True) if p is not None}
+            best = max(known, key=known.__getitem__)
+            label = best if len(row) > 1 or row[0] >= 0.5 else f"not {best}"
+            kinds.add(label)
+            # where two labels are as likely, a flip is no difference
+            flips += prediction.label != label and abs(ours[prediction.label] - ours.get(label, 0)) > TOLERANCE
+            gaps.append(max(abs(ours[name] - p) for name, p in known.items()))
+    return Differences(flips, max(gaps), sum(gaps) / len(gaps), len(kinds))
+
+
+def compare(folder: Path, where: Path, full: bool) -> Result:
+    """What Triptych makes of one folder."""
+    from inference import load
+    from inference.commands.doctor import examine
+    from inference.errors import InferenceError
+    from inference.onnx.recipes import MIN_AGREEMENT, SMALL_DP
+
+    kind = folder.name
+    expected = json.loads(folder.with_name(f"{kind}.expected.json").read_text(encoding="utf-8"))
+    words, form = match(kind, REFUSED), match(kind, IMPORTED)
+    model = folder
+    try:
+        if form is not None and words is None or kind == "setfit-svc":
+            model = where / "imported" / kind
+            import_as(str(form), folder, model)
+        classifier = load(model, threads=1)
+        if words is not None:
+            classifier.predict(texts())
+            return Result(kind, "loaded and answered, although it has no right answer", True)
+        found = differences(classifier, expected)
+        outcome, failed = str(found), found.flips > 0 or found.largest > TOLERANCE or found.labels < 2
+        if found.labels < 2:
+            outcome += ", and the original has only one label"
+        for backend in ("onnx", "int8") if full and not failed else ():
+            found = differences(load(model, backend, threads=1, cache=where / "cache"), expected)
+            outcome += f"; {backend} {found}"
+            if backend == "onnx":
+                failed |= found.flips > 0 or found.largest > TOLERANCE
+            else:
+                count = len(texts()) * len(expected["tasks"])
+                failed |= found.mean > SMALL_DP or found.flips > (1 - MIN_AGREEMENT) * count and found.largest > SMALL_DP
+    except InferenceError as error:
+        message = f"{type(error).__name__}: {error}"
+        if words is None or not re.search(words, str(error)):
+            return Result(kind, f"refused: {message}", True)
+        outcome, failed = "refused", False
+    except Exception as error:
+        return Result(kind, f"CRASH {type(error).__name__}: {error}", True)
+    errors = [finding for finding in examine(model) if finding.severity == "error"]
+    if words is None and errors:
+        return Result(kind, f"{outcome}; doctor: {errors[0].what}", True)
+    if words is not None and (not errors or not re.search(words, errors[0].what)):
+        return Result(kind, f"{outcome}; doctor: {errors[0].what if errors else 'no error'}", True)
+    return Result(kind, outcome, failed)
+
+
+def import_as(form: str, folder: Path, out: Path) -> None:
+    from inference.artifacts import importing
+
+    if form == "rapidfit":
+        importing.import_rapidfit(folder, out, MAX_LENGTH)
+    else:
+        getattr(importing, f"import_{form}")(folder, out)
+
+
+def folders(made: list[Path], kinds: list[str]) -> Iterator[Path]:
+    for place in made:
+        for path in sorted(place.glob("*.expected.json")):
+            folder = path.with_name(path.name.removesuffix(".expected.json"))
+            if not kinds or any(fnmatchcase(folder.name, kind) for kind in kinds):
+                yield folder
 
 
 def main() -> None:
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="interop-") as made:
-        folder = Path(made)
-        theirs, plain = environment(folder / "env-rapidfit", RAPIDFIT), environment(folder / "env-peft")
-        found = [
-            rapidfit(folder / "rapidfit", theirs),
-            peft(folder / "peft", plain),
-            peft(folder / "peft-transformers-4", theirs),
-        ]
-    print(f"The largest |Δp| is {max(found):.1e} (allowed {TOLERANCE:.0e}); {time.monotonic() - started:.0f} s.")
+    parser = argparse.ArgumentParser(description="Compare the answers of the originals with those of Triptych.")
+    parser.add_argument("kinds", nargs="*", help="kinds to compare, as globs (default: all)")
+    parser.add_argument("--keep", type=Path, help="folder for environments and models, which stay there")
+    parser.add_argument("--build", action="store_true", help="build ONNX and INT8 of every kind, not of a sample")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="interop-") as temporary:
+        root = arguments.keep or Path(temporary)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda item: environment(root / "environments" / item[0], item[1]), ENVIRONMENTS.items()))
+            steps = [(name, script) for script, names in SCRIPTS.items() for name in names]
+            made = list(pool.map(lambda step: make(root, *step), steps))
+        print(f"{time.monotonic() - started:.0f} s for the originals")
+        failed = 0
+        with ProcessPoolExecutor(2) as workers, tempfile.TemporaryDirectory(prefix="interop-") as ours:
+            tasks = []
+            for folder in folders(made, arguments.kinds):
+                where = Path(ours) / folder.parent.parent.name / folder.parent.name
+                full = arguments.build or folder.name in BUILT
+                tasks.append((folder, workers.submit(compare, folder, where, full)))
+            for folder, task in tasks:
+                result = task.result()
+                failed += result.failed
+                mark = "WRONG" if result.failed else "ok"
+                print(f"{mark:<6}{folder.parent.parent.name:<5} {result.kind:<28} {result.outcome}", flush=True)
+    print(f"{len(tasks)} folders, {failed} wrong; {time.monotonic() - started:.0f} s.")
+    sys.exit(failed > 0)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,7 @@ KEYWORDS = {
     "mood": {"down": ["bad", "awful", "sad"], "up": ["fine", "great", "lovely"]},
     "topic": {"food": ["soup", "bread"], "other": ["lamp", "paint"], "travel": ["bus", "island"]},
 }
-FILLERS = re.findall(
-    r"\w+", "it was a the so and then very quite i think that this one is for you we had some of them"
-)
+FILLERS = re.findall(r"\w+", "it was a the so and then very quite i think that this one is for you we had some of them")
 WORDS = [*FILLERS, *(word for task in KEYWORDS.values() for words in task.values() for word in words)]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SPECIAL = ["[CLS]", "[PAD]", "[SEP]", "[UNK]"]  # padding is 1 and not 0, as it is for RoBERTa
@@ -177,6 +175,61 @@ def write_encoder(folder: Path, family: str = "bert", **config: Any) -> None:
 
 # --- Models
 
+_SIDES = ("encoder", "decoder")
+_BART = {"d_model": 32, "eos_token_id": 2, **{f"{side}_layers": 2 for side in _SIDES}}
+_BART |= {f"{side}_{name}": size for side in _SIDES for name, size in (("ffn_dim", 64), ("attention_heads", 4))}
+_GROUPS = {"num_key_value_heads": 2, "head_dim": 8}
+_RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+_V3 = {"position_buckets": 16, "norm_rel_ebd": "layer_norm", "share_att_key": True, "type_vocab_size": 0}
+_T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
+# Model type -> class of its tokenizer, and what its config needs beside `SIZES`.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("Bert", {}),
+    "distilbert": ("DistilBert", {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}),
+    "electra": ("Electra", {"embedding_size": 16}),
+    "roberta": ("Roberta", {"type_vocab_size": 1}),
+    "xlm-roberta": ("XLMRoberta", {"type_vocab_size": 1}),
+    "camembert": ("Camembert", {"type_vocab_size": 1}),
+    "data2vec-text": ("Roberta", {"type_vocab_size": 1}),
+    "albert": ("Albert", {"embedding_size": 16}),
+    "deberta": ("Deberta", _RELATIVE),
+    "deberta-v2": (
+        "DebertaV2",
+        {
+            **_RELATIVE,
+            "position_buckets": 16,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "type_vocab_size": 0,
+        },
+    ),
+    "longformer": ("Longformer", {"attention_window": [16, 16], "type_vocab_size": 1}),
+    "big_bird": ("BigBird", {"attention_type": "original_full", "block_size": 4, "num_random_blocks": 1}),
+    "mobilebert": ("MobileBert", {"embedding_size": 16, "intra_bottleneck_size": 16}),
+    "rembert": ("RemBert", {"input_embedding_size": 16, "output_embedding_size": 16}),
+    "convbert": ("ConvBert", {"embedding_size": 16}),
+    "ernie": ("Bert", {}),
+    "roformer": ("Bert", {"embedding_size": 32}),
+    "fnet": ("Bert", {}),
+    "nystromformer": ("Bert", {"segment_means_seq_len": 4, "num_landmarks": 4}),
+    "xlnet": ("XLNet", {"max_position_embeddings": None, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}),
+    "bart": ("Bart", {**_BART, "bos_token_id": 0}),
+    "mbart": ("MBart", _BART),
+    "t5": ("T5", {"decoder_start_token_id": 0, **_T5}),
+    "gpt2": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 160}),
+    "qwen2": ("Qwen2", _GROUPS),
+    "qwen3": ("Qwen2", _GROUPS),
+    "llama": ("Llama", _GROUPS),
+    "mistral": ("Llama", {**_GROUPS, "sliding_window": 8}),
+    "gemma": ("Gemma", _GROUPS),
+    "gemma2": ("Gemma", _GROUPS),
+    "gemma3_text": ("Gemma", _GROUPS),
+    "phi3": ("Llama", {**_GROUPS, "bos_token_id": 1, "eos_token_id": 2}),
+    "opt": ("GPT2", {"ffn_dim": 64, "word_embed_proj_dim": 32}),
+    "gpt_neox": ("GPT2", {}),
+    "bloom": ("GPT2", {"n_layer": 2, "n_head": 4}),
+}
+
 
 def widen(model: Any) -> None:
     """Widen random weights, so that hidden states differ from text to text."""
@@ -198,7 +251,7 @@ def spread(model: Any, tokenizer: Any, inputs: Any = None, deviation: float = 1.
     heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == size]
     hooks = [m.register_forward_hook(lambda m, x, _: calls.append((m, x[0]))) for m in heads]
     batch = texts()[:64] if inputs is None else inputs[:64]
-    logits = torch.tensor(logits_of(model, tokenizer, batch))
+    logits = torch.tensor(logits_of(model, tokenizer, batch, 1))
     for hook in hooks:
         hook.remove()
     head = calls[-1][0]
@@ -215,14 +268,15 @@ def spread(model: Any, tokenizer: Any, inputs: Any = None, deviation: float = 1.
 
 
 def make_classifier(model_type: str, labels: Iterable[str] = LABELS, tokenizer: Any = None, **config: Any) -> Any:
-    """A random classifier of two layers with named labels."""
+    """A random classifier of two layers with named labels, for this tokenizer."""
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     names = list(labels)
     torch.manual_seed(3)
     sizes = {**SIZES, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-    sizes = {name: value for name, value in {**sizes, **config}.items() if value is not None}
+    sizes.update(FAMILIES[model_type][1], **config)
+    sizes = {name: value for name, value in sizes.items() if value is not None}
     numbers = {name: i for i, name in enumerate(names)}
     made = AutoConfig.for_model(model_type, id2label=dict(enumerate(names)), label2id=numbers, **sizes)
     model = AutoModelForSequenceClassification.from_config(made).eval()
@@ -246,6 +300,8 @@ def logits_of(model: Any, tokenizer: Any, inputs: Any, batch: int = 20) -> list[
         encoded = tokenizer(*columns, return_tensors="pt", truncation=True, padding=batch > 1, max_length=max_length)
         if model.config.model_type == "fnet":  # it has no mask, and version 4 does not accept one
             encoded.pop("attention_mask", None)
+        if model.config.model_type == "big_bird":  # it never leaves full attention after a short text
+            model.bert.set_attention_type(model.config.attention_type)
         with torch.no_grad():
             rows += model(**encoded).logits.float().tolist()
     return rows

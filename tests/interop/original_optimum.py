@@ -11,19 +11,19 @@ from typing import Any
 
 import common
 import transformers
-from common import LABELS, answer, make_classifier, make_tokenizer, pairs, write_answers
+from common import FAMILIES, LABELS, answer, make_classifier, make_tokenizer, pairs, write_answers
 from optimum.exporters.onnx import main_export
 from optimum.onnxruntime import ORTModelForSequenceClassification, ORTQuantizer
 from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
 
 def source(
-    folder: Path, model_type: str = "bert", vocabulary: str = "Bert", labels: Any = LABELS, inputs: Any = None, **config: Any
+    folder: Path, family: str = "bert", labels: Any = LABELS, inputs: Any = None, **config: Any
 ) -> tuple[Path, Any]:
-    tokenizer = make_tokenizer(vocabulary)
+    tokenizer = make_tokenizer(FAMILIES[family][0])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = make_classifier(model_type, labels, tokenizer, **config)
+    model = make_classifier(family, labels, tokenizer, **config)
     common.spread(model, tokenizer, inputs)
     made = folder.with_name(f"{folder.name}-source")
     model.save_pretrained(made)
@@ -85,12 +85,12 @@ def kind(maker: Any, *arguments: Any, **options: Any) -> Any:
 
 MAKERS = {
     "optimum": export,
-    "optimum-roberta": kind(export, "roberta", "Roberta", type_vocab_size=1),
-    "optimum-xlm-roberta": kind(export, "xlm-roberta", "XLMRoberta", type_vocab_size=1),
+    "optimum-roberta": kind(export, "roberta"),
+    "optimum-xlm-roberta": kind(export, "xlm-roberta"),
     "optimum-multi-label": kind(export, labels=("a", "b", "c"), problem_type="multi_label_classification"),
     "optimum-one-output": kind(export, labels=("toxic",)),
     "optimum-nli": kind(export, labels=("contradiction", "entailment", "neutral"), inputs=pairs()),
-    "optimum-gpt2": kind(export, "gpt2", "GPT2", n_embd=32, n_layer=2, n_head=4, n_positions=160, batch=1),
+    "optimum-gpt2": kind(export, "gpt2", batch=1),
     "optimum-command": command,
     "optimum-quantized": kind(quantized, False),
     "optimum-both": kind(quantized, True),

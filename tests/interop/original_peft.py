@@ -15,8 +15,14 @@ import common
 import peft
 import torch
 import transformers
-from common import LABELS, answer, make_classifier, make_tokenizer, rows, spread, texts, write_answers, write_encoder
-from peft import AutoPeftModelForSequenceClassification, LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict
+from common import FAMILIES, LABELS, make_classifier, make_tokenizer, rows, spread, texts, write_answers, write_encoder
+from peft import (
+    AutoPeftModelForSequenceClassification,
+    LoraConfig,
+    PeftConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -68,7 +74,15 @@ def stir(model: Any) -> None:
                 value.add_(torch.randn_like(value) * (0.5 if "classifier" in name or "score" in name else 0.1))
 
 
-def make(at: Path, base: Path, config: Any, labels: Any = LABELS, seed: int = 5, converted: bool = False, with_head: bool = True) -> None:
+def make(
+    at: Path,
+    base: Path,
+    config: Any,
+    labels: Any = LABELS,
+    seed: int = 5,
+    converted: bool = False,
+    with_head: bool = True,
+) -> None:
     """Save an adapter whose weights have moved, and whose answers differ from text to text."""
     torch.manual_seed(seed)
     options = {"num_labels": len(labels), "ignore_mismatched_sizes": True}
@@ -215,8 +229,7 @@ def own_tokens(folder: Path, **options: Any) -> None:
     tokenizer.add_tokens(["<user>", "xyzzy", "🙂"])
     torch.manual_seed(7)
     model = AutoModelForSequenceClassification.from_pretrained(base)
-    model.resize_token_embeddings(len(tokenizer), **({} if "mean" not in options else {}))
-    options.pop("mean", None)
+    model.resize_token_embeddings(len(tokenizer))
     model = get_peft_model(model, lora(**options))
     stir(model)
     spread(model, tokenizer)
@@ -253,34 +266,20 @@ def root_beside_named(folder: Path) -> None:
     write_answers(folder, {"label": ask(folder), "second": ask(folder / "second")})
 
 
-def decoder(folder: Path, model_type: str, vocabulary: str, modules: Any, pad: bool = True, **config: Any) -> None:
-    """LoRA on a decoder whose head is `score`; one text at a time, so that nothing is padded."""
+def on_family(folder: Path, family: str, modules: Any, pad: bool = True) -> None:
+    """LoRA on another family; decoders answer one text at a time, so that nothing is padded."""
     base = folder.with_name(f"base-{folder.name}")
-    tokenizer = make_tokenizer(vocabulary)
-    tokenizer.pad_token = tokenizer.eos_token
-    model = make_classifier(model_type, LABELS, tokenizer, **config)
+    tokenizer = make_tokenizer(FAMILIES[family][0])
+    decodes = tokenizer.pad_token is None or family in ("llama", "gemma2", "qwen2")
+    if decodes:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = make_classifier(family, LABELS, tokenizer)
     if not pad:
         model.config.pad_token_id = tokenizer.pad_token = None
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
-    torch.manual_seed(12)
-    adapted = get_peft_model(AutoModelForSequenceClassification.from_pretrained(base), lora(target_modules=modules))
-    stir(adapted)
-    tokenizer.pad_token = tokenizer.eos_token
-    adapted.config.pad_token_id = tokenizer.pad_token_id
-    spread(adapted, tokenizer)
-    adapted.save_pretrained(folder)
-    write_answers(folder, {"label": ask(folder, batch=1)})
-
-
-def encoder_decoder(folder: Path, model_type: str, vocabulary: str, modules: Any, **config: Any) -> None:
-    base = folder.with_name(f"base-{folder.name}")
-    tokenizer = make_tokenizer(vocabulary)
-    model = make_classifier(model_type, LABELS, tokenizer, **config)
-    model.save_pretrained(base)
-    tokenizer.save_pretrained(base)
     make(folder, base, lora(target_modules=modules))
-    write_answers(folder, {"label": ask(folder)})
+    write_answers(folder, {"label": ask(folder, batch=1 if decodes else 20)})
 
 
 def trainer(folder: Path) -> None:
@@ -305,11 +304,6 @@ def kind(maker: Any, *arguments: Any, **options: Any) -> Any:
     return lambda folder: maker(folder, *arguments, **options)
 
 
-DECODER = {"num_key_value_heads": 2, "head_dim": 8}
-GPT2_SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 160}
-BART_SIZES = {"d_model": 32, "eos_token_id": 2, "bos_token_id": 0}
-BART_SIZES |= {f"{side}_{x}": n for side in ("encoder", "decoder") for x, n in (("layers", 2), ("ffn_dim", 64))}
-BART_SIZES |= {f"{side}_attention_heads": 4 for side in ("encoder", "decoder")}
 PISSA, OLORA = {"init_lora_weights": "pissa"}, {"init_lora_weights": "olora"}
 MAKERS = {
     "lora-bert": kind(guide, "bert"),
@@ -358,7 +352,9 @@ MAKERS = {
     "plain-pissa": kind(several, lora(), lora(**PISSA)),
     "pissa-plain": kind(several, lora(**PISSA), lora()),
     "plain-pissa-converted": kind(several, lora(), lora(**PISSA), converted=(1,)),
-    "pissa-niter-twice": kind(several, lora(init_lora_weights="pissa_niter_4"), lora(init_lora_weights="pissa_niter_4")),
+    "pissa-niter-twice": kind(
+        several, lora(init_lora_weights="pissa_niter_4"), lora(init_lora_weights="pissa_niter_4")
+    ),
     "olora-twice": kind(several, lora(**OLORA), lora(**OLORA)),
     "bias-plain": kind(several, lora(bias="lora_only"), lora()),
     "plain-bias": kind(several, lora(), lora(bias="lora_only")),
@@ -379,14 +375,15 @@ MAKERS = {
     "two-and-three-labels": kind(several, lora(), lora(), labels=(("a", "b"), ("c", "d", "e"))),
     "three-adapters": kind(several, lora(), lora(**PISSA), lora(bias="all")),
     # decoders and encoder-decoders
-    "lora-gpt2": kind(decoder, "gpt2", "GPT2", ["c_attn"], **GPT2_SIZES),
-    "lora-qwen2": kind(decoder, "qwen2", "Qwen2", ["q_proj", "v_proj"], **DECODER),
-    "lora-qwen2-no-pad": kind(decoder, "qwen2", "Qwen2", ["q_proj", "v_proj"], pad=False, **DECODER),
-    "lora-llama": kind(decoder, "llama", "Llama", ["q_proj", "v_proj"], **DECODER),
-    "lora-gemma2": kind(decoder, "gemma2", "Gemma", ["q_proj", "v_proj"], **DECODER),
-    "lora-opt": kind(decoder, "opt", "GPT2", ["q_proj", "v_proj"], ffn_dim=64, word_embed_proj_dim=32),
-    "lora-bloom": kind(decoder, "bloom", "GPT2", ["query_key_value"], n_layer=2, n_head=4),
-    "lora-bart": kind(encoder_decoder, "bart", "Bart", ["q_proj", "v_proj"], **BART_SIZES),
+    "lora-gpt2": kind(on_family, "gpt2", ["c_attn"]),
+    "lora-qwen2": kind(on_family, "qwen2", ["q_proj", "v_proj"]),
+    "lora-qwen2-no-pad": kind(on_family, "qwen2", ["q_proj", "v_proj"], pad=False),
+    "lora-llama": kind(on_family, "llama", ["q_proj", "v_proj"]),
+    "lora-gemma2": kind(on_family, "gemma2", ["q_proj", "v_proj"]),
+    "lora-opt": kind(on_family, "opt", ["q_proj", "v_proj"]),
+    "lora-bloom": kind(on_family, "bloom", ["query_key_value"]),
+    "lora-bart": kind(on_family, "bart", ["q_proj", "v_proj"]),
+    "lora-deberta-v2": kind(on_family, "deberta-v2", ["query_proj", "value_proj"]),
 }
 
 if __name__ == "__main__":

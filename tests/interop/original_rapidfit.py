@@ -5,7 +5,6 @@ Usage: original_rapidfit.py FOLDER [KIND …]
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 

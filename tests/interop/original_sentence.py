@@ -12,7 +12,7 @@ from typing import Any
 import common
 import numpy as np
 import torch
-from common import LABELS, SIZES, make_classifier, make_tokenizer, pairs, rows, texts, write_answers, write_encoder
+from common import FAMILIES, LABELS, make_classifier, make_tokenizer, pairs, rows, texts, write_answers, write_encoder
 from sentence_transformers import CrossEncoder, SentenceTransformer, models
 from setfit import SetFitHead, SetFitModel
 from sklearn.linear_model import LogisticRegression
@@ -31,15 +31,25 @@ def body(folder: Path, pooling: str = "mean", max_length: int = 128, more: Any =
 
 
 def setfit(
-    folder: Path, head: Any, labels: Any = LABELS, task: str = "mood", strategy: str | None = None, normalize: bool = False,
-    names: bool = True, targets: Any = None, **options: Any,
+    folder: Path,
+    head: Any,
+    labels: Any = LABELS,
+    task: str = "mood",
+    strategy: str | None = None,
+    normalize: bool = False,
+    names: bool = True,
+    targets: Any = None,
+    **options: Any,
 ) -> None:
     encoder = body(folder, **options)
     data = rows(task, 240)
     known = sorted(common.KEYWORDS[task])
     y = np.array([known.index(row["label"]) for row in data]) if targets is None else targets(data)
     model = SetFitModel(
-        model_body=encoder, model_head=head, labels=list(labels) if names else None, normalize_embeddings=normalize,
+        model_body=encoder,
+        model_head=head,
+        labels=list(labels) if names else None,
+        normalize_embeddings=normalize,
         multi_target_strategy=strategy,
     )
     if isinstance(head, torch.nn.Module):
@@ -75,21 +85,23 @@ def sentence_transformer(folder: Path) -> None:
     write_answers(folder)
 
 
-def cross_encoder(
-    folder: Path, labels: Any, model_type: str = "bert", vocabulary: str = "Bert", activation: Any = None, **config: Any
-) -> None:
+def cross_encoder(folder: Path, labels: Any, family: str = "bert", activation: Any = None) -> None:
     source = folder.with_name(f"{folder.name}-source")
-    tokenizer = make_tokenizer(vocabulary)
-    model = make_classifier(model_type, labels, tokenizer, **config)
+    tokenizer = make_tokenizer(FAMILIES[family][0])
+    model = make_classifier(family, labels, tokenizer)
     common.spread(model, tokenizer, pairs())
     model.save_pretrained(source)
     tokenizer.save_pretrained(source)
-    encoder = CrossEncoder(str(source), device="cpu", max_length=128, **({"activation_fn": activation} if activation else {}))
+    encoder = CrossEncoder(
+        str(source), device="cpu", max_length=128, **({"activation_fn": activation} if activation else {})
+    )
     encoder.save_pretrained(str(folder))
     shutil.rmtree(source)
     loaded = CrossEncoder(str(folder), device="cpu")
     identity = torch.nn.Identity()
-    logits = np.asarray(loaded.predict(pairs(), activation_fn=identity, convert_to_numpy=True)).reshape(len(pairs()), -1)
+    logits = np.asarray(loaded.predict(pairs(), activation_fn=identity, convert_to_numpy=True)).reshape(
+        len(pairs()), -1
+    )
     write_answers(folder, {"label": {"labels": list(labels), "scores": common.scores_of(logits.tolist())}}, pairs=True)
 
 
@@ -124,13 +136,15 @@ MAKERS = {
     "setfit-dense": kind(setfit, SetFitHead(32, 2)),
     "setfit-dense-three": kind(setfit, SetFitHead(32, 3), TOPICS, "topic"),
     "setfit-dense-temperature": kind(setfit, SetFitHead(32, 3, temperature=2.0), TOPICS, "topic"),
-    "setfit-dense-multi": kind(setfit, SetFitHead(32, 3, multitarget=True), FLAGS, strategy="one-vs-rest", targets=has_words),
+    "setfit-dense-multi": kind(
+        setfit, SetFitHead(32, 3, multitarget=True), FLAGS, strategy="one-vs-rest", targets=has_words
+    ),
     "setfit-svc": kind(refused_setfit, SVC(probability=True)),
     "sentence-transformer": sentence_transformer,
     "cross-encoder": kind(cross_encoder, ("LABEL_0",)),
     "cross-encoder-identity": kind(cross_encoder, ("LABEL_0",), activation=torch.nn.Identity()),
     "cross-encoder-three": kind(cross_encoder, ("contradiction", "entailment", "neutral")),
-    "cross-encoder-roberta": kind(cross_encoder, ("LABEL_0",), "roberta", "Roberta", type_vocab_size=1),
+    "cross-encoder-roberta": kind(cross_encoder, ("LABEL_0",), "roberta"),
     "cross-encoder-two": kind(cross_encoder, ("no", "yes")),
 }
 

@@ -35,7 +35,18 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 from common import MAX_LENGTH, pairs, texts  # noqa: E402
 
 TOLERANCE = 1e-5
-SHARED = ("torch", "numpy", "scipy", "scikit-learn", "pyarrow", "pandas", "accelerate", "safetensors", "onnx", "onnxruntime")
+SHARED = (
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pyarrow",
+    "pandas",
+    "accelerate",
+    "safetensors",
+    "onnx",
+    "onnxruntime",
+)
 # RapidFit 0.1.8 passes `warmup_ratio` to transformers, which 5 has no more; Optimum's export needs one before 4.58.
 ENVIRONMENTS = {
     "now": ("setfit==1.2.0", "sentencepiece"),
@@ -53,11 +64,12 @@ SCRIPTS = {
 }
 # Kind (a glob) -> the words of its refusal. All others must load.
 REFUSED = {
-    "relative-key*": "position_embedding_type|relative_key",
+    "relative-key*": "relative_key",
     "regression": "regression",
     "without-tokenizer": "no tokenizer",
     "added-token-without-row": "<user>|embedding",
-    "sentence-transformer": "no classification head|without a classification head|embedding",
+    "sentence-transformer": "embeds texts and has no labels",
+    "*xlnet": "xlnet.*segment",
     "setfit-svc": "SVC",
     "pissa-converted-headless": "no classification head",
     "prompt-tuning": "PROMPT_TUNING",
@@ -65,6 +77,9 @@ REFUSED = {
     "fourierft": "FOURIERFT",
     "trainer-checkpoints": "checkpoint-20",
 }
+# Folders of version 4.57 that transformers 5 itself reads otherwise: its classes drop the normalizer of SentencePiece,
+# so that "…" is unknown. They must answer as transformers 5 does, and the doctor must warn if there is a tokenizer.json.
+READ_OTHERWISE = ("big_bird*", "*deberta-v2", "*mbart", "*rembert")
 # Kind (a glob) -> what to import it as.
 IMPORTED = {"setfit*": "setfit", "pickled-*": "weights", "rapidfit-*": "rapidfit"}
 # Kinds whose ONNX and INT8 are built and compared too: one of each sort.
@@ -168,15 +183,18 @@ def compare(folder: Path, where: Path, full: bool) -> Result:
     kind = folder.name
     expected = json.loads(folder.with_name(f"{kind}.expected.json").read_text(encoding="utf-8"))
     words, form = match(kind, REFUSED), match(kind, IMPORTED)
+    reread = folder.parts[-3] == "then" and any(fnmatchcase(kind, pattern) for pattern in READ_OTHERWISE)
     model = folder
     try:
-        if form is not None and words is None or kind == "setfit-svc":
+        if form is not None:
             model = where / "imported" / kind
-            import_as(str(form), folder, model)
+            import_as(form, folder, model)
         classifier = load(model, threads=1)
         if words is not None:
             classifier.predict(texts())
             return Result(kind, "loaded and answered, although it has no right answer", True)
+        if reread:
+            expected["tasks"] = {"label": plain_answers(folder, pairs() if expected["pairs"] else texts())}
         found = differences(classifier, expected)
         outcome, failed = str(found), found.flips > 0 or found.largest > TOLERANCE or found.labels < 2
         if found.labels < 2:
@@ -188,7 +206,9 @@ def compare(folder: Path, where: Path, full: bool) -> Result:
                 failed |= found.flips > 0 or found.largest > TOLERANCE
             else:
                 count = len(texts()) * len(expected["tasks"])
-                failed |= found.mean > SMALL_DP or found.flips > (1 - MIN_AGREEMENT) * count and found.largest > SMALL_DP
+                failed |= found.mean > SMALL_DP or (
+                    found.flips > (1 - MIN_AGREEMENT) * count and found.largest > SMALL_DP
+                )
     except InferenceError as error:
         message = f"{type(error).__name__}: {error}"
         if words is None or not re.search(words, str(error)):
@@ -196,12 +216,25 @@ def compare(folder: Path, where: Path, full: bool) -> Result:
         outcome, failed = "refused", False
     except Exception as error:
         return Result(kind, f"CRASH {type(error).__name__}: {error}", True)
-    errors = [finding for finding in examine(model) if finding.severity == "error"]
+    findings = examine(model)
+    if reread and (folder / "tokenizer.json").exists() and not any("differently" in note.what for note in findings):
+        return Result(kind, f"{outcome}; doctor: nothing about a tokenizer that is read differently", True)
+    errors = [finding for finding in findings if finding.severity == "error"]
     if words is None and errors:
         return Result(kind, f"{outcome}; doctor: {errors[0].what}", True)
-    if words is not None and (not errors or not re.search(words, errors[0].what)):
+    if words is not None and form is None and (not errors or not re.search(words, errors[0].what)):
         return Result(kind, f"{outcome}; doctor: {errors[0].what if errors else 'no error'}", True)
     return Result(kind, outcome, failed)
+
+
+def plain_answers(folder: Path, inputs: Any) -> dict[str, Any]:
+    """What the transformers that is installed here answers."""
+    from common import answer
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    batch = 1 if model.config.model_type == "big_bird" else 20
+    return answer(model, AutoTokenizer.from_pretrained(folder), inputs, batch=batch)
 
 
 def import_as(form: str, folder: Path, out: Path) -> None:

@@ -4,8 +4,8 @@
 #                 what is marked slow (pyproject.toml says what each marker means)
 # make test-all   every test, in some 18 minutes; one that needs what is not installed is skipped
 # make check      style and types
-# make interop    RapidFit and PEFT, each in an environment of its own, must answer as Triptych does: two minutes,
-#                 fetches a few small packages
+# make interop    RapidFit, PEFT, SetFit, sentence-transformers, Optimum and two versions of transformers, in environments
+#                 of their own, must answer as Triptych does: six minutes, fetches a few small packages
 # make soak       the long forms of the tests, half an hour: raw bytes and generated requests against the API,
 #                 overload, memory over ten minutes; malformed requests against the page; the scorer killed 1,000 times
 #                 and fed 50,000 changed files

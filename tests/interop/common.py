@@ -121,7 +121,12 @@ VOCABULARIES: dict[str, Callable[[Path], None]] = {
         folder, "tokenizer.model", **_pieces(-1, 1, 2, 0), model_type="bpe", vocab_size=400, byte_fallback=True
     ),
     "Gemma": lambda folder: sentencepiece(
-        folder, "tokenizer.model", **_pieces(0, 2, 1, 3), model_type="bpe", vocab_size=400, byte_fallback=True
+        folder,
+        "tokenizer.model",
+        **_pieces(0, 2, 1, 3, user_defined_symbols=["<mask>"]),
+        model_type="bpe",
+        vocab_size=400,
+        byte_fallback=True,
     ),
 }
 

@@ -263,7 +263,7 @@ def root_beside_named(folder: Path) -> None:
         stir(model)
         spread(model, AutoTokenizer.from_pretrained(base))
     model.save_pretrained(folder)
-    write_answers(folder, {"label": ask(folder), "second": ask(folder / "second")})
+    write_answers(folder, {"default": ask(folder), "second": ask(folder / "second")})
 
 
 def on_family(folder: Path, family: str, modules: Any, pad: bool = True) -> None:

@@ -61,7 +61,7 @@ def setfit(
     scores = np.asarray(loaded.predict_proba(texts(), as_numpy=True))
     if strategy == "multi-output":  # (texts, labels, 2), or the other way round before 1.0.2
         scores = scores[..., 1]
-    shown = list(labels) if names else [f"LABEL_{i}" for i in range(scores.shape[1])]
+    shown = list(labels) if names else [str(i) for i in range(scores.shape[1])]
     write_answers(folder, {"label": {"labels": shown, "scores": scores.tolist(), "multi": strategy is not None}})
 
 

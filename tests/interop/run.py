@@ -71,6 +71,10 @@ REFUSED = {
     "sentence-transformer": "embeds texts and has no labels",
     "*xlnet": "xlnet.*segment",
     "setfit-svc": "SVC",
+    "setfit-chain": "ClassifierChain",
+    "setfit-one-vs-rest-single": "divided by the sum",
+    "setfit-sqrt": "mean_sqrt_len_tokens",
+    "optimum-quantized": "quantised ONNX graph only",
     "pissa-converted-headless": "lacks .*classifier",
     "pissa-niter*": "pissa_niter",
     "prompt-tuning": "PROMPT_TUNING",
@@ -193,7 +197,7 @@ def compare(folder: Path, where: Path, full: bool) -> Result:
         if form is not None:
             model = where / "imported" / kind
             import_as(form, folder, model)
-        classifier = load(model, threads=1)
+        classifier = load(model, None, threads=1)
         if words is not None:
             classifier.predict(texts())
             return Result(kind, "loaded and answered, although it has no right answer", True)

@@ -40,7 +40,7 @@ from inference.formats.tokenizer import (
 
 SEVERITIES = ("error", "warning", "note")
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # tokenizer classes that name no special tokens themselves
-TEXTS = ("It was a quiet evening.", "WHY did the 7.30 bus not come?!", "naïve café, 12,50 €", "a  b\tc")
+TEXTS = ("It was a quiet evening.", "WHY did the 7.30 bus not come?!", "naïve café, 12,50 €", "a  b\tc", "… ½ ﬁve")
 # Figures of a training in trainer_state.json that make sense for independent labels only, or for more than two.
 _SEVERAL = re.compile(r"hamming|jaccard|lrap|label_ranking|subset_acc|exact_match|coverage_error")
 _AMONG_MANY = re.compile(r"roc_?auc|micro|(f1|precision|recall)_samples")

@@ -304,6 +304,8 @@ def kind(maker: Any, *arguments: Any, **options: Any) -> Any:
     return lambda folder: maker(folder, *arguments, **options)
 
 
+# Without the series of Cayley and Neumann, one term of which PEFT changed after 0.17.
+OFT = {"r": 0, "oft_block_size": 8, "use_cayley_neumann": False}
 PISSA, OLORA = {"init_lora_weights": "pissa"}, {"init_lora_weights": "olora"}
 MAKERS = {
     "lora-bert": kind(guide, "bert"),
@@ -331,7 +333,7 @@ MAKERS = {
     ),
     "loha": kind(one, other("LoHa", r=4)),
     "lokr": kind(one, other("LoKr", r=4)),
-    "oft": kind(one, other("OFT", r=0, oft_block_size=8)),
+    "oft": kind(one, other("OFT", **OFT)),
     "hra": kind(one, other("HRA", r=4)),
     "vera": kind(one, other("Vera", r=4)),
     "ln-tuning": kind(one, peft.LNTuningConfig(task_type="SEQ_CLS", target_modules=["LayerNorm"])),
@@ -365,7 +367,7 @@ MAKERS = {
     "lora-dora": kind(several, lora(), lora(use_dora=True)),
     "lora-vera": kind(several, lora(), other("Vera", r=4)),
     "vera-twice": kind(several, other("Vera", r=4), other("Vera", r=4, projection_prng_key=7)),
-    "lora-oft": kind(several, lora(), other("OFT", r=0, oft_block_size=8)),
+    "lora-oft": kind(several, lora(), other("OFT", **OFT)),
     "plain-lora-bias": kind(several, lora(), lora(lora_bias=True)),
     "plain-tokens": kind(several, lora(), lora(trainable_token_indices=[5, 6])),
     "tokens-twice": kind(several, lora(trainable_token_indices=[5, 6]), lora(trainable_token_indices=[7])),
@@ -383,7 +385,7 @@ MAKERS = {
     "lora-opt": kind(on_family, "opt", ["q_proj", "v_proj"]),
     "lora-bloom": kind(on_family, "bloom", ["query_key_value"]),
     "lora-bart": kind(on_family, "bart", ["q_proj", "v_proj"]),
-    "lora-deberta-v2": kind(on_family, "deberta-v2", ["query_proj", "value_proj"]),
+    "lora-albert": kind(on_family, "albert", ["query", "value"]),
 }
 
 if __name__ == "__main__":

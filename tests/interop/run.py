@@ -69,7 +69,6 @@ REFUSED = {
     "without-tokenizer": "no tokenizer",
     "added-token-without-row": "<user>|embedding",
     "sentence-transformer": "embeds texts and has no labels",
-    "*xlnet": "xlnet.*segment",
     "setfit-svc": "SVC",
     "setfit-chain": "ClassifierChain",
     "setfit-one-vs-rest-single": "divided by the sum",

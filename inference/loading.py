@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import inspect
 import logging
 import tempfile
 import threading
@@ -29,6 +30,7 @@ from inference.explain.explanation import Explanation
 from inference.explain.run import explain
 from inference.formats.bundle import Bundle, Task
 from inference.formats.describe import describe
+from inference.formats.files import sha256
 from inference.formats.identity import check_content, check_same, content_key
 from inference.formats.texts import Text
 from inference.formats.tokenizer import TOKENIZER, is_final, read_tokenizer, tokenizer_source, write_tokenizer
@@ -177,8 +179,9 @@ def _tokenizer_file(bundle: Bundle, base: Path | None, cache: Path) -> Path:
     """Return the tokenizer's file; of a folder of transformers, converted into the cache."""
     if is_final(bundle):
         return tokenizer_source(bundle, base) / TOKENIZER
-    version = importlib.metadata.version("transformers")
-    converted = cache / "tokenizers" / f"{content_key(bundle)}-{version}.json"
+    # Another transformers, or another conversion, may read the same files differently.
+    version, recipe = importlib.metadata.version("transformers"), sha256(Path(inspect.getfile(write_tokenizer)))[:16]
+    converted = cache / "tokenizers" / f"{content_key(bundle)}-{version}-{recipe}.json"
     if not converted.is_file():
         converted.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=converted.parent) as folder:

@@ -18,7 +18,9 @@ from inference import load
 from inference.assets import calibration_texts, showcase_texts
 from inference.commands.doctor import Finding, examine
 from inference.errors import BundleError
+from inference.formats import tokenizer as tokenizer_module
 from inference.formats.describe import describe
+from inference.formats.files import sha256
 from inference.formats.tokenizer import PYTHON_KINDS, PYTHON_TOKENIZERS, convert_tokenizer, unknown_token
 
 CONFIG, SETTINGS = "config.json", "tokenizer_config.json"
@@ -334,3 +336,9 @@ def test_classifier_with_a_sentencepiece_model_answers_as_transformers_does(
         scores = [list(prediction.scores.values()) for prediction in predictions]
         np.testing.assert_allclose(scores, expected, atol=1e-5)
     assert graver(examine(folder, cache=tmp_path / "cache")) == []
+
+
+def test_converted_tokenizer_in_the_cache_belongs_to_one_version_of_the_conversion(model: Path, tmp_path: Path) -> None:
+    load(model, cache=tmp_path / "cache")
+    (converted,) = (tmp_path / "cache" / "tokenizers").iterdir()
+    assert sha256(Path(tokenizer_module.__file__))[:16] in converted.name

@@ -8,7 +8,7 @@ be within its bounds, and the doctor must find no error. A kind that has no righ
 reason, at load and by the doctor.
 
     make interop
-    python tests/interop/run.py --keep FOLDER [KIND …]      leaves environments and folders there, and uses them again
+    .venv/bin/python tests/interop/run.py --keep FOLDER [KIND …]      leaves environments and folders there, and uses them again
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def compare(folder: Path, where: Path, full: bool) -> Result:
         if form is not None:
             model = where / "imported" / kind
             import_as(form, folder, model)
-        classifier = load(model, None, threads=1)
+        classifier = load(model, None, threads=1, cache=where / "cache")
         if words is not None:
             classifier.predict(texts())
             return Result(kind, "loaded and answered, although it has no right answer", True)
@@ -224,7 +224,7 @@ def compare(folder: Path, where: Path, full: bool) -> Result:
         outcome, failed = "refused", False
     except Exception as error:
         return Result(kind, f"CRASH {type(error).__name__}: {error}", True)
-    findings = examine(model)
+    findings = examine(model, cache=where / "cache")
     if reread and (folder / "tokenizer.json").exists() and not any("differently" in note.what for note in findings):
         return Result(kind, f"{outcome}; doctor: nothing about a tokenizer that is read differently", True)
     errors = [finding for finding in findings if finding.severity == "error"]

@@ -8,7 +8,7 @@ be within its bounds, and the doctor must find no error. A kind that has no righ
 reason, at load and by the doctor.
 
     make interop
-    .venv/bin/python tests/interop/run.py --keep FOLDER [KIND …]      leaves environments and folders there, and uses them again
+    .venv/bin/python tests/interop/run.py --keep FOLDER [KIND …]     uses environments and folders that it left there
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from encoders import FAMILIES, TEMPLATES
 from families import KINDS as KINDS_OF_TABLE
+from families import measure, written
 
 from inference import BundleError, InputError, load
 from inference.artifacts.cache import obtain
@@ -23,6 +24,9 @@ from inference.loading import Models
 from ui.render import about
 
 REFUSED = {"mra", "yoso", "reformer", "tapas", "roc_bert", "layoutlm", "markuplm"}
+# Of these there is no tiny model: they read pictures or pages too.
+UNMEASURED = {"layoutlmv2", "layoutlmv3", "lilt", "modernvbert", "qwen3_5", "t5gemma2", "ultravbert"}
+TABLE_SAMPLE = ("rembert", "convbert", "layoutlm")
 SERVED = [kind for kind in FAMILIES if kind not in REFUSED]
 COMMON = ("bart", "t5", "longformer", "big_bird", "fnet")
 KINDS = [pytest.param(kind, marks=() if kind in COMMON else pytest.mark.slow) for kind in SERVED]
@@ -169,3 +173,36 @@ def test_families_that_are_called_covered_by_tests_are() -> None:
 def test_info_says_whether_the_tests_cover_a_family(without_graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--model", str(without_graph), "--cache", str(without_graph.parent / "cache")]) == 0
     assert "family  fnet, covered by tests" in capsys.readouterr().out
+
+
+def test_a_model_whose_int8_cannot_be_made_keeps_its_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from inference.onnx import recipes
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ExportError("nothing to convert")
+
+    monkeypatch.setattr(recipes, "quantize_best", fail)
+    folder = foreign.classifier(tmp_path / "model", "rembert")
+    assert Models.of_folder(folder, tmp_path).bundle.backends == ("pytorch", "onnx")
+    assert np.abs(score_rows(load(folder, "onnx", cache=tmp_path).predict(foreign.TEXTS)) - plain(folder)).max() < 1e-5
+    with pytest.raises(ExportError, match=r"no INT8: it could not be made .*nothing to convert"):
+        load(folder, "int8", cache=tmp_path)
+
+
+@pytest.mark.parametrize("kind", [*TABLE_SAMPLE, *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS_OF_TABLE)])
+def test_the_table_of_families_is_what_is_measured(kind: str, tmp_path: Path) -> None:
+    def cells(row: str) -> list[bool | str]:
+        """Which runtimes there are, and whether attention is fused; figures depend on the processor."""
+        _, _, pytorch, onnx, attention, int8, _ = row.split("|", 6)
+        return [pytorch.strip() != "refused", onnx.strip() != "–", attention.strip(), int8.strip() != "–"]
+
+    family = measure(kind, tmp_path)
+    assert cells(family.line()) == cells(written()[kind])
+    assert family.pytorch is None or family.pytorch <= 1e-5
+
+
+def test_every_family_of_transformers_is_in_the_table() -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    assert set(written()) == set(KINDS_OF_TABLE)
+    assert set(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES) - set(written()) == UNMEASURED

@@ -15,7 +15,7 @@ from inference.artifacts import parity
 from inference.assets import calibration_texts, showcase_texts
 from inference.backends import RUNTIMES
 from inference.classifier import Classifier, probabilities
-from inference.errors import BundleError, ExportError, NoGraphError, importing
+from inference.errors import BundleError, ExportError, MissingDependencyError, NoGraphError, importing
 from inference.formats.architectures import FUSED
 from inference.formats.bundle import Bundle
 from inference.formats.texts import Text, Tokens
@@ -73,9 +73,6 @@ def build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None = 
 
 def _build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -> dict[str, Any]:
     """Do the same, or raise NoGraphError if there is no FP32 graph that agrees."""
-    with importing("Building ONNX and INT8", "-r requirements.txt"):
-        from inference.onnx.recipes import check_bounds, quantize_best
-
     write_tokenizer(bundle, folder / TOKENIZER, base)
     is_export = bool(bundle.graphs)
     source = join_exported(bundle, folder, progress) if is_export else _export_network(bundle, folder, progress, base)
@@ -97,25 +94,49 @@ def _build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) 
             fused = source.export(False)
             _check_exact(judge, source.refusal)
     progress("quantising to INT8, and comparing it", 0.45)
-    notes, reference = source.notes, source.reference.backend.name
+    notes, reference, refusal = source.notes, source.reference.backend.name, source.refusal
     del source  # the network's memory is needed
-    if is_export and all(f"{task}_int8.onnx" in bundle.files for task in bundle.tasks):
-        quantized = _join_int8(bundle, folder) | check_bounds(judge("int8"))
-    else:
-        quantized = quantize_best(
-            folder / ONNX,
-            folder / INT8,
-            _calibration_feeds(bundle, folder),
-            lambda path: judge("int8"),
-            reduce_range=cpu.saturates(),
-        )
-        if flips := figures["int8"]["batch_flips"]:  # INT8 files of others are served with theirs
+    result: dict[str, Any] = {"fused": fused}
+    try:
+        result["quantized"] = _write_int8(bundle, folder, judge)
+        if not bundle.graphs and (flips := figures["int8"]["batch_flips"]):  # files of others are served with theirs
             raise ExportError(
                 f"{flips} INT8 labels depend on the texts beside them, which must never happen. It was not kept."
             )
+    except Exception as error:  # ONNX Runtime's own classes share no public base
+        if refusal is not NoGraphError or _is_passing(error):
+            raise
+        result["missing"] = {"int8": f"it could not be made from the ONNX graph: {_reason(error)}"}
+        figures.pop("int8", None)
+        for path in folder.glob(f"{Path(INT8).stem}*"):
+            path.unlink()
     progress("done", 1.0)
-    agreement = {"texts": len(texts), "reference": reference, "backends": figures}
-    return {"fused": fused, "quantized": quantized, "parity": agreement | notes}
+    return result | {"parity": {"texts": len(texts), "reference": reference, "backends": figures} | notes}
+
+
+def _write_int8(bundle: Bundle, folder: Path, judge: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """Write the INT8 graph; return how it was made."""
+    with importing("Building ONNX and INT8", "-r requirements.txt"):
+        from inference.onnx.recipes import check_bounds, quantize_best
+
+    if bundle.graphs and all(f"{task}_int8.onnx" in bundle.files for task in bundle.tasks):
+        return _join_int8(bundle, folder) | check_bounds(judge("int8"))
+    return quantize_best(
+        folder / ONNX,
+        folder / INT8,
+        _calibration_feeds(bundle, folder),
+        lambda path: judge("int8"),
+        reduce_range=cpu.saturates(),
+    )
+
+
+def _is_passing(error: Exception) -> bool:
+    """Return whether an error may not occur again: no room in memory or on the disk, a library that is missing."""
+    return isinstance(error, OSError | MemoryError | MissingDependencyError) or "allocate" in str(error)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _check_exact(judge: Callable[[str], dict[str, Any]], refusal: type[ExportError]) -> None:
@@ -123,10 +144,9 @@ def _check_exact(judge: Callable[[str], dict[str, Any]], refusal: type[ExportErr
     try:
         exact = judge("onnx")
     except Exception as error:  # ONNX Runtime's own classes share no public base
-        if refusal is not NoGraphError:
+        if refusal is not NoGraphError or _is_passing(error):
             raise
-        reason = " ".join(str(error).split())[:200]
-        raise NoGraphError(f"The ONNX graph of this architecture does not run on every text: {reason}") from error
+        raise NoGraphError(f"Its ONNX graph does not run on every text: {_reason(error)}") from error
     largest = max(exact["max_abs_dp"], exact["batch_max_abs_dp"])
     if not largest <= parity.FP32_TOLERANCE or exact["label_agreement"] < 1:
         raise refusal(
@@ -187,6 +207,8 @@ def _export_network(bundle: Bundle, folder: Path, progress: Progress, base: Path
         except NoGraphError:
             raise
         except ExportError as error:
+            if _is_passing(error):
+                raise
             raise NoGraphError(str(error)) from error
 
     return _Source(reference, export(True), notes, _long_texts(bundle), NoGraphError, export)

@@ -62,7 +62,7 @@ def export_onnx(
     names = [OUTPUT_PREFIX + task for task in tasks]
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         traced = Path(folder) / "traced.onnx"
-        try:
+        with _exporting("PyTorch could not export this network to ONNX"):
             # The tracing exporter, not dynamo's: the optimizer fuses nothing in the graph of the latter.
             # It takes this function for its result, and prints the graph of a failed export past `sys.stdout`.
             silent = mock.patch.object(torch._C, "_jit_is_onnx_log_enabled", False)
@@ -81,9 +81,6 @@ def export_onnx(
                     opset_version=17,
                     dynamo=False,
                 )
-        except Exception as error:  # the traced code and the exporter's passes raise any class
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ExportError(f"PyTorch could not export this network to ONNX: {reason}") from error
         return _fuse(traced, target, network, fuse_attention)
 
 
@@ -111,7 +108,7 @@ def _fuse(traced: Path, target: Path, network: nn.Module, attention: bool) -> di
     options = FusionOptions(model_type)
     options.enable_embed_layer_norm = False  # its table must be float; INT8 keeps the table in 8 bits
     options.enable_attention = attention
-    with _quiet("onnxruntime.transformers"):
+    with _quiet("onnxruntime.transformers"), _exporting("ONNX Runtime could not optimize this network"):
         model = optimize_model(
             str(traced),
             model_type=model_type,
@@ -186,6 +183,15 @@ def _give_back(graph: onnx.GraphProto, withheld: Mapping[str, Path]) -> None:
             weight.raw_data = withheld[value.name].read_bytes()
         else:
             graph.input.append(value)
+
+
+@contextlib.contextmanager
+def _exporting(problem: str) -> Iterator[None]:
+    """Convert whatever the code in the block raises to an ExportError."""
+    try:
+        yield
+    except Exception as error:  # the traced code, the exporter and the optimizer raise any class
+        raise ExportError(f"{problem}: {' '.join(str(error).split())[:200] or type(error).__name__}") from error
 
 
 @contextlib.contextmanager

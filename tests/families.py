@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 import tempfile
+import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from inference.formats.describe import describe
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 BEGIN, END = "<!-- families: written by tests/families.py --write -->\n", "<!-- end of families -->\n"
-HEADER = "| `model_type` | PyTorch | ONNX | attention | INT8 | why not |\n| --- | --- | --- | --- | --- | --- |\n"
+HEADER = "| family (model_type) | PyTorch | ONNX | attention | INT8 | why not |\n| --- | --- | --- | --- | --- | --- |\n"
 KINDS = sorted({**foreign.KINDS, **decoders.DECODERS, **encoders.FAMILIES})
 
 
@@ -58,7 +59,7 @@ class Family:
             "–" if self.onnx is None else _bound(self.onnx),
             "–" if self.onnx is None else "fused" if self.fused else "plain",
             "–" if self.int8 is None else f"{self.int8:.2f}, {self.recipe}",
-            self.why.replace("|", "\\|"),
+            textwrap.shorten(self.why.replace("|", "\\|"), 130, placeholder=" …"),
         ]
         return f"| {' | '.join(cells)} |\n"
 

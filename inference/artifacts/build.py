@@ -15,7 +15,7 @@ from inference.artifacts import parity
 from inference.assets import calibration_texts, showcase_texts
 from inference.backends import RUNTIMES
 from inference.classifier import Classifier, probabilities
-from inference.errors import BundleError, ExportError, MissingDependencyError, NoGraphError, importing
+from inference.errors import BundleError, ExportError, MissingDependencyError, NoGraphError, importing, without_folders
 from inference.formats.architectures import FUSED
 from inference.formats.bundle import Bundle
 from inference.formats.texts import Text, Tokens
@@ -136,7 +136,7 @@ def _is_passing(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return without_folders(" ".join(str(error).split()))[:200] or type(error).__name__
 
 
 def _check_exact(judge: Callable[[str], dict[str, Any]], refusal: type[ExportError]) -> None:

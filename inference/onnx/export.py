@@ -19,7 +19,7 @@ import onnx
 import torch
 from torch import nn
 
-from inference.errors import ExportError, NoGraphError
+from inference.errors import ExportError, NoGraphError, without_folders
 from inference.formats.architectures import FUSED, has_segments
 from inference.onnx.backend import INPUTS, OUTPUT_PREFIX
 from inference.onnx.graph import MICROSOFT
@@ -191,7 +191,8 @@ def _exporting(problem: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the traced code, the exporter and the optimizer raise any class
-        raise ExportError(f"{problem}: {' '.join(str(error).split())[:200] or type(error).__name__}") from error
+        reason = without_folders(" ".join(str(error).split()))[:200] or type(error).__name__
+        raise ExportError(f"{problem}: {reason}") from error
 
 
 @contextlib.contextmanager

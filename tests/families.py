@@ -33,7 +33,7 @@ from inference.formats.describe import describe
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 BEGIN, END = "<!-- families: written by tests/families.py --write -->\n", "<!-- end of families -->\n"
-HEADER = "| family (model_type) | PyTorch | ONNX | attention | INT8 | why not |\n| --- | --- | --- | --- | --- | --- |\n"
+HEADER = "| model_type | PyTorch | ONNX | attention | INT8 | why not |\n| --- | --- | --- | --- | --- | --- |\n"
 KINDS = sorted({**foreign.KINDS, **decoders.DECODERS, **encoders.FAMILIES})
 
 

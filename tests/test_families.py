@@ -24,8 +24,8 @@ from inference.loading import Models
 from ui.render import about
 
 REFUSED = {"mra", "yoso", "reformer", "tapas", "roc_bert", "layoutlm", "markuplm"}
-# Of these there is no tiny model: they read pictures or pages too.
-UNMEASURED = {"layoutlmv2", "layoutlmv3", "lilt", "modernvbert", "qwen3_5", "t5gemma2", "ultravbert"}
+# Of these there is no tiny model: they read pictures or pages too, or bytes by a tokenizer in Python.
+UNMEASURED = {"layoutlmv2", "layoutlmv3", "lilt", "modernvbert", "perceiver", "qwen3_5", "t5gemma2", "ultravbert"}
 TABLE_SAMPLE = ("rembert", "convbert", "layoutlm")
 SERVED = [kind for kind in FAMILIES if kind not in REFUSED]
 COMMON = ("bart", "t5", "longformer", "big_bird", "fnet")

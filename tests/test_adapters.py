@@ -285,8 +285,8 @@ TRUE_REASONS: dict[str, tuple[dict[str, Any], str]] = {
     "corda": ({"init_lora_weights": "corda"}, "cannot be repeated"),
     "loftq": ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, "cannot be repeated"),
     "lora-ga": ({"init_lora_weights": "lora_ga"}, "cannot be repeated"),
-    "texts": ({"task_type": "CAUSAL_LM"}, "was not trained to classify texts"),
-    "vectors": ({"task_type": "FEATURE_EXTRACTION"}, "was not trained to classify texts"),
+    "texts": ({"task_type": "CAUSAL_LM"}, "which is not for classifying texts"),
+    "vectors": ({"task_type": "FEATURE_EXTRACTION"}, "which is not for classifying texts"),
     "no head": (
         {"task_type": None, "auto_mapping": {"base_model_class": "BertModel", "parent_library": "transformers.models"}},
         "was trained on BertModel .auto_mapping., which has no labels",

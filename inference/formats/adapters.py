@@ -65,8 +65,8 @@ def _check_task(config: Mapping[str, Any], path: Path) -> None:
     task, mapping = config.get("task_type"), config.get("auto_mapping") or {}
     if task not in ("SEQ_CLS", None):
         raise BundleError(
-            f"{path}: task_type is {str(task)[:60]!r}, so the adapter was not trained to classify texts and has no "
-            "labels. Train it as 'SEQ_CLS'."
+            f"{path}: task_type is {str(task)[:60]!r}, which is not for classifying texts. Train the adapter as "
+            "'SEQ_CLS'; if it was trained on a classifier, whose head is among modules_to_save, write null there."
         )
     if not mapping:
         return

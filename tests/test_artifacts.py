@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT, Tiny
 
 from inference import load
+from inference.artifacts import build as building
 from inference.artifacts import cache
 from inference.artifacts.cache import Artifact, find, model_sizes, obtain
 from inference.classifier import Classifier
@@ -237,3 +238,12 @@ def test_onnx_and_int8_answer_where_torch_cannot_be_imported(tiny: Tiny, built: 
     lines = done.stdout.splitlines()
     assert lines[:2] == ["down", "down"]
     assert lines[2].startswith("MissingDependencyError Backend 'pytorch' needs the library 'torch'")
+
+
+def test_large_graph_is_tried_with_fewer_texts(tmp_path: Path) -> None:
+    texts = [str(number) for number in range(100)]
+    with (tmp_path / "model_weights.bin").open("wb") as file:
+        file.truncate(building.LARGE_BYTES)
+        assert building._affordable(texts, tmp_path) == texts
+        file.truncate(building.LARGE_BYTES + 1)
+        assert building._affordable(texts, tmp_path) == texts[::8]

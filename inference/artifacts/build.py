@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ONNX, INT8 = RUNTIMES["onnx"].file, RUNTIMES["int8"].file
 LONGEST = 1024  # tokens of the longest text that a graph is checked with: more would take gigabytes
+LARGE_BYTES = 2**30  # a larger graph is tried with every eighth text: with all of them it would take an hour
 JOINED_TEXTS = 96  # of the showcase, to compare a joined graph with its parts
 
 
@@ -76,7 +77,7 @@ def _build(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) 
     write_tokenizer(bundle, folder / TOKENIZER, base)
     is_export = bool(bundle.graphs)
     source = join_exported(bundle, folder, progress) if is_export else _export_network(bundle, folder, progress, base)
-    texts = parity.as_read(bundle, showcase_texts() + source.long_texts)
+    texts = parity.as_read(bundle, _affordable(showcase_texts(), folder) + source.long_texts)
     progress("comparing ONNX on the showcase", 0.3)
     expected = parity.score_matrix(source.reference, texts)
     figures: dict[str, dict[str, Any]] = {}
@@ -159,8 +160,13 @@ def _calibration_feeds(bundle: Bundle, folder: Path) -> list[dict[str, NDArray[n
     """Return the inputs of the FP32 graph for each calibration text."""
     plain = _open_backend(folder, "onnx")
     classifier = Classifier(bundle, plain, read_tokenizer(bundle, folder / TOKENIZER))
-    tokens = classifier.tokenize(parity.as_read(bundle, calibration_texts()))
+    tokens = classifier.tokenize(parity.as_read(bundle, _affordable(calibration_texts(), folder)))
     return [plain.feed(*tokens.feed([row]).values()) for row in range(len(tokens.ids))]
+
+
+def _affordable(texts: list[str], folder: Path) -> list[str]:
+    """Return the texts to try the graph in `folder` with."""
+    return texts[:: 8 if sum(path.stat().st_size for path in folder.iterdir()) > LARGE_BYTES else 1]
 
 
 def _open_file(bundle: Bundle, folder: Path, name: str) -> Classifier:

@@ -88,7 +88,7 @@ class Page:
             self._draw_settings(backend)
             self.message = gr.HTML(INVITATION, elem_id="message")
             self._draw_tabs()
-            heading = "About this model: sizes and how far the three runtimes agree"
+            heading = "About this model: sizes and how far the runtimes agree"
             with gr.Accordion(heading, open=False, elem_id="about"):
                 gr.HTML(render.about(models.bundle, models.sizes, models.parity))
             self._connect()
@@ -100,14 +100,14 @@ class Page:
             box = partial(gr.Textbox, lines=1, max_lines=8, scale=6, min_width=280)
             keys = "Enter classifies it, Shift+Enter starts a new line."
             self.text = box(
-                label="First text, such as a premise or a question" if takes_pairs else "Text",
+                label="First text: a premise, a question" if takes_pairs else "Text",
                 placeholder=f"Type or paste a text. {keys}",
                 autofocus=True,
                 elem_id="text",
             )
             self.texts: list[gr.Textbox] = [self.text]
             if takes_pairs:
-                label = "Second text, such as a hypothesis or an answer"
+                label = "Second text: a hypothesis, an answer"
                 self.texts.append(box(label=label, placeholder="The text to compare it with.", elem_id="second"))
             self.classify = gr.Button("Classify", variant="primary", scale=1, min_width=140, elem_id="classify")
         examples = {name: [text] for name, text in example_texts().items()}
@@ -292,7 +292,7 @@ class Page:
 
 def as_text(first: str, second: str | None = None) -> Text:
     """Return what two text boxes hold: a pair, or a single text if the second is empty."""
-    return (first, second) if isinstance(second, str) and second.strip() else first
+    return first if second is None or (isinstance(second, str) and not second.strip()) else (first, second)
 
 
 @contextmanager

@@ -357,4 +357,6 @@ class Models:
                 raise
             except InferenceError as error:  # for example, PyTorch is missing; the others still answer
                 answers[backend] = error
+        for backend, reason in self.bundle.missing.items():
+            answers[backend] = InferenceError(f"This model has no {TITLES[backend]}: {reason}")
         return answers

@@ -22,7 +22,7 @@ from inference.backends import OutOfMemory
 from inference.loading import Models
 
 NO_JSON = "The body is not JSON in UTF-8:"
-EITHER = "The request is invalid: pass either texts, a list of strings, or text, a string."
+EITHER = "The request is invalid: pass either texts (a list) or text (a single one)."
 UNKNOWN = "Unknown field in the request. Known: texts, text, tasks, return_scores, threshold, backend."
 TOO_LONG = f"{NO_JSON} number out of range at line 1 column 4329."
 SURE = 1 / (1 + math.exp(-2))  # "good" adds 2 to the logit of positive

@@ -12,11 +12,16 @@ import pytest
 from encoders import FAMILIES, TEMPLATES
 from families import KINDS as KINDS_OF_TABLE
 from families import measure, written
+from fastapi.testclient import TestClient
 
 from inference import BundleError, InputError, load
+from inference.api import create_app
 from inference.artifacts.cache import obtain
 from inference.artifacts.parity import score_matrix_mixed, score_rows
 from inference.commands.main import main
+from inference.compare.benchmark import Plan
+from inference.compare.rows import LabelledRows
+from inference.compare.run import measure as measure_runtimes
 from inference.errors import ExportError
 from inference.formats.architectures import TESTED
 from inference.formats.describe import describe
@@ -139,6 +144,7 @@ def test_a_model_without_an_onnx_graph_is_served_on_pytorch_and_says_why(without
             load(without_graph, backend, cache=cache)
         with pytest.raises(InputError, match=r"has no .*: padding changes the answers"):
             models.get(backend)
+    assert "no ONNX: padding changes" in str(models.compare("good", None)["onnx"])
     with pytest.raises(ExportError, match="padding changes the answers"):
         load(without_graph, cache=cache).export_onnx(without_graph.parent / "out")
     assert "ONNX is missing: padding changes" in " ".join(about(models.bundle, {}, models.parity).split())
@@ -156,6 +162,31 @@ def test_commands_name_the_runtimes_that_are_missing(without_graph: Path, capsys
     assert "missing ONNX: padding changes the answers" in capsys.readouterr().out
     assert main(["predict", "--model", str(without_graph), "--backend", "int8", *cache, "good"]) == 2
     assert "padding changes the answers" in capsys.readouterr().err
+
+
+def test_score_and_the_api_say_why_a_runtime_is_missing(
+    without_graph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.csv").write_text("text\ngood\n")
+    where = ["--model", str(without_graph), "--cache", str(without_graph.parent / "cache"), "--workers", "1"]
+    assert main(["score", str(tmp_path / "in.csv"), "--out", str(tmp_path / "out.csv"), *where]) == 0
+    assert "This model has no INT8: padding changes" in capsys.readouterr().err
+    models = Models.of_folder(without_graph, without_graph.parent / "cache")
+    with TestClient(create_app(models)) as client:
+        response = client.post("/api/predict", json={"text": "good", "backend": "int8"})
+    assert response.status_code == 422
+    assert response.json()["error"]["message"].startswith("This model has no INT8: padding changes")
+
+
+@pytest.mark.slow
+def test_compare_measures_a_model_that_has_pytorch_alone(without_graph: Path) -> None:
+    rows = LabelledRows([f"good {i}" for i in range(20)], {"label": [0, 1] * 10}, {"label": ("bad", "good")})
+    plan = Plan(1, 1, 4, 1, 4, 0, 4, False, 0.0)
+    receipt = measure_runtimes(
+        without_graph, rows, quick=True, cache=without_graph.parent / "cache", threads=1, plan=plan
+    )
+    assert receipt["settings"]["backends"] == ["pytorch"]
+    assert any(note.startswith("INT8 is missing: padding") for note in receipt["data"]["notes"])
 
 
 def test_attention_that_onnx_runtime_fuses_wrongly_is_exported_plain(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from conftest import ROOT
 from fastapi.testclient import TestClient
 from test_pairs import classifier, of_pairs
 
+from app import as_text
 from inference import InputError, load
 from inference.api import create_app
 from inference.classifier import Classifier
@@ -80,7 +81,9 @@ def test_predict_takes_the_second_text_from_pair_or_after_a_tab(
     assert main(["predict", PREMISE, "--model", str(nli), "--cache", str(cache)]) == 0
     assert "a single text, and the model was trained on pairs" in capsys.readouterr().out
     assert main(["predict", PREMISE, "--pair", "a", "b", *model]) == 2
-    assert "--pair has 2 texts for 1" in capsys.readouterr().err
+    assert "--pair requires one text for each TEXT: 1, not 2" in capsys.readouterr().err
+    assert main(["predict", f"{PREMISE}\t{HYPOTHESIS}", "good", *model]) == 2
+    assert "Text 2 has no tab, which separates the two texts" in capsys.readouterr().err
     assert main(["predict", PREMISE, "--pair", HYPOTHESIS, "--no-pairs", *model]) == 2
     assert "trained on single texts" in capsys.readouterr().err
 
@@ -124,6 +127,8 @@ def test_score_answers_pairs_of_two_columns(
     assert "Leave out --pair-column" in capsys.readouterr().err
     assert main(["score", str(table), "--out", str(out), *columns[:3], "answer", *where]) == 2
     assert "no column 'answer'" in capsys.readouterr().err
+    assert main(["score", str(table), "--out", str(out), *columns[:3], "premise", *where]) == 2
+    assert "both texts of every pair would come from the column 'premise'" in capsys.readouterr().err
 
 
 def test_a_row_without_a_second_text_has_an_error(nli: Path, cache: Path, table: Path) -> None:
@@ -140,6 +145,8 @@ def test_a_row_without_a_second_text_has_an_error(nli: Path, cache: Path, table:
 @pytest.mark.slow
 def test_a_receipt_of_pairs_names_the_column_and_holds(nli: Path, cache: Path, table: Path) -> None:
     bundle = describe(nli)
+    with pytest.raises(InputError, match="both texts of every pair would come from the column 'premise'"):
+        read_data(table, bundle.tasks, None, "premise", None, "premise")
     rows = read_data(table, bundle.tasks, None, "premise", None, "hypothesis")
     assert rows.texts[0] == ("it was 0", "a lamp 0")
     plan = Plan(1, 1, 4, 1, 4, 0, 4, False, 0.0)
@@ -215,10 +222,10 @@ def test_faithfulness_is_measured_on_pairs() -> None:
     [
         ({"texts": [["good", "bad"], ["glad", "sad"]]}, 200, ""),
         ({"text": ["good", "bad"]}, 200, ""),
-        ({"texts": ["good", ["good", "bad"]]}, 422, "texts mixes single texts and pairs"),
+        ({"texts": ["good", ["good", "bad"]]}, 422, "texts has single texts and pairs"),
         ({"texts": [["good"]]}, 422, "texts[0][1] is missing: a pair has two texts"),
         ({"texts": [["good", " "]]}, 422, "texts[0][1] is empty"),
-        ({"texts": [["a", "b", "c"]]}, 422, "texts[0] should have at most 2 items"),
+        ({"texts": [["a", "b", "c"]]}, 422, "texts[0] has more than two texts: a pair has two"),
         ({"text": ["a", "b" * 20_001]}, 422, "text[1] should have at most 20000 characters"),
         ({"texts": [3]}, 422, "texts[0] should be a valid string"),
     ],
@@ -328,6 +335,13 @@ def test_a_second_box_and_a_second_column_are_on_the_page_of_a_model_of_pairs(
     visit.page.get_by_role("button", name="Score the file").click()
     visit.see("positive 100.0%")
     assert visit.errors == []
+
+
+def test_the_public_endpoints_ignore_no_second_text_but_an_empty_one() -> None:
+    assert [as_text("good", second) for second in (None, "", " ")] == ["good"] * 3
+    assert as_text("good", "bad") == ("good", "bad")
+    with pytest.raises(InputError, match="The second text must be a string, not int"):
+        of_pairs().predict_all_tasks(as_text("good", 5))  # type: ignore[arg-type]
 
 
 # --- The dashboard

@@ -46,7 +46,7 @@ def test_answer_uncertain_on_one_runtime_only_is_marked() -> None:
 
 
 def test_truncated_text_gets_a_note() -> None:
-    assert "Only the first 8 tokens were read" in side_by_side(models(), "good " * 20)
+    assert "Only 8 tokens were read" in side_by_side(models(), "good " * 20)
     assert "tokens were read" not in side_by_side(models(), "good")
 
 

@@ -67,9 +67,9 @@ class PredictRequest(_Request):
     @model_validator(mode="after")
     def _one_of_two(self) -> PredictRequest:
         if ("texts" in self.model_fields_set) == self.is_single:
-            raise ValueError("pass either texts, a list of strings, or text, a string")
+            raise ValueError("pass either texts (a list) or text (a single one)")
         if len({isinstance(text, tuple) for text in self.texts}) > 1:
-            raise ValueError("texts mixes single texts and pairs: pass a list of either")
+            raise ValueError("texts has single texts and pairs; pass a list of either kind")
         return self
 
     @property
@@ -254,6 +254,8 @@ def _api_error(kind: type[_Request], body: bytes, error: ValidationError) -> Api
         reason = "is empty: give it at least one word"
     elif first["type"] == "missing" and isinstance(first["loc"][-1], int):
         reason = "is missing: a pair has two texts"
+    elif first["type"] == "too_long" and "pair" in first["loc"][1:]:
+        reason = "has more than two texts: a pair has two"
     elif first["type"] == "value_error":
         _check_names(kind, body)  # a misspelt name is the likely reason
         reason = f"is invalid: {first['msg'].removeprefix('Value error, ')}"

@@ -105,7 +105,8 @@ class Service:
     def _start_opening(self, name: str) -> asyncio.Future[Classifier]:
         """Return the opening of a runtime, which all requests for it share."""
         if name not in self.backends or isinstance(self._served, Classifier):
-            reason = self.bundle.missing.get(name, "Unknown backend.")
+            missing = self.bundle.missing.get(name)
+            reason = f"This model has no {TITLES[name]}: {missing}" if missing else "Unknown backend."
             raise ApiError(422, "unknown_backend", f"{reason} Available: {', '.join(self.backends)}.")
         opening = self._opening.get(name)
         if opening is None or opening.done() or opening.get_loop() is not asyncio.get_running_loop():

@@ -119,7 +119,7 @@ def compare_command(args: argparse.Namespace) -> None:
     data = None
     if args.data:
         data = read_data(args.data, bundle.tasks, args.task, args.text_column, args.label_column, args.pair_column)
-    elif args.task or args.rows or args.pair_column:
+    elif args.task or args.rows or args.pair_column is not None:
         raise InputError(
             "--task, --rows and --pair-column need --data; without it, all tasks of the showcase are measured."
         )

@@ -51,7 +51,7 @@ def add(commands: Any) -> None:
 def predict_command(args: argparse.Namespace) -> None:
     lines = [line for text in args.texts for line in (_stdin_lines() if text == "-" else [text])]
     if args.pair is not None and len(args.pair) != len(lines):
-        raise InputError(f"--pair has {len(args.pair)} texts for {len(lines)}. Pass one for each TEXT.")
+        raise InputError(f"--pair requires one text for each TEXT: {len(lines)}, not {len(args.pair)}.")
     for text in lines:
         if "/" in text and len(text) < 1000 and Path(text).is_dir():  # otherwise the demo model would answer
             raise InputError(f"{text} is a folder, not a text. To use the model in it: --model {text}")
@@ -164,9 +164,15 @@ def _print_parity(artifact: Artifact) -> None:
 
 
 def _with_tabs(classifier: Classifier, lines: list[str]) -> list[Text]:
-    """Return the texts, for a model of pairs as pairs if every line has a tab."""
-    if not classifier.bundle.pairs or not all("\t" in line for line in lines):
+    """Return the texts, for a model of pairs as pairs if the lines have tabs."""
+    tabs = ["\t" in line for line in lines]
+    if not classifier.bundle.pairs or not any(tabs):
         return list(lines)
+    if not all(tabs):
+        raise InputError(
+            f"Text {tabs.index(False) + 1} has no tab, which separates the two texts of a pair, and others have one. "
+            "Give each one, or none."
+        )
     return [(first, second) for first, _, second in (line.partition("\t") for line in lines)]
 
 

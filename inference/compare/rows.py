@@ -16,7 +16,7 @@ from inference.formats.bundle import Task
 from inference.formats.hub import fetch_data_file
 from inference.formats.texts import check_texts
 from inference.tables.reading import open_table, read_columns
-from inference.tables.table import Source, Table, column_index, find_column, listed
+from inference.tables.table import Source, Table, column_index, find_column, listed, pair_index
 
 MIN_ROWS = 20  # below this no figure means anything
 
@@ -164,11 +164,12 @@ def read_data(
         raise InputError(f"Unknown task {task!r}. This model has: {', '.join(tasks)}.")
     table, digest, remarks = open_data(source, text_column)
     if pair_column is not None:
-        column_index(table.name, table.columns, pair_column)
+        pair_index(table, pair_column)
     holders = _label_columns(table, tasks, task, label_column, pair_column)
-    columns = read_columns(table, [table.text_column, *holders.values(), *([pair_column] if pair_column else [])])
+    second = [] if pair_column is None else [pair_column]
+    columns = read_columns(table, [table.text_column, *holders.values(), *second])
     texts = columns[table.text_column]
-    if pair_column:
+    if pair_column is not None:
         texts = list(zip(texts, columns[pair_column], strict=True))
     labels = {
         key: _label_ids(table.name, column, columns[column], key, tasks[key], remarks)

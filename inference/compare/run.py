@@ -82,7 +82,7 @@ def measure(
     progress = progress or (lambda step, share: None)
     cache = cache or default_cache()
     keep_texts = keep_texts or data is None
-    if data and data.pair_column and not bundle.pairs:
+    if data and data.pair_column is not None and not bundle.pairs:
         raise InputError(
             f"{bundle.name} was trained on single texts. Leave out the pair column {data.pair_column!r}; if it was "
             "trained on pairs, pass --pairs."
@@ -93,7 +93,7 @@ def measure(
     backends = bundle.backends if chosen is None else chosen
     for name in backends:
         check_backend(name, bundle.backends, bundle.missing)
-    missing = [f"{TITLES[name]} is missing: {reason}" for name, reason in bundle.missing.items()]
+    missing = [f"{TITLES[name]} is missing: {reason.rstrip('.')}" for name, reason in bundle.missing.items()]
     data = replace(data, remarks=[*data.remarks, *missing])
     names = [name for name in RUNTIMES if name in backends]  # the most exact first: the reference
     plan = plan or (benchmark.QUICK if quick else benchmark.FULL)
@@ -153,7 +153,7 @@ def _select_rows(bundle: Bundle, data: LabelledRows | None, max_rows: int | None
         raise InputError(f"{data.name} is the file that {bundle.name} was trained on. Pass rows it has not seen.")
     calibration = set(CALIBRATION.read_text(encoding="utf-8").splitlines())
     data = data.without(calibration, "their texts set the ranges of the INT8 model")
-    if bundle.pairs and not data.pair_column:
+    if bundle.pairs and data.pair_column is None:
         data = replace(data, remarks=[*data.remarks, UNPAIRED])
     return data if max_rows is None else data.sample(max_rows, seed)
 
@@ -168,7 +168,7 @@ def _data_entry(data: LabelledRows, tokens: list[int], truncated: int, keep_text
         "truncated": truncated,
         "labels": {task: list(ids) for task, ids in data.labels.items()},
         "texts": data.texts_as_strings if keep_texts else None,
-        **({"pair_column": data.pair_column} if data.pair_column else {}),
+        **({} if data.pair_column is None else {"pair_column": data.pair_column}),
         "copies": data.copies,
         "notes": data.notes,
     }
@@ -262,7 +262,7 @@ class _Run:
             name: footprint(self.bundle, self.artifact, name, self.base) | {"starts": [], "memory": []}
             for name in self.names
         }
-        quantized = self.artifact.manifest["quantized"]
+        quantized = self.artifact.manifest.get("quantized", {})  # empty if INT8 is missing
         if "int8" in backends and "tried" in quantized:  # an imported graph has no record of recipes
             backends["int8"]["quantized"] = quantized
         latency: dict[str, Any] = {"rows": self.timed, "warm_up": [], "blocks": []}

@@ -109,7 +109,7 @@ def score(
             fn_constructor_args=(
                 model.open,
                 options,
-                [table.text_column, *([job.pair_column] if job.pair_column else [])],
+                [table.text_column, *([] if job.pair_column is None else [job.pair_column])],
             ),
             num_cpus=1,
         )

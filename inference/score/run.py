@@ -23,7 +23,7 @@ from inference.score.workers import Opener, answering
 from inference.score.writing import FORMATS, Writer, open_writer
 from inference.tables.cutting import BLOCK_BYTES, BLOCK_ROWS, CUT
 from inference.tables.reading import open_table
-from inference.tables.table import Block, Table, column_index, is_sentence, shortened
+from inference.tables.table import Block, Table, is_sentence, pair_index, shortened
 from inference.version import __version__
 
 
@@ -119,7 +119,7 @@ def score(
         },
         "all scores": options.all_scores,
         "text column": table.text_column,
-        **({"pair column": job.pair_column} if job.pair_column else {}),
+        **({} if job.pair_column is None else {"pair column": job.pair_column}),
         "format": format,
         "rows in a block": job.block_rows,
         "limits of a block": CUT,
@@ -130,7 +130,7 @@ def score(
             for sentence in outset(job, model, table):
                 say(sentence)
             resumed = sum(tally.rows for tally in journal.done.values())
-            second = column_index(table.name, table.columns, job.pair_column) if job.pair_column else None
+            second = None if job.pair_column is None else pair_index(table, job.pair_column)
             parts = _Run(writer, journal, Meter(table.row_count, resumed, model.backend, progress), second)
             with answering(model.open, options, workers) as submit:
                 blocks = table.blocks(job.block_rows, options.weight(model.bundle.tasks), out.parent)
@@ -214,8 +214,10 @@ def outset(job: ScoreJob, model: Model, table: Table) -> Iterator[str]:
             f"{model.bundle.name} was trained on pairs of texts, and each row is answered as a single one. Name the "
             "column of the second texts: --pair-column NAME."
         )
+    for name, reason in model.bundle.missing.items():
+        yield f"This model has no {TITLES[name]}: {reason}"
     rows = f"{rows_in_words(table.row_count)} of column {shortened(table.text_column)}"
-    rows += f" with {shortened(job.pair_column)}" if job.pair_column else ""
+    rows += "" if job.pair_column is None else f" with {shortened(job.pair_column)}"
     yield f"Scoring {rows} on {TITLES[model.backend]} …"
 
 
@@ -235,7 +237,7 @@ def plan(job: ScoreJob, bundle: Bundle, table: Table) -> AnswerOptions:
                 f"{bundle.name} was trained on single texts. Leave out --pair-column; if it was trained on pairs, pass "
                 "--pairs."
             )
-        column_index(table.name, table.columns, job.pair_column)
+        pair_index(table, job.pair_column)
     options = AnswerOptions(tasks, job.threshold, job.all_scores)
     if set(options.columns(bundle.tasks)) & set(table.columns):
         options = AnswerOptions(tasks, job.threshold, job.all_scores, PREFIX)

@@ -140,6 +140,21 @@ def column_index(name: str, columns: Sequence[str], column: str) -> int:
     return columns.index(column)
 
 
+def pair_index(table: Table, pair_column: str) -> int:
+    """Return the position of the column of the second texts.
+
+    Raises:
+        InputError: as `column_index`, or it is the column of the first texts.
+    """
+    index = column_index(table.name, table.columns, pair_column)
+    if pair_column == table.text_column:
+        raise InputError(
+            f"{table.name}: both texts of every pair would come from the column {shown(pair_column)}. Name a column "
+            "for each."
+        )
+    return index
+
+
 def check_column_count(name: str, count: int, max_columns: int) -> None:
     """Raise InputError if a table has too many columns."""
     if count > max_columns:

@@ -10,6 +10,7 @@ from typing import Any
 import foreign
 import numpy as np
 import pytest
+from hostile import edit
 
 from inference import BundleError, load
 from inference.artifacts.cache import obtain
@@ -162,6 +163,19 @@ def test_token_limit_is_that_of_the_tokenizer_up_to_the_positions(tmp_path: Path
     foreign.write_tokenizer(folder, None)
     assert describe(folder).max_tokens == 62
     assert load(folder).predict("good " * 200).truncated
+
+
+def test_padding_id_that_leaves_no_positions_is_refused(tmp_path: Path) -> None:
+    folder = foreign.classifier(tmp_path / "m", "roberta", max_position_embeddings=34)
+    edit("config.json", pad_token_id=33)(folder)
+    with pytest.raises(BundleError, match="pad_token_id 33, the model has positions for 0 tokens only"):
+        describe(folder)
+
+
+def test_size_that_transformers_saves_as_null_has_its_default(tmp_path: Path) -> None:
+    folder = foreign.classifier(tmp_path / "m", "gpt_neo", intermediate_size=None)
+    assert json.loads((folder / "config.json").read_text())["intermediate_size"] is None
+    assert load(folder).predict("good")
 
 
 def test_a_tokenizer_in_an_older_format_is_converted(tmp_path: Path) -> None:

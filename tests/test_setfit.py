@@ -271,6 +271,55 @@ def test_damaged_head_is_refused(encoder: Path, tmp_path: Path) -> None:
         import_setfit(folder, tmp_path / "out")
 
 
+def nested_label() -> Any:
+    """A tuple of two tuples of two tuples, and so on: small in a pickle, endless to print or to hash."""
+    label: Any = "a"
+    for _ in range(60):
+        label = (label, label)
+    return label
+
+
+def test_values_that_no_training_gives_a_head_are_refused(encoder: Path, tmp_path: Path) -> None:
+    labels, intercept = np.empty(2, object), np.empty(1, object)
+    labels[0], labels[1], intercept[0] = nested_label(), "b", 10**400
+    folder, of_labels, of_intercept = body(tmp_path / "model", encoder), regression(), regression()
+    of_labels.classes_, of_intercept.intercept_ = labels, intercept
+    key = b"}" + pickle.dumps(nested_label(), protocol=4)[2:-1] + b"K\x01s."
+    for content, message in (
+        (pickle.dumps(of_labels, protocol=4), "neither names nor numbers"),
+        (pickle.dumps(of_intercept, protocol=4), "too large to convert"),
+        (key, "tuples for keys"),
+    ):
+        (folder / "model_head.pkl").write_bytes(content)
+        with pytest.raises(BundleError, match=message):
+            import_setfit(folder, tmp_path / "out")
+
+
+def test_dense_layer_that_does_not_fit_is_refused(encoder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder = body(tmp_path / "model", encoder, "mean", "Dense:Identity")
+    joblib.dump(regression(), folder / "model_head.pkl")
+    weights = folder / "2_Dense" / "model.safetensors"
+    for shape in ((16, 32), (16,)):
+        save_file({"linear.weight": torch.zeros(shape), "linear.bias": torch.zeros(16)}, weights)
+        with pytest.raises(BundleError, match="layers do not fit each other"):
+            import_setfit(folder, tmp_path / "out")
+    weights.write_bytes(weights.read_bytes().replace(b'"F32"', b'"Q32"'))
+    with pytest.raises(BundleError, match="no linear layer of float32"):
+        import_setfit(folder, tmp_path / "out")
+
+
+def test_dense_layer_in_a_folder_called_encoder_is_imported(encoder: Path, tmp_path: Path) -> None:
+    folder = body(tmp_path / "model", encoder, "mean", "Dense:Tanh")
+    joblib.dump(regression(), folder / "model_head.pkl")
+    expected = answers(folder, tmp_path / "expected")
+    (folder / "2_Dense").rename(folder / "encoder")
+    modules = (folder / "modules.json").read_text()
+    (folder / "modules.json").write_text(modules.replace("2_Dense", "encoder"))
+    assert np.array_equal(answers(folder, tmp_path / "out"), expected)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -317,10 +366,11 @@ def test_pipelines_that_a_bundle_cannot_hold_are_refused(
 def test_prompt_before_every_text_is_refused(encoder: Path, tmp_path: Path) -> None:
     folder = body(tmp_path / "model", encoder)
     joblib.dump(regression(), folder / "model_head.pkl")
-    prompts = {"default_prompt_name": "query", "prompts": {"query": "query: "}}
-    write_json(folder / "config_sentence_transformers.json", prompts)
-    with pytest.raises(BundleError, match="puts the prompt 'query' before every text"):
-        import_setfit(folder, tmp_path / "out")
+    for prompts in ({"query": "query: "}, ["query"]):
+        stored = {"default_prompt_name": "query", "prompts": prompts}
+        write_json(folder / "config_sentence_transformers.json", stored)
+        with pytest.raises(BundleError, match="puts the prompt 'query' before every text"):
+            import_setfit(folder, tmp_path / "out")
 
 
 def test_tokenizer_that_keeps_capitals_is_refused_where_the_body_lowers_them(encoder: Path, tmp_path: Path) -> None:

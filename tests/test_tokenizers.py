@@ -218,6 +218,26 @@ def test_python_tokenizer_of_any_name_is_refused_by_the_conversion(model: Path) 
         convert_tokenizer(model)
 
 
+def test_tokenizer_of_another_name_or_another_folder_is_refused(model: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copyfile(model / "tokenizer.json", elsewhere / "tokenizer.4.0.0.json")
+    for name in ("tokenizer.4.0.0.json", "../elsewhere/tokenizer.4.0.0.json"):
+        edit(SETTINGS, fast_tokenizer_files=["tokenizer.json", name])(model)
+        with pytest.raises(BundleError, match="names a tokenizer for each version of transformers"):
+            load(model, cache=tmp_path / "cache")
+        assert "fast_tokenizer_files" in examine(model, cache=tmp_path)[0].what
+
+
+def test_files_beside_those_of_a_tokenizer_are_not_read(model: Path) -> None:
+    (model / "vocab.txt").write_text("\n".join(foreign.WORDS))
+    both(remove("tokenizer.json"), edit(SETTINGS, tokenizer_class="BertTokenizer"))(model)
+    expected = convert_tokenizer(model)
+    for name in ("tekken.json", "tiktoken.model", "any.model"):
+        (model / name).write_text("{}")
+    assert convert_tokenizer(model) == expected
+
+
 # --- SentencePiece models without tokenizer.json
 
 CLS = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "user_defined_symbols": ["[CLS]", "[SEP]", "[MASK]"]}

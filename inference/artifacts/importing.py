@@ -140,7 +140,7 @@ def import_setfit(folder: str | Path, out: str | Path) -> None:
         check_config(config, body.encoder / "config.json")
         dense = []
         for at, activation in body.dense:
-            copy = target / at.name
+            copy = target / "dense"  # not its own name, which can be that of the encoder
             copy.mkdir()
             _copy_weights(at, copy)
             dense.append((read_linear(copy / "model.safetensors"), activation))
@@ -377,12 +377,7 @@ def _write_tokenizer(source: Path, encoder: Path, *, as_transformers: bool = Fal
     if not target.exists():
         if (source / TOKENIZER_CONFIG).exists():
             _config(inside(source, TOKENIZER_CONFIG))
-        with tempfile.TemporaryDirectory() as copied:
-            _copy(source, Path(copied), ("config.json", *TOKENIZERS))
-            try:
-                target.write_text(convert_tokenizer(Path(copied), embedding_rows(encoder)), encoding="utf-8")
-            except BundleError as error:
-                raise BundleError(str(error).replace(copied, str(source))) from None
+        target.write_text(convert_tokenizer(source, embedding_rows(encoder)), encoding="utf-8")
     try:
         Tokenizer.from_file(str(target))
     except Exception as error:  # tokenizers has no narrower class

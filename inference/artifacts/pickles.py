@@ -104,6 +104,8 @@ class _Machine:
             list.extend(stack[-1], values)
         elif name in ("SETITEM", "SETITEMS"):
             values = self._last(2) if name == "SETITEM" else self._marked()
+            if any(isinstance(key, tuple) for key in values[::2]):  # the hash of a nested one can take forever
+                raise ValueError("a dictionary has tuples for keys")
             target = stack[-1].items if isinstance(stack[-1], Instance) else stack[-1]
             dict.update(target, zip(values[::2], values[1::2], strict=True))
         elif name == "GLOBAL":

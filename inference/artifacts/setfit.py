@@ -6,7 +6,6 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +68,7 @@ def read_head(folder: Path) -> Head:
             return _multi_label(kind, head.state, names)
         if kind == "SetFitHead":
             return _torch_head(head.state, names)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise BundleError(f"{path} is not a head that can be imported: {error}. Train SetFit's own kinds.") from None
     raise BundleError(
         f"{path} is a {head.maker[:80]}, whose answers a linear layer cannot give. Train SetFit with its logistic "
@@ -95,7 +94,7 @@ def _regression(state: Mapping[str, Any], names: Any) -> Head:
 def _multi_label(kind: str, state: Mapping[str, Any], names: Any) -> Head:
     estimators = state["estimators_"]
     binarizer = state["label_binarizer_"].state if kind == "OneVsRestClassifier" else {"y_type_": "multilabel"}
-    if not str(binarizer["y_type_"]).startswith("multilabel"):
+    if binarizer["y_type_"] not in ("multilabel", "multilabel-indicator", "multilabel-sequences"):
         raise ValueError("one regression per label, their probabilities divided by the sum, which is not a softmax")
     for estimator in estimators:
         if estimator.maker.rpartition(".")[2] not in _REGRESSIONS:
@@ -158,6 +157,8 @@ def _labels(classes: list[Any], names: Any) -> list[str]:
     """Return the names of the classes: they are names themselves, or positions in `names`, if there are any."""
     if names is not None and not isinstance(names, list):
         raise ValueError(f"labels in {CONFIG} is not a list")
+    if not all(isinstance(value, str | int | float) for value in classes):
+        raise ValueError("its labels are neither names nor numbers")
     if not names or all(isinstance(value, str) for value in classes):
         return [str(value) for value in classes]
     if not all(0 <= int(value) < len(names) for value in classes):
@@ -182,9 +183,9 @@ def read_body(folder: Path) -> Body:
             f"{folder} is a pipeline that a bundle cannot hold: {', '.join(kinds)}. Use Transformer, Pooling, then "
             "perhaps Normalize, then perhaps Dense layers."
         )
-    prompts = read_json_in(folder, "config_sentence_transformers.json")
-    prompt = prompts.get("default_prompt_name")
-    if prompt and prompts.get("prompts", {}).get(prompt) != "":
+    stored = read_json_in(folder, "config_sentence_transformers.json")
+    prompt, prompts = stored.get("default_prompt_name"), stored.get("prompts")
+    if prompt and not (isinstance(prompt, str) and isinstance(prompts, dict) and prompts.get(prompt) == ""):
         raise BundleError(f"{folder} puts the prompt {str(prompt)[:60]!r} before every text. Train it without one.")
     encoder, pooling = modules[0][1], modules[1][1]
     text = read_json_in(encoder, "sentence_bert_config.json")
@@ -245,13 +246,14 @@ def _dense(folder: Path) -> tuple[Path, str]:
 
 def read_linear(path: Path) -> Layer:
     """Return the linear layer in the file of a Dense module."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
         weights = load_file(path)
         weight = weights["linear.weight"].astype(np.float64)
         bias = weights["linear.bias"] if "linear.bias" in weights else np.zeros(len(weight))
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, SafetensorError):
         raise BundleError(f"{path.parent.name} of the body holds no linear layer of float32. Restore it.") from None
     return weight, bias.astype(np.float64)
 
@@ -276,13 +278,14 @@ def layers_of(dense: list[tuple[Layer, str]], head: Head, path: Path) -> tuple[l
         raise BundleError(f"{path} has Dense layers with different activations. Train it with one.")
     layers: list[Layer] = []
     before: Layer | None = None
+    width: int | None = None
     for (weight, bias), name in [*dense, (head.layer, "")]:
+        if weight.ndim != 2 or bias.shape != weight.shape[:1] or width not in (None, weight.shape[1]):
+            raise BundleError(f"{path}: its layers do not fit each other. Restore it.")
+        width = len(weight)
         if before is not None:
             weight, bias = weight @ before[0], weight @ before[1] + bias
         before = (weight, bias) if name == "identity" else None
         if before is None:
             layers.append((weight, bias))
-    for (first, _), (second, _) in pairwise(layers):
-        if second.shape[1] != first.shape[0]:
-            raise BundleError(f"{path}: its layers do not fit each other. Restore it.")
     return layers, next(iter(names), ACTIVATIONS[0])

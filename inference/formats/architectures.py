@@ -134,6 +134,8 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     _check_obeyed(config, kind, path)
     for name, largest in LIMITS.items():
         value, smallest = config.get(name, 1), -1 if name in ABSENT else 1
+        if value is None and name == "intermediate_size":  # GPT-Neo's default, four times hidden_size
+            continue
         values = value if name == "attention_window" and isinstance(value, list) else [value]
         if not all(type(number) is int and smallest <= number <= largest for number in values):
             raise BundleError(

@@ -58,6 +58,7 @@ MAX_TOKENS = 128
 # A tokenizer that keeps more tokens than CONTEXT records the window of a generative base, not the length used in
 # training. Attention takes up to 12 bytes for each head and each pair of tokens: with 16 heads and LONGEST, 3 GB.
 CONTEXT, LONGEST = 8192, 4096
+SHORTEST = 8  # tokens, the special ones included, that every model must read
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 OPTIMUM = ("model.onnx", "onnx/model.onnx", "model_optimized.onnx", "onnx/model_optimized.onnx")
@@ -288,13 +289,18 @@ def _plain_bundle(
     check_tokenizer_class(tokenizer)
     rows, pad_id = embedding_rows(home) or config.get("vocab_size"), config.get("pad_token_id", 0)
     check_padding(pad_id, rows, home / "config.json")
-    length = tokenizer_max_length(tokenizer) or MAX_TOKENS
+    length, positions = tokenizer_max_length(tokenizer) or MAX_TOKENS, max_positions(config)
+    if positions < SHORTEST:
+        raise BundleError(
+            f"{home / 'config.json'}: with its sizes and pad_token_id {str(pad_id)[:30]}, the model has positions for "
+            f"{positions} tokens only. Restore it."
+        )
     return Bundle(
         folder=folder,
         name=_model_name(folder),
         tasks=tasks,
         pooling=None,
-        max_tokens=max(8, int(min(length if length <= CONTEXT else LONGEST, max_positions(config)))),
+        max_tokens=max(SHORTEST, int(min(length if length <= CONTEXT else LONGEST, positions))),
         base=None,
         files=_digests(folder, files),
         format="transformers",
@@ -327,7 +333,7 @@ def _read_onnx(folder: Path, base: Path | None) -> Bundle:
         name=_model_name(folder),
         tasks=tasks,
         pooling=None,
-        max_tokens=max(8, min(limit, CONTEXT)),
+        max_tokens=max(SHORTEST, min(limit, CONTEXT)),
         base=None,
         files=digests,
         format="onnx",

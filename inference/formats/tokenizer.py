@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +16,15 @@ from tokenizers import Encoding, Tokenizer
 from inference.assets import showcase_texts
 from inference.errors import BundleError, ExportError, InferenceError, importing
 from inference.formats.bundle import Bundle, locate_base
-from inference.formats.files import OTHER_BYTES, TOKENIZER_CONFIG, VOCABULARIES, check_bytes, read_json_in
+from inference.formats.files import (
+    OTHER_BYTES,
+    TOKENIZER_CONFIG,
+    TOKENIZERS,
+    VOCABULARIES,
+    check_bytes,
+    check_file,
+    read_json_in,
+)
 
 TOKENIZER = "tokenizer.json"
 # The classes that transformers has as Python code only: nothing that tokenizers, the library, could run. And the
@@ -213,10 +222,28 @@ def convert_tokenizer(folder: Path, rows: int | None = None) -> str:
         rows: of the embedding table, if known: special tokens beyond it that have only a role, such as a padding token
             that training never used, become ordinary text.
     """
+    # Only the files that a content key covers: transformers looks for more, such as any *.model.
+    with tempfile.TemporaryDirectory() as copied:
+        for name in ("config.json", *TOKENIZERS):
+            if (folder / name).exists():
+                shutil.copyfile(check_file(folder, name), Path(copied) / name)
+        try:
+            return _convert(Path(copied), rows)
+        except BundleError as error:
+            raise BundleError(str(error).replace(copied, str(folder))) from None
+
+
+def _convert(folder: Path, rows: int | None) -> str:
     if not any((folder / name).is_file() for name in VOCABULARIES):  # transformers would invent one
         raise BundleError(
             f"{folder} has no tokenizer: none of {', '.join(VOCABULARIES)}. Save it beside the model "
             "(tokenizer.save_pretrained)."
+        )
+    versions = read_json_in(folder, TOKENIZER_CONFIG).get("fast_tokenizer_files")
+    if versions and versions != [TOKENIZER]:  # paths, which transformers follows out of the folder
+        raise BundleError(
+            f"{folder / TOKENIZER_CONFIG} names a tokenizer for each version of transformers (fast_tokenizer_files: "
+            f"{str(versions)[:60]}). Rename the one from training to {TOKENIZER}, and remove that setting."
         )
     with importing("This tokenizer", "-r requirements.txt"):
         pieces = _sentencepiece(folder)

@@ -113,6 +113,7 @@ LIMITS = {
 }
 # Sizes that are 0 or -1 in a model without the part.
 ABSENT = ("type_vocab_size", "position_buckets", "max_relative_positions", "conv_kernel_size")
+SHORTEST = 8  # tokens, special ones included, that every model must be able to read
 MAX_NUMBER = 10_000_000  # of any number in a config, whose sizes may have names that are not in the table
 
 
@@ -210,8 +211,18 @@ def embedding_rows(folder: Path) -> int | None:
     return min((shape[0] for shape in tables if len(shape) == 2), default=None)
 
 
-def check_padding(pad_id: Any, rows: Any, path: Path) -> None:
-    """Raise BundleError if the padding token of the config in `path` is beyond the `rows` of the embedding table."""
+def check_padding(config: Mapping[str, Any], rows: Any, path: Path) -> None:
+    """Raise BundleError if the padding token of the config in `path` has no embedding, or leaves no positions.
+
+    Args:
+        rows: of the embedding table.
+    """
+    pad_id, positions = config.get("pad_token_id", 0), max_positions(config)
+    if positions < SHORTEST:
+        raise BundleError(
+            f"{path}: with its sizes and pad_token_id {str(pad_id)[:30]}, the model has positions for {positions} "
+            "tokens only. Restore it."
+        )
     if isinstance(pad_id, int) and isinstance(rows, int) and pad_id >= rows:
         raise BundleError(
             f"{path}: pad_token_id is {pad_id}, and the model has embeddings for {rows:,} tokens, from 0 to "

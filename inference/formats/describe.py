@@ -24,6 +24,7 @@ from inference.formats.adapters import (
     table_rows,
 )
 from inference.formats.architectures import (
+    SHORTEST,
     check_padding,
     check_tokenizer,
     embedding_rows,
@@ -58,7 +59,6 @@ MAX_TOKENS = 128
 # A tokenizer that keeps more tokens than CONTEXT records the window of a generative base, not the length used in
 # training. Attention takes up to 12 bytes for each head and each pair of tokens: with 16 heads and LONGEST, 3 GB.
 CONTEXT, LONGEST = 8192, 4096
-SHORTEST = 8  # tokens, the special ones included, that every model must read
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 OPTIMUM = ("model.onnx", "onnx/model.onnx", "model_optimized.onnx", "onnx/model_optimized.onnx")
@@ -288,19 +288,14 @@ def _plain_bundle(
     """Return the bundle of a model of transformers whose config and weights are in `home`."""
     check_tokenizer_class(tokenizer)
     rows, pad_id = embedding_rows(home) or config.get("vocab_size"), config.get("pad_token_id", 0)
-    check_padding(pad_id, rows, home / "config.json")
-    length, positions = tokenizer_max_length(tokenizer) or MAX_TOKENS, max_positions(config)
-    if positions < SHORTEST:
-        raise BundleError(
-            f"{home / 'config.json'}: with its sizes and pad_token_id {str(pad_id)[:30]}, the model has positions for "
-            f"{positions} tokens only. Restore it."
-        )
+    check_padding(config, rows, home / "config.json")
+    length = tokenizer_max_length(tokenizer) or MAX_TOKENS
     return Bundle(
         folder=folder,
         name=_model_name(folder),
         tasks=tasks,
         pooling=None,
-        max_tokens=max(SHORTEST, int(min(length if length <= CONTEXT else LONGEST, positions))),
+        max_tokens=max(SHORTEST, int(min(length if length <= CONTEXT else LONGEST, max_positions(config)))),
         base=None,
         files=_digests(folder, files),
         format="transformers",

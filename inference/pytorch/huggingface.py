@@ -31,7 +31,7 @@ from inference.pytorch.proof import bounded_build, check_architecture, prove
 NEUTRAL = {"return_dict": True, "output_attentions": False, "output_hidden_states": False, "chunk_size_feed_forward": 0}
 # Tensors in many files that no classifier uses: the pre-training heads, counters and masks.
 UNUSED = re.compile(
-    r"(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias|attention\.bias)$"
+    r"(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias|attention\.bias|coder\.version)$"
     r"|^(cls|lm_head|vocab_\w+|mlm|qa_outputs|\w*predictions|final_logits_bias)\.|(^|\.)pooler\."
 )
 

@@ -26,7 +26,7 @@ from inference.errors import ExportError
 from inference.formats.architectures import TESTED
 from inference.formats.describe import describe
 from inference.loading import Models
-from ui.render import about
+from ui.render import about, side_by_side
 
 REFUSED = {"mra", "yoso", "reformer", "tapas", "roc_bert", "layoutlm", "markuplm"}
 # Of these there is no tiny model: they read pictures or pages too, or bytes by a tokenizer in Python.
@@ -144,7 +144,11 @@ def test_a_model_without_an_onnx_graph_is_served_on_pytorch_and_says_why(without
             load(without_graph, backend, cache=cache)
         with pytest.raises(InputError, match=r"has no .*: padding changes the answers"):
             models.get(backend)
-    assert "no ONNX: padding changes" in str(models.compare("good", None)["onnx"])
+    answers = models.compare("good", None)
+    assert "no ONNX: padding changes" in str(answers["onnx"])
+    shown = " ".join(side_by_side(models.bundle, answers).split())
+    assert "Only PyTorch answered" in shown
+    assert "INT8 is missing: padding changes" in shown
     with pytest.raises(ExportError, match="padding changes the answers"):
         load(without_graph, cache=cache).export_onnx(without_graph.parent / "out")
     assert "ONNX is missing: padding changes" in " ".join(about(models.bundle, {}, models.parity).split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,12 @@ def test_an_explanation_of_a_cut_pair_says_which_text_was_cut(nli: Path) -> None
     assert "characters 0 to 31 of the second text" in explanation.notes[0]
     single = explain(load(nli, threads=1), "good fine lamp")
     assert single.notes[0].startswith("This model was trained on pairs of texts and was given a single one")
+
+
+def test_a_pair_that_special_tokens_cut_off_has_no_words_to_explain(nli: Path, tmp_path: Path) -> None:
+    model = load(nli, threads=1, cache=tmp_path)
+    model.bundle = replace(model.bundle, max_tokens=4)  # [CLS], twice [SEP], and one token
+    assert {word.in_text for word in explain(model, ("good", "fine lamp")).words} == {1}
 
 
 def test_faithfulness_is_measured_on_pairs() -> None:

@@ -101,6 +101,14 @@ def test_parts_of_another_setting_are_refused_and_stay(
     assert run(source, begun).resumed_rows == 28
 
 
+def test_parts_of_pairs_are_refused_without_the_second_column(source: Path, begun: Path) -> None:
+    journal = begun.with_name("out.csv.partial") / "journal.jsonl"
+    first, rest = journal.read_text().split("\n", 1)
+    journal.write_text(json.dumps(json.loads(first) | {"pair column": "id"}) + "\n" + rest)
+    with pytest.raises(InputError, match='of another run: other pair column .then "id".'):
+        run(source, begun)
+
+
 def test_parts_cut_by_other_limits_are_refused(source: Path, begun: Path) -> None:
     journal = begun.with_name("out.csv.partial") / "journal.jsonl"
     first, rest = journal.read_text().split("\n", 1)

@@ -92,7 +92,7 @@ def side_by_side(bundle: Bundle, answers: Mapping[str, Answer | InferenceError])
     return fill(
         "side_by_side",
         bundle=bundle,
-        answers=answers,
+        answers={name: answer for name, answer in answers.items() if name not in bundle.missing},
         first=first,
         predictions=_predictions(given.values()),
         differences=differences,

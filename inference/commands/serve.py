@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.api.access import add_access, read_access, read_key
-from inference.backends import BACKENDS
+from inference.backends import BACKENDS, TITLES
 from inference.commands.options import add_device, add_model_command, load_model
 from inference.errors import InputError, MissingDependencyError
 
@@ -52,8 +52,10 @@ def serve_command(args: argparse.Namespace) -> int:
         backend = args.backend
         if backend is None:
             bundle = describe(args.model, args.base, pairs=args.pairs)
-            backends = obtain(bundle, args.cache, args.progress, args.base).served(bundle).backends
-            backend = "int8" if "int8" in backends else backends[-1]
+            bundle = obtain(bundle, args.cache, args.progress, args.base).served(bundle)
+            backend = "int8" if "int8" in bundle.backends else bundle.backends[-1]
+            if reason := bundle.missing.get("int8"):
+                print(f"Triptych continues without {TITLES['int8']}: {reason}", file=sys.stderr)
         classifier = load_model(args, backend)
         classifier.classify("warm up")  # the first pass of a runtime is slower than later ones
         app = create_app(classifier, api_key=key)

@@ -250,10 +250,10 @@ def words_read(
         low, high = 0, len(one)
         if kept != own:
             places = [place for place, is_kept in zip(encoding.offsets, kept, strict=True) if is_kept]
-            if classifier.cuts_left:
-                low = min(start for start, _ in places)
+            if classifier.cuts_left:  # nothing of a text is read if special tokens leave no room
+                low = min((start for start, _ in places), default=len(one))
             else:
-                high = max(end for _, end in places)
+                high = max((end for _, end in places), default=0)
         words += words_of(one, encoding.offsets, [not is_kept for is_kept in kept], (low, high), number)
         parts.append((low, high))
     return words, parts

@@ -146,10 +146,10 @@ class Journal:
         self._begun = True
 
     def _difference(self, before: Mapping[str, Any]) -> str:
-        if before.keys() != self._about.keys():
+        if (before.keys() ^ self._about.keys()) - {"pair column"}:  # which only runs with pairs have
             return "of another version, or cut into other blocks"
-        others = [name for name in self._about if before[name] != self._about[name]]
-        return f"other {', '.join(f'{name}{_then(before[name])}' for name in others)}"
+        others = [name for name in {**self._about, **before} if before.get(name) != self._about.get(name)]
+        return f"other {', '.join(f'{name}{_then(before.get(name))}' for name in others)}"
 
 
 def write(path: Path, fill: Callable[[BinaryIO], object], stray: Path | None = None) -> None:

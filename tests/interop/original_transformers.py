@@ -144,12 +144,11 @@ def trained(folder: Path, save_model: bool) -> None:
     write_answers(folder, {"label": answer(model, tokenizer)})
 
 
-def contradicting_class(folder: Path) -> None:
-    """tokenizer_config.json names a class that is not the one of tokenizer.json, as for CamemBERTv2."""
+def contradicting(folder: Path) -> None:
+    """tokenizer_config.json says otherwise than tokenizer.json, and is obeyed."""
     encoder(folder)
     path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    settings["tokenizer_class"] = "RobertaTokenizerFast"
+    settings = json.loads(path.read_text(encoding="utf-8")) | {"do_lower_case": False}
     path.write_text(json.dumps(settings), encoding="utf-8")
     write_loaded(folder)
 
@@ -207,7 +206,7 @@ MAKERS = {
     "added-token-without-row": added_token_without_row,
     "added-tokens": added_tokens,
     "added-special-tokens": kind(added_tokens, special_tokens=True),
-    "contradicting-class": contradicting_class,
+    "contradicting": contradicting,
     "cased": kind(casing, do_lower_case=False),
     "accents-kept": kind(casing, strip_accents=False),
     "cut-left": kind(casing, truncation_side="left", model_max_length=16),

@@ -16,8 +16,10 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import logging
 import os
 import re
+import statistics
 import subprocess
 import sys
 import sysconfig
@@ -80,7 +82,6 @@ REFUSED = {
     "fourierft": "FOURIERFT",
     "feature-extraction": "FEATURE_EXTRACTION",
     "bertweet": "Python code only",
-    "contradicting-class": "embeddings for",
     "slow-rembert": "special tokens",
     "trainer-checkpoints": "checkpoint-20",
 }
@@ -153,10 +154,21 @@ class Differences(NamedTuple):
     """Between the answers of the original and those of Triptych."""
 
     flips: int
-    largest: float
-    mean: float
+    gaps: list[float]
+    """The largest |Δp| of each answer."""
     labels: int
     """Different labels in the original's answers."""
+
+    @property
+    def largest(self) -> float:
+        return max(self.gaps)
+
+    def within(self, agreement: float, small: float) -> bool:
+        """Whether the bounds hold; these texts are not those of the build, hence the three standard errors."""
+        count, share = len(self.gaps), 1 - agreement
+        allowed = share * count + 3 * (share * agreement * count) ** 0.5
+        near = statistics.mean(self.gaps) <= small + 3 * statistics.stdev(self.gaps) / count**0.5
+        return near and (self.flips <= allowed or self.largest <= small)
 
     def __str__(self) -> str:
         return f"{self.flips} labels differ, |Δp| ≤ {self.largest:.1e}"
@@ -177,7 +189,7 @@ def differences(classifier: Any, expected: dict[str, Any]) -> Differences:
             # where two labels are as likely, a flip is no difference
             flips += prediction.label != label and abs(ours[prediction.label] - ours.get(label, 0)) > TOLERANCE
             gaps.append(max(abs(ours[name] - p) for name, p in known.items()))
-    return Differences(flips, max(gaps), sum(gaps) / len(gaps), len(kinds))
+    return Differences(flips, gaps, len(kinds))
 
 
 def compare(folder: Path, where: Path, full: bool) -> Result:
@@ -187,6 +199,7 @@ def compare(folder: Path, where: Path, full: bool) -> Result:
     from inference.errors import InferenceError
     from inference.onnx.recipes import MIN_AGREEMENT, SMALL_DP
 
+    logging.getLogger("inference").setLevel(logging.ERROR)
     kind = folder.name
     expected = json.loads(folder.with_name(f"{kind}.expected.json").read_text(encoding="utf-8"))
     words, form = match(kind, REFUSED), match(kind, IMPORTED)
@@ -213,10 +226,7 @@ def compare(folder: Path, where: Path, full: bool) -> Result:
             if backend == "onnx":
                 failed |= found.flips > 0 or found.largest > TOLERANCE
             else:
-                count = len(texts()) * len(expected["tasks"])
-                failed |= found.mean > SMALL_DP or (
-                    found.flips > (1 - MIN_AGREEMENT) * count and found.largest > SMALL_DP
-                )
+                failed |= not found.within(MIN_AGREEMENT, SMALL_DP)
     except InferenceError as error:
         message = f"{type(error).__name__}: {error}"
         if words is None or not re.search(words, str(error)):
@@ -239,7 +249,9 @@ def plain_answers(folder: Path, inputs: Any) -> dict[str, Any]:
     """What the transformers that is installed here answers."""
     from common import answer
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     batch = 1 if model.config.model_type == "big_bird" else 20
     return answer(model, AutoTokenizer.from_pretrained(folder), inputs, batch=batch)

@@ -321,7 +321,8 @@ def _check_special_tokens(tokenizer: Tokenizer, folder: Path, pad_id: int | None
 
 
 def _check_weights(bundle: Bundle, home: Path, base: Path | None) -> Iterator[Finding]:
-    from inference.pytorch.huggingface import UNUSED, load_classifier, load_served
+    with importing("Examining a model", "-r requirements.txt"):
+        from inference.pytorch.huggingface import UNUSED, load_classifier, load_served
 
     try:
         load_served(bundle, base)

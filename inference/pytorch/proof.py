@@ -51,7 +51,8 @@ def check_architecture(config: Mapping[str, Any], names: Mapping[str, str], what
             "a folder is never run here. Install the version that the model was saved with, if that has one: "
             f"transformers_version is {str(config.get('transformers_version'))[:20]}."
         )
-    inputs = inspect.signature(getattr(transformers, names[kind]).forward).parameters
+    name = names[kind] if isinstance(names[kind], str) else names[kind][0]  # Funnel has several classes of models
+    inputs = inspect.signature(getattr(transformers, name).forward).parameters
     reason = REFUSED.get(kind) or ", ".join(f"it reads more than texts ({name})" for name in MORE if name in inputs)
     if reason:
         raise BundleError(f"{path}: model_type {kind!r} is not served: {reason}. Use a model for texts alone.")

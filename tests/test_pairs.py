@@ -292,6 +292,13 @@ def test_exported_pairs_are_served_from_their_onnx_files(nli: Path, cache: Path,
     assert "token_type_ids" in tokenizer["model_input_names"]
 
 
+def test_exported_single_texts_stay_single_although_their_labels_look_like_pairs(
+    nli: Path, cache: Path, tmp_path: Path
+) -> None:
+    load(nli, "onnx", cache=cache, pairs=False).export_onnx(tmp_path / "files")
+    assert not describe(tmp_path / "files").pairs
+
+
 @pytest.mark.slow
 def test_adapters_on_pairs_are_those_of_peft_alone_together_and_merged(tmp_path: Path) -> None:
     import shutil

@@ -46,6 +46,7 @@ TOOLS = ("torch", "transformers", "peft", "onnx", "onnxruntime")
 RECIPE = (
     "artifacts/build.py",
     "assets.py",
+    "formats/architectures.py",
     "formats/tokenizer.py",
     "onnx/backend.py",
     "onnx/io.py",

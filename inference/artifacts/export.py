@@ -31,6 +31,7 @@ from inference.errors import BundleError, ExportError, InferenceError, InputErro
 from inference.formats.bundle import PROBLEM_TYPES, SINGLE, Bundle, Task
 from inference.formats.describe import EXPORT_LIST as LIST
 from inference.formats.files import read_json, sha256
+from inference.formats.pairs import takes_pairs
 from inference.formats.tokenizer import save_tokenizer, tokenizer_max_length
 from inference.onnx.backend import LOGITS, OUTPUT_PREFIX, ForeignGraph, OnnxBackend, logits_of
 from inference.onnx.io import load_model, read_graph, save_model
@@ -88,7 +89,7 @@ def export_files(
         if int8 is not None:
             _write_graphs(int8, "_int8", staging, tasks, external_data)
         for name, task in tasks.items():
-            _write_json(staging / f"{name}_config.json", _config(task, max_tokens, pairs))
+            _write_json(staging / f"{name}_config.json", _config(staging, task, max_tokens, pairs))
         save_tokenizer(tokenizer_file, staging / TOKENIZER_FOLDER, max_tokens, pad_id, pairs=pairs)
         names = [path.relative_to(staging).as_posix() for path in sorted(staging.rglob("*")) if path.is_file()]
         _publish(staging, out, names, source)
@@ -194,10 +195,10 @@ def _write_graphs(source: Path, ending: str, folder: Path, tasks: Mapping[str, T
             raise ExportError(f"Nothing was exported: {error}") from None
 
 
-def _config(task: Task, max_tokens: int, pairs: bool) -> dict[str, Any]:
+def _config(folder: Path, task: Task, max_tokens: int, pairs: bool) -> dict[str, Any]:
     described = task.to_config() | {"threshold": task.threshold, "max_length": max_tokens}
-    if pairs:
-        described["pairs"] = True
+    if pairs or takes_pairs(folder, described, task):  # also to say that they only look like it
+        described["pairs"] = pairs
     return described if task.out_of_scope is None else {**described, "out_of_scope": task.out_of_scope}
 
 

@@ -7,6 +7,7 @@ would make by a call is an `Instance` here, which only remembers what would have
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import pickletools
 import re
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from inference.errors import BundleError
 from inference.formats.files import check_bytes
 
+MAX_STEPS = 1_000_000  # instructions of a pickle; each can make an object of a hundred bytes
 MAX_DEPTH = 4  # arrays of objects are pickles within the pickle
 _WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
 _DTYPE = re.compile(r"[fiuU]\d{1,4}|b1|O8")
@@ -66,11 +68,12 @@ def read_stream(file: io.BytesIO, depth: int = 1) -> Any:
     if depth > MAX_DEPTH:
         raise ValueError("pickles within pickles")
     machine = _Machine(file, depth)
-    for opcode, argument, _ in pickletools.genops(file):  # one at a time: between them the machine reads arrays
+    steps = pickletools.genops(file)  # one at a time: between them the machine reads arrays
+    for opcode, argument, _ in itertools.islice(steps, MAX_STEPS):
         if opcode.name == "STOP":
             return machine.stack.pop()
         machine.step(opcode.name, argument)
-    raise ValueError("it has no end")
+    raise ValueError(f"it has no end within {MAX_STEPS:,} instructions")
 
 
 class _Machine:

@@ -97,7 +97,7 @@ LIMITS = {
     "num_attention_heads": 512,
     "n_heads": 512,
     "vocab_size": 4_000_000,
-    "max_position_embeddings": 1_048_576,
+    "max_position_embeddings": 16_777_216,
     "position_buckets": 65_536,
     "type_vocab_size": 1_024,
     "max_relative_positions": 1_048_576,
@@ -248,5 +248,6 @@ def segments(config: Mapping[str, Any]) -> dict[str, Any]:
     kind = config.get("model_type")
     return {
         "token_types": has_segments(kind, config.get("type_vocab_size")),
-        "typed": kind in SEGMENTED and str(config.get("transformers_version")) < "5",
+        "typed": kind in SEGMENTED
+        and str(config.get("transformers_version") or 4) < "5",  # before 4.0 there was no such field
     }

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.errors import BundleError, InferenceError, import_failure, import_lock
-from inference.formats.architectures import has_segments, read_config
+from inference.formats.architectures import has_segments, max_positions, read_config
 from inference.formats.files import count_stored, read_json
 from inference.formats.tokenizer import quiet_transformers
 from inference.pytorch.proof import bounded_build, check_architecture, prove
@@ -166,7 +166,7 @@ def load_network(bundle: Bundle, base: Path | None = None) -> Network:
 
         encoder = load_encoder(home)
         hidden_size = encoder.config.hidden_size
-        positions = getattr(encoder.config, "max_position_embeddings", bundle.max_tokens)
+        positions = max_positions(config) if "max_position_embeddings" in config else bundle.max_tokens
         if bundle.max_tokens > positions:
             raise BundleError(
                 f"{bundle.folder} reads {bundle.max_tokens} tokens; its base has positions for {positions}. Correct "

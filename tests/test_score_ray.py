@@ -55,7 +55,7 @@ def test_a_worker_that_is_killed_costs_no_row_and_changes_no_byte(tmp_path: Path
 
 
 def test_rows_that_do_not_come_back_leave_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    half = ray_data.Answering(model().open, AnswerOptions(tuple(fakes.TASKS)), "text")(
+    half = ray_data.Answering(model().open, AnswerOptions(tuple(fakes.TASKS)), ["text"])(
         pyarrow.table({"text": ["good"]})
     )
     ray = MagicMock()

@@ -295,6 +295,10 @@ TRUE_REASONS: dict[str, tuple[dict[str, Any], str]] = {
         {"auto_mapping": {"base_model_class": "MyForSequenceClassification", "parent_library": "mine"}},
         "custom class .* never imported",
     ),
+    "oft of an older PEFT": (
+        {"peft_type": "OFT", "use_cayley_neumann": True, "peft_version": "0.17.1"},
+        "differently since version 0.18.*merge_and_unload",
+    ),
     "invocation tokens": ({"alora_invocation_tokens": [3]}, "cannot merge an adapter with alora_invocation_tokens"),
     "router": ({"arrow_config": {"top_k": 2}}, "cannot merge an adapter with arrow_config"),
     "a newer PEFT": (

@@ -40,6 +40,7 @@ from inference.formats.tokenizer import (
 
 SEVERITIES = ("error", "warning", "note")
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # tokenizer classes that name no special tokens themselves
+UNBUILT = "ONNX and INT8 are not built yet"
 TEXTS = ("It was a quiet evening.", "WHY did the 7.30 bus not come?!", "naïve café, 12,50 €", "a  b\tc", "… ½ ﬁve")
 # Figures of a training in trainer_state.json that make sense for independent labels only, or for more than two.
 _SEVERAL = re.compile(r"hamming|jaccard|lrap|label_ranking|subset_acc|exact_match|coverage_error")
@@ -53,7 +54,9 @@ def examine(
     model: str | Path, base: str | Path | None = None, cache: Path | None = None, pairs: bool | None = None
 ) -> list[Finding]:
     """Return findings about a model, errors first. A model that does not load is a finding, not an exception."""
-    findings = _findings(model, Path(base) if base is not None else None, cache, pairs)
+    findings = list(_findings(model, Path(base) if base is not None else None, cache, pairs))
+    if any(finding.severity == "error" for finding in findings):
+        findings = [finding for finding in findings if finding.what != UNBUILT]  # a build would fail
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
@@ -96,7 +99,7 @@ def _findings(model: str | Path, base: Path | None, cache: Path | None, pairs: b
         yield from _check_graphs(bundle)
     if "pytorch" in bundle.backends:
         try:
-            what = "" if find(bundle, cache or default_cache()) else "ONNX and INT8 are not built yet"
+            what = "" if find(bundle, cache or default_cache()) else UNBUILT
         except BundleError as error:
             what = str(error).partition(REBUILD)[0].strip(" .")
         if what:

@@ -188,6 +188,37 @@ def test_question_asked_while_a_stream_ends_is_kept(
     assert asked.next() == second
 
 
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_question_answered_while_a_stream_ends_can_still_be_read(
+    asked: Asked, is_gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = asked.ask("a")
+    asked.listen(event)
+    taken: Any = asked.queue.get_events()
+    del asked.queue.event_ids_to_events[taken[0][0]._id]  # as Gradio does after an answer
+    asked.queue.stop_listening("a", is_gone)
+    asked.queue._forget_unheard()
+    assert asked.queue.is_known("a")
+    after(monkeypatch, waiting.RETURN_S + 0.1)
+    asked.queue._forget_unheard()
+    assert not asked.queue.is_known("a")
+    assert not asked.queue._left_at
+
+
+def test_question_asked_while_gradio_clears_up_after_a_listener_is_kept(asked: Asked) -> None:
+    first = asked.ask("a")
+    asked.listen(first)
+    asked.next()
+    second = asked.ask("a")
+    messages = asked.queue.pending_messages_per_session["a"]
+    del asked.queue.pending_messages_per_session["a"]  # what its stream does when it is cancelled
+    asyncio.run(asked.queue.clean_events(session_hash="a"))
+    asked.queue.stop_listening("a", is_gone=True)
+    assert asked.queue.pending_messages_per_session["a"] is messages
+    asked.listen(second)
+    assert asked.next() == second
+
+
 def test_running_question_is_cancelled_when_its_listener_has_gone(
     asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,7 +248,8 @@ def test_memory_does_not_grow_with_past_clients(asked: Asked) -> None:
         event = asked.ask(f"session{number}")
         asked.listen(event)
         assert asked.next() == event
-        asked.queue.event_ids_to_events.pop(event)
+        asked.queue.event_ids_to_events.pop(event)  # it is answered
+        asked.queue.pending_event_ids_session[f"session{number}"].clear()  # and the answer was sent
         asked.queue.stop_listening(f"session{number}", is_gone=False)
     assert not asked.queue.pending_messages_per_session
     assert not asked.queue.pending_event_ids_session

@@ -48,7 +48,8 @@ class FairQueue(Queue):  # type: ignore[misc]
         )
         self.ANALYTICS_MAX_EVENTS = 1  # the monitoring page is off
         self._listeners: Counter[str] = Counter()
-        self._left_at: dict[str, float] = {}  # session -> when its last listener disconnected
+        self._messages: dict[str, Any] = {}  # session -> its answers, which Gradio deletes when a listener disconnects
+        self._left_at: dict[str, float] = {}  # session -> when its last listener left something behind
         self._turns = itertools.count(1)
         # Lane, address, and address with session -> its last turn.
         self._last_turn: OrderedDict[Any, int] = OrderedDict()
@@ -58,21 +59,33 @@ class FairQueue(Queue):  # type: ignore[misc]
         """Note that somebody listens for the answers of this session."""
         self._listeners[session] += 1
         self._left_at.pop(session, None)
+        if session in self.pending_messages_per_session:
+            self._messages[session] = self.pending_messages_per_session[session]
 
     def stop_listening(self, session: str, is_gone: bool) -> None:
         """Note that a listener stopped, and drop what nobody waits for.
 
         Args:
             is_gone: whether it disconnected before the last answer: its questions are dropped unless another listener
-                follows within `RETURN_S`.
+                follows within `RETURN_S`. So are answers that nobody has read.
         """
         self._listeners[session] -= 1
-        if self._listeners[session] <= 0:
-            del self._listeners[session]
-            if not self._has_events(session):
-                self._forget(session)
-            elif is_gone:
-                self._left_at[session] = time.monotonic()
+        if self._listeners[session] > 0:
+            return
+        del self._listeners[session]
+        messages = self._messages.pop(session, None)
+        if not self.pending_event_ids_session.get(session):  # every answer was sent
+            self._forget(session)
+            return
+        if messages is not None:
+            self.pending_messages_per_session.setdefault(session, messages)
+        if is_gone or not self._has_events(session):
+            self._left_at[session] = time.monotonic()
+
+    async def clean_events(self, *, session_hash: str | None = None, event_id: str | None = None) -> None:
+        """Drop one question. Those of a session, which Gradio drops once a listener is gone, are left to `RETURN_S`."""
+        if event_id is not None:
+            await super().clean_events(event_id=event_id)
 
     def session_of(self, event_id: str) -> str | None:
         """Return the session of a question, or None if it is unknown."""
@@ -159,7 +172,8 @@ class FairQueue(Queue):  # type: ignore[misc]
             unheard.remove(event)
         left = {session for session, at in self._left_at.items() if self._looked_at - at > RETURN_S}
         for session in list(self.pending_messages_per_session):
-            if session in left or (session not in self._listeners and not self._has_events(session)):
+            is_awaited = session in self._listeners or session in self._left_at or self._has_events(session)
+            if session in left or not is_awaited:
                 self._forget(session)
         for session in left:
             del self._left_at[session]

@@ -141,7 +141,7 @@ def test_disconnecting_clients_leave_nothing_in_the_log(tmp_path: Path) -> None:
         queue = b"GET /gradio_api/queue/data?session_hash=a HTTP/1.1\r\nHost: a\r\n\r\n"
         with server.ask("/config") as response:
             numbers = [entry["id"] for entry in json.load(response)["dependencies"] if entry["api_name"] == "predict"]
-        joined = {"session_hash": "a", "data": ["good", "int8", None], "fn_index": numbers[0]}
+        joined = {"session_hash": "a", "data": ["good", "int8", None, None], "fn_index": numbers[0]}
         assert server.status("/gradio_api/queue/join", "POST", json.dumps(joined)) == 200
         half = post(b"{" * 100)[:-50]
         requests = [event("good"), heartbeat, queue, heartbeat + heartbeat, UPLOAD]

@@ -346,16 +346,17 @@ def _check_weights(bundle: Bundle, home: Path, base: Path | None) -> Iterator[Fi
     except Exception:  # load_served has reported it
         return
     weights = model.state_dict()
-    biases = [name.removesuffix("weight") + "bias" for name in weights if HEAD_WEIGHT.search(name)]
+    named = [name.removesuffix("weight") + "bias" for name in weights if HEAD_WEIGHT.search(name)]
+    biases = [name for name in named if name in weights]
     if lacking := [name for name in missing if name.startswith(HEADS)]:
         yield _error(
             f"the head is not in the files: {', '.join(lacking)}",
             "transformers would initialize it at random, and the answers would be random too",
             "save the whole model after training: model.save_pretrained",
         )
-    elif zero := [name for name in biases if name in weights and not weights[name].any()]:
+    elif biases and not any(weights[name].any() for name in biases):
         yield _warning(
-            f"{zero[0]} is 0 everywhere",
+            f"{biases[0]} is 0 everywhere",
             "that is the initial value: the head may not have been trained",
             "compare a few answers with those from training",
         )

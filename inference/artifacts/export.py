@@ -31,7 +31,7 @@ from inference.errors import BundleError, ExportError, InferenceError, InputErro
 from inference.formats.bundle import PROBLEM_TYPES, SINGLE, Bundle, Task
 from inference.formats.describe import EXPORT_LIST as LIST
 from inference.formats.files import read_json, sha256
-from inference.formats.pairs import takes_pairs
+from inference.formats.pairs import pairs_entry
 from inference.formats.tokenizer import save_tokenizer, tokenizer_max_length
 from inference.onnx.backend import LOGITS, OUTPUT_PREFIX, ForeignGraph, OnnxBackend, logits_of
 from inference.onnx.io import load_model, read_graph, save_model
@@ -197,8 +197,7 @@ def _write_graphs(source: Path, ending: str, folder: Path, tasks: Mapping[str, T
 
 def _config(folder: Path, task: Task, max_tokens: int, pairs: bool) -> dict[str, Any]:
     described = task.to_config() | {"threshold": task.threshold, "max_length": max_tokens}
-    if pairs or takes_pairs(folder, described, task):  # also to say that they only look like it
-        described["pairs"] = pairs
+    described |= pairs_entry(folder, described, task, pairs)
     return described if task.out_of_scope is None else {**described, "out_of_scope": task.out_of_scope}
 
 

@@ -17,7 +17,7 @@ from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
 from inference.formats.files import read_json
 from inference.formats.identity import check_same
-from inference.formats.pairs import takes_pairs
+from inference.formats.pairs import pairs_entry
 from inference.formats.tokenizer import TOKENIZER, quiet_transformers, read_tokenizer, save_tokenizer, write_tokenizer
 from inference.pytorch.backend import TorchBackend
 from inference.pytorch.huggingface import load_merged, load_switched
@@ -76,8 +76,8 @@ def export_merged(
         unmerged, merged = (_score(bundle, network, folder / TOKENIZER) for network in networks)
         with quiet_transformers():
             network = cast(Any, networks[1]).models[0]
-            if bundle.pairs or takes_pairs(folder, network.config.to_dict(), bundle.tasks[task]):
-                network.config.pairs = bundle.pairs  # also to say that the labels only look like it
+            config = network.config
+            config.update(pairs_entry(folder, config.to_dict(), bundle.tasks[task], bundle.pairs))
             network.save_pretrained(folder)
         save_tokenizer(
             folder / TOKENIZER, folder, max_tokens or bundle.max_tokens, bundle.pad_id, pairs=bundle.token_types

@@ -93,14 +93,8 @@ def check_adapter(config: Mapping[str, Any], path: Path) -> None:
             f"base: {', '.join(MERGEABLE)}."
         )
     _check_start(config, path)
-    written_by = re.match(r"(\d+)\.(\d+)", str(config.get("peft_version")))  # PEFT names itself since 0.18
-    is_old = written_by is None or (int(written_by[1]), int(written_by[2])) < (0, 18)
-    if kind == "OFT" and config.get("use_cayley_neumann", True) and is_old:
-        raise BundleError(
-            f"{path}: PEFT computes OFT with use_cayley_neumann differently since version 0.18, and an older one made "
-            "this adapter, so the answers would not be those of training. Merge it with that version "
-            "(model.merge_and_unload().save_pretrained)."
-        )
+    if kind == "OFT":
+        _check_oft(config, path)
     if unmergeable := [name for name in ("alora_invocation_tokens", "arrow_config", "use_qalora") if config.get(name)]:
         raise BundleError(f"{path}: PEFT cannot merge an adapter with {', '.join(unmergeable)} into its base.")
     dangerous = [name for name in ("megatron_config", "auto_map", "layer_replication") if config.get(name)]
@@ -155,6 +149,18 @@ def _check_start(config: Mapping[str, Any], path: Path) -> None:
         "(model.merge_and_unload().save_pretrained); or, if you saved the changed base, name it with --base and write "
         "true there."
     )
+
+
+def _check_oft(config: Mapping[str, Any], path: Path) -> None:
+    """Raise BundleError if this OFT adapter was made by a PEFT that computed it differently."""
+    written_by = re.match(r"(\d+)\.(\d+)", str(config.get("peft_version")))  # PEFT names itself since 0.18
+    is_old = written_by is None or (int(written_by[1]), int(written_by[2])) < (0, 18)
+    if config.get("use_cayley_neumann", True) and is_old:
+        raise BundleError(
+            f"{path}: PEFT computes OFT with use_cayley_neumann differently since version 0.18, and an older one made "
+            "this adapter, so the answers would not be those of training. Merge it with that version "
+            "(model.merge_and_unload().save_pretrained)."
+        )
 
 
 def check_four_bit(folder: Path, adapters: Iterable[str]) -> None:

@@ -35,6 +35,11 @@ def takes_pairs(folder: Path, config: Mapping[str, Any], task: Task) -> bool:
     return labels in PAIR_LABELS or trained_for in PAIR_TASKS
 
 
+def pairs_entry(folder: Path, config: Mapping[str, Any], task: Task, pairs: bool) -> dict[str, bool]:
+    """Return what `config`, which is to be written into `folder`, must say so that `takes_pairs` gives `pairs`."""
+    return {"pairs": pairs} if pairs or takes_pairs(folder, config, task) else {}
+
+
 def shared_pairs(folder: Path, pairs: Mapping[str, bool]) -> bool:
     """Return whether the tasks of a folder take pairs, which must be the same for all of them."""
     if len(set(pairs.values())) > 1:

@@ -165,10 +165,18 @@ def model_banner(receipt: Receipt) -> None:
     bundle = served.named()
     if bundle is None or served.is_of(receipt, bundle):
         return
+    if renamed := served.renamed_labels(receipt, bundle):
+        pairs = ", ".join(f"{before} is now {after}" for before, after in renamed[:5])
+        text = f"The labels of the served model have changed since this measurement: {pairs}. Measure it again."
+        text += " Folders exported before keep the old names: export them again."
+    else:
+        text = (
+            f"This measurement is of another model ({receipt['model']['name']}) than the served one ({bundle.name}). "
+            "Measure the served model, or choose a measurement of it."
+        )
     lead_to_measuring(
         "warning",
-        f"This measurement is of another model ({plain(receipt['model']['name'])}) than the served one "
-        f"({plain(bundle.name)}). Measure the served model, or choose a measurement of it.",
+        plain(text),
         "Measure it",
         "measure_it",
     )

@@ -81,9 +81,31 @@ def named() -> Bundle | None:
 
 
 def is_of(receipt: Mapping[str, Any], bundle: Bundle) -> bool:
-    """Return whether the receipt was measured on exactly these files."""
+    """Return whether the receipt was measured on exactly these files, with these labels."""
     files: Mapping[str, str] = receipt["model"]["files"]
-    return dict(files) == dict(bundle.files)
+    return dict(files) == dict(bundle.files) and _labels_then(receipt) == _labels_now(bundle)
+
+
+def renamed_labels(receipt: Mapping[str, Any], bundle: Bundle) -> list[tuple[str, str]]:
+    """Return the labels (then, now) that were renamed since; empty if more than labels or nothing has changed."""
+    then, now = _labels_then(receipt), _labels_now(bundle)
+    weights, measured = (
+        {name: digest for name, digest in files.items() if not name.endswith("config.json")}
+        for files in (bundle.files, receipt["model"]["files"])
+    )
+    if weights != measured or {name: len(labels) for name, labels in then.items()} != {
+        name: len(labels) for name, labels in now.items()
+    }:
+        return []
+    return [pair for name in then for pair in zip(then[name], now[name], strict=True) if pair[0] != pair[1]]
+
+
+def _labels_then(receipt: Mapping[str, Any]) -> dict[str, list[str]]:
+    return {name: list(task["labels"]) for name, task in receipt["model"]["tasks"].items()}
+
+
+def _labels_now(bundle: Bundle) -> dict[str, list[str]]:
+    return {name: list(task.labels) for name, task in bundle.tasks.items()}
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)  # type: ignore[untyped-decorator,unused-ignore]

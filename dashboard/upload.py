@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.formparsers import MultiPartParser
 
+from inference.compare.labels import match_labels, spellings
+from inference.errors import InputError
 from inference.formats.bundle import Task
+from inference.tables.parquet import class_names
 from inference.tables.reading import FORMATS, open_upload, read_columns, unique
 from inference.tables.table import TEXT_NAMES, Source, find_column
 
@@ -36,7 +40,9 @@ def read_upload(name: str, content: bytes) -> dict[str, list[Any]]:
         InputError: it is too large to be read here, or cannot be read.
     """
     table, _ = open_upload(Source(name, content), f"python -m inference compare --data {name}")
-    return read_columns(table, unique(table.columns), GUESS_ROWS)
+    columns = read_columns(table, unique(table.columns), GUESS_ROWS)
+    names = {column: of for column, of in class_names(table).items() if column in columns}
+    return columns | {column: spellings(name, column, columns[column], of) for column, of in names.items()}
 
 
 def guess(columns: Mapping[str, Sequence[Any]], tasks: Mapping[str, Task]) -> Guess:
@@ -62,11 +68,21 @@ def _mean_length(cells: Sequence[Any]) -> float:
 
 
 def _fitting_task(cells: Sequence[Any], tasks: Mapping[str, Task]) -> str | None:
-    """Return the task that knows most of these labels, of several the one with the fewest; None if it knows few.
+    """Return the task whose labels fit these best; None if none knows at least half of the rows.
 
-    A misspelt label must not make this the column of another task, so not every label has to fit.
+    Names count more than positions, and then the share of the task's labels that occur: 0 and 1 fit the task with two
+    labels better than the one with seven. A misspelt label must not make this the column of another task, so not every
+    label has to fit.
     """
-    given = [text for text in (str(cell).strip() for cell in cells[:GUESS_ROWS]) if text not in ("", "None")]
-    fit = {name: sum(text in task.labels for text in given) for name, task in tasks.items()}
-    fitting = [name for name, count in fit.items() if count > len(given) / 2]
-    return max(fitting, key=lambda name: (fit[name], -len(tasks[name].labels)), default=None)
+    try:
+        given = Counter(spellings("", "", cells[:GUESS_ROWS]))
+    except InputError:
+        return None
+    del given[""]
+    fits = {}
+    for name, task in tasks.items():
+        matching = match_labels(given, task.labels)
+        rows = sum(count for label, count in given.items() if matching.positions.get(label, -1) >= 0)
+        if 2 * rows > given.total():
+            fits[name] = (rows, not matching.by_position, len(matching.labels) / len(task.labels))
+    return max(fits, key=fits.__getitem__, default=None)

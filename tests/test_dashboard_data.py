@@ -265,7 +265,7 @@ def test_measurement_that_nobody_waits_for_is_cancelled(monkeypatch: pytest.Monk
     ("content", "message"),
     [
         (b"text,sentiment\nfine,positive\n", "1 labelled row"),
-        (b"text,sentiment\n" + b"fine,goood\n" * 30, "does not have: 'goood' (30 rows)"),
+        (b"text,sentiment\n" + b"".join(b"fine,%d\n" % i for i in range(2, 60)), "58 label(s) that task 'sentiment'"),
         (b"text,sentiment\n" + "schön,positive\n".encode("latin-1") * 30, "not UTF-8"),
         (b"", "is empty"),
         (b"text,sentiment\n", "no rows"),
@@ -277,6 +277,22 @@ def test_unmeasurable_file_gets_a_message_with_the_remedy(content: bytes, messag
     at = upload(page("your_data"), content)
     assert message in said(at)
     assert not [one for one in at.button if one.label == "Measure"]
+
+
+def test_labels_that_the_model_does_not_have_are_mapped_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch)
+    lines = ["text,sentiment", *(f"text {i},{('great', 'negativ', 'skip')[i % 3]}" for i in range(90))]
+    at = upload(page("your_data"), "\n".join(lines).encode())
+    assert "sentiment does not have 3 labels of this file. What do they mean?" in said(at)
+    assert not [button for button in at.button if button.label == "Measure"]
+    great, negative, skipped = [box for box in at.selectbox if "30 rows" in box.label]
+    assert (great.value, negative.value, skipped.value) == ("", "negative", "")
+    great.set_value("positive").run()
+    at.checkbox[-1].check().run()
+    assert "60 rows labelled for sentiment: positive 30, negative 30." in said(at)
+    assert "30 rows labelled 'skip' are left out" in said(at)
+    finish(press(at, "Measure"), compare)
+    assert len(compare.asked["texts"]) == 60
 
 
 def test_single_label_is_measured_with_a_warning() -> None:

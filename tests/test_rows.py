@@ -82,7 +82,7 @@ def test_jsonl_and_parquet_give_what_a_csv_gives(tmp_path: Path) -> None:
 def test_labels_that_are_positions_are_read_as_such_and_it_is_said() -> None:
     found = parse_data("a.csv", csv("text,label", ["a,1", "b,0"]), MOOD)
     assert found.labels["mood"][:2] == [1, 0]
-    assert "the labels of mood are numbers, read as positions: 0 is 'down'" in found.notes
+    assert "the labels of mood are numbers, read as positions: 0 is 'down', 1 is 'up'" in found.notes
 
 
 def test_a_file_of_one_class_is_read_with_a_note() -> None:
@@ -95,7 +95,11 @@ def test_a_file_of_one_class_is_read_with_a_note() -> None:
     [
         ("a.csv", csv("phrase,label", ["a,up"]), "which column holds the texts\\?.*it has 'phrase', 'label'"),
         ("a.csv", csv("text,class", ["a,up"]), "no label column \\('label', or mood\\)"),
-        ("a.csv", csv("text,label", ["a,upp"]), "'upp' \\(20 rows\\). Did you mean 'up'\\? It has down, up"),
+        (
+            "a.csv",
+            csv("text,label", ["a,upp"]),
+            "'upp' \\(20 rows\\). It has down, up. Map.* --label-map 'upp=up'",
+        ),
         ("a.csv", csv("text,label", ["a,2"]), "'2' \\(20 rows\\)"),
         ("a.csv", csv("text,label", ["a,up"], 3), "has 3 labelled rows. At least 20 are needed"),
         ("a.csv", csv("text,label", ["a,"]), "has 0 labelled rows"),

@@ -209,7 +209,7 @@ def test_a_numbered_label_with_an_empty_name_is_refused(tmp_path: Path) -> None:
     note = {"huggingface": json.dumps({"info": {"features": {"label": {"names": ["up", ""]}}}})}
     table = pa.table({"text": TEXTS, "label": [i % 2 for i in range(40)]})
     pyarrow.parquet.write_table(table.replace_schema_metadata(note), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="row 2, column 'label': every label must have a name"):
+    with pytest.raises(InputError, match="row 2, column 'label': label number 1 has an empty name"):
         read(tmp_path / "a.parquet")
 
 

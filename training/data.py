@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from inference.compare.labels import match_labels
 from inference.compare.rows import LabelledRows
 from inference.errors import InputError
 from training.sources import Source
@@ -80,14 +81,16 @@ def split(source: Source, tuning_share: float, seed: int) -> TaskData:
 def _with_ids(rows: LabelledRows, task: str, labels: tuple[str, ...], place: str) -> LabelledRows:
     """Return the rows with their labels as positions in `labels`."""
     names = [rows.known[task][label_id] for label_id in rows.label_ids]
-    unknown = Counter(name for name in names if name not in labels)
+    counts = Counter(names)
+    matching = match_labels(counts, labels)
+    unknown = counts if matching.by_position else Counter(matching.unknown)
     if unknown:
         label, count = unknown.most_common(1)[0]
         raise InputError(
             f"{count} validation row(s) have the label {label!r}, which no row of {place} has. Correct the label, add "
             "training rows of it, or empty the cell to leave the row out."
         )
-    return replace(rows, labels={task: [labels.index(name) for name in names]}, known={task: labels})
+    return replace(rows, labels={task: [matching.positions[name] for name in names]}, known={task: labels})
 
 
 def add_background(tasks: dict[str, TaskData], task: str, label: str, count: int, seed: int) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from inference.compare.labels import spellings
 from inference.compare.rows import LabelledRows, find_label_column, labelled_rows, open_data
 from inference.errors import InputError
 from inference.formats.bundle import check_labels, check_name
-from inference.tables.parquet import ParquetTable
+from inference.tables.parquet import class_names
 from inference.tables.reading import FORMATS, read_columns
 from inference.tables.table import Table, listed
 
@@ -168,51 +167,25 @@ def _rows(table: Table, sha256: str, holders: Mapping[str, str]) -> LabelledRows
     """Return the rows that have a label of any task; labels are known in the data set's order, else sorted."""
     holders = {task: find_label_column(table.columns, column) or column for task, column in holders.items()}
     columns = read_columns(table, [table.text_column, *holders.values()])
-    class_names = _class_names(table)
     known, ids = {}, {}
     for task, column in holders.items():
-        names = class_names.get(column)
-        labels = [_label(table.name, column, row, cell, names) for row, cell in enumerate(columns[column], 1)]
+        names = class_names(table).get(column)
+        labels = spellings(table.name, column, columns[column], names)
         present = {label for label in labels if label}
+        for label in sorted(present):
+            try:
+                check_labels((label,))
+            except ValueError as error:  # a model folder with such a label could not be loaded
+                row = labels.index(label) + 1
+                raise InputError(
+                    f"{table.name}, row {row:,}, column {column!r}: {error} Correct it, or name another column with "
+                    "--label-columns."
+                ) from None
         ordered = [name for name in names or () if name in present]
         known[task] = (*ordered, *sorted(present.difference(ordered)))
         position = {label: i for i, label in enumerate(known[task])}
         ids[task] = [position.get(label, -1) for label in labels]
     return labelled_rows(table, sha256, columns[table.text_column], ids, known)
-
-
-def _class_names(table: Table) -> dict[str, list[str]]:
-    """Return column -> names of its numbered labels, which the library `datasets` writes into a Parquet schema."""
-    written = (table.schema.metadata or {}).get(b"huggingface") if isinstance(table, ParquetTable) else None
-    try:
-        features = json.loads(written)["info"]["features"] if written else {}
-        return {column: [str(name) for name in kind["names"]] for column, kind in features.items() if "names" in kind}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}  # metadata of another tool: the numbers themselves are the labels
-
-
-def _label(file: str, column: str, row: int, cell: Any, names: Sequence[str] | None) -> str:
-    """Return the label in a cell, empty if there is none."""
-    if cell is None or cell != cell:  # NaN differs from itself
-        return ""
-    place = f"{file}, row {row}, column {column!r}"
-    if isinstance(cell, list | dict | bytes):
-        raise InputError(f"{place}: {str(cell)[:40]} is not a label. Give each text one, as a string or a number.")
-    if names is None or isinstance(cell, str):
-        label = str(cell).strip()
-        if not label:
-            return ""
-    elif cell == -1:  # the label is withheld, as data sets mark it
-        return ""
-    elif not 0 <= cell < len(names):
-        raise InputError(f"{place}: there is no label number {cell}.")
-    else:
-        label = names[cell]
-    try:
-        check_labels((label,))
-    except ValueError as error:  # a model folder with such a label could not be loaded
-        raise InputError(f"{place}: {error} Correct it, or name another column with --label-columns.") from None
-    return label
 
 
 def _label_names(rows: LabelledRows) -> list[dict[str, str]]:

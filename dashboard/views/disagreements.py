@@ -192,7 +192,10 @@ def draw_why(rows: list[Disagreement], receipt: Receipt, task: str, reference: s
     st.subheader("Why", anchor=False)
     bundle = served.described()
     if bundle is None or not served.is_of(receipt, bundle):
-        st.caption("This measurement is of another model than the served one, so its rows cannot be explained.")
+        what = "is of another model than the served one"
+        if bundle is not None and served.renamed_labels(receipt, bundle):
+            what = "was made before the labels of the served model changed"
+        st.caption(f"This measurement {what}, so its rows cannot be explained.")
         return
     if "pair_column" in receipt["data"]:
         st.caption("Pairs of texts are explained on the page, and by `python -m inference explain TEXT --pair TEXT`.")

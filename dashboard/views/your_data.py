@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dashboard.report_page import report
 from dashboard.state import SELECTION, keep_texts, own, show
 from dashboard.upload import MAX_MB, TYPES, guess, read_upload
 from inference.assets import SHOWCASE
+from inference.compare.labels import LEAVE_OUT, UnknownLabels, guesses
 from inference.compare.receipt import Receipt
 from inference.compare.rows import LabelledRows, read_data
 from inference.compare.run import QUICK_ROWS
@@ -24,6 +26,7 @@ from inference.jobs import BackgroundJob, duration
 from inference.tables.table import Source
 
 MAX_ROWS = 20_000
+MAX_UNKNOWN = 50  # labels to map by hand; more are a wrong column
 JOB, RESULT, TEXTS = "_measurement", "_measured", "_measured_texts"
 FILE, SHOWN = "Your file", "The showcase"
 PLANS = {
@@ -193,7 +196,7 @@ def from_file(bundle: Bundle) -> tuple[str, LabelledRows] | None:
         options = [every, *tasks] if len(tasks) > 1 else tasks
         task = label.selectbox("Labels of", options, key=f"task_{file.file_id}")
         asked = None if task == every else task
-        data = read_data(Source(name, content), bundle.tasks, asked, text_column, pair_column=pair_column)
+        chosen = bundle.tasks, asked, text_column, None, pair_column
     else:
         others = [name for name in names if name not in (text_column, pair_column)] or names
         index = others.index(guessed.label_column) if guessed.label_column in others else 0
@@ -202,12 +205,46 @@ def from_file(bundle: Bundle) -> tuple[str, LabelledRows] | None:
         task = of.selectbox(
             "Task of the labels", known, known.index(guessed.task or known[0]), key=f"of_{file.file_id}"
         )
-        data = read_data(Source(name, content), bundle.tasks, task, text_column, label_column, pair_column)
+        chosen = bundle.tasks, task, text_column, label_column, pair_column
+    data = mapped(lambda label_map: read_data(Source(name, content), *chosen, label_map), {}, file.file_id)
+    if data is None:
+        return None
     described(data, bundle)
     if len(data) > MAX_ROWS:
         st.caption(f"The file has {len(data):,} rows. This page measures {MAX_ROWS:,} of them, drawn with seed 0.")
         data = data.sample(MAX_ROWS, 0)
     return name, data
+
+
+def mapped(
+    read: Callable[[Mapping[str, str]], LabelledRows], label_map: Mapping[str, str], key: str
+) -> LabelledRows | None:
+    """Read the rows; draw a table to map the labels that the model does not have, and return None until it is used.
+
+    Args:
+        label_map: of other tasks of the file.
+    """
+    try:
+        return read(label_map)
+    except UnknownLabels as error:
+        if len(error.unknown) > MAX_UNKNOWN:
+            raise
+        unknown, task, labels = error.unknown, error.task, error.labels
+    guessed = guesses(unknown, labels)
+    st.markdown(f"**{plain(task)}** does not have {many(len(unknown), 'label')} of this file. What do they mean?")
+    options = [*labels, LEAVE_OUT]
+    for label, rows in unknown.items():
+        target = st.selectbox(
+            plain(f"{label[:80]} ({many(rows, 'row')})"),
+            options,
+            options.index(guessed[label]),
+            format_func=lambda name: name or "Leave these rows out",
+            key=f"map_{key}_{task}_{label}",
+        )
+        label_map = {**label_map, label: target}
+    if not st.checkbox("Use this mapping", key=f"mapped_{key}_{task}"):
+        return None
+    return mapped(read, label_map, key)
 
 
 def described(data: LabelledRows, bundle: Bundle) -> None:

@@ -28,6 +28,11 @@ def add(commands: Any) -> None:
     p.add_argument("--pair-column", help="the second text of each row, for a model that takes pairs of texts")
     p.add_argument("--label-column", help="default: the column named like the task, else label")
     p.add_argument(
+        "--label-map",
+        metavar="MINE=THEIRS,…",
+        help="labels of the file and what they are called in the model, nothing for rows to leave out; or a .json file",
+    )
+    p.add_argument(
         "--backends",
         type=names,
         help=f"comma-separated, of {', '.join(BACKENDS)} (default: all that the model has)",
@@ -106,6 +111,7 @@ def ship_limits(args: argparse.Namespace) -> Any:
 
 
 def compare_command(args: argparse.Namespace) -> None:
+    from inference.compare.labels import read_label_map
     from inference.compare.receipt import write_receipt
     from inference.compare.rows import read_data
     from inference.compare.run import measure
@@ -118,10 +124,13 @@ def compare_command(args: argparse.Namespace) -> None:
     bundle = describe(args.model, args.base, pairs=args.pairs)
     data = None
     if args.data:
-        data = read_data(args.data, bundle.tasks, args.task, args.text_column, args.label_column, args.pair_column)
-    elif args.task or args.rows or args.pair_column is not None:
+        label_map = read_label_map(args.label_map) if args.label_map else None
+        columns = args.text_column, args.label_column, args.pair_column
+        data = read_data(args.data, bundle.tasks, args.task, *columns, label_map)
+    elif args.task or args.rows or args.pair_column is not None or args.label_map:
         raise InputError(
-            "--task, --rows and --pair-column need --data; without it, all tasks of the showcase are measured."
+            "--task, --rows, --pair-column and --label-map need --data; without it, all tasks of the showcase are "
+            "measured."
         )
     if data and args.rows:
         data = data.sample(args.rows, args.seed)

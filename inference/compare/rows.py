@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from inference.errors import InputError
+from inference.compare.labels import explain_unknown, match_labels, spellings
+from inference.errors import InputError, shown
 from inference.formats.bundle import Task
 from inference.formats.hub import fetch_data_file
 from inference.formats.texts import check_texts
+from inference.tables.parquet import class_names
 from inference.tables.reading import open_table, read_columns
 from inference.tables.table import Source, Table, column_index, find_column, listed, pair_index
 
@@ -145,20 +146,23 @@ def read_data(
     text_column: str | None = None,
     label_column: str | None = None,
     pair_column: str | None = None,
+    label_map: Mapping[str, str] | None = None,
 ) -> LabelledRows:
     """Read the labelled rows of a table.
 
     Args:
         source: a file, hf://datasets/OWNER/NAME/path/in/it.parquet, or bytes in memory.
-        tasks: the tasks of the model; labels must be theirs, by name or by position.
+        tasks: the tasks of the model, whose labels are meant.
         task: whose labels to read; by default those of every task that has a column of its name.
         text_column: by default found by its name, see `open_table`.
         label_column: the labels of a single task; by default the column named like it, or else "label".
         pair_column: the second text of each row, for a model of pairs.
+        label_map: label in the file -> the task's label, or "" to leave the rows out; see `match_labels`.
 
     Raises:
-        InputError: the file or a column is missing, it cannot be read, a label is not the model's, a text is
-            empty, or there are fewer than `MIN_ROWS` rows.
+        UnknownLabels: labels that the task does not have.
+        InputError: the file or a column is missing, it cannot be read, a text is empty, or there are fewer than
+            `MIN_ROWS` rows.
     """
     if task is not None and task not in tasks:
         raise InputError(f"Unknown task {task!r}. This model has: {', '.join(tasks)}.")
@@ -171,10 +175,14 @@ def read_data(
     texts = columns[table.text_column]
     if pair_column is not None:
         texts = list(zip(texts, columns[pair_column], strict=True))
-    labels = {
-        key: _label_ids(table.name, column, columns[column], key, tasks[key], remarks)
-        for key, column in holders.items()
-    }
+    label_map = label_map or {}
+    known_labels = {label for key in holders for label in tasks[key].labels}
+    if strangers := [label for label in label_map.values() if label and label not in known_labels]:
+        raise InputError(f"The label map names {shown(strangers[0])}, which {', '.join(holders)} does not have.")
+    labels = {}
+    for key, column in holders.items():
+        given = spellings(table.name, column, columns[column], class_names(table).get(column))
+        labels[key] = _label_ids(f"{table.name}, column {column!r}", given, key, tasks[key], label_map, remarks)
     known = {key: tasks[key].labels for key in labels}
     rows = labelled_rows(table, digest, texts, labels, known)
     if rows.rows_in_file > len(rows):
@@ -264,27 +272,23 @@ def _label_columns(
     return holders
 
 
-def _label_ids(name: str, column: str, cells: Sequence[Any], key: str, task: Task, remarks: list[str]) -> list[int]:
-    """Return the position of each cell's label among the task's labels; -1 for an empty cell.
-
-    Names come first. If no cell is a name, whole numbers are read as positions, as data sets on the Hub have them.
-    """
-    given = ["" if cell is None or cell != cell else str(cell).strip() for cell in cells]  # NaN differs from itself
-    positions = {label: i for i, label in enumerate(task.labels)}
-    counts = Counter(given)
-    del counts[""]
-    unknown = [label for label in counts if label not in positions]
-    numbers = {str(i): i for i in range(len(task.labels))}
-    if counts and len(unknown) == len(counts) and set(counts) <= set(numbers):
-        remarks.append(f"the labels of {key} are numbers, read as positions: 0 is {task.labels[0]!r}")
-        positions, unknown = numbers, []
-    if unknown:
-        examples = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in unknown[:5])
-        near = difflib.get_close_matches(unknown[0], task.labels, 1)
-        known = ", ".join(task.labels[:10]) + (", …" if len(task.labels) > 10 else "")
-        raise InputError(
-            f"{name}, column {column!r}: {len(unknown):,} label(s) that task {key!r} does not have: {examples}"
-            + (f". Did you mean {near[0]!r}?" if near else ".")
-            + f" It has {known}. Rename them, or empty the cell to leave the row out."
-        )
-    return [positions[label] if label else -1 for label in given]
+def _label_ids(
+    place: str, labels: Sequence[str], key: str, task: Task, label_map: Mapping[str, str], remarks: list[str]
+) -> list[int]:
+    """Return the position of each label among the task's labels; -1 for a row without one."""
+    counts = Counter(labels)
+    matching = match_labels(counts, task.labels, label_map)
+    if matching.unknown:
+        raise explain_unknown(place, key, task.labels, matching.unknown)
+    for label, position in matching.positions.items():
+        if label and position < 0:
+            remarks.append(f"{counts[label]:,} rows labelled {shown(label)} are left out")
+    if matching.by_position:
+        numbers = ", ".join(f"{i} is {task.labels[i]!r}" for i in sorted(matching.labels)[:10])
+        remarks.append(f"the labels of {key} are numbers, read as positions: {numbers}")
+    else:
+        pairs = [(label, task.labels[i]) for label, i in matching.positions.items() if i >= 0]
+        other = [f"{shown(label)} as {name!r}" for label, name in pairs if label.casefold() != name.casefold()]
+        if other:
+            remarks.append(f"labels of {key} are read by their meaning: {', '.join(other[:10])}")
+    return [matching.positions[label] for label in labels]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from inference.errors import InputError
 from inference.tables.cutting import Size, gather
 from inference.tables.groups import pieces, read_batches
-from inference.tables.table import Block, NoTextColumn, Source, find_text_column
+from inference.tables.table import Block, NoTextColumn, Source, Table, find_text_column
 
 
 class ParquetTable:
@@ -79,6 +80,16 @@ class ParquetTable:
     def _damaged(self, error: Exception) -> InputError:
         message = str(error).strip().partition("\n")[0].rstrip(".")
         return InputError(f"{self.name} cannot be read as Parquet: {message}. Fix the file or export it again.")
+
+
+def class_names(table: Table) -> dict[str, list[str]]:
+    """Return column -> names of its numbered labels, which the library `datasets` writes into a Parquet schema."""
+    written = (table.schema.metadata or {}).get(b"huggingface") if isinstance(table, ParquetTable) else None
+    try:
+        features = json.loads(written)["info"]["features"] if written else {}
+        return {column: [str(name) for name in kind["names"]] for column, kind in features.items() if "names" in kind}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}  # metadata of another tool: the numbers themselves are the labels
 
 
 def _holds_text(kind: Any) -> bool:

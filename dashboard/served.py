@@ -83,19 +83,23 @@ def named() -> Bundle | None:
 def is_of(receipt: Mapping[str, Any], bundle: Bundle) -> bool:
     """Return whether the receipt was measured on exactly these files, with these labels."""
     files: Mapping[str, str] = receipt["model"]["files"]
-    return dict(files) == dict(bundle.files) and _labels_then(receipt) == _labels_now(bundle)
+    now = _labels_now(bundle)
+    return dict(files) == dict(bundle.files) and all(
+        now.get(name, labels) == labels for name, labels in _labels_then(receipt).items()
+    )
+
+
+def weights(files: Mapping[str, str]) -> dict[str, str]:
+    """Return the files without those that hold only labels and settings."""
+    return {name: digest for name, digest in files.items() if not name.endswith("config.json")}
 
 
 def renamed_labels(receipt: Mapping[str, Any], bundle: Bundle) -> list[tuple[str, str]]:
     """Return the labels (then, now) that were renamed since; empty if more than labels or nothing has changed."""
     then, now = _labels_then(receipt), _labels_now(bundle)
-    weights, measured = (
-        {name: digest for name, digest in files.items() if not name.endswith("config.json")}
-        for files in (bundle.files, receipt["model"]["files"])
-    )
-    if weights != measured or {name: len(labels) for name, labels in then.items()} != {
-        name: len(labels) for name, labels in now.items()
-    }:
+    same_weights = weights(bundle.files) == weights(receipt["model"]["files"])
+    counts, counts_now = ({name: len(labels) for name, labels in tasks.items()} for tasks in (then, now))
+    if not same_weights or counts != counts_now:
         return []
     return [pair for name in then for pair in zip(then[name], now[name], strict=True) if pair[0] != pair[1]]
 

@@ -42,12 +42,16 @@ def current() -> Selection:
     selection: Selection | None = st.session_state.get(SELECTION)
     if selection is not None:
         return selection
-    bundle = served.named()
-    if bundle is not None and names(receipts.shelf()):
+    bundle, shelf = served.named(), receipts.shelf()
+    if bundle is not None and names(shelf):
+        now = served.weights(bundle.files)
+        stale = [name for name, files in shelf.models.items() if served.weights(files) == now]
+        what, other = "has not been measured yet", "a measurement of another model"
+        if stale:
+            what, other = "has other labels or settings than when it was measured", f"the measurement {plain(stale[0])}"
         lead_to_measuring(
             "info",
-            f"The served model, **{plain(bundle.name)}**, has not been measured yet. Measure it, or choose a "
-            "measurement of another model in the sidebar.",
+            f"The served model, **{plain(bundle.name)}**, {what}. Measure it, or choose {other} in the sidebar.",
             "Measure it",
             "measure_it",
         )

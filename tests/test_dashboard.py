@@ -275,6 +275,25 @@ def test_receipt_of_another_processor_leads_to_measuring_here(folder: Path) -> N
     assert [element.value for element in test.main.header] != ["Overview"]
 
 
+def test_labels_renamed_since_the_measurement_are_named(
+    folder: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIPTYCH_MODEL", str(tiny.folder))
+    ours, bundle = one(), describe(tiny.folder)
+    ours["model"]["files"] = dict(bundle.files) | {"config.json": "0" * 64}
+    write_receipt(seal(ours), folder / "old.json")
+    (info,) = opened().main.info
+    assert "has other labels or settings than when it was measured" in info.value
+    assert "the measurement old" in info.value
+    renamed = [("LABEL_0", bundle.tasks["mood"].labels[0])]
+    ours["model"]["tasks"] = {
+        name: {"labels": [dict(map(reversed, renamed)).get(label, label) for label in task.labels]}
+        for name, task in bundle.tasks.items()
+    }
+    assert served.renamed_labels(ours, bundle) == renamed
+    assert not served.is_of(ours, bundle)
+
+
 def test_receipt_of_another_model_leads_to_measuring_the_served_one(
     folder: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +309,7 @@ def test_receipt_of_another_model_leads_to_measuring_the_served_one(
     (warning,) = test.main.warning
     assert "is of another model" in warning.value and name in warning.value
     assert [button.label for button in test.main.button] == ["Measure it"]
-    ours = one()
+    ours = one(labels=("down", "up"))
     ours["model"]["files"] = dict(describe(tiny.folder).files)
     write_receipt(seal(ours), folder / "ours.json")
     test = opened()

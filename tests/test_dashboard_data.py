@@ -283,7 +283,7 @@ def test_labels_that_the_model_does_not_have_are_mapped_by_hand(monkeypatch: pyt
     compare = Compare(monkeypatch)
     lines = ["text,sentiment", *(f"text {i},{('great', 'negativ', 'skip')[i % 3]}" for i in range(90))]
     at = upload(page("your_data"), "\n".join(lines).encode())
-    assert "sentiment does not have 3 labels of this file. What do they mean?" in said(at)
+    assert "**sentiment** does not have 3 labels of this file. What do they mean?" in said(at)
     assert not [button for button in at.button if button.label == "Measure"]
     great, negative, skipped = [box for box in at.selectbox if "30 rows" in box.label]
     assert (great.value, negative.value, skipped.value) == ("", "negative", "")

@@ -17,6 +17,7 @@ from tokenizers import Encoding, Tokenizer
 from inference.backends import Backend
 from inference.errors import BundleError, InferenceError, InputError, shown
 from inference.formats.bundle import Bundle, Task
+from inference.formats.pairs import PAIRS_REMEDY
 from inference.formats.texts import EncodedText, Text, Tokens, check_texts, side_of, tokens_read, where_of
 from inference.formats.tokenizer import is_unknown, unknown_token
 
@@ -237,8 +238,8 @@ class Classifier:
             for index, text in enumerate(batch, start):
                 if not isinstance(text, str) and not self.bundle.pairs:
                     raise InputError(
-                        f"{where_of(index, texts)} is a pair, and {self.bundle.name} was trained on single texts. "
-                        "Pass one string per text; if it was trained on pairs, load it with pairs=True (--pairs)."
+                        f"{where_of(index, texts)} is a pair, and nothing says that {self.bundle.name} takes pairs. "
+                        f"{PAIRS_REMEDY}"
                     )
             for text, encoding in zip(batch, self.tokenizer.encode_batch_fast(list(batch)), strict=True):
                 ids, special = encoding.ids, encoding.special_tokens_mask

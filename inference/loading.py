@@ -147,7 +147,7 @@ def _classifier(
         raise ChangedModelError.of_model(bundle.name)
     for finding in bundle.findings:
         level = logging.INFO if finding.severity == "note" else logging.WARNING
-        _log.log(level, "%s: %s: %s", bundle.name, finding.what, finding.why)
+        _log.log(level, "%s: %s", bundle.name, finding)
     texts, tokens = BATCHING[options.kind]
     return Classifier(
         bundle,

@@ -243,6 +243,18 @@ def test_the_problem_type_is_that_of_the_config_beside_the_adapter_else_of_its_b
     assert np.abs(odds / odds.sum(1, keepdims=True) - softmax).max() < CLOSE
 
 
+def test_what_an_adapter_without_a_config_leaves_open_is_one_warning_at_load_and_by_the_doctor(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = foreign.adapter(tmp_path / "adapter", base, labels=3)
+    load(folder, cache=tmp_path)
+    assert caplog.text.count("single_label_classification is assumed") == 1
+    (warning,) = [finding for finding in examine(folder, cache=tmp_path) if "have no names" in finding.what]
+    assert warning.do.count("config.json") == 1
+    assert "id2label" in warning.do
+    assert "problem_type" in warning.do
+
+
 @pytest.mark.parametrize(
     ("figure", "warned"), [("eval_hamming_loss", True), ("eval_roc_auc", False), ("eval_samples_per_second", False)]
 )

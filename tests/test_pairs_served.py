@@ -86,7 +86,7 @@ def test_predict_takes_the_second_text_from_pair_or_after_a_tab(
     assert main(["predict", f"{PREMISE}\t{HYPOTHESIS}", "good", *model]) == 2
     assert "Text 2 has no tab, which separates the two texts" in capsys.readouterr().err
     assert main(["predict", PREMISE, "--pair", HYPOTHESIS, "--no-pairs", *model]) == 2
-    assert "trained on single texts" in capsys.readouterr().err
+    assert "nothing says that nli takes pairs" in capsys.readouterr().err
 
 
 def test_info_and_doctor_say_that_a_model_reads_pairs(
@@ -125,7 +125,7 @@ def test_score_answers_pairs_of_two_columns(
     assert main(["score", str(table), "--out", str(out), "--text-column", "premise", *where]) == 0
     assert "Name the column of the second texts: --pair-column NAME" in capsys.readouterr().err
     assert main(["score", str(table), "--out", str(out), *columns, *where, "--no-pairs"]) == 2
-    assert "Leave out --pair-column" in capsys.readouterr().err
+    assert "There is a pair column ('hypothesis')" in capsys.readouterr().err
     assert main(["score", str(table), "--out", str(out), *columns[:3], "answer", *where]) == 2
     assert "no column 'answer'" in capsys.readouterr().err
     assert main(["score", str(table), "--out", str(out), *columns[:3], "premise", *where]) == 2
@@ -161,7 +161,7 @@ def test_a_receipt_of_pairs_names_the_column_and_holds(nli: Path, cache: Path, t
     assert complete["data"]["texts"][0] == "it was 0\na lamp 0"
     write_receipt(complete, table.with_name("receipt.json"))
     assert read_receipt(table.with_name("receipt.json"))["data"]["copies"] == 0
-    with pytest.raises(InputError, match="trained on single texts. Leave out the pair column 'hypothesis'"):
+    with pytest.raises(InputError, match="pair column .'hypothesis'., and nothing says that nli takes pairs"):
         measure(describe(nli, pairs=False), rows, cache=cache)
 
 
@@ -250,7 +250,7 @@ def test_the_api_of_a_model_of_single_texts_refuses_pairs() -> None:
         for path, body in (("predict", {"texts": [["a", "b"]]}), ("explain", {"text": ["a", "b"], "task": "emotion"})):
             response = client.post(f"/api/{path}", json=body)
             assert response.status_code == 422
-            assert "was trained on single texts" in response.json()["error"]["message"]
+            assert "nothing says that" in response.json()["error"]["message"]
         assert client.get("/api/model").json()["pairs"] is False
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from test_app import HOSTILE, PARITY, SCRIPT, models
 
 from inference import InputError
@@ -17,6 +19,15 @@ def test_header_links_to_the_dashboard_if_there_is_one() -> None:
     given = models()
     assert "<a " not in render.header(given.bundle, given.sizes)
     assert '<a href="dashboard/">' in render.header(given.bundle, given.sizes, "dashboard/")
+
+
+def test_header_names_the_runtimes_that_the_model_has() -> None:
+    bundle = models().bundle
+    assert "classifier on PyTorch, ONNX and INT8, side by side." in render.header(bundle, {})
+    assert "classifier on PyTorch and ONNX, side by side." in render.header(
+        replace(bundle, backends=("pytorch", "onnx")), {}
+    )
+    assert "classifier on PyTorch.</p>" in render.header(replace(bundle, backends=("pytorch",)), {})
 
 
 def test_equal_answers_are_called_equal() -> None:

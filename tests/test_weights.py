@@ -10,6 +10,7 @@ from typing import Any
 import foreign
 import numpy as np
 import pytest
+import torch
 from hostile import edit, tensors
 
 from inference import load
@@ -154,3 +155,12 @@ def test_wrappers_are_recognised_only_where_the_names_stay_distinct() -> None:
     assert wrapper_pattern(["module.x", "bert.y"]) is None
     assert wrapper_pattern(["_orig_mod.x", "x"]) is None
     assert wrapper_pattern(["_orig_mod.x", "y"]) is not None
+
+
+def test_files_beside_the_weights_do_not_count(model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    rows = describe(model).vocab_size
+    save_file({"bert.embeddings.word_embeddings.weight": torch.zeros(3, 32)}, model / "old.safetensors")
+    assert describe(model).vocab_size == rows
+    assert load(model, cache=tmp_path).predict("good").label in ("bad", "good")

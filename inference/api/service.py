@@ -17,6 +17,7 @@ from inference.backends import TITLES
 from inference.classifier import Classifier, Prediction
 from inference.errors import ChangedModelError, InferenceError, InputError, MissingDependencyError
 from inference.explain.run import explain
+from inference.formats.pairs import PAIRS_REMEDY
 from inference.formats.texts import Text
 from inference.jobs import Cancelled
 from inference.loading import Models
@@ -132,7 +133,7 @@ class Service:
     def check_kind(self, text: Text) -> None:
         """Raise ApiError (422) for a pair of texts if the model was trained on single ones."""
         if isinstance(text, tuple) and not self.bundle.pairs:
-            message = "This model was trained on single texts: pass strings, not pairs."
+            message = f"This is a pair, and nothing says that {self.bundle.name} takes pairs. {PAIRS_REMEDY}"
             raise ApiError(422, "invalid_request", message)
 
     def task_to_explain(self, request: ExplainRequest) -> str:

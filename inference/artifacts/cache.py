@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from inference.onnx import Graph
 
 TOOLS = ("torch", "transformers", "peft", "onnx", "onnxruntime")
+TOKENIZER_TOOLS = ("tokenizers", "sentencepiece")  # another version can read the same files differently
 # The source that the files depend on, and the parity report (the last two): a change of it makes a new artefact.
 RECIPE = (
     "artifacts/build.py",
@@ -137,7 +138,7 @@ def default_cache() -> Path:
 def tool_versions() -> dict[str, str]:
     """Return the versions of the installed libraries that a build uses."""
     versions = {}
-    for name in TOOLS:
+    for name in (*TOOLS, *TOKENIZER_TOOLS):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions

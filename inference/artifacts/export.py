@@ -29,7 +29,7 @@ from inference.assets import calibration_texts, showcase_texts
 from inference.classifier import Classifier
 from inference.errors import BundleError, ExportError, InferenceError, InputError
 from inference.formats.bundle import PROBLEM_TYPES, SINGLE, Bundle, Task
-from inference.formats.describe import EXPORT_LIST as LIST
+from inference.formats.exported import EXPORT_LIST as LIST
 from inference.formats.files import read_json, sha256
 from inference.formats.pairs import pairs_entry
 from inference.formats.tokenizer import save_tokenizer, tokenizer_max_length

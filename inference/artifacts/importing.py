@@ -30,9 +30,8 @@ from inference.artifacts.rapidfit import RapidFitHeads, read_heads, shown
 from inference.artifacts.setfit import HEAD as SETFIT_HEAD
 from inference.artifacts.setfit import by_name, layers_of, read_body, read_head, read_linear
 from inference.errors import BundleError, InputError
-from inference.formats.architectures import check_config, check_no_code, embedding_rows, max_positions
+from inference.formats.architectures import check_config, check_no_code, max_positions
 from inference.formats.bundle import ENCODER, FORMAT, HEADS_FILE, MULTI, SINGLE, Bundle
-from inference.formats.describe import TASK
 from inference.formats.files import (
     TOKENIZER_CONFIG,
     TOKENIZERS,
@@ -43,7 +42,9 @@ from inference.formats.files import (
     sha256,
     tensors,
 )
+from inference.formats.labels import TASK
 from inference.formats.tokenizer import TOKENIZER, convert_tokenizer, tokenizer_max_length
+from inference.formats.weights import embedding_rows
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,14 +22,15 @@ from inference.artifacts.parity import as_read
 from inference.assets import showcase_texts
 from inference.commands.options import add_model_command, print_json
 from inference.errors import BundleError, InferenceError, importing
-from inference.formats.adapters import ADAPTER
 from inference.formats.architectures import HEAD_WEIGHT, HEADS, TESTED, max_positions
 from inference.formats.bundle import MULTI, SINGLE, Bundle, Finding
-from inference.formats.describe import CONTEXT, LONGEST, describe
+from inference.formats.describe import describe
 from inference.formats.files import inside, read_json, read_json_in, tensors
 from inference.formats.hub import without_scheme
-from inference.formats.labels import PLACEHOLDER
+from inference.formats.labels import PLACEHOLDER, names_entry
 from inference.formats.tokenizer import (
+    CONTEXT,
+    LONGEST,
     TOKENIZER,
     convert_tokenizer,
     is_final,
@@ -37,6 +38,7 @@ from inference.formats.tokenizer import (
     tokenizer_source,
     write_tokenizer,
 )
+from inference.formats.weights import ADAPTER, weight_files
 
 SEVERITIES = ("error", "warning", "note")
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # tokenizer classes that name no special tokens themselves
@@ -116,25 +118,18 @@ def _check_folder(folder: Path) -> Iterator[Finding]:
 
 
 def _check_labels(bundle: Bundle) -> Iterator[Finding]:
+    """Check the names and the problem type of labels; those of adapters are among the findings of the bundle."""
     for task, spec in bundle.tasks.items():
-        where = bundle.folder / bundle.adapters.get(task, ".") / "config.json"
-        do = f"add this to {where}" if where.is_file() else f"create {where}"
+        if task in bundle.adapters:
+            continue
         if all(PLACEHOLDER.fullmatch(label) for label in spec.outputs):
-            names = ", ".join(f'"{i}": "…"' for i in range(min(3, len(spec.outputs))))
             yield _warning(
                 f"the labels of {task} have no names: {', '.join(spec.outputs[:3])}",
-                "people cannot read the answers (an adapter's own file does not store names)",
-                f'{do}: {{"id2label": {{{names}}}}}, in the order used in training',
+                "people cannot read the answers",
+                f"write the names into {bundle.folder / 'config.json'}: {names_entry(len(spec.outputs))}",
             )
-        if spec.one_output or read_json_in(where.parent, where.name).get("problem_type"):
-            continue
-        if task in bundle.adapters:
-            yield _warning(
-                f"nothing says whether a text has one or several labels of {task}; {spec.problem_type} is assumed",
-                "PEFT does not store it, and with the wrong one every probability is wrong",
-                f'{do}: {{"problem_type": "{SINGLE}"}}, or "{MULTI}" if the labels were trained independently',
-            )
-        elif bundle.format == "transformers":
+        config = read_json_in(bundle.folder, "config.json")
+        if bundle.format == "transformers" and not (spec.one_output or config.get("problem_type")):
             yield from _check_recorded_figures(bundle.folder, len(spec.labels))
 
 
@@ -273,7 +268,7 @@ def _check_tokenizer(bundle: Bundle, config: Mapping[str, Any], base: Path | Non
 def _is_decoder(bundle: Bundle) -> bool:
     """Return whether the model answers with the state of the last token, so that padding plays no part."""
     folders = [bundle.folder / at for at in bundle.adapters.values()] or [bundle.folder]
-    files = (path for folder in folders for path in folder.glob("*.safetensors"))
+    files = (path for folder in folders for path in weight_files(folder))
     return any(re.search(r"(^|\.)score\.weight$", name) for path in files for name in tensors(path))
 
 
@@ -331,7 +326,7 @@ def _check_weights(bundle: Bundle, home: Path, base: Path | None) -> Iterator[Fi
         load_served(bundle, base)
     except InferenceError as error:
         yield _error(str(error))
-    types = {kind for path in sorted(home.glob("*.safetensors")) for kind, _, _ in tensors(path).values()}
+    types = {kind for path in weight_files(home) for kind, _, _ in tensors(path).values()}
     if narrow := sorted(types & {"F16", "BF16"}):
         yield _note(
             f"the weights are stored as {' and '.join(narrow)}",
@@ -378,7 +373,7 @@ def _check_merged(adapter: Path, home: Path) -> Iterator[Finding]:
             names = [name for name in file.keys() if HEAD_WEIGHT.search(name)]  # noqa: SIM118  (it is no mapping)
             return {name.removeprefix("base_model.model."): file.get_tensor(name) for name in names}
 
-    bases = {name: value for path in sorted(home.glob("*.safetensors")) for name, value in heads(path).items()}
+    bases = {name: value for path in weight_files(home) for name, value in heads(path).items()}
     for name, value in heads(adapter / ADAPTER[1]).items():
         other = bases.get(name)
         if other is not None and other.shape == value.shape and (other.to(value.dtype) == value.to(other.dtype)).all():

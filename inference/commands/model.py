@@ -118,7 +118,7 @@ def info_command(args: argparse.Namespace) -> None:
         print("  reads   pairs of texts")
     print(f"  size    {', '.join(f'{TITLES[backend]} {size / 1e6:.1f} MB' for backend, size in sizes.items())}")
     for finding in bundle.findings:
-        print(f"  {finding.severity:<7} {finding.what}: {finding.why}")
+        print(f"  {finding.severity:<7} {finding}")
     if artifact is None:
         print(f"  ONNX and INT8 are not built yet. Build them: python -m inference build --model {bundle.folder}")
     else:

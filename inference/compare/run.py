@@ -29,6 +29,7 @@ from inference.errors import InputError
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
 from inference.formats.identity import content_key
+from inference.formats.pairs import PAIRS_REMEDY
 from inference.jobs import Progress
 from inference.version import __version__
 
@@ -84,8 +85,8 @@ def measure(
     keep_texts = keep_texts or data is None
     if data and data.pair_column is not None and not bundle.pairs:
         raise InputError(
-            f"{bundle.name} was trained on single texts. Leave out the pair column {data.pair_column!r}; if it was "
-            "trained on pairs, pass --pairs."
+            f"There is a pair column ({data.pair_column!r}), and nothing says that {bundle.name} takes pairs. "
+            f"{PAIRS_REMEDY}"
         )
     data = _select_rows(bundle, data, QUICK_ROWS if quick else None, seed)
     artifact = obtain(bundle, cache, lambda step, share: progress(f"building: {step}", 0.0), base)

@@ -11,8 +11,8 @@ from inference.errors import BundleError
 from inference.formats.bundle import Base, locate_base
 from inference.formats.files import TOKENIZERS, check_folder, inside, read_json, refuse_code, wrapper_pattern
 from inference.formats.hub import hub_id, is_folder
+from inference.formats.weights import ADAPTER
 
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # Types that PEFT can merge into the weights. Prompt and prefix tuning leave nothing to merge; BOFT compiles code.
 MERGEABLE = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "HRA", "VERA", "LN_TUNING", "TRAINABLE_TOKENS")
 MAX_RANK = 4096

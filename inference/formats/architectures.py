@@ -20,7 +20,6 @@ from inference.formats.files import (
     read_json,
     read_json_in,
     refuse_code,
-    tensors,
 )
 
 # ONNX Runtime's optimizer turns every layer's attention of these into one operator; an export in which it did not is
@@ -76,11 +75,6 @@ POSITIONS = (
     *("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_encoder_position_embeddings"),
     "seq_length",  # BLOOM's: it has no table of positions
 )
-# The table of token embeddings in the files of any architecture; in an adapter's, PEFT can have wrapped it.
-_EMBEDDINGS = re.compile(
-    r"(^|\.)(word_embeddings?|embed_tokens|tok_embeddings|tokens_embed|wte|embed_in|shared|embeddings)"
-    r"(\.token_adapter)?(\.base_layer)?\.weight$"
-)
 _KIND = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _HEAD_SIZE = re.compile(r"head_(dim|size)|kv_channels")
 # Sizes in a config -> an upper limit well above that of any real model.
@@ -110,7 +104,9 @@ LIMITS = {
     "lsh_attn_chunk_length": 65_536,
     "local_attn_chunk_length": 65_536,
     "num_hashes": 64,
+    "num_labels": 10_000,
 }
+DTYPES = ("float32", "float16", "bfloat16", "float64")  # in which weights are stored
 # Sizes that are 0 or -1 in a model without the part.
 ABSENT = ("type_vocab_size", "position_buckets", "max_relative_positions", "conv_kernel_size")
 SHORTEST = 8  # tokens, special ones included, that every model must be able to read
@@ -125,6 +121,8 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         limit = LIMITS.get(name, MAX_NUMBER)
         if isinstance(value, int) and abs(value) > limit and not name.endswith("theta"):  # a base of powers
             raise BundleError(f"{path}: {name[:60]} is {str(value)[:30]}, above the limit of {limit:,}. Restore it.")
+        if name in ("dtype", "torch_dtype") and not _is_dtype(value):
+            raise BundleError(f"{path}: {name} is {str(value)[:60]!r}; known: {', '.join(DTYPES)}. Correct it.")
     if config.get("transformers_weights"):
         raise BundleError(
             f"{path} names other files for the weights (transformers_weights). Put them into model.safetensors."
@@ -135,7 +133,7 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     _check_obeyed(config, kind, path)
     for name, largest in LIMITS.items():
         value, smallest = config.get(name, 1), -1 if name in ABSENT else 1
-        if value is None and name == "intermediate_size":  # GPT-Neo's default, four times hidden_size
+        if value is None and name in ("intermediate_size", "num_labels"):  # the defaults of GPT-Neo and transformers
             continue
         values = value if name == "attention_window" and isinstance(value, list) else [value]
         if not all(type(number) is int and smallest <= number <= largest for number in values):
@@ -152,7 +150,10 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
 def _check_obeyed(config: Mapping[str, Any], kind: str, path: Path) -> None:
     """Raise BundleError for settings that change the answers and that transformers 5 no longer obeys."""
     ignored = [name for name in ("pruned_heads",) if config.get(name)]
-    if config.get("position_embedding_type") not in (None, "absolute", *KEPT_POSITIONS.get(kind, ())):
+    positions = config.get("position_embedding_type", "absolute")
+    if not isinstance(positions, str | None):
+        raise BundleError(f"{path}: position_embedding_type is {str(positions)[:60]}; it must be a name. Restore it.")
+    if positions not in (None, "absolute", *KEPT_POSITIONS.get(kind, ())):
         ignored.append("position_embedding_type")
     for name in ignored:
         raise BundleError(
@@ -160,6 +161,13 @@ def _check_obeyed(config: Mapping[str, Any], kind: str, path: Path) -> None:
             "answers would differ from those of training. Serve this model with transformers 4.57, the last version "
             "that reads it, or train it again without."
         )
+
+
+def _is_dtype(value: Any) -> bool:
+    """Return whether a config may name this type of the weights; one of several networks names it for each."""
+    if isinstance(value, dict):
+        return all(_is_dtype(part) and not isinstance(part, dict) for part in value.values())
+    return value is None or (isinstance(value, str) and value in DTYPES)
 
 
 def check_no_code(config: Mapping[str, Any], path: Path) -> None:
@@ -202,13 +210,6 @@ def _entries(raw: Any) -> Iterator[tuple[str, Any]]:
         elif isinstance(value, list):
             yield from (("", element) for element in value)
             waiting += value
-
-
-def embedding_rows(folder: Path) -> int | None:
-    """Return how many tokens the safetensors files in a folder hold an embedding for; None if they hold no table."""
-    stored = [tensors(inside(folder, path.name)) for path in sorted(folder.glob("*.safetensors"))]
-    tables = [shape for header in stored for name, (_, shape, _) in header.items() if _EMBEDDINGS.search(name)]
-    return min((shape[0] for shape in tables if len(shape) == 2), default=None)
 
 
 def check_padding(config: Mapping[str, Any], rows: Any, path: Path) -> None:

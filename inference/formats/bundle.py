@@ -71,6 +71,9 @@ class Finding:
     why: str = ""
     do: str = ""
 
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.what, self.why))) + (f". Do: {self.do}" if self.do else "")
+
 
 @dataclass(frozen=True)
 class Base:

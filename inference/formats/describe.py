@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from inference.errors import BundleError, InputError
 from inference.formats import layouts
 from inference.formats.adapters import (
-    ADAPTER,
     check_adapter,
     check_four_bit,
     check_names,
@@ -27,44 +26,34 @@ from inference.formats.architectures import (
     SHORTEST,
     check_padding,
     check_tokenizer,
-    embedding_rows,
     max_positions,
     read_config,
     segments,
 )
 from inference.formats.bundle import ENCODER, Base, Bundle, Finding, Task
+from inference.formats.exported import read_exported
 from inference.formats.files import (
     JSON_BYTES,
-    TOKENIZERS,
     VOCABULARIES,
-    check_file,
     check_folder,
-    digest,
+    digest_files,
     inside,
+    model_name,
     read_json,
     read_json_in,
     refuse_code,
     tensors,
+    tokenizer_files,
 )
 from inference.formats.hub import fetch, hub_id, is_folder
-from inference.formats.labels import adapter_task, read_task, shapes_in
+from inference.formats.labels import TASK, adapter_task, read_task, shapes_in, task_name
 from inference.formats.pairs import shared_pairs, takes_pairs
-from inference.formats.tokenizer import check_tokenizer_class, pad_token_id, tokenizer_max_length
+from inference.formats.tokenizer import CONTEXT, LONGEST, MAX_TOKENS, check_tokenizer_class, tokenizer_max_length
+from inference.formats.weights import ADAPTER, INDEX, WEIGHTS, embedding_rows, weight_names
 
-TASK = "label"  # the name of a plain classifier's task if it has none
 ROOT_TASK = "default"  # PEFT's own name of the adapter beside whose files the others have folders
-# The token limit if a tokenizer has none: both source guides train with 128, and a model that reads more than it was
-# trained on gets worse.
-MAX_TOKENS = 128
-# A tokenizer that keeps more tokens than CONTEXT records the window of a generative base, not the length used in
-# training. Attention takes up to 12 bytes for each head and each pair of tokens: with 16 heads and LONGEST, 3 GB.
-CONTEXT, LONGEST = 8192, 4096
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 OPTIMUM = ("model.onnx", "onnx/model.onnx", "model_optimized.onnx", "onnx/model_optimized.onnx")
-EXPORT_LIST = "export.json"  # the SHA-256 of each file of an export
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
-_SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 
 
 class Format(NamedTuple):
@@ -155,7 +144,7 @@ def _adapter_folders(folder: Path) -> list[str]:
 
 
 def _task_names(folder: Path, names: list[str]) -> dict[str, str]:
-    adapters = {_task_name(name): name for name in names}
+    adapters = {task_name(name): name for name in names}
     if len(adapters) < len(names) or (ROOT_TASK in adapters and (folder / ADAPTER[0]).exists()):
         raise BundleError(
             f"{folder} has adapter folders whose names differ only in punctuation, or one called {ROOT_TASK} beside an "
@@ -177,19 +166,19 @@ def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> 
     home = find_base(folder, name, revision, given)
     config = read_config(home)
     tokenizer = _adapters_tokenizer(folder, adapters, home)
-    base = Base(hub_id(name), revision, _digests(home, _weight_files(home)), home)
+    base = Base(hub_id(name), revision, digest_files(home, _weight_files(home)), home)
     shapes = shapes_in(home, [file for file in base.files if file.endswith(".safetensors")])
     headers = {task: shapes_in(folder / at, [ADAPTER[1]]) for task, at in adapters.items()}
     tasks, files, findings, pairs = {}, [], [], {}
     for task, at in adapters.items():
         check_names(headers[task], folder / at / ADAPTER[1])
         own = read_json_in(folder / at, "config.json", JSON_BYTES)
-        tasks[task], finding = adapter_task(folder / at, own, headers[task], config, shapes)
+        tasks[task], doubts = adapter_task(folder / at, own, headers[task], config, shapes)
         pairs[task] = takes_pairs(folder / at, own or config, tasks[task])
-        findings += [] if finding is None else [finding]
+        findings += doubts
         files += [f"{at}/{file}" for file in (*ADAPTER, "config.json") if (folder / at / file).exists()]
     if tokenizer != home:
-        files += [f"{tokenizer.relative_to(folder).as_posix()}/{file}" for file in _tokenizer_files(tokenizer)]
+        files += [f"{tokenizer.relative_to(folder).as_posix()}/{file}" for file in tokenizer_files(tokenizer)]
     names = [file.removeprefix("./") for file in files]
     bundle = _plain_bundle(folder, tasks, config, tokenizer, names, home)
     rows = bundle.vocab_size or 0
@@ -216,7 +205,7 @@ def _adapters(folder: Path, adapters: Mapping[str, str], given: Path | None) -> 
         findings=tuple(findings),
         tokenizer=tokenizer,
         four_bit=_is_four_bit(config, home),
-        pairs=shared_pairs(folder, pairs),
+        pairs=shared_pairs(folder, pairs, "config.json beside the adapter"),
     )
 
 
@@ -224,7 +213,7 @@ def _adapters_tokenizer(folder: Path, adapters: Mapping[str, str], home: Path) -
     """Return the folder of the tokenizer: beside the adapters, in their own folders if all agree, or the base's."""
     places = [folder, *(folder / at for at in adapters.values())]
     own = [place for place in places if any((place / name).is_file() for name in VOCABULARIES)]
-    kinds = {tuple(sorted(_digests(place, _tokenizer_files(place)).items())) for place in own}
+    kinds = {tuple(sorted(digest_files(place, tokenizer_files(place)).items())) for place in own}
     if len(kinds) > 1:
         raise BundleError(
             f"The adapters in {folder} bring different tokenizers, but a text is tokenized once for all of them. Serve "
@@ -250,7 +239,7 @@ def _read_optimum(folder: Path, base: Path | None) -> Bundle:
         raise BundleError(f"{folder} has no model.onnx. Export the model again.")
     config = _classifier_config(folder)
     beside = [at.relative_to(folder).as_posix() for mark in ("_data*", ".data") for at in folder.glob(graph + mark)]
-    bundle = _classifier_bundle(folder, config, ["config.json", graph, *sorted(beside), *_tokenizer_files(folder)])
+    bundle = _classifier_bundle(folder, config, ["config.json", graph, *sorted(beside), *tokenizer_files(folder)])
     return replace(
         bundle,
         format="optimum",
@@ -277,7 +266,7 @@ def _classifier_config(folder: Path) -> dict[str, Any]:
 
 def _classifier_bundle(folder: Path, config: Mapping[str, Any], files: list[str]) -> Bundle:
     name = config.get("finetuning_task")
-    tasks = {_task_name(name) if isinstance(name, str) and name else TASK: read_task(folder, config, None)}
+    tasks = {task_name(name) if isinstance(name, str) and name else TASK: read_task(folder, config, None)}
     bundle = _plain_bundle(folder, tasks, config, folder, files, folder)
     return replace(bundle, pairs=takes_pairs(folder, config, *tasks.values()))
 
@@ -292,87 +281,17 @@ def _plain_bundle(
     length = tokenizer_max_length(tokenizer) or MAX_TOKENS
     return Bundle(
         folder=folder,
-        name=_model_name(folder),
+        name=model_name(folder),
         tasks=tasks,
         pooling=None,
         max_tokens=max(SHORTEST, int(min(length if length <= CONTEXT else LONGEST, max_positions(config)))),
         base=None,
-        files=_digests(folder, files),
+        files=digest_files(folder, files),
         format="transformers",
         pad_id=pad_id if isinstance(pad_id, int) and not isinstance(pad_id, bool) and pad_id >= 0 else 0,
         vocab_size=rows,
         **segments(config),
     )
-
-
-def _read_onnx(folder: Path, base: Path | None) -> Bundle:
-    tasks, configs, files, pairs = {}, {}, [], {}
-    for name in sorted(path.name for path in folder.glob("*_config.json")):
-        task = name.removesuffix("_config.json")
-        if _task_name(task) != task or not (folder / f"{task}.onnx").exists():
-            raise BundleError(f"{folder / name} belongs to no graph: {task}.onnx is missing. Export the model again.")
-        configs[name] = config = read_json(inside(folder, name))
-        tasks[task] = read_task(folder / name, config, None, config.get("threshold"), config.get("out_of_scope"))
-        pairs[task] = takes_pairs(folder / name, config, tasks[task])
-        graphs = (f"{task}.onnx", f"{task}_weights.bin", f"{task}_int8.onnx", f"{task}_int8_weights.bin")
-        files += [name, *(graph for graph in graphs if (folder / graph).exists())]
-    tokenizer = folder / "tokenizer"
-    inside(folder, "tokenizer/tokenizer.json")
-    check_folder(tokenizer)
-    lengths = (_shared_max_length(folder, configs), tokenizer_max_length(tokenizer))
-    limit = int(min((length for length in lengths if length is not None), default=MAX_TOKENS))
-    digests = _digests(folder, [*files, *(f"tokenizer/{name}" for name in _tokenizer_files(tokenizer))])
-    _check_export(folder, digests)
-    return Bundle(
-        folder=folder,
-        name=_model_name(folder),
-        tasks=tasks,
-        pooling=None,
-        max_tokens=max(SHORTEST, min(limit, CONTEXT)),
-        base=None,
-        files=digests,
-        format="onnx",
-        tokenizer=tokenizer,
-        pad_id=pad_token_id(tokenizer),
-        backends=("onnx", "int8"),
-        graphs={task: f"{task}.onnx" for task in tasks},
-        pairs=shared_pairs(folder, pairs),
-        token_types=True,
-    )
-
-
-def _shared_max_length(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> int | None:
-    """Return the `max_length` of the tasks' configs (file name -> content), which must all be the same, if given."""
-    lengths: dict[int, str] = {}
-    for name, config in configs.items():
-        length = config.get("max_length")
-        if length is None:
-            continue
-        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
-            raise BundleError(f"{folder / name}: max_length is {str(length)[:60]}; it must be a number of tokens.")
-        lengths[length] = name
-    if len(lengths) > 1:
-        listed = ", ".join(f"{length} in {name}" for length, name in sorted(lengths.items()))
-        raise BundleError(
-            f"The tasks in {folder} read texts of different lengths (max_length is {listed}), but a text is cut once "
-            "for all of them. Serve each from a folder of its own."
-        )
-    return next(iter(lengths), None)
-
-
-def _check_export(folder: Path, digests: Mapping[str, str]) -> None:
-    """Raise BundleError if a file differs from its digest in the list of the export, if there is a list."""
-    if not (folder / EXPORT_LIST).exists():
-        return
-    listed = read_json(inside(folder, EXPORT_LIST)).get("files")
-    if not isinstance(listed, dict):
-        raise BundleError(f"{folder / EXPORT_LIST} is not the list of an export. Export the model again, or delete it.")
-    for name, value in digests.items():
-        if listed.get(name, value) != value:
-            raise BundleError(
-                f"{folder / name} was changed since it was exported: its SHA-256 is not the one in {EXPORT_LIST}. "
-                f"Export the model again; if the change is intended, delete {EXPORT_LIST}."
-            )
 
 
 def _read_refused(folder: Path, base: Path | None) -> Bundle:
@@ -387,7 +306,7 @@ FORMATS = (
     Format("a PEFT adapter", ADAPTER, _read_adapter),
     Format("", ("adapter_config.json", "adapter_model.bin"), _read_refused),
     Format("a Hugging Face classifier", ("config.json", "*.safetensors"), _read_classifier),
-    Format("exported ONNX files", ("*.onnx", "*_config.json", "tokenizer/tokenizer.json"), _read_onnx),
+    Format("exported ONNX files", ("*.onnx", "*_config.json", "tokenizer/tokenizer.json"), read_exported),
     Format("an ONNX classifier of Optimum", ("config.json", "model*.onnx"), _read_optimum),
     Format("", ("config.json", "onnx/model*.onnx"), _read_optimum),
     Format("", ("config.json", "pytorch_model*.bin"), _read_refused),
@@ -417,34 +336,10 @@ def _is_four_bit(config: Mapping[str, Any], home: Path) -> bool:
 
 def _weight_files(folder: Path) -> list[str]:
     """Return the files of a whole model: config, weights (one file or shards) and tokenizer."""
-    weights = [WEIGHTS]
-    if not (folder / weights[0]).exists() and (folder / INDEX).exists():  # in the order of transformers
-        shards = read_json_in(folder, INDEX).get("weight_map")
-        if not isinstance(shards, dict) or not all(_SHARD.fullmatch(str(name)) for name in shards.values()):
-            raise BundleError(f"{folder / INDEX} is not a list of weight files. Fetch the model again.")
-        weights = sorted(set(shards.values()))
-    elif not (folder / WEIGHTS).exists():
+    weights = weight_names(folder)
+    if not weights:
         layouts.refuse_weights(folder)
     for name in weights:
         tensors(inside(folder, name))  # raises if the file is not complete
     index = [] if weights == [WEIGHTS] else [INDEX]
-    return ["config.json", *index, *weights, *_tokenizer_files(folder)]
-
-
-def _tokenizer_files(folder: Path) -> list[str]:
-    return [name for name in TOKENIZERS if (folder / name).exists()]
-
-
-def _digests(folder: Path, names: list[str]) -> dict[str, str]:
-    return {name: digest(check_file(folder, name)) for name in names}
-
-
-def _task_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:64] or TASK
-
-
-def _model_name(folder: Path) -> str:
-    """Return the folder's name, or the Hub's for a snapshot in its cache."""
-    home = folder.resolve()
-    name = home.parents[1].name.rpartition("--")[2] if home.parent.name == "snapshots" else home.name
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-_")[:64] or "model"
+    return ["config.json", *index, *weights, *tokenizer_files(folder)]

@@ -245,3 +245,20 @@ def wrapper_pattern(names: Iterable[str]) -> str | None:
 def count_stored(paths: Iterable[Path]) -> int:
     """Return how many numbers these safetensors files hold."""
     return sum(math.prod(shape) for path in paths for _, shape, _ in tensors(path).values())
+
+
+def tokenizer_files(folder: Path) -> list[str]:
+    """Return the names of the files of a tokenizer that a folder has."""
+    return [name for name in TOKENIZERS if (folder / name).exists()]
+
+
+def digest_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of these files of a folder, each checked first."""
+    return {name: digest(check_file(folder, name)) for name in names}
+
+
+def model_name(folder: Path) -> str:
+    """Return the folder's name, or the Hub's for a snapshot in its cache."""
+    home = folder.resolve()
+    name = home.parents[1].name.rpartition("--")[2] if home.parent.name == "snapshots" else home.name
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-_")[:64] or "model"

@@ -15,6 +15,12 @@ from inference.formats.files import inside, tensors
 
 MAX_LABELS = 10_000
 PLACEHOLDER = re.compile(r"LABEL_\d+")
+TASK = "label"  # the name of a plain classifier's task if it has none
+
+
+def task_name(name: str) -> str:
+    """Return the name of a task that is made of the name of a folder or a data set."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:64] or TASK
 
 
 def read_task(
@@ -78,7 +84,7 @@ def adapter_task(
     header: Mapping[str, tuple[int, ...]],
     base_config: Mapping[str, Any],
     base: Mapping[str, tuple[int, ...]],
-) -> tuple[Task, Finding | None]:
+) -> tuple[Task, list[Finding]]:
     """Return the task of the adapter in `folder`, and what is doubtful about its labels.
 
     PEFT stores neither label names nor the problem type. A config.json beside the adapter (`config`) can; what it
@@ -102,14 +108,32 @@ def adapter_task(
             f"the adapter does not. If it was trained on labels, write problem_type into {folder / 'config.json'}."
         )
     task = read_task(folder, named, count)
-    if "id2label" in config or names is None or not _count_labels(header):
-        return task, None
-    if all(PLACEHOLDER.fullmatch(label) for label in task.labels):
-        return task, None
-    borrowed = Finding(
-        "warning",
-        f"the labels of the adapter in {folder} are those of its base: {', '.join(task.labels[:3])}",
-        "the adapter has a head of its own and no label names, so these may be the wrong ones",
-        f"create {folder / 'config.json'} with the id2label used in training",
-    )
-    return task, borrowed
+    return task, _undeclared(folder, config, task, has_head=bool(_count_labels(header)))
+
+
+def _undeclared(folder: Path, config: Mapping[str, Any], task: Task, *, has_head: bool) -> list[Finding]:
+    """Return a warning of what neither the adapter in `folder` nor the `config` beside it says of its labels."""
+    problems, lacking = [], []
+    if all(PLACEHOLDER.fullmatch(label) for label in task.outputs):
+        problems.append((f"the labels of {folder} have no names", "people cannot read the answers"))
+    elif has_head and "id2label" not in config:
+        names = ", ".join(task.labels[:3])
+        problems.append((f"the labels of the adapter in {folder} are those of its base: {names}", "they may be wrong"))
+    if problems:
+        lacking.append(names_entry(len(task.outputs)))
+    if has_head and not task.one_output and not config.get("problem_type"):
+        assumed = f"nothing says whether a text has one or several labels; {task.problem_type} is assumed"
+        problems.append((assumed, "with the wrong one every probability is wrong"))
+        lacking.append(f'"problem_type": "{SINGLE}" (or "{MULTI}" if the labels were trained independently)')
+    if not problems:
+        return []
+    whats, whys = zip(*problems, strict=True)
+    path = folder / "config.json"
+    do = f"{'add to' if path.exists() else 'create'} {path}: {', '.join(lacking)}"
+    return [Finding("warning", ", and ".join(whats), f"PEFT does not store it, and {' and '.join(whys)}", do)]
+
+
+def names_entry(count: int) -> str:
+    """Return the entry of a config that names `count` labels, to be filled in."""
+    names = ", ".join(f'"{i}": "…"' for i in range(min(3, count)))
+    return f'"id2label": {{{names}{", …" if count > 3 else ""}}} in the order used in training'

@@ -14,6 +14,10 @@ from inference.formats.files import read_json_in
 # What says that a classifier was trained on pairs of texts: its labels, or the task of run_glue.py.
 PAIR_LABELS = ({"entailment", "neutral", "contradiction"}, {"entailment", "not_entailment"})
 PAIR_TASKS = ("mnli", "mrpc", "qnli", "qqp", "rte", "wnli")
+PAIRS_REMEDY = (  # for those who ask by Python, the command line, the API and the page alike
+    'Send single texts; if the model was trained on pairs, put "pairs": true into its config.json, or start with '
+    "--pairs (in Python: pairs=True)."
+)
 
 
 def takes_pairs(folder: Path, config: Mapping[str, Any], task: Task) -> bool:
@@ -40,13 +44,17 @@ def pairs_entry(folder: Path, config: Mapping[str, Any], task: Task, pairs: bool
     return {"pairs": pairs} if pairs or takes_pairs(folder, config, task) else {}
 
 
-def shared_pairs(folder: Path, pairs: Mapping[str, bool]) -> bool:
-    """Return whether the tasks of a folder take pairs, which must be the same for all of them."""
+def shared_pairs(folder: Path, pairs: Mapping[str, bool], file: str) -> bool:
+    """Return whether the tasks of a folder take pairs, which must be the same for all of them.
+
+    Args:
+        file: where each task can say so.
+    """
     if len(set(pairs.values())) > 1:
         of_pairs = [task for task, takes in pairs.items() if takes]
         raise BundleError(
             f"{folder}: of its tasks {', '.join(pairs)}, only {', '.join(of_pairs)} read pairs of texts, but a text is "
-            'tokenized once for all of them. If that is wrong, write "pairs": true or false into '
-            "the config.json of each; if not, serve each from a folder of its own."
+            f'tokenized once for all of them. If that is wrong, write "pairs": true or false into the {file} of each '
+            "task; if not, serve each from a folder of its own."
         )
     return next(iter(pairs.values()))

@@ -27,6 +27,12 @@ from inference.formats.files import (
 )
 
 TOKENIZER = "tokenizer.json"
+# The token limit if a tokenizer has none: both source guides train with 128, and a model that reads more than it was
+# trained on gets worse.
+MAX_TOKENS = 128
+# A tokenizer that keeps more tokens than CONTEXT records the window of a generative base, not the length used in
+# training. Attention takes up to 12 bytes for each head and each pair of tokens: with 16 heads and LONGEST, 3 GB.
+CONTEXT, LONGEST = 8192, 4096
 # The classes that transformers has as Python code only: nothing that tokenizers, the library, could run. And the
 # architectures whose tokenizer is one of them if the folder names none.
 PYTHON_TOKENIZERS = (

@@ -16,6 +16,7 @@ from inference.formats.architectures import HEADS
 from inference.formats.bundle import Bundle
 from inference.formats.files import read_json, tensors, wrapper_pattern
 from inference.formats.tokenizer import quiet_transformers
+from inference.formats.weights import weight_files
 from inference.pytorch.network import (
     as_bundle_error,
     attach_adapter,
@@ -230,7 +231,7 @@ def load_classifier(
     path = folder / "config.json"
     check_architecture(read_json(path), MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "text classifier", path)
     sizes = {} if labels is None else {"num_labels": labels}
-    stored = [name for file in sorted(folder.glob("*.safetensors")) for name in tensors(file)]
+    stored = [name for file in weight_files(folder) for name in tensors(file)]
     wrapper = wrapper_pattern(stored)
     # transformers replaces the first match of each pattern; a comment makes them different keys.
     count = min(9, max(len(re.findall(wrapper, name)) for name in stored)) if wrapper else 0

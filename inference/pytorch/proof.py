@@ -22,6 +22,7 @@ from inference.errors import BundleError
 from inference.formats.architectures import FUSED
 from inference.formats.bundle import Bundle
 from inference.formats.files import tensors
+from inference.formats.weights import weight_files
 
 Served = TypeVar("Served", bound=nn.Module)
 
@@ -68,7 +69,7 @@ def bounded_build(folder: Path) -> Iterator[None]:
     Raises:
         BundleError: it has too many weights, buffers or layers.
     """
-    shapes = [shape for path in folder.glob("*.safetensors") for _, shape, _ in tensors(path).values()]
+    shapes = [shape for path in weight_files(folder) for _, shape, _ in tensors(path).values()]
     stored = sum(map(math.prod, shapes))
     # A table that is tied is built up to three times, and two 4-bit weights are stored in one number. A causal mask
     # takes some bytes for each two positions.

@@ -16,6 +16,7 @@ from inference.errors import InferenceError, InputError, shown
 from inference.formats.bundle import Bundle
 from inference.formats.files import sha256
 from inference.formats.identity import content_key
+from inference.formats.pairs import PAIRS_REMEDY
 from inference.jobs import Progress
 from inference.score.annotate import PREFIX, AnswerOptions, Answers, Tally
 from inference.score.journal import Journal
@@ -234,8 +235,8 @@ def plan(job: ScoreJob, bundle: Bundle, table: Table) -> AnswerOptions:
     if job.pair_column is not None:
         if not bundle.pairs:
             raise InputError(
-                f"{bundle.name} was trained on single texts. Leave out --pair-column; if it was trained on pairs, pass "
-                "--pairs."
+                f"There is a pair column ({shown(job.pair_column)}), and nothing says that {bundle.name} takes pairs. "
+                f"{PAIRS_REMEDY}"
             )
         pair_index(table, job.pair_column)
     options = AnswerOptions(tasks, job.threshold, job.all_scores)

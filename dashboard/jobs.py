@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -127,7 +128,8 @@ def _command(arguments: Sequence[str], progress: Callable[[str], None], text: st
         InferenceError: the command failed, with its own message.
     """
     pipe, command = subprocess.PIPE, [sys.executable, "-m", "inference", *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}  # not that of the terminal
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         given: bytes | None = text.encode(errors="replace")
         try:
             while process.returncode is None:

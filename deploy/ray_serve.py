@@ -27,6 +27,7 @@ from inference.api.access import read_key
 from inference.errors import InferenceError
 from inference.formats.describe import describe
 from inference.formats.identity import content_key
+from inference.jobs import print_any_text
 from inference.score.ray_data import SETTINGS
 
 for name, value in SETTINGS.items():  # read when Ray is imported
@@ -90,6 +91,7 @@ def build(arguments: dict[str, Any]) -> serve.Application:
 
 def main() -> int:
     """Serve until SIGINT or SIGTERM; returns the exit code."""
+    print_any_text()
     p = argparse.ArgumentParser("python -m deploy.ray_serve", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("model", help="a model folder, or OWNER/NAME on the Hub")
     p.add_argument("--backend", default="int8", help="the runtime (default: %(default)s)")

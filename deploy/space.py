@@ -338,7 +338,7 @@ def _start(folder: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     environment |= {"PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "PYTHONDONTWRITEBYTECODE": "1"}
     pages = ["/", "/dashboard/"] if kind == "docker" else ["/"]
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(
             [sys.executable, ENTRY[kind]], cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
         )
@@ -362,9 +362,10 @@ def _start(folder: Path) -> None:
             "from streamlit.testing.v1 import AppTest; errors = AppTest.from_file('dashboard/main.py', "
             "default_timeout=120).run().exception; raise SystemExit(errors[0].message if errors else 0)"
         )
-        done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True)
         if done.returncode:
-            raise InputError(f"The dashboard fails in {folder}: {''.join(done.stderr.strip().splitlines()[-1:])}")
+            lines = done.stderr.decode(errors="replace").strip().splitlines()
+            raise InputError(f"The dashboard fails in {folder}: {''.join(lines[-1:])}")
 
 
 def _answers(url: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import logging
 import math
 import re
@@ -18,6 +20,8 @@ from inference.errors import InferenceError, InputError
 POLL_S = 0.2
 EVERY_S = 10.0  # between two log lines of one step: 360 an hour
 KNOWN_SHARE = 0.1  # the time left is not estimated before: the first seconds say little about the rest
+# For terminals that do not have these letters.
+LOOKALIKES = {"−": "-", "–": "-", "…": "...", "→": "->", "“": '"', "”": '"', "█": "#", "░": "-", "│": "|"}
 _FIGURES = re.compile(r"[\d.,]+")
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -272,6 +276,23 @@ class ProgressLine:
         if self._is_open:
             print(file=sys.stderr, flush=True)
             self._is_open = False
+
+
+def print_any_text() -> None:
+    """Let stdout and stderr print any text: what their encoding lacks is replaced, for Windows consoles and pipes."""
+    codecs.register_error("lookalikes", _lookalikes)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not in a notebook, nor without a console
+            stream.reconfigure(errors="lookalikes")
+
+
+def _lookalikes(error: UnicodeError) -> tuple[str, int]:
+    """Replace what cannot be encoded, as an error handler of `codecs`: by an escape if nothing looks like it."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    plain = [LOOKALIKES.get(letter) or letter.encode("ascii", "backslashreplace").decode() for letter in letters]
+    return "".join(plain), error.end
 
 
 def duration(seconds: float) -> str:

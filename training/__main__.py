@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.errors import InferenceError, InputError
+from inference.jobs import print_any_text
 
 if TYPE_CHECKING:
     from training.data import TaskData
@@ -47,6 +48,7 @@ WEIGHTS = {"none": 0.0, "balanced": 1.0}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    print_any_text()
     args = parser().parse_args(arguments)
     try:
         run(args)

@@ -17,6 +17,7 @@ from inference.backends import BACKENDS, TITLES
 from inference.compare.receipt import Receipt, read_receipt
 from inference.compare.summary import summary
 from inference.errors import InferenceError, InputError
+from inference.jobs import print_any_text
 from training.report import markdown
 
 MARKS = ("<!-- figures: written by training/card.py -->", "<!-- end of figures -->")
@@ -216,6 +217,7 @@ def _not_fitted(data: dict[str, Any]) -> str:
 
 
 def main() -> int:
+    print_any_text()
     p = argparse.ArgumentParser("python -m training.card", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("model", type=Path)
     p.add_argument("receipts", type=Path, nargs="*", metavar="RECEIPT", help="of this model")

@@ -15,6 +15,8 @@ import random
 import sys
 from pathlib import Path
 
+from inference.jobs import print_any_text
+
 ROWS = 500
 ASKED = {
     "billing": (
@@ -120,6 +122,7 @@ def _typed(text: str, draw: random.Random) -> str:
 
 
 def main() -> int:
+    print_any_text()
     p = argparse.ArgumentParser("python -m training.example", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("out", type=Path, metavar="OUT.csv")
     out = p.parse_args().out

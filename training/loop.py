@@ -268,7 +268,7 @@ def _resume(
     """
     if not (checkpoint / "run.json").is_file():
         return 0, [], []
-    saved = json.loads((checkpoint / "run.json").read_text())
+    saved = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
     if {key: saved.get(key) for key in run} != run:
         return 0, [], []
     state = load_file(checkpoint / "state.safetensors")

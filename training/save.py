@@ -125,7 +125,7 @@ def _write_adapter(network: Network, out: Path, base: Base) -> None:
     config.save_pretrained(str(adapter))
     config_file = out / ADAPTER_FILES[0]
     # PEFT writes sets in any order; sorted, the same run gives the same bytes.
-    fields = json.loads(config_file.read_text())
+    fields = json.loads(config_file.read_text(encoding="utf-8"))
     fields["target_modules"] = sorted(fields["target_modules"])
     config_file.write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
     weights = {

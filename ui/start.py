@@ -27,7 +27,7 @@ from inference.api.access import add_access, read_access
 from inference.api.front import Access
 from inference.assets import DEMO_MODEL
 from inference.backends import TITLES, check_backend
-from inference.jobs import ProgressLine
+from inference.jobs import ProgressLine, print_any_text
 from inference.loading import Models
 from ui.files import TemporaryFiles, temporary_files
 from ui.site import CONTENT
@@ -117,6 +117,7 @@ def run(serve: Serve, arguments: Sequence[str] = ()) -> int:
             prints the address and opens the other runtimes.
         arguments: of the command line.
     """
+    print_any_text()
     for number in (signal.SIGINT, signal.SIGTERM):  # both end it, also as a background job or in a container
         signal.signal(number, signal.default_int_handler)
     stopping = threading.Event()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -149,7 +148,7 @@ def compare_command(args: argparse.Namespace) -> None:
     )
     write_receipt(receipt, args.out)
     if args.json:
-        print(json.dumps(receipt["results"], ensure_ascii=False))
+        print_json(receipt["results"], indent=None)
         return
     print(summary([receipt], args.price_per_hour))
     verdict = decide(receipt)

@@ -14,7 +14,7 @@ from inference.artifacts.cache import default_cache
 from inference.assets import DEMO_MODEL
 from inference.backends import DTYPES
 from inference.errors import InferenceError, InputError
-from inference.jobs import ProgressLine
+from inference.jobs import ProgressLine, print_any_text
 
 if TYPE_CHECKING:
     from inference.classifier import Classifier
@@ -36,7 +36,9 @@ Run = Callable[[argparse.Namespace], "int | None"]
 
 def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name and return its exit code. Errors go to stderr as one line."""
+    print_any_text()
     args = parser.parse_args(arguments)
+    code = 128 + 13  # of a program that SIGPIPE ends, as long as the command has none: 0 would be an answer
     try:
         if "cache" in args:
             args.cache = args.cache or default_cache()
@@ -44,7 +46,8 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
             args.model = _model(args)
         with ProgressLine() as line:  # ends before an error is printed
             args.progress = None if vars(args).get("json") else line
-            return args.run(args) or 0
+            code = args.run(args) or 0
+        print(end="", flush=True)  # not when Python ends, which would change the exit code
     except BrokenPipeError:  # the reader closed the pipe, such as `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
@@ -52,7 +55,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
     except (InferenceError, OSError) as error:  # OSError: a folder that is not writable, a full disk
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    return code
 
 
 def add_command(commands: Any, name: str, run: Run, help: str) -> argparse.ArgumentParser:
@@ -137,9 +140,10 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")] if text else []
 
 
-def print_json(document: Any) -> None:
-    """Print a JSON document to stdout."""
-    print(json.dumps(document, indent=1, ensure_ascii=False))
+def print_json(document: Any, indent: int | None = 1) -> None:
+    """Print a JSON document to stdout, with escapes where its encoding may lack a letter."""
+    has_all_letters = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    print(json.dumps(document, indent=indent, ensure_ascii=not has_all_letters))
 
 
 def _model(args: argparse.Namespace) -> Path:

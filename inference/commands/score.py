@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from functools import partial
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference import cpu
 from inference.backends import BACKENDS, RUNTIMES, check_backend
-from inference.commands.options import add_model_command, names
+from inference.commands.options import add_model_command, names, print_json
 from inference.errors import InputError
 from inference.formats.describe import describe
 from inference.jobs import Progress
@@ -93,7 +92,7 @@ def score(args: argparse.Namespace) -> None:
         print(f"Stopped. The same command {then}.", file=sys.stderr)
         raise
     if args.json:
-        print(json.dumps(asdict(report) | {"out": str(report.out)}, ensure_ascii=False))
+        print_json(asdict(report) | {"out": str(report.out)}, indent=None)
         return
     rows, before, duration = report.tally.rows, report.resumed_rows, f" in {report.seconds:,.1f} s"
     if before:

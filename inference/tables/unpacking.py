@@ -74,7 +74,7 @@ def main() -> int:
         message = str(error).strip().partition("\n")[0].rstrip(".")
         if "alloc" in message:  # std::bad_alloc, which pyarrow does not always raise as a MemoryError
             return TOO_LARGE
-        print(message)
+        sys.stdout.buffer.write(message.encode(errors="replace"))
         return DAMAGED
     return 0
 

@@ -18,7 +18,7 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
-from inference import Answer, InferenceError
+from inference import Answer, InferenceError, InputError
 from inference.api import ApiLimits, server
 from inference.assets import showcase_texts
 from inference.backends import TITLES
@@ -325,6 +325,8 @@ def example_texts() -> dict[str, str]:
 
 def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready: Callable[[], None]) -> None:
     """Serve the page alone until a signal comes; running requests are then answered, and no new ones."""
+    if settings.access.cors_origins:
+        raise InputError("--cors-origin opens the API, which app.py does not serve. Run serve.py, or leave it out.")
     site = FastAPI(openapi_url=None)
     page = mount_page(site, build(models, settings.backend), files)
     server.serve(site, settings.bind(), ready, page.stop_event.set, settings.access, abandon=files.remove)

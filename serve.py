@@ -62,7 +62,13 @@ def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready
     os.environ["TRIPTYCH_MODEL"] = str(models.bundle.folder)
     os.environ["TRIPTYCH_CONTENT"] = content_key(models.bundle)
     os.environ["TRIPTYCH_PAGE_URL"] = "../"
-    api = create_app(models, backend=settings.backend, api_key=read_key(None, os.environ), prefix="")
+    api = create_app(
+        models,
+        backend=settings.backend,
+        api_key=read_key(None, os.environ),
+        prefix="",
+        cors_origins=settings.access.cors_origins,
+    )
     application, page = site(models, api, files, settings.backend)
 
     def announce() -> None:

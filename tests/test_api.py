@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
@@ -21,6 +23,7 @@ from inference.api.errors import ApiError
 from inference.backends import OutOfMemory
 from inference.loading import Models
 
+GOOD = b'{"text": "good"}'
 NO_JSON = "The body is not JSON in UTF-8:"
 EITHER = "The request is invalid: pass either texts (a list) or text (a single one)."
 UNKNOWN = "Unknown field in the request. Known: texts, text, tasks, return_scores, threshold, backend."
@@ -158,12 +161,61 @@ def test_too_many_or_too_long_texts_are_refused(client: Client) -> None:
         ({}, "no_json"),
         ({"Content-Type": "text/plain"}, "no_json"),
         ({"Content-Type": "application/x-www-form-urlencoded"}, "no_json"),
-        (JSON | {"Content-Encoding": "gzip"}, "compressed"),
+        *((JSON | {"Content-Encoding": name}, "compressed") for name in ("br", "deflate", "gzip, gzip")),
     ],
 )
-def test_anything_but_plain_json_is_refused(client: Client, headers: dict[str, str], code: str) -> None:
+def test_other_types_and_encodings_than_json_and_gzip_are_refused(
+    client: Client, headers: dict[str, str], code: str
+) -> None:
     reply = client.post("/api/predict", {"text": "good"}, headers)
     assert (reply.status, reply.code) == (415, code)
+
+
+def test_gzip_body_is_answered_like_a_plain_one(client: Client) -> None:
+    body = json.dumps({"texts": ["good", "bad"] * 200}).encode()
+    expected = client.post("/api/predict", body)
+    assert expected.status == 200
+    for name in ("gzip", "GZIP"):
+        assert client.post("/api/predict", gzip.compress(body), JSON | {"Content-Encoding": name}).body == expected.body
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (gzip.compress(GOOD)[:-9], 400, "The gzip body is incomplete."),
+        (gzip.compress(GOOD)[:-1], 400, "The gzip body is incomplete."),
+        (b"", 400, "The gzip body is incomplete."),
+        (gzip.compress(GOOD) + b"x", 400, "The gzip body goes on after its end."),
+        (gzip.compress(GOOD) * 2, 400, "The gzip body goes on after its end."),
+        (GOOD, 400, "The body is not gzip, which its Content-Encoding says."),
+        (zlib.compress(GOOD), 400, "The body is not gzip, which its Content-Encoding says."),
+        (gzip.compress(GOOD)[:-8] + bytes(8), 400, "The body is not gzip, which its Content-Encoding says."),
+        (gzip.compress(bytes(2_000_001)), 413, "The body unpacks to more than 2,000,000 bytes. Send fewer texts."),
+        (gzip.compress(bytes(10**8)), 413, "The body unpacks to more than 2,000,000 bytes. Send fewer texts."),
+        (gzip.compress(gzip.compress(GOOD)), 400, f"{NO_JSON} expected value at line 1 column 1."),
+    ],
+)
+def test_damaged_and_exploding_gzip_is_refused(client: Client, body: bytes, status: int, message: str) -> None:
+    reply = client.post("/api/predict", body, JSON | {"Content-Encoding": "gzip"})
+    assert (reply.status, reply.message) == (status, message)
+    assert client.predict(text="good").status == 200
+
+
+def test_gzip_bodies_count_by_their_unpacked_size() -> None:
+    client = Client(create_app(fakes.classifier(), limits=ApiLimits(bodies_bytes=100_000)))
+    headers = JSON | {"Content-Encoding": "gzip"}
+    for _ in range(2):  # the first leaves nothing behind
+        reply = client.post("/api/predict", gzip.compress(b" " * 100_000 + GOOD), headers)
+        assert (reply.status, reply.code) == (503, "overloaded")
+        assert client.post("/api/predict", gzip.compress(b" " * 90_000 + GOOD), headers).status == 200
+    client.close()
+
+
+def test_byte_order_mark_is_accepted(client: Client) -> None:
+    expected = client.post("/api/predict", GOOD)
+    assert client.post("/api/predict", b"\xef\xbb\xbf" + GOOD).body == expected.body
+    assert client.post("/api/predict", b"\xef\xbb\xbf" * 2 + GOOD).code == "invalid_json"
+    assert client.post("/api/predict", GOOD.decode().encode("utf-16")).code == "invalid_json"
 
 
 def test_content_type_may_have_a_charset(client: Client) -> None:

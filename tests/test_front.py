@@ -7,17 +7,21 @@ import http.client
 import json
 import os
 from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import fakes
 import pytest
+from asgi import Client
 from fastapi import FastAPI
 from test_app import models
 from threads import PATIENCE_S, running
 
 import app
+from inference.api import create_app
 from inference.api import server as server_module
 from inference.api.access import add_access, read_access
-from inference.api.front import Access, is_own
+from inference.api.front import Access, Front, is_own
 from inference.errors import InputError
 from ui.files import temporary_files
 from ui.site import mount_page
@@ -183,6 +187,69 @@ def test_stream_cut_at_shutdown_logs_no_error(
     message = "Cancel 1 running task(s), timeout graceful shutdown exceeded"
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(message)  # with or without its level: other tests set up logging too
+
+
+def cors(app: Any, method: str, path: str, origin: str, **headers: str) -> tuple[int, dict[str, str]]:
+    """Status and the headers for browsers of a request from a page of this origin."""
+    asked = {"origin": origin, "content-type": "application/json"} | headers
+    reply = app.run(app.ask(path, b'{"text": "good"}' if method == "POST" else b"", asked, method))
+    return reply.status, {name: value for name, value in reply.headers.items() if name.startswith("access-control")}
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., Client]]:
+    """A function from origins to the API that is open for their pages, behind the front, with a key."""
+    clients = []
+
+    def open_for(*origins: str) -> Client:
+        api = create_app(fakes.classifier(), api_key="KEY", cors_origins=origins)
+        client = Client(Front(api, Access(cors_origins=origins)))
+        clients.append((api, client))
+        return client
+
+    yield open_for
+    for api, client in clients:
+        api.state.service.close()
+        client.loop.close()
+
+
+@pytest.mark.parametrize("origins", [("https://a.example", "http://b.example:8080"), ("*",)])
+def test_pages_of_named_origins_may_use_the_api(opened: Callable[..., Client], origins: tuple[str, ...]) -> None:
+    client = opened(*origins)
+    preflight = {"access-control-request-method": "POST"}
+    for wanted in ("authorization,content-type", "x-api-key"):
+        names = {"access-control-request-headers": wanted}
+        status, headers = cors(client, "OPTIONS", "/api/predict", "https://a.example", **preflight, **names)
+        assert status == 200
+        assert headers["access-control-allow-origin"] in ("https://a.example", "*")
+        assert "access-control-allow-credentials" not in headers
+    for key, expected in (({"x-api-key": "KEY"}, 200), ({}, 401)):  # an error can be read too
+        status, headers = cors(client, "POST", "/api/predict", "https://a.example", **key)
+        assert (status, headers["access-control-allow-origin"] in ("https://a.example", "*")) == (expected, True)
+        assert "access-control-allow-credentials" not in headers
+
+
+def test_other_origins_and_other_pages_stay_closed(opened: Callable[..., Client]) -> None:
+    client, key = opened("https://a.example"), {"x-api-key": "KEY"}
+    for origin in ("https://b.example", "http://a.example", "https://a.example:8443", "https://a.example.evil", "null"):
+        assert cors(client, "POST", "/api/predict", origin, **key) == (403, {})
+        preflight = cors(client, "OPTIONS", "/api/predict", origin, **{"access-control-request-method": "POST"})
+        assert "access-control-allow-origin" not in preflight[1]
+        assert cors(client, "GET", "/api/model", origin, **key)[1].keys() <= {"access-control-expose-headers"}
+    for path in ("/gradio_api/call/predict", "/", "/api", "/apix/predict", "/dashboard/_stcore/upload_file/a/b"):
+        assert cors(client, "POST", path, "https://a.example", **key) == (403, {})
+    plain = opened()
+    assert cors(plain, "POST", "/api/predict", "https://a.example", **key) == (403, {})
+    assert cors(plain, "OPTIONS", "/api/predict", "https://a.example", **key)[0] == 405
+
+
+def test_cors_origins_are_read_as_browsers_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = ServerSettings.read({}, ["--cors-origin", "HTTPS://A.example:443", "--cors-origin", "http://b.example:8080"])
+    assert read.access.cors_origins == ("https://a.example", "http://b.example:8080")
+    assert ServerSettings.read({"TRIPTYCH_CORS_ORIGINS": "*"}).access.cors_origins == ("*",)
+    for origin in ("a.example", "https://a.example/", "https://a.example/x", "null", "https://*.a.example", "", "é"):
+        with pytest.raises(InputError, match="--cors-origin takes a scheme and a host"):
+            ServerSettings.read({}, ["--cors-origin", origin])
 
 
 def test_arguments_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ Environment variables:
     TRIPTYCH_BACKEND          runtime selected at the start: pytorch, onnx or int8; default int8
     PORT                      default 7860
     GRADIO_SERVER_NAME        address to listen on; default 127.0.0.1, 0.0.0.0 for all
-    TRIPTYCH_ALLOWED_HOSTS, FORWARDED_ALLOW_IPS, TRIPTYCH_FRAME_ANCESTORS    as the options of the same name
+    TRIPTYCH_ALLOWED_HOSTS, FORWARDED_ALLOW_IPS, TRIPTYCH_CORS_ORIGINS, TRIPTYCH_FRAME_ANCESTORS    as the options of
+                              the same name
 """
 
 from __future__ import annotations

@@ -14,11 +14,12 @@ from inference.errors import InputError
 if TYPE_CHECKING:
     from inference.api.front import Access
 
+_ORIGIN_PATTERN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]|\*")
 
 
 def add_access(parser: argparse.ArgumentParser) -> None:
-    """Add --allowed-hosts and --forwarded-allow-ips."""
+    """Add --allowed-hosts, --forwarded-allow-ips and --cors-origin."""
     parser.add_argument(
         "--allowed-hosts",
         metavar="HOSTS",
@@ -30,6 +31,13 @@ def add_access(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESSES",
         help="addresses or networks of proxies whose X-Forwarded-* headers are trusted, separated by commas; * for all "
         "(default: $FORWARDED_ALLOW_IPS, else none)",
+    )
+    parser.add_argument(
+        "--cors-origin",
+        action="append",
+        metavar="ORIGIN",
+        help="a site whose pages may use the API in a browser, such as https://app.example.org, or * for every site; "
+        "may be repeated (default: $TRIPTYCH_CORS_ORIGINS, separated by commas, else none)",
     )
 
 
@@ -57,7 +65,15 @@ def read_access(args: argparse.Namespace, environment: Mapping[str, str], **fiel
             proxy == "*" or ipaddress.ip_network(proxy, strict=False)
         except ValueError:
             raise InputError("--forwarded-allow-ips takes addresses or networks, such as 10.0.0.0/8, or *.") from None
-    return Access(allowed_hosts=hosts, trusted_proxies=proxies, **fields)
+    given = None if args.cors_origin is None else ",".join(args.cors_origin)
+    origins = [origin.lower() for origin in items(given, "TRIPTYCH_CORS_ORIGINS")]
+    if given == "" or not all(origin == "*" or _ORIGIN_PATTERN.fullmatch(origin) for origin in origins):
+        raise InputError(
+            "--cors-origin takes a scheme and a host without a path, such as https://app.example.org, or *."
+        )
+    # As browsers write them: without the port that the scheme implies.
+    origins = [re.sub("^(http:.*):80$|^(https:.*):443$", r"\1\2", origin) for origin in origins]
+    return Access(allowed_hosts=hosts, trusted_proxies=proxies, cors_origins=tuple(origins), **fields)
 
 
 def read_key(file: Path | None, environment: Mapping[str, str]) -> str | None:

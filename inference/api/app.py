@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 
 from inference.api import errors
 from inference.api.errors import JSON, ApiError
@@ -33,6 +35,7 @@ def create_app(
     api_key: str | None = None,
     limits: ApiLimits | None = None,
     prefix: str = "/api",
+    cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """Return the HTTP API: under `prefix` /predict, /explain, /model, /live, /ready, /metrics and /openapi.json.
 
@@ -43,6 +46,8 @@ def create_app(
         served: one classifier, or all runtimes of a model, among which requests choose.
         backend: the runtime for requests that name none; default: the model's first.
         api_key: required by every request except those to /live and /ready.
+        cors_origins: sites whose pages may send requests, such as https://app.example.org; "*" for every site. Never
+            with cookies: a page sends the key in a header.
 
     Raises:
         InputError: the backend is unknown, or the key is empty.
@@ -78,6 +83,14 @@ def create_app(
     if api_key is not None:
         app.add_middleware(ApiKey, key=api_key, public=[f"{prefix}{path}" for path in HEALTH])
     app.add_middleware(BodyLimit, max_bytes=service.limits.body_bytes)
+    if cors_origins:  # outside the key: a browser's preflight request has none, and errors must be readable too
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-API-Key", "Content-Type", "Content-Encoding"],
+            expose_headers=["Retry-After"],
+        )
     # Added last, so outermost: every response is counted.
     app.add_middleware(RequestMetrics, metrics=service.batcher.metrics, paths=app.state.addresses)
     return app
@@ -175,21 +188,45 @@ class _Bodies:
         """Read the JSON body of a request, which counts until the block is left; from then on its texts count.
 
         Raises:
-            ApiError: 415 for anything but JSON, 408 if it does not arrive, 503 if too many bodies are being read.
+            ApiError: 415 for anything but JSON, plain or as gzip, 400 and 413 for gzip that is damaged or too large
+                when unpacked, 408 if it does not arrive, 503 if too many bodies are being read.
         """
         headers = request.headers
         if headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
             raise ApiError(415, "no_json", f"The body must be JSON, with the header Content-Type: {JSON}.")
-        if headers.get("content-encoding", "identity").lower() != "identity":
-            raise ApiError(415, "compressed", "The body must be uncompressed, without Content-Encoding.")
+        encoding = ",".join(headers.getlist("content-encoding")).strip().lower() or "identity"
+        if encoding not in ("identity", "gzip"):
+            raise ApiError(415, "compressed", "The body must be plain or compressed with Content-Encoding: gzip.")
         received, size = bytearray(), 0
         try:
             await self._receive(request, received)
+            if encoding == "gzip":
+                self._unpack(received)
             size, bodies = len(received), [bytes(received)]
             received.clear()
             yield bodies.pop()  # this generator keeps no reference to it
         finally:
             self._bytes -= size or len(received)
+
+    def _unpack(self, received: bytearray) -> None:
+        """Replace a gzip body by its content, of which no more than the limit is ever unpacked."""
+        limit, unpacker = self._limits.body_bytes, zlib.decompressobj(wbits=31)
+        try:
+            content = unpacker.decompress(received, limit + 1)
+        except zlib.error:
+            raise ApiError(400, "invalid_gzip", "The body is not gzip, which its Content-Encoding says.") from None
+        if len(content) > limit:
+            raise ApiError(413, "too_large", f"The body unpacks to more than {limit:,} bytes. Send fewer texts.")
+        if not unpacker.eof or unpacker.unused_data:
+            problem = "goes on after its end" if unpacker.eof else "is incomplete"
+            raise ApiError(400, "invalid_gzip", f"The gzip body {problem}.")
+        self._bytes += len(content) - len(received)
+        received[:] = content
+        self._check_room()
+
+    def _check_room(self) -> None:
+        if self._bytes > self._limits.bodies_bytes:
+            raise ApiError(503, "overloaded", "Too many large requests at once. Try again later.", 1)
 
     async def _receive(self, request: Request, received: bytearray) -> None:
         try:
@@ -201,8 +238,7 @@ class _Bodies:
                     piece = message.get("body", b"")
                     self._bytes += len(piece)
                     received += piece
-                    if self._bytes > self._limits.bodies_bytes:
-                        raise ApiError(503, "overloaded", "Too many large requests at once. Try again later.", 1)
+                    self._check_room()
                     if not message.get("more_body", False):
                         return
         except TimeoutError:

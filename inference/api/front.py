@@ -16,6 +16,7 @@ from inference.api.errors import ApiError
 from inference.api.middleware import refuse, refuse_websocket
 from inference.api.protocol import is_host
 
+API = "/api/"  # where every server of this project has it
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 FORWARDED_HOST, FORWARDED_PROTO = b"x-forwarded-host", b"x-forwarded-proto"
 # Any client can send these headers: only those of a trusted proxy count. (Gradio trusts X-Gradio-Server from anyone.)
@@ -38,12 +39,14 @@ class Access:
         trusted_proxies: addresses or networks whose X-Forwarded-For, -Host and -Proto are trusted; "*" for all.
         frame_ancestors: Content-Security-Policy sources whose pages may embed these in a frame.
         content: the rest of the Content-Security-Policy.
+        cors_origins: sites whose pages may send requests to the API (not to the pages beside it); "*" for every site.
     """
 
     allowed_hosts: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     frame_ancestors: str = "'none'"
     content: str = NOTHING_LOADS
+    cors_origins: tuple[str, ...] = ()
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
@@ -61,7 +64,8 @@ class Access:
 class Front:
     """Reject other hosts and foreign origins, trust only named proxies, and add the security headers.
 
-    A websocket, or a request with another method than GET, HEAD or OPTIONS, gets 403 if its Origin is not this server.
+    A websocket, or a request with another method than GET, HEAD or OPTIONS, gets 403 if its Origin is not this server,
+    nor, for the API, one of `Access.cors_origins`.
     Behind a trusted proxy, Host, scheme and client become those the proxy reports, so that no application needs to
     know about proxies.
     """
@@ -70,6 +74,7 @@ class Front:
         self.app = app
         self._allowed = [_without_port(host.lower()) for host in access.allowed_hosts]
         self._headers = access.headers
+        self._cors_origins = frozenset(access.cors_origins)
         self._has_proxies = bool(access.trusted_proxies)
         self._proxied: Any = ProxyHeadersMiddleware(self._answer, list(access.trusted_proxies))  # type: ignore[arg-type]
 
@@ -105,7 +110,11 @@ class Front:
             error = ApiError(400, "bad_request", "The header X-Forwarded-Host is not a host name or an address.")
         elif self._allowed and not self._is_allowed(host):
             error = ApiError(400, "unknown_host", "This server does not answer for the host in the Host header.")
-        elif origins and scope.get("method") not in SAFE_METHODS and (origins > 1 or not is_own(origin, host)):
+        elif (
+            origins
+            and scope.get("method") not in SAFE_METHODS
+            and (origins > 1 or not (is_own(origin, host) or self._is_cors(origin, scope)))
+        ):
             error = ApiError(403, "foreign_origin", "This server accepts no requests from pages of other sites.")
         else:
             await self.app(scope, receive, with_headers)
@@ -114,6 +123,11 @@ class Front:
             await refuse_websocket(receive, send)
         else:
             await refuse(error, receive, with_headers)
+
+    def _is_cors(self, origin: bytes, scope: Scope) -> bool:
+        if not self._cors_origins or scope["type"] != "http" or not scope["path"].startswith(API):
+            return False
+        return "*" in self._cors_origins or origin.decode("latin-1") in self._cors_origins
 
     def _is_allowed(self, host: bytes) -> bool:
         name = _without_port(host.decode("latin-1").lower())

@@ -22,11 +22,11 @@ MODELS: tuple[type[BaseModel], ...] = (
 )
 # Status -> the reason, and the values of `error.code`.
 ERRORS = {
-    400: ("The body is not valid JSON.", "invalid_json"),
+    400: ("The body is not valid JSON, or not the gzip that it claims to be.", "invalid_json, invalid_gzip"),
     401: ("The API key is missing or wrong.", "no_key"),
     408: ("The body did not arrive in time.", "slow_body"),
     413: ("The body is too large.", "too_large"),
-    415: ("The Content-Type is not JSON, or the body is compressed.", "no_json, compressed"),
+    415: ("The Content-Type is not JSON, or the Content-Encoding is not gzip.", "no_json, compressed"),
     422: (
         "The JSON does not match the schema, or a text is unreadable.",
         "invalid_request, unknown_task, unknown_label, unknown_backend, unreadable_text, cannot_explain, "
@@ -63,7 +63,8 @@ def add_openapi(app: FastAPI, service: Service, has_key: bool, prefix: str) -> N
                     "title": app.title,
                     "version": app.version,
                     "description": f"Text classification by {service.bundle.name}. Waiting requests are answered in "
-                    'batches; the order of texts is kept. Errors are `{"error": {"code", "message"}}` and never '
+                    "batches; the order of texts is kept. Bodies may be compressed with Content-Encoding: gzip. "
+                    'Errors are `{"error": {"code", "message"}}` and never '
                     "quote the request.",
                 },
                 "paths": _paths(service, has_key, prefix),

@@ -5,6 +5,7 @@ Error messages never quote the request: `parse` says where something is wrong an
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from typing import Annotated, Any, Literal, TypeVar
@@ -230,11 +231,12 @@ R = TypeVar("R", bound=_Request)
 
 
 def parse(kind: type[R], body: bytes) -> R:
-    """Return the request in a JSON body.
+    """Return the request in a JSON body, with or without a byte order mark.
 
     Raises:
         ApiError: 400 if the body is not JSON, 422 if it does not match the schema.
     """
+    body = body.removeprefix(codecs.BOM_UTF8)
     try:
         request = kind.model_validate_json(body)
     except ValidationError as error:

@@ -41,7 +41,7 @@ def serve_command(args: argparse.Namespace) -> int:
             raise
         message = f"The HTTP API needs the library {error.name!r}. Install it: pip install -r requirements-api.txt"
         raise MissingDependencyError(message) from error
-    key = read_key(args.api_key_file, os.environ)
+    key, access = read_key(args.api_key_file, os.environ), read_access(args, os.environ)
     if not 0 <= args.port < 65536:
         raise InputError(f"--port {args.port} is not a port number. Pass one from 0 to 65535.")
     for number in (signal.SIGINT, signal.SIGTERM):  # the same for both, also as a background job or in a container
@@ -58,7 +58,7 @@ def serve_command(args: argparse.Namespace) -> int:
                 print(f"Triptych continues without {TITLES['int8']}: {reason}", file=sys.stderr)
         classifier = load_model(args, backend)
         classifier.classify("warm up")  # the first pass of a runtime is slower than later ones
-        app = create_app(classifier, api_key=key)
+        app = create_app(classifier, api_key=key, cors_origins=access.cors_origins)
         address, port = listener.getsockname()[:2]
         about = {"model": classifier.bundle.name, "backend": backend, "url": f"{server.url(args.host, port)}/api"}
         if key is None and not ipaddress.ip_address(address).is_loopback:
@@ -72,7 +72,7 @@ def serve_command(args: argparse.Namespace) -> int:
             line = f"Triptych serves {about['model']} ({backend}) at {about['url']}"
             print(json.dumps(about) if args.json else line, flush=True)
 
-        server.serve(app, listener, ready, app.state.service.stop, read_access(args, os.environ))
+        server.serve(app, listener, ready, app.state.service.stop, access)
     except KeyboardInterrupt:
         if not args.json:
             print("Triptych stops.", flush=True)

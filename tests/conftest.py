@@ -6,8 +6,10 @@ import os
 import random
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from functools import cache as cached
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,19 @@ def small_builds(run_folder: Path) -> Iterator[None]:
         patch.setattr(building, "showcase_texts", fewer(building.showcase_texts))
         patch.setattr(building, "calibration_texts", fewer(building.calibration_texts))
         patch.setattr(cache, "build", build)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_scan_for_components() -> Iterator[None]:
+    """Let Streamlit search the packages for components once: the search takes longer than the page of an `AppTest`."""
+    if "streamlit.testing.v1" not in sys.modules:
+        yield
+        return
+    from streamlit.components.v2 import manifest_scanner
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest_scanner, "scan_component_manifests", cached(manifest_scanner.scan_component_manifests))
         yield
 
 

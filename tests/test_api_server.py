@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from conftest import ROOT
 from served import FAKES, Served, wait_until
 
 from inference import InputError
+from inference.__main__ import main
 from inference.api import server as server_module
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to send")
@@ -31,7 +33,26 @@ runpy.run_module("inference", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+    """Runs `serve` with options that it refuses, and returns its one line on stderr."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.chdir(ROOT)
+
+    def refused(*options: str) -> str:
+        assert main(["serve", "--port", "0", "--json", *options]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        return err
+
+    yield refused
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_requests_in_flight_at_shutdown_are_answered(tmp_path: Path, number: signal.Signals) -> None:
     with Served([*FAKES, str(tmp_path)]) as server:
         statuses: list[int] = []
@@ -101,7 +122,14 @@ def test_int8_is_served_without_torch(demo: Path, demo_cache: Path) -> None:
         assert server.end() == (0, "", "")
 
 
-@pytest.mark.parametrize("library", ["fastapi", "uvicorn", "httptools", "orjson", "prometheus_client"])
+@pytest.mark.parametrize(
+    "library",
+    [
+        "fastapi",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("uvicorn", "httptools", "orjson")),
+        "prometheus_client",
+    ],
+)
 def test_missing_library_is_named_with_its_install_command(library: str) -> None:
     code = WITHOUT_TORCH.replace(repr(ABSENT), repr((library,)))
     done = subprocess.run([sys.executable, "-c", code, *SERVE[3:]], cwd=ROOT, capture_output=True, text=True)
@@ -139,22 +167,16 @@ def test_without_json_start_and_stop_are_printed(demo: Path, demo_cache: Path) -
         (["--host", "192.0.2.1"], "Use an address of this machine: 127.0.0.1"),
     ],
 )
-def test_invalid_options_are_errors_in_one_line(options: list[str], message: str) -> None:
-    done = subprocess.run([*SERVE, *options], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_invalid_options_are_errors_in_one_line(refusal: Callable[..., str], options: list[str], message: str) -> None:
+    assert message in refusal(*options)
 
 
-def test_empty_key_in_the_environment_is_refused() -> None:
-    environment = os.environ | {"TRIPTYCH_API_KEY": ""}
-    done = subprocess.run(SERVE, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: TRIPTYCH_API_KEY is set but empty. Set it to the key, or unset it to use none.\n"
+def test_empty_key_in_the_environment_is_refused(refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPTYCH_API_KEY", "")
+    assert refusal() == "error: TRIPTYCH_API_KEY is set but empty. Set it to the key, or unset it to use none.\n"
 
 
-@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("key", [None, pytest.param("k", marks=pytest.mark.slow)])
 def test_server_without_a_key_on_a_public_address_warns(demo: Path, demo_cache: Path, key: str | None) -> None:
     open_to_all = (
         "No API key is set: anyone who can reach 0.0.0.0 can use this server. Set one with --api-key-file FILE.\n"
@@ -163,15 +185,14 @@ def test_server_without_a_key_on_a_public_address_warns(demo: Path, demo_cache: 
         assert server.end() == (0, "", "" if key else open_to_all)
 
 
-def test_port_in_use_is_an_error_in_one_line() -> None:
+def test_port_in_use_is_an_error_in_one_line(refusal: Callable[..., str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = subprocess.run([*SERVE, "--port", str(port)], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: Cannot listen on 127.0.0.1:{port} (")
-    assert done.stderr.endswith(f"Choose another port: --port {port + 1}\n")
+        message = refusal("--port", str(port))
+    assert message.startswith(f"error: Cannot listen on 127.0.0.1:{port} (")
+    assert message.endswith(f"Choose another port: --port {port + 1}\n")
 
 
 def test_privileged_port_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

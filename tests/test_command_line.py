@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -17,17 +18,29 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def run(demo: Path, demo_cache: Path) -> Run:
-    """The command in a process of its own, on the demo model."""
+def run(demo: Path, demo_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command on the demo model, in this process."""
+    monkeypatch.chdir(ROOT)
 
     def call(*arguments: str, stdin: str | bytes = "") -> subprocess.CompletedProcess[str]:
         data = stdin if isinstance(stdin, bytes) else stdin.encode()
-        done = subprocess.run(
-            [sys.executable, "-m", "inference", *arguments], input=data, capture_output=True, cwd=ROOT, check=False
-        )
-        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+        capsys.readouterr()
+        try:
+            code = main(arguments)
+        except SystemExit as end:  # of argparse
+            code = int(end.code or 0)
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
     return call
+
+
+def test_module_runs_as_a_program_and_reads_utf_8_from_a_pipe(demo: Path, demo_cache: Path) -> None:
+    command = [sys.executable, "-m", "inference", "predict", "--backend", "int8", "--json", "-"]
+    for texts, code in (("it was dreadful 😡\n", 0), ("", 2)):
+        done = subprocess.run(command, input=texts.encode(), capture_output=True, cwd=ROOT, check=False)
+        assert done.returncode == code, done.stderr
+        assert bool(done.stdout) == (code == 0)
 
 
 def test_predict_answers_one_task_or_all(run: Run) -> None:

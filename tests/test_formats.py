@@ -78,6 +78,11 @@ def test_other_kinds_of_adapters_that_can_be_merged_are_served(base: Path, tmp_p
         "HRA": {"peft": peft.HRAConfig},
         "VERA": {"peft": peft.VeraConfig},
         "ADALORA": {"peft": peft.AdaLoraConfig, "total_step": 10},
+        "C3A": {"peft": peft.C3AConfig, "block_size": 8},
+        "FOURIERFT": {"peft": peft.FourierFTConfig, "n_frequency": 50},
+        "MISS": {"peft": peft.MissConfig, "r": 4},
+        "ROAD": {"peft": peft.RoadConfig, "group_size": 8},
+        "SHIRA": {"peft": peft.ShiraConfig, "r": 4},
     }
     for name, options in kinds.items():
         folder = foreign.adapter(tmp_path / name, base, **options)

@@ -13,8 +13,16 @@ from inference.formats.files import TOKENIZERS, check_folder, inside, read_json,
 from inference.formats.hub import hub_id, is_folder
 from inference.formats.weights import ADAPTER
 
-# Types that PEFT can merge into the weights. Prompt and prefix tuning leave nothing to merge; BOFT compiles code.
-MERGEABLE = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "HRA", "VERA", "LN_TUNING", "TRAINABLE_TOKENS")
+# Types that PEFT merges into the weights as it runs them unmerged; the base bounds what they need.
+MERGEABLE = (
+    *("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "HRA", "VERA", "LN_TUNING", "TRAINABLE_TOKENS"),
+    *("C3A", "FOURIERFT", "MISS", "ROAD", "SHIRA"),
+)
+# Types that add trained vectors to the texts or to attention, or that choose parts by the text: no weights hold that.
+UNMERGEABLE = (
+    *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT", "CARTRIDGE"),
+    *("LILY", "POLY", "SHADOW", "XLORA"),
+)
 MAX_RANK = 4096
 MAX_COUNT = 1_000  # of samples, blocks, or terms of a series that PEFT adds up
 # How LoRA can start. The first leave the base's weights alone; the others change them, the same way at every load.
@@ -86,22 +94,51 @@ def _check_task(config: Mapping[str, Any], path: Path) -> None:
 
 def check_adapter(config: Mapping[str, Any], path: Path) -> None:
     """Raise BundleError if these settings load code, use unlimited memory, never finish or cannot be served rightly."""
-    kind = config.get("peft_type")
-    if kind not in MERGEABLE:
-        raise BundleError(
-            f"{path}: adapters of type {str(kind)[:60]!r} are not served. Known, because PEFT merges them into their "
-            f"base: {', '.join(MERGEABLE)}."
-        )
+    _check_kind(config, path)
     _check_start(config, path)
-    if kind == "OFT":
-        _check_oft(config, path)
-    if unmergeable := [name for name in ("alora_invocation_tokens", "arrow_config", "use_qalora") if config.get(name)]:
-        raise BundleError(f"{path}: PEFT cannot merge an adapter with {', '.join(unmergeable)} into its base.")
     dangerous = [name for name in ("megatron_config", "auto_map", "layer_replication") if config.get(name)]
     if dangerous:
         raise BundleError(
             f"{path}: {', '.join(dangerous)} asks for custom code or for layers that are not in the folder. Remove it."
         )
+    _check_ranks(config, path)
+    _check_tokens(config, path)
+    counts = {"num_cayley_neumann_terms": config.get("num_cayley_neumann_terms", 0)}
+    for name in ("monteclora_config", "use_bdlora"):
+        counts |= config[name] if isinstance(config.get(name), dict) else {}
+    for name, count in counts.items():
+        if isinstance(count, int) and count > MAX_COUNT:
+            raise BundleError(f"{path}: {name[:60]} is {str(count)[:60]}; the limit is {MAX_COUNT:,}.")
+    for name in _MODULES:
+        value = config.get(name) or []
+        patterns = [value] if isinstance(value, str) else value if name == "layers_pattern" else []
+        if not isinstance(value, str | list) or not all(isinstance(module, str) for module in value):
+            raise BundleError(f"{path}: {name} must be a list of names. Restore the adapter.")
+        for pattern in patterns:
+            _check_pattern(pattern, name, path)
+
+
+def _check_kind(config: Mapping[str, Any], path: Path) -> None:
+    """Raise BundleError unless PEFT merges adapters of this type, with these settings, into their base."""
+    kind = config.get("peft_type")
+    if kind in UNMERGEABLE:
+        raise BundleError(
+            f"{path}: a {kind} adapter cannot be merged into its base, and only merged adapters are served. Train one "
+            "of another type, such as LORA."
+        )
+    if kind not in MERGEABLE:
+        raise BundleError(
+            f"{path}: adapters of type {str(kind)[:60]!r} are not served unmerged. Merge it where it was trained "
+            f"(model.merge_and_unload().save_pretrained) and serve that folder. Served: {', '.join(MERGEABLE)}."
+        )
+    if kind == "OFT":
+        _check_oft(config, path)
+    if unmergeable := [name for name in ("alora_invocation_tokens", "arrow_config", "use_qalora") if config.get(name)]:
+        raise BundleError(f"{path}: PEFT cannot merge an adapter with {', '.join(unmergeable)} into its base.")
+
+
+def _check_ranks(config: Mapping[str, Any], path: Path) -> None:
+    """Raise BundleError unless every rank of an adapter is a small whole number."""
     ranks = {name: config[name] for name in ("r", "init_r", "target_r") if name in config}
     for name in ("rank_pattern", "alpha_pattern"):
         pattern = config.get(name) or {}
@@ -111,27 +148,13 @@ def check_adapter(config: Mapping[str, Any], path: Path) -> None:
             _check_pattern(key, name, path)
         for key, value in pattern.items() if name == "rank_pattern" else ():
             # trained AdaLoRA: a mask of the ranks that are left
-            is_mask = kind == "ADALORA" and isinstance(value, list) and all(isinstance(bit, bool) for bit in value)
+            is_mask = config["peft_type"] == "ADALORA" and isinstance(value, list) and set(map(type, value)) <= {bool}
             ranks[f"{name} {key[:40]}"] = len(value) if is_mask else value
-    _check_tokens(config, path)
-    counts = {"num_cayley_neumann_terms": config.get("num_cayley_neumann_terms", 0)}
-    for name in ("monteclora_config", "use_bdlora"):
-        counts |= config[name] if isinstance(config.get(name), dict) else {}
-    for name, count in counts.items():
-        if isinstance(count, int) and count > MAX_COUNT:
-            raise BundleError(f"{path}: {name[:60]} is {str(count)[:60]}; the limit is {MAX_COUNT:,}.")
     for name, rank in ranks.items():
         if not isinstance(rank, int) or isinstance(rank, bool) or not 0 <= rank <= MAX_RANK:
             raise BundleError(
                 f"{path}: {name}={str(rank)[:60]!r} is not a rank. It must be from 0 (none) to {MAX_RANK}."
             )
-    for name in _MODULES:
-        value = config.get(name) or []
-        patterns = [value] if isinstance(value, str) else value if name == "layers_pattern" else []
-        if not isinstance(value, str | list) or not all(isinstance(module, str) for module in value):
-            raise BundleError(f"{path}: {name} must be a list of names. Restore the adapter.")
-        for pattern in patterns:
-            _check_pattern(pattern, name, path)
 
 
 def _check_start(config: Mapping[str, Any], path: Path) -> None:

@@ -338,6 +338,11 @@ MAKERS = {
     "vera": kind(one, other("Vera", r=4)),
     "ln-tuning": kind(one, peft.LNTuningConfig(task_type="SEQ_CLS", target_modules=["LayerNorm"])),
     "fourierft": kind(one, other("FourierFT", n_frequency=50)),
+    "c3a": kind(one, other("C3A", block_size=8)),
+    "miss": kind(one, other("Miss", r=4)),
+    **({"road": kind(one, other("Road", group_size=8))} if hasattr(peft, "RoadConfig") else {}),  # since PEFT 0.18
+    "shira": kind(one, other("Shira", r=4)),
+    "boft": kind(one, other("BOFT", boft_block_size=4)),
     "prompt-tuning": kind(one, peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=4)),
     "adalora": adalora,
     "multi-label-adapter": multi_label,

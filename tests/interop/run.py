@@ -79,7 +79,7 @@ REFUSED = {
     "pissa-converted-headless": "lacks .*classifier",
     "pissa-niter*": "pissa_niter",
     "prompt-tuning": "PROMPT_TUNING",
-    "fourierft": "FOURIERFT",
+    "boft": "not served unmerged",
     "feature-extraction": "FEATURE_EXTRACTION",
     "bertweet": "Python code only",
     "slow-rembert": "special tokens",

@@ -159,7 +159,14 @@ CLASSIFIER_FAULTS = [
         "position_embedding_type is {}; it must",
     ),
     ("a size nobody knows 10**18", edit(CONFIG, some_size=10**18), "some_size"),
-    ("a dropout that is a text", edit(CONFIG, hidden_dropout_prob="much"), "do not fit|hidden_dropout_prob"),
+    ("a dropout that is a text", edit(CONFIG, hidden_dropout_prob="much"), "config.json: .* 'hidden_dropout_prob'"),
+    ("attention of a missing library", edit(CONFIG, _attn_implementation="flash_attention_2"), "Remove that setting"),
+    ("no architecture", edit(CONFIG, architectures=None), "names no architecture"),
+    (
+        "labels of tokens",
+        edit(CONFIG, architectures=["BertForTokenClassification"]),
+        "no classification head for texts",
+    ),
     ("an activation nobody knows", edit(CONFIG, hidden_act="os.system"), "do not fit"),
     # Another kind of model
     ("model_type unknown", edit(CONFIG, model_type="brain"), "model_type 'brain'"),
@@ -224,7 +231,6 @@ CLASSIFIER_FAULTS = [
     ("labels a list", labels(["a", "b"]), "object"),
     ("labels doubled", labels({"0": "a", "1": "a"}), "name of its own"),
     ("labels empty", labels({"0": "", "1": "b"}), "name of its own"),
-    ("labels numbers", labels({"0": 0, "1": 1}), "name of its own"),
     ("labels null", labels({"0": None, "1": {}}), "name of its own"),
     ("label of 900 kB", labels({"0": "x" * 900_000, "1": "b"}), "1 to 200 characters"),
     ("label of two lines", labels({"0": "a\nb", "1": "b"}), "control"),

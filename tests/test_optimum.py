@@ -123,7 +123,7 @@ def test_faulty_folders_are_refused(classifier: Path, cache: Path, tmp_path: Pat
     folder = export(classifier, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     edit("config.json", architectures=["BertModel"])(folder)
-    with pytest.raises(BundleError, match="without a classification head"):
+    with pytest.raises(BundleError, match="has no classification head for texts"):
         describe(folder)
     edit("config.json", architectures=config["architectures"], id2label={"0": "a", "1": "b", "2": "c"})(folder)
     with pytest.raises(BundleError, match="gives logits of shape"):

@@ -83,7 +83,7 @@ def add(name: str, like: str = "bert.pooler.dense.weight") -> Callable[[Path], A
 )
 def test_unused_tensor_of_the_encoder_is_refused(name: str, model: Path, tmp_path: Path) -> None:
     add(name)(model)
-    with pytest.raises(BundleError, match=rf"1 tensors of the encoder that its network does not use: {name}"):
+    with pytest.raises(BundleError, match=rf"1 tensors of the network that are not used: {name}"):
         load(model, cache=tmp_path)
     assert name in examine(model, cache=tmp_path)[0].what
 
@@ -164,3 +164,23 @@ def test_files_beside_the_weights_do_not_count(model: Path, tmp_path: Path) -> N
     save_file({"bert.embeddings.word_embeddings.weight": torch.zeros(3, 32)}, model / "old.safetensors")
     assert describe(model).vocab_size == rows
     assert load(model, cache=tmp_path).predict("good").label in ("bad", "good")
+
+
+def test_head_with_a_tensor_that_the_network_lacks_is_refused(tmp_path: Path) -> None:
+    folder = foreign.classifier(tmp_path / "model", "llama")
+    tensors(WEIGHTS, lambda held: held.update({"score.bias": torch.ones(2)}))(folder)
+    with pytest.raises(BundleError, match=r"not used: score\.bias"):
+        load(folder, cache=tmp_path)
+
+
+def test_setting_that_transformers_cannot_read_is_named_once_by_the_doctor(model: Path, tmp_path: Path) -> None:
+    edit(CONFIG, layer_norm_eps="small")(model)
+    errors = [finding.what for finding in examine(model, cache=tmp_path) if finding.severity == "error"]
+    assert len(errors) == 1
+    assert "config.json: transformers" in errors[0]
+    assert "layer_norm_eps" in errors[0]
+
+
+def test_labels_that_are_numbers_are_read_as_their_digits(model: Path) -> None:
+    edit(CONFIG, id2label={"0": 0, "1": 1}, label2id={"0": 0, "1": 1})(model)
+    assert describe(model).tasks["label"].labels == ("0", "1")

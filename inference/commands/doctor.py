@@ -56,7 +56,8 @@ def examine(
     model: str | Path, base: str | Path | None = None, cache: Path | None = None, pairs: bool | None = None
 ) -> list[Finding]:
     """Return findings about a model, errors first. A model that does not load is a finding, not an exception."""
-    findings = list(_findings(model, Path(base) if base is not None else None, cache, pairs))
+    # A setting that stops both the network and the tokenizer is one finding.
+    findings = list(dict.fromkeys(_findings(model, Path(base) if base is not None else None, cache, pairs)))
     if any(finding.severity == "error" for finding in findings):
         findings = [finding for finding in findings if finding.what != UNBUILT]  # a build would fail
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -149,6 +149,12 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
 
 def _check_obeyed(config: Mapping[str, Any], kind: str, path: Path) -> None:
     """Raise BundleError for settings that change the answers and that transformers 5 no longer obeys."""
+    attention = config.get("_attn_implementation")
+    if attention not in (None, "eager", "sdpa"):
+        raise BundleError(
+            f"{path}: _attn_implementation is {str(attention)[:60]!r}, which needs a library of its own. Remove that "
+            "setting: it changes no answer."
+        )
     ignored = [name for name in ("pruned_heads",) if config.get(name)]
     positions = config.get("position_embedding_type", "absolute")
     if not isinstance(positions, str | None):

@@ -257,9 +257,14 @@ def _classifier_config(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{folder / 'config.json'}: architectures must be a list of names. Restore it.")
     if not any(str(name).endswith("ForSequenceClassification") for name in architectures):
         layouts.refuse_embedder(folder)
+        if not architectures:
+            raise BundleError(
+                f"{folder / 'config.json'} names no architecture, so its head may not be for classifying texts. Write "
+                'the name of its class there, if that is so: "architectures": ["…ForSequenceClassification"].'
+            )
         raise BundleError(
-            f"{folder} is a {', '.join(map(str, architectures)) or 'model'} without a classification head: its answers "
-            "would be random. Fine-tune it first: python -m training --help"
+            f"{folder} is a {', '.join(map(str, architectures))[:200]}, which has no classification head for texts (a "
+            "…ForSequenceClassification has one). Fine-tune it first: python -m training --help"
         )
     return config
 

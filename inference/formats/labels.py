@@ -54,6 +54,7 @@ def read_task(
     one_output = len(names) == 1
     try:
         labels = tuple(names[str(i)] if str(i) in names else names[i] for i in range(len(names)))
+        labels = tuple(str(label) if type(label) is int else label for label in labels)  # data sets number theirs
         if threshold is None:
             threshold = 0.5 if kind == MULTI or one_output else 0.0
         if one_output:

@@ -221,6 +221,23 @@ def save_tokenizer(source: Path, folder: Path, max_tokens: int, pad_id: int, *, 
         (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
+def check_transformers_config(folder: Path) -> None:
+    """Raise BundleError, naming the setting, if transformers has this model_type and cannot read its config.json."""
+    from transformers import CONFIG_MAPPING, AutoConfig, __version__
+
+    if read_json_in(folder, "config.json").get("model_type") not in CONFIG_MAPPING:
+        return
+    try:
+        with quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever the class of an architecture raises
+        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        raise BundleError(
+            f"{folder / 'config.json'}: transformers {__version__} cannot read it ({reason}). Correct that setting."
+        ) from None
+
+
 def convert_tokenizer(folder: Path, rows: int | None = None) -> str:
     """Return the tokenizer of a folder, as transformers reads it, in the format of the tokenizers library.
 
@@ -253,6 +270,7 @@ def _convert(folder: Path, rows: int | None) -> str:
         )
     with importing("This tokenizer", "-r requirements.txt"):
         pieces = _sentencepiece(folder)
+        check_transformers_config(folder)
     remedy = "Save it beside the model" if pieces is None else _SAVE_CONVERTED
     with _reporting(f"Cannot read the tokenizer in {folder}", remedy):
         with importing("This tokenizer", "-r requirements.txt"), quiet_transformers(), warnings.catch_warnings():

@@ -15,7 +15,7 @@ from inference.errors import BundleError, InputError, MissingDependencyError
 from inference.formats.architectures import HEADS
 from inference.formats.bundle import Bundle
 from inference.formats.files import read_json, tensors, wrapper_pattern
-from inference.formats.tokenizer import quiet_transformers
+from inference.formats.tokenizer import check_transformers_config, quiet_transformers
 from inference.formats.weights import weight_files
 from inference.pytorch.network import (
     as_bundle_error,
@@ -230,6 +230,7 @@ def load_classifier(
 
     path = folder / "config.json"
     check_architecture(read_json(path), MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "text classifier", path)
+    check_transformers_config(folder)
     sizes = {} if labels is None else {"num_labels": labels}
     stored = [name for file in weight_files(folder) for name in tensors(file)]
     wrapper = wrapper_pattern(stored)
@@ -270,7 +271,7 @@ def _load(home: Path, labels: int, bundle: Bundle, task: str, options: dict[str,
             f"{bundle.folder} lacks {len(missing)} tensors of its network, which would be random: "
             f"{', '.join(missing[:6])}{', …' if len(missing) > 6 else ''}. {remedy}"
         )
-    check_used(model, unused, home)
+    check_used(model, [name for name in unused if not bundle.adapters or not name.startswith(HEADS)], home)
     if rows := bundle.table_rows.get(task):
         with quiet_transformers():
             model.resize_token_embeddings(rows, mean_resizing=False)  # the adapter brings all rows that are new
@@ -278,13 +279,14 @@ def _load(home: Path, labels: int, bundle: Bundle, task: str, options: dict[str,
 
 
 def check_used(model: Any, unused: list[str], folder: Path) -> None:
-    """Raise BundleError if the files hold parts of the encoder that the network lacks: it was trained with them."""
+    """Raise BundleError if the files hold parts of the network that it lacks: it was trained with them."""
     encoder = model.base_model
-    inside = (f"{model.base_model_prefix}.", *(f"{name}." for name, _ in encoder.named_children()))
+    inside = (f"{model.base_model_prefix}.", *(f"{name}." for name in HEADS))
+    inside += tuple(f"{name}." for name, _ in encoder.named_children())
     lost = [name for name in unused if encoder is not model and name.startswith(inside) and not UNUSED.search(name)]
     if lost:
         raise BundleError(
-            f"{folder} holds {len(lost)} tensors of the encoder that its network does not use: {', '.join(lost[:4])}"
+            f"{folder} holds {len(lost)} tensors of the network that are not used: {', '.join(lost[:4])}"
             f"{', …' if len(lost) > 4 else ''}. The answers would differ from those of training: restore the "
             "config.json from training."
         )

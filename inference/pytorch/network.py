@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from inference.errors import BundleError, InferenceError, import_failure, import_lock
 from inference.formats.architectures import has_segments, max_positions, read_config
 from inference.formats.files import count_stored, read_json
-from inference.formats.tokenizer import quiet_transformers
+from inference.formats.tokenizer import check_transformers_config, quiet_transformers
 from inference.pytorch.proof import bounded_build, check_architecture, prove
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def load_encoder(folder: Path) -> Any:
 
     config_file = folder / "config.json"
     check_architecture(read_json(config_file), MODEL_MAPPING_NAMES, "model", config_file)
+    check_transformers_config(folder)
     with quiet_transformers(), bounded_build(folder):  # it would report the base's unused pooler
         encoder, loading_info = AutoModel.from_pretrained(
             folder,

@@ -3,8 +3,9 @@
 Run it: python serve.py. `ui/start.py` lists the environment variables; TRIPTYCH_API_KEY is the key that the API
 requires, if it is set.
 
-The dashboard runs in this process and reads three variables, which are set here: TRIPTYCH_MODEL, the folder of the
-served model; TRIPTYCH_CONTENT, its content key; and TRIPTYCH_PAGE_URL, the address of the page.
+The dashboard runs in this process and reads four variables, which are set here: TRIPTYCH_MODEL, the folder of the
+served model; TRIPTYCH_PAIRS, whether it takes pairs; TRIPTYCH_CONTENT, its content key; and TRIPTYCH_PAGE_URL, the
+address of the page.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def site(models: Models, api: FastAPI, files: TemporaryFiles, backend: str = "in
 def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready: Callable[[], None]) -> None:
     """Serve all three until a signal comes; running requests are then answered, and no new ones."""
     os.environ["TRIPTYCH_MODEL"] = str(models.bundle.folder)
+    os.environ["TRIPTYCH_PAIRS"] = str(int(models.bundle.pairs))
     os.environ["TRIPTYCH_CONTENT"] = content_key(models.bundle)
     os.environ["TRIPTYCH_PAGE_URL"] = "../"
     api = create_app(

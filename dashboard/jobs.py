@@ -73,7 +73,7 @@ def start_measurement(
 def build(model: Bundle, progress: Progress) -> None:
     """Build the ONNX and INT8 files if they are missing."""
     _command(
-        ["build", "--model", str(served.model()), "--content", content_key(model), "--cache", str(default_cache())],
+        ["build", *served.options(), "--content", content_key(model), "--cache", str(default_cache())],
         lambda step: progress(f"building: {step}" if step else "looking for the ONNX and INT8 files", 0.0),
     )
 
@@ -89,11 +89,10 @@ def explain(
     """
 
     def work(progress: Progress) -> dict[str, Any]:
-        base, content = served.base(), content_key(served.unchanged())
+        content = content_key(served.unchanged())
         # With "=", because a label may begin with a dash. The text goes through a pipe, so no process list shows it.
         arguments = ["explain", "--json", "--compare", f"{first},{second}", f"--task={task}", f"--label={label}"]
-        arguments += [f"--model={served.model()}", f"--cache={default_cache()}", f"--content={content}"]
-        arguments += [*([f"--base={base}"] if base else []), "-"]
+        arguments += [*served.options(), f"--cache={default_cache()}", f"--content={content}", "-"]
         printed = _command(arguments, lambda step: progress(step, 0.0), text)
         comparison: dict[str, Any] = json.loads(printed)["comparisons"][0]
         return comparison

@@ -15,6 +15,7 @@ from inference.errors import ChangedModelError, InferenceError, without_folders
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
 from inference.formats.identity import check_content, check_same, content_key
+from inference.formats.pairs import read_pairs
 
 Written = tuple[tuple[str, int, int], ...]
 """Name, time and bytes of each file in a folder and its direct subfolders."""
@@ -29,6 +30,12 @@ def base() -> Path | None:
     """Return the folder of its base model, if set in the environment."""
     folder = os.environ.get("TRIPTYCH_BASE")
     return Path(folder) if folder else None
+
+
+def options() -> list[str]:
+    """Return the options with which `python -m inference` reads this model as it is served here."""
+    is_set = {None: [], True: ["--pairs"], False: ["--no-pairs"]}[read_pairs(os.environ)]
+    return [f"--model={model()}", *([f"--base={folder}"] if (folder := base()) else []), *is_set]
 
 
 def bundle() -> Bundle:
@@ -113,17 +120,18 @@ def _labels_now(bundle: Bundle) -> dict[str, list[str]]:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)  # type: ignore[untyped-decorator,unused-ignore]
-def _described(folder: str, base: Path | None, written: Written) -> Bundle | InferenceError:
+def _described(folder: str, base: Path | None, pairs: str, written: Written) -> Bundle | InferenceError:
     """Return the model as its files are `written` now, or what is wrong with it, which is cached too."""
     try:
-        return describe(folder, base)
+        return describe(folder, base, pairs=read_pairs({"TRIPTYCH_PAIRS": pairs}))
     except InferenceError as error:
         return error
 
 
-def _now() -> tuple[str, Path | None, Written]:
+def _now() -> tuple[str, Path | None, str, Written]:
     """Return the arguments of `_described`."""
-    return str(model()), base(), _written(model()) + (_written(folder) if (folder := base()) else ())
+    pairs = os.environ.get("TRIPTYCH_PAIRS", "")
+    return str(model()), base(), pairs, _written(model()) + (_written(folder) if (folder := base()) else ())
 
 
 def _written(folder: Path) -> Written:

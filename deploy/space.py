@@ -169,6 +169,10 @@ def _run(args: argparse.Namespace) -> None:
     token = (args.token or os.environ.get("HF_TOKEN") or "").strip()
     if args.to and not token:
         raise InputError("--to needs a token with write access. Set HF_TOKEN or pass --token.")
+    if args.pairs is not None and describe(args.model, args.base).pairs != args.pairs:
+        raise InputError(
+            f'A Space serves what the folder says: put "pairs": {json.dumps(args.pairs)} into its config.json.'
+        )
     files = stage(args.out, args.kind, args.model, args.base)
     size = sum((args.out / name).stat().st_size for name in files)
     if not args.json:
@@ -331,7 +335,7 @@ def _lfs_problems(folder: Path) -> list[str]:
 def _start(folder: Path) -> None:
     """Start the Space from its folder, without our environment variables, and wait until its pages answer."""
     kind = str(_front_matter(folder)["sdk"])
-    ours = ("PYTHONPATH", "TRIPTYCH_MODEL", "TRIPTYCH_BASE", "TRIPTYCH_BACKEND")
+    ours = ("PYTHONPATH", "TRIPTYCH_MODEL", "TRIPTYCH_BASE", "TRIPTYCH_BACKEND", "TRIPTYCH_PAIRS")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -256,14 +256,18 @@ class Models:
         cache: Path | None = None,
         progress: Callable[[str, float], None] | None = None,
         base: Path | None = None,
+        pairs: bool | None = None,
     ) -> Models:
         """Describe a model folder or Hub id, and build its ONNX and INT8 files if they are missing.
+
+        Args:
+            pairs: as of `load`.
 
         Raises:
             InferenceError: the folder is not a model, or the build failed.
         """
         cache = cache or default_cache()
-        bundle = describe(folder, base)
+        bundle = describe(folder, base, pairs=pairs)
         artifact = obtain(bundle, cache, progress, base)
         bundle = artifact.served(bundle)
         sizes = model_sizes(bundle, artifact, base)

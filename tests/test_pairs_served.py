@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import foreign
 import numpy as np
 import pytest
 import test_app
@@ -17,6 +18,8 @@ from fastapi.testclient import TestClient
 from test_pairs import classifier, of_pairs
 
 from app import as_text
+from dashboard import served
+from deploy import space
 from inference import InputError, load
 from inference.api import create_app
 from inference.classifier import Classifier
@@ -31,8 +34,10 @@ from inference.explain.explanation import GRADIENTS
 from inference.explain.faithfulness import measure_faithfulness
 from inference.explain.run import explain
 from inference.formats.describe import describe
+from inference.formats.identity import content_key
 from inference.loading import Models
 from ui import why
+from ui.start import ServerSettings
 
 PREMISE, HYPOTHESIS = "it was so good", "a bad lamp, twice!"
 ROWS = [
@@ -373,3 +378,58 @@ def test_the_upload_of_the_dashboard_asks_for_the_column_of_the_second_texts(
     next(button for button in at.button if button.label == "Measure").click().run()
     assert measured[0].texts[:2] == [("it was 0", "a lamp 0"), ("it was 1", "a lamp 1")]
     assert measured[0].pair_column == "hypothesis"
+
+
+# --- Servers of a model whose folder says nothing of pairs
+
+
+@pytest.fixture(scope="module")
+def silent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return foreign.classifier(tmp_path_factory.mktemp("silent") / "model")
+
+
+@pytest.mark.parametrize(
+    ("value", "arguments", "pairs"),
+    [("", [], None), ("1", [], True), ("0", [], False), ("1", ["--no-pairs"], False), ("", ["--pairs"], True)],
+)
+def test_servers_take_pairs_by_option_or_environment(value: str, arguments: list[str], pairs: bool | None) -> None:
+    assert ServerSettings.read({"TRIPTYCH_PAIRS": value}, arguments).pairs is pairs
+
+
+def test_unclear_environment_for_pairs_is_refused() -> None:
+    with pytest.raises(InputError, match="TRIPTYCH_PAIRS='yes' is neither 1"):
+        ServerSettings.read({"TRIPTYCH_PAIRS": "yes"})
+
+
+def test_page_and_dashboard_read_the_model_alike(silent: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPTYCH_MODEL", str(silent))
+    monkeypatch.delenv("TRIPTYCH_BASE", raising=False)
+    keys = []
+    for value, option in (("1", "--pairs"), ("0", "--no-pairs")):
+        models = Models.of_folder(silent, cache, pairs=value == "1")
+        monkeypatch.setenv("TRIPTYCH_PAIRS", value)
+        monkeypatch.setenv("TRIPTYCH_CONTENT", content_key(models.bundle))
+        assert served.bundle().pairs is (value == "1")
+        assert served.options() == [f"--model={silent}", option]
+        assert main(["build", *served.options(), "--cache", str(cache), "--content", content_key(models.bundle)]) == 0
+        keys.append(content_key(models.bundle))
+    assert keys[0] != keys[1]
+    monkeypatch.setenv("TRIPTYCH_PAIRS", "")
+    assert served.options() == [f"--model={silent}"]
+
+
+def test_score_refuses_a_pair_column_before_it_builds(
+    silent: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["score", str(table), "--model", str(silent), "--cache", str(tmp_path / "cache")]
+    command += ["--text-column", "premise", "--pair-column", "hypothesis", "--out", str(tmp_path / "out.csv")]
+    assert main(command) == 2
+    assert "nothing says that model takes pairs" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_space_refuses_what_it_could_not_serve(
+    silent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert space.main(["--model", str(silent), "--pairs", "--out", str(tmp_path / "out")]) == 2
+    assert 'put "pairs": true into its config.json' in capsys.readouterr().err

@@ -17,6 +17,7 @@ import pyarrow.parquet
 import pytest
 from conftest import ROOT
 from scored import model, run, write_csv
+from test_pairs import classifier
 
 from inference.errors import InferenceError, InputError, MissingDependencyError
 from inference.score import ray_data
@@ -52,6 +53,30 @@ def test_a_worker_that_is_killed_costs_no_row_and_changes_no_byte(tmp_path: Path
     run(tmp_path / "in.parquet", tmp_path / "here.parquet", block_rows=50)
     assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "here.parquet").read_bytes()
     assert sorted(path.name for path in tmp_path.glob("*.parquet*")) == ["here.parquet", "in.parquet", "out.parquet"]
+
+
+@pytest.mark.ray
+@needs_ray
+def test_pairs_on_ray_are_answered_as_here(tmp_path: Path) -> None:
+    folder = classifier(tmp_path / "nli")
+    rows = {"first": ["it was so good", "soup", None] * 40, "second": ["a bad lamp, twice!", "fine", "good"] * 40}
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "in.parquet")
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    for engine in ("local", "ray"):
+        command = ["score", "in.parquet", "--model", str(folder), "--backend", "onnx", "--cache", "cache"]
+        command += ["--text-column", "first", "--pair-column", "second", "--workers", "1", "--out", f"{engine}.parquet"]
+        done = subprocess.run(
+            [sys.executable, "-m", "inference", *command, "--engine", engine],
+            cwd=tmp_path,
+            capture_output=True,
+            check=False,
+            env=bare | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+    here, there = (pyarrow.parquet.read_table(tmp_path / f"{engine}.parquet") for engine in ("local", "ray"))
+    assert there.equals(here)
+    assert len(set(here["label_confidence"].to_pylist())) == 3  # two kinds of pairs, and the row without a text
 
 
 def test_rows_that_do_not_come_back_leave_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

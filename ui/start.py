@@ -3,6 +3,7 @@
 Environment variables:
     TRIPTYCH_MODEL            model folder or Hub id; default assets/models/demo
     TRIPTYCH_BASE             folder of the base model, if it is not where the model says
+    TRIPTYCH_PAIRS            1 or 0, as --pairs and --no-pairs; default what the folder says
     TRIPTYCH_BACKEND          runtime selected at the start: pytorch, onnx or int8; default int8
     PORT                      default 7860
     GRADIO_SERVER_NAME        address to listen on; default 127.0.0.1, 0.0.0.0 for all
@@ -28,6 +29,7 @@ from inference.api.access import add_access, read_access
 from inference.api.front import Access
 from inference.assets import DEMO_MODEL
 from inference.backends import TITLES, check_backend
+from inference.formats.pairs import read_pairs
 from inference.jobs import ProgressLine, print_any_text
 from inference.loading import Models
 from ui.files import TemporaryFiles, temporary_files
@@ -43,6 +45,7 @@ class ServerSettings:
 
     model: Path
     base: Path | None
+    pairs: bool | None
     backend: str
     host: str
     port: int
@@ -55,6 +58,7 @@ class ServerSettings:
         Raises:
             InputError: an unknown backend, an invalid port or an invalid option.
         """
+        args = _parser().parse_args(arguments)
         port = environment.get("PORT") or "7860"
         if not port.isdecimal() or not 0 < int(port) < 65536:
             raise InputError(f"PORT={port!r} is not a port number. Use 1 to 65535.")
@@ -63,10 +67,11 @@ class ServerSettings:
         return cls(
             model=Path(environment.get("TRIPTYCH_MODEL") or DEMO_MODEL),
             base=Path(base) if (base := environment.get("TRIPTYCH_BASE")) else None,
+            pairs=read_pairs(environment) if args.pairs is None else args.pairs,
             backend=backend,
             host=environment.get("GRADIO_SERVER_NAME") or "127.0.0.1",
             port=int(port),
-            access=_access(environment, arguments),
+            access=_access(args, environment),
         )
 
     @property
@@ -86,19 +91,28 @@ class ServerSettings:
 Serve = Callable[[ServerSettings, Models, TemporaryFiles, Callable[[], None]], None]
 
 
-def _access(environment: Mapping[str, str], arguments: Sequence[str]) -> Access:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Serve a model until SIGINT or SIGTERM. Environment variables (TRIPTYCH_MODEL, TRIPTYCH_BACKEND, "
         "PORT, GRADIO_SERVER_NAME and others) select what is served, and where: see the top of ui/start.py."
     )
     add_access(parser)
     parser.add_argument(
+        "--pairs",
+        action=argparse.BooleanOptionalAction,
+        help="the model was trained on pairs of texts, or on single ones (default: $TRIPTYCH_PAIRS, else what its "
+        "folder says)",
+    )
+    parser.add_argument(
         "--frame-ancestors",
         metavar="SOURCES",
         help="sites that may embed these pages in a frame, as in Content-Security-Policy (default: "
         "$TRIPTYCH_FRAME_ANCESTORS, else the Hub on a Space and 'self' elsewhere)",
     )
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def _access(args: argparse.Namespace, environment: Mapping[str, str]) -> Access:
     is_space = bool(environment.get("SPACE_ID"))
     ancestors = args.frame_ancestors or environment.get("TRIPTYCH_FRAME_ANCESTORS") or (HUB if is_space else "'self'")
     if not ancestors.isprintable() or not ancestors.isascii() or set(ancestors) & set(";,"):
@@ -127,7 +141,7 @@ def run(serve: Serve, arguments: Sequence[str] = ()) -> int:
         settings = ServerSettings.read(os.environ, arguments)
         settings.bind().close()  # fails before the model is loaded, which takes time
         with ProgressLine() as progress:
-            models = Models.of_folder(settings.model, progress=progress, base=settings.base)
+            models = Models.of_folder(settings.model, progress=progress, base=settings.base, pairs=settings.pairs)
         if reason := models.bundle.missing.get(settings.backend):
             print(f"Triptych continues without {TITLES[settings.backend]}: {reason}", file=sys.stderr, flush=True)
             settings = replace(settings, backend=models.bundle.backends[-1])

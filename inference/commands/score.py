@@ -57,7 +57,7 @@ def add(commands: Any) -> None:
 
 def score(args: argparse.Namespace) -> None:
     from inference.score import ray_data, run
-    from inference.score.run import ScoreJob, check_out, format_of
+    from inference.score.run import ScoreJob, check_out, check_pairs, format_of
 
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers} must be at least 1.")
@@ -77,6 +77,7 @@ def score(args: argparse.Namespace) -> None:
     # A Ray worker has one core, on a machine that is unknown here.
     threads = 1 if args.engine == "ray" else max(1, cpu.cores() // workers)
     bundle = describe(args.model, args.base, pairs=args.pairs)
+    check_pairs(job, bundle)  # before it is built
     model = open_model(bundle, args.backend, args.base, args.cache, threads, args.progress)
 
     def say(sentence: str) -> None:

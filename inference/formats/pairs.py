@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inference.errors import BundleError
+from inference.errors import BundleError, InputError, shown
 from inference.formats.bundle import Task
 from inference.formats.files import read_json_in
 
@@ -18,6 +18,18 @@ PAIRS_REMEDY = (  # for those who ask by Python, the command line, the API and t
     'Send single texts; if the model was trained on pairs, put "pairs": true into its config.json, or start with '
     "--pairs (in Python: pairs=True)."
 )
+
+
+def read_pairs(environment: Mapping[str, str]) -> bool | None:
+    """Return what TRIPTYCH_PAIRS says, as --pairs and --no-pairs; None if it is unset or empty.
+
+    Raises:
+        InputError: it is neither 1 nor 0.
+    """
+    value = environment.get("TRIPTYCH_PAIRS") or None
+    if value not in ("1", "0", None):
+        raise InputError(f"TRIPTYCH_PAIRS={shown(value)} is neither 1 (pairs of texts) nor 0 (single texts). Set one.")
+    return None if value is None else value == "1"
 
 
 def takes_pairs(folder: Path, config: Mapping[str, Any], task: Task) -> bool:

@@ -222,6 +222,15 @@ def outset(job: ScoreJob, model: Model, table: Table) -> Iterator[str]:
     yield f"Scoring {rows} on {TITLES[model.backend]} …"
 
 
+def check_pairs(job: ScoreJob, bundle: Bundle) -> None:
+    """Raise InputError if the job names a pair column and the model takes single texts."""
+    if job.pair_column is not None and not bundle.pairs:
+        raise InputError(
+            f"There is a pair column ({shown(job.pair_column)}), and nothing says that {bundle.name} takes pairs. "
+            f"{PAIRS_REMEDY}"
+        )
+
+
 def plan(job: ScoreJob, bundle: Bundle, table: Table) -> AnswerOptions:
     """Return what to answer about each text, in columns that the file does not have yet."""
     tasks = tuple(bundle.tasks if job.tasks is None else dict.fromkeys(job.tasks))
@@ -232,12 +241,8 @@ def plan(job: ScoreJob, bundle: Bundle, table: Table) -> AnswerOptions:
         )
     if job.threshold is not None and not 0 <= job.threshold <= 1:
         raise InputError(f"threshold={job.threshold} is not a probability between 0 and 1.")
+    check_pairs(job, bundle)
     if job.pair_column is not None:
-        if not bundle.pairs:
-            raise InputError(
-                f"There is a pair column ({shown(job.pair_column)}), and nothing says that {bundle.name} takes pairs. "
-                f"{PAIRS_REMEDY}"
-            )
         pair_index(table, job.pair_column)
     options = AnswerOptions(tasks, job.threshold, job.all_scores)
     if set(options.columns(bundle.tasks)) & set(table.columns):

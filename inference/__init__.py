@@ -18,6 +18,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from inference.classifier import Answer, Classifier, Prediction, Timing
 from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError
 from inference.explain.explanation import Explanation
+from inference.formats.predictions import to_frame
 from inference.loading import load
 from inference.version import __version__
 
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "load",
     "quantize_onnx",
+    "to_frame",
 ]
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,13 @@ from tokenizers import Encoding, Tokenizer
 
 from inference.backends import Backend
 from inference.errors import BundleError, InferenceError, InputError, shown
-from inference.formats.bundle import Bundle, Task
+from inference.formats.bundle import MULTI, Bundle, Task
+from inference.formats.calls import Calls
+from inference.formats.columns import as_texts
 from inference.formats.pairs import PAIRS_REMEDY
+from inference.formats.predictions import Answer as Answer
+from inference.formats.predictions import Prediction as Prediction
+from inference.formats.predictions import Timing as Timing
 from inference.formats.texts import EncodedText, Text, Tokens, check_texts, side_of, tokens_read, where_of
 from inference.formats.tokenizer import is_unknown, unknown_token
 
@@ -27,50 +31,7 @@ Exporter = Callable[[Path, Mapping[str, Task], bool, bool | None], list[Path]]
 ENCODED_TEXTS = 16  # per tokenizer call: an encoding also holds the tokens past the limit, megabytes of them
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One text's answer for one task."""
-
-    label: str
-    confidence: float
-    scores: Mapping[str, float]
-    """Probability of each label, in the task's order. Sums to 1 unless the task is multi-label."""
-    uncertain: bool
-    """The confidence is below the threshold."""
-    truncated: bool
-    """The text has more tokens than the model reads; the rest was ignored."""
-    unknown: bool = False
-    """No word of the text is in the model's vocabulary, so the answer is meaningless."""
-    unpaired: bool = False
-    """The model was trained on pairs and was given a single text, so the answer may be meaningless."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the prediction in plain types, ready for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Time spent in one call, in milliseconds. `rest_ms` is checking, batching and reading logits."""
-
-    tokenize_ms: float
-    forward_ms: float
-    rest_ms: float
-
-    @property
-    def total_ms(self) -> float:
-        return self.tokenize_ms + self.forward_ms + self.rest_ms
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Predictions per task, in the order of the texts, and the timing of the call."""
-
-    predictions: Mapping[str, list[Prediction]]
-    timing: Timing
-
-
-class Classifier:
+class Classifier(Calls):
     """A bundle on a backend. Thread-safe.
 
     Args:
@@ -108,50 +69,12 @@ class Classifier:
     def tasks(self) -> Mapping[str, Task]:
         return self.bundle.tasks
 
-    @overload  # a str is also a Sequence[str]: the first match wins
-    def predict(  # type: ignore[overload-overlap]
-        self, texts: Text, task: str | None = None, threshold: float | None = None
-    ) -> Prediction: ...
-    @overload
-    def predict(
-        self, texts: Sequence[Text], task: str | None = None, threshold: float | None = None
-    ) -> list[Prediction]: ...
-    def predict(
-        self, texts: Text | Sequence[Text], task: str | None = None, threshold: float | None = None
-    ) -> Prediction | list[Prediction]:
-        """Classify one text, or a list of texts in its order, for one task.
-
-        Args:
-            texts: for a model of pairs, a pair is a tuple of two strings, and several pairs are a list of tuples.
-            task: may be omitted if the model has only one.
-            threshold: confidence below which an answer is uncertain (default: the task's own).
-
-        Raises:
-            InputError: a text that cannot be read (the message names its index), or an unknown task.
-        """
-        task = self.one_task(task)
-        predictions = self.classify(texts, [task], threshold).predictions[task]
-        return predictions[0] if isinstance(texts, str | tuple) else predictions
-
-    @overload
-    def predict_all_tasks(  # type: ignore[overload-overlap]
-        self, texts: Text, threshold: float | None = None
-    ) -> dict[str, Prediction]: ...
-    @overload
-    def predict_all_tasks(
-        self, texts: Sequence[Text], threshold: float | None = None
-    ) -> dict[str, list[Prediction]]: ...
-    def predict_all_tasks(
-        self, texts: Text | Sequence[Text], threshold: float | None = None
-    ) -> dict[str, Prediction] | dict[str, list[Prediction]]:
-        """Like `predict`, for all tasks from one pass of the encoder."""
-        predictions = self.classify(texts, None, threshold).predictions
-        if isinstance(texts, str | tuple):
-            return {task: of_task[0] for task, of_task in predictions.items()}
-        return dict(predictions)
-
     def classify(
-        self, texts: Text | Sequence[Text], tasks: Sequence[str] | None = None, threshold: float | None = None
+        self,
+        texts: Text | Iterable[Text],
+        tasks: Sequence[str] | None = None,
+        threshold: float | None = None,
+        batch_size: int | None = None,
     ) -> Answer:
         """Classify texts for these tasks (default: all), and measure where the time goes.
 
@@ -167,11 +90,14 @@ class Classifier:
                 raise InputError(f"threshold must be a number, not {type(threshold).__name__}.") from None
             if not 0 <= threshold <= 1:
                 raise InputError(f"threshold={threshold} is not a probability between 0 and 1.")
-        checked = check_texts(texts)
+        size = self.batch_size if batch_size is None else batch_size
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise InputError(f"batch_size={shown(size)} must be a whole number of at least 1.")
+        checked = check_texts(as_texts(texts, self.bundle.pairs))
         before_tokens = time.perf_counter()
         tokens = self.tokenize(checked)
         before_forward = time.perf_counter()
-        logits, forward_s = self._forward(tokens, names)
+        logits, forward_s = self._forward(tokens, names, size)
         unpaired = self.bundle.pairs and isinstance(checked[0], str)
         predictions = {name: self._read(name, logits[name], tokens, threshold, unpaired) for name in names}
         tokenize_s = before_forward - before_tokens
@@ -308,11 +234,13 @@ class Classifier:
             self._check_finite(task, logits[task])
         return logits
 
-    def _forward(self, tokens: Tokens, tasks: Sequence[str]) -> tuple[dict[str, NDArray[np.float32]], float]:
+    def _forward(
+        self, tokens: Tokens, tasks: Sequence[str], batch_size: int | None = None
+    ) -> tuple[dict[str, NDArray[np.float32]], float]:
         """Logits (texts, labels) of each task in the order of `tokens`, and the seconds spent in the backend."""
         logits = {task: np.empty((len(tokens.ids), len(self.tasks[task].labels)), np.float32) for task in tasks}
         seconds = 0.0
-        for rows in self.batches([len(row) for row in tokens.ids]):
+        for rows in self.batches([len(row) for row in tokens.ids], batch_size):
             feed = tokens.feed(rows, self.bundle.pad_id)
             started = time.perf_counter()
             outputs = self.backend.logits(**feed)
@@ -328,11 +256,12 @@ class Classifier:
                 logits[task][rows] = widened(outputs[task])
         return logits, seconds
 
-    def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+    def batches(self, lengths: Sequence[int], batch_size: int | None = None) -> Iterator[list[int]]:
         """Yield row numbers in batches of similar length, shortest first."""
+        size = batch_size or self.batch_size
         batch: list[int] = []
         for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-            if batch and (len(batch) == self.batch_size or (len(batch) + 1) * lengths[row] > self.token_budget):
+            if batch and (len(batch) == size or (len(batch) + 1) * lengths[row] > self.token_budget):
                 yield batch
                 batch = []
             batch.append(row)
@@ -346,9 +275,17 @@ class Classifier:
         self._check_finite(task, logits)
         scores = probabilities(logits, self.tasks[task].problem_type)
         best = scores.argmax(axis=1)
+        multi, least = self.tasks[task].problem_type == MULTI, limit if threshold is not None else limit or 0.5
         return [
             Prediction(
-                labels[top], row[top], dict(zip(labels, row, strict=True)), row[top] < limit, cut, unknown, unpaired
+                label=labels[top],
+                confidence=row[top],
+                scores=dict(zip(labels, row, strict=True)),
+                uncertain=row[top] < limit,
+                truncated=cut,
+                unknown=unknown,
+                unpaired=unpaired,
+                labels=tuple(compress(labels, (score >= least for score in row))) if multi else (labels[top],),
             )
             for row, top, cut, unknown in zip(
                 scores.tolist(), best.tolist(), tokens.truncated, tokens.unknown, strict=True

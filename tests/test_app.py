@@ -109,6 +109,7 @@ def test_predict_answers_every_task_with_its_timing(client: Client) -> None:
         "truncated": False,
         "unknown": False,
         "unpaired": False,
+        "labels": ["positive"],
     }
     assert set(found["timing"]) == {"tokenize_ms", "forward_ms", "rest_ms", "total_ms"}
 

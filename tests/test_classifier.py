@@ -90,6 +90,7 @@ def test_a_prediction_becomes_plain_json() -> None:
         "truncated": False,
         "unknown": False,
         "unpaired": False,
+        "labels": ["positive"],
     }
 
 

@@ -14,7 +14,7 @@ from inference.classifier import Classifier, Prediction
 from inference.commands.options import add_content, add_device, add_model_command, load_model, print_json
 from inference.errors import InferenceError, InputError
 from inference.formats.architectures import TESTED
-from inference.formats.bundle import Bundle
+from inference.formats.bundle import MULTI, Bundle
 from inference.formats.describe import describe
 from inference.formats.files import read_json
 from inference.formats.identity import check_content
@@ -113,7 +113,8 @@ def info_command(args: argparse.Namespace) -> None:
         print(f"  family  {architecture}")
     for name, task in bundle.tasks.items():
         labels = ", ".join(task.labels[:7]) + (f", … {len(task.labels)} in all" if len(task.labels) > 7 else "")
-        print(f"  task    {name}: {labels}{f'; uncertain below {task.threshold:.3f}' if task.threshold else ''}")
+        kind = "; multi-label" if task.problem_type == MULTI else ""
+        print(f"  task    {name}: {labels}{kind}{f'; uncertain below {task.threshold:.3f}' if task.threshold else ''}")
     if bundle.pairs:
         print("  reads   pairs of texts")
     print(f"  size    {', '.join(f'{TITLES[backend]} {size / 1e6:.1f} MB' for backend, size in sizes.items())}")
@@ -147,6 +148,11 @@ def _line(task: str, p: Prediction) -> str:
     flags = {"uncertain": p.uncertain, "truncated": p.truncated, "no word is in the vocabulary": p.unknown}
     flags["a single text, and the model was trained on pairs"] = p.unpaired
     notes = [note for note, applies in flags.items() if applies]
+    others = [f"{label} {p.scores[label]:.4f}" for label in p.labels if label != p.label]  # of a multi-label task
+    if others:
+        notes.insert(0, f"also {', '.join(others)}")
+    elif not p.labels:
+        notes.insert(0, "no label reaches the threshold")
     return f"{task:<12} {p.label:<24} {p.confidence:.4f}" + (f"  ({', '.join(notes)})" if notes else "")
 
 

@@ -66,6 +66,8 @@ def check_texts(texts: Text | Sequence[Text]) -> list[Text]:
             raise InputError(f"texts[0] is {kinds[0]} and {where} is {kinds[1]}. Pass a list of either kind.")
         if not isinstance(text, tuple):
             _check_text(text, where)
+            if type(text) is not str:  # np.str_ or another subclass
+                checked[index] = str.__str__(text)
             continue
         if len(text) != 2:
             raise InputError(f"{where} is a tuple of {len(text)}; a pair has two texts. Pass several texts as a list.")

@@ -31,6 +31,7 @@ class Guess:
     text_column: str
     label_column: str | None
     task: str | None
+    """None if no task fits, or several equally well."""
 
 
 def read_upload(name: str, content: bytes) -> dict[str, list[Any]]:
@@ -51,10 +52,11 @@ def guess(columns: Mapping[str, Sequence[Any]], tasks: Mapping[str, Task]) -> Gu
     others = [name for name in columns if name != text]
     if any(name in tasks for name in others):
         return Guess(text, None, None)
-    fits = {name: _fitting_task(columns[name], tasks) for name in others}
+    fits = {name: _fitting_tasks(name, columns[name], tasks) for name in others}
     label = find_column(others, LABEL_NAMES)
     label = label or next((name for name in others if fits[name]), others[0] if others else text)
-    return Guess(text, label, fits.get(label) or (next(iter(tasks)) if tasks else None))
+    best = list(tasks) if len(tasks) == 1 else fits.get(label, [])
+    return Guess(text, label, best[0] if len(best) == 1 else None)
 
 
 def guess_text(columns: Mapping[str, Sequence[Any]]) -> str:
@@ -67,8 +69,8 @@ def _mean_length(cells: Sequence[Any]) -> float:
     return sum(map(len, texts)) / len(texts) if texts else 0.0
 
 
-def _fitting_task(cells: Sequence[Any], tasks: Mapping[str, Task]) -> str | None:
-    """Return the task whose labels fit these best; None if none knows at least half of the rows.
+def _fitting_tasks(column: str, cells: Sequence[Any], tasks: Mapping[str, Task]) -> list[str]:
+    """Return the task whose labels fit these best, or several that fit alike; none knows less than half of the rows.
 
     Names count more than positions, and then the share of the task's labels that occur: 0 and 1 fit the task with two
     labels better than the one with seven. A misspelt label must not make this the column of another task, so not every
@@ -77,12 +79,12 @@ def _fitting_task(cells: Sequence[Any], tasks: Mapping[str, Task]) -> str | None
     try:
         given = Counter(spellings("", "", cells[:GUESS_ROWS]))
     except InputError:
-        return None
+        return []
     del given[""]
     fits = {}
     for name, task in tasks.items():
-        matching = match_labels(given, task.labels)
+        matching = match_labels(given, task.labels, column=column)
         rows = sum(count for label, count in given.items() if matching.positions.get(label, -1) >= 0)
         if 2 * rows > given.total():
             fits[name] = (rows, not matching.by_position, len(matching.labels) / len(task.labels))
-    return max(fits, key=fits.__getitem__, default=None)
+    return [name for name, fit in fits.items() if fit == max(fits.values())]

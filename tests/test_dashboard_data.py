@@ -295,6 +295,21 @@ def test_labels_that_the_model_does_not_have_are_mapped_by_hand(monkeypatch: pyt
     assert len(compare.asked["texts"]) == 60
 
 
+def test_the_task_of_labels_that_fit_none_is_asked_for() -> None:
+    at = upload(page("your_data"), b"text,label\n" + b"fine,great\nbad,awful\n" * 20)
+    assert "The labels do not show which task they are of." in said(at)
+    assert not [box for box in at.selectbox if "20 rows" in box.label]
+    next(box for box in at.selectbox if box.label == "Task of the labels").set_value("sentiment").run()
+    assert [box.label.split()[0] for box in at.selectbox if "20 rows" in box.label] == ["great", "awful"]
+
+
+def test_labels_of_several_tasks_are_mapped_a_task_at_a_time() -> None:
+    at = upload(page("your_data"), b"text,sentiment,emotion\n" + b"fine,happy,happy\nbad,sad,sadness\n" * 20)
+    assert "Choose one task in “Labels of” to say what they mean." in said(at)
+    next(box for box in at.selectbox if box.label == "Labels of").set_value("emotion").run()
+    assert [box.label.split()[0] for box in at.selectbox if "20 rows" in box.label] == ["happy"]
+
+
 def test_single_label_is_measured_with_a_warning() -> None:
     at = upload(page("your_data"), b"text,sentiment\n" + b"fine,positive\n" * 30)
     assert "a drop on the other labels would go unnoticed" in said(at)
@@ -323,7 +338,7 @@ TASKS = {
         ({"id": ["1"], "Sentence": ["a b"], "label": ["up"]}, ("Sentence", "label", "mood")),
         ({"x": ["up"], "y2": ["a longer text"]}, ("y2", "x", "mood")),
         ({"a": ["a longer text"], "b": ["food"], "c": ["zzz"]}, ("a", "b", "topic")),
-        ({"a": ["only texts here"]}, ("a", "a", "mood")),
+        ({"a": ["only texts here"]}, ("a", "a", None)),
     ],
 )
 def test_columns_and_task_are_guessed(columns: dict[str, list[str]], found: tuple[str, str | None, str | None]) -> None:

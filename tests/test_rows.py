@@ -98,7 +98,7 @@ def test_a_file_of_one_class_is_read_with_a_note() -> None:
         (
             "a.csv",
             csv("text,label", ["a,upp"]),
-            "'upp' \\(20 rows\\). It has down, up. Map.* --label-map 'upp=up'",
+            "'upp' \\(20 rows\\). It has down, up. Map.* --label-map='upp=up'",
         ),
         ("a.csv", csv("text,label", ["a,2"]), "'2' \\(20 rows\\)"),
         ("a.csv", csv("text,label", ["a,up"], 3), "has 3 labelled rows. At least 20 are needed"),

@@ -83,7 +83,8 @@ def _with_ids(rows: LabelledRows, task: str, labels: tuple[str, ...], place: str
     names = [rows.known[task][label_id] for label_id in rows.label_ids]
     counts = Counter(names)
     matching = match_labels(counts, labels)
-    unknown = counts if matching.by_position else Counter(matching.unknown)
+    is_name = {name for name, position in matching.positions.items() if position >= 0 and not matching.by_position}
+    unknown = Counter({name: count for name, count in counts.items() if name not in is_name})
     if unknown:
         label, count = unknown.most_common(1)[0]
         raise InputError(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from inference.compare.labels import spellings
+from inference.compare.labels import check_not_scores, fold, spellings
 from inference.compare.rows import LabelledRows, find_label_column, labelled_rows, open_data
 from inference.errors import InputError
 from inference.formats.bundle import check_labels, check_name
@@ -105,7 +105,8 @@ def _one_file(
     """Return the tasks of one training file: one for each of its label columns."""
     table, digest, remarks = open_data(train, request.text_column)
     holders = _label_columns(table, request)
-    rows = replace(_rows(table, digest, holders), remarks=remarks)
+    rows = _rows(table, digest, holders)
+    rows = replace(rows, remarks=[*remarks, *rows.remarks])
     held_out: LabelledRows | None = None
     split_off: list[dict[str, str]] = []
     if validation is not None:
@@ -167,11 +168,18 @@ def _rows(table: Table, sha256: str, holders: Mapping[str, str]) -> LabelledRows
     """Return the rows that have a label of any task; labels are known in the data set's order, else sorted."""
     holders = {task: find_label_column(table.columns, column) or column for task, column in holders.items()}
     columns = read_columns(table, [table.text_column, *holders.values()])
-    known, ids = {}, {}
+    known, ids, remarks = {}, {}, list[str]()
     for task, column in holders.items():
         names = class_names(table).get(column)
         labels = spellings(table.name, column, columns[column], names)
+        if names is None and (absent := {label for label in labels if label.casefold() in ("nan", "<na>", "nat")}):
+            remarks.append(f"{column!r}: rows labelled {', '.join(sorted(absent))} are rows without a label")
+            labels = ["" if label in absent else label for label in labels]
         present = {label for label in labels if label}
+        alike = [label for label in sorted(present) if sum(fold(label) == fold(other) for other in present) > 1]
+        if alike:
+            remarks.append(f"{column!r}: labels that are spelled alike are different ones: {', '.join(alike[:10])}")
+        check_not_scores(f"{table.name}, column {column!r}", present)
         for label in sorted(present):
             try:
                 check_labels((label,))
@@ -185,7 +193,7 @@ def _rows(table: Table, sha256: str, holders: Mapping[str, str]) -> LabelledRows
         known[task] = (*ordered, *sorted(present.difference(ordered)))
         position = {label: i for i, label in enumerate(known[task])}
         ids[task] = [position.get(label, -1) for label in labels]
-    return labelled_rows(table, sha256, columns[table.text_column], ids, known)
+    return replace(labelled_rows(table, sha256, columns[table.text_column], ids, known), remarks=remarks)
 
 
 def _label_names(rows: LabelledRows) -> list[dict[str, str]]:

@@ -202,11 +202,13 @@ def from_file(bundle: Bundle) -> tuple[str, LabelledRows] | None:
         index = others.index(guessed.label_column) if guessed.label_column in others else 0
         label_column = label.selectbox("Label column", others, index, key=f"label_{file.file_id}")
         known = list(bundle.tasks)
-        task = of.selectbox(
-            "Task of the labels", known, known.index(guessed.task or known[0]), key=f"of_{file.file_id}"
-        )
+        likely = None if guessed.task is None else known.index(guessed.task)
+        task = of.selectbox("Task of the labels", known, likely, key=f"of_{file.file_id}", placeholder="Choose a task")
+        if task is None:
+            st.info("The labels do not show which task they are of. Choose it above.")
+            return None
         chosen = bundle.tasks, task, text_column, label_column, pair_column
-    data = mapped(lambda label_map: read_data(Source(name, content), *chosen, label_map), {}, file.file_id)
+    data = mapped(lambda label_map: read_data(Source(name, content), *chosen, label_map), chosen[1], file.file_id)
     if data is None:
         return None
     described(data, bundle)
@@ -216,35 +218,33 @@ def from_file(bundle: Bundle) -> tuple[str, LabelledRows] | None:
     return name, data
 
 
-def mapped(
-    read: Callable[[Mapping[str, str]], LabelledRows], label_map: Mapping[str, str], key: str
-) -> LabelledRows | None:
+def mapped(read: Callable[[Mapping[str, str]], LabelledRows], asked: str | None, key: str) -> LabelledRows | None:
     """Read the rows; draw a table to map the labels that the model does not have, and return None until it is used.
 
     Args:
-        label_map: of other tasks of the file.
+        asked: the task; None for all that have a column.
     """
     try:
-        return read(label_map)
+        return read({})
     except UnknownLabels as error:
         if len(error.unknown) > MAX_UNKNOWN:
             raise
         unknown, task, labels = error.unknown, error.task, error.labels
-    guessed = guesses(unknown, labels)
-    st.markdown(f"**{plain(task)}** does not have {many(len(unknown), 'label')} of this file. What do they mean?")
-    options = [*labels, LEAVE_OUT]
+    what = f"**{plain(task)}** does not have {many(len(unknown), 'label')} of this file."
+    if asked is None:
+        st.info(f"{what} Choose one task in “Labels of” to say what they mean.")
+        return None
+    st.markdown(f"{what} What do they mean?")
+    guessed, options, label_map = guesses(unknown, labels), [*labels, LEAVE_OUT], {}
     for label, rows in unknown.items():
-        target = st.selectbox(
+        label_map[label] = st.selectbox(
             plain(f"{label[:80]} ({many(rows, 'row')})"),
             options,
             options.index(guessed[label]),
             format_func=lambda name: name or "Leave these rows out",
             key=f"map_{key}_{task}_{label}",
         )
-        label_map = {**label_map, label: target}
-    if not st.checkbox("Use this mapping", key=f"mapped_{key}_{task}"):
-        return None
-    return mapped(read, label_map, key)
+    return read(label_map) if st.checkbox("Use this mapping", key=f"mapped_{key}_{task}") else None
 
 
 def described(data: LabelledRows, bundle: Bundle) -> None:

@@ -123,10 +123,10 @@ def compare_command(args: argparse.Namespace) -> None:
     bundle = describe(args.model, args.base, pairs=args.pairs)
     data = None
     if args.data:
-        label_map = read_label_map(args.label_map) if args.label_map else None
+        label_map = None if args.label_map is None else read_label_map(args.label_map)
         columns = args.text_column, args.label_column, args.pair_column
         data = read_data(args.data, bundle.tasks, args.task, *columns, label_map)
-    elif args.task or args.rows or args.pair_column is not None or args.label_map:
+    elif args.task or args.rows or args.pair_column is not None or args.label_map is not None:
         raise InputError(
             "--task, --rows, --pair-column and --label-map need --data; without it, all tasks of the showcase are "
             "measured."

@@ -127,7 +127,8 @@ def _check_labels(bundle: Bundle) -> Iterator[Finding]:
             yield _warning(
                 f"the labels of {task} have no names: {', '.join(spec.outputs[:3])}",
                 "people cannot read the answers",
-                f"write the names into {bundle.folder / 'config.json'}: {names_entry(len(spec.outputs))}",
+                f"write the names into {bundle.folder / 'config.json'}: {names_entry(len(spec.outputs))}; then repeat "
+                "what was exported before, which keeps the old names",
             )
         config = read_json_in(bundle.folder, "config.json")
         if bundle.format == "transformers" and not (spec.one_output or config.get("problem_type")):

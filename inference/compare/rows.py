@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from inference.compare.labels import explain_unknown, match_labels, spellings
+from inference.compare.labels import Matching, check_not_scores, explain_unknown, match_labels, spellings
 from inference.errors import InputError, shown
 from inference.formats.bundle import Task
 from inference.formats.hub import fetch_data_file
@@ -157,7 +157,7 @@ def read_data(
         text_column: by default found by its name, see `open_table`.
         label_column: the labels of a single task; by default the column named like it, or else "label".
         pair_column: the second text of each row, for a model of pairs.
-        label_map: label in the file -> the task's label, or "" to leave the rows out; see `match_labels`.
+        label_map: label in the file -> the label of the only task, or "" to leave the rows out; see `match_labels`.
 
     Raises:
         UnknownLabels: labels that the task does not have.
@@ -176,13 +176,19 @@ def read_data(
     if pair_column is not None:
         texts = list(zip(texts, columns[pair_column], strict=True))
     label_map = label_map or {}
-    known_labels = {label for key in holders for label in tasks[key].labels}
-    if strangers := [label for label in label_map.values() if label and label not in known_labels]:
-        raise InputError(f"The label map names {shown(strangers[0])}, which {', '.join(holders)} does not have.")
+    if label_map and len(holders) > 1:
+        raise InputError(f"A label map is for one task. Name it: one of {', '.join(holders)}.")
     labels = {}
     for key, column in holders.items():
-        given = spellings(table.name, column, columns[column], class_names(table).get(column))
-        labels[key] = _label_ids(f"{table.name}, column {column!r}", given, key, tasks[key], label_map, remarks)
+        names = class_names(table).get(column)
+        given = Counter(cells := spellings(table.name, column, columns[column], names))
+        matching = match_labels(given, tasks[key].labels, label_map, column=column, has_names=names is not None)
+        if matching.unknown:
+            place = f"{table.name}, column {column!r}"
+            check_not_scores(place, matching.unknown)
+            raise explain_unknown(place, key, tasks[key].labels, matching.unknown)
+        labels[key] = [matching.positions[cell] for cell in cells]
+        remarks += _assumed(given, key, tasks[key], matching)
     known = {key: tasks[key].labels for key in labels}
     rows = labelled_rows(table, digest, texts, labels, known)
     if rows.rows_in_file > len(rows):
@@ -272,23 +278,22 @@ def _label_columns(
     return holders
 
 
-def _label_ids(
-    place: str, labels: Sequence[str], key: str, task: Task, label_map: Mapping[str, str], remarks: list[str]
-) -> list[int]:
-    """Return the position of each label among the task's labels; -1 for a row without one."""
-    counts = Counter(labels)
-    matching = match_labels(counts, task.labels, label_map)
-    if matching.unknown:
-        raise explain_unknown(place, key, task.labels, matching.unknown)
-    for label, position in matching.positions.items():
-        if label and position < 0:
-            remarks.append(f"{counts[label]:,} rows labelled {shown(label)} are left out")
-    if matching.by_position:
-        numbers = ", ".join(f"{i} is {task.labels[i]!r}" for i in sorted(matching.labels)[:10])
-        remarks.append(f"the labels of {key} are numbers, read as positions: {numbers}")
-    else:
-        pairs = [(label, task.labels[i]) for label, i in matching.positions.items() if i >= 0]
-        other = [f"{shown(label)} as {name!r}" for label, name in pairs if label.casefold() != name.casefold()]
-        if other:
-            remarks.append(f"labels of {key} are read by their meaning: {', '.join(other[:10])}")
-    return [matching.positions[label] for label in labels]
+def _assumed(given: Counter[str], key: str, task: Task, matching: Matching) -> list[str]:
+    """Return what was assumed about the labels of a task, as remarks."""
+    remarks = [
+        f"{given[label]:,} rows labelled {shown(label)} are left out"
+        for label, position in matching.positions.items()
+        if label and position < 0
+    ]
+    pairs = [(label, task.labels[i]) for label, i in matching.positions.items() if i >= 0]
+    if matching.by_position and all(label.isdecimal() for label, _ in pairs):
+        numbers = _listed(f"{i} is {task.labels[i]!r}" for i in sorted(matching.labels))
+        return [*remarks, f"the labels of {key} are numbers, read as positions: {numbers}"]
+    other = [f"{shown(label)} as {name!r}" for label, name in pairs if label.casefold() != name.casefold()]
+    how = "as positions" if matching.by_position else "by their meaning"
+    return [*remarks, *([f"labels of {key} are read {how}: {_listed(other)}"] if other else [])]
+
+
+def _listed(parts: Iterable[str]) -> str:
+    parts = list(parts)
+    return ", ".join(parts[:10]) + (", …" if len(parts) > 10 else "")

@@ -86,10 +86,16 @@ def class_names(table: Table) -> dict[str, list[str]]:
     """Return column -> names of its numbered labels, which the library `datasets` writes into a Parquet schema."""
     written = (table.schema.metadata or {}).get(b"huggingface") if isinstance(table, ParquetTable) else None
     try:
-        features = json.loads(written)["info"]["features"] if written else {}
-        return {column: [str(name) for name in kind["names"]] for column, kind in features.items() if "names" in kind}
+        features = json.loads(written)["info"]["features"].items() if written else ()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}  # metadata of another tool: the numbers themselves are the labels
+    names = {column: kind.get("names") for column, kind in features if isinstance(kind, dict) and _is_class(kind)}
+    return {column: [str(name) for name in of] for column, of in names.items() if isinstance(of, list) and of}
+
+
+def _is_class(feature: dict[str, Any]) -> bool:
+    """Whether a feature of `datasets` is a label: a structure may have a field called "names"."""
+    return bool(feature.get("_type", "ClassLabel") == "ClassLabel")
 
 
 def _holds_text(kind: Any) -> bool:

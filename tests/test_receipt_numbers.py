@@ -152,7 +152,7 @@ def test_unchanged_receipt_is_accepted(receipts: dict[str, Receipt], name: str) 
     assert parse_receipt(json.dumps(receipts[name]).encode(), name) == receipts[name]
 
 
-@pytest.mark.parametrize("name", ["small", *NAMES])
+@pytest.mark.parametrize("name", ["small", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES)])
 def test_every_changed_figure_differs_from_the_computed_one(receipts: dict[str, Receipt], name: str) -> None:
     told, worked_out = receipts[name]["results"], results(receipts[name])
     assert first_difference(told, worked_out) is None
@@ -256,13 +256,16 @@ def test_changed_raw_numbers_contradict_the_figures(place: Place) -> None:
     assert is_refused(json.dumps(seal(receipt)).encode())
 
 
-@pytest.mark.parametrize("field", ["label_ids", pytest.param("labels", marks=pytest.mark.slow)])
-def test_one_changed_answer_is_rejected(receipts: dict[str, Receipt], field: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "step"),
+    [("label_ids", 5), *(pytest.param(one, 1, marks=pytest.mark.slow) for one in ("label_ids", "labels"))],
+)
+def test_one_changed_answer_is_rejected(receipts: dict[str, Receipt], field: str, step: int) -> None:
     receipt = copy.deepcopy(receipts["small"])
     ids = receipt["data"]["labels"]["mood"]
     if field == "label_ids":
         ids = receipt["backends"]["int8"]["predictions"]["mood"]["label_ids"]
-    for row, label in enumerate(list(ids)):
+    for row, label in list(enumerate(ids))[::step]:
         ids[row] = (label + 1) % 3
         assert is_refused(json.dumps(seal(receipt)).encode()), row
         ids[row] = label

@@ -138,7 +138,9 @@ def test_a_run_that_was_gone_on_with_says_which_rows_took_the_time(
     assert re.fullmatch(r".*out\.csv: 2,500 rows, 500 of them in [\d.]+ s and 2,000 before, texts from 'text'\.", out)
 
 
-@pytest.mark.parametrize("backend", ["int8", "onnx", pytest.param("pytorch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "backend", ["int8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("onnx", "pytorch"))]
+)
 def test_workers_give_the_same_bytes_on_every_backend(tmp_path: Path, backend: str) -> None:
     source = write_csv(tmp_path / "in.csv", ["text"], [[text] for text in showcase_texts()[:60]])
     for workers in ("1", "2"):

@@ -263,7 +263,7 @@ def test_scripts_in_texts_columns_labels_and_file_names_are_shown_and_not_run(
         visit.page.close()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_a_phone_shows_the_tab_without_scrolling_sideways(
     browser: sync_api.Browser, address: str, tmp_path: Path, theme: str
 ) -> None:

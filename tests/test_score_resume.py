@@ -251,7 +251,7 @@ def test_what_fails_while_it_is_written_leaves_the_old_file_and_nothing_beside_i
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize("points", [20, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("points", [8, pytest.param(100, marks=pytest.mark.slow)])
 def test_killed_runs_end_in_the_bytes_of_one_that_was_not(points: int) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "soak" / "kills.py", "--points", str(points), "--seed", "1"],

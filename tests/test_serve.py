@@ -266,6 +266,7 @@ def test_running_requests_are_answered_before_the_server_ends(tmp_path: Path, nu
         assert (server.process.returncode, out, err) == (0, "Triptych stops.\n", "")
 
 
+@pytest.mark.slow
 def test_port_in_use_gives_one_line_and_exit_code_2() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -325,7 +326,8 @@ def test_explanations_do_not_block_other_visitors(tmp_path: Path) -> None:
             assert all(b"event: complete" in stream.result() for stream in streams if stream is not refused)
 
 
-@pytest.mark.parametrize("listening", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("listening", [True, False])
 def test_full_queue_does_not_delay_the_end_of_the_server(tmp_path: Path, listening: bool) -> None:
     with started(tmp_path) as server:
         answers = [server.classify_slowly()]

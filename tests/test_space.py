@@ -220,6 +220,7 @@ def test_invalid_front_matter_is_reported_before_the_start(staged: Path, old: st
 # --- It starts
 
 
+@pytest.mark.slow
 def test_missing_file_is_noticed_by_starting_the_space(staged: Path) -> None:
     (staged / "ui/start.py").unlink()
     with pytest.raises(InputError, match=r"app.py does not start in .*No module named 'ui.start'"):

@@ -196,7 +196,7 @@ def test_half_an_epoch_is_half_the_rows() -> None:
         plan_batches({"a": [3] * 40}, {"a": 0.001}, batch_size=8, seed=1)
 
 
-@pytest.mark.parametrize("early_stopping", [0, 2])
+@pytest.mark.parametrize("early_stopping", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(
     early_stopping: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,7 +252,9 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(
     assert any(not torch.equal(whole[name], value) for name, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize("within", ["a step", "an evaluation", "an update of the weights"])
+@pytest.mark.parametrize(
+    "within", [pytest.param("a step", marks=pytest.mark.slow), "an evaluation", "an update of the weights"]
+)
 def test_ctrl_c_loses_no_step_of_a_run_too_short_for_a_checkpoint(
     within: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import foreign
 import pytest
 from conftest import ROOT
+from ports import free_port
 from served import Served
 
 import training.__main__
@@ -159,12 +160,12 @@ def test_processes_print_in_the_encoding_of_their_environment(monkeypatch: pytes
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", [["-m", "inference", "serve", "--port", "0"], ["app.py"], ["serve.py"]])
-def test_servers_start_in_any_encoding(program: list[str], made: Path, free_port: int) -> None:
+def test_servers_start_in_any_encoding(program: list[str], made: Path) -> None:
     environment = {
         "PYTHONIOENCODING": "ascii",
         "TRIPTYCH_MODEL": str(made / "modèle−好"),
-        "TRIPTYCH_CACHE": str(made / "cache"),
-        "PORT": str(free_port),
+        "XDG_CACHE_HOME": str(made / "cache"),
+        "PORT": str(free_port()),
     }
     with Served([sys.executable, *program], environment) as server:
         assert server.first_line.isascii()

@@ -13,12 +13,11 @@ from inference.compare.labels import match_labels, spellings
 from inference.errors import InputError
 from inference.formats.bundle import Task
 from inference.tables.parquet import class_names
-from inference.tables.reading import FORMATS, open_upload, read_columns, unique
-from inference.tables.table import TEXT_NAMES, Source, find_column
+from inference.tables.reading import EXTENSIONS, open_upload, read_columns, unique
+from inference.tables.table import LABEL_NAMES, TEXT_NAMES, Source, find_column
 
 MAX_MB = 5  # of the uploader; .streamlit/config.toml says the same to the server
-LABEL_NAMES = ("label", "labels", "class", "category", "target", "gold", "y")
-TYPES = [extension[1:] for extension in FORMATS]
+TYPES = [extension[1:] for extension in EXTENSIONS]
 GUESS_ROWS = 2_000  # that a guess looks at
 # By default an upload above 1 MB goes through a temporary file; the page promises that nothing is written to disk.
 MultiPartParser.spool_max_size = (MAX_MB + 1) * 2**20

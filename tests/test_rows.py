@@ -94,7 +94,7 @@ def test_a_file_of_one_class_is_read_with_a_note() -> None:
     ("name", "content", "message"),
     [
         ("a.csv", csv("phrase,label", ["a,up"]), "which column holds the texts\\?.*it has 'phrase', 'label'"),
-        ("a.csv", csv("text,class", ["a,up"]), "no label column \\('label', or mood\\)"),
+        ("a.csv", csv("text,verdict", ["a,up"]), "no label column \\('label', or mood\\)"),
         (
             "a.csv",
             csv("text,label", ["a,upp"]),
@@ -104,7 +104,7 @@ def test_a_file_of_one_class_is_read_with_a_note() -> None:
         ("a.csv", csv("text,label", ["a,up"], 3), "has 3 labelled rows. At least 20 are needed"),
         ("a.csv", csv("text,label", ["a,"]), "has 0 labelled rows"),
         ("a.csv", b"", "a.csv is empty. It needs a header"),
-        ("a.csv", csv("text,label", ["caf\u00e9,up"]).decode().encode("latin-1"), "line 2 is not UTF-8 \\(byte 0xe9"),
+        ("a.csv", csv("text,label", ["caf\u00e9,up"]) + b"\ncaf\xe9,up", "line 22 is not UTF-8 \\(byte 0xe9"),
         ("a.csv", csv("text,label", ["a,up", '" ",up']), "row 2 \\(column 'text'\\): The text is empty"),
         ("a.csv", csv("text,label", ["a,up", "b,up,more"]), "line 3: 3 cells, and the header has 2"),
         ("a.csv", csv("text,label", ["a,up,more"]), "line 2: 3 cells, and the header has 2"),
@@ -113,9 +113,11 @@ def test_a_file_of_one_class_is_read_with_a_note() -> None:
         ("a.jsonl", b"[1]\n" * 30, "line 1 is not a JSON object but a list"),
         ("a.jsonl", b'{"text": 5, "label": "up"}\n' * 30, "must be a string, not int"),
         ("a.parquet", b"PAR1 not really", "cannot be read as Parquet"),
-        ("a.xlsx", b"PK", "a.xlsx is a spreadsheet. Save its sheet as UTF-8 CSV and use that file."),
-        ("a.csv.gz", b"\x1f\x8b", "unsupported file type. Use .csv, .jsonl or .parquet, uncompressed"),
-        ("a.csv", b"\x1f\x8b\x08\x00", "is compressed with gzip. Unpack it first"),
+        ("a.xlsx", b"PK", "a.xlsx is not an .xlsx file"),
+        ("a.xls", b"", "a.xls: this kind of spreadsheet is not supported. Save it as .xlsx or UTF-8 CSV"),
+        ("a.csv.gz", b"text", "a.csv.gz is not a gzip file. Correct its extension"),
+        ("a.txt", b"text", "a.txt: unsupported file type. Use .csv, .tsv, .jsonl, .json, .parquet or .xlsx"),
+        ("a.csv", b"\x1f\x8b\x08\x00", "is a damaged gzip file"),
     ],
 )
 def test_a_file_that_cannot_be_measured_on_is_refused_with_the_remedy(name: str, content: bytes, message: str) -> None:

@@ -309,9 +309,9 @@ REFUSED = [
     ("in.csv", b"id,text\n1,good\n2,a,b\n", "in.csv, line 3: 3 cells, and the header has 2"),
     ("in.csv", b'id,text\n1,"good\n2,bad\n', "in.csv, line 2 cannot be read as CSV: unexpected end of data"),
     ("in.csv", b'id,text\n1,"go"od\n', "in.csv, line 2 cannot be read as CSV"),
-    ("in.csv", b"id,text\n1,good\n2,b\xe4d\n", "in.csv, line 3 is not UTF-8 (byte 0xe4 at position 4)"),
-    ("in.csv", "id,text\n1,good".encode("utf-16"), "in.csv, line 1 is not UTF-8 (byte 0xff at position 1)"),
-    ("in.csv", gzip.compress(b"id,text\n"), "in.csv is compressed with gzip. Unpack it first."),
+    ("in.csv", b"id,text\n1,g\xc3\xb6od\n2,b\xe4d\n", "in.csv, line 3 is not UTF-8 (byte 0xe4 at position 4)"),
+    ("in.csv", "id,text\n1,good".encode("utf-16-le"), "in.csv seems to be UTF-16 without a byte-order mark"),
+    ("in.csv", gzip.compress(b"id,text\n1,good")[:-9], "in.csv is a damaged gzip file"),
     ("in.csv", b"", "in.csv is empty"),
     ("in.csv", b"a,b\n1,2\n", "in.csv: which column holds the texts? Name it with --text-column; it has 'a', 'b'."),
     (
@@ -320,14 +320,14 @@ REFUSED = [
         "which column holds the texts? Name it with --text-column; it has 'id', 'bes",
     ),
     ("in.csv", b"text,text\n1,2\n", "2 columns named 'text'"),
-    ("in.csv.gz", b"", "in.csv.gz: unsupported file type. Use .csv, .jsonl or .parquet, uncompressed."),
+    ("in.csv.gz", b"", "in.csv.gz is not a gzip file. Correct its extension."),
     ("in.zip", b"", "in.zip: unsupported file type"),
-    ("in.XLSX", b"PK", "in.XLSX is a spreadsheet. Save its sheet as UTF-8 CSV and use that file."),
+    ("in.XLSX", b"PK", "in.XLSX is not an .xlsx file. Save its sheet as UTF-8 CSV and use that."),
     ("in.jsonl", b'{"text": "good"}\n["bad"]\n', "in.jsonl, line 2 is not a JSON object but a list"),
     ("in.jsonl", b'{"text": "good"}\n\n"bad"\n', "in.jsonl, line 3 is not a JSON object but a string"),
     ("in.jsonl", b'{"text": "good"\n', "in.jsonl, line 1 is not valid JSON"),
     ("in.jsonl", b'{"a":' * 100_000, "in.jsonl, line 1 is not valid JSON"),
-    ("in.jsonl", b'{"text": "b\xe4d"}', "in.jsonl, line 1 is not UTF-8"),
+    ("in.jsonl", b'{"text": "\xc3\xb6b\xe4d"}', "in.jsonl, line 1 is not UTF-8"),
     ("in.jsonl", b'{"a": "b"}\n{"c": 1}', "in.jsonl: which column holds the texts?"),
     ("in.parquet", b"PAR1", "in.parquet cannot be read as Parquet"),
     ("in.parquet", b"", "in.parquet cannot be read as Parquet"),
@@ -373,7 +373,7 @@ def test_the_column_of_texts_is_found_by_its_name_or_because_it_is_the_only_one(
 def test_a_zip_that_calls_itself_a_table_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "in.csv", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.csv", "text\n" + "good\n" * 10_000)
-    with pytest.raises(InputError, match="^in.csv is compressed with zip. Unpack it first.$"):
+    with pytest.raises(InputError, match="^in.csv contains a ZIP file or a spreadsheet. Unpack it, or correct"):
         run(tmp_path / "in.csv", tmp_path / "out.csv")
 
 

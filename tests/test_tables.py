@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import zipfile
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 
+import openpyxl
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -46,7 +50,46 @@ def as_parquet(**columns: Sequence[object]) -> bytes:
     return out.getvalue()
 
 
+def as_sheet(text: str, label: str, *, blank: int = 0) -> bytes:
+    book = openpyxl.Workbook()
+    for row in [*[()] * blank, (text, label), *zip(TEXTS, LABELS, strict=True)]:
+        book.active.append(row)
+    book.create_sheet("other").append(["not", "this"])
+    out = io.BytesIO()
+    book.save(out)
+    return out.getvalue()
+
+
+ROWS = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)]
 FILES = {
+    "excel.csv": as_csv("Text", "label", ";", "\r\n").replace(b"good", b"sch\xf6n").replace(b"bad", b"\x84t\xe4t\x94"),
+    "utf-16.csv": as_csv("text", "label", "\t").decode().encode("utf-16"),
+    "utf-16-be.csv": b"\xfe\xff" + as_csv("text", "label", ";").decode().encode("utf-16-be"),
+    "utf-32.tsv": as_csv("text", "label", "\t").decode().encode("utf-32"),
+    "old mac.csv": as_csv("text", "label", line_end="\r"),
+    "bars.csv": as_csv("review_text", "label", "|"),
+    "sep.csv": b"sep=;\r\n" + as_csv("text", "label", ";", "\r\n"),
+    "blank.csv": b"\n;;\n" + as_csv("Review Text", "class", ";"),
+    "comma at the end.csv": as_csv("text", "label", line_end=",\n"),
+    "comma at the end of rows.csv": as_csv("text", "label", line_end=",,\n").replace(b"label,,", b"label", 1),
+    "pandas.csv": b"\n".join(
+        b"%s,%s" % (str(i - 1).encode() if i else b"", line)
+        for i, line in enumerate(as_csv("text", "label").splitlines())
+    ),
+    "table.tsv": as_csv("text", "label", "\t"),
+    "commas.tsv": as_csv("text", "label"),
+    "lines.ndjson": as_jsonl("text", "label"),
+    "lines.json": as_jsonl("text", "label"),
+    "utf-16.jsonl": as_jsonl("text", "label").decode().encode("utf-16"),
+    "array.json": json.dumps(ROWS).encode(),
+    "indented.json": b"\xef\xbb\xbf\n" + json.dumps(ROWS, indent=4).replace("\n", "\r\n").encode(),
+    "windows.json": json.dumps([{"text": "sch\xf6n", "label": "up"}] * 40, ensure_ascii=False).encode("cp1252"),
+    "packed.csv.gz": gzip.compress(as_csv("text", "label", ";")),
+    "packed.JSONL.GZ": gzip.compress(as_jsonl("text", "label")),
+    "packed.json.gz": gzip.compress(json.dumps(ROWS).encode("utf-8-sig")),
+    "renamed.csv": gzip.compress(as_csv("text", "label")),
+    "sheet.xlsx": as_sheet("Text", "Label"),
+    "blank rows.xlsx": as_sheet("review", "category", blank=3),
     "plain.csv": as_csv("text", "label"),
     "semicolon.csv": as_csv("text", "label", ";"),
     "tab.csv": as_csv("text", "label", "\t"),
@@ -68,6 +111,15 @@ FILES = {
 }
 
 
+def expected(name: str) -> tuple[list[str], list[str]]:
+    """The texts and labels in one of `FILES`."""
+    if name == "windows.json":
+        return ["sch\xf6n"] * 40, ["up"] * 40
+    if name == "excel.csv":
+        return [text.replace("good", "sch\xf6n").replace("bad", "\u201et\xe4t\u201d") for text in TEXTS], LABELS
+    return TEXTS, LABELS
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_score_compare_training_and_both_pages_read_the_same_texts(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
@@ -76,17 +128,18 @@ def test_score_compare_training_and_both_pages_read_the_same_texts(tmp_path: Pat
 
     report = run(path, tmp_path / "out.jsonl")
     assert report.text_column == text_column
-    assert [row[text_column] for row in read_jsonl(report.out)] == TEXTS
+    texts, labels = expected(name)
+    assert [row[text_column] for row in read_jsonl(report.out)] == texts
 
     rows = read_data(path, TASKS)
-    assert rows.texts == TEXTS
-    assert [TASKS["mood"].labels[label] for label in rows.label_ids] == LABELS
+    assert rows.texts == texts
+    assert [TASKS["mood"].labels[label] for label in rows.label_ids] == labels
     assert any(repr(text_column) in note for note in rows.notes) == (text_column != "text")
 
     tasks = ("mood",) if name == "task.csv" else ()
     (source,) = read_sources(Request(str(path), tasks, validation_share=0.0))[0].values()
-    assert source.train.texts == TEXTS
-    assert source.train.label_ids == rows.label_ids
+    assert source.train.texts == texts
+    assert [source.train.known[next(iter(source.train.known))][i] for i in source.train.label_ids] == labels
 
     _, chosen, doubt = looked_at(path)
     assert (chosen, doubt) == (text_column, "")
@@ -95,14 +148,13 @@ def test_score_compare_training_and_both_pages_read_the_same_texts(tmp_path: Pat
     guessed = guess(columns, TASKS)
     assert guessed.text_column == text_column
     uploaded = read_data(Source(name, FILES[name]), TASKS, guessed.task, guessed.text_column, guessed.label_column)
-    assert (uploaded.texts, uploaded.labels, uploaded.sha256) == (TEXTS, rows.labels, rows.sha256)
+    assert (uploaded.texts, uploaded.labels, uploaded.sha256) == (texts, rows.labels, rows.sha256)
 
 
 BROKEN = {
     "long row.csv": b"text,label\na,up,more\n",
     "quote.csv": b'text,label\n"a,up\n',
-    "latin.csv": "text,label\ncaf\xe9,up\n".encode("latin-1"),
-    "utf-16.csv": "text,label\na,up\n".encode("utf-16"),
+    "cyrillic.csv": "text,label\n\u0434\u0430,up\n".encode("cp1251"),
     "packed.csv": b"\x1f\x8b\x08\x00",
     "empty.csv": b"",
     "unknown columns.csv": b"phrase,label\na,up\n",
@@ -114,6 +166,7 @@ BROKEN = {
     "huge line.csv": b"text,label\n" + b"x" * 6_000_001,
     "table.xlsx": b"PK\x03\x04",
     "table.tsv.gz": b"",
+    "table.ods": b"PK\x03\x04",
 }
 
 
@@ -134,6 +187,98 @@ def test_score_compare_training_and_both_pages_refuse_a_file_in_the_same_words(t
             read()
         messages.add(str(raised.value))
     assert len(messages) == 1, messages
+
+
+@pytest.mark.parametrize(
+    ("name", "remark"),
+    [
+        ("plain.csv", ""),
+        ("table.tsv", ""),
+        ("excel.csv", "Read as Windows-1252, because it is not UTF-8, separated by semicolons."),
+        ("utf-16.csv", "Read as UTF-16, separated by tabs."),
+        ("commas.tsv", "Separated by commas."),
+        ("comma at the end.csv", "Empty cells at the end of rows are ignored."),
+        ("sheet.xlsx", "The first of 2 sheets."),
+    ],
+)
+def test_what_was_assumed_is_said_in_one_line(name: str, remark: str) -> None:
+    assert reading.assumed(open_table(Source(name, FILES[name]))) == remark
+
+
+BOMBS = {
+    "zeros.csv.gz": gzip.compress(b"text\n" + b"a\n" * 150_000_000),
+    "spaces.json.gz": gzip.compress(b"[" + b" " * 300_000_000),
+    "nested.json": b'[{"text": ' + b"[" * 1_000_000,
+    "open string.json": b'[{"text": "' + b"a" * 7_000_000,
+    "trailing.json": b'[{"text": "a"}] [{"text": "b"}]',
+    "missing comma.json": b'[{"text": "a"} {"text": "b"}]',
+    "cut.json": b'[{"text": "a"}, {"text": ',
+    "numbers.json": b"[1, 2]",
+    "object.json": b'{\n "text": {"0": "a"}\n}',
+    "columns.csv": b"text" + b"," * 600 + b"\n",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BOMBS)
+def test_hostile_file_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(InputError) as raised:
+        reading.open_upload(Source(name, BOMBS[name]), "score")
+    assert len(str(raised.value)) < 300 and "\n" not in str(raised.value)
+
+
+def sheet_with(name: str, part: bytes) -> bytes:
+    """A spreadsheet in which one part is replaced."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(FILES["sheet.xlsx"])) as old, zipfile.ZipFile(out, "w", 8) as new:
+        for info in old.infolist():
+            new.writestr(info.filename, part if info.filename == name else old.read(info))
+    return out.getvalue()
+
+
+SHEET = "xl/worksheets/sheet1.xml"
+XML = b'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>%s</sheetData></worksheet>'
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text,label\n", "is not an .xlsx file"),
+        (sheet_with(SHEET, b"<worksheet"), "cannot be read as .xlsx"),
+        (sheet_with(SHEET, b" " * 60_000_000), "unpacks to more than 50 MB"),
+        (sheet_with(SHEET, XML % b'<row r="999999999"><c><v>1</v></c></row>'), "more rows than a sheet can have"),
+        (sheet_with("[Content_Types].xml", b""), "cannot be read as .xlsx"),
+        (
+            sheet_with(
+                SHEET,
+                b'<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa">'
+                + b"".join(b'<!ENTITY %c "%s">' % (i + 1, b"&%c;" % i * 10) for i in range(97, 110))
+                + b"]>"
+                + XML % b'<row><c t="inlineStr"><is><t>&n;</t></is></c></row>',
+            ),
+            "cannot be read as .xlsx",
+        ),
+    ],
+)
+def test_damaged_or_hostile_spreadsheet_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        reading.open_upload(Source("a.xlsx", content), "score")
+
+
+def test_cells_of_a_spreadsheet_are_text_as_a_csv_export_has_it() -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["text", "number", "share", "flag", "day", "formula", None])
+    book.active.append(["good", 3.0, 0.25, True, datetime(2026, 1, 2), "=1+1", None])
+    book.active.append([7, None, None, None, datetime(2026, 1, 2, 3, 4), None, None])
+    out = io.BytesIO()
+    book.save(out)
+    table = open_table(Source("a.xlsx", out.getvalue()))
+    assert table.columns == ["text", "number", "share", "flag", "day", "formula"]
+    (block,) = table.blocks(10)
+    assert list(block.cells()) == [
+        ["good", "3", "0.25", "TRUE", "2026-01-02", ""],
+        ["7", "", "", "", "2026-01-02 03:04:00", ""],
+    ]
 
 
 def test_pages_ask_which_column_holds_the_texts(tmp_path: Path) -> None:
@@ -168,8 +313,8 @@ def test_columns_read_as_a_whole_have_a_limit(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_further_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(reading.FORMATS, ".tsv", reading.FORMATS[".csv"])
-    path = tmp_path / "in.tsv"
+    monkeypatch.setitem(reading.FORMATS, ".dat", reading.FORMATS[".csv"])
+    path = tmp_path / "in.dat"
     path.write_bytes(FILES["tab.csv"])
     assert read_data(path, TASKS).texts == TEXTS
     assert run(path, tmp_path / "out.csv").tally.rows == 40

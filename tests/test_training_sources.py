@@ -162,7 +162,7 @@ def test_a_file_on_the_hub_is_fetched_at_its_revision(tmp_path: Path, monkeypatc
             {},
             "a.csv: which column holds the texts\\? Name it with --text-column; it has",
         ),
-        ("text,class\nx,a\n", {}, "a.csv has no column 'label'; .*Name another with --label-columns"),
+        ("text,verdict\nx,a\n", {}, "a.csv has no column 'label'; .*Name another with --label-columns"),
         ("text,label\nx,a\n,b\n", {}, "a.csv, row 2 \\(column 'text'\\): The text is empty"),
         ("text,label\nx,a\n" + "y" * 20_001 + ",b\n", {}, "a.csv, row 2 \\(column 'text'\\): .*20,001 characters"),
         ("text,label\nx,\n", {}, "a.csv, column 'label' has no row with a label"),

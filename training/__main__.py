@@ -2,7 +2,7 @@
 
     python -m training --data tickets.csv --out models/tickets
 
---data is a CSV, JSONL or Parquet file with the columns text and label, a folder with train.* and optionally
+--data is a table (CSV, JSONL, Parquet, .xlsx …) with the columns text and label, a folder with train.* and optionally
 validation.*, a folder with one such folder per task, or hf://datasets/OWNER/NAME/PATH. Validation rows are for
 the report and never fitted. After an interruption, the same command continues where it stopped.
 """

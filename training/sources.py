@@ -14,7 +14,7 @@ from inference.errors import InputError
 from inference.formats.bundle import check_labels, check_name
 from inference.tables.parquet import class_names
 from inference.tables.reading import FORMATS, read_columns
-from inference.tables.table import Table, listed
+from inference.tables.table import LABEL_NAMES, Table, find_column, listed
 
 SPLIT_OFF = 0.2  # share of a single file that is kept for validation
 
@@ -79,7 +79,7 @@ def _task_folders(
 ) -> tuple[dict[str, Source], list[dict[str, str]]]:
     if not names:
         raise InputError(
-            f"{folder} holds no task. Add one folder per task, each with a train.csv, .jsonl or .parquet, or put such "
+            f"{folder} holds no task. Add one folder per task, each with a train.csv, .jsonl or the like, or put such "
             "a file directly into it."
         )
     if len(request.label_columns) > 1 or request.validation:
@@ -89,7 +89,7 @@ def _task_folders(
     for name in names:
         train = _part(folder / name, "train")
         if train is None:
-            raise InputError(f"{folder / name} holds no train.csv, .jsonl or .parquet for the task {name!r}.")
+            raise InputError(f"{folder / name} holds no train.csv, .jsonl or the like for the task {name!r}.")
         validation = _part(folder / name, "validation")
         column = request.label_columns or ("label",)
         of_task = Request(request.data, (name,), request.text_column, column, seed=request.seed)
@@ -132,8 +132,9 @@ def _one_file(
 
 
 def _part(folder: Path, name: str) -> Path | None:
-    """Return the file `name`.csv, .jsonl or .parquet in a folder."""
-    paths = [path for extension in FORMATS if (path := folder / f"{name}{extension}").is_file()]
+    """Return the table `name`.csv, .jsonl, .csv.gz or the like in a folder."""
+    endings = [ending for extension in FORMATS for ending in (extension, f"{extension}.gz")]
+    paths = [path for ending in endings if (path := folder / f"{name}{ending}").is_file()]
     if len(paths) > 1:
         raise InputError(f"{folder} holds {' and '.join(path.name for path in paths)}. Keep one of them.")
     return paths[0] if paths else None
@@ -148,6 +149,8 @@ def _label_columns(table: Table, request: Request) -> dict[str, str]:
     columns = []
     for name in asked:
         column = find_label_column(table.columns, name)
+        if column is None and not request.label_columns and name == "label":
+            column = find_column([column for column in table.columns if column != table.text_column], LABEL_NAMES)
         if column is None:
             raise InputError(
                 f"{table.name} has no column {name!r}; {listed(table.columns)}. Name another with --label-columns."

@@ -24,8 +24,7 @@ from inference.jobs import BackgroundJob, Cancelled, Lane, Progress
 from inference.loading import Models
 from inference.score.run import Model, Report, ScoreJob, doubtful_header, score
 from inference.score.writing import FORMATS, as_text
-from inference.tables.reading import FORMATS as READ
-from inference.tables.reading import SPREADSHEETS, open_upload
+from inference.tables.reading import EXTENSIONS, assumed, open_upload
 from inference.tables.table import NoTextColumn, Source, Table
 from ui import figures, render
 from ui.files import MAX_UPLOAD_MB
@@ -65,8 +64,8 @@ class ScoreTab:
         with gr.Row():
             with gr.Column(scale=3, min_width=280):
                 self.file = gr.File(
-                    label=f"File: {', '.join(READ)}, at most {MAX_UPLOAD_MB} MB",
-                    file_types=[*READ, *SPREADSHEETS],  # a spreadsheet is refused in words that say what to do with it
+                    label=f"File: CSV, Excel, JSON, JSONL or Parquet, at most {MAX_UPLOAD_MB} MB",
+                    file_types=[*EXTENSIONS, ".xls", ".ods"],  # refused in words that say what to do with it
                     height=130,
                     elem_id="score-file",
                 )
@@ -293,6 +292,8 @@ def rows_as_html(table: Table) -> str:
         count = "The only row"
     if len(table.columns) > PREVIEW_COLUMNS:
         count += f", first {PREVIEW_COLUMNS} of {len(table.columns)} columns"
+    if sentence := assumed(table):
+        count += f". {sentence[:-1]}"
     lines = [table.columns, *([as_text(cell) for cell in cells] for cells in next(table.blocks(PREVIEW_ROWS)).cells())]
     columns, *rows = [[shorten(cell, MAX_CELL_CHARS) for cell in cells[:PREVIEW_COLUMNS]] for cells in lines]
     return fill("score_preview", count=count, columns=columns, rows=rows)

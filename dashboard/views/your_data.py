@@ -173,8 +173,9 @@ def from_file(bundle: Bundle) -> tuple[str, LabelledRows] | None:
     """Draw the uploader; return the labelled rows, or None without a file."""
     file = st.file_uploader("A table with a text column and a label column", TYPES, max_upload_size=MAX_MB, key="file")
     st.caption(
-        f"CSV, JSONL or Parquet, at most {MAX_MB} MB. It stays in this server's memory for your session. The measuring "
-        "processes, on the same machine, get the texts through a pipe. Nothing is written to disk or sent elsewhere."
+        f"CSV, Excel, JSON, JSONL or Parquet, at most {MAX_MB} MB. It stays in this server's memory for your session. "
+        "The measuring processes, on the same machine, get the texts through a pipe. Nothing is written to disk or "
+        "sent elsewhere."
     )
     with st.expander("Labels of this model"):
         for name, spec in bundle.tasks.items():

@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
         commands, "compare", compare_command, "Measure the backends on labelled rows and write a receipt."
     )
     p.add_argument(
-        "--data", help=".csv, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH (default: the showcase)"
+        "--data", help="a file as `score` reads it, or hf://datasets/OWNER/NAME/PATH (default: the showcase)"
     )
     p.add_argument("--task", help="task of the label column, if the model has several")
     p.add_argument("--text-column", help="default: the column named like texts, such as text, or the only one")

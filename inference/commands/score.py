@@ -36,7 +36,12 @@ def add(commands: Any) -> None:
         commands, "score", score, "Score a file: add the model's answers to every row. Resumes after an interruption."
     )
     p.epilog = EMPTY
-    p.add_argument("file", type=Path, metavar="IN", help="a .csv, .jsonl or .parquet file")
+    p.add_argument(
+        "file",
+        type=Path,
+        metavar="IN",
+        help="a CSV, TSV, JSONL, JSON, Parquet or .xlsx file, text also with gzip (.csv.gz)",
+    )
     p.add_argument("--out", type=Path, required=True, help="the file to write; an existing file is replaced at the end")
     p.add_argument("--text-column", help="default: the column named like texts, such as text, or the only one")
     p.add_argument("--pair-column", help="the second text of each row, for a model that takes pairs of texts")

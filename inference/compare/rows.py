@@ -1,4 +1,4 @@
-"""Labelled rows from a CSV, JSONL or Parquet file, or from a data set on the Hub."""
+"""Labelled rows from a file, or from a data set on the Hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from inference.formats.hub import fetch_data_file
 from inference.formats.texts import check_texts
 from inference.tables.parquet import class_names
 from inference.tables.reading import open_table, read_columns
-from inference.tables.table import Source, Table, column_index, find_column, listed, pair_index
+from inference.tables.table import LABEL_NAMES, Source, Table, column_index, find_column, listed, pair_index
 
 MIN_ROWS = 20  # below this no figure means anything
 
@@ -210,8 +210,10 @@ def open_data(source: str | Path | Source, text_column: str | None) -> tuple[Tab
         source = fetch_data_file(str(source)) if str(source).startswith("hf://") else Path(source)
     table = open_table(source, text_column)
     digest = table.source.sha256()
-    is_plain = text_column is not None or table.text_column == "text"
-    return table, digest, [] if is_plain else [f"the texts are in the column {table.text_column!r}"]
+    remarks = list(table.remarks)
+    if text_column is None and table.text_column != "text":
+        remarks.append(f"the texts are in the column {table.text_column!r}")
+    return table, digest, remarks
 
 
 def labelled_rows(
@@ -262,7 +264,7 @@ def _label_columns(
     if label_column is None and by_task:
         holders = by_task
     else:
-        column = label_column or find_label_column(columns, "label")
+        column = label_column or find_label_column(columns, "label") or find_column(columns, LABEL_NAMES)
         if column is None:
             raise InputError(
                 f"{table.name} has no label column ('label', or {', '.join(asked)}); {listed(table.columns)}."

@@ -23,9 +23,12 @@ from inference.score.journal import Journal
 from inference.score.workers import Opener, answering
 from inference.score.writing import FORMATS, Writer, open_writer
 from inference.tables.cutting import BLOCK_BYTES, BLOCK_ROWS, CUT
-from inference.tables.reading import open_table
-from inference.tables.table import Block, Table, is_sentence, pair_index, shortened
+from inference.tables.reading import assumed, open_table
+from inference.tables.table import Block, Source, Table, is_sentence, pair_index, shortened
 from inference.version import __version__
+
+ENDINGS = {"csv": "csv", "tsv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}
+"""Extension of a file to write -> its format."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ def score(
     table = open_table(job.source, job.text_column)
     options = plan(job, model.bundle, table)
     format = format_of(job)
+    if job.out.suffix.lower() == ".tsv" and getattr(table, "delimiter", "") != "\t":
+        raise InputError(f"--out {job.out}: the cells of {table.name} are not separated by tabs. Write a .csv file.")
     writer = open_writer(format, table, options.columns(model.bundle.tasks))
     about = {
         "input": sha256(job.source),
@@ -178,16 +183,16 @@ def format_of(job: ScoreJob) -> str:
         InputError: the extension of `out` contradicts the format, or belongs to none.
     """
     ending = job.out.suffix.lower()[1:]
-    if ending in FORMATS:
-        if job.format not in (None, ending):
+    if format := ENDINGS.get(ending):
+        if job.format not in (None, format):
             raise InputError(f"--out {job.out} ends in .{ending}, but --format is {job.format}. Change one of them.")
-        return ending
+        return format
     if job.format:
         return job.format
     if ending:
         raise InputError(f"--out {job.out}: unsupported file type. Use .csv, .jsonl or .parquet, or set --format.")
-    given = job.source.suffix.lower()[1:]
-    return given if given in FORMATS else FORMATS[0]
+    given = Source(job.source.name, job.source).extension[1:]
+    return "jsonl" if given == "json" else ENDINGS.get(given, FORMATS[0])
 
 
 def rows_in_words(number: int) -> str:
@@ -208,6 +213,8 @@ def outset(job: ScoreJob, model: Model, table: Table) -> Iterator[str]:
     """Yield what to know before the first row is answered: what was assumed, what is replaced, and how many rows."""
     if job.text_column is None and (doubt := doubtful_header(table)):
         yield doubt
+    if sentence := assumed(table):
+        yield f"{table.name}: {sentence}"
     if job.out.exists():
         yield f"{job.out} exists and will be replaced at the end."
     if model.bundle.pairs and job.pair_column is None:

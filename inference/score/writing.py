@@ -21,9 +21,10 @@ from typing import Any, BinaryIO, Protocol
 
 from inference.errors import InputError, MissingDependencyError, shown
 from inference.score.annotate import DIGITS, FLAG, NUMBER, TEXT
+from inference.tables.json_formats import JsonlTable
 from inference.tables.parquet import ParquetTable
 from inference.tables.table import Block, Table
-from inference.tables.text_formats import CsvTable, JsonlTable, harmless, is_number
+from inference.tables.text_formats import CsvTable, harmless, is_number
 
 FORMATS = ("csv", "jsonl", "parquet")
 GROUP_BYTES = 64_000_000  # in memory, of a Parquet row group that parts are joined to

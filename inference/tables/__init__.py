@@ -1,1 +1,1 @@
-"""Reading tables: CSV, JSONL and Parquet."""
+"""Reading tables: CSV, JSON, Parquet and spreadsheets."""

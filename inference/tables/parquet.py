@@ -22,6 +22,7 @@ class ParquetTable:
     def __init__(self, source: Source, text_column: str | None, max_columns: int) -> None:
         self.name = source.name
         self.source = source
+        self.remarks: list[str] = []
         with self._open() as file:
             self.schema = file.schema_arrow
             self.row_count: int = file.metadata.num_rows

@@ -7,25 +7,36 @@ finds what is wrong, so that an error is reported before any text is answered, a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from inference.errors import InputError, MissingDependencyError
 from inference.tables.cutting import BLOCK_ROWS, weight
+from inference.tables.encoding import find_encoding
+from inference.tables.json_formats import JsonlTable, JsonTable
 from inference.tables.parquet import ParquetTable
+from inference.tables.sheet import SheetTable
 from inference.tables.table import MAX_COLUMNS, NoTextColumn, Source, Table, column_index
-from inference.tables.text_formats import CsvTable, JsonlTable, not_utf8
+from inference.tables.text_formats import CsvTable
 from inference.tables.unpacking import MAX_UPLOAD_BYTES, check_unpacked
 
 FORMATS: dict[str, Callable[[Source, str | None, int], Table]] = {
     ".csv": CsvTable,
+    ".tsv": CsvTable,
     ".jsonl": JsonlTable,
+    ".ndjson": JsonlTable,
+    ".json": JsonTable,
     ".parquet": ParquetTable,
+    ".xlsx": SheetTable,
+    ".xlsm": SheetTable,
 }
 """File extension -> the class that reads it. A further format is one entry here."""
-SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods")
-COMPRESSED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}  # how such files begin
+EXTENSIONS = (*FORMATS, ".gz")
+KNOWN = "Use .csv, .tsv, .jsonl, .json, .parquet or .xlsx"
+GZIP, ZIP, PARQUET = b"\x1f\x8b", b"PK\x03\x04", b"PAR1"  # how such files begin
+MAX_UPLOAD_SHEET_BYTES = 50_000_000  # unpacked: reading XML takes long
 MAX_UPLOAD_COLUMNS = 500
 MAX_COLUMN_BYTES = 4_000_000_000  # of the columns that are read as a whole
 
@@ -44,25 +55,58 @@ def open_table(source: Path | Source, text_column: str | None = None, max_column
     """
     if isinstance(source, Path):
         if not source.is_file():
-            raise InputError(f"No file {source}. Name a CSV, JSONL or Parquet file.")
+            raise InputError(f"No file {source}. Name a CSV, JSONL, JSON, Parquet or .xlsx file.")
         source = Source(source.name, source)
-    extension = Path(source.name).suffix.lower()
-    if extension in SPREADSHEETS:
-        raise InputError(f"{source.name} is a spreadsheet. Save its sheet as UTF-8 CSV and use that file.")
-    if extension not in FORMATS:
-        raise InputError(f"{source.name}: unsupported file type. Use .csv, .jsonl or .parquet, uncompressed.")
-    with source.open() as file:
-        start = file.read(4)
-    if tool := next((tool for mark, tool in COMPRESSED.items() if start.startswith(mark)), None):
-        raise InputError(f"{source.name} is compressed with {tool}. Unpack it first.")
+    reader, source = recognize(source)
+    is_text = reader not in (ParquetTable, SheetTable)
+    if is_text:
+        source = replace(source, encoding=find_encoding(source))
     try:
-        return FORMATS[extension](source, text_column, max_columns)
-    except UnicodeDecodeError:
-        raise not_utf8(source) from None
+        table = reader(source, text_column, max_columns)
+    except UnicodeError as error:
+        raise InputError(f"{source.name} is damaged: {error}. Export it again.") from None
     except ImportError as error:
         raise MissingDependencyError(
-            f"Reading {extension} needs the library {error.name}. Install it: pip install -r requirements.txt"
+            f"Reading {source.extension} needs the library {error.name}. Install it: pip install -r requirements.txt"
         ) from None
+    if is_text and source.encoding != "utf-8-sig":
+        name = {"cp1252": "Windows-1252, because it is not UTF-8", "utf-16": "UTF-16", "utf-32": "UTF-32"}
+        table.remarks.insert(0, f"read as {name[source.encoding]}")
+    return table
+
+
+def recognize(source: Source) -> tuple[Callable[[Source, str | None, int], Table], Source]:
+    """Return the class that reads a source, and the source as it is to be opened.
+
+    Raises:
+        InputError: its type is not supported, or its content contradicts its extension.
+    """
+    with source.open() as file:
+        start = file.read(4)
+    if start.startswith(GZIP):
+        source = replace(source, is_gzip=True)
+        with source.open() as file:
+            start = file.read(4)
+    elif source.name.lower().endswith(".gz"):
+        raise InputError(f"{source.name} is not a gzip file. Correct its extension.")
+    extension = source.extension
+    if extension in (".xls", ".ods"):
+        raise InputError(f"{source.name}: this kind of spreadsheet is not supported. Save it as .xlsx or UTF-8 CSV.")
+    if extension not in FORMATS:
+        raise InputError(f"{source.name}: unsupported file type. {KNOWN}; text files may be packed with gzip.")
+    reader = FORMATS[extension]
+    if source.is_gzip and reader in (ParquetTable, SheetTable):
+        raise InputError(f"{source.name} is packed with gzip. Unpack it first.")
+    for mark, kind, of_kind in ((ZIP, "a ZIP file or a spreadsheet", SheetTable), (PARQUET, "Parquet", ParquetTable)):
+        if start == mark and reader is not of_kind:
+            raise InputError(f"{source.name} contains {kind}. Unpack it, or correct its extension.")
+    return reader, source
+
+
+def assumed(table: Table) -> str:
+    """Return what was assumed about a file as one sentence, "" if nothing was."""
+    sentence = ", ".join(table.remarks)
+    return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
 
 
 def open_upload(source: Source, command: str, text_column: str | None = None) -> tuple[Table, NoTextColumn | None]:
@@ -79,7 +123,9 @@ def open_upload(source: Source, command: str, text_column: str | None = None) ->
     Raises:
         InputError: it is too large or has no rows, and as in `open_table`.
     """
-    if Path(source.name).suffix.lower() == ".parquet":
+    is_sheet = FORMATS.get(source.extension) is SheetTable
+    source = replace(source, max_bytes=MAX_UPLOAD_SHEET_BYTES if is_sheet else MAX_UPLOAD_BYTES)
+    if source.extension == ".parquet":
         with source.open() as file:
             content = file.read()
         check_unpacked(source.name, content, MAX_UPLOAD_BYTES, f"Use the command line: {command}")

@@ -10,6 +10,7 @@ reader finds in it are the rows of the output, cell by cell; JSONL holds the sam
 from __future__ import annotations
 
 import argparse
+import codecs
 import csv
 import io
 import json
@@ -87,15 +88,34 @@ def draw_file(draw: random.Random) -> bytes:
     return bytes(content)
 
 
+def decoded(content: bytes) -> str:
+    """The text, of Windows-1252 if it is not UTF-8."""
+    return content.decode("utf-8-sig" if is_utf8(content) else "cp1252")
+
+
+def is_utf8(content: bytes) -> bool:
+    """Whether these bytes are UTF-8."""
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def header_of(content: bytes, delimiter: str) -> list[str]:
     """The first record, however odd its quotation marks are with this separator."""
-    return next(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=delimiter))
+    records = csv.reader(io.StringIO(decoded(content), newline=""), delimiter=delimiter)
+    return next(cells for cells in records if any(map(str.strip, cells)))
 
 
 def rows_of(content: bytes, delimiter: str) -> list[list[str]]:
     """The rows as Python's reader finds them, short ones filled up; the header is the first."""
-    rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=delimiter, strict=True))
-    return [row + [""] * (len(rows[0]) - len(row)) for row in rows]
+    rows = list(csv.reader(io.StringIO(decoded(content), newline=""), delimiter=delimiter, strict=True))
+    while not any(map(str.strip, rows[0])):
+        del rows[0]
+    named = max((at for at, name in enumerate(rows[0], 1) if name.strip()), default=len(rows[0]))
+    width = max(named, *(at for row in rows for at, cell in enumerate(row, 1) if cell.strip()))
+    return [(row + [""] * width)[:width] for row in rows]
 
 
 def check(content: bytes, folder: Path) -> bool:
@@ -112,7 +132,7 @@ def check(content: bytes, folder: Path) -> bool:
         assert "\n" not in str(error)
         assert not out.exists()
         return False
-    delimiter = next(one for one in ",;\t" if report.text_column in header_of(content, one))
+    delimiter = next(one for one in ",;\t|" if report.text_column in header_of(content, one))
     given = rows_of(content, delimiter)
     width = len(given[0])
     found = rows_of(out.read_bytes(), delimiter)
@@ -121,7 +141,8 @@ def check(content: bytes, folder: Path) -> bool:
         for one, other in zip(before, after[:width], strict=True):
             assert other in (one, f"'{one}"), (one, other)
             assert harmless(other) == other or other == one  # what is left as it is, is a number
-    assert out.read_bytes().startswith(b"\xef\xbb\xbf") == content.startswith(b"\xef\xbb\xbf")
+    is_marked = out.read_bytes().startswith(codecs.BOM_UTF8)
+    assert is_marked == (content.startswith(codecs.BOM_UTF8) or not is_utf8(content))
     at = given[0].index(report.text_column)
     tasks = dict.fromkeys(found[0][width:])
     for before, after in zip(given[1:], found[1:], strict=True):

@@ -1,0 +1,185 @@
+"""JSON tables: an object per line, or an array of objects, read piece by piece."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from inference.errors import InputError
+from inference.tables.cutting import ROW_LETTERS, Size, gather, weight
+from inference.tables.encoding import read_lines
+from inference.tables.table import Block, Source, check_column_count, find_text_column
+
+CHUNK_LETTERS = 1 << 16
+_WHITE = re.compile(r"[ \t\r\n]*")
+
+
+class JsonlTable:
+    """A JSONL file: one object per line; blank lines are skipped. Every name in any line is a column."""
+
+    format = "jsonl"
+
+    def __init__(self, source: Source, text_column: str | None, max_columns: int) -> None:
+        self.name = source.name
+        self.source = source
+        self.remarks: list[str] = []
+        self.row_count = 0
+        self.kinds: dict[str, set[type]] = {}
+        """Column -> the types of its values, None excluded; integers beyond 64 bits count as strings."""
+        for _, row in self._records():
+            self.row_count += 1
+            for name, value in row.items():
+                kinds = self.kinds.setdefault(name, set())
+                if value is not None:
+                    is_large = type(value) is int and not -(2**63) <= value < 2**63
+                    kinds.add(str if is_large else type(value))
+            check_column_count(self.name, len(self.kinds), max_columns)
+        self.columns = list(self.kinds)
+        self.text_column = text_column or ""
+        if self.row_count:
+            self.text_column = find_text_column(self.name, self.columns, text_column, max_columns)
+
+    def blocks(self, size: int, beside: int = 0, scratch: Path | None = None) -> Iterator[Block]:
+        for records, block_weight in gather(self._sized(beside), size):
+            lines = [line for line, _ in records]
+            cells = partial(_cells, lines, self.columns)
+            yield Block([text for _, text in records], cells, lines=lines, weight=block_weight)
+
+    def _sized(self, beside: int) -> Iterator[tuple[tuple[str, Any], Size]]:
+        """Yield each line with its text. Parsed cells take many times the memory of the line, so they are dropped."""
+        for line, row in self._records():
+            text = row.get(self.text_column)
+            if text is not None and not isinstance(text, str):
+                text = type(text)()  # the type is enough to refuse it, and the value may be large
+            letters = len(text) if isinstance(text, str) else 0
+            yield (line, text), Size(1, letters, weight(len(line), len(self.columns)) + beside)
+
+    def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        with self.source.open_text(newline="\n") as file:
+            for number, line in enumerate(read_lines(file, self.name), 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise InputError(
+                        f"{self.name}, line {number:,} is not valid JSON: {error}. Fix the file or export it again."
+                    ) from None
+                if not isinstance(row, dict):
+                    raise InputError(
+                        f"{self.name}, line {number:,} is not a JSON object but {_kind(row)}. Write one object per "
+                        "line."
+                    )
+                yield line.strip(), row
+
+
+class JsonTable(JsonlTable):
+    """A JSON file: an array of objects, or, if it begins with an object, one object per line."""
+
+    def __init__(self, source: Source, text_column: str | None, max_columns: int) -> None:
+        with source.open_text(newline="\n") as file:
+            start = file.read(CHUNK_LETTERS).lstrip()
+        self._is_array = start.startswith("[")
+        if not self._is_array:
+            self._check_first_line(source.name, start)
+        super().__init__(source, text_column, max_columns)
+
+    def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        if not self._is_array:
+            yield from super()._records()
+            return
+        for number, row in enumerate(self._elements(), 1):
+            if not isinstance(row, dict):
+                raise InputError(
+                    f"{self.name}, element {number:,} is not a JSON object but {_kind(row)}. Write an array of objects."
+                )
+            yield json.dumps(row, ensure_ascii=False), row
+
+    def _elements(self) -> Iterator[Any]:
+        """Yield the elements of the array; at most one of them and a chunk are in memory."""
+        number, text, is_last = 0, "", False
+        with self.source.open_text(newline="\n") as file:
+
+            def more() -> bool:
+                nonlocal text, is_last
+                # As much again as is waiting, so that a long element is not parsed once per chunk.
+                piece = self._read(file, max(CHUNK_LETTERS, len(text)))
+                text, is_last = text + piece, not piece
+                return not is_last
+
+            while not (text := text.lstrip()) and more():
+                pass
+            text = text[1:]  # the bracket
+            decoder = json.JSONDecoder()
+            while True:
+                at = _WHITE.match(text).end()  # type: ignore[union-attr]  # it matches everything
+                if at == len(text) and not is_last:
+                    text = ""
+                    more()
+                    continue
+                if text[at : at + 1] == "]":
+                    self._check_end(text[at + 1 :], file)
+                    return
+                if number:
+                    if text[at : at + 1] != ",":
+                        raise self._invalid(number, "a comma or a bracket is missing after it")
+                    at += 1
+                number += 1
+                while True:
+                    try:
+                        row, end = decoder.raw_decode(text, _WHITE.match(text, at).end())  # type: ignore[union-attr]
+                        if end < len(text) or is_last:  # else it may be a number that goes on
+                            break
+                    except RecursionError:
+                        raise self._invalid(number, "it is nested too deeply") from None
+                    except ValueError as error:
+                        if is_last:
+                            raise self._invalid(number, str(error).partition(":")[0]) from None
+                    if len(text) - at > ROW_LETTERS:
+                        raise InputError(
+                            f"{self.name}, element {number:,} has more than {ROW_LETTERS:,} characters, or is not "
+                            "valid JSON. Split or correct it."
+                        )
+                    more()
+                text = text[end:]
+                yield row
+
+    def _read(self, file: Any, letters: int) -> str:
+        try:
+            return str(file.read(letters))
+        except UnicodeError as error:
+            raise InputError(f"{self.name} is damaged: {error}. Export it again.") from None
+
+    def _check_end(self, rest: str, file: Any) -> None:
+        if rest.strip() or self._read(file, CHUNK_LETTERS).strip():
+            raise InputError(f"{self.name} continues after the end of its array. Remove the rest.")
+
+    def _invalid(self, number: int, reason: str) -> InputError:
+        return InputError(
+            f"{self.name}, element {number:,} is not valid JSON: {reason}. Fix the file or export it again."
+        )
+
+    @staticmethod
+    def _check_first_line(name: str, start: str) -> None:
+        """Raise InputError if the file is one object over several lines."""
+        try:
+            json.JSONDecoder().raw_decode(start.partition("\n")[0])
+        except (ValueError, RecursionError):
+            if start.startswith("{"):
+                raise InputError(
+                    f"{name} is a single JSON object. Write an array of objects, one per row; pandas does with "
+                    'df.to_json(name, orient="records").'
+                ) from None
+
+
+def _cells(lines: Sequence[str], columns: Sequence[str]) -> Iterator[list[Any]]:
+    return ([row.get(name) for name in columns] for row in map(json.loads, lines))
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

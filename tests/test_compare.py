@@ -340,7 +340,7 @@ def test_damaged_receipt_is_a_one_line_error(
         (["--out", "no/such/receipt.json"], "there is no folder no/such"),
         (["--out", "assets"], "--out assets: is a folder. Pass a file name"),
         (["--data", "nothing.csv", "--task", "mood"], "No file nothing.csv"),
-        (["--task", "mood"], "--task, --rows and --pair-column need --data"),
+        (["--task", "mood"], "--task, --rows, --pair-column and --label-map need --data"),
         (["--data", "x.csv", "--rows", "0"], "--rows 0 must be at least 1"),
         (["--backends", "tflite"], "Unknown backend 'tflite'"),
     ],

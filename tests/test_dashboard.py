@@ -324,7 +324,7 @@ def test_served_model_is_read_once_and_again_after_a_repair(
     model.mkdir()
     monkeypatch.setenv("TRIPTYCH_MODEL", str(model))
     read: list[object] = []
-    monkeypatch.setattr(served, "describe", lambda *given: (read.append(given), describe(*given))[1])
+    monkeypatch.setattr(served, "describe", lambda *given, **named: (read.append(given), describe(*given, **named))[1])
     test = opened()
     assert len(read) == 1 and not test.main.error
     test.switch_page("views/your_data.py").run()

@@ -82,25 +82,30 @@ class JsonTable(JsonlTable):
 
     def __init__(self, source: Source, text_column: str | None, max_columns: int) -> None:
         with source.open_text(newline="\n") as file:
-            start = file.read(CHUNK_LETTERS).lstrip()
+            start = ""
+            while not start and (piece := file.read(CHUNK_LETTERS)):
+                start = piece.lstrip()
         self._is_array = start.startswith("[")
-        if not self._is_array:
-            self._check_first_line(source.name, start)
+        if start.startswith("{"):
+            self._check_lines(source)
         super().__init__(source, text_column, max_columns)
 
     def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
         if not self._is_array:
             yield from super()._records()
             return
-        for number, row in enumerate(self._elements(), 1):
+        for number, (line, row) in enumerate(self._elements(), 1):
             if not isinstance(row, dict):
                 raise InputError(
                     f"{self.name}, element {number:,} is not a JSON object but {_kind(row)}. Write an array of objects."
                 )
-            yield json.dumps(row, ensure_ascii=False), row
+            yield line, row
 
-    def _elements(self) -> Iterator[Any]:
-        """Yield the elements of the array; at most one of them and a chunk are in memory."""
+    def _elements(self) -> Iterator[tuple[str, Any]]:
+        """Yield the elements of the array as they are written, on a line each, and their values.
+
+        At most one of them and a chunk are in memory.
+        """
         number, text, is_last = 0, "", False
         with self.source.open_text(newline="\n") as file:
 
@@ -131,7 +136,8 @@ class JsonTable(JsonlTable):
                 number += 1
                 while True:
                     try:
-                        row, end = decoder.raw_decode(text, _WHITE.match(text, at).end())  # type: ignore[union-attr]
+                        start = _WHITE.match(text, at).end()  # type: ignore[union-attr]
+                        row, end = decoder.raw_decode(text, start)
                         if end < len(text) or is_last:  # else it may be a number that goes on
                             break
                     except RecursionError:
@@ -145,8 +151,8 @@ class JsonTable(JsonlTable):
                             "valid JSON. Split or correct it."
                         )
                     more()
-                text = text[end:]
-                yield row
+                line, text = text[start:end], text[end:]
+                yield line.replace("\r", " ").replace("\n", " "), row  # a string cannot contain a raw line end
 
     def _read(self, file: Any, letters: int) -> str:
         try:
@@ -164,16 +170,22 @@ class JsonTable(JsonlTable):
         )
 
     @staticmethod
-    def _check_first_line(name: str, start: str) -> None:
-        """Raise InputError if the file is one object over several lines."""
+    def _check_lines(source: Source) -> None:
+        """Raise InputError if the file is a single object: over several lines, or one that holds columns or rows."""
+        with source.open_text(newline="\n") as file:
+            lines = filter(str.strip, read_lines(file, source.name))
+            first = next(lines)
+            is_alone = next(lines, None) is None
         try:
-            json.JSONDecoder().raw_decode(start.partition("\n")[0])
+            cells = json.loads(first).values()
+            is_table = is_alone and bool(cells) and all(isinstance(cell, list | dict) for cell in cells)
         except (ValueError, RecursionError):
-            if start.startswith("{"):
-                raise InputError(
-                    f"{name} is a single JSON object. Write an array of objects, one per row; pandas does with "
-                    'df.to_json(name, orient="records").'
-                ) from None
+            is_table = not first.rstrip().endswith("}")
+        if is_table:
+            raise InputError(
+                f"{source.name} is a single JSON object. Write an array of objects, one per row; pandas does with "
+                'df.to_json(name, orient="records").'
+            )
 
 
 def _cells(lines: Sequence[str], columns: Sequence[str]) -> Iterator[list[Any]]:

@@ -87,6 +87,8 @@ def recognize(source: Source) -> tuple[Callable[[Source, str | None, int], Table
         source = replace(source, is_gzip=True)
         with source.open() as file:
             start = file.read(4)
+        if start.startswith(GZIP):
+            raise InputError(f"{source.name} is packed with gzip twice. Unpack it once.")
     elif source.name.lower().endswith(".gz"):
         raise InputError(f"{source.name} is not a gzip file. Correct its extension.")
     extension = source.extension

@@ -19,6 +19,7 @@ from inference.tables.text_formats import CsvTable
 MAX_ROWS = 1_048_576  # of a sheet
 MAX_BYTES = 2_000_000_000  # that the parts of a file may unpack to
 MAX_PARTS = 10_000
+MAX_OTHER_BYTES = 1_000_000  # of XML besides cells, which is read as a whole: this much takes seconds
 BATCH_ROWS = 16
 
 _Result = TypeVar("_Result")
@@ -88,6 +89,11 @@ def _check_size(source: Source) -> None:
             infos = parts.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, zlib.error):
         raise InputError(f"{source.name} is not an .xlsx file. Save its sheet as UTF-8 CSV and use that.") from None
+    cells = ("xl/worksheets/", "xl/sharedstrings.xml")
+    names = {info: info.filename.lower().lstrip("/") for info in infos}
+    other = [info for info, name in names.items() if name.endswith((".xml", ".rels")) and not name.startswith(cells)]
+    if sum(info.file_size for info in other) > MAX_OTHER_BYTES:
+        raise InputError(f"{source.name} has too many styles. Save its sheet as UTF-8 CSV and use that.")
     max_bytes = source.max_bytes or MAX_BYTES
     if len(infos) > MAX_PARTS or sum(info.file_size for info in infos) > max_bytes:
         raise InputError(

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+import training.sources
 from dashboard.upload import guess, read_upload
 from inference.compare.labels import LEAVE_OUT, UnknownLabels, guesses, match_labels, read_label_map
 from inference.compare.rows import read_data
@@ -129,6 +130,13 @@ def test_names_in_a_file_that_the_model_lacks_are_not_positions(tmp_path: Path) 
         (("a", "b"), ["a", "NaN", "null"], {"a": 0, "NaN": -1, "null": -1}, []),
         (("none", "some"), ["None", "some"], {"None": 0, "some": 1}, []),
         (("positive", "negative"), ["True", "False"], {"True": 0, "False": 1}, []),
+        (("positive", "negative"), ["0", "1"], {}, ["0", "1"]),
+        (("POS", "other"), ["0", "1"], {}, ["0", "1"]),
+        (("toxic", "not toxic"), ["0", "1"], {}, ["0", "1"]),
+        (("not toxic", "toxic"), ["0", "1"], {"0": 0, "1": 1}, []),
+        (("a", "b", "c"), ["0", "1"], {}, ["0", "1"]),
+        (("a", "b", "c"), ["0", "2"], {"0": 0, "2": 2}, []),
+        (("a", "b", "c"), ["LABEL_0", "LABEL_1"], {"LABEL_0": 0, "LABEL_1": 1}, []),
         (("no", "yes"), ["0", "1"], {"0": 0, "1": 1}, []),
         (("yes", "no"), ["TRUE", "FALSE"], {"TRUE": 0, "FALSE": 1}, []),
         (("a", "b", "c"), ["true", "false"], {}, ["true", "false"]),
@@ -306,6 +314,20 @@ def test_likely_meanings_are_suggested_and_doubtful_ones_are_not() -> None:
     assert guesses("13", ("a", "b")) == {"1": LEAVE_OUT, "3": LEAVE_OUT}
 
 
+@pytest.mark.parametrize(
+    ("given", "labels"),
+    [
+        ("not toxic", ("toxic", "clean")),
+        ("unhappy", ("happy", "sad")),
+        ("acceptable", ("unacceptable", "other")),
+        ("non-hate", ("hate", "none")),
+        ("not_entailment", ("entailment", "neutral", "contradiction")),
+    ],
+)
+def test_the_opposite_of_a_label_is_not_suggested(given: str, labels: tuple[str, ...]) -> None:
+    assert guesses([given], labels) == {given: LEAVE_OUT}
+
+
 def test_a_task_is_not_guessed_if_several_fit_alike_or_none_fits() -> None:
     tasks = {"mood": Task(("down", "up"), SINGLE, 0.5), **TASKS}
     texts = ["a b c", "d e f"]
@@ -326,3 +348,11 @@ def test_training_drops_what_libraries_write_for_an_empty_cell_and_warns_of_labe
         "'label': rows labelled nan are rows without a label",
         "'label': labels that are spelled alike are different ones: Up, up",
     ]
+
+
+def test_many_labels_are_compared_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(training.sources, "fold", lambda label: calls.append(label) or label)
+    path = write(tmp_path / "a.csv", [f"label {i}" for i in range(41)])
+    read_sources(Request(str(path), validation_share=0.0))
+    assert len(calls) <= 2 * 41

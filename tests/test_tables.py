@@ -21,7 +21,7 @@ from dashboard.upload import guess, read_upload
 from inference.compare.rows import read_data
 from inference.errors import InputError
 from inference.formats.bundle import Task
-from inference.tables import reading
+from inference.tables import json_formats, reading
 from inference.tables.reading import open_table, read_columns
 from inference.tables.table import Source
 from training.sources import Request, read_sources
@@ -255,6 +255,16 @@ def test_columns_read_as_a_whole_have_a_limit(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(InputError, match="in.csv: its columns 'text', 'label' take more than"):
         read_columns(table, ["text", "label"])
     assert read_columns(table, ["text", "label"], max_rows=2) == {"text": TEXTS[:2], "label": LABELS[:2]}
+
+
+@pytest.mark.parametrize("letters", [1, 2, 7, 40, 1 << 16])
+def test_an_array_is_read_alike_wherever_its_pieces_are_cut(letters: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_formats, "CHUNK_LETTERS", letters)
+    rows = [{"text": "a" * 90, "n": 1}, {"n": 12.5e3, "text": 'b, ]" {'}, {"text": "c"}, {"text": "", "n": None}]
+    for content in (json.dumps(rows), json.dumps(rows, indent=2), json.dumps(rows, separators=(",", ":")) + " \r\n"):
+        table = open_table(Source("in.json", b"\r\n " + content.encode()))
+        assert read_columns(table, ["text", "n"]) == {key: [row.get(key) for row in rows] for key in ("text", "n")}
+    assert open_table(Source("in.json", b" [ ] ")).row_count == 0
 
 
 def test_a_further_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

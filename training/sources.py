@@ -179,7 +179,8 @@ def _rows(table: Table, sha256: str, holders: Mapping[str, str]) -> LabelledRows
             remarks.append(f"{column!r}: rows labelled {', '.join(sorted(absent))} are rows without a label")
             labels = ["" if label in absent else label for label in labels]
         present = {label for label in labels if label}
-        alike = [label for label in sorted(present) if sum(fold(label) == fold(other) for other in present) > 1]
+        by_fold = Counter(map(fold, present))
+        alike = [label for label in sorted(present) if by_fold[fold(label)] > 1]
         if alike:
             remarks.append(f"{column!r}: labels that are spelled alike are different ones: {', '.join(alike[:10])}")
         check_not_scores(f"{table.name}, column {column!r}", present)

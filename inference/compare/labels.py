@@ -40,6 +40,7 @@ WITHHELD = "-1"
 _INTEGRAL = re.compile(r"-?(\d+)(\.0*)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 _PLACEHOLDER = re.compile(r"label[ _-]?(\d+)", re.IGNORECASE | re.ASCII)
+_NEGATION = re.compile(r"(not?|non|never|anti) ")
 _SEPARATORS = re.compile(r"(?<=[^\W_])[\s_-]+(?=[^\W_])")  # between words: A- is not A
 
 
@@ -212,13 +213,25 @@ def guesses(unknown: Iterable[str], labels: Sequence[str]) -> dict[str, str]:
         if _INTEGRAL.fullmatch(label):  # 1 for "1 star"
             names = [name for name in labels if label in re.findall(r"-?[0-9]+", name)]
         else:
-            names = [folded[name] for name in difflib.get_close_matches(fold(label[:MAX_LABEL_LETTERS]), folded, 1)]
+            names = [folded[name] for name in _similar(fold(label[:MAX_LABEL_LETTERS]), folded)]
         guessed[label] = names[0] if len(names) == 1 else LEAVE_OUT
     numbers = _numbers(unknown)
     for first in (-1, 0) if any(guessed.values()) else (-1, 0, 1):  # of two labels, 0 and 1 have been doubted
         if numbers == list(range(first, first + len(labels))) and (first or len(labels) > 2):
             guessed |= {label: labels[int(label) - first] for label in unknown}
     return guessed
+
+
+def _similar(label: str, names: Iterable[str]) -> list[str]:
+    """Return the most similar name, if any, without those that may mean the opposite: "unhappy", "not toxic"."""
+    likely = [
+        name
+        for name in names
+        if not name.endswith(label)
+        and not label.endswith(name)
+        and bool(_NEGATION.match(name)) == bool(_NEGATION.match(label))
+    ]
+    return difflib.get_close_matches(label, likely, 1)
 
 
 def explain_unknown(place: str, task: str, labels: Sequence[str], unknown: Mapping[str, int]) -> UnknownLabels:
@@ -313,7 +326,8 @@ def _numbers(labels: Iterable[str]) -> list[int]:
 def _contradicts(column: str, labels: Sequence[str], given: Sequence[str]) -> bool:
     """Whether 0 and 1, or true and false, seem to mean the two labels the other way round than they would be read.
 
-    In the column "is_ham" of a task with ham and spam, 1 means ham; in "is_negative", true does not mean positive.
+    In the column "is_ham" of a task with ham and spam, 1 means ham; in "is_negative", true does not mean positive. Of
+    (positive, negative) and (toxic, not toxic), 1 may mean either.
     """
     folded = [fold(label) for label in labels]
     binary = {name for group in TRUTH for name in group} | {"0", "1"}
@@ -326,14 +340,16 @@ def _contradicts(column: str, labels: Sequence[str], given: Sequence[str]) -> bo
     meant = [
         i for i, name in enumerate(folded) if about in next((group for group in SYNONYMS if name in group), [name])
     ]
-    return (bool(meant) and positive not in meant) or (is_number and (folded[0] in TRUTH[0] or folded[1] in TRUTH[1]))
+    affirmative, negative = (*TRUTH[0], *SYNONYMS[0]), (*TRUTH[1], *SYNONYMS[1])
+    is_reversed = folded[0] in affirmative or folded[1] in negative or _NEGATION.sub("", folded[1]) == folded[0]
+    return (bool(meant) and positive not in meant) or (is_number and is_reversed)
 
 
 def _numbered(given: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
     """Return the positions that whole numbers, LABEL_n and, of two labels, true and false stand for.
 
-    Without a 0, numbers may count from 1, and where the labels are numbers, they are names: both stand for nothing.
-    LABEL_n always counts from 0.
+    Without a 0, numbers may count from 1; 0 and 1 alone may be no and yes where there are more than two labels; and
+    where the labels are numbers, they are names: all stand for nothing. LABEL_n always counts from 0.
     """
     truth = {"false": 0, "true": 1} if len(labels) == 2 else {}
     positions = {}
@@ -344,4 +360,5 @@ def _numbered(given: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
             positions[label] = position
     numbers = [position for label, position in positions.items() if _INTEGRAL.fullmatch(label)]
     has_numbers = any(_INTEGRAL.fullmatch(label) for label in labels)
-    return {} if numbers and (0 not in numbers or has_numbers) else positions
+    is_binary = set(numbers) == {0, 1} and len(labels) > 2
+    return {} if numbers and (0 not in numbers or has_numbers or is_binary) else positions

@@ -106,24 +106,23 @@ class JsonTable(JsonlTable):
 
         At most one of them and a chunk are in memory.
         """
-        number, text, is_last = 0, "", False
+        number, text, at, is_last = 0, "", 0, False
         with self.source.open_text(newline="\n") as file:
 
             def more() -> bool:
-                nonlocal text, is_last
+                nonlocal text, at, is_last
                 # As much again as is waiting, so that a long element is not parsed once per chunk.
-                piece = self._read(file, max(CHUNK_LETTERS, len(text)))
-                text, is_last = text + piece, not piece
+                piece = self._read(file, max(CHUNK_LETTERS, len(text) - at))
+                text, at, is_last = text[at:] + piece, 0, not piece  # cut here alone, not after every element
                 return not is_last
 
             while not (text := text.lstrip()) and more():
                 pass
-            text = text[1:]  # the bracket
+            at = 1  # after the bracket
             decoder = json.JSONDecoder()
             while True:
-                at = _WHITE.match(text).end()  # type: ignore[union-attr]  # it matches everything
+                at = _WHITE.match(text, at).end()  # type: ignore[union-attr]  # it matches everything
                 if at == len(text) and not is_last:
-                    text = ""
                     more()
                     continue
                 if text[at : at + 1] == "]":
@@ -151,7 +150,7 @@ class JsonTable(JsonlTable):
                             "valid JSON. Split or correct it."
                         )
                     more()
-                line, text = text[start:end], text[end:]
+                line, at = text[start:end], end
                 yield line.replace("\r", " ").replace("\n", " "), row  # a string cannot contain a raw line end
 
     def _read(self, file: Any, letters: int) -> str:

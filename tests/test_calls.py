@@ -95,6 +95,8 @@ def test_skipped_text_leaves_none_in_its_place_and_problems_says_why() -> None:
 def test_unknown_value_of_on_error_is_refused() -> None:
     with pytest.raises(InputError, match="on_error='ignore'"):
         fakes.classifier().predict(["good"], "sentiment", on_error="ignore")  # type: ignore[call-overload]
+    with pytest.raises(InputError, match="on_error='ignore'"):
+        fakes.classifier().predict("good", "sentiment", on_error="ignore")  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.0, True, "3"])
@@ -191,3 +193,4 @@ def test_frame_keeps_the_index_of_the_column_and_the_place_of_a_skipped_text() -
     assert frame["uncertain"].fillna(True).tolist() == [False, True, False]
     with pytest.raises(InputError, match="The index has 2 rows, and there are 3 predictions"):
         to_frame([None] * 3, [1, 2])
+    assert len(to_frame(fakes.classifier().predict("good", "sentiment"))) == 1

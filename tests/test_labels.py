@@ -98,7 +98,7 @@ def test_names_in_a_file_that_the_model_lacks_are_not_positions(tmp_path: Path) 
         read_data(path, TASKS, "sentiment")
     data = read_data(path, TASKS, "sentiment", label_map={"spam": "negative", "ham": "positive"})
     assert data.labels["sentiment"] == [1 - i for i in TRUE]
-    assert "labels of sentiment are read by their meaning: 'spam' as 'negative', 'ham' as 'positive'" in data.remarks
+    assert "labels of sentiment are read by the label map: 'spam' as 'negative', 'ham' as 'positive'" in data.remarks
 
 
 @pytest.mark.parametrize(
@@ -163,6 +163,14 @@ def test_the_message_has_the_option_to_paste(tmp_path: Path) -> None:
     assert "13 rows labelled 'unclear' are left out" in data.remarks
     with pytest.raises(InputError, match="label map names 'happy', which the task does not have"):
         read_data(path, TASKS, "sentiment", label_map={"positiv": "happy"})
+
+
+def test_the_option_to_paste_never_leaves_out_every_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", ["1", "5"] * 20)
+    with pytest.raises(UnknownLabels, match="--label-map='1=LABEL,5=LABEL'"):
+        read_data(path, TASKS, "sentiment")
+    data = read_data(path, TASKS, "sentiment", label_map={"1": "negative", "5": "positive"})
+    assert data.remarks == ["labels of sentiment are read by the label map: '1' as 'negative', '5' as 'positive'"]
 
 
 def test_positions_that_count_from_one_are_explained(tmp_path: Path) -> None:

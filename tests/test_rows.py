@@ -116,7 +116,7 @@ def test_a_file_of_one_class_is_read_with_a_note() -> None:
         ("a.xlsx", b"PK", "a.xlsx is not an .xlsx file"),
         ("a.xls", b"", "a.xls: this kind of spreadsheet is not supported. Save it as .xlsx or UTF-8 CSV"),
         ("a.csv.gz", b"text", "a.csv.gz is not a gzip file. Correct its extension"),
-        ("a.txt", b"text", "a.txt: unsupported file type. Use .csv, .tsv, .jsonl, .json, .parquet or .xlsx"),
+        ("a.txt", b"text", "a.txt: unsupported file type. Use .csv, .tsv, .jsonl, .json, .parquet or .xlsx; rename"),
         ("a.csv", b"\x1f\x8b\x08\x00", "is a damaged gzip file"),
     ],
 )

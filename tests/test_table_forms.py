@@ -183,6 +183,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "text.xlsx": (delimited(), "not an .xlsx file"),
     "archive.xlsx": (zipped({"in.csv": delimited()}), "cannot be read as .xlsx"),
     "laughs.xlsx": (with_sheet(BILLION), "cannot be read as .xlsx"),
+    "title.xlsx": (sheet(("Report 2024",)), "Delete the rows above the header"),
+    "unicode.txt": (delimited(encoding="utf-16"), "rename a table saved as text to .tsv"),
     "old.xls": (b"\xd0\xcf\x11\xe0", "Save it as .xlsx"),
     "sheet.ods": (zipped({"content.xml": b""}), "Save it as .xlsx"),
     "greek.csv": (delimited().decode().replace("good", "καλό").encode("iso8859-7", "replace"), ""),

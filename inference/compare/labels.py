@@ -240,7 +240,8 @@ def explain_unknown(place: str, task: str, labels: Sequence[str], unknown: Mappi
     known = ", ".join(labels[:10]) + (", …" if len(labels) > 10 else "")
     listed = list(unknown)[:MAX_PASTED]
     guessed = guesses(listed, labels)
-    parts = ",".join(f"{label}={target}" for label, target in guessed.items())
+    blank = "LABEL" if len(unknown) > 1 and not any(guessed.values()) else ""  # an option that leaves out every row
+    parts = ",".join(f"{label}={target or blank}" for label, target in guessed.items())
     is_simple = len(listed) == len(unknown) and len(parts) < MAX_LABEL_LETTERS
     is_simple = is_simple and not any(sign in label for pair in guessed.items() for label in pair for sign in ",='\n")
     example = f"--label-map='{parts}'" if is_simple else '--label-map FILE.json with {"mine": "theirs", "other": ""}'

@@ -188,7 +188,7 @@ def read_data(
             check_not_scores(place, matching.unknown)
             raise explain_unknown(place, key, tasks[key].labels, matching.unknown)
         labels[key] = [matching.positions[cell] for cell in cells]
-        remarks += _assumed(given, key, tasks[key], matching)
+        remarks += _assumed(given, key, tasks[key], matching, label_map)
     known = {key: tasks[key].labels for key in labels}
     rows = labelled_rows(table, digest, texts, labels, known)
     if rows.rows_in_file > len(rows):
@@ -267,7 +267,8 @@ def _label_columns(
         column = label_column or find_label_column(columns, "label") or find_column(columns, LABEL_NAMES)
         if column is None:
             raise InputError(
-                f"{table.name} has no label column ('label', or {', '.join(asked)}); {listed(table.columns)}."
+                f"{table.name} has no label column ('label', or {', '.join(asked)}); {listed(table.columns)}"
+                + (f" ({'; '.join(table.remarks)})." if table.remarks else ".")
             )
         if len(asked) > 1:
             raise InputError(
@@ -280,7 +281,7 @@ def _label_columns(
     return holders
 
 
-def _assumed(given: Counter[str], key: str, task: Task, matching: Matching) -> list[str]:
+def _assumed(given: Counter[str], key: str, task: Task, matching: Matching, label_map: Mapping[str, str]) -> list[str]:
     """Return what was assumed about the labels of a task, as remarks."""
     remarks = [
         f"{given[label]:,} rows labelled {shown(label)} are left out"
@@ -291,9 +292,13 @@ def _assumed(given: Counter[str], key: str, task: Task, matching: Matching) -> l
     if matching.by_position and all(label.isdecimal() for label, _ in pairs):
         numbers = _listed(f"{i} is {task.labels[i]!r}" for i in sorted(matching.labels))
         return [*remarks, f"the labels of {key} are numbers, read as positions: {numbers}"]
-    other = [f"{shown(label)} as {name!r}" for label, name in pairs if label.casefold() != name.casefold()]
-    how = "as positions" if matching.by_position else "by their meaning"
-    return [*remarks, *([f"labels of {key} are read {how}: {_listed(other)}"] if other else [])]
+    by = "as positions" if matching.by_position else "by their meaning"
+    read: dict[str, list[str]] = {}
+    for label, name in pairs:
+        if label.casefold() != name.casefold():
+            how = "by the label map" if label in label_map else by
+            read.setdefault(how, []).append(f"{shown(label)} as {name!r}")
+    return [*remarks, *(f"labels of {key} are read {how}: {_listed(parts)}" for how, parts in read.items())]
 
 
 def _listed(parts: Iterable[str]) -> str:

@@ -86,6 +86,7 @@ class Calls(ABC):
             InputError: a text that cannot be read (the message names its index), or an unknown task.
         """
         task = self.one_task(task)
+        _check_on_error(on_error)
         given = as_texts(texts, self.bundle.pairs)
         if isinstance(given, list) and given and (progress or on_error != "raise"):
             answers = self.stream(given, task, threshold, batch_size=batch_size, on_error=on_error)
@@ -115,8 +116,7 @@ class Calls(ABC):
             InputError: as in `predict`.
         """
         task = self.one_task(task)
-        if on_error not in ("raise", "skip"):
-            raise InputError(f'on_error={shown(on_error)} must be "raise" or "skip".')
+        _check_on_error(on_error)
         many = read_texts(texts, self.bundle.pairs)
         if isinstance(many, str | tuple):
             raise InputError("stream reads many texts. For one text or one pair, call predict.")
@@ -168,3 +168,8 @@ class Calls(ABC):
         if not isinstance(given, list):
             return {task: of_task[0] for task, of_task in predictions.items()}
         return dict(predictions)
+
+
+def _check_on_error(on_error: object) -> None:
+    if on_error not in ("raise", "skip"):
+        raise InputError(f'on_error={shown(on_error)} must be "raise" or "skip".')

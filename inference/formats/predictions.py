@@ -58,13 +58,13 @@ class Answer:
     timing: Timing
 
 
-def to_frame(predictions: Iterable[Prediction | None], index: Any = None) -> pd.DataFrame:
+def to_frame(predictions: Prediction | Iterable[Prediction | None], index: Any = None) -> pd.DataFrame:
     """Return a pandas DataFrame with a row per prediction: label, labels, confidence and the flags.
 
     The row of a skipped text (None) has only missing values.
 
     Args:
-        predictions: a list from `predict`, or what `stream` yields.
+        predictions: what `predict` returns, or what `stream` yields.
         index: the index of the rows, such as `df.index`.
 
     Raises:
@@ -73,7 +73,7 @@ def to_frame(predictions: Iterable[Prediction | None], index: Any = None) -> pd.
     """
     with importing("to_frame", "pandas"):
         import pandas as pd
-    rows = list(predictions)
+    rows = [predictions] if isinstance(predictions, Prediction) else list(predictions)
     if index is not None and len(index) != len(rows):
         raise InputError(f"The index has {len(index):,} rows, and there are {len(rows):,} predictions.")
     flags = ("uncertain", "truncated", "unknown", "unpaired")

@@ -94,6 +94,8 @@ def recognize(source: Source) -> tuple[Callable[[Source, str | None, int], Table
     extension = source.extension
     if extension in (".xls", ".ods"):
         raise InputError(f"{source.name}: this kind of spreadsheet is not supported. Save it as .xlsx or UTF-8 CSV.")
+    if extension == ".txt":
+        raise InputError(f"{source.name}: unsupported file type. {KNOWN}; rename a table saved as text to .tsv.")
     if extension not in FORMATS:
         raise InputError(f"{source.name}: unsupported file type. {KNOWN}; text files may be packed with gzip.")
     reader = FORMATS[extension]

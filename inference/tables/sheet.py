@@ -28,6 +28,8 @@ _Result = TypeVar("_Result")
 class SheetTable(CsvTable):
     """The first sheet of an .xlsx file: its cells as text, of formulas the value that was last computed."""
 
+    too_wide = "Delete the rows above the header and the cells beside the table."
+
     def _header(self, text_column: str | None) -> list[str]:
         self.bom = True
         _check_size(self.source)

@@ -43,6 +43,8 @@ class CsvTable:
     format = "csv"
     delimiter = ","
     line_end = "\n"
+    too_wide = "Put a text that contains the separator between quotation marks."
+    """The remedy for a row with more cells than the header."""
 
     def __init__(self, source: Source, text_column: str | None, max_columns: int) -> None:
         csv.field_size_limit(ROW_LETTERS)
@@ -122,8 +124,7 @@ class CsvTable:
             if len(cells) > width:
                 if any(cell.strip() for cell in cells[width:]):
                     raise InputError(
-                        f"{self.name}, line {line:,}: {len(cells)} cells, and the header has {width}. Put a text that "
-                        "contains the separator between quotation marks."
+                        f"{self.name}, line {line:,}: {len(cells)} cells, and the header has {width}. {self.too_wide}"
                     )
                 self._has_spare_cells = True
                 cells = cells[:width]

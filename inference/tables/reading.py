@@ -36,7 +36,7 @@ FORMATS: dict[str, Callable[[Source, str | None, int], Table]] = {
 EXTENSIONS = (*FORMATS, ".gz")
 KNOWN = "Use .csv, .tsv, .jsonl, .json, .parquet or .xlsx"
 GZIP, ZIP, PARQUET = b"\x1f\x8b", b"PK\x03\x04", b"PAR1"  # how such files begin
-MAX_UPLOAD_SHEET_BYTES = 50_000_000  # unpacked: reading XML takes long
+MAX_UPLOAD_SHEET_BYTES = 25_000_000  # unpacked: reading XML takes long
 MAX_UPLOAD_COLUMNS = 500
 MAX_COLUMN_BYTES = 4_000_000_000  # of the columns that are read as a whole
 

@@ -26,7 +26,10 @@ _Result = TypeVar("_Result")
 
 
 class SheetTable(CsvTable):
-    """The first sheet of an .xlsx file: its cells as text, of formulas the value that was last computed."""
+    """The first visible sheet of an .xlsx file: its cells as text, of formulas the value that was last computed.
+
+    Empty rows at the end are left out: formatting alone can make a million of them.
+    """
 
     too_wide = "Delete the rows above the header and the cells beside the table."
 
@@ -36,8 +39,7 @@ class SheetTable(CsvTable):
         return next(self._parsed(","), (0, []))[1]
 
     def _parsed(self, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-
-        is_header = True
+        is_header, empty = True, 0
         with self.source.open() as file:
             rows = self._quietly(partial(self._rows, file))
             while batch := self._quietly(partial(_batch, rows)):
@@ -51,18 +53,24 @@ class SheetTable(CsvTable):
                         raise InputError(
                             f"{self.name}, row {number:,} has more than {ROW_LETTERS:,} characters. Split it."
                         )
-                    if is_header and not any(map(str.strip, cells)):
+                    if not cells or (is_header and not any(map(str.strip, cells))):
+                        empty += not is_header
                         continue
-                    is_header = False
+                    for before in range(number - empty, number):
+                        yield before, []
+                    is_header, empty = False, 0
                     yield number, cells
 
     def _rows(self, file: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:
         import openpyxl
 
         book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
-        sheet = book.worksheets[0]
-        if len(book.sheetnames) > 1 and not any("sheet" in remark for remark in self.remarks):
-            self.remarks.append(f"the first of {len(book.sheetnames)} sheets")
+        sheets = [sheet for sheet in book.worksheets if hasattr(sheet, "iter_rows")]  # and no sheets of charts
+        sheet = next((sheet for sheet in sheets if sheet.sheet_state == "visible"), None)
+        if sheet is None:
+            raise InputError(f"{self.name} has no visible sheet with cells. Save the sheet as UTF-8 CSV.")
+        if len(sheets) > 1 and not any("sheet" in remark for remark in self.remarks):
+            self.remarks.append(f"the first of {len(sheets)} sheets")
         sheet.reset_dimensions()  # what the file says of its size may be wrong
         return enumerate(sheet.iter_rows(values_only=True), 1)
 
@@ -91,7 +99,15 @@ def _check_size(source: Source) -> None:
             infos = parts.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, zlib.error):
         raise InputError(f"{source.name} is not an .xlsx file. Save its sheet as UTF-8 CSV and use that.") from None
-    cells = ("xl/worksheets/", "xl/sharedstrings.xml")
+    cells = (
+        "xl/worksheets/",
+        "xl/sharedstrings.xml",
+        "xl/pivot",
+        "xl/drawings/",
+        "xl/charts/",
+        "xl/comments",
+        "customxml/",
+    )
     names = {info: info.filename.lower().lstrip("/") for info in infos}
     other = [info for info, name in names.items() if name.endswith((".xml", ".rels")) and not name.startswith(cells)]
     if sum(info.file_size for info in other) > MAX_OTHER_BYTES:

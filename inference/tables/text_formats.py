@@ -76,7 +76,9 @@ class CsvTable:
         self.line_end = "\r\n" if first.endswith("\r\n") else "\n"
         delimiters = "".join(DELIMITERS)
         if named := _SEPARATOR.fullmatch(first):  # Excel's own first line
-            delimiters = named[1]
+            delimiters = named[1] or delimiters
+        elif re.match("sep=.?\\s*$", first, re.IGNORECASE):
+            raise InputError(f"{self.name} is separated by {first[4:5]!r}. Use commas, semicolons, tabs or bars.")
         elif self.source.extension == ".tsv":
             delimiters = "\t" + delimiters.replace("\t", "")
         headers: dict[str, list[str]] = {}

@@ -266,10 +266,10 @@ def test_measurement_that_nobody_waits_for_is_cancelled(monkeypatch: pytest.Monk
     [
         (b"text,sentiment\nfine,positive\n", "1 labelled row"),
         (b"text,sentiment\n" + b"".join(b"fine,%d\n" % i for i in range(2, 60)), "58 label(s) that task 'sentiment'"),
-        (b"text,sentiment\n" + "schön,positive\n".encode("latin-1") * 30, "not UTF-8"),
+        (b"text,sentiment\n" + "плохо,positive\n".encode("cp1251") * 30, "not UTF-8"),
         (b"", "is empty"),
         (b"text,sentiment\n", "no rows"),
-        (b"," * 600 + b"\n", "more than 500 columns"),
+        (b"text" + b"," * 600 + b"\n", "more than 500 columns"),
         (b'"a\n",' + b"," * 600 + b"\n", "more than 500 columns"),
     ],
 )

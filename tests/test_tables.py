@@ -274,3 +274,48 @@ def test_a_further_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.Monke
     assert read_data(path, TASKS).texts == TEXTS
     assert run(path, tmp_path / "out.csv").tally.rows == 40
     assert read_sources(Request(str(path), validation_share=0.0))[0]["label"].train.texts == TEXTS
+
+
+WESTERN = {
+    "German": "Größe und Straße: schön, aber zu spät für München. „Nie wieder“, sagt Jürgen.",
+    "French": "Très déçu, l’été à Noël où ça a coûté 5 €. Où êtes-vous ? « Jamais plus » dit le garçon.",
+    "Spanish": "¿Por qué tarda? El niño está aquí mañana. ¡Qué rápido! Versión nº5, 1.ª edición.",
+    "Portuguese": "A informação não chegou: três operações, duas reclamações, atenção.",
+    "Danish": "Leveringen på lørdag var meget sød. Ærgerligt, åh nej.",
+    "Icelandic": "Það er ekki gott að bíða, þjónustan var ágæt. Ég ætla að kvarta núna því ég má það.",
+    "Finnish": "Tämä šakkipeli on hyvä, mutta hyllyssä näkyy pölyä ja myös tämän päivän säätä.",
+    "Estonian": "Õhtul väga hea šokolaad, sõbralik töötaja, võõras mõõt ja jõulud.",
+    "English": "It’s “great” – £5 for a Triptych™ café… 20 °C, 5½ m², Škoda, naïve, Word®s",
+    "several": "Größe, schön, für, über, très, été, où, août, informação, não, mañana, está, aquí, p\xe5 l\xf8rdag",
+}
+OTHER = {
+    "German of Macintosh": ("Die Lieferung für die Straße war größer als schön.", "mac_roman"),
+    "French of DOS": ("Très déçu par la qualité, le colis est arrivé cassé à Noël.", "cp850"),
+    "Spanish of DOS": ("El niño está muy contento, el envío llegó mañana.", "cp850"),
+    "Swedish of DOS": ("Leveransen var för sen, kundtjänsten är väldigt trevlig på lördag.", "cp437"),
+    "Polish": ("Obsługa była bardzo miła, źle się czuję, będę narzekać.", "iso8859-2"),
+    "Czech": ("Zboží přišlo pozdě, podpora byla velmi příjemná. Děkuji, všechno v pořádku.", "cp1250"),
+    "Hungarian": ("Az ügyfélszolgálat őszintén szörnyű, hűvös. Később írok.", "cp1250"),
+    "Romanian": ("Asistenţa a fost foarte drăguţă. Mulţumesc şi sănătate.", "cp1250"),
+    "Turkish": ("Müşteri hizmetleri çok iyiydi, hiç beğenmedim, kırık ürün.", "cp1254"),
+    "Lithuanian": ("Klientų aptarnavimas malonus. Ačiū, šiandien gavau užsakymą.", "cp1257"),
+    "Russian": ("Доставка опоздала", "cp1251"),
+    "Chinese": ("送貨遲到了,但是客服非常好", "big5"),
+}
+
+
+@pytest.mark.parametrize("language", WESTERN)
+def test_every_western_language_is_read_as_windows_1252(language: str) -> None:
+    content = f'text\n"{WESTERN[language]}"\n'.encode("cp1252")
+    table = open_table(Source("in.csv", content))
+    assert read_columns(table, ["text"])["text"] == [WESTERN[language]]
+    assert table.remarks == ["read as Windows-1252, because it is not UTF-8"]
+
+
+@pytest.mark.parametrize("language", OTHER)
+@pytest.mark.parametrize("lines", [0, 30])
+def test_text_of_another_code_page_is_refused_also_among_english(language: str, lines: int) -> None:
+    text, encoding = OTHER[language]
+    content = "text\n" + "the delivery came late\n" * lines + f'"{text}"\n'
+    with pytest.raises(InputError, match="not UTF-8 .* and not plausible as Windows-1252. Save it as UTF-8"):
+        open_table(Source("in.csv", content.encode(encoding)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -23,6 +24,21 @@ CHUNK_BYTES = 1 << 20
 MAX_FOREIGN = 0.2  # of the words that have letters outside ASCII may have no other: in Greek or Chinese most do
 _WORDS = re.compile(rb"[A-Za-z\x81-\x84\x86-\x90\x98-\x9f\xa1-\xaa\xac-\xba\xbc-\xff]+")  # not quotes, dots and dashes
 _ASCII_LETTER = re.compile(rb"[A-Za-z]")
+# What letters of DOS, of Macintosh and of Eastern Europe become within words: quotation marks, signs, capitals.
+_STRANGE = re.compile(
+    "(?<=[a-z])(?:[‚„ˆ‹]|[†‡‰›˜‘“”\xa1-\xac\xaf-\xb3\xb5\xb6\xb8-\xbf](?=[a-z\xdf-\xff])|[ŠŒŽŸÀ-Þ](?=[a-z]))"
+)
+MAX_STRANGE = 0.1  # of the words with letters outside ASCII
+_FOREIGN_WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]*+[^\W\d_A-Za-z][^\W\d_]*+")
+_LETTERS = {
+    "icelandic": "ðþÐÞ",  # and of Turkish, Romanian and Baltic files read wrongly, which lack those of "acute"
+    "acute": "áíóúæÁÍÓÚÆ",
+    "caron": "šžŠŽ",  # and of Czech and Croatian ones, which have "grave" too; Finnish and Estonian do not
+    "grave": "èæøìùÈÆØ",
+    "tilde": "õÕ",  # and of Hungarian ones, which have "umlaut" and "a" too; Portuguese, Estonian do not
+    "umlaut": "öüÖÜ",
+    "a": "áÁ",
+}
 
 
 def find_encoding(source: Source) -> str:
@@ -73,7 +89,8 @@ def read_lines(file: TextIO, name: str) -> Iterator[str]:
 def _is_windows(source: Source) -> bool:
     """Whether text that is not UTF-8 is plausible as Windows-1252, and not broken UTF-8 or another alphabet."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    valid = invalid = words = foreign_words = 0
+    valid = invalid = words = foreign_words = strange = 0
+    counts = Counter[str]()
     for chunk in _chunks(source):
         foreign = [letter for letter in decoder.decode(chunk) if letter > "\x7f"]
         escaped = sum("\udc80" <= letter <= "\udcff" for letter in foreign)
@@ -82,10 +99,20 @@ def _is_windows(source: Source) -> bool:
             words += not word[0].isascii()
             foreign_words += len(word[0]) > 1 and not _ASCII_LETTER.search(word[0])
         try:
-            chunk.decode("cp1252")
+            text = chunk.decode("cp1252")
         except UnicodeDecodeError:
             return False
-    return 10 * valid <= invalid and foreign_words <= MAX_FOREIGN * words
+        strange += len(_STRANGE.findall(text))
+        for written in _FOREIGN_WORD.findall(text):
+            counts.update(name for name, letters in _LETTERS.items() if not set(letters).isdisjoint(written))
+    share = {name: counts[name] / max(words, 1) for name in _LETTERS}
+    is_eastern = (
+        (share["icelandic"] > 0.05 and share["acute"] < 0.4)
+        or (share["caron"] > 0.1 and share["grave"] > 0.1)
+        or min(share["tilde"], share["umlaut"], share["a"]) > 0.05
+    )
+    is_western = strange <= MAX_STRANGE * words and not is_eastern
+    return 10 * valid <= invalid and foreign_words <= MAX_FOREIGN * words and is_western
 
 
 def _chunks(source: Source) -> Iterator[bytes]:

@@ -99,7 +99,7 @@ def _check_size(source: Source) -> None:
             infos = parts.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, zlib.error):
         raise InputError(f"{source.name} is not an .xlsx file. Save its sheet as UTF-8 CSV and use that.") from None
-    cells = (
+    unlimited = (  # cells are read as a stream, and openpyxl reads none of the others here
         "xl/worksheets/",
         "xl/sharedstrings.xml",
         "xl/pivot",
@@ -109,7 +109,9 @@ def _check_size(source: Source) -> None:
         "customxml/",
     )
     names = {info: info.filename.lower().lstrip("/") for info in infos}
-    other = [info for info, name in names.items() if name.endswith((".xml", ".rels")) and not name.startswith(cells)]
+    other = [
+        info for info, name in names.items() if name.endswith((".xml", ".rels")) and not name.startswith(unlimited)
+    ]
     if sum(info.file_size for info in other) > MAX_OTHER_BYTES:
         raise InputError(f"{source.name} has too many styles. Save its sheet as UTF-8 CSV and use that.")
     max_bytes = source.max_bytes or MAX_BYTES

@@ -143,7 +143,7 @@ def test_spreadsheet_is_refused_with_a_remedy(visit: Visit, tmp_path: Path) -> N
 
 
 def test_next_file_is_scored_after_an_unreadable_one(visit: Visit, tmp_path: Path) -> None:
-    (tmp_path / "in.csv").write_bytes(b"id,text\n1,b\xe4d\n")
+    (tmp_path / "in.csv").write_bytes(b"id,text\n1,g\xc3\xb6od b\xe4d\n")
     upload(visit, tmp_path / "in.csv")
     visit.page.locator("#score-preview [role=alert]").get_by_text("line 2 is not UTF-8").wait_for()
     sync_api.expect(visit.page.get_by_role("button", name="Score the file")).to_be_disabled()

@@ -34,7 +34,7 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the prediction in plain types, ready for JSON."""
-        return asdict(self)
+        return asdict(self) | {"labels": list(self.labels)}
 
 
 @dataclass(frozen=True)

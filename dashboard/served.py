@@ -97,8 +97,8 @@ def is_of(receipt: Mapping[str, Any], bundle: Bundle) -> bool:
 
 
 def weights(files: Mapping[str, str]) -> dict[str, str]:
-    """Return the files without those that hold only labels and settings."""
-    return {name: digest for name, digest in files.items() if not name.endswith("config.json")}
+    """Return the files without each config.json, which holds labels and settings."""
+    return {name: digest for name, digest in files.items() if Path(name).name != "config.json"}
 
 
 def renamed_labels(receipt: Mapping[str, Any], bundle: Bundle) -> list[tuple[str, str]]:

@@ -155,7 +155,7 @@ def read_data(
         tasks: the tasks of the model, whose labels are meant.
         task: whose labels to read; by default those of every task that has a column of its name.
         text_column: by default found by its name, see `open_table`.
-        label_column: the labels of a single task; by default the column named like it, or else "label".
+        label_column: the labels of a single task; by default the column named like it, or else `LABEL_NAMES`.
         pair_column: the second text of each row, for a model of pairs.
         label_map: label in the file -> the label of the only task, or "" to leave the rows out; see `match_labels`.
 
@@ -178,9 +178,9 @@ def read_data(
     label_map = label_map or {}
     if label_map and len(holders) > 1:
         raise InputError(f"A label map is for one task. Name it: one of {', '.join(holders)}.")
-    labels = {}
+    labels, names_of = {}, class_names(table)
     for key, column in holders.items():
-        names = class_names(table).get(column)
+        names = names_of.get(column)
         given = Counter(cells := spellings(table.name, column, columns[column], names))
         matching = match_labels(given, tasks[key].labels, label_map, column=column, has_names=names is not None)
         if matching.unknown:

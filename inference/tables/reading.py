@@ -1,7 +1,8 @@
 """Opening tables: the one reader of `score`, `compare`, training and both upload pages.
 
-A table is read twice, block by block, in memory that does not grow with the file. The first pass counts the rows and
-finds what is wrong, so that an error is reported before any text is answered, and not after an hour.
+A table is read block by block, in memory that does not grow with the file. A first pass over its rows counts them and
+finds what is wrong, so that an error is reported before any text is answered, and not after an hour. Before it, the
+bytes of a text file are read to find their encoding.
 """
 
 from __future__ import annotations

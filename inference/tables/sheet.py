@@ -1,4 +1,4 @@
-"""The first sheet of a spreadsheet (.xlsx) as a table."""
+"""The first visible sheet of a spreadsheet (.xlsx) as a table."""
 
 from __future__ import annotations
 

@@ -86,6 +86,11 @@ def tiny_data() -> dict[str, object]:
     return data
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument: compressed ones may differ at every import, and both workers must collect alike."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that use a browser, and run files with slow tests first so that both workers end together."""
     for item in items:

@@ -20,7 +20,10 @@ import foreign
 import pytest
 from conftest import DEMO, ROOT, Tiny
 
-from deploy import space
+from deploy.card import card_problems, front_matter
+from deploy.staging import SETTINGS, STAGED, lfs_problems, stage
+from deploy.starting import check_staged
+from deploy.uploading import upload
 from inference import InferenceError, InputError
 from inference.errors import BundleError
 from inference.formats.bundle import Bundle
@@ -30,7 +33,7 @@ MODEL = "assets/models/demo"
 
 @pytest.fixture
 def staged(tmp_path: Path) -> Path:
-    space.stage(tmp_path / "space")
+    stage(tmp_path / "space")
     return tmp_path / "space"
 
 
@@ -53,8 +56,8 @@ def own_model(folder: Path, extra: bytes = b"") -> Path:
 
 
 def test_gradio_space_gets_exactly_what_the_page_needs(tmp_path: Path) -> None:
-    listed = space.stage(tmp_path / "space", "gradio")
-    assert {*listed, space.STAGED} == files(tmp_path / "space")
+    listed = stage(tmp_path / "space", "gradio")
+    assert {*listed, STAGED} == files(tmp_path / "space")
     folders = {name.partition("/")[0] for name in listed}
     assert folders == {"app.py", "ui", "inference", "assets", "README.md", "requirements.txt", "LICENSE"}
     assert {name for name in listed if name.startswith("assets/")} == {
@@ -73,12 +76,12 @@ def test_gradio_space_gets_exactly_what_the_page_needs(tmp_path: Path) -> None:
 
 
 def test_docker_space_also_gets_dashboard_and_dockerfile(tmp_path: Path) -> None:
-    page = set(space.stage(tmp_path / "gradio", "gradio"))
-    more = set(space.stage(tmp_path / "docker", "docker")) - page
+    page = set(stage(tmp_path / "gradio", "gradio"))
+    more = set(stage(tmp_path / "docker", "docker")) - page
     assert {"serve.py", "dashboard/main.py", "dashboard/.streamlit/config.toml", "Dockerfile", ".dockerignore"} <= more
-    settings = tomllib.loads((tmp_path / "docker" / space.SETTINGS).read_text())
+    settings = tomllib.loads((tmp_path / "docker" / SETTINGS).read_text())
     assert settings["server"].pop("xsrfCookieSameSite") == "none"  # a Space is shown in a frame on another site
-    assert settings == tomllib.loads((ROOT / space.SETTINGS).read_text())
+    assert settings == tomllib.loads((ROOT / SETTINGS).read_text())
     assert all(name.startswith(("dashboard/", "assets/receipts/")) for name in more if "/" in name)
 
 
@@ -89,26 +92,26 @@ def test_requirements_are_those_of_the_project_with_torch_for_cpus(staged: Path)
 
 
 def test_staging_again_replaces_what_was_staged(tmp_path: Path) -> None:
-    space.stage(tmp_path, "docker")
+    stage(tmp_path, "docker")
     (tmp_path / "ui/__pycache__").mkdir()
     (tmp_path / "ui/__pycache__/x.pyc").touch()  # it was started from there
-    listed = space.stage(tmp_path, "gradio")
-    assert files(tmp_path) == {*listed, space.STAGED}
+    listed = stage(tmp_path, "gradio")
+    assert files(tmp_path) == {*listed, STAGED}
 
 
 def test_folder_with_other_files_is_refused_and_unchanged(staged: Path, tmp_path: Path) -> None:
     (staged / "notes.txt").write_text("mine")
     before = files(staged)
     with pytest.raises(InputError, match="holds notes.txt, which was not staged"):
-        space.stage(staged)
+        stage(staged)
     assert files(staged) == before
     with pytest.raises(InputError, match="holds "):
-        space.stage(ROOT / "ui")
+        stage(ROOT / "ui")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is a file"):
-        space.stage(tmp_path / "file")
+        stage(tmp_path / "file")
     with pytest.raises(InputError, match="Unknown kind 'static'. Known: gradio, docker."):
-        space.stage(tmp_path / "new", "static")
+        stage(tmp_path / "new", "static")
 
 
 def test_link_out_of_the_model_folder_is_refused(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_link_out_of_the_model_folder_is_refused(tmp_path: Path) -> None:
     (model / "heads.safetensors").rename(tmp_path / "elsewhere")
     (model / "heads.safetensors").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(BundleError, match=r"heads.safetensors is a link to a place outside the model folder"):
-        space.stage(tmp_path / "space", model=model)
+        stage(tmp_path / "space", model=model)
     assert not (tmp_path / "space").exists()
 
 
@@ -126,33 +129,33 @@ def test_base_in_the_model_folder_is_staged(tmp_path: Path, tiny: Tiny) -> None:
     shutil.copytree(tiny.base, model / "encoder")
     described["base"] = {"folder": "encoder", "files": described["base"]["files"]}
     (model / "bundle.json").write_text(json.dumps(described))
-    listed = space.stage(tmp_path / "space", model=model)
+    listed = stage(tmp_path / "space", model=model)
     assert {f"{MODEL}/encoder/{name}" for name in described["base"]["files"]} <= set(listed)
     Bundle.read(tmp_path / "space" / MODEL).base_folder()
     with (model / "encoder/tokenizer.json").open("a") as file:
         file.write(" ")
     with pytest.raises(BundleError, match="tokenizer.json has SHA-256"):
-        space.stage(tmp_path / "other", model=model)
+        stage(tmp_path / "other", model=model)
 
 
 def test_base_out_of_reach_is_refused(tmp_path: Path) -> None:
     base = foreign.base(tmp_path / "base")
     model = foreign.adapter(tmp_path / "mine", base)  # it names its base by this machine's folder
     with pytest.raises(BundleError, match="no Hub id and lies outside of the model's folder"):
-        space.stage(tmp_path / "space", model=model)
+        stage(tmp_path / "space", model=model)
     assert not (tmp_path / "space").exists()
     described = json.loads((model / "adapter_config.json").read_text())
     (model / "adapter_config.json").write_text(json.dumps(described | {"base_model_name_or_path": "nobody/base"}))
-    space.stage(tmp_path / "space", model=model, base=base)  # the Space fetches it from the Hub
-    data = space._front_matter(tmp_path / "space")
+    stage(tmp_path / "space", model=model, base=base)  # the Space fetches it from the Hub
+    data = front_matter(tmp_path / "space")
     assert data["models"] == ["nobody/base"]
     assert "None" not in (tmp_path / "space/README.md").read_text()
 
 
 def test_base_with_other_bytes_than_on_the_hub_is_refused(tmp_path: Path, tiny: Tiny) -> None:
     with pytest.raises(BundleError, match="nobody/tiny-base"):
-        space.stage(tmp_path / "space", model=tiny.folder, base=foreign.base(tmp_path / "base"))
-    assert space.stage(tmp_path / "space", model=tiny.folder, base=tiny.base)
+        stage(tmp_path / "space", model=tiny.folder, base=foreign.base(tmp_path / "base"))
+    assert stage(tmp_path / "space", model=tiny.folder, base=tiny.base)
 
 
 def test_snapshot_in_the_hub_cache_is_staged(tmp_path: Path) -> None:
@@ -164,21 +167,21 @@ def test_snapshot_in_the_hub_cache_is_staged(tmp_path: Path) -> None:
     for path in source.iterdir():
         path.rename(home / "blobs" / path.name)
         (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
-    listed = space.stage(tmp_path / "space", model=snapshot)
+    listed = stage(tmp_path / "space", model=snapshot)
     assert f"{MODEL}/model.safetensors" in listed
     assert not (tmp_path / "space" / MODEL / "model.safetensors").is_symlink()
 
 
 def test_file_above_10_mb_uses_lfs(tmp_path: Path) -> None:
-    space.stage(tmp_path / "space", model=own_model(tmp_path / "mine", extra=bytes(10_000_001)))
+    stage(tmp_path / "space", model=own_model(tmp_path / "mine", extra=bytes(10_000_001)))
     attributes = tmp_path / "space/.gitattributes"
     assert attributes.read_text() == f'"{MODEL}/extra.bin" filter=lfs diff=lfs merge=lfs -text\n'
-    assert space._lfs_problems(tmp_path / "space") == []
+    assert lfs_problems(tmp_path / "space") == []
     attributes.write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n")  # as the Hub's own file has it
-    assert space._lfs_problems(tmp_path / "space") == []
+    assert lfs_problems(tmp_path / "space") == []
     attributes.write_text("*.onnx filter=lfs diff=lfs merge=lfs -text\n")
     with pytest.raises(InputError, match=r"extra.bin has 10 MB but no line `filter=lfs` in .gitattributes"):
-        space.check_staged(tmp_path / "space")
+        check_staged(tmp_path / "space")
 
 
 # --- The front matter
@@ -187,10 +190,10 @@ def test_file_above_10_mb_uses_lfs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["project", "gradio", "docker"])
 def test_front_matter_is_valid(tmp_path: Path, folder: str) -> None:
     if folder == "project":  # the repository itself can be pushed to a Gradio Space
-        assert space._card_problems(ROOT) == []
+        assert card_problems(ROOT) == []
         return
-    space.stage(tmp_path, folder)
-    assert space._card_problems(tmp_path) == []
+    stage(tmp_path, folder)
+    assert card_problems(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -214,7 +217,7 @@ def test_invalid_front_matter_is_reported_before_the_start(staged: Path, old: st
     assert old in text
     card.write_text(text.replace(old, new))
     with pytest.raises(InputError, match=re.escape(message)):
-        space.check_staged(staged)
+        check_staged(staged)
 
 
 # --- It starts
@@ -224,14 +227,14 @@ def test_invalid_front_matter_is_reported_before_the_start(staged: Path, old: st
 def test_missing_file_is_noticed_by_starting_the_space(staged: Path) -> None:
     (staged / "ui/start.py").unlink()
     with pytest.raises(InputError, match=r"app.py does not start in .*No module named 'ui.start'"):
-        space.check_staged(staged)
+        check_staged(staged)
 
 
 @pytest.mark.slow
 def test_space_with_another_model_serves_that_model(tmp_path: Path, demo: Path, demo_cache: Path) -> None:
     folder = tmp_path / "space"
-    space.stage(folder, "gradio", own_model(tmp_path / "mine"))
-    data = space._front_matter(folder)
+    stage(folder, "gradio", own_model(tmp_path / "mine"))
+    data = front_matter(folder)
     assert (data["title"], data["models"]) == ("mine", ["sentence-transformers/all-MiniLM-L6-v2"])
     assert not {"license", "datasets"} & set(data)  # those are the demo model's
     code = "from ui.start import *; print(Models.of_folder(ServerSettings.read({}).model).bundle.name)"
@@ -242,13 +245,13 @@ def test_space_with_another_model_serves_that_model(tmp_path: Path, demo: Path, 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["docker", "gradio"])
 def test_staged_space_starts_from_its_folder(tmp_path: Path, demo: Path, demo_cache: Path, kind: str) -> None:
-    space.stage(tmp_path, kind)
-    space.check_staged(tmp_path)
+    stage(tmp_path, kind)
+    check_staged(tmp_path)
     assert "__pycache__" not in {path.name for path in tmp_path.rglob("*")}
 
 
 def test_dockerfile_matches_the_staged_files(tmp_path: Path, demo: Path, demo_cache: Path) -> None:
-    listed = space.stage(tmp_path, "docker")
+    listed = stage(tmp_path, "docker")
     text = re.sub(r"\\\n", " ", (tmp_path / "Dockerfile").read_text())
     steps = [line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#")]
     last = dict(steps)
@@ -256,7 +259,7 @@ def test_dockerfile_matches_the_staged_files(tmp_path: Path, demo: Path, demo_ca
     assert last["FROM"] == "python:3.11-slim"
     assert last["USER"] == "1000"
     assert "--uid 1000" in text
-    assert (variables["PORT"], last["EXPOSE"], space._front_matter(tmp_path)["app_port"]) == ("7860", "7860", 7860)
+    assert (variables["PORT"], last["EXPOSE"], front_matter(tmp_path)["app_port"]) == ("7860", "7860", 7860)
     assert variables["GRADIO_SERVER_NAME"] == "0.0.0.0"
     assert variables["XDG_CACHE_HOME"].startswith(variables["HOME"])
     assert json.loads(last["CMD"]) == ["python", "serve.py"]  # as a list: no shell stands between it and SIGTERM
@@ -277,7 +280,7 @@ def test_dockerfile_matches_the_staged_files(tmp_path: Path, demo: Path, demo_ca
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert files(tmp_path) == {*listed, space.STAGED}
+    assert files(tmp_path) == {*listed, STAGED}
 
 
 # --- Uploading
@@ -346,7 +349,7 @@ def hub() -> Iterator[Hub]:
 
 def uploaded(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
     """What `upload` does in a process of its own: the address of the Hub is read when its library is imported."""
-    code = f"from deploy import space; print(space.upload({str(folder)!r}, 'me/demo', 'hf_secret'))"
+    code = f"from deploy.uploading import upload; print(upload({str(folder)!r}, 'me/demo', 'hf_secret'))"
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -358,7 +361,7 @@ def uploaded(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_upload_replaces_the_contents_of_the_space(tmp_path: Path, hub: Hub) -> None:
-    listed = space.stage(tmp_path / "space", "docker")
+    listed = stage(tmp_path / "space", "docker")
     done = uploaded(tmp_path / "space", hub.url)
     assert done.stdout == f"{hub.url}/spaces/me/demo\n", done.stderr
     assert hub.asked[0] == "POST /api/repos/create"
@@ -385,7 +388,7 @@ def test_refused_upload_is_an_error_without_the_token(staged: Path, hub: Hub) ->
 
 def test_unreachable_hub_is_an_error_with_a_remedy(staged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InferenceError, match="Cannot upload me/demo .*try again"):  # the tests are offline
-        space.upload(staged, "me/demo", "hf_secret")
+        upload(staged, "me/demo", "hf_secret")
 
 
 @pytest.mark.parametrize(
@@ -399,10 +402,10 @@ def test_malformed_id_or_token_is_refused_before_the_upload(
     staged: Path, repo_id: str, token: str, message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as raised:
-        space.upload(staged, repo_id, token)
+        upload(staged, repo_id, token)
     assert "hf_secret" not in str(raised.value)
 
 
 def test_folder_that_was_not_staged_is_not_uploaded() -> None:
     with pytest.raises(InputError, match="was not staged"):
-        space.upload(ROOT, "me/demo", "hf_secret")
+        upload(ROOT, "me/demo", "hf_secret")

@@ -1,0 +1,100 @@
+"""The README of a Space: its front matter, written and checked, and a description of the model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from inference.assets import ASSETS, DEMO_MODEL
+from inference.backends import TITLES
+from inference.errors import InputError, MissingDependencyError
+from inference.formats.bundle import Bundle
+
+ROOT = ASSETS.parent
+KINDS = ("gradio", "docker")
+PORT = 7860
+COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
+REPO_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+
+
+def write_card(bundle: Bundle, kind: str) -> str:
+    """Return the Space's README: the project's front matter adapted to the kind and the model, and a description."""
+    data = front_matter(ROOT)
+    described = {}
+    if bundle.format == "bundle":
+        described = json.loads((bundle.folder / "bundle.json").read_text(encoding="utf-8"))
+    hub_id = bundle.base.hub_id if bundle.base else None
+    data |= {
+        "models": [hub_id] if hub_id else None,
+        "datasets": described.get("datasets") or None,
+        "license": described.get("licence"),
+    }
+    if bundle.folder.resolve() != DEMO_MODEL:
+        data["title"] = bundle.name
+    if kind == "docker":
+        data |= {"sdk": "docker", "app_port": PORT, "sdk_version": None, "python_version": None, "app_file": None}
+    titles = [TITLES[name] for name in bundle.backends]
+    revision = f" at revision {bundle.base.revision}" if bundle.base and bundle.base.revision else ""
+    tasks = ", ".join(f"{name} ({len(task.labels)} labels)" for name, task in bundle.tasks.items())
+    block = hub().SpaceCardData(**{name: value for name, value in data.items() if value is not None}).to_yaml()
+    return (
+        f"---\n{block}\n---\n\n# {data['title']}\n\n"
+        f"One fine-tuned text classifier on {', '.join(titles[:-1])} and {titles[-1]}, side by side.\n\n"
+        f"The model, {bundle.name}, answers {tasks}.\n"
+        + (f"It is fine-tuned from {hub_id}{revision}.\n\n" if hub_id else "\n")
+        + "Made with Triptych.\n"
+    )
+
+
+def front_matter(folder: Path) -> dict[str, Any]:
+    import yaml  # comes with huggingface_hub
+
+    try:
+        card = hub().SpaceCard((folder / "README.md").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise InputError(f"{folder / 'README.md'} has no readable front matter ({error}).") from None
+    return dict(card.data.to_dict())
+
+
+def card_problems(folder: Path) -> list[str]:
+    """Return sentences about what the Hub would refuse or misread in the front matter."""
+    data = front_matter(folder)
+    problems = [f"`{name}` is missing." for name in ("title", "emoji", "sdk") if not data.get(name)]
+    if data.get("sdk") not in KINDS:
+        problems.append(f"`sdk` is {data.get('sdk')!r}, not one of {', '.join(KINDS)}.")
+    elif data["sdk"] == "docker":
+        if data.get("app_port") != PORT:
+            problems.append(f"`app_port` is {data.get('app_port')!r}; the server listens on {PORT}.")
+        if not (folder / "Dockerfile").is_file():
+            problems.append("Dockerfile is missing.")
+    else:
+        pinned = re.search(r"^gradio==(\S+)$", (folder / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+        if not pinned or data.get("sdk_version") != pinned[1]:
+            problems.append(f"`sdk_version` is {data.get('sdk_version')!r}, not what requirements.txt pins gradio to.")
+        if not isinstance(data.get("python_version"), str):  # 3.10 without quotes is the number 3.1
+            problems.append(f"`python_version` is {data.get('python_version')!r}, not a version in quotes.")
+        if not (folder / str(data.get("app_file"))).is_file():
+            problems.append(f"`app_file` is {data.get('app_file')!r}, which does not exist.")
+    for name in ("colorFrom", "colorTo"):
+        if data.get(name) not in COLOURS:
+            problems.append(f"`{name}` is {data.get(name)!r}, not one of {', '.join(COLOURS)}.")
+    if len(str(data.get("short_description", ""))) > 60:
+        problems.append("`short_description` is longer than 60 characters.")
+    for name in ("models", "datasets"):
+        ids = data.get(name, [])
+        if not isinstance(ids, list) or not all(isinstance(item, str) and REPO_ID.fullmatch(item) for item in ids):
+            problems.append(f"`{name}` is {ids!r}, not a list of OWNER/NAME.")
+    return problems
+
+
+def hub() -> Any:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when it is imported
+    try:
+        import huggingface_hub
+    except ImportError:
+        message = "A Space needs the library huggingface_hub. Install it: pip install -r requirements.txt"
+        raise MissingDependencyError(message) from None
+    return huggingface_hub

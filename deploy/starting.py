@@ -1,0 +1,79 @@
+"""Check a staged Space and start it from its folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from deploy.card import card_problems, front_matter
+from deploy.staging import lfs_problems
+from inference.errors import InputError
+
+ENTRY = {"gradio": "app.py", "docker": "serve.py"}
+START_S = 600  # on a new machine ONNX and INT8 are built first
+
+
+def check_staged(folder: str | Path) -> None:
+    """Check the front matter and the file sizes of a staged Space, and that it starts from its folder.
+
+    Raises:
+        InputError: naming every problem.
+    """
+    folder = Path(folder)
+    if problems := [*card_problems(folder), *lfs_problems(folder)]:
+        raise InputError(f"{folder} cannot be a Space: {' '.join(problems)}")
+    _start(folder)
+
+
+def _start(folder: Path) -> None:
+    """Start the Space from its folder, without our environment variables, and wait until its pages answer."""
+    kind = str(front_matter(folder)["sdk"])
+    ours = ("PYTHONPATH", "TRIPTYCH_MODEL", "TRIPTYCH_BASE", "TRIPTYCH_BACKEND", "TRIPTYCH_PAIRS")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    environment |= {"PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "PYTHONDONTWRITEBYTECODE": "1"}
+    pages = ["/", "/dashboard/"] if kind == "docker" else ["/"]
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+        process = subprocess.Popen(
+            [sys.executable, ENTRY[kind]], cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            end = time.monotonic() + START_S
+            while not all(_answers(f"http://127.0.0.1:{port}{page}") for page in pages):
+                if process.poll() is not None or time.monotonic() > end:
+                    log.seek(0)
+                    last = log.read().strip().splitlines()[-1:]
+                    raise InputError(f"{ENTRY[kind]} does not start in {folder}: {''.join(last) or 'no output'}")
+                time.sleep(0.2)
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    if kind == "docker":  # Streamlit's server answers before it runs the dashboard, whose errors show only here
+        code = (
+            "from streamlit.testing.v1 import AppTest; errors = AppTest.from_file('dashboard/main.py', "
+            "default_timeout=120).run().exception; raise SystemExit(errors[0].message if errors else 0)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True)
+        if done.returncode:
+            lines = done.stderr.decode(errors="replace").strip().splitlines()
+            raise InputError(f"The dashboard fails in {folder}: {''.join(lines[-1:])}")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return bool(response.status == 200)
+    except OSError:  # of which `URLError` is one
+        return False

@@ -22,7 +22,7 @@ from inference import Answer, InferenceError, InputError
 from inference.api import ApiLimits, server
 from inference.assets import showcase_texts
 from inference.backends import TITLES
-from inference.formats.texts import Text
+from inference.calls.texts import Text
 from inference.jobs import Lane
 from inference.loading import Models
 from ui import render, why

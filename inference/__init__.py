@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 # user has set stays. If onnxruntime was imported before `inference`, it is too late.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+from inference.calls.predictions import to_frame
 from inference.classifier import Answer, Classifier, Prediction, Timing
 from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError
 from inference.explain.explanation import Explanation
-from inference.formats.predictions import to_frame
 from inference.loading import load
 from inference.version import __version__
 

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from inference.backends import Backend
+from inference.calls.base import Calls
+from inference.calls.columns import as_texts
+from inference.calls.predictions import Answer as Answer
+from inference.calls.predictions import Prediction as Prediction
+from inference.calls.predictions import Timing as Timing
+from inference.calls.texts import EncodedText, Text, Tokens, check_texts, side_of, tokens_read, where_of
 from inference.errors import BundleError, InferenceError, InputError, shown
 from inference.formats.bundle import MULTI, Bundle, Task
-from inference.formats.calls import Calls
-from inference.formats.columns import as_texts
 from inference.formats.pairs import PAIRS_REMEDY
-from inference.formats.predictions import Answer as Answer
-from inference.formats.predictions import Prediction as Prediction
-from inference.formats.predictions import Timing as Timing
-from inference.formats.texts import EncodedText, Text, Tokens, check_texts, side_of, tokens_read, where_of
 from inference.formats.tokenizer import is_unknown, unknown_token
 
 Exporter = Callable[[Path, Mapping[str, Task], bool, bool | None], list[Path]]

@@ -16,6 +16,7 @@ from typing import Any
 from inference import cpu
 from inference.artifacts.cache import default_cache, model_sizes, obtain
 from inference.backends import RUNTIMES, TITLES, Backend, LoadOptions, check_backend
+from inference.calls.texts import Text
 from inference.classifier import Answer, Classifier
 from inference.errors import (
     ChangedModelError,
@@ -32,7 +33,6 @@ from inference.formats.bundle import Bundle, Task
 from inference.formats.describe import describe
 from inference.formats.files import sha256
 from inference.formats.identity import check_content, check_same, content_key
-from inference.formats.texts import Text
 from inference.formats.tokenizer import TOKENIZER, is_final, read_tokenizer, tokenizer_source, write_tokenizer
 from inference.jobs import Cancelled, Lane, Progress
 

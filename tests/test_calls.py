@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from inference import to_frame
+from inference.calls.columns import WINDOW
 from inference.errors import InputError
 from inference.formats.bundle import MULTI, Task
-from inference.formats.columns import WINDOW
 
 TEXTS = ["good", "bad book", "good good"]
 LABELS = ["positive", "negative", "positive"]

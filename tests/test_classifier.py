@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inference.calls.texts import MAX_CHARS
 from inference.classifier import probabilities
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Task
-from inference.formats.texts import MAX_CHARS
 
 
 def test_a_string_gives_one_prediction_and_a_list_gives_a_list() -> None:

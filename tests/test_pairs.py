@@ -19,10 +19,10 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
 from inference import BundleError, InputError, load
+from inference.calls.texts import tokens_read
 from inference.classifier import Classifier
 from inference.formats.describe import describe
 from inference.formats.identity import content_key
-from inference.formats.texts import tokens_read
 
 NLI = ("entailment", "neutral", "contradiction")
 PAIRS = [

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scored import ADDED, read_csv, run, write_csv
 
+from inference.calls.texts import MAX_CHARS
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Task
-from inference.formats.texts import MAX_CHARS
 from inference.score.annotate import AnswerOptions, Tally, answer
 from inference.score.run import Model, ScoreJob, score
 from inference.score.workers import answering

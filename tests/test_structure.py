@@ -14,7 +14,7 @@ from conftest import ROOT
 # The rooms of the house by floor, from the ground up. A room imports only rooms on lower floors.
 FLOORS = [
     {"inference.assets", "inference.cpu", "inference.errors", "inference.version"},
-    {"inference.backends", "inference.jobs", "inference.tables"},
+    {"inference.backends", "inference.calls", "inference.jobs", "inference.tables"},
     {"inference.formats"},
     {"inference.classifier", "inference.pytorch", "inference.onnx"},
     {"inference.artifacts", "inference.explain"},

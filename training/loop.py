@@ -21,11 +21,11 @@ from tokenizers import Tokenizer
 from torch import nn
 from tqdm import tqdm
 
+from inference.calls.texts import pad
 from inference.compare.metrics import metrics
 from inference.compare.rows import LabelledRows
 from inference.errors import InputError
 from inference.formats.bundle import Task
-from inference.formats.texts import pad
 from inference.pytorch.network import Network, load_encoder, quiet_peft
 from training.data import TaskData, class_weights, plan_batches
 from training.qlora import quantise

@@ -14,11 +14,11 @@ from markupsafe import Markup, escape
 
 from inference.assets import FAITHFULNESS
 from inference.backends import RUNTIMES
+from inference.calls.texts import Text
 from inference.errors import InferenceError, InputError
 from inference.explain.explanation import GRADIENTS, METHOD_TITLES, OCCLUSION, Attribution, Explanation, signed
 from inference.explain.faithfulness import FIGURES, faithfulness_sentences, find_record
 from inference.formats.bundle import Bundle
-from inference.formats.texts import Text
 from inference.loading import Models
 from ui.render import TEMPLATES, fill, message, shorten
 

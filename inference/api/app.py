@@ -19,9 +19,9 @@ from inference.api.middleware import ApiKey, BodyLimit, RequestMetrics
 from inference.api.openapi import HEALTH, add_openapi
 from inference.api.schemas import MAX_TEXTS, ExplainRequest, PredictRequest, parse
 from inference.api.service import ApiLimits, Service
+from inference.calls.texts import MAX_CHARS
 from inference.classifier import Classifier, Prediction
 from inference.errors import InputError
-from inference.formats.texts import MAX_CHARS
 from inference.loading import Models
 from inference.version import __version__
 

@@ -23,9 +23,9 @@ from typing import Any
 
 from inference.api.errors import ApiError, model_failure, shutting_down
 from inference.api.metrics import Metrics
+from inference.calls.texts import Text, check_texts, letters
 from inference.classifier import Classifier, Prediction
 from inference.errors import InputError
-from inference.formats.texts import Text, check_texts, letters
 
 # English has about 4 characters per token. Only the size of a batch depends on it: `Classifier` splits batches by their
 # real number of tokens.

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from inference.api.errors import ApiError
-from inference.formats.texts import MAX_CHARS
+from inference.calls.texts import MAX_CHARS
 
 MAX_TEXTS = 512
 

@@ -14,11 +14,11 @@ from inference.api.batching import Batcher
 from inference.api.errors import ApiError, model_failure, shutting_down
 from inference.api.schemas import ExplainRequest
 from inference.backends import TITLES
+from inference.calls.texts import Text
 from inference.classifier import Classifier, Prediction
 from inference.errors import ChangedModelError, InferenceError, InputError, MissingDependencyError
 from inference.explain.run import explain
 from inference.formats.pairs import PAIRS_REMEDY
-from inference.formats.texts import Text
 from inference.jobs import Cancelled
 from inference.loading import Models
 

@@ -14,11 +14,11 @@ from inference import cpu
 from inference.artifacts import parity
 from inference.assets import calibration_texts, showcase_texts
 from inference.backends import RUNTIMES
+from inference.calls.texts import Text, Tokens
 from inference.classifier import Classifier, probabilities
 from inference.errors import BundleError, ExportError, MissingDependencyError, NoGraphError, importing, without_folders
 from inference.formats.architectures import FUSED
 from inference.formats.bundle import Bundle
-from inference.formats.texts import Text, Tokens
 from inference.formats.tokenizer import TOKENIZER, read_tokenizer, write_tokenizer
 from inference.jobs import Progress
 

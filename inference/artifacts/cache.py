@@ -63,7 +63,7 @@ RECIPE = (
     "onnx/recipes.py",
     "artifacts/parity.py",
     "classifier.py",
-    "formats/texts.py",
+    "calls/texts.py",
 )
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.calls.texts import Text
 from inference.classifier import Classifier, Prediction, probabilities
 from inference.formats.bundle import Bundle
-from inference.formats.texts import Text
 
 Matrix = NDArray[np.float64]  # (texts, labels), probabilities
 FP32_TOLERANCE = 1e-4  # largest difference of a probability that FP32 arithmetic explains

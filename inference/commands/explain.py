@@ -18,8 +18,8 @@ from inference.explain.run import explain
 from inference.jobs import Progress, ProgressLine
 
 if TYPE_CHECKING:
+    from inference.calls.texts import Text
     from inference.classifier import Classifier
-    from inference.formats.texts import Text
 
 BAR_WIDTH = 14
 MAX_WORD_WIDTH = 28

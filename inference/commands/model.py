@@ -10,6 +10,7 @@ from typing import Any
 
 from inference.artifacts.cache import Artifact, find, model_sizes, obtain
 from inference.backends import BACKENDS, TITLES
+from inference.calls.texts import Text
 from inference.classifier import Classifier, Prediction
 from inference.commands.options import add_content, add_device, add_model_command, load_model, print_json
 from inference.errors import InferenceError, InputError
@@ -18,7 +19,6 @@ from inference.formats.bundle import MULTI, Bundle
 from inference.formats.describe import describe
 from inference.formats.files import read_json
 from inference.formats.identity import check_content
-from inference.formats.texts import Text
 
 
 def add(commands: Any) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from inference.calls.texts import check_texts
 from inference.compare.labels import Matching, check_not_scores, explain_unknown, match_labels, spellings
 from inference.errors import InputError, shown
 from inference.formats.bundle import Task
 from inference.formats.hub import fetch_data_file
-from inference.formats.texts import check_texts
 from inference.tables.parquet import class_names
 from inference.tables.reading import open_table, read_columns
 from inference.tables.table import LABEL_NAMES, Source, Table, column_index, find_column, listed, pair_index

@@ -91,7 +91,7 @@ class Worker:
 
     def shape(self, texts: int, tokens: int, calls: int) -> dict[str, list[int]]:
         """Return the nanoseconds of forward passes over an exact shape, filled with tokens of the texts."""
-        from inference.formats.texts import pad
+        from inference.calls.texts import pad
 
         token_types = self.classifier.bundle.token_types
         ids = [i for row in self.ids for i in row]

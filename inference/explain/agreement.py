@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from inference.backends import TITLES
+from inference.calls.texts import Text
 from inference.classifier import Classifier
 from inference.errors import InputError
 from inference.explain.explanation import Explanation, signed
 from inference.explain.run import explain
-from inference.formats.texts import Text
 from inference.jobs import Progress
 
 

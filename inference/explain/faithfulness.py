@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from inference.assets import SHOWCASE
 from inference.backends import TITLES
+from inference.calls.texts import EncodedText, Text
 from inference.classifier import Classifier, probabilities
 from inference.errors import InputError
 from inference.explain.explanation import METHOD_TITLES, signed
@@ -28,7 +29,6 @@ from inference.explain.occlusion import without
 from inference.explain.run import explain, words_read
 from inference.explain.words import WordSpan
 from inference.formats.bundle import Bundle
-from inference.formats.texts import EncodedText, Text
 from inference.jobs import Progress
 
 BINS = (0.01, 0.05, 0.10, 0.20, 0.50)

@@ -20,9 +20,9 @@ from inference.formats.tokenizer import is_unknown
 from inference.jobs import Progress
 
 if TYPE_CHECKING:
+    from inference.calls.texts import EncodedText, Text
     from inference.classifier import Classifier
     from inference.explain.gradients import Gradients
-    from inference.formats.texts import EncodedText, Text
 
 
 class _WithNetwork(Protocol):

@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from inference.calls.texts import check_texts
 from inference.classifier import Classifier, Prediction
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Task
-from inference.formats.texts import check_texts
 from inference.tables.cutting import CELL_BYTES, weight
 
 DIGITS = 6  # of every probability; texts in the same batch can change the seventh

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from inference.calls.texts import Text, check_texts
 from inference.errors import InputError
-from inference.formats.texts import Text, check_texts
 
 WINDOW = 1024  # texts sorted by length together: enough for batches of similar length, little memory
 _Answer = TypeVar("_Answer")

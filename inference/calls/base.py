@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
+from inference.calls.columns import as_texts, problems, read_texts, windows
+from inference.calls.predictions import Answer, Prediction, pipeline_entries
+from inference.calls.texts import Text, Tokens
 from inference.errors import InputError, importing, shown
-from inference.formats.bundle import Bundle
-from inference.formats.columns import as_texts, problems, read_texts, windows
-from inference.formats.predictions import Answer, Prediction, pipeline_entries
-from inference.formats.texts import Text, Tokens
+
+if TYPE_CHECKING:
+    from inference.formats.bundle import Bundle
 
 
 class Calls(ABC):

@@ -20,7 +20,6 @@ import streamlit as st
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 
-from app import build
 from dashboard.gate import DashboardGate
 from dashboard.origin import MIDDLEWARE
 from inference.api import create_app, server
@@ -29,6 +28,7 @@ from inference.api.websocket import MESSAGE_BYTES, WebSocketProtocol
 from inference.formats.identity import content_key
 from inference.loading import Models
 from ui.files import TemporaryFiles
+from ui.page import build
 from ui.site import mount_page
 from ui.start import ServerSettings, run
 

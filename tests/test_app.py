@@ -33,6 +33,7 @@ from inference.jobs import Cancelled, Lane
 from inference.loading import Models
 from ui import render, scoring, start
 from ui.files import temporary_files
+from ui.page import ANSWERING, EXAMPLES, LIMITS, as_json, build, example_texts
 from ui.site import CONTENT, mount_page
 
 SCRIPT, IMAGE = "<script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>"
@@ -80,7 +81,7 @@ def served(given: Models) -> Iterator[str]:
     """The address of the page over these models, for as long as the block lasts."""
     with temporary_files() as files:
         site = FastAPI(openapi_url=None)
-        page = mount_page(site, app.build(given), files)
+        page = mount_page(site, build(given), files)
         access = Access(frame_ancestors="'self'", content=CONTENT)
         with running(site, access, page.stop_event.set) as address:
             yield address
@@ -172,7 +173,7 @@ def test_compare_answers_if_a_backend_cannot_be_opened() -> None:
 
     given = Models(fakes.bundle(), open_one)
     found = given.compare("good", None)
-    assert app.as_json(found["pytorch"]) == {"error": "PyTorch is <not> installed."}
+    assert as_json(found["pytorch"]) == {"error": "PyTorch is <not> installed."}
     assert isinstance(found["int8"], Answer)
     html = render.side_by_side(given.bundle, found)
     assert "nothing to compare" in html
@@ -211,13 +212,13 @@ def test_page_has_no_analytics_and_no_history(client: Client) -> None:
 
 
 def test_waiting_files_do_not_block_questions() -> None:
-    demo = app.build(models())
+    demo = build(models())
     asking = [fn for fn in demo.fns.values() if fn.fn is not None]
     limits = {
         name: {fn.concurrency_limit for fn in asking if fn.concurrency_id == name} for name in ("inference", "score")
     }
     assert limits == {
-        "inference": {app.LIMITS.max_explanations + app.ANSWERING},
+        "inference": {LIMITS.max_explanations + ANSWERING},
         "score": {scoring.MAX_WAITING + 2},
     }
     lanes = {fn.concurrency_id: fn.concurrency_limit for fn in asking}
@@ -246,9 +247,9 @@ def test_concurrent_requests_open_a_backend_once() -> None:
 
 
 def test_examples_are_rows_of_the_showcase() -> None:
-    found = app.example_texts()
-    assert list(found) == list(app.EXAMPLES)
-    assert all(text.startswith(app.EXAMPLES[trait]) for trait, text in found.items())
+    found = example_texts()
+    assert list(found) == list(EXAMPLES)
+    assert all(text.startswith(EXAMPLES[trait]) for trait, text in found.items())
 
 
 # --- Starting and stopping

@@ -17,13 +17,13 @@ from fastapi import FastAPI
 from test_app import models
 from threads import PATIENCE_S, running
 
-import app
 from inference.api import create_app
 from inference.api import server as server_module
 from inference.api.access import add_access, read_access
 from inference.api.front import Access, Front, is_own
 from inference.errors import InputError
 from ui.files import temporary_files
+from ui.page import build
 from ui.site import mount_page
 from ui.start import ServerSettings
 
@@ -163,7 +163,7 @@ def test_page_has_its_public_address_behind_the_proxy_of_a_space(
     assert ("huggingface.co" in access.frame_ancestors) is ("SPACE_ID" in environment)
     with temporary_files() as files:
         site = FastAPI(openapi_url=None)
-        page = mount_page(site, app.build(models()), files)
+        page = mount_page(site, build(models()), files)
         with running(site, access, page.stop_event.set) as url:
             connection = http.client.HTTPConnection(url.partition("//")[2], timeout=PATIENCE_S)
             connection.request("GET", "/config", headers=headers)

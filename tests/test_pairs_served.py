@@ -17,7 +17,6 @@ from conftest import ROOT
 from fastapi.testclient import TestClient
 from test_pairs import classifier, of_pairs
 
-from app import as_text
 from dashboard import served
 from deploy import space
 from inference import InputError, load
@@ -37,6 +36,7 @@ from inference.formats.describe import describe
 from inference.formats.identity import content_key
 from inference.loading import Models
 from ui import why
+from ui.page import as_text
 from ui.start import ServerSettings
 
 PREMISE, HYPOTHESIS = "it was so good", "a bad lamp, twice!"

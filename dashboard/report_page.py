@@ -21,6 +21,7 @@ from inference.backends import TITLES
 from inference.compare.disagreements import disagreements
 from inference.compare.summary import provenance
 from inference.compare.verdict import ShipLimits, decide
+from ui.look import tokens
 
 Receipt = Mapping[str, Any]
 MAX_EXAMPLES = 8  # rows shown per task and backend
@@ -44,7 +45,7 @@ def report(receipts: Sequence[Receipt], limits: ShipLimits | None = None) -> str
         title=f"Which runtime to ship: {', '.join(dict.fromkeys(receipt['model']['name'] for receipt in receipts))}",
         policy=f"default-src 'none'; script-src {' '.join(map(_digest, scripts))}; "
         "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'",
-        style=asset("report.css"),
+        style=Markup(tokens()) + asset("report.css"),
         scripts=scripts,
         requirements=requirements(limits),
         differences=_differences(receipts),

@@ -19,6 +19,7 @@ from inference.api.middleware import BodyLimit
 from inference.backends import RUNTIMES
 from ui.files import MAX_UPLOAD_MB, TemporaryFiles
 from ui.gate import PageGate
+from ui.look import look, tokens
 from ui.waiting import FairQueue
 
 MAX_REQUEST_BYTES = 8_000_000  # above `MAX_UPLOAD_MB`; the API takes less: `inference.api.ApiLimits`
@@ -38,25 +39,24 @@ CONTENT = "; ".join(
         "form-action 'self'",
     )
 )
-# Only greys: colour is left to the three runtimes. The fonts are the reader's own.
+# Only greys: colour is left to the three runtimes. The fonts are the reader's own. The values are in tokens.css.
+_TOKENS = {
+    "body_text_color": "ink",
+    "body_text_color_subdued": "soft",
+    "background_fill_primary": "paper",
+    "background_fill_secondary": "box",
+    "block_background_fill": "raised",
+    "input_background_fill": "raised",
+    "border_color_primary": "line",
+    "button_primary_background_fill": "strong",
+    "button_primary_background_fill_hover": "strong-hover",
+    "button_primary_text_color": "on-strong",
+    "checkbox_border_color": "edge",
+    "stat_background_fill": "edge",
+}
 THEME = gr.themes.Default(
-    primary_hue="slate",
-    secondary_hue="slate",
-    neutral_hue="slate",
-    font=("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"),
-    font_mono=("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"),
-).set(
-    button_primary_background_fill="*neutral_800",
-    button_primary_background_fill_hover="*neutral_700",
-    button_primary_background_fill_dark="*neutral_200",
-    button_primary_background_fill_hover_dark="*neutral_100",
-    button_primary_text_color_dark="*neutral_900",
-    body_text_color_subdued="*neutral_600",  # the theme's own grey is hard to read on white
-    checkbox_border_color="*neutral_500",  # as are the borders of what is not chosen
-    checkbox_border_color_dark="*neutral_400",
-    stat_background_fill="*neutral_500",
-    stat_background_fill_dark="*neutral_400",
-)
+    primary_hue="slate", secondary_hue="slate", neutral_hue="slate", font="var(--sans)", font_mono="var(--mono)"
+).set(**{f"{name}{mode}": f"var(--{token})" for name, token in _TOKENS.items() for mode in ("", "_dark")})
 
 
 async def _no_such_endpoint(request: Request, error: Exception) -> JSONResponse:
@@ -69,11 +69,10 @@ async def _malformed(request: Request, error: Exception) -> JSONResponse:
 
 
 def _css() -> str:
-    """page.css, with the colour and the sign of each runtime."""
-    rules = [Path(__file__).with_name("page.css").read_text(encoding="utf-8")]
+    """The common look and page.css, with the sign of each runtime where one is chosen."""
+    rules = [tokens(), look(), Path(__file__).with_name("page.css").read_text(encoding="utf-8")]
     for name, runtime in RUNTIMES.items():
         choice = f'#runtime label:has(input[value="{name}"]) span::before'
-        rules.append(f":root {{ --{name}: {runtime.color}; }} .{name} {{ --runtime: var(--{name}); }}")
         rules.append(f'{choice} {{ content: "{runtime.glyph} "; color: var(--{name}); }}')
     return "\n".join(rules)
 

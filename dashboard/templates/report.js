@@ -1,9 +1,9 @@
 "use strict";
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
-const family = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif";
+const {fontFamily: family} = getComputedStyle(document.body);
 const inked = (layout, color) => ({...layout, font: {...layout.font, color, family}});
-const screen_ink = () => dark.matches ? "#e5e9ef" : "#1e293b";
+const screen_ink = () => getComputedStyle(document.body).color;
 const config = {displayModeBar: false, responsive: true};
 const plots = [...document.querySelectorAll(".plot")];
 window.drawn = Promise.all(plots.map(async (place) => {

@@ -1,7 +1,7 @@
 """Page, dashboard and API on one port: Gradio at /, Streamlit at /dashboard/, FastAPI at /api.
 
-Run it: python serve.py. `ui/start.py` lists the environment variables; TRIPTYCH_API_KEY is the key that the API
-requires, if it is set.
+Run it: python serve.py, or app.py in a Gradio Space. `ui/start.py` lists the environment variables; TRIPTYCH_API_KEY
+is the key that the API requires, if it is set.
 
 The dashboard runs in this process and reads four variables, which are set here: TRIPTYCH_MODEL, the folder of the
 served model; TRIPTYCH_PAIRS, whether it takes pairs; TRIPTYCH_CONTENT, its content key; and TRIPTYCH_PAGE_URL, the

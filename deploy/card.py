@@ -16,6 +16,7 @@ from inference.formats.bundle import Bundle
 ROOT = ASSETS.parent
 KINDS = ("gradio", "docker")
 PORT = 7860
+ZERO_GPU_PYTHON = "3.12"  # of 3.10 and 3.12, which ZeroGPU has, the one that this code runs on
 COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 REPO_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
@@ -34,6 +35,8 @@ def write_card(bundle: Bundle, kind: str) -> str:
     }
     if bundle.folder.resolve() != DEMO_MODEL:
         data["title"] = bundle.name
+    if kind == "gradio":
+        data["python_version"] = ZERO_GPU_PYTHON
     if kind == "docker":
         data |= {"sdk": "docker", "app_port": PORT, "sdk_version": None, "python_version": None, "app_file": None}
     titles = [TITLES[name] for name in bundle.backends]

@@ -2,8 +2,8 @@
 
     python -m deploy.space --out DIR --to OWNER/NAME
 
-A Gradio Space runs `app.py`, a Docker Space `serve.py` with the dashboard. The staged model replaces the demo model,
-which both serve by default: a Space sets none of our environment variables.
+Both kinds serve page, dashboard and API on one port, by `serve.py`, which a Gradio Space calls `app.py`. The staged
+model replaces the demo model, which it serves by default: a Space sets none of our environment variables.
 """
 
 from __future__ import annotations

@@ -14,17 +14,20 @@ from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
 from inference.formats.files import inside
 
-# Copied unchanged from the repository's root.
-PAGE_FILES = (
-    *("app.py", "ui/**/*.py", "ui/*.css", "ui/*.js", "ui/templates/*.html"),
+# Copied unchanged from the repository's root, beside `serve.py`.
+FILES = (
+    *("ui/**/*.py", "ui/*.css", "ui/*.js", "ui/templates/*.html"),
     *("inference/**/*.py", "inference/**/*.json"),
+    *("dashboard/**/*.py", "dashboard/templates/*"),
     *("assets/calibration.txt", "assets/faithfulness.json", "assets/showcase.csv", "LICENSE"),
 )
-FILES = {"gradio": PAGE_FILES, "docker": (*PAGE_FILES, "serve.py", "dashboard/**/*.py", "dashboard/templates/*")}
+ENTRY = {"gradio": "app.py", "docker": "serve.py"}  # what `serve.py` is called: a Gradio Space runs app.py
 SETTINGS = "dashboard/.streamlit/config.toml"
 RECEIPTS = "assets/receipts/**/*.json"  # measurements of the demo model
 STAGED = ".staged.json"  # lists the staged files, so that the next run may replace them; not uploaded
-CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu"  # PyPI's torch includes CUDA, useless on a Space
+CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu"  # PyPI's torch includes CUDA
+# On ZeroGPU, the only hardware of free accounts, this package needs a torch with CUDA. Elsewhere it does nothing.
+ZERO_GPU = "spaces==0.51.3"
 LFS_BYTES = 10_000_000  # the Hub refuses larger files without LFS
 
 
@@ -43,20 +46,22 @@ def stage(
     if kind not in KINDS:
         raise InputError(f"Unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
     out, bundle = Path(out), describe(model, base)
-    sources = {str(path.relative_to(ROOT)): path for pattern in FILES[kind] for path in ROOT.glob(pattern)}
-    if bundle.folder.resolve() == DEMO_MODEL and kind == "docker":
+    sources = {str(path.relative_to(ROOT)): path for pattern in FILES for path in ROOT.glob(pattern)}
+    sources[ENTRY[kind]] = ROOT / "serve.py"
+    if bundle.folder.resolve() == DEMO_MODEL:
         sources |= {str(path.relative_to(ROOT)): path for path in ROOT.glob(RECEIPTS)}
     place = DEMO_MODEL.relative_to(ROOT)
     sources |= {str(place / name): path for name, path in _model_files(bundle, base).items()}
+    requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    settings = (ROOT / SETTINGS).read_text(encoding="utf-8")
     written = {
         "README.md": write_card(bundle, kind),
-        "requirements.txt": f"{CPU_TORCH}\n{(ROOT / 'requirements.txt').read_text(encoding='utf-8')}",
+        "requirements.txt": f"{requirements}{ZERO_GPU}\n" if kind == "gradio" else f"{CPU_TORCH}\n{requirements}",
+        # The Hub embeds a Space in a frame on its own site, where uploads to the dashboard need this cookie.
+        SETTINGS: settings.replace("[server]\n", '[server]\nxsrfCookieSameSite = "none" # needs HTTPS\n'),
     }
     if kind == "docker":
         sources |= {name: ROOT / "deploy" / name for name in ("Dockerfile", ".dockerignore")}
-        settings = (ROOT / SETTINGS).read_text(encoding="utf-8")
-        # The Hub embeds a Space in a frame on its own site, where uploads to the dashboard need this cookie.
-        written[SETTINGS] = settings.replace("[server]\n", '[server]\nxsrfCookieSameSite = "none" # needs HTTPS\n')
     large = sorted(name for name, path in sources.items() if path.stat().st_size > LFS_BYTES)
     if large:
         lines = [f"{json.dumps(name)} filter=lfs diff=lfs merge=lfs -text" for name in large]

@@ -12,10 +12,10 @@ import urllib.request
 from pathlib import Path
 
 from deploy.card import card_problems, front_matter
-from deploy.staging import lfs_problems
+from deploy.staging import ENTRY, lfs_problems
 from inference.errors import InputError
 
-ENTRY = {"gradio": "app.py", "docker": "serve.py"}
+PAGES = ("/", "/dashboard/", "/api/live")
 START_S = 600  # on a new machine ONNX and INT8 are built first
 
 
@@ -40,14 +40,13 @@ def _start(folder: Path) -> None:
         port = probe.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     environment |= {"PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "PYTHONDONTWRITEBYTECODE": "1"}
-    pages = ["/", "/dashboard/"] if kind == "docker" else ["/"]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(
             [sys.executable, ENTRY[kind]], cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
         )
         try:
             end = time.monotonic() + START_S
-            while not all(_answers(f"http://127.0.0.1:{port}{page}") for page in pages):
+            while not all(_answers(f"http://127.0.0.1:{port}{page}") for page in PAGES):
                 if process.poll() is not None or time.monotonic() > end:
                     log.seek(0)
                     last = log.read().strip().splitlines()[-1:]
@@ -60,15 +59,15 @@ def _start(folder: Path) -> None:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-    if kind == "docker":  # Streamlit's server answers before it runs the dashboard, whose errors show only here
-        code = (
-            "from streamlit.testing.v1 import AppTest; errors = AppTest.from_file('dashboard/main.py', "
-            "default_timeout=120).run().exception; raise SystemExit(errors[0].message if errors else 0)"
-        )
-        done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True)
-        if done.returncode:
-            lines = done.stderr.decode(errors="replace").strip().splitlines()
-            raise InputError(f"The dashboard fails in {folder}: {''.join(lines[-1:])}")
+    # Streamlit's server answers before it runs the dashboard, whose errors show only here.
+    code = (
+        "from streamlit.testing.v1 import AppTest; errors = AppTest.from_file('dashboard/main.py', "
+        "default_timeout=120).run().exception; raise SystemExit(errors[0].message if errors else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True)
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise InputError(f"The dashboard fails in {folder}: {''.join(lines[-1:])}")
 
 
 def _answers(url: str) -> bool:

@@ -55,16 +55,17 @@ def own_model(folder: Path, extra: bytes = b"") -> Path:
 # --- What is staged
 
 
-def test_gradio_space_gets_exactly_what_the_page_needs(tmp_path: Path) -> None:
+def test_gradio_space_gets_exactly_what_page_dashboard_and_api_need(tmp_path: Path) -> None:
     listed = stage(tmp_path / "space", "gradio")
     assert {*listed, STAGED} == files(tmp_path / "space")
     folders = {name.partition("/")[0] for name in listed}
-    assert folders == {"app.py", "ui", "inference", "assets", "README.md", "requirements.txt", "LICENSE"}
+    assert folders == {"app.py", "ui", "dashboard", "inference", "assets", "README.md", "requirements.txt", "LICENSE"}
     assert {name for name in listed if name.startswith("assets/")} == {
         "assets/calibration.txt",
         "assets/faithfulness.json",
         "assets/showcase.csv",
         *(f"{MODEL}/{name}" for name in files(DEMO)),
+        *(f"assets/receipts/{name}" for name in files(ROOT / "assets/receipts")),
     }
     assert {Path(name).suffix for name in listed if name.startswith(("ui/", "inference/"))} == {
         ".py",
@@ -75,20 +76,28 @@ def test_gradio_space_gets_exactly_what_the_page_needs(tmp_path: Path) -> None:
     }
 
 
-def test_docker_space_also_gets_dashboard_and_dockerfile(tmp_path: Path) -> None:
-    page = set(stage(tmp_path / "gradio", "gradio"))
-    more = set(stage(tmp_path / "docker", "docker")) - page
-    assert {"serve.py", "dashboard/main.py", "dashboard/.streamlit/config.toml", "Dockerfile", ".dockerignore"} <= more
-    settings = tomllib.loads((tmp_path / "docker" / SETTINGS).read_text())
-    assert settings["server"].pop("xsrfCookieSameSite") == "none"  # a Space is shown in a frame on another site
+def test_docker_space_calls_its_entry_serve_and_gets_a_dockerfile(tmp_path: Path) -> None:
+    gradio, docker = (set(stage(tmp_path / kind, kind)) for kind in ("gradio", "docker"))
+    assert docker - gradio == {"serve.py", "Dockerfile", ".dockerignore"}
+    assert gradio - docker == {"app.py"}
+    assert (tmp_path / "gradio/app.py").read_text() == (ROOT / "serve.py").read_text()
+
+
+@pytest.mark.parametrize("kind", ["gradio", "docker"])
+def test_dashboard_of_a_space_works_in_a_frame_on_another_site(tmp_path: Path, kind: str) -> None:
+    stage(tmp_path, kind)
+    settings = tomllib.loads((tmp_path / SETTINGS).read_text())
+    assert settings["server"].pop("xsrfCookieSameSite") == "none"
     assert settings == tomllib.loads((ROOT / SETTINGS).read_text())
-    assert all(name.startswith(("dashboard/", "assets/receipts/")) for name in more if "/" in name)
 
 
-def test_requirements_are_those_of_the_project_with_torch_for_cpus(staged: Path) -> None:
-    first, rest = (staged / "requirements.txt").read_text().split("\n", 1)
-    assert first == "--extra-index-url https://download.pytorch.org/whl/cpu"
-    assert rest == (ROOT / "requirements.txt").read_text()
+def test_gradio_space_gets_the_library_of_zerogpu_which_needs_torch_with_cuda(staged: Path, tmp_path: Path) -> None:
+    ours = (ROOT / "requirements.txt").read_text()
+    assert (staged / "requirements.txt").read_text() == ours + "spaces==0.51.3\n"
+    assert front_matter(staged)["python_version"] == "3.12"
+    stage(tmp_path / "docker", "docker")
+    cpu = "--extra-index-url https://download.pytorch.org/whl/cpu\n"
+    assert (tmp_path / "docker/requirements.txt").read_text() == cpu + ours
 
 
 def test_staging_again_replaces_what_was_staged(tmp_path: Path) -> None:
@@ -202,7 +211,7 @@ def test_front_matter_is_valid(tmp_path: Path, folder: str) -> None:
         ("emoji: 🖼️\n", "", "`emoji` is missing"),
         ("sdk: gradio", "sdk: streamlit", "`sdk` is 'streamlit', not one of gradio, docker"),
         ("sdk_version: 6.31.0", "sdk_version: 5.0.0", "`sdk_version` is '5.0.0', not what requirements.txt pins"),
-        ("python_version: '3.11'", "python_version: 3.11", "`python_version` is 3.11, not a version in quotes"),
+        ("python_version: '3.12'", "python_version: 3.12", "`python_version` is 3.12, not a version in quotes"),
         ("app_file: app.py", "app_file: main.py", "`app_file` is 'main.py', which does not exist"),
         ("colorTo: green", "colorTo: teal", "`colorTo` is 'teal', not one of red"),
         ("short_description: ", "short_description: at great length, ", "longer than 60 characters"),

@@ -14,7 +14,8 @@ from inference.errors import InputError
 from inference.formats.bundle import Task
 from inference.tables.parquet import class_names
 from inference.tables.reading import EXTENSIONS, open_upload, read_columns, unique
-from inference.tables.table import LABEL_NAMES, TEXT_NAMES, Source, find_column
+from inference.tables.source import Source
+from inference.tables.table import LABEL_NAMES, TEXT_NAMES, find_column
 
 MAX_MB = 5  # of the uploader; .streamlit/config.toml says the same to the server
 TYPES = [extension[1:] for extension in EXTENSIONS]

@@ -81,6 +81,11 @@ def shown(value: object) -> str:
     return f"a value of type {type(value).__name__}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return "1 row", "2 rows"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 # A half-imported library looks broken to another thread, and after a failed import the next one may fail differently.
 # So torch, transformers, PEFT, safetensors and ONNX Runtime are all imported under one lock.
 import_lock = threading.RLock()

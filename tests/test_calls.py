@@ -69,7 +69,6 @@ def test_array_of_no_dimension_is_one_text() -> None:
         (pd.DataFrame({"text": TEXTS}), "a DataFrame, a whole table: pass one of its columns"),
         (pa.table({"text": TEXTS}), "a Table, a whole table: pass one of its columns"),
         (pd.Series(["good", None]), r"texts\[1\] must be a string"),
-        (pd.Series([], dtype="str"), "texts is empty"),
         (("good", "bad"), "is a pair"),
         ((), "texts is empty"),
     ],
@@ -145,6 +144,24 @@ def test_stream_names_the_place_of_a_bad_text_among_all() -> None:
     with pytest.raises(InputError, match=rf"texts\[{WINDOW + 5}\]: The text is empty"):
         list(answers)
     assert [p is None for p in c.stream(texts, "sentiment", on_error="skip")] == [False] * (WINDOW + 5) + [True]
+
+
+@pytest.mark.parametrize("texts", [[], pd.Series([], dtype="str"), iter(())])
+def test_no_texts_have_no_predictions(texts: Any) -> None:
+    c = fakes.classifier()
+    assert c.predict(texts, "sentiment") == []
+    assert c(texts, "sentiment") == []
+    assert c.predict_all_tasks(texts) == {task: [] for task in c.bundle.tasks}
+
+
+def test_error_of_a_bad_text_among_many_names_the_option_that_skips_it() -> None:
+    c = fakes.classifier()
+    for predict in (c.predict, lambda texts, task: list(c.stream(texts, task))):
+        with pytest.raises(InputError, match=r'texts\[1\].* With on_error="skip", such texts have no prediction.'):
+            predict(["good", float("nan")], "sentiment")
+    with pytest.raises(InputError) as error:
+        c.predict("", "sentiment")
+    assert "on_error" not in str(error.value)
 
 
 def test_stream_of_nothing_is_empty_and_of_one_text_is_refused() -> None:

@@ -30,7 +30,7 @@ from inference.compare.summary import summary
 from inference.compare.verdict import decide
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Bundle
-from inference.tables.table import Source
+from inference.tables.source import Source
 
 # Each start loads every runtime in a process of its own, and takes longer than all that is timed in it.
 ONE_START = Plan(

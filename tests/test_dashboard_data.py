@@ -265,7 +265,7 @@ def test_measurement_that_nobody_waits_for_is_cancelled(monkeypatch: pytest.Monk
     ("content", "message"),
     [
         (b"text,sentiment\nfine,positive\n", "1 labelled row"),
-        (b"text,sentiment\n" + b"".join(b"fine,%d\n" % i for i in range(2, 60)), "58 label(s) that task 'sentiment'"),
+        (b"text,sentiment\n" + b"".join(b"fine,%d\n" % i for i in range(2, 60)), "58 labels that task 'sentiment'"),
         (b"text,sentiment\n" + "плохо,positive\n".encode("cp1251") * 30, "not UTF-8"),
         (b"", "is empty"),
         (b"text,sentiment\n", "no rows"),

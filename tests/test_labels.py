@@ -94,7 +94,7 @@ def test_names_in_a_parquet_file_win_over_positions(tmp_path: Path) -> None:
 
 def test_names_in_a_file_that_the_model_lacks_are_not_positions(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", TRUE, class_labels("ham", "spam"))
-    with pytest.raises(UnknownLabels, match=r"2 label\(s\) that task 'sentiment' does not have: 'spam'"):
+    with pytest.raises(UnknownLabels, match=r"2 labels that task 'sentiment' does not have: 'spam'"):
         read_data(path, TASKS, "sentiment")
     data = read_data(path, TASKS, "sentiment", label_map={"spam": "negative", "ham": "positive"})
     assert data.labels["sentiment"] == [1 - i for i in TRUE]
@@ -288,10 +288,22 @@ def test_scores_are_no_labels(extension: str, tmp_path: Path) -> None:
             read()
 
 
-def test_a_map_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [["true", "false"], ["0", "1"]])
+@pytest.mark.parametrize("labels", [("real", "fake"), ("toxic", "not toxic"), ("valid", "invalid")])
+def test_true_and_false_are_not_read_as_positions_of_labels_in_the_other_order(
+    labels: tuple[str, ...], given: list[str]
+) -> None:
+    assert set(match_labels(Counter(given), labels, column="label").unknown) == set(given)
+    assert not match_labels(Counter(given), labels[::-1], column="label").unknown
+
+
+def test_a_map_may_have_labels_that_the_file_lacks(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", ["negative", "positive"] * 20)
-    with pytest.raises(InputError, match="has 'neutrl', which no row is labelled"):
-        read_data(path, TASKS, "sentiment", label_map={"neutrl": ""})
+    data = read_data(path, TASKS, "sentiment", label_map={"neutrl": ""})
+    assert data.remarks == ["the label map has 'neutrl', which no row is labelled"]
+
+
+def test_a_map_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     both = tmp_path / "b.csv"
     both.write_text("text,sentiment,emotion\n" + "a,negative,joy\n" * 20)
     with pytest.raises(InputError, match="A label map is for one task. Name it: one of emotion, sentiment"):

@@ -14,7 +14,7 @@ from inference.compare import rows
 from inference.compare.rows import MIN_ROWS, LabelledRows, read_data
 from inference.errors import InputError
 from inference.formats.bundle import Task
-from inference.tables.table import Source
+from inference.tables.source import Source
 
 SINGLE = "single_label_classification"
 TASKS = {

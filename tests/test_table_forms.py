@@ -22,9 +22,9 @@ from dashboard.upload import read_upload
 from inference.compare.rows import read_data
 from inference.errors import InputError
 from inference.formats.bundle import Task
-from inference.tables import reading, table
+from inference.tables import reading, source
 from inference.tables.reading import assumed, open_table
-from inference.tables.table import Source
+from inference.tables.source import Source
 from training.sources import Request, read_sources
 from ui.scoring import looked_at
 
@@ -237,7 +237,7 @@ def test_every_entrance_refuses_a_file_in_the_same_short_line(tmp_path: Path, na
 def test_a_gzip_bomb_is_refused_at_every_entrance_while_it_unpacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table, "MIN_GZIP_LIMIT", 1_000_000)
+    monkeypatch.setattr(source, "MIN_GZIP_LIMIT", 1_000_000)
     monkeypatch.setattr(reading, "MAX_UPLOAD_BYTES", 1_000_000)
     path = tmp_path / "in.csv.gz"
     path.write_bytes(gzip.compress(b"text\n" + b"a\n" * 1_000_000))

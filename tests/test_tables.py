@@ -23,7 +23,7 @@ from inference.errors import InputError
 from inference.formats.bundle import Task
 from inference.tables import json_formats, reading
 from inference.tables.reading import open_table, read_columns
-from inference.tables.table import Source
+from inference.tables.source import Source
 from training.sources import Request, read_sources
 from ui.scoring import looked_at
 
@@ -179,6 +179,22 @@ def sheet_with(name: str, part: bytes) -> bytes:
         for info in old.infolist():
             new.writestr(info.filename, part if info.filename == name else old.read(info))
     return out.getvalue()
+
+
+def test_a_first_sheet_without_the_rows_is_named_with_the_others() -> None:
+    for cells, message in (
+        ([], "has no rows in its first sheet"),
+        (["Report", "2026"], "which column holds the texts"),
+    ):
+        book = openpyxl.Workbook()
+        book.active.title = "Cover"
+        book.active.append(cells)
+        book.create_sheet("Data").append(["text"])
+        out = io.BytesIO()
+        book.save(out)
+        with pytest.raises(InputError, match=message) as error:
+            open_table(Source("a.xlsx", out.getvalue()))
+        assert str(error.value).endswith(" If the rows are in another sheet ('Data'), move it to the front.")
 
 
 SHEET = "xl/worksheets/sheet1.xml"

@@ -96,7 +96,7 @@ def test_texts_that_differ_are_split_as_models_that_are_out_were(tmp_path: Path)
     ("content", "message"),
     [
         ("text\nhello\n", "no column 'label'; it has 'text'"),
-        ("text,label\nhello,a\nbye,a\n", "has 1 label"),
+        ("text,label\nhello,a\nbye,a\n", "has only the label 'a'"),
         ("text,label\nhello,a\nbye,a\nhi,b\n", "label 'b' has only one text"),
         ("text,label\nhello,a\nbye,a\nhi,b\nhi,b\n", "label 'b' has only one text"),
         ("text,label\n ,a\n", "row 1 \\(column 'text'\\): The text is empty"),

@@ -126,6 +126,26 @@ def test_columns_and_tasks_can_have_other_names(tmp_path: Path) -> None:
         read(tmp_path / "a.csv", text_column="body", label_columns=("my class",))
 
 
+def test_a_label_map_renames_labels_and_leaves_rows_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", stars=["1", "5", "3", "up"] * 10)
+    write(tmp_path / "validation.csv", stars=["1", "5"] * 20)
+    source = read(
+        path, label_columns=("stars",), label_map="1=down,5=up,3=,9=up", validation=str(tmp_path / "validation.csv")
+    )["stars"]
+    assert source.train.known["stars"] == ("down", "up")
+    assert source.train.labels["stars"] == [0, 1, 1] * 10
+    assert "'stars': labels are read by the label map: '1' as 'down', '5' as 'up', '3' as '', '9' as 'up'" in (
+        source.train.remarks
+    )
+    assert "the label map has '9', which no row is labelled" in source.train.remarks
+    assert source.validation is not None
+    assert source.validation.labels["stars"] == [0, 1] * 20
+    assert source.measure[-2:] == ("--label-map", "1=down,5=up,3=,9=up")
+    both = write(tmp_path / "both.csv", mood=LABELS, topic=LABELS)
+    with pytest.raises(InputError, match="--label-map is for one label column, and there are 2"):
+        read(both, label_columns=("mood", "topic"), label_map="up=down")
+
+
 def test_numbered_labels_of_a_hub_data_set_get_their_names_in_their_order(tmp_path: Path) -> None:
     features = {"label": {"names": ["up", "down"], "_type": "ClassLabel"}, "text": {"_type": "Value"}}
     table = pa.table({"text": TEXTS, "label": [-1, *(i % 2 for i in range(39))]})
@@ -167,7 +187,7 @@ def test_a_file_on_the_hub_is_fetched_at_its_revision(tmp_path: Path, monkeypatc
         ("text,label\nx,a\n" + "y" * 20_001 + ",b\n", {}, "a.csv, row 2 \\(column 'text'\\): .*20,001 characters"),
         ("text,label\nx,\n", {}, "a.csv, column 'label' has no row with a label"),
         ("text,label\nx,a\n", {"label_columns": ("text",)}, "cannot hold both the texts and the labels"),
-        ("text,label\nx,a\n", {"tasks": ("one", "two")}, "2 task\\(s\\) \\(one, two\\) for 1 label column\\(s\\)"),
+        ("text,label\nx,a\n", {"tasks": ("one", "two")}, "must be as many: one, two for label"),
         ("text,label\nx,a\n", {"validation_share": 1.5}, "validation share of 1.5"),
         ("text,label\nx,a\n", {"validation": "nowhere.csv"}, "No file nowhere.csv"),
     ],
@@ -227,7 +247,7 @@ def test_a_validation_label_that_no_training_row_has_is_refused(tmp_path: Path) 
     write(tmp_path / "train.csv")
     write(tmp_path / "validation.csv", ["x", "y"], label=["up", "upp"])
     with pytest.raises(
-        InputError, match="1 validation row.*label 'upp', which no row of train.csv, column 'label' has"
+        InputError, match="train.csv, column 'label' has no row with the label 'upp', the label of 1 validation row"
     ):
         split(read(tmp_path)["label"], 0.1, 1)
 

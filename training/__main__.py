@@ -68,6 +68,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tasks", help="comma-separated (default: the names of the folders or label columns)")
     p.add_argument("--text-column", help="(default: the column named like texts, such as text, or the only one)")
     p.add_argument("--label-columns", default="", help="comma-separated, one per task; empty cells are not labels")
+    p.add_argument(
+        "--label-map",
+        metavar="MINE=NEW,…",
+        help="rename labels, nothing for rows to leave out; or a .json file",
+    )
     p.add_argument("--validation", help="a file of validation rows for a single training file")
     p.add_argument("--validation-share", type=float, help="split off if there are none (default: 0.2 of a file)")
     p.add_argument("--tuning-share", default="0.1", help="share of the training rows to tune on; also task=share,…")
@@ -207,6 +212,7 @@ def _read_tasks(
             args.validation,
             args.validation_share,
             args.seed,
+            args.label_map,
         )
     )
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from inference.compare.labels import match_labels
 from inference.compare.rows import LabelledRows
-from inference.errors import InputError
+from inference.errors import InputError, counted
 from training.sources import Source
 
 
@@ -34,7 +34,7 @@ def split(source: Source, tuning_share: float, seed: int) -> TaskData:
     """
     ((task, labels),) = source.train.known.items()
     if len(labels) < 2:
-        raise InputError(f"{source.place} has {len(labels)} label(s): {sorted(labels)}. At least two are needed.")
+        raise InputError(f"{source.place} has only the label {labels[0]!r}. At least two are needed.")
     by_label: list[list[str]] = [[] for _ in labels]
     labels_of: dict[str, set[int]] = {}
     for text, label_id in zip(source.train.texts, source.train.label_ids, strict=True):
@@ -88,8 +88,8 @@ def _with_ids(rows: LabelledRows, task: str, labels: tuple[str, ...], place: str
     if unknown:
         label, count = unknown.most_common(1)[0]
         raise InputError(
-            f"{count} validation row(s) have the label {label!r}, which no row of {place} has. Correct the label, add "
-            "training rows of it, or empty the cell to leave the row out."
+            f"{place} has no row with the label {label!r}, the label of {counted(count, 'validation row')}. Correct "
+            "the label, add training rows of it, or empty the cell to leave the row out."
         )
     return replace(rows, labels={task: [matching.positions[name] for name in names]}, known={task: labels})
 

@@ -12,6 +12,7 @@ from inference.artifacts.parity import Matrix, differences, score_rows
 from inference.classifier import Classifier
 from inference.compare.metrics import metrics
 from inference.compare.stats import share
+from inference.errors import counted
 from training.data import TaskData
 
 CONFUSIONS = 5
@@ -109,7 +110,7 @@ def markdown(report: Report, drifts: Mapping[str, Mapping[str, Any]] | None = No
         if figures["confusions"]:
             parts.append(
                 "\n".join(
-                    f"- {pair['true']} taken for {pair['given']}: {pair['rows']} row{'' if pair['rows'] == 1 else 's'}"
+                    f"- {pair['true']} taken for {pair['given']}: {counted(pair['rows'], 'row')}"
                     for pair in figures["confusions"]
                 )
             )

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from inference.compare.labels import check_not_scores, fold, spellings
+from inference.compare.labels import check_not_scores, fold, read_label_map, spellings, unused
 from inference.compare.rows import LabelledRows, find_label_column, labelled_rows, open_data
-from inference.errors import InputError
+from inference.errors import InputError, shown
 from inference.formats.bundle import check_labels, check_name
 from inference.tables.parquet import class_names
 from inference.tables.reading import FORMATS, read_columns
@@ -46,6 +46,8 @@ class Request:
     validation_share: float | None = None
     """Of the training rows, if there are no validation rows; by default 0.2 of a single file, none of a folder."""
     seed: int = 13
+    label_map: str | None = None
+    """What labels of the only label column mean, as `read_label_map` parses it."""
 
 
 def read_sources(request: Request) -> tuple[dict[str, Source], list[dict[str, str]]]:
@@ -84,6 +86,8 @@ def _task_folders(
         )
     if len(request.label_columns) > 1 or request.validation:
         raise InputError(f"{folder} has a folder per task: name one label column at most, and no validation file.")
+    if request.label_map is not None and len(names) > 1:
+        raise InputError("--label-map is for one task. Name it with --tasks, or train each task with its own.")
     sources: dict[str, Source] = {}
     split_off: list[dict[str, str]] = []
     for name in names:
@@ -92,7 +96,7 @@ def _task_folders(
             raise InputError(f"{folder / name} holds no train.csv, .jsonl or the like for the task {name!r}.")
         validation = _part(folder / name, "validation")
         column = request.label_columns or ("label",)
-        of_task = Request(request.data, (name,), request.text_column, column, seed=request.seed)
+        of_task = replace(request, tasks=(name,), label_columns=column)
         source, rest = _one_file(of_task, str(train), str(validation) if validation else None, share)
         sources |= source
         split_off += rest
@@ -105,12 +109,15 @@ def _one_file(
     """Return the tasks of one training file: one for each of its label columns."""
     table, digest, remarks = open_data(train, request.text_column)
     holders = _label_columns(table, request)
-    rows = _rows(table, digest, holders)
+    label_map = {} if request.label_map is None else read_label_map(request.label_map)
+    if label_map and len(holders) > 1:
+        raise InputError(f"--label-map is for one label column, and there are {len(holders)}. Train one task with it.")
+    rows = _rows(table, digest, holders, label_map)
     rows = replace(rows, remarks=[*remarks, *rows.remarks])
     held_out: LabelledRows | None = None
     split_off: list[dict[str, str]] = []
     if validation is not None:
-        held_out = _rows(*open_data(validation, request.text_column)[:2], holders)
+        held_out = _rows(*open_data(validation, request.text_column)[:2], holders, label_map)
     elif share:
         rows, held_out = _hold_out(rows, share, request.seed)
         split_off = [
@@ -123,6 +130,7 @@ def _one_file(
             measure = ["--data", validation, "--task", task]
             measure += ["--text-column", request.text_column] if request.text_column else []
             measure += ["--label-column", column] if column not in (task, "label") else []
+            measure += ["--label-map", request.label_map] if request.label_map else []
         place = f"{table.name}, column {column!r}"
         of_task = held_out.of_task(task) if held_out else None
         sources[task] = Source(place, rows.of_task(task), of_task or None, tuple(measure))
@@ -160,21 +168,27 @@ def _label_columns(table: Table, request: Request) -> dict[str, str]:
         raise InputError(f"The column {table.text_column!r} cannot hold both the texts and the labels.")
     tasks = list(request.tasks) or list(asked)
     if len(tasks) != len(columns) or len(set(tasks)) != len(tasks):
-        raise InputError(f"{len(tasks)} task(s) ({', '.join(tasks)}) for {len(columns)} label column(s).")
+        raise InputError(f"Tasks and label columns must be as many: {', '.join(tasks)} for {', '.join(columns)}.")
     try:
         return {check_name(task, "task"): column for task, column in zip(tasks, columns, strict=True)}
     except ValueError as error:
         raise InputError(f"{error} Name the task with --tasks.") from None
 
 
-def _rows(table: Table, sha256: str, holders: Mapping[str, str]) -> LabelledRows:
+def _rows(table: Table, sha256: str, holders: Mapping[str, str], label_map: Mapping[str, str]) -> LabelledRows:
     """Return the rows that have a label of any task; labels are known in the data set's order, else sorted."""
     holders = {task: find_label_column(table.columns, column) or column for task, column in holders.items()}
     columns = read_columns(table, [table.text_column, *holders.values()])
     known, ids, remarks = {}, {}, list[str]()
+    names_of = class_names(table)
     for task, column in holders.items():
-        names = class_names(table).get(column)
+        names = names_of.get(column)
         labels = spellings(table.name, column, columns[column], names)
+        if label_map:
+            pairs = ", ".join(f"{shown(mine)} as {shown(theirs)}" for mine, theirs in label_map.items())
+            remarks.append(f"{column!r}: labels are read by the label map: {pairs}")
+            remarks += unused(label_map, set(labels))
+            labels = [label_map.get(label, label) for label in labels]
         if names is None and (absent := {label for label in labels if label.casefold() in ("nan", "<na>", "nat")}):
             remarks.append(f"{column!r}: rows labelled {', '.join(sorted(absent))} are rows without a label")
             labels = ["" if label in absent else label for label in labels]

@@ -25,7 +25,8 @@ from inference.loading import Models
 from inference.score.run import Model, Report, ScoreJob, doubtful_header, score
 from inference.score.writing import FORMATS, as_text
 from inference.tables.reading import EXTENSIONS, assumed, open_upload
-from inference.tables.table import NoTextColumn, Source, Table
+from inference.tables.source import Source
+from inference.tables.table import NoTextColumn, Table
 from ui import figures, render
 from ui.files import MAX_UPLOAD_MB
 from ui.render import fill, shorten

@@ -23,7 +23,7 @@ from inference.compare.verdict import ShipLimits, decide
 from inference.errors import InferenceError
 from inference.formats.bundle import Bundle
 from inference.jobs import BackgroundJob, duration
-from inference.tables.table import Source
+from inference.tables.source import Source
 
 MAX_ROWS = 20_000
 MAX_UNKNOWN = 50  # labels to map by hand; more are a wrong column

@@ -76,8 +76,8 @@ class Calls(ABC):
         """Classify one text, or many in their order, for one task.
 
         Args:
-            texts: one string, or any iterable of strings: a list, a column of a table, an array, a generator. A tuple
-                of two strings is a pair, for a model of pairs; several pairs are a list of tuples.
+            texts: one string, or any iterable of strings, even an empty one: a list, a column of a table, an array, a
+                generator. A tuple of two strings is a pair, for a model of pairs; several pairs are a list of tuples.
             task: may be omitted if the model has only one.
             threshold: confidence below which an answer is uncertain (default: the task's own).
             batch_size: maximum texts per forward pass (default: the classifier's); `token_budget` limits it too.
@@ -97,8 +97,14 @@ class Calls(ABC):
                     from tqdm.auto import tqdm
                 answers = tqdm(answers, total=len(given), unit=" texts")
             return list(answers)
-        predictions = self.classify(given, [task], threshold, batch_size).predictions[task]
-        return predictions if isinstance(given, list) else predictions[0]
+        if not isinstance(given, list):
+            return self.classify(given, [task], threshold, batch_size).predictions[task][0]
+        try:
+            return self.classify(given, [task], threshold, batch_size).predictions[task] if given else []
+        except InputError as error:
+            if len(given) > 1 and self.problems(given):
+                raise InputError(f'{error} With on_error="skip", such texts have no prediction.') from None
+            raise
 
     def stream(
         self,
@@ -166,6 +172,8 @@ class Calls(ABC):
     ) -> dict[str, Prediction] | dict[str, list[Prediction]]:
         """Like `predict`, for all tasks from one pass of the encoder."""
         given = as_texts(texts, self.bundle.pairs)
+        if given == []:
+            return {task: list[Prediction]() for task in self.bundle.tasks}
         predictions = self.classify(given, None, threshold).predictions
         if not isinstance(given, list):
             return {task: of_task[0] for task, of_task in predictions.items()}

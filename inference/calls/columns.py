@@ -108,7 +108,9 @@ def windows(
                 raise
             if not skip:
                 first = min(reasons)
-                raise InputError(f"texts[{start + first}]: {reasons[first]}") from None
+                raise InputError(
+                    f'texts[{start + first}]: {reasons[first]} With on_error="skip", such texts have no prediction.'
+                ) from None
             readable = [text for index, text in enumerate(window) if index not in reasons]
             answers = iter(answer(readable) if readable else [])
         for index in range(len(window)):

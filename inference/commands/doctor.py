@@ -21,7 +21,7 @@ from inference.artifacts.manifest import REBUILD
 from inference.artifacts.parity import as_read
 from inference.assets import showcase_texts
 from inference.commands.options import add_model_command, print_json
-from inference.errors import BundleError, InferenceError, importing
+from inference.errors import BundleError, InferenceError, counted, importing
 from inference.formats.architectures import HEAD_WEIGHT, HEADS, TESTED, max_positions
 from inference.formats.bundle import MULTI, SINGLE, Bundle, Finding
 from inference.formats.describe import describe
@@ -408,5 +408,5 @@ def doctor_command(args: argparse.Namespace) -> int:
     return min(counts["error"], 1)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return counted(number, noun) if number else f"no {noun}s"

@@ -10,7 +10,7 @@ from typing import Any
 from inference.compare.receipt import Receipt, seal
 from inference.errors import InputError
 from inference.tables.reading import open_table, read_columns
-from inference.tables.table import Source
+from inference.tables.source import Source
 
 BROKEN, FIXED, BOTH_WRONG = "broken", "fixed", "both wrong"
 KINDS = (BROKEN, FIXED, BOTH_WRONG)

@@ -7,12 +7,12 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference.errors import InputError, shown
+from inference.errors import InputError, counted, shown
 from inference.formats.labels import names_entry
 
 LEAVE_OUT = ""
@@ -33,6 +33,8 @@ SYNONYMS = (
 TRUTH = SYNONYMS[-2:]
 POLARITY = (("true", "positive"), ("false", "negative"))
 """What yes and no mean to a task with two labels that has neither."""
+GENUINE = (("real", "genuine", "correct", "valid"), ("fake", "wrong", "incorrect", "invalid"))
+"""Labels that true and false are not to be taken for the other way round."""
 MISSING = frozenset({"nan", "na", "n/a", "<na>", "nat", "none", "null"})
 """Spellings of no label, unless the task has a label of this name."""
 WITHHELD = "-1"
@@ -200,6 +202,11 @@ def read_label_map(text: str) -> dict[str, str]:
     return mapping
 
 
+def unused(mapping: Iterable[str], given: Collection[str]) -> list[str]:
+    """Return a remark for each spelling of a label map that no row has."""
+    return [f"the label map has {shown(label)}, which no row is labelled" for label in mapping if label not in given]
+
+
 class _Pairs(list[tuple[str, Any]]):
     """The pairs of a JSON object as they are written, where a label may stand twice."""
 
@@ -236,7 +243,7 @@ def _similar(label: str, names: Iterable[str]) -> list[str]:
 
 def explain_unknown(place: str, task: str, labels: Sequence[str], unknown: Mapping[str, int]) -> UnknownLabels:
     """Return the error for labels that the task does not have, with the option that maps them."""
-    examples = ", ".join(f"{shown(label)} ({rows:,} rows)" for label, rows in list(unknown.items())[:5])
+    examples = ", ".join(f"{shown(label)} ({counted(rows, 'row')})" for label, rows in list(unknown.items())[:5])
     known = ", ".join(labels[:10]) + (", …" if len(labels) > 10 else "")
     listed = list(unknown)[:MAX_PASTED]
     guessed = guesses(listed, labels)
@@ -246,7 +253,7 @@ def explain_unknown(place: str, task: str, labels: Sequence[str], unknown: Mappi
     is_simple = is_simple and not any(sign in label for pair in guessed.items() for label in pair for sign in ",='\n")
     example = f"--label-map='{parts}'" if is_simple else '--label-map FILE.json with {"mine": "theirs", "other": ""}'
     message = (
-        f"{place}: {len(unknown):,} label(s) that task {task!r} does not have: {examples}. It has {known}. "
+        f"{place}: {counted(len(unknown), 'label')} that task {task!r} does not have: {examples}. It has {known}. "
         + (NUMBERS if _numbers(unknown) else "")
         + (_placeholder_advice(labels) if all(map(_PLACEHOLDER.fullmatch, labels)) else "")
         + f"Map them, or leave rows out with nothing after the =: {example}"
@@ -274,16 +281,14 @@ def _mapped(given: Mapping[str, int], labels: Sequence[str], mapping: Mapping[st
     """Return the positions that the user's mapping gives.
 
     Raises:
-        InputError: it names a label that the file or the task does not have.
+        InputError: it names a label that the task does not have.
     """
     targets = {LEAVE_OUT: -1} | {label: i for i, label in enumerate(labels)}
-    for mine, theirs in mapping.items():
+    for theirs in mapping.values():
         if theirs not in targets:
             known = ", ".join(labels[:10]) + (", …" if len(labels) > 10 else "")
             raise InputError(f"The label map names {shown(theirs)}, which the task does not have. It has {known}.")
-        if mine not in given:
-            raise InputError(f"The label map has {shown(mine)}, which no row is labelled. Remove it from the map.")
-    return {mine: targets[theirs] for mine, theirs in mapping.items()}
+    return {mine: targets[theirs] for mine, theirs in mapping.items() if mine in given}
 
 
 def _named(given: Iterable[str], labels: Sequence[str]) -> dict[str, int]:
@@ -341,9 +346,9 @@ def _contradicts(column: str, labels: Sequence[str], given: Sequence[str]) -> bo
     meant = [
         i for i, name in enumerate(folded) if about in next((group for group in SYNONYMS if name in group), [name])
     ]
-    affirmative, negative = (*TRUTH[0], *SYNONYMS[0]), (*TRUTH[1], *SYNONYMS[1])
+    affirmative, negative = (*TRUTH[0], *SYNONYMS[0], *GENUINE[0]), (*TRUTH[1], *SYNONYMS[1], *GENUINE[1])
     is_reversed = folded[0] in affirmative or folded[1] in negative or _NEGATION.sub("", folded[1]) == folded[0]
-    return (bool(meant) and positive not in meant) or (is_number and is_reversed)
+    return (bool(meant) and positive not in meant) or (positive == 1 and is_reversed)
 
 
 def _numbered(given: Sequence[str], labels: Sequence[str]) -> dict[str, int]:

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from inference.calls.texts import check_texts
-from inference.compare.labels import Matching, check_not_scores, explain_unknown, match_labels, spellings
-from inference.errors import InputError, shown
+from inference.compare.labels import Matching, check_not_scores, explain_unknown, match_labels, spellings, unused
+from inference.errors import InputError, counted, shown
 from inference.formats.bundle import Task
 from inference.formats.hub import fetch_data_file
 from inference.tables.parquet import class_names
 from inference.tables.reading import open_table, read_columns
-from inference.tables.table import LABEL_NAMES, Source, Table, column_index, find_column, listed, pair_index
+from inference.tables.source import Source
+from inference.tables.table import LABEL_NAMES, Table, column_index, find_column, listed, pair_index
 
 MIN_ROWS = 20  # below this no figure means anything
 
@@ -127,7 +128,7 @@ class LabelledRows:
         if len(few) == len(counts):
             count = max(counts.values(), default=0)
             raise InputError(
-                f"{self.name} has {count} labelled row{'' if count == 1 else 's'}"
+                f"{self.name} has {counted(count, 'labelled row')}"
                 + (f" ({'; '.join(self.remarks)})" if self.remarks else "")
                 + f". At least {MIN_ROWS} are needed for any result, and hundreds for a verdict. Label more."
             )
@@ -283,7 +284,8 @@ def _label_columns(
 
 def _assumed(given: Counter[str], key: str, task: Task, matching: Matching, label_map: Mapping[str, str]) -> list[str]:
     """Return what was assumed about the labels of a task, as remarks."""
-    remarks = [
+    remarks = unused(label_map, given)
+    remarks += [
         f"{given[label]:,} rows labelled {shown(label)} are left out"
         for label, position in matching.positions.items()
         if label and position < 0

@@ -24,7 +24,8 @@ from inference.score.workers import Opener, answering
 from inference.score.writing import FORMATS, Writer, open_writer
 from inference.tables.cutting import BLOCK_BYTES, BLOCK_ROWS, CUT
 from inference.tables.reading import assumed, open_table
-from inference.tables.table import Block, Source, Table, is_sentence, pair_index, shortened
+from inference.tables.source import Source
+from inference.tables.table import Block, Table, is_sentence, pair_index, shortened
 from inference.version import __version__
 
 ENDINGS = {"csv": "csv", "tsv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}

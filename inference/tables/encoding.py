@@ -10,7 +10,7 @@ from typing import TextIO
 
 from inference.errors import InputError
 from inference.tables.cutting import ROW_LETTERS
-from inference.tables.table import Source
+from inference.tables.source import Source
 
 MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -88,31 +88,61 @@ def read_lines(file: TextIO, name: str) -> Iterator[str]:
 
 def _is_windows(source: Source) -> bool:
     """Whether text that is not UTF-8 is plausible as Windows-1252, and not broken UTF-8 or another alphabet."""
-    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    valid = invalid = words = foreign_words = strange = 0
-    counts = Counter[str]()
-    for chunk in _chunks(source):
-        foreign = [letter for letter in decoder.decode(chunk) if letter > "\x7f"]
+    counts = _Counts()
+    try:
+        for chunk in _chunks(source):
+            counts.add(chunk)
+    except UnicodeDecodeError:
+        return False
+    return counts.is_utf8_rare() and counts.is_latin() and not counts.is_eastern()
+
+
+class _Counts:
+    """Counts over a file of what tells Windows-1252 from other encodings."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._valid = self._invalid = 0
+        """Letters outside ASCII that are UTF-8, and bytes that are not."""
+        self._words = self._foreign_words = self._strange = 0
+        """Words with bytes outside ASCII; those without any ASCII letter; those that Windows-1252 reads strangely."""
+        self._letters = Counter[str]()
+        """Group of `_LETTERS` -> number of words with one of its letters."""
+
+    def add(self, chunk: bytes) -> None:
+        """Count a part of the file.
+
+        Raises:
+            UnicodeDecodeError: it has bytes without a meaning in Windows-1252.
+        """
+        text = chunk.decode("cp1252")
+        foreign = [letter for letter in self._decoder.decode(chunk) if letter > "\x7f"]
         escaped = sum("\udc80" <= letter <= "\udcff" for letter in foreign)
-        valid, invalid = valid + len(foreign) - escaped, invalid + escaped
+        self._valid += len(foreign) - escaped
+        self._invalid += escaped
         for word in _WORDS.finditer(chunk):
-            words += not word[0].isascii()
-            foreign_words += len(word[0]) > 1 and not _ASCII_LETTER.search(word[0])
-        try:
-            text = chunk.decode("cp1252")
-        except UnicodeDecodeError:
-            return False
-        strange += len(_STRANGE.findall(text))
+            self._words += not word[0].isascii()
+            self._foreign_words += len(word[0]) > 1 and not _ASCII_LETTER.search(word[0])
+        self._strange += len(_STRANGE.findall(text))
         for written in _FOREIGN_WORD.findall(text):
-            counts.update(name for name, letters in _LETTERS.items() if not set(letters).isdisjoint(written))
-    share = {name: counts[name] / max(words, 1) for name in _LETTERS}
-    is_eastern = (
-        (share["icelandic"] > 0.05 and share["acute"] < 0.4)
-        or (share["caron"] > 0.1 and share["grave"] > 0.1)
-        or min(share["tilde"], share["umlaut"], share["a"]) > 0.05
-    )
-    is_western = strange <= MAX_STRANGE * words and not is_eastern
-    return 10 * valid <= invalid and foreign_words <= MAX_FOREIGN * words and is_western
+            self._letters.update(name for name, letters in _LETTERS.items() if not set(letters).isdisjoint(written))
+
+    def is_utf8_rare(self) -> bool:
+        """Whether the file is not UTF-8 with a few damaged bytes."""
+        return 10 * self._valid <= self._invalid
+
+    def is_latin(self) -> bool:
+        """Whether words have few letters that another alphabet, DOS or Macintosh would explain."""
+        return self._foreign_words <= MAX_FOREIGN * self._words and self._strange <= MAX_STRANGE * self._words
+
+    def is_eastern(self) -> bool:
+        """Whether the letters are more likely those of Eastern Europe, in an encoding of its own."""
+        share = {name: self._letters[name] / max(self._words, 1) for name in _LETTERS}
+        return (
+            (share["icelandic"] > 0.05 and share["acute"] < 0.4)
+            or (share["caron"] > 0.1 and share["grave"] > 0.1)
+            or min(share["tilde"], share["umlaut"], share["a"]) > 0.05
+        )
 
 
 def _chunks(source: Source) -> Iterator[bytes]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from inference.errors import InputError
-from inference.tables.cutting import ROW_LETTERS, Size, gather, weight
+from inference.tables.cutting import Size, gather, weight
 from inference.tables.encoding import read_lines
-from inference.tables.table import Block, Source, check_column_count, find_text_column
+from inference.tables.json_array import CHUNK_LETTERS, JsonArray
+from inference.tables.source import Source
+from inference.tables.table import Block, check_column_count, find_text_column
 
-CHUNK_LETTERS = 1 << 16
-_WHITE = re.compile(r"[ \t\r\n]*")
+WRITE_RECORDS = 'Write an array of objects, one per row; pandas does with df.to_json(name, orient="records").'
 
 
 class JsonlTable:
@@ -84,7 +84,7 @@ class JsonTable(JsonlTable):
         with source.open_text(newline="\n") as file:
             start = ""
             while not start and (piece := file.read(CHUNK_LETTERS)):
-                start = piece.lstrip()
+                start = piece.lstrip(" \t\r\n")
         self._is_array = start.startswith("[")
         if start.startswith("{"):
             self._check_lines(source)
@@ -94,79 +94,13 @@ class JsonTable(JsonlTable):
         if not self._is_array:
             yield from super()._records()
             return
-        for number, (line, row) in enumerate(self._elements(), 1):
-            if not isinstance(row, dict):
-                raise InputError(
-                    f"{self.name}, element {number:,} is not a JSON object but {_kind(row)}. Write an array of objects."
-                )
-            yield line, row
-
-    def _elements(self) -> Iterator[tuple[str, Any]]:
-        """Yield the elements of the array as they are written, on a line each, and their values.
-
-        At most one of them and a chunk are in memory.
-        """
-        number, text, at, is_last = 0, "", 0, False
         with self.source.open_text(newline="\n") as file:
-
-            def more() -> bool:
-                nonlocal text, at, is_last
-                # As much again as is waiting, so that a long element is not parsed once per chunk.
-                piece = self._read(file, max(CHUNK_LETTERS, len(text) - at))
-                text, at, is_last = text[at:] + piece, 0, not piece  # cut here alone, not after every element
-                return not is_last
-
-            while not (text := text.lstrip()) and more():
-                pass
-            at = 1  # after the bracket
-            decoder = json.JSONDecoder()
-            while True:
-                at = _WHITE.match(text, at).end()  # type: ignore[union-attr]  # it matches everything
-                if at == len(text) and not is_last:
-                    more()
-                    continue
-                if text[at : at + 1] == "]":
-                    self._check_end(text[at + 1 :], file)
-                    return
-                if number:
-                    if text[at : at + 1] != ",":
-                        raise self._invalid(number, "a comma or a bracket is missing after it")
-                    at += 1
-                number += 1
-                while True:
-                    try:
-                        start = _WHITE.match(text, at).end()  # type: ignore[union-attr]
-                        row, end = decoder.raw_decode(text, start)
-                        if end < len(text) or is_last:  # else it may be a number that goes on
-                            break
-                    except RecursionError:
-                        raise self._invalid(number, "it is nested too deeply") from None
-                    except ValueError as error:
-                        if is_last:
-                            raise self._invalid(number, str(error).partition(":")[0]) from None
-                    if len(text) - at > ROW_LETTERS:
-                        raise InputError(
-                            f"{self.name}, element {number:,} has more than {ROW_LETTERS:,} characters, or is not "
-                            "valid JSON. Split or correct it."
-                        )
-                    more()
-                line, at = text[start:end], end
-                yield line.replace("\r", " ").replace("\n", " "), row  # a string cannot contain a raw line end
-
-    def _read(self, file: Any, letters: int) -> str:
-        try:
-            return str(file.read(letters))
-        except UnicodeError as error:
-            raise InputError(f"{self.name} is damaged: {error}. Export it again.") from None
-
-    def _check_end(self, rest: str, file: Any) -> None:
-        if rest.strip() or self._read(file, CHUNK_LETTERS).strip():
-            raise InputError(f"{self.name} continues after the end of its array. Remove the rest.")
-
-    def _invalid(self, number: int, reason: str) -> InputError:
-        return InputError(
-            f"{self.name}, element {number:,} is not valid JSON: {reason}. Fix the file or export it again."
-        )
+            for number, (line, row) in enumerate(JsonArray(file, self.name).elements(), 1):
+                if not isinstance(row, dict):
+                    raise InputError(
+                        f"{self.name}, element {number:,} is not a JSON object but {_kind(row)}. {WRITE_RECORDS}"
+                    )
+                yield line, row
 
     @staticmethod
     def _check_lines(source: Source) -> None:
@@ -181,10 +115,7 @@ class JsonTable(JsonlTable):
         except (ValueError, RecursionError):
             is_table = not first.rstrip().endswith("}")
         if is_table:
-            raise InputError(
-                f"{source.name} is a single JSON object. Write an array of objects, one per row; pandas does with "
-                'df.to_json(name, orient="records").'
-            )
+            raise InputError(f"{source.name} is a single JSON object. {WRITE_RECORDS}")
 
 
 def _cells(lines: Sequence[str], columns: Sequence[str]) -> Iterator[list[Any]]:

@@ -11,7 +11,8 @@ from typing import Any
 from inference.errors import InputError
 from inference.tables.cutting import Size, gather
 from inference.tables.groups import pieces, read_batches
-from inference.tables.table import Block, NoTextColumn, Source, Table, find_text_column
+from inference.tables.source import Source
+from inference.tables.table import Block, NoTextColumn, Table, find_text_column
 
 
 class ParquetTable:

@@ -19,7 +19,8 @@ from inference.tables.encoding import find_encoding
 from inference.tables.json_formats import JsonlTable, JsonTable
 from inference.tables.parquet import ParquetTable
 from inference.tables.sheet import SheetTable
-from inference.tables.table import MAX_COLUMNS, NoTextColumn, Source, Table, column_index
+from inference.tables.source import Source
+from inference.tables.table import MAX_COLUMNS, NoTextColumn, Table, column_index
 from inference.tables.text_formats import CsvTable
 from inference.tables.unpacking import MAX_UPLOAD_BYTES, check_unpacked
 

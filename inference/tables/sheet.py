@@ -11,9 +11,10 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-from inference.errors import InputError
+from inference.errors import InputError, shown
 from inference.tables.cutting import ROW_LETTERS
-from inference.tables.table import Source
+from inference.tables.source import Source
+from inference.tables.table import NoTextColumn
 from inference.tables.text_formats import CsvTable
 
 MAX_ROWS = 1_048_576  # of a sheet
@@ -21,6 +22,7 @@ MAX_BYTES = 2_000_000_000  # that the parts of a file may unpack to
 MAX_PARTS = 10_000
 MAX_OTHER_BYTES = 1_000_000  # of XML besides cells, which is read as a whole: this much takes seconds
 BATCH_ROWS = 16
+MAX_NAMED = 5  # sheets in a message
 
 _Result = TypeVar("_Result")
 
@@ -32,11 +34,27 @@ class SheetTable(CsvTable):
     """
 
     too_wide = "Delete the rows above the header and the cells beside the table."
+    unit = "row"
+
+    def __init__(self, source: Source, text_column: str | None, max_columns: int) -> None:
+        self._advice = ""
+        try:
+            super().__init__(source, text_column, max_columns)
+        except NoTextColumn as error:
+            raise NoTextColumn(str(error), error.columns, self._advice) from None
+        self._check_not_empty(self.row_count)
 
     def _header(self, text_column: str | None) -> list[str]:
         self.bom = True
         _check_size(self.source)
-        return next(self._parsed(","), (0, []))[1]
+        columns = next(self._parsed(","), (0, []))[1]
+        self._check_not_empty(len(columns))
+        return columns
+
+    def _check_not_empty(self, count: int) -> None:
+        """Raise InputError if there are no cells or rows, and another sheet may have them."""
+        if not count and self._advice:
+            raise InputError(f"{self.name} has no rows in its first sheet.{self._advice}")
 
     def _parsed(self, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         is_header, empty = True, 0
@@ -69,8 +87,10 @@ class SheetTable(CsvTable):
         sheet = next((sheet for sheet in sheets if sheet.sheet_state == "visible"), None)
         if sheet is None:
             raise InputError(f"{self.name} has no visible sheet with cells. Save the sheet as UTF-8 CSV.")
-        if len(sheets) > 1 and not any("sheet" in remark for remark in self.remarks):
-            self.remarks.append(f"the first of {len(sheets)} sheets")
+        if len(sheets) > 1 and not self._advice:
+            self.remarks.append(f"the first of {len(sheets)} sheets, {shown(sheet.title)}")
+            others = ", ".join(shown(other.title) for other in sheets[:MAX_NAMED] if other is not sheet)
+            self._advice = f" If the rows are in another sheet ({others}), move it to the front."
         sheet.reset_dimensions()  # what the file says of its size may be wrong
         return enumerate(sheet.iter_rows(values_only=True), 1)
 

@@ -18,15 +18,8 @@ from typing import Any, TextIO
 from inference.errors import InputError
 from inference.tables.cutting import ROW_LETTERS, Size, gather, weight
 from inference.tables.encoding import read_lines
-from inference.tables.table import (
-    TEXT_NAMES,
-    Block,
-    Source,
-    check_column_count,
-    find_column,
-    find_text_column,
-    shortened,
-)
+from inference.tables.source import Source
+from inference.tables.table import TEXT_NAMES, Block, check_column_count, find_column, find_text_column, shortened
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _SEPARATOR = re.compile(r"sep=([,;\t|]?)[,;\t|\s]*", re.IGNORECASE)
@@ -45,6 +38,8 @@ class CsvTable:
     line_end = "\n"
     too_wide = "Put a text that contains the separator between quotation marks."
     """The remedy for a row with more cells than the header."""
+    unit = "line"
+    """What messages count."""
 
     def __init__(self, source: Source, text_column: str | None, max_columns: int) -> None:
         csv.field_size_limit(ROW_LETTERS)
@@ -126,7 +121,8 @@ class CsvTable:
             if len(cells) > width:
                 if any(cell.strip() for cell in cells[width:]):
                     raise InputError(
-                        f"{self.name}, line {line:,}: {len(cells)} cells, and the header has {width}. {self.too_wide}"
+                        f"{self.name}, {self.unit} {line:,}: {len(cells)} cells, and the header has {width}. "
+                        f"{self.too_wide}"
                     )
                 self._has_spare_cells = True
                 cells = cells[:width]

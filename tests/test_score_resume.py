@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import fakes
+import openpyxl
 import pytest
 import scored
 from conftest import ROOT
@@ -66,6 +70,33 @@ def test_a_run_goes_on_where_it_was_stopped_and_says_so(source: Path, begun: Pat
 def test_a_run_goes_on_with_another_number_of_workers(source: Path, begun: Path, tmp_path: Path) -> None:
     assert run(source, begun, workers=2).resumed_rows == 28
     assert begun.read_bytes() == run(source, tmp_path / "whole.csv").out.read_bytes()
+
+
+def sheet(rows: list[tuple[str, str]]) -> bytes:
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    out = io.BytesIO()
+    book.save(out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", ["in.csv.gz", "in.tsv", "in.json", "in.xlsx"])
+def test_a_run_over_any_container_goes_on_with_two_workers(name: str, tmp_path: Path) -> None:
+    rows = [("id", "text"), *((str(i), ("good", "bad", "sad")[i % 3]) for i in range(50))]
+    contents: dict[str, Callable[[], bytes]] = {
+        "in.csv.gz": lambda: gzip.compress("".join(f"{i};{text}\n" for i, text in rows).encode()),
+        "in.tsv": lambda: "".join(f"{i}\t{text}\r\n" for i, text in rows).encode("utf-16"),
+        "in.json": lambda: json.dumps([dict(zip(rows[0], row, strict=True)) for row in rows[1:]], indent=1).encode(),
+        "in.xlsx": lambda: sheet(rows),
+    }
+    source = tmp_path / name
+    source.write_bytes(contents[name]())
+    with pytest.raises(Stopped):
+        run(source, tmp_path / "out.csv", progress=stop_at(0.5))
+    assert run(source, tmp_path / "out.csv", workers=2).resumed_rows == 28
+    assert run(source, tmp_path / "whole.csv").tally.rows == 50
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 def test_the_model_is_not_opened_when_all_is_done(source: Path, tmp_path: Path) -> None:

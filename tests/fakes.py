@@ -16,6 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from inference.backends import Backend
 from inference.classifier import Classifier
 from inference.formats.bundle import Base, Bundle, Task
+from inference.formats.examples import Example
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "bad", "good", "sad", "glad", "book", "cancel"]
 SINGLE = "single_label_classification"
@@ -41,7 +42,10 @@ def tokenizer() -> Tokenizer:
 
 
 def bundle(tasks: Mapping[str, Task] = TASKS, max_tokens: int = 8) -> Bundle:
-    return Bundle(Path("fake"), "fake", tasks, "mean", max_tokens, Base("fake/base", "0" * 40, {}), {})
+    examples = (Example("Oh wonderful, good and bad at once", "Irony"),)
+    return Bundle(
+        Path("fake"), "fake", tasks, "mean", max_tokens, Base("fake/base", "0" * 40, {}), {}, examples=examples
+    )
 
 
 class FakeBackend:

@@ -33,7 +33,7 @@ from inference.jobs import Cancelled, Lane
 from inference.loading import Models
 from ui import render, scoring, start
 from ui.files import temporary_files
-from ui.page import ANSWERING, EXAMPLES, LIMITS, as_json, build, example_texts
+from ui.page import ANSWERING, LIMITS, as_json, build
 from ui.site import CONTENT, mount_page
 
 SCRIPT, IMAGE = "<script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>"
@@ -244,12 +244,6 @@ def test_concurrent_requests_open_a_backend_once() -> None:
     for thread in threads:
         thread.join()
     assert opened == ["onnx"]
-
-
-def test_examples_are_rows_of_the_showcase() -> None:
-    found = example_texts()
-    assert list(found) == list(EXAMPLES)
-    assert all(text.startswith(EXAMPLES[trait]) for trait, text in found.items())
 
 
 # --- Starting and stopping

@@ -33,6 +33,7 @@ from inference.explain.explanation import GRADIENTS
 from inference.explain.faithfulness import measure_faithfulness
 from inference.explain.run import explain
 from inference.formats.describe import describe
+from inference.formats.examples import Example
 from inference.formats.identity import content_key
 from inference.loading import Models
 from ui import why
@@ -289,7 +290,8 @@ def page() -> Iterator[str]:
         model.backend.name = name
         return model
 
-    with test_app.served(Models(of_pairs().bundle, open_one)) as address:
+    examples = (Example(("A man is playing.", "Nobody is playing."), "It contradicts"),)
+    with test_app.served(Models(replace(of_pairs().bundle, examples=examples), open_one)) as address:
         yield address
 
 

@@ -15,9 +15,9 @@ import gradio as gr
 
 from inference import Answer, InferenceError
 from inference.api import ApiLimits
-from inference.assets import showcase_texts
 from inference.backends import TITLES
 from inference.calls.texts import Text
+from inference.formats.examples import offered
 from inference.jobs import Lane
 from inference.loading import Models
 from ui import render, why
@@ -27,29 +27,8 @@ from ui.scoring import ScoreTab
 LIMITS = ApiLimits()  # the page has the API's limits for explanations
 MAX_EXPLANATIONS_PER_ADDRESS = 2  # leaves room for others
 ANSWERING = 3  # questions that Gradio handles at the same time
-INVITATION = '<p class="invitation">Type a text and press Enter, or pick an example.</p>'
+INVITATION = '<p class="invitation">Type a text and press Enter{}.</p>'
 SHOW_ANSWER = Path(__file__).with_name("show_answer.js").read_text(encoding="utf-8")
-# The showcase rows offered as examples: what each one tests, and how its text begins. The hard ones come last.
-EXAMPLES = {
-    "A happy request": "finally going to see my sister",
-    "A frightened request": "my account got blocked",
-    "A plain command": "set a timer for 12 minutes",
-    "A film review": "A warm, wise and very funny",
-    "A surprise": "Wait, the delivery came",
-    "Disgust": "there was a cockroach IN",
-    "Irony": "Oh wonderful, another update",
-    "Sad but praised": "A heartbreaking, beautiful novel",
-    "Typing errors": "teh screen brok",
-    "Two languages": "Ich hab selten",
-}
-# The same for a model that takes pairs: what the second text is to the first.
-PAIRS = {
-    "It follows": ("A man is playing the guitar on a stage.", "A man is making music."),
-    "It contradicts": ("A man is playing the guitar on a stage.", "Nobody is playing an instrument."),
-    "Neither": ("A man is playing the guitar on a stage.", "The man is a famous singer."),
-    "An answer": ("How do I reset my password?", "Open the settings and choose “Reset password”."),
-    "No answer": ("How do I reset my password?", "Our office is closed on Sundays."),
-}
 
 
 def build(models: Models, backend: str = "int8", dashboard: str | None = None) -> gr.Blocks:
@@ -78,7 +57,8 @@ class Page:
             gr.HTML(render.header(models.bundle, models.sizes, dashboard))
             self._draw_question()
             self._draw_settings(backend)
-            self.message = gr.HTML(INVITATION, elem_id="message")
+            choice = ", or pick an example" if models.bundle.examples else ""
+            self.message = gr.HTML(INVITATION.format(choice), elem_id="message")
             self._draw_tabs()
             heading = "About this model: sizes and how far the runtimes agree"
             with gr.Accordion(heading, open=False, elem_id="about"):
@@ -102,16 +82,15 @@ class Page:
                 label = "Second text: a hypothesis, an answer"
                 self.texts.append(box(label=label, placeholder="The text to compare it with.", elem_id="second"))
             self.classify = gr.Button("Classify", variant="primary", scale=1, min_width=140, elem_id="classify")
-        examples = {name: [text] for name, text in example_texts().items()}
-        if takes_pairs:
-            examples = {name: list(pair) for name, pair in PAIRS.items()}
+        examples = offered(self._models.bundle.examples)
         self.examples = gr.Dataset(
             label="Examples",
             components=self.texts,
-            samples=list(examples.values()),
-            sample_labels=list(examples),
+            samples=[[one.text] if isinstance(one.text, str) else list(one.text) for one in examples],
+            sample_labels=[str(one.name) for one in examples],
             layout="gallery",
             elem_id="examples",
+            visible=bool(examples),
         )
 
     def _draw_settings(self, backend: str) -> None:
@@ -307,9 +286,3 @@ def as_json(answer: Answer | InferenceError) -> dict[str, Any]:
         return {"error": str(answer)}
     predictions = {task: prediction.to_dict() for task, (prediction,) in answer.predictions.items()}
     return {"predictions": predictions, "timing": asdict(answer.timing) | {"total_ms": answer.timing.total_ms}}
-
-
-def example_texts() -> dict[str, str]:
-    """Return the texts of the showcase that `EXAMPLES` names, by what they test."""
-    texts = showcase_texts()
-    return {trait: text for trait, start in EXAMPLES.items() for text in texts if text.startswith(start)}

@@ -14,13 +14,12 @@ from dashboard.components import plain, reader
 from dashboard.report_page import report
 from dashboard.state import SELECTION, keep_texts, own, show
 from dashboard.upload import MAX_MB, TYPES, guess, read_upload
-from inference.assets import SHOWCASE
 from inference.compare.labels import LEAVE_OUT, UnknownLabels, guesses
 from inference.compare.receipt import Receipt
-from inference.compare.rows import LabelledRows, read_data
+from inference.compare.rows import LabelledRows, read_data, read_showcase
 from inference.compare.run import QUICK_ROWS
 from inference.compare.verdict import ShipLimits, decide
-from inference.errors import InferenceError
+from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Bundle
 from inference.jobs import BackgroundJob, duration
 from inference.tables.source import Source
@@ -126,8 +125,10 @@ def form(ready: bool = True) -> None:
     """Draw the form. While this session measures, it is not `ready`, but keeps the choices."""
     try:
         bundle = served.bundle()
-        source = st.segmented_control("Measure on", [FILE, SHOWN], default=FILE, required=True, key="measure_on")
-        chosen = from_file(bundle) if source == FILE else from_showcase(bundle)
+        showcase = showcase_of(bundle)
+        options = [FILE] if showcase is None else [FILE, SHOWN]
+        source = st.segmented_control("Measure on", options, default=FILE, required=True, key="measure_on")
+        chosen = from_file(bundle) if showcase is None or source == FILE else from_showcase(showcase)
         if chosen is None:
             return
         name, data = chosen
@@ -163,10 +164,17 @@ def wait_for(other: BackgroundJob[Any]) -> None:
     st.progress(other.share)
 
 
-def from_showcase(bundle: Bundle) -> tuple[str, LabelledRows]:
-    data = read_data(SHOWCASE, bundle.tasks)
-    st.caption(f"{many(len(data), 'short text')} from Triptych, with labels for {joined(list(data.labels))}.")
-    return SHOWCASE.name, data
+def showcase_of(bundle: Bundle) -> LabelledRows | None:
+    """Return the labelled examples of this model; None if it has too few."""
+    try:
+        return read_showcase(bundle)
+    except InputError:
+        return None
+
+
+def from_showcase(data: LabelledRows) -> tuple[str, LabelledRows]:
+    st.caption(f"{many(len(data), 'short text')} that come with the model, labelled for {joined(list(data.labels))}.")
+    return data.name, data
 
 
 def from_file(bundle: Bundle) -> tuple[str, LabelledRows] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from inference.assets import SHOWCASE
 from inference.calls.texts import check_texts
 from inference.compare.labels import Matching, check_not_scores, explain_unknown, match_labels, spellings, unused
 from inference.errors import InputError, counted, shown
-from inference.formats.bundle import Task
+from inference.formats.bundle import Bundle, Task
+from inference.formats.examples import FILE as EXAMPLES
+from inference.formats.files import sha256
 from inference.formats.hub import fetch_data_file
 from inference.tables.parquet import class_names
 from inference.tables.reading import open_table, read_columns
@@ -196,6 +200,41 @@ def read_data(
         left_out = rows.rows_in_file - len(rows)
         remarks.append(f"{left_out:,} of {rows.rows_in_file:,} rows have no label and are left out")
     return replace(rows, remarks=remarks, pair_column=pair_column).checked()
+
+
+def read_showcase(bundle: Bundle) -> LabelledRows:
+    """Return the labelled texts that a model is measured on if no file is given.
+
+    They are the model's own examples, or Triptych's showcase for a model that has all of its tasks.
+
+    Raises:
+        InputError: there are none, or fewer than `MIN_ROWS`.
+    """
+    examples = [example for example in bundle.examples if example.labels]
+    if examples:
+        known = {name: task.labels for name, task in bundle.tasks.items()}
+        known = {name: labels for name, labels in known.items() if any(name in example.labels for example in examples)}
+        return LabelledRows(
+            texts=[example.text for example in examples],
+            labels={
+                name: [labels.index(example.labels[name]) if name in example.labels else -1 for example in examples]
+                for name, labels in known.items()
+            },
+            known=known,
+            name=EXAMPLES,
+            sha256=sha256(bundle.folder / EXAMPLES),
+            rows_in_file=len(bundle.examples),
+            row_numbers=[number for number, example in enumerate(bundle.examples, start=1) if example.labels],
+            pair_column="text_pair" if bundle.pairs else None,
+        ).checked()
+    with SHOWCASE.open(encoding="utf-8", newline="") as file:
+        showcase_tasks = set(next(csv.reader(file))) - {"text"}
+    if showcase_tasks <= set(bundle.tasks) and not bundle.pairs:
+        return read_data(SHOWCASE, bundle.tasks)
+    raise InputError(
+        f"{bundle.name} ({', '.join(bundle.tasks)}) has no labelled examples of its own to measure on. Pass rows of "
+        f"yours: --data FILE.csv{' --pair-column NAME' if bundle.pairs else ''} with the columns text and label."
+    )
 
 
 def open_data(source: str | Path | Source, text_column: str | None) -> tuple[Table, str, list[str]]:

@@ -18,13 +18,13 @@ import numpy as np
 
 from inference import cpu
 from inference.artifacts.cache import Artifact, default_cache, obtain, tool_versions
-from inference.assets import CALIBRATION, SHOWCASE
+from inference.assets import CALIBRATION
 from inference.backends import BACKENDS, RUNTIMES, TITLES, LoadOptions, check_backend
 from inference.compare import benchmark
 from inference.compare.footprint import footprint
 from inference.compare.receipt import FORMAT, VERSION, Receipt, seal
 from inference.compare.results import results
-from inference.compare.rows import LabelledRows, read_data
+from inference.compare.rows import LabelledRows, read_showcase
 from inference.errors import InputError
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
@@ -143,13 +143,7 @@ def _check_arguments(bundle: Bundle, backends: Sequence[str], threads: int, seed
 def _select_rows(bundle: Bundle, data: LabelledRows | None, max_rows: int | None, seed: int) -> LabelledRows:
     """Return the rows to measure on: neither trained on, nor used to calibrate INT8, and at most `max_rows`."""
     if data is None:
-        try:
-            data = read_data(SHOWCASE, bundle.tasks)
-        except InputError as error:
-            raise InputError(
-                f"The showcase has no labels for {bundle.name} ({', '.join(bundle.tasks)}). Pass labelled rows of your "
-                f"own: --data FILE.csv{' --pair-column NAME' if bundle.pairs else ''} with the columns text and label."
-            ) from error
+        data = read_showcase(bundle)
     if data.sha256 in bundle.trained_on:
         raise InputError(f"{data.name} is the file that {bundle.name} was trained on. Pass rows it has not seen.")
     calibration = set(CALIBRATION.read_text(encoding="utf-8").splitlines())

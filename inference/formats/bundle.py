@@ -12,6 +12,7 @@ from typing import Any
 
 from inference.backends import RUNTIMES
 from inference.errors import BundleError, InferenceError
+from inference.formats.examples import Example
 from inference.formats.files import check_digest, check_file, inside, read_json, status_of
 from inference.formats.hub import snapshot
 
@@ -142,6 +143,8 @@ class Bundle:
     """The tokens of a single text are in several segments too."""
     token_types: bool = False
     """Backends get `token_type_ids`, the segment of each token."""
+    examples: tuple[Example, ...] = ()
+    """Texts that its owner publishes with it."""
 
     @classmethod
     def read(cls, folder: str | Path) -> Bundle:

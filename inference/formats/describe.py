@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from inference.errors import BundleError, InputError
-from inference.formats import layouts
+from inference.errors import BundleError, InferenceError, InputError
+from inference.formats import examples, layouts
 from inference.formats.adapters import (
     check_adapter,
     check_four_bit,
@@ -93,13 +93,23 @@ def describe(
             if bundle.four_bit:
                 check_four_bit(folder, bundle.adapters.values())
             pairs = bundle.pairs if pairs is None else pairs
-            return replace(bundle, pairs=pairs, token_types=bundle.token_types and (pairs or bundle.typed))
+            bundle = replace(bundle, pairs=pairs, token_types=bundle.token_types and (pairs or bundle.typed))
+            return _with_examples(bundle)
     layouts.refuse_layout(folder)
     known = "; ".join(f"{', '.join(layout.marks)} ({layout.title})" for layout in FORMATS if layout.title)
     content = sorted(path.name for path in folder.iterdir())
     names = f"{', '.join(map(repr, content[:3]))}{' and more' if len(content) > 3 else ''}"
     state = f"holds {names}, which is not a model" if content else "is empty"
     raise BundleError(f"{folder} {state}. A model folder has one of these: {known}. Name such a folder.")
+
+
+def _with_examples(bundle: Bundle) -> Bundle:
+    """Add the examples in the folder; what is wrong with them is a finding, since it changes no answer."""
+    try:
+        return replace(bundle, examples=examples.read_examples(bundle.folder, bundle))
+    except InferenceError as error:
+        what, do = f"{bundle.folder / examples.FILE} is not used", "correct or delete it"
+        return replace(bundle, findings=(*bundle.findings, Finding("warning", what, str(error), do)))
 
 
 # --- The readers, one per format

@@ -14,9 +14,15 @@ from inference.errors import InputError, MissingDependencyError
 from inference.formats.bundle import Bundle
 
 ROOT = ASSETS.parent
-KINDS = ("gradio", "docker")
+KINDS = ("static", "gradio", "docker")
 PORT = 7860
 ZERO_GPU_PYTHON = "3.12"  # of 3.10 and 3.12, which ZeroGPU has, the one that this code runs on
+# With them a page may use threads (SharedArrayBuffer), in the Hub's frame too.
+HEADERS = {
+    "cross-origin-embedder-policy": "require-corp",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "cross-origin",
+}
 COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 REPO_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
@@ -39,13 +45,19 @@ def write_card(bundle: Bundle, kind: str) -> str:
         data["python_version"] = ZERO_GPU_PYTHON
     if kind == "docker":
         data |= {"sdk": "docker", "app_port": PORT, "sdk_version": None, "python_version": None, "app_file": None}
+    if kind == "static":
+        server = dict.fromkeys(("sdk_version", "python_version", "startup_duration_timeout"))
+        data |= {"sdk": "static", "app_file": "index.html", "custom_headers": HEADERS, **server}
     titles = [TITLES[name] for name in bundle.backends]
     revision = f" at revision {bundle.base.revision}" if bundle.base and bundle.base.revision else ""
     tasks = ", ".join(f"{name} ({len(task.labels)} labels)" for name, task in bundle.tasks.items())
+    what = f"One fine-tuned text classifier on {', '.join(titles[:-1])} and {titles[-1]}, side by side."
+    if kind == "static":
+        what = "A fine-tuned text classifier that runs in your browser: what you type stays on your machine."
     block = hub().SpaceCardData(**{name: value for name, value in data.items() if value is not None}).to_yaml()
     return (
         f"---\n{block}\n---\n\n# {data['title']}\n\n"
-        f"One fine-tuned text classifier on {', '.join(titles[:-1])} and {titles[-1]}, side by side.\n\n"
+        f"{what}\n\n"
         f"The model, {bundle.name}, answers {tasks}.\n"
         + (f"It is fine-tuned from {hub_id}{revision}.\n\n" if hub_id else "\n")
         + "Made with Triptych.\n"
@@ -68,6 +80,9 @@ def card_problems(folder: Path) -> list[str]:
     problems = [f"`{name}` is missing." for name in ("title", "emoji", "sdk") if not data.get(name)]
     if data.get("sdk") not in KINDS:
         problems.append(f"`sdk` is {data.get('sdk')!r}, not one of {', '.join(KINDS)}.")
+    elif data["sdk"] == "static":
+        if not (folder / str(data.get("app_file"))).is_file():
+            problems.append(f"`app_file` is {data.get('app_file')!r}, which does not exist.")
     elif data["sdk"] == "docker":
         if data.get("app_port") != PORT:
             problems.append(f"`app_port` is {data.get('app_port')!r}; the server listens on {PORT}.")

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from deploy.card import KINDS, ROOT, write_card
+from deploy.static import static_files
 from inference.assets import DEMO_MODEL
 from inference.errors import BundleError, InputError
 from inference.formats.bundle import Bundle
@@ -46,23 +47,16 @@ def stage(
     if kind not in KINDS:
         raise InputError(f"Unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
     out, bundle = Path(out), describe(model, base)
-    sources = {str(path.relative_to(ROOT)): path for pattern in FILES for path in ROOT.glob(pattern)}
-    sources[ENTRY[kind]] = ROOT / "serve.py"
-    if bundle.folder.resolve() == DEMO_MODEL:
-        sources |= {str(path.relative_to(ROOT)): path for path in ROOT.glob(RECEIPTS)}
-    place = DEMO_MODEL.relative_to(ROOT)
-    sources |= {str(place / name): path for name, path in _model_files(bundle, base).items()}
-    requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-    settings = (ROOT / SETTINGS).read_text(encoding="utf-8")
-    written = {
-        "README.md": write_card(bundle, kind),
-        "requirements.txt": f"{requirements}{ZERO_GPU}\n" if kind == "gradio" else f"{CPU_TORCH}\n{requirements}",
-        # The Hub embeds a Space in a frame on its own site, where uploads to the dashboard need this cookie.
-        SETTINGS: settings.replace("[server]\n", '[server]\nxsrfCookieSameSite = "none" # needs HTTPS\n'),
-    }
-    if kind == "docker":
-        sources |= {name: ROOT / "deploy" / name for name in ("Dockerfile", ".dockerignore")}
-    large = sorted(name for name, path in sources.items() if path.stat().st_size > LFS_BYTES)
+    written: dict[str, str | bytes] = {"README.md": write_card(bundle, kind)}
+    sources: dict[str, Path] = {}
+    if kind == "static":
+        written |= static_files(bundle, base, str(written["README.md"]))
+    else:
+        sources = _server_files(bundle, kind, base)
+        written |= _settings(kind)
+    sizes = {name: path.stat().st_size for name, path in sources.items()}
+    sizes |= {name: len(content) for name, content in written.items()}
+    large = sorted(name for name, size in sizes.items() if size > LFS_BYTES)
     if large:
         lines = [f"{json.dumps(name)} filter=lfs diff=lfs merge=lfs -text" for name in large]
         written[".gitattributes"] = "\n".join(lines) + "\n"
@@ -72,7 +66,8 @@ def stage(
     for name in files:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         if name in written:
-            (out / name).write_text(written[name], encoding="utf-8")
+            content = written[name]
+            (out / name).write_bytes(content.encode() if isinstance(content, str) else content)
         else:
             shutil.copyfile(sources[name], out / name)
     (out / STAGED).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
@@ -97,6 +92,29 @@ def lfs_problems(folder: Path) -> list[str]:
         if (size := (folder / name).stat().st_size) > LFS_BYTES
         and not any(fnmatchcase(path, pattern) for pattern in patterns for path in (name, Path(name).name))
     ]
+
+
+def _server_files(bundle: Bundle, kind: str, base: str | Path | None) -> dict[str, Path]:
+    """Return the files of page, dashboard, API and model by their names in the Space."""
+    sources = {str(path.relative_to(ROOT)): path for pattern in FILES for path in ROOT.glob(pattern)}
+    sources[ENTRY[kind]] = ROOT / "serve.py"
+    if bundle.folder.resolve() == DEMO_MODEL:
+        sources |= {str(path.relative_to(ROOT)): path for path in ROOT.glob(RECEIPTS)}
+    if kind == "docker":
+        sources |= {name: ROOT / "deploy" / name for name in ("Dockerfile", ".dockerignore")}
+    place = DEMO_MODEL.relative_to(ROOT)
+    return sources | {str(place / name): path for name, path in _model_files(bundle, base).items()}
+
+
+def _settings(kind: str) -> dict[str, str]:
+    """Return the contents of the files that differ from those of the project."""
+    requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    settings = (ROOT / SETTINGS).read_text(encoding="utf-8")
+    return {
+        "requirements.txt": f"{requirements}{ZERO_GPU}\n" if kind == "gradio" else f"{CPU_TORCH}\n{requirements}",
+        # The Hub embeds a Space in a frame on its own site, where uploads to the dashboard need this cookie.
+        SETTINGS: settings.replace("[server]\n", '[server]\nxsrfCookieSameSite = "none" # needs HTTPS\n'),
+    }
 
 
 def _model_files(bundle: Bundle, base: str | Path | None) -> dict[str, Path]:

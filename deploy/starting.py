@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 from deploy.card import card_problems, front_matter
+from deploy.chromium import start_in_chromium
 from deploy.staging import ENTRY, lfs_problems
 from inference.errors import InputError
 
@@ -28,7 +29,10 @@ def check_staged(folder: str | Path) -> None:
     folder = Path(folder)
     if problems := [*card_problems(folder), *lfs_problems(folder)]:
         raise InputError(f"{folder} cannot be a Space: {' '.join(problems)}")
-    _start(folder)
+    if front_matter(folder)["sdk"] == "static":
+        start_in_chromium(folder, START_S)
+    else:
+        _start(folder)
 
 
 def _start(folder: Path) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from inference.errors import BundleError
 from inference.formats.bundle import Bundle
 
 SURROGATES = range(0xD800, 0xE000)
+WORD_BREAKS = Path(__file__).with_name("word_breaks.json")  # kinds of code points in UAX #29, of the explanations
 HANGUL = range(0xAC00, 0xD7A4)
 
 
@@ -27,19 +29,28 @@ def tokenizer_tables(bundle: Bundle, tokenizer: Tokenizer) -> dict[str, Any]:
     vocabulary: list[str | None] = [None] * (max(model["vocab"].values()) + 1)
     for token, number in model["vocab"].items():
         vocabulary[number] = token
-    sample = tokenizer.encode("a")
-    first = sample.special_tokens_mask.index(0)
-    last = len(sample.ids) - sample.special_tokens_mask[::-1].index(0)
     return {
         "vocabulary": vocabulary,
         "added": [[token["content"], token["id"]] for token in content["added_tokens"]],
-        "prefix": sample.ids[:first],
-        "suffix": sample.ids[last:],
+        "single": _parts(tokenizer.encode("a")),
+        "pair": _parts(tokenizer.encode("a", "a")) if bundle.pairs else [],
         "unknown": model["vocab"][model["unk_token"]],
         "continuation": model["continuing_subword_prefix"],
         "max_letters": model["max_input_chars_per_word"],
         **_code_points(tokenizer),
+        "breaks": json.loads(WORD_BREAKS.read_text(encoding="utf-8")),
     }
+
+
+def _parts(sample: Encoding) -> list[dict[str, int]]:
+    """Return the special tokens and the places of the texts in an encoding, each with its segment."""
+    parts: list[dict[str, int]] = []
+    fields = zip(sample.ids, sample.type_ids, sample.special_tokens_mask, sample.sequence_ids, strict=True)
+    for number, kind, is_special, text in fields:
+        part = {"id": number, "type": kind} if is_special else {"text": text or 0, "type": kind}
+        if is_special or not parts or parts[-1] != part:
+            parts.append(part)
+    return parts
 
 
 def _check(bundle: Bundle, content: dict[str, Any]) -> None:

@@ -7,11 +7,18 @@
  */
 
 /**
+ * @typedef {object} Part a special token, or the place of a text
+ * @property {number=} id
+ * @property {number=} text 0, or 1 for the second text of a pair
+ * @property {number} type segment of its tokens
+ */
+
+/**
  * @typedef {object} Tables
  * @property {(string | null)[]} vocabulary token of each id
  * @property {[string, number][]} added tokens that are recognised in the text as it is, with their ids
- * @property {number[]} prefix ids before every text
- * @property {number[]} suffix ids after every text
+ * @property {Part[]} single special tokens and the text, in their order
+ * @property {Part[]} pair the same for a pair of texts
  * @property {number} unknown
  * @property {string} continuation what a piece inside of a word begins with
  * @property {number} max_letters of a word; a longer one is unknown
@@ -28,6 +35,8 @@
  * @property {number[]} ids
  * @property {[number, number][]} offsets in code points; [0, 0] of special tokens
  * @property {boolean[]} special
+ * @property {number[]} types segment of each token
+ * @property {number[]} texts text that each token comes from; 0 for special ones
  */
 
 const [DROPPED, APART, MAPPED] = [1, 2, 4];
@@ -43,6 +52,7 @@ export class Tokenizer {
       if (token !== null) this.ids.set(token, id);
     });
     this.mapped = new Map(tables.mapped);
+    this.longest = Math.max(...[...this.ids.keys()].map((token) => [...token].length));
     this.added = tables.added.map(([token, id]) => ({ letters: [...token], id }));
     this.kinds = new Uint8Array(0x110000);
     this.mark(tables.dropped, DROPPED);
@@ -63,29 +73,43 @@ export class Tokenizer {
   }
 
   /**
-   * Return the tokens of a text, special ones included.
-   * @param {string} text
+   * Return the tokens of a text or a pair of texts, special ones included.
+   * @param {string[][]} texts their letters
    * @returns {Encoding}
    */
-  encode(text) {
-    const letters = [...text];
+  encode(texts) {
     /** @type {Encoding} */
-    const encoding = { ids: [], offsets: [], special: [] };
-    for (const id of this.tables.prefix) push(encoding, id, [0, 0], true);
+    const encoding = { ids: [], offsets: [], special: [], types: [], texts: [] };
+    for (const { id, text = 0, type } of texts.length > 1 ? this.tables.pair : this.tables.single) {
+      if (id === undefined) this.read(texts[text], encoding);
+      else push(encoding, id, [0, 0]);
+      while (encoding.types.length < encoding.ids.length) {
+        encoding.types.push(type);
+        encoding.texts.push(text);
+        encoding.special.push(id !== undefined);
+      }
+    }
+    return encoding;
+  }
+
+  /**
+   * Add the tokens of a text.
+   * @param {string[]} letters
+   * @param {Encoding} encoding
+   */
+  read(letters, encoding) {
     let start = 0;
     for (let i = 0; i < letters.length; ) {
       const token = this.addedAt(letters, i);
       if (token) {
         this.words(letters, start, i, encoding);
-        push(encoding, token.id, [i, i + token.letters.length], false);
+        push(encoding, token.id, [i, i + token.letters.length]);
         start = i += token.letters.length;
       } else {
         i++;
       }
     }
     this.words(letters, start, letters.length, encoding);
-    for (const id of this.tables.suffix) push(encoding, id, [0, 0], true);
-    return encoding;
   }
 
   /**
@@ -161,7 +185,7 @@ export class Tokenizer {
     /** @type {[number, number, number][]} */
     const pieces = [];
     for (let start = 0; start < word.length && word.length <= limit; ) {
-      let end = word.length;
+      let end = Math.min(word.length, start + this.longest);
       /** @type {number | undefined} */
       let id;
       for (; end > start; end--) {
@@ -176,7 +200,7 @@ export class Tokenizer {
       start = end;
     }
     if (!pieces.length) pieces.push([unknown, 0, word.length]);
-    for (const [id, start, end] of pieces) push(encoding, id, [places[start], places[end - 1] + 1], false);
+    for (const [id, start, end] of pieces) push(encoding, id, [places[start], places[end - 1] + 1]);
   }
 }
 
@@ -184,10 +208,8 @@ export class Tokenizer {
  * @param {Encoding} encoding
  * @param {number} id
  * @param {[number, number]} offsets
- * @param {boolean} special
  */
-function push(encoding, id, offsets, special) {
+function push(encoding, id, offsets) {
   encoding.ids.push(id);
   encoding.offsets.push(offsets);
-  encoding.special.push(special);
 }

@@ -119,7 +119,7 @@ def test_folder_with_other_files_is_refused_and_unchanged(staged: Path, tmp_path
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is a file"):
         stage(tmp_path / "file")
-    with pytest.raises(InputError, match="Unknown kind 'static'. Known: gradio, docker."):
+    with pytest.raises(InputError, match="Unknown kind 'notebook'. Known: static, gradio, docker."):
         stage(tmp_path / "new", "static")
 
 
@@ -209,7 +209,7 @@ def test_front_matter_is_valid(tmp_path: Path, folder: str) -> None:
     ("old", "new", "message"),
     [
         ("emoji: 🖼️\n", "", "`emoji` is missing"),
-        ("sdk: gradio", "sdk: streamlit", "`sdk` is 'streamlit', not one of gradio, docker"),
+        ("sdk: gradio", "sdk: streamlit", "`sdk` is 'streamlit', not one of static, gradio, docker"),
         ("sdk_version: 6.31.0", "sdk_version: 5.0.0", "`sdk_version` is '5.0.0', not what requirements.txt pins"),
         ("python_version: '3.12'", "python_version: 3.12", "`python_version` is 3.12, not a version in quotes"),
         ("app_file: app.py", "app_file: main.py", "`app_file` is 'main.py', which does not exist"),

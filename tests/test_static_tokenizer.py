@@ -50,7 +50,7 @@ import { readFileSync } from "node:fs";
 const { Tokenizer } = await import(process.argv[1]);
 const { tables, texts } = JSON.parse(readFileSync(0, "utf8"));
 const tokenizer = new Tokenizer(tables);
-console.log(JSON.stringify(texts.map((text) => tokenizer.encode(text))));
+console.log(JSON.stringify(texts.map((text) => tokenizer.encode([[...text]]))));
 """
 
 

@@ -76,6 +76,30 @@ def test_fifty_rows_are_inconclusive(flipped: int) -> None:
     assert f"about {needed:,} labelled rows would settle it" in found.sentence
 
 
+def test_runtime_that_is_the_same_to_rounding_ships_on_few_rows() -> None:
+    receipt = three(50, 5, 0)
+    for gap, decision in ((1e-4, SHIP), (1.1e-4, INCONCLUSIVE)):
+        receipt["results"]["paired"]["mood"]["onnx"]["max_abs_dp"] = gap
+        verdict = decide(receipt)
+        assert verdict.backends["onnx"].decision == decision
+    receipt["results"]["paired"]["mood"]["onnx"]["max_abs_dp"] = 1e-6
+    verdict = decide(receipt)
+    assert verdict.sentence.startswith("Ship ONNX: ")
+    assert "numerically the same." in verdict.sentence
+    assert verdict.backends["onnx"].reasons[0].text == (
+        "mood: numerically the same as PyTorch: all 50 labels are equal, and no probability differs by more than 0.0001"
+    )
+    receipt["results"]["paired"]["mood"]["onnx"]["flips"] = 1
+    assert decide(receipt).backends["onnx"].decision == INCONCLUSIVE
+
+
+def test_reference_is_not_shipped_but_may_be_ruled_out() -> None:
+    receipt = three(5000, 500, 40)
+    assert decide(receipt).in_words("pytorch") == "the reference"
+    assert decide(receipt).in_words("int8") == SHIP
+    assert decide(receipt, ShipLimits(max_size_mb=1e-6)).in_words("pytorch") == NO
+
+
 def test_rows_needed_are_enough_to_settle_the_verdict() -> None:
     few = decide(three(800, 80, 16))
     assert few.backends["int8"].decision == INCONCLUSIVE

@@ -177,7 +177,7 @@ def verdict_command(args: argparse.Namespace) -> int:
         return code
     print(verdict.sentence)
     for name, backend in verdict.backends.items():
-        print(f"\n{TITLES[name]}: {backend.decision}{' (the reference)' if name == verdict.reference else ''}")
+        print(f"\n{TITLES[name]}: {verdict.in_words(name)}")
         for reason in backend.reasons:
             print(f"  {reason.decision:<12} {reason.text}")
     print("\nFor")

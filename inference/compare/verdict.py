@@ -1,7 +1,8 @@
 """Decide what to ship: SHIP, NO or INCONCLUSIVE for each backend of a receipt, with the reasons.
 
 A limit is met if the whole interval of the figure meets it, broken if the whole interval breaks it, and inconclusive in
-between. "At most 0.5 pp less accurate" is a non-inferiority test: too few rows can never pass it.
+between. "At most 0.5 pp less accurate" is a non-inferiority test: too few rows can never pass it, unless the backend is
+the same model to rounding.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from inference.compare.results import DEFAULT_MAX_DROP
 SHIP, NO, INCONCLUSIVE = "SHIP", "NO", "INCONCLUSIVE"
 EXIT_CODES = {SHIP: 0, NO: 1, INCONCLUSIVE: 3}
 MAX_COPIES = 0.05  # share of duplicate rows above which accuracy is inconclusive
+MAX_ROUNDING = 1e-4  # of a probability: below it, two runtimes compute the same function and differ in rounding
 SITUATIONS = ("CPU service", "GPU service", "serverless", "edge", "notebook")
 
 
@@ -70,6 +72,11 @@ class Verdict:
     sentence: str
     caveats: list[str]
     reference: str
+
+    def in_words(self, name: str) -> str:
+        """Return the decision on a backend; the reference, which is compared with nothing, is only ever ruled out."""
+        decision = self.backends[name].decision
+        return "the reference" if name == self.reference and decision == SHIP else decision
 
     def exit_code(self, backend: str | None = None) -> int:
         """Return 0 for SHIP, 1 for NO, 3 for INCONCLUSIVE: of one backend, or the worst of all but the reference."""
@@ -128,6 +135,10 @@ def _accuracy(receipt: Mapping[str, Any], task: str, name: str, max_drop: float)
     """Return the decision by the drop in accuracy on a task, and the rows that would settle an inconclusive one."""
     pair, scores = receipt["results"]["paired"][task][name], receipt["results"]["accuracy"][task]
     change = pair["delta_accuracy"]
+    if is_same(pair):
+        same = f"{task}: numerically the same as {TITLES[receipt['settings']['reference']]}"
+        what = f"all {pair['rows']:,} labels are equal, and no probability differs by more than {MAX_ROUNDING:g}"
+        return Reason(SHIP, f"{same}: {what}"), None
     text = (
         f"{task}: accuracy {pp(change['value'])} ({pp(change['low'])} to {pp(change['high'])}, each bound at about "
         f"95 % confidence, {pair['rows']:,} rows); limit {pp(-max_drop)}"
@@ -159,6 +170,11 @@ def _label_losses(receipt: Mapping[str, Any], task: str, name: str, max_drop: fl
     if scores[name]["labels_given"] == 1 < labels_by_reference and pair["flips"] > 0.05 * pair["rows"]:
         reasons.append(Reason(NO, f"{task}: it gives the same label to all {pair['rows']:,} rows"))
     return reasons
+
+
+def is_same(pair: Mapping[str, Any]) -> bool:
+    """Return whether a backend gave the reference's answers on every row, to rounding."""
+    return bool(pair["flips"] == 0 and pair["max_abs_dp"] <= MAX_ROUNDING)
 
 
 def _is_worse(pair: Mapping[str, Any]) -> bool:
@@ -238,15 +254,16 @@ def _sentence(receipt: Mapping[str, Any], decided: Mapping[str, BackendVerdict],
     elif best == reference:
         parts = [f"Stay with {TITLES[best]}."]
     else:
-        changes = [(pairs[best]["delta_accuracy"]["low"], pairs[best]["rows"]) for pairs in figures["paired"].values()]
-        low, rows = min(changes, key=lambda change: change[0])
+        pairs = [pairs[best] for pairs in figures["paired"].values()]
+        open_pairs = [pair for pair in pairs if not is_same(pair)]
+        low, rows = min((pair["delta_accuracy"]["low"], pair["rows"]) for pair in open_pairs or pairs)
         loss = f"at most {-low * 100:.2f} pp less accurate" if low < 0 else "no less accurate"
+        loss = f"{loss} (about 95 % confidence, {rows:,} rows)" if open_pairs else "numerically the same"
         p50 = {name: f"{figures['latency'][name]['p50_ms']['value']:.1f} ms" for name in (best, reference)}
         size = figures["size"][best]["model_bytes"] / figures["size"][reference]["model_bytes"]
         parts = [
             f"Ship {TITLES[best]}: {figures['speedup'][best]['value']:.1f} times as fast as {TITLES[reference]} "
-            f"({p50[best]} instead of {p50[reference]} per text), {size:.0%} of its size, {loss} "
-            f"(about 95 % confidence, {rows:,} rows)."
+            f"({p50[best]} instead of {p50[reference]} per text), {size:.0%} of its size, {loss}."
         ]
     for name in decided:
         if name in (reference, best):

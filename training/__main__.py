@@ -67,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True, help="the model folder to write")
     p.add_argument("--tasks", help="comma-separated (default: the names of the folders or label columns)")
     p.add_argument("--text-column", help="(default: the column named like texts, such as text, or the only one)")
-    p.add_argument("--label-columns", default="", help="comma-separated, one per task; empty cells are not labels")
+    p.add_argument(
+        "--label-columns", default="", help="comma-separated, one per task; cells may be empty (default: label)"
+    )
     p.add_argument(
         "--label-map",
         metavar="MINE=NEW,…",
@@ -165,6 +167,11 @@ def run(args: argparse.Namespace) -> None:
             f"{name}: {len(data.labels)} labels; {len(data.fit):,} rows to fit, {settings.epochs[name]:g} times, "
             f"{len(data.tuning):,} to tune on, {len(data.validation or ()):,} to report on."
         )
+        if any(data.phrases.values()):
+            print(
+                f"{name}: whole sentences are tuned on; {data.phrases['moved']:,} phrases of them changed sides with "
+                f"them, and {data.phrases['left_out']:,} that fitted sentences have too are left out."
+            )
     history = train(network, tokenizer, tasks, settings, args.out / ".checkpoint")
     write_bundle(
         network,
@@ -244,6 +251,7 @@ def _notes(args: argparse.Namespace, sources: Mapping[str, Source], tasks: Mappi
                 "tuning_rows": len(data.tuning),
                 "validation_rows": len(data.validation or ()),
                 "train_csv_sha256": sources[name].train.sha256,
+                "phrases": dict(data.phrases),
             }
             for name, data in tasks.items()
         },

@@ -135,7 +135,7 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
         "## Training",
         "\n".join(
             f"- {name}: {settings['epochs'][name]:g} epochs over {data['rows']:,} rows; {data['tuning_rows']:,} rows "
-            f"of the training file held out to choose the threshold. {_not_fitted(data)}".rstrip()
+            f"of the training file held out to choose the threshold. {_not_fitted(data)}{_phrases(data)}".rstrip()
             for name, data in described["data"].items()
         ),
     ]
@@ -145,10 +145,11 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
             f"Stopped early: {run['steps']:,} of {run['planned_steps']:,} steps, and the weights kept are those of "
             f"evaluation {run['kept']} of {len(run['tuning_macro_f1'])} (best macro-F1 on the held-out rows)."
         )
-    parts.append(
-        "Where a training file holds overlapping phrases of the same sentences, as SST-2's does, held-out rows are "
-        "easier than new ones: coverage on new texts is lower than the rule says."
-    )
+    if not all("phrases" in data for data in described["data"].values()):  # split when phrases were not looked at
+        parts.append(
+            "Where a training file holds overlapping phrases of the same sentences, as SST-2's does, held-out rows are "
+            "easier than new ones: coverage on new texts is lower than the rule says."
+        )
     if described["background"]:
         parts.append(
             f"{described['background']:,} of the rows for the out-of-scope label are texts of the other tasks "
@@ -214,6 +215,17 @@ def _not_fitted(data: dict[str, Any]) -> str:
     if rows is None:
         return "The validation file was not fitted."
     return f"{rows:,} validation rows were not fitted and nothing was chosen on them." if rows else ""
+
+
+def _phrases(data: dict[str, Any]) -> str:
+    """Return how the phrases of sentences were split; "" if the data is not made of them."""
+    phrases = data.get("phrases", {})
+    if not any(phrases.values()):
+        return ""
+    return (
+        f" Whole sentences were held out: {phrases['moved']:,} rows that are phrases of them changed sides with them, "
+        f"and {phrases['left_out']:,} were left out, because fitted sentences have these phrases too."
+    )
 
 
 def main() -> int:

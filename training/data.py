@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from inference.compare.labels import match_labels
 from inference.compare.rows import LabelledRows
 from inference.errors import InputError, counted
+from training.phrases import Phrases
 from training.sources import Source
 
 
@@ -22,12 +23,17 @@ class TaskData:
     tuning: LabelledRows
     validation: LabelledRows | None = None
     """Rows that nothing is chosen on; the report is about them."""
+    phrases: Mapping[str, int] = field(default_factory=dict)
+    """How many rows followed their sentence to the tuning rows ("moved"), and how many other sentences have too
+    ("left_out")."""
 
 
 def split(source: Source, tuning_share: float, seed: int) -> TaskData:
     """Split the training rows of a task, label by label, into rows to fit and rows to tune on.
 
-    Rows with the same text stay on the same side, whatever their labels, and every label keeps one to fit.
+    Rows with the same text stay on the same side, whatever their labels, and every label keeps one to fit. Where many
+    rows are phrases of others, as in SST-2, whole sentences are drawn; their phrases follow, or are left out if
+    sentences that are fitted have them too.
 
     Raises:
         InputError: fewer than two labels, a label with a single text, or one that only validation rows have.
@@ -36,29 +42,59 @@ def split(source: Source, tuning_share: float, seed: int) -> TaskData:
     if len(labels) < 2:
         raise InputError(f"{source.place} has only the label {labels[0]!r}. At least two are needed.")
     by_label: list[list[str]] = [[] for _ in labels]
-    labels_of: dict[str, set[int]] = {}
     for text, label_id in zip(source.train.texts, source.train.label_ids, strict=True):
         by_label[label_id].append(text)
-        labels_of.setdefault(text, set()).add(label_id)
-    shuffler = random.Random(seed)
-    fit, tuning = (LabelledRows([], {task: []}, {task: labels}) for _ in range(2))
-    left = [len(set(texts)) for texts in by_label]
-    seen: set[str] = set()  # texts that an earlier label has assigned to a side
-    held_out: set[str] = set()
-    for label_id, texts in enumerate(by_label):
+    for label, texts in zip(labels, by_label, strict=True):
         if len(set(texts)) < 2:
             raise InputError(
-                f"{source.place}: label {labels[label_id]!r} has only one text; at least two are needed. Add rows, or "
+                f"{source.place}: label {label!r} has only one text; at least two are needed. Add rows, or "
                 "correct the label if it is misspelt."
             )
-        count = max(1, round(len(texts) * tuning_share))
-        if len(texts) == count:
-            raise InputError(
-                f"A tuning share of {tuning_share:g} leaves no row of {labels[label_id]!r} to fit. Lower it."
-            )
+    shuffler = random.Random(seed)
+    for texts in by_label:
         shuffler.shuffle(texts)
+    phrases = Phrases(source.train.texts)
+    drawn = _draw([[text for text in texts if text in phrases.whole] for texts in by_label], labels, tuning_share)
+    held_out, left_out = phrases.of(drawn)
+    fit, tuning = (LabelledRows([], {task: []}, {task: labels}) for _ in range(2))
+    for label_id, texts in enumerate(by_label):
+        for text in texts:
+            if text not in left_out:
+                part = tuning if text in held_out else fit
+                part.texts.append(text)
+                part.label_ids.append(label_id)
+    if rest := set(labels).difference(labels[label_id] for label_id in fit.label_ids):
+        raise InputError(
+            f"{source.place}: every row of {min(rest)!r} is a phrase of a sentence to tune on, so none is left to fit. "
+            "Add rows of it, or use another --seed."
+        )
+    if not tuning.texts:
+        raise InputError(f"{source.place}: the rows are phrases of one sentence per label. Add rows to tune on.")
+    moved = {
+        "moved": sum(text not in drawn for text in tuning.texts),
+        "left_out": len(source.train) - len(fit) - len(tuning),
+    }
+    validation = source.validation and _with_ids(source.validation, task, labels, source.place)
+    return TaskData(labels, fit, tuning, validation, moved)
+
+
+def _draw(by_label: Sequence[Sequence[str]], labels: Sequence[str], share: float) -> set[str]:
+    """Return texts that make up about this share of the rows of each label, so that every label keeps one."""
+    labels_of: dict[str, set[int]] = {}
+    for label_id, texts in enumerate(by_label):
+        for text in texts:
+            labels_of.setdefault(text, set()).add(label_id)
+    left = [len(set(texts)) for texts in by_label]
+    seen: set[str] = set()  # texts that an earlier label has assigned to a side
+    drawn: set[str] = set()
+    for label_id, texts in enumerate(by_label):
+        if len(texts) < 2:
+            continue  # of phrases without a sentence, or with a single one
+        count = max(1, round(len(texts) * share))
+        if len(texts) == count:
+            raise InputError(f"A tuning share of {share:g} leaves no row of {labels[label_id]!r} to fit. Lower it.")
         copies = Counter(texts)  # in the order drawn
-        missing = count - sum(number for text, number in copies.items() if text in held_out)
+        missing = count - sum(number for text, number in copies.items() if text in drawn)
         free = [text for text in copies if text not in seen and all(left[other] > 1 for other in labels_of[text])]
         if missing == count and free and min(copies[text] for text in free) > missing:
             missing = min(copies[text] for text in free)  # every text has too many copies: take the rarest
@@ -66,16 +102,11 @@ def split(source: Source, tuning_share: float, seed: int) -> TaskData:
             # checked again, because another text may have been the last but one of a label
             if copies[text] <= missing and all(left[other] > 1 for other in labels_of[text]):
                 missing -= copies[text]
-                held_out.add(text)
+                drawn.add(text)
                 for other in labels_of[text]:
                     left[other] -= 1
         seen.update(copies)
-        for text in texts:
-            part = tuning if text in held_out else fit
-            part.texts.append(text)
-            part.label_ids.append(label_id)
-    validation = source.validation and _with_ids(source.validation, task, labels, source.place)
-    return TaskData(labels, fit, tuning, validation)
+    return drawn
 
 
 def _with_ids(rows: LabelledRows, task: str, labels: tuple[str, ...], place: str) -> LabelledRows:

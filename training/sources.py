@@ -15,8 +15,10 @@ from inference.formats.bundle import check_labels, check_name
 from inference.tables.parquet import class_names
 from inference.tables.reading import FORMATS, read_columns
 from inference.tables.table import LABEL_NAMES, Table, find_column, listed
+from training.phrases import Phrases
 
 SPLIT_OFF = 0.2  # share of a single file that is kept for validation
+LEFT_OUT = "rows are left out: phrases of sentences for validation that sentences to train on have too"
 
 
 @dataclass(frozen=True)
@@ -225,23 +227,30 @@ def _label_names(rows: LabelledRows) -> list[dict[str, str]]:
 def _hold_out(rows: LabelledRows, share: float, seed: int) -> tuple[LabelledRows, LabelledRows]:
     """Split into rows to train on and about `share` of them for validation, in file order.
 
-    Drawn in proportion to the labels. Rows with the same text stay on the same side, and no label is
-    left with fewer than two texts to train on.
+    Drawn in proportion to the labels. Rows with the same text stay on the same side, phrases of a sentence on its side,
+    and no label is left with fewer than two texts to train on. Phrases that both sides have are left out.
     """
     labels = _label_names(rows)
+    phrases = Phrases(rows.texts)
     same: dict[str, list[int]] = {}
     for i, text in enumerate(rows.texts):
-        same.setdefault(text, []).append(i)
+        if text in phrases.whole:
+            same.setdefault(text, []).append(i)
     groups = list(same.values())
     random.Random(seed).shuffle(groups)
     groups.sort(key=lambda group: sorted(labels[group[0]].items()))
     pairs = [{pair for row in group for pair in labels[row].items()} for group in groups]
     left = Counter(pair for of_group in pairs for pair in of_group)
-    held_out: set[int] = set()
+    drawn: set[str] = set()
     for i, group in enumerate(groups):
         if int((i + 1) * share) == int(i * share):  # every so many rows of the sorted ones: in proportion
             continue
         if all(left[pair] > 2 for pair in pairs[i]):
             left.subtract(pairs[i])
-            held_out.update(group)
-    return rows.take([i for i in range(len(rows)) if i not in held_out]), rows.take(sorted(held_out))
+            drawn.add(rows.texts[group[0]])
+    held_out, left_out = phrases.of(drawn)
+    kept = [i for i, text in enumerate(rows.texts) if text not in held_out and text not in left_out]
+    validation = rows.take([i for i, text in enumerate(rows.texts) if text in held_out])
+    if missing := len(rows) - len(kept) - len(validation):
+        rows = replace(rows, remarks=[*rows.remarks, f"{missing:,} {LEFT_OUT}"])
+    return rows.take(kept), validation

@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     p.add_argument("--task", help="task of the label column, if the model has several")
     p.add_argument("--text-column", help="default: the column named like texts, such as text, or the only one")
     p.add_argument("--pair-column", help="the second text of each row, for a model that takes pairs of texts")
-    p.add_argument("--label-column", help="default: the column named like the task, else label")
+    p.add_argument("--label-column", help="default: the column named like the task, else label, class, target …")
     p.add_argument(
         "--label-map",
         metavar="MINE=THEIRS,…",

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from inference import InputError
 from inference.api import server
 from inference.loading import Models
+from ui import zero_gpu
 from ui.files import TemporaryFiles
 from ui.page import build
 from ui.site import mount_page
@@ -24,7 +25,8 @@ def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready
     if settings.access.cors_origins:
         raise InputError("--cors-origin opens the API, which app.py does not serve. Run serve.py, or leave it out.")
     site = FastAPI(openapi_url=None)
-    page = mount_page(site, build(models, settings.backend), files)
+    lent = zero_gpu.start(models, settings.port) if settings.zero_gpu else None
+    page = mount_page(site, build(models, settings.backend, lent=lent), files)
     server.serve(site, settings.bind(), ready, page.stop_event.set, settings.access, abandon=files.remove)
 
 

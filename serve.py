@@ -27,16 +27,23 @@ from inference.api.access import read_key
 from inference.api.websocket import MESSAGE_BYTES, WebSocketProtocol
 from inference.formats.identity import content_key
 from inference.loading import Models
+from ui import zero_gpu
 from ui.files import TemporaryFiles
 from ui.page import build
 from ui.site import mount_page
 from ui.start import ServerSettings, run
+from ui.zero_gpu import LentGpu
 
 DASHBOARD = Path(__file__).parent / "dashboard" / "main.py"
 
 
-def site(models: Models, api: FastAPI, files: TemporaryFiles, backend: str = "int8") -> tuple[FastAPI, Any]:
+def site(
+    models: Models, api: FastAPI, files: TemporaryFiles, backend: str = "int8", lent: LentGpu | None = None
+) -> tuple[FastAPI, Any]:
     """Build page, dashboard and API as one ASGI application; Streamlit allows one per process.
+
+    Args:
+        lent: answers the page on ZeroGPU.
 
     Returns:
         The application, and Gradio's application within it.
@@ -55,7 +62,7 @@ def site(models: Models, api: FastAPI, files: TemporaryFiles, backend: str = "in
     pages = [path.stem for path in (DASHBOARD.parent / "views").glob("[!_]*.py")]
     application.mount("/dashboard", DashboardGate(dashboard, pages))
     application.mount("/api", api)
-    return application, mount_page(application, build(models, backend, dashboard="dashboard/"), files)
+    return application, mount_page(application, build(models, backend, "dashboard/", lent), files)
 
 
 def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready: Callable[[], None]) -> None:
@@ -71,7 +78,8 @@ def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready
         prefix="",
         cors_origins=settings.access.cors_origins,
     )
-    application, page = site(models, api, files, settings.backend)
+    lent = zero_gpu.start(models, settings.port) if settings.zero_gpu else None
+    application, page = site(models, api, files, settings.backend, lent)
 
     def announce() -> None:
         ready()

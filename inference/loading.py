@@ -221,6 +221,14 @@ def _export(
     )
 
 
+def check_question(text: Any, threshold: Any) -> None:
+    """Raise InputError unless these have the types of one text or pair and of a threshold or None."""
+    if not isinstance(text, str | tuple):  # a classifier accepts lists too
+        raise InputError(f"text must be a string, not {type(text).__name__}.")
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float | None):
+        raise InputError(f"threshold={shown(threshold)} is not a number. Give 0 to 1, or null for the model's own.")
+
+
 class Models:
     """The classifiers of one model by backend, each opened on first use. Thread-safe.
 
@@ -311,10 +319,7 @@ class Models:
         Raises:
             InferenceError: an invalid text, backend or threshold.
         """
-        if not isinstance(text, str | tuple):  # a classifier accepts lists too
-            raise InputError(f"text must be a string, not {type(text).__name__}.")
-        if isinstance(threshold, bool) or not isinstance(threshold, int | float | None):
-            raise InputError(f"threshold={shown(threshold)} is not a number. Give 0 to 1, or null for the model's own.")
+        check_question(text, threshold)
         classifier = self.get(backend)
         with self._lane.turn(is_wanted):  # two passes at once would compete for the cores
             return classifier.classify(text, threshold=threshold)

@@ -23,6 +23,7 @@ from inference.loading import Models
 from ui import render, why
 from ui.answer import AnswerTab
 from ui.scoring import ScoreTab
+from ui.zero_gpu import INFO, LentGpu
 
 LIMITS = ApiLimits()  # the page has the API's limits for explanations
 MAX_EXPLANATIONS_PER_ADDRESS = 2  # leaves room for others
@@ -31,24 +32,29 @@ INVITATION = '<p class="invitation">Type a text and press Enter{}.</p>'
 SHOW_ANSWER = Path(__file__).with_name("show_answer.js").read_text(encoding="utf-8")
 
 
-def build(models: Models, backend: str = "int8", dashboard: str | None = None) -> gr.Blocks:
+def build(
+    models: Models, backend: str = "int8", dashboard: str | None = None, lent: LentGpu | None = None
+) -> gr.Blocks:
     """Build the page over these models. Its public endpoints are /predict, /compare and /explain.
 
     Args:
         backend: the runtime selected at the start.
         dashboard: the address of the dashboard; None shows no link.
+        lent: answers on ZeroGPU.
     """
     # After every event Gradio summarises its last 10,000 with pandas, for a monitoring page that is off here.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
     # Closed: otherwise requests can skip the queue and its limits.
-    return Page(models, backend, dashboard).blocks.queue(api_open=False)
+    return Page(models, backend, dashboard, lent).blocks.queue(api_open=False)
 
 
 class Page:
     """The widgets of the page and what they do."""
 
-    def __init__(self, models: Models, backend: str, dashboard: str | None) -> None:
+    def __init__(self, models: Models, backend: str, dashboard: str | None, lent: LentGpu | None) -> None:
         self._models = models
+        self._lent = lent
+        self._answer = lent.answer if lent else models.answer
         self._explaining = Lane(LIMITS.max_explanations, MAX_EXPLANATIONS_PER_ADDRESS, why.BUSY)
         # `Models` runs one pass at a time. More events may run at once, because explanations take long and wait for
         # each other: some are always left for the rest.
@@ -100,6 +106,7 @@ class Page:
                 [(TITLES[name], name) for name in bundle.backends],
                 value=backend,
                 label="Runtime of the answer",
+                info=INFO if self._lent else None,
                 elem_id="runtime",
                 min_width=280,
             )
@@ -176,7 +183,7 @@ class Page:
             if tab == "compare":
                 answers = self._models.compare(text, limit, is_wanted)
                 return {self.message: "", self.comparison: render.side_by_side(self._models.bundle, answers)}
-            answer = self._models.answer(text, backend, limit, is_wanted)
+            answer = self._answer(text, backend, limit, is_wanted)
             return {self.message: "", **self.answer.show(backend, answer, limit)}
         except InferenceError as error:
             hidden = {self.answer.panels: gr.update(visible=False), self.comparison: "", self.why.result: ""}
@@ -199,7 +206,7 @@ class Page:
 
     def _publish(self, default: str) -> None:
         """Add the public endpoints. Gradio shows their docstrings under "Use via API"."""
-        models = self._models
+        models, answer = self._models, self._answer
 
         def predict(
             request: gr.Request,
@@ -218,7 +225,7 @@ class Page:
             """
             with client_errors():
                 asked = as_text(text, second_text)
-                return as_json(models.answer(asked, backend, threshold, partial(self._is_wanted, request)))
+                return as_json(answer(asked, backend, threshold, partial(self._is_wanted, request)))
 
         def compare(
             request: gr.Request, text: str, threshold: float | None = None, second_text: str | None = None
@@ -281,8 +288,9 @@ def address_of(request: gr.Request) -> str:
 
 
 def as_json(answer: Answer | InferenceError) -> dict[str, Any]:
-    """Return one backend's answer to one text in plain types: `predictions` per task, and `timing` in milliseconds."""
+    """Return one backend's answer to one text in plain types: `predictions` per task, `timing` in ms, any `note`."""
     if not isinstance(answer, Answer):
         return {"error": str(answer)}
     predictions = {task: prediction.to_dict() for task, (prediction,) in answer.predictions.items()}
-    return {"predictions": predictions, "timing": asdict(answer.timing) | {"total_ms": answer.timing.total_ms}}
+    timing = asdict(answer.timing) | {"total_ms": answer.timing.total_ms}
+    return {"predictions": predictions, "timing": timing} | ({"note": answer.note} if answer.note else {})

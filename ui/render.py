@@ -72,7 +72,7 @@ def verdict(name: str, task: Task, prediction: Prediction, threshold: float) -> 
 def timing(backend: str, answer: Answer, max_tokens: int) -> str:
     """Return where the time of one answer went, and what the model did not read."""
     predictions = _predictions([answer])
-    return fill("timing", backend=backend, spent=answer.timing, predictions=predictions, max_tokens=max_tokens)
+    return fill("timing", backend=backend, answer=answer, predictions=predictions, max_tokens=max_tokens)
 
 
 def side_by_side(bundle: Bundle, answers: Mapping[str, Answer | InferenceError]) -> str:

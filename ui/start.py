@@ -34,6 +34,7 @@ from inference.jobs import ProgressLine, print_any_text
 from inference.loading import Models
 from ui.files import TemporaryFiles, temporary_files
 from ui.site import CONTENT
+from ui.zero_gpu import import_spaces
 
 HUB = "'self' https://huggingface.co https://*.huggingface.co https://*.hf.space"
 """Who may embed the pages of a Space in a frame: the Hub does."""
@@ -50,6 +51,8 @@ class ServerSettings:
     host: str
     port: int
     access: Access
+    zero_gpu: bool = False
+    """This is a Space on ZeroGPU."""
 
     @classmethod
     def read(cls, environment: Mapping[str, str], arguments: Sequence[str] = ()) -> ServerSettings:
@@ -72,6 +75,7 @@ class ServerSettings:
             host=environment.get("GRADIO_SERVER_NAME") or "127.0.0.1",
             port=int(port),
             access=_access(args, environment),
+            zero_gpu=environment.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"),
         )
 
     @property
@@ -139,6 +143,8 @@ def run(serve: Serve, arguments: Sequence[str] = ()) -> int:
     others: list[threading.Thread] = []
     try:
         settings = ServerSettings.read(os.environ, arguments)
+        if settings.zero_gpu:
+            import_spaces()
         settings.bind().close()  # fails before the model is loaded, which takes time
         with ProgressLine() as progress:
             models = Models.of_folder(settings.model, progress=progress, base=settings.base, pairs=settings.pairs)

@@ -57,6 +57,8 @@ class Answer:
 
     predictions: Mapping[str, list[Prediction]]
     timing: Timing
+    note: str = ""
+    """Where and in which precision it was computed, if that is not the same for every answer."""
 
 
 def to_frame(predictions: Prediction | Iterable[Prediction | None], index: Any = None) -> pd.DataFrame:

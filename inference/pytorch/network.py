@@ -256,14 +256,16 @@ def attach_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
     hook = (model if first else model.get_base_model()).register_load_state_dict_post_hook(
         lambda _, keys: homeless.extend(key for key in keys.unexpected_keys if ".modules_to_save." not in key)
     )
+    # By default PEFT reads the weights onto a GPU if there is one, wherever the model is.
+    options: dict[str, Any] = {"local_files_only": True, "torch_device": "cpu"}
     try:
         with quiet_peft(), warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
             if first:
-                model = PeftModel.from_pretrained(model, str(adapter), name, local_files_only=True)
+                model = PeftModel.from_pretrained(model, str(adapter), name, **options)
                 lacking = []
             else:
-                lacking = model.load_adapter(str(adapter), name, local_files_only=True).missing_keys
+                lacking = model.load_adapter(str(adapter), name, **options).missing_keys
     except (KeyError, UserWarning) as error:  # of a module that modules_to_save names, or of a layer
         lacking = re.findall(r"'([^']+)'", str(error)) or [str(error)]
     finally:

@@ -34,12 +34,19 @@ class Cell(NamedTuple):
     interval: str = ""
 
 
-def report(receipts: Sequence[Receipt], limits: ShipLimits | None = None) -> str:
-    """Return the report as HTML. Each receipt has its own section: figures of different rows do not share a table."""
+def report(
+    receipts: Sequence[Receipt], limits: ShipLimits | None = None, library: str | None = None, home: str | None = None
+) -> str:
+    """Return the report as HTML. Each receipt has its own section: figures of different rows do not share a table.
+
+    Args:
+        library: the script that draws the charts; by default the one of the package plotly.
+        home: the address of a page to link back to.
+    """
     limits = limits or ShipLimits()
     number = count()
     sections = [_section(receipt, limits, number) for receipt in receipts]
-    scripts = [Markup(get_plotlyjs()), asset("report.js")]
+    scripts = [Markup(library or get_plotlyjs()), asset("report.js")]
     return render(
         "report.html",
         title=f"Which runtime to ship: {', '.join(dict.fromkeys(receipt['model']['name'] for receipt in receipts))}",
@@ -47,6 +54,7 @@ def report(receipts: Sequence[Receipt], limits: ShipLimits | None = None) -> str
         "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'",
         style=Markup(tokens()) + asset("report.css"),
         scripts=scripts,
+        home=home,
         requirements=requirements(limits),
         differences=_differences(receipts),
         sections=sections,

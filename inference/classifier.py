@@ -6,7 +6,6 @@ import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import compress
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,7 @@ class Classifier(Calls):
             if not 0 <= threshold <= 1:
                 raise InputError(f"threshold={threshold} is not a probability between 0 and 1.")
         size = self.batch_size if batch_size is None else batch_size
-        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise InputError(f"batch_size={shown(size)} must be a whole number of at least 1.")
         checked = check_texts(as_texts(texts, self.bundle.pairs))
         before_tokens = time.perf_counter()
@@ -148,7 +147,7 @@ class Classifier(Calls):
             raise InputError(f"tasks must be a list of names; for one: [{shown(tasks)}].")
         names = list(self.tasks) if tasks is None else list(tasks)
         for name in names:
-            if not isinstance(name, str) or name not in self.tasks:
+            if name not in self.tasks:
                 raise InputError(f"Unknown task {shown(name)}. This model has: {', '.join(self.tasks)}.")
         return names
 

@@ -125,8 +125,6 @@ def test_names_in_a_file_that_the_model_lacks_are_not_positions(tmp_path: Path) 
         (("a", "b"), ["1", "2"], {}, ["1", "2"]),
         (("a", "b"), ["-1", "1"], {}, ["-1", "1"]),
         (("a", "b"), ["-1", "0", "1"], {"-1": -1, "0": 0, "1": 1}, []),
-        (("negative", "positive"), ["-1", "0", "1"], {}, ["-1", "0", "1"]),
-        (("happy", "unhappy"), ["0", "1"], {}, ["0", "1"]),
         (("a", "b"), ["a", "1"], {"a": 0}, ["1"]),
         (("a", "b"), ["0.5", "0"], {}, ["0.5", "0"]),
         (("a", "b"), ["a", "NaN", "null"], {"a": 0, "NaN": -1, "null": -1}, []),
@@ -334,10 +332,6 @@ def test_likely_meanings_are_suggested_and_doubtful_ones_are_not() -> None:
     assert guesses(["-1", "0", "1"], ("a", "b", "c")) == {"-1": "a", "0": "b", "1": "c"}
     assert guesses("12", ("a", "b")) == {"1": "a", "2": "b"}
     assert guesses("13", ("a", "b")) == {"1": LEAVE_OUT, "3": LEAVE_OUT}
-    assert guesses("01", ("1", "2")) == {"0": LEAVE_OUT, "1": LEAVE_OUT}
-    assert guesses("12", ("LABEL_0", "LABEL_1")) == {"1": "LABEL_0", "2": "LABEL_1"}
-    assert guesses("YN", ("no", "yes")) == {"Y": "yes", "N": "no"}
-    assert guesses("s", ("sad", "surprised")) == {"s": LEAVE_OUT}
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ FLOORS = [
     {"inference.loading", "inference.score"},
     {"inference", "inference.api", "inference.compare"},
     {"inference.commands", "training", "ui"},
-    {"inference.__main__", "app", "dashboard", "deploy"},
-    {"serve"},
+    {"inference.__main__", "app", "dashboard"},
+    {"deploy", "serve"},
 ]
 # Heavy libraries, and the modules below `inference` that may import them.
 HOMES = {

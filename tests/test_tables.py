@@ -242,33 +242,6 @@ def test_cells_of_a_spreadsheet_are_text_as_a_csv_export_has_it() -> None:
     ]
 
 
-def test_errors_of_formulas_are_no_texts_and_line_ends_of_excel_are_line_ends() -> None:
-    book = openpyxl.Workbook()
-    for cells in (["text", "label"], ["good_x000D_\nfilm", "up"], ["#N/A", "#REF!"], ["#N/A?", "up"]):
-        book.active.append(cells)
-    out = io.BytesIO()
-    book.save(out)
-    table = open_table(Source("a.xlsx", out.getvalue()))
-    assert read_columns(table, ["text", "label"]) == {"text": ["good\r\nfilm", "", "#N/A?"], "label": ["up", "", "up"]}
-    assert table.remarks == ["errors of formulas, such as #N/A, are read as empty cells"]
-
-
-@pytest.mark.parametrize("header", ["text:label", "Review~id", "id\x01comment"])
-def test_a_separator_that_is_not_known_does_not_make_one_column_of_several(header: str) -> None:
-    source = Source("a.csv", f"{header}\ngood\n".encode())
-    with pytest.raises(InputError, match=r"If '.{1,4}' separates columns, use commas, semicolons, tabs or bars\."):
-        open_table(source)
-    assert open_table(source, header).text_column == header
-    assert open_table(Source("a.csv", b"remarks: all\ngood\n")).text_column == "remarks: all"
-
-
-def test_a_title_above_the_header_is_suspected_if_columns_have_no_names() -> None:
-    for content, is_title in ((b"Reviews of 2024,,\ntext,label,id\n", True), (b",number,name\n0,1,a\n", False)):
-        with pytest.raises(InputError, match="which column holds the texts") as error:
-            open_table(Source("a.csv", content + b"a,b,c\n"))
-        assert ("delete the rows above" in str(error.value)) == is_title
-
-
 def test_pages_ask_which_column_holds_the_texts(tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     path.write_bytes(as_csv("phrase", "verdict"))
@@ -333,7 +306,6 @@ WESTERN = {
 }
 OTHER = {
     "German of Macintosh": ("Die Lieferung für die Straße war größer als schön.", "mac_roman"),
-    "ends of words on Macintosh": ("Un café à l’abbé, il a mangé.", "mac_roman"),
     "French of DOS": ("Très déçu par la qualité, le colis est arrivé cassé à Noël.", "cp850"),
     "Spanish of DOS": ("El niño está muy contento, el envío llegó mañana.", "cp850"),
     "Swedish of DOS": ("Leveransen var för sen, kundtjänsten är väldigt trevlig på lördag.", "cp437"),

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from inference.calls.columns import SKIP, as_texts, problems, read_texts, windows
+from inference.calls.columns import as_texts, problems, read_texts, windows
 from inference.calls.predictions import Answer, Prediction, pipeline_entries
 from inference.calls.texts import Text, Tokens
 from inference.errors import InputError, importing, shown
@@ -103,7 +103,7 @@ class Calls(ABC):
             return self.classify(given, [task], threshold, batch_size).predictions[task] if given else []
         except InputError as error:
             if len(given) > 1 and self.problems(given):
-                raise InputError(f"{error} {SKIP}") from None
+                raise InputError(f'{error} With on_error="skip", such texts have no prediction.') from None
             raise
 
     def stream(

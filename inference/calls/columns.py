@@ -12,7 +12,6 @@ from inference.calls.texts import Text, check_texts
 from inference.errors import InputError
 
 WINDOW = 1024  # texts sorted by length together: enough for batches of similar length, little memory
-SKIP = 'With on_error="skip", predict and stream give None for such texts.'
 _Answer = TypeVar("_Answer")
 
 
@@ -54,14 +53,10 @@ def read_texts(texts: Any, pairs: bool) -> Text | Iterable[Text]:
         return values  # type: ignore[no-any-return]
     # Looked up on the class: a Series has its row labels as attributes.
     if any(hasattr(type(texts), name) for name in ("columns", "column_names")):
-        raise InputError(f'texts is of type {kind}, a whole table: pass one of its columns, such as table["text"].')
+        raise InputError(f'texts is a {kind}, a whole table: pass one of its columns, such as table["text"].')
     if isinstance(texts, set | frozenset):
         raise InputError(f"texts must be a string or a list of strings, not {kind}, which has no order.")
-    if isinstance(texts, Mapping):
-        raise InputError(
-            f'texts must be a string or a list of strings, not {kind}: pass a value, such as rows["text"].'
-        )
-    if isinstance(texts, bytes | bytearray | memoryview) or not isinstance(texts, Iterable):
+    if isinstance(texts, Mapping | bytes | bytearray | memoryview) or not isinstance(texts, Iterable):
         raise InputError(f"texts must be a string or a list of strings, not {kind}.")
     # The iteration of pyarrow gives scalars that are not strings.
     to_list = getattr(texts, "to_pylist", None) if hasattr(type(texts), "to_pylist") else None
@@ -113,7 +108,9 @@ def windows(
                 raise
             if not skip:
                 first = min(reasons)
-                raise InputError(f"texts[{start + first}]: {reasons[first]} {SKIP}") from None
+                raise InputError(
+                    f'texts[{start + first}]: {reasons[first]} With on_error="skip", such texts have no prediction.'
+                ) from None
             readable = [text for index, text in enumerate(window) if index not in reasons]
             answers = iter(answer(readable) if readable else [])
         for index in range(len(window)):

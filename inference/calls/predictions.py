@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from inference.errors import InputError, importing, shown
@@ -71,18 +70,12 @@ def to_frame(predictions: Prediction | Iterable[Prediction | None], index: Any =
         index: the index of the rows, such as `df.index`.
 
     Raises:
-        InputError: they are not predictions of one task, or the index has another length.
+        InputError: the index has another length.
         MissingDependencyError: pandas is not installed.
     """
     with importing("to_frame", "pandas"):
         import pandas as pd
     rows = [predictions] if isinstance(predictions, Prediction) else list(predictions)
-    # A dict is what `predict_all_tasks` gives.
-    others = [predictions] if isinstance(predictions, Mapping) else rows
-    if (other := next((row for row in others if not isinstance(row, Prediction | None)), None)) is not None:
-        raise InputError(
-            f"to_frame takes the predictions of one task, as predict gives them, not {type(other).__name__}."
-        )
     if index is not None and len(index) != len(rows):
         raise InputError(f"The index has {len(index):,} rows, and there are {len(rows):,} predictions.")
     flags = ("uncertain", "truncated", "unknown", "unpaired")
@@ -98,7 +91,7 @@ def to_frame(predictions: Prediction | Iterable[Prediction | None], index: Any =
 
 def pipeline_entries(prediction: Prediction, top_k: int | None) -> list[dict[str, Any]]:
     """Return the labels of the highest scores (default: all), best first, as a text-classification pipeline does."""
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 1):
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
         raise InputError(f"top_k={shown(top_k)} must be a whole number of at least 1, or None for all labels.")
     ranked = sorted(prediction.scores.items(), key=lambda item: item[1], reverse=True)
     return [{"label": label, "score": score} for label, score in ranked[:top_k]]

@@ -43,7 +43,6 @@ _INTEGRAL = re.compile(r"-?(\d+)(\.0*)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 _PLACEHOLDER = re.compile(r"label[ _-]?(\d+)", re.IGNORECASE | re.ASCII)
 _NEGATION = re.compile(r"(not?|non|never|anti) ")
-_NEGATING = re.compile(r"(not?|non|never|anti|un|in|im|ir|dis) ?")  # before the label whose opposite it makes
 _SEPARATORS = re.compile(r"(?<=[^\W_])[\s_-]+(?=[^\W_])")  # between words: A- is not A
 
 
@@ -150,7 +149,7 @@ def match_labels(
         # 1 to 4 are no names of stars if there is a 0 beside them
         rest += [label for label in named if _INTEGRAL.fullmatch(label)]
         named = {label: position for label, position in named.items() if label not in rest}
-    missing = {} if has_names else _missing(rest, named, labels)
+    missing = {} if has_names else _missing(rest, named, len(labels))
     rest = [label for label in rest if label not in missing]
     is_clear = not has_names and not named and all(position < 0 for position in mapped.values())
     numbers = _numbered(rest, labels) if is_clear and not _contradicts(column, labels, rest) else {}
@@ -213,19 +212,13 @@ class _Pairs(list[tuple[str, Any]]):
 
 
 def guesses(unknown: Iterable[str], labels: Sequence[str]) -> dict[str, str]:
-    """Return the most similar label of the task for each spelling, `LEAVE_OUT` if none is similar.
-
-    Of numbers, all have one or none: half of them, pasted, would leave out the other rows.
-    """
+    """Return the most similar label of the task for each spelling, `LEAVE_OUT` if none is similar."""
     unknown = list(unknown)
     folded = {fold(label): label for label in labels}
-    is_unnamed = all(map(_PLACEHOLDER.fullmatch, labels))
     guessed = {}
     for label in unknown:
         if _INTEGRAL.fullmatch(label):  # 1 for "1 star"
-            names = [name for name in labels if label in re.findall(r"-?[0-9]+", name) and not is_unnamed]
-        elif len(label) == 1:  # P for positive
-            names = [folded[name] for name in folded if name.startswith(label.casefold())]
+            names = [name for name in labels if label in re.findall(r"-?[0-9]+", name)]
         else:
             names = [folded[name] for name in _similar(fold(label[:MAX_LABEL_LETTERS]), folded)]
         guessed[label] = names[0] if len(names) == 1 else LEAVE_OUT
@@ -233,7 +226,7 @@ def guesses(unknown: Iterable[str], labels: Sequence[str]) -> dict[str, str]:
     for first in (-1, 0) if any(guessed.values()) else (-1, 0, 1):  # of two labels, 0 and 1 have been doubted
         if numbers == list(range(first, first + len(labels))) and (first or len(labels) > 2):
             guessed |= {label: labels[int(label) - first] for label in unknown}
-    return dict.fromkeys(unknown, LEAVE_OUT) if numbers and not all(guessed.values()) else guessed
+    return guessed
 
 
 def _similar(label: str, names: Iterable[str]) -> list[str]:
@@ -320,16 +313,12 @@ def _named(given: Iterable[str], labels: Sequence[str]) -> dict[str, int]:
     return {label: position for label, position in positions.items() if position is not None}
 
 
-def _missing(rest: Sequence[str], named: Mapping[str, int], labels: Sequence[str]) -> dict[str, int]:
-    """Return the spellings of no label; -1 is one if the other labels are positions, and not three with 0 and 1.
-
-    Of negative and positive, -1, 0 and 1 are likelier three labels with neutral in the middle.
-    """
+def _missing(rest: Sequence[str], named: Mapping[str, int], count: int) -> dict[str, int]:
+    """Return the spellings of no label; -1 is one if the other labels are positions, and not three with 0 and 1."""
     missing = {label: -1 for label in rest if label.casefold() in MISSING}
     others = [label for label in rest if label not in missing and label != WITHHELD]
     numbers = _numbers(others)
-    is_binary = len(labels) == 2 and not _named(["positive", "negative"], labels)
-    is_withheld = not others or (bool(numbers) and numbers[0] == 0 and (is_binary or numbers != [0, 1]))
+    is_withheld = not others or (bool(numbers) and numbers[0] == 0 and (count == 2 or numbers != [0, 1]))
     return missing | ({WITHHELD: -1} if WITHHELD in rest and is_withheld and not named else {})
 
 
@@ -358,8 +347,7 @@ def _contradicts(column: str, labels: Sequence[str], given: Sequence[str]) -> bo
         i for i, name in enumerate(folded) if about in next((group for group in SYNONYMS if name in group), [name])
     ]
     affirmative, negative = (*TRUTH[0], *SYNONYMS[0], *GENUINE[0]), (*TRUTH[1], *SYNONYMS[1], *GENUINE[1])
-    is_opposite = folded[1].endswith(folded[0]) and bool(_NEGATING.fullmatch(folded[1].removesuffix(folded[0])))
-    is_reversed = folded[0] in affirmative or folded[1] in negative or is_opposite
+    is_reversed = folded[0] in affirmative or folded[1] in negative or _NEGATION.sub("", folded[1]) == folded[0]
     return (bool(meant) and positive not in meant) or (positive == 1 and is_reversed)
 
 

@@ -26,7 +26,7 @@ _WORDS = re.compile(rb"[A-Za-z\x81-\x84\x86-\x90\x98-\x9f\xa1-\xaa\xac-\xba\xbc-
 _ASCII_LETTER = re.compile(rb"[A-Za-z]")
 # What letters of DOS, of Macintosh and of Eastern Europe become within words: quotation marks, signs, capitals.
 _STRANGE = re.compile(
-    "(?<=[a-z])(?:[‚„ˆ‹]|[†‡‰›˜‘“”\xa1-\xac\xaf-\xb3\xb5\xb6\xb8-\xbf](?=[a-z\xdf-\xff])|[ŠŒŽŸÀ-Þ](?![A-Z]))"
+    "(?<=[a-z])(?:[‚„ˆ‹]|[†‡‰›˜‘“”\xa1-\xac\xaf-\xb3\xb5\xb6\xb8-\xbf](?=[a-z\xdf-\xff])|[ŠŒŽŸÀ-Þ](?=[a-z]))"
 )
 MAX_STRANGE = 0.1  # of the words with letters outside ASCII
 _FOREIGN_WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]*+[^\W\d_A-Za-z][^\W\d_]*+")

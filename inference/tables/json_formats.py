@@ -104,18 +104,14 @@ class JsonTable(JsonlTable):
 
     @staticmethod
     def _check_lines(source: Source) -> None:
-        """Raise InputError if the file is a single object: over several lines, or one that holds columns or rows.
-
-        An API answers {"message": "ok", "data": [{"text": …}]}, in which the message is not the text.
-        """
+        """Raise InputError if the file is a single object: over several lines, or one that holds columns or rows."""
         with source.open_text(newline="\n") as file:
             lines = filter(str.strip, read_lines(file, source.name))
             first = next(lines)
             is_alone = next(lines, None) is None
         try:
-            row = json.loads(first)
-            is_nested = any(isinstance(cell, list | dict) for cell in row.values())
-            is_table = is_alone and (is_nested or all(map(str.isdecimal, row)))
+            cells = json.loads(first).values()
+            is_table = is_alone and bool(cells) and all(isinstance(cell, list | dict) for cell in cells)
         except (ValueError, RecursionError):
             is_table = not first.rstrip().endswith("}")
         if is_table:

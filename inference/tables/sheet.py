@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 import zipfile
 import zlib
@@ -25,11 +24,6 @@ MAX_OTHER_BYTES = 1_000_000  # of XML besides cells, which is read as a whole: t
 BATCH_ROWS = 16
 MAX_NAMED = 5  # sheets in a message
 
-ERRORS = frozenset({"#DIV/0!", "#N/A", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!"})
-"""What a formula that fails leaves in its cell, which is neither a text nor a label."""
-EMPTIED = "errors of formulas, such as #N/A, are read as empty cells"
-_CONTROL = re.compile("_x(00[01][0-9A-F])_")  # how Excel writes carriage returns and other control characters
-
 _Result = TypeVar("_Result")
 
 
@@ -40,7 +34,6 @@ class SheetTable(CsvTable):
     """
 
     too_wide = "Delete the rows above the header and the cells beside the table."
-    below = ""
     unit = "row"
 
     def __init__(self, source: Source, text_column: str | None, max_columns: int) -> None:
@@ -71,8 +64,6 @@ class SheetTable(CsvTable):
                 for number, values in batch:
                     if number > MAX_ROWS:
                         raise InputError(f"{self.name} has more rows than a sheet can have.")
-                    if EMPTIED not in self.remarks and any(isinstance(cell, str) and cell in ERRORS for cell in values):
-                        self.remarks.append(EMPTIED)
                     cells = [_as_text(value) for value in values]
                     while cells and not cells[-1]:
                         cells.pop()
@@ -155,7 +146,7 @@ def _as_text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return "" if value in ERRORS else _CONTROL.sub(lambda match: chr(int(match[1], 16)), value)
+        return value
     if isinstance(value, bool):
         return str(value).upper()
     if isinstance(value, float) and value.is_integer():

@@ -36,7 +36,6 @@ TEXT_NAMES = (
     "title",
 )
 """Names of columns that hold texts, the likeliest first; case, spaces, hyphens and underscores do not matter."""
-HEADER_BELOW = " If the names of the columns are further down, delete the rows above them."
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "gold", "y")
 """Names of columns that hold labels, in the same way."""
 
@@ -101,7 +100,7 @@ def find_column(columns: Sequence[str], names: Sequence[str]) -> str | None:
 
 
 def _folded(column: str) -> str:
-    return re.sub(r"[\s_\ufeff-]+", "", column).lower()  # tools that write a byte-order mark twice leave one in a name
+    return re.sub(r"[\s_-]+", "", column).lower()
 
 
 def find_text_column(
@@ -117,26 +116,13 @@ def find_text_column(
     if not columns:
         raise InputError(f"{name} is empty. It needs a header and rows.")
     column = text_column or find_column(columns, TEXT_NAMES) or (columns[0] if len(columns) == 1 else None)
-    separator = separator_hint(columns) if has_header and not text_column else ""
-    if column is None or separator:
+    if column is None:
         sentence = next(filter(is_sentence, columns), None) if has_header else None
-        hint = separator
-        if sentence and not hint:
-            hint = f" If {shortened(sentence)} is a text, the file has no header: add one."
-        elif has_header and not hint and not all(map(str.strip, columns[1:])):  # the first is the index of pandas
-            hint = HEADER_BELOW
+        hint = f" If {shortened(sentence)} is a text, the file has no header: add one." if sentence else ""
         question = f"{name}: which column holds the texts? Name it with --text-column; {listed(columns)}."
         raise NoTextColumn(question, columns, hint)
     column_index(name, columns, column)
     return column
-
-
-def separator_hint(columns: Sequence[str]) -> str:
-    """Return what to do if a sign in the name of the only column separates columns, as in "text^label", or ""."""
-    sign = re.search(r"[:^~¦§#\x01-\x1f]", columns[0]) if len(columns) == 1 else None
-    if sign is None or find_column(columns[0].split(sign[0]), TEXT_NAMES) is None:
-        return ""
-    return f" If {sign[0]!r} separates columns, use commas, semicolons, tabs or bars."
 
 
 def column_index(name: str, columns: Sequence[str], column: str) -> int:

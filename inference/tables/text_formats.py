@@ -19,19 +19,9 @@ from inference.errors import InputError
 from inference.tables.cutting import ROW_LETTERS, Size, gather, weight
 from inference.tables.encoding import read_lines
 from inference.tables.source import Source
-from inference.tables.table import (
-    HEADER_BELOW,
-    TEXT_NAMES,
-    Block,
-    check_column_count,
-    find_column,
-    find_text_column,
-    separator_hint,
-    shortened,
-)
+from inference.tables.table import TEXT_NAMES, Block, check_column_count, find_column, find_text_column, shortened
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-UNQUOTED = "If quotation marks are part of the texts, as in the TSV of Google Sheets, export CSV or Excel instead."
 _SEPARATOR = re.compile(r"sep=([,;\t|]?)[,;\t|\s]*", re.IGNORECASE)
 # What Excel, LibreOffice or Google Sheets may take for a formula (OWASP, "CSV Injection"): a cell that begins with one
 # of these signs, also in the full width of East Asian fonts, also after white space and characters without a width.
@@ -48,8 +38,6 @@ class CsvTable:
     line_end = "\n"
     too_wide = "Put a text that contains the separator between quotation marks."
     """The remedy for a row with more cells than the header."""
-    below = HEADER_BELOW
-    """The remedy for a header of one cell in such a file."""
     unit = "line"
     """What messages count."""
 
@@ -130,13 +118,11 @@ class CsvTable:
         parsed = self._parsed(self.delimiter)
         next(parsed, None)
         for line, cells in parsed:
-            if self.delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in cells):
-                raise InputError(f"{self.name}, line {line:,}: a quotation mark joins lines. {UNQUOTED}")
             if len(cells) > width:
                 if any(cell.strip() for cell in cells[width:]):
                     raise InputError(
                         f"{self.name}, {self.unit} {line:,}: {len(cells)} cells, and the header has {width}. "
-                        f"{self.too_wide}{separator_hint(self.columns) or (self.below if width == 1 else '')}"
+                        f"{self.too_wide}"
                     )
                 self._has_spare_cells = True
                 cells = cells[:width]
@@ -170,8 +156,9 @@ class CsvTable:
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    remedy = UNQUOTED if delimiter == "\t" else "Fix the file or export it again."
-                    raise InputError(f"{self.name}, line {line:,} cannot be read as CSV: {error}. {remedy}") from None
+                    raise InputError(
+                        f"{self.name}, line {line:,} cannot be read as CSV: {error}. Fix the file or export it again."
+                    ) from None
                 if is_header and (not any(map(str.strip, cells)) or _SEPARATOR.fullmatch("".join(cells))):
                     continue  # empty lines, and Excel's "sep=;"
                 is_header = False

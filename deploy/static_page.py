@@ -1,0 +1,81 @@
+"""What a static page shows beside the model: design tokens, names that Python decides, the recorded comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dashboard.charts.formatting import digits, points
+from dashboard.report_page import report
+from inference.assets import ASSETS
+from inference.backends import RUNTIMES, TITLES
+from inference.compare.receipt import peek_receipt, read_receipt
+from inference.compare.summary import provenance
+from inference.formats.bundle import Bundle
+from inference.tables.table import LABEL_NAMES, TEXT_NAMES
+from ui.look import look, tokens
+
+RECEIPTS = ASSETS / "receipts"
+HOME = "./"  # of the report's link back
+
+Receipt = Mapping[str, Any]
+
+
+def page_files(bundle: Bundle, receipts: Path = RECEIPTS) -> dict[str, bytes]:
+    """Return the files by their names: tokens.css, page.json, and comparison.html if this model has been measured.
+
+    Args:
+        receipts: folder of the measurements, of which those of this very model are shown.
+
+    Raises:
+        InputError: a measurement is damaged, or the library of the charts cannot be fetched.
+    """
+    recorded = [read_receipt(path) for path in sorted(receipts.glob("*.json")) if _is_of(path, bundle)]
+    page = {
+        "runtimes": {name: {"title": runtime.title, "glyph": runtime.glyph} for name, runtime in RUNTIMES.items()},
+        "text_names": TEXT_NAMES,
+        "label_names": LABEL_NAMES,
+        "recorded": summary(recorded) if recorded else None,
+    }
+    files = {"tokens.css": tokens() + look(), "page.json": json.dumps(page, ensure_ascii=False)}
+    if recorded:
+        files["comparison.html"] = report(recorded, home=HOME)
+    return {name: content.encode() for name, content in files.items()}
+
+
+def summary(receipts: Sequence[Receipt]) -> dict[str, Any]:
+    """Return the recorded comparison in one sentence and one small table, from the receipt with the most rows."""
+    largest = max(receipts, key=lambda receipt: len(receipt["data"]["row_numbers"]))
+    results, settings = largest["results"], largest["settings"]
+    rows = [
+        {
+            "runtime": name,
+            "p50_ms": results["latency"][name]["p50_ms"]["value"],
+            "model_bytes": results["size"][name]["model_bytes"],
+        }
+        for name in settings["backends"]
+    ]
+    return {"sentence": _sentence(receipts, largest), "rows": rows, "source": provenance(largest)}
+
+
+def _sentence(receipts: Sequence[Receipt], largest: Receipt) -> str:
+    """Say how the last of the runtimes, the smallest, compares with the reference."""
+    reference, name = largest["settings"]["reference"], largest["settings"]["backends"][-1]
+    if name == reference:
+        return f"Only {TITLES[name]} was measured."
+    sizes = largest["results"]["size"]
+    faster = largest["results"]["speedup"][name]["value"]
+    smaller = sizes[reference]["model_bytes"] / sizes[name]["model_bytes"]
+    pairs = [pair[name] for one in receipts for pair in one["results"]["paired"].values() if name in pair]
+    rows = sum(pair["rows"] for pair in pairs)
+    difference = sum(pair["fixed"] - pair["broken"] for pair in pairs) / rows
+    return (
+        f"Recorded: {TITLES[name]} is {digits(faster, 2)}× as fast as {TITLES[reference]} and {digits(smaller, 2)}× "
+        f"smaller, accuracy {points(difference)} (n = {rows:,})."
+    )
+
+
+def _is_of(path: Path, bundle: Bundle) -> bool:
+    return dict(peek_receipt(path)["model"]["files"]) == dict(bundle.files)

@@ -17,7 +17,11 @@ from inference.formats.describe import describe
 def add(commands: Any) -> None:
     """Add the commands to the subparsers."""
     p = add_model_command(
-        commands, "compare", compare_command, "Measure the backends on labelled rows and write a receipt."
+        commands,
+        "compare",
+        compare_command,
+        "Measure the backends of one model or of several on labelled rows, and write receipts.",
+        several=True,
     )
     p.add_argument(
         "--data", help="a file as `score` reads it, or hf://datasets/OWNER/NAME/PATH (default: the showcase)"
@@ -44,17 +48,24 @@ def add(commands: Any) -> None:
     p.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     p.add_argument("--keep-texts", action="store_true", help="store the texts in the receipt, readable by everyone")
     _add_price(p)
-    p.add_argument("--out", type=Path, default=Path("receipt.json"), help="receipt to write (default: %(default)s)")
+    p.add_argument(
+        "--out", type=Path, help="receipt to write (default: receipt.json); of several models a folder (receipts)"
+    )
 
     p = add_command(
         commands,
         "verdict",
         verdict_command,
-        "Decide SHIP, NO or INCONCLUSIVE (exit code 0, 1 or 3) per backend.",
+        "Decide SHIP, NO or INCONCLUSIVE (exit code 0, 1 or 3) per backend, or whether one model may replace another.",
     )
     p.add_argument("receipt", type=Path)
+    p.add_argument("candidate", type=Path, nargs="?", help="of another model, measured on the same rows")
     add_limits(p)
-    p.add_argument("--backend", choices=BACKENDS, help="backend whose verdict is the exit code (default: the worst)")
+    p.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        help="backend whose verdict is the exit code (default: the worst); of two models: the backend of both",
+    )
     add_json(p)
 
     help = "Show, check and compare receipts."
@@ -110,27 +121,81 @@ def ship_limits(args: argparse.Namespace) -> Any:
 
 
 def compare_command(args: argparse.Namespace) -> None:
+    """Measure each model; of several, print a table of all and a verdict on each against the first."""
+    if args.rows is not None and args.rows < 1:
+        raise InputError(f"--rows {args.rows} must be at least 1.")
+    if not args.data and (args.task or args.rows or args.pair_column is not None or args.label_map is not None):
+        raise InputError(
+            "--task, --rows, --pair-column and --label-map need --data; without it, all tasks of the showcase are "
+            "measured."
+        )
+    if len(args.models) > 1:
+        _compare_models(args)
+        return
+    from inference.compare.summary import summary
+    from inference.compare.verdict import decide
+
+    out = args.out or Path("receipt.json")
+    require_writable(out)
+    receipt = _measure(args, args.model, out)
+    if args.json:
+        print_json(receipt["results"], indent=None)
+        return
+    print(summary([receipt], args.price_per_hour))
+    verdict = decide(receipt)
+    print(f"\n{verdict.sentence}")
+    for caveat in verdict.caveats:
+        print(f"  note: {caveat}")
+    print(f"\nReceipt: {out}. Decide with your own limits: python -m inference verdict {out} --max-drop 1pp")
+
+
+def _compare_models(args: argparse.Namespace) -> None:
+    from inference.compare.candidates import decide_models
+    from inference.compare.summary import leaderboard
+    from inference.compare.verdict import ShipLimits
+
+    if not args.data:
+        raise InputError("Several models need --data, so that all are measured on the same rows.")
+    folder = args.out or Path("receipts")
+    outs = [folder / f"{number}-{model.name}.json" for number, model in enumerate(args.models, 1)]
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder} is a file. Pass a folder, for the measurements of several models.")
+    for model in args.models:  # before minutes are spent on the first
+        describe(model, args.base, pairs=args.pairs)
+    folder.mkdir(parents=True, exist_ok=True)
+    receipts = [_measure(args, model, out) for model, out in zip(args.models, outs, strict=True)]
+    named = [receipt["model"]["name"] for receipt in receipts]
+    named = named if len({*named}) == len(named) else [out.stem for out in outs]
+    verdicts = [
+        decide_models(receipts[0], receipt, ShipLimits(), names=(named[0], name))
+        for receipt, name in zip(receipts[1:], named[1:], strict=True)
+    ]
+    if args.json:
+        print_json(
+            {"receipts": [str(out) for out in outs], "verdicts": [asdict(verdict) for verdict in verdicts]}, indent=None
+        )
+        return
+    print(leaderboard(dict(zip(named, receipts, strict=True))))
+    for verdict in verdicts:
+        print(f"\n{verdict.sentence}")
+        for caveat in verdict.caveats:
+            print(f"  note: {caveat}")
+    print(f"\nMeasurements: {folder}. Decide with your own limits: python -m inference verdict {outs[0]} {outs[1]}")
+
+
+def _measure(args: argparse.Namespace, model: Path, out: Path) -> dict[str, Any]:
+    """Measure one model on the rows that the command names, and write the receipt."""
     from inference.compare.labels import read_label_map
     from inference.compare.receipt import write_receipt
     from inference.compare.rows import read_data
     from inference.compare.run import measure
-    from inference.compare.summary import summary
-    from inference.compare.verdict import decide
 
-    require_writable(args.out)
-    if args.rows is not None and args.rows < 1:
-        raise InputError(f"--rows {args.rows} must be at least 1.")
-    bundle = describe(args.model, args.base, pairs=args.pairs)
+    bundle = describe(model, args.base, pairs=args.pairs)
     data = None
     if args.data:
         label_map = None if args.label_map is None else read_label_map(args.label_map)
         columns = args.text_column, args.label_column, args.pair_column
         data = read_data(args.data, bundle.tasks, args.task, *columns, label_map)
-    elif args.task or args.rows or args.pair_column is not None or args.label_map is not None:
-        raise InputError(
-            "--task, --rows, --pair-column and --label-map need --data; without it, all tasks of the showcase are "
-            "measured."
-        )
     if data and args.rows:
         data = data.sample(args.rows, args.seed)
     receipt = measure(
@@ -146,16 +211,8 @@ def compare_command(args: argparse.Namespace) -> None:
         keep_texts=args.keep_texts,
         progress=args.progress,
     )
-    write_receipt(receipt, args.out)
-    if args.json:
-        print_json(receipt["results"], indent=None)
-        return
-    print(summary([receipt], args.price_per_hour))
-    verdict = decide(receipt)
-    print(f"\n{verdict.sentence}")
-    for caveat in verdict.caveats:
-        print(f"  note: {caveat}")
-    print(f"\nReceipt: {args.out}. Decide with your own limits: python -m inference verdict {args.out} --max-drop 1pp")
+    write_receipt(receipt, out)
+    return receipt
 
 
 def verdict_command(args: argparse.Namespace) -> int:
@@ -163,6 +220,8 @@ def verdict_command(args: argparse.Namespace) -> int:
     from inference.compare.verdict import decide
 
     receipt = read_receipt(args.receipt)
+    if args.candidate is not None:
+        return _verdict_on_models(args, receipt)
     if args.backend and args.backend not in receipt["settings"]["backends"]:
         raise InputError(f"{args.receipt} has no {args.backend}; it has {', '.join(receipt['settings']['backends'])}.")
     verdict = decide(receipt, ship_limits(args))
@@ -186,6 +245,23 @@ def verdict_command(args: argparse.Namespace) -> int:
     for caveat in verdict.caveats:
         print(f"note: {caveat}")
     return code
+
+
+def _verdict_on_models(args: argparse.Namespace, receipt: dict[str, Any]) -> int:
+    from inference.compare.candidates import decide_models
+    from inference.compare.receipt import read_receipt
+
+    names = str(args.receipt), str(args.candidate)
+    verdict = decide_models(receipt, read_receipt(args.candidate), ship_limits(args), args.backend, names)
+    if args.json:
+        print_json(asdict(verdict) | {"exit_code": verdict.exit_code})
+        return verdict.exit_code
+    print(f"{verdict.sentence}\n\n{verdict.second} in place of {verdict.first}: {verdict.decision}")
+    for reason in verdict.reasons:
+        print(f"  {reason.decision:<12} {reason.text}")
+    for caveat in verdict.caveats:
+        print(f"note: {caveat}")
+    return verdict.exit_code
 
 
 def show_command(args: argparse.Namespace) -> None:

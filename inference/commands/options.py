@@ -43,7 +43,11 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
         if "cache" in args:
             args.cache = args.cache or default_cache()
         if "model" in args:
+            if isinstance(args.model, list):
+                args.models = args.model
+                args.model = args.model[0]
             args.model = _model(args)
+            args.models = vars(args).get("models") or [args.model]
         with ProgressLine() as line:  # ends before an error is printed
             args.progress = None if vars(args).get("json") else line
             code = args.run(args) or 0
@@ -66,19 +70,29 @@ def add_command(commands: Any, name: str, run: Run, help: str) -> argparse.Argum
 
 
 def add_model_command(
-    commands: Any, name: str, run: Run, help: str, *, positional: bool = False, cache: bool = True
+    commands: Any,
+    name: str,
+    run: Run,
+    help: str,
+    *,
+    positional: bool = False,
+    several: bool = False,
+    cache: bool = True,
 ) -> argparse.ArgumentParser:
     """Add a command with the options of `add_model` and return its parser."""
     p = add_command(commands, name, run, help)
-    add_model(p, positional=positional, cache=cache)
+    add_model(p, positional=positional, several=several, cache=cache)
     return p
 
 
-def add_model(p: argparse.ArgumentParser, *, positional: bool = False, cache: bool = True) -> None:
+def add_model(
+    p: argparse.ArgumentParser, *, positional: bool = False, several: bool = False, cache: bool = True
+) -> None:
     """Add --model, --base, --pairs and --json.
 
     Args:
         positional: also accept the model as MODEL.
+        several: --model may be repeated; `args.models` has all of them.
         cache: add --cache.
     """
     if positional:
@@ -86,7 +100,9 @@ def add_model(p: argparse.ArgumentParser, *, positional: bool = False, cache: bo
     p.add_argument(
         "--model",
         type=Path,
-        help="model folder, or OWNER/NAME on the Hub (default: $TRIPTYCH_MODEL, else the demo model)",
+        action="append" if several else "store",
+        help="model folder, or OWNER/NAME on the Hub (default: $TRIPTYCH_MODEL, else the demo model)"
+        + ("; repeat it for several models" if several else ""),
     )
     p.add_argument(
         "--base",

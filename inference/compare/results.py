@@ -306,26 +306,32 @@ def _paired(receipt: Mapping[str, Any], task: str) -> dict[str, Any]:
     """Compare each backend with the reference, row by row."""
     reference, seed = receipt["settings"]["reference"], receipt["settings"]["seed"]
     true, first, _ = answers(receipt, task, reference)
-    rows = len(true)
+    labels = len(_task(receipt, task).labels)
     pairs = {}
     for name in receipt["settings"]["backends"]:
-        if name == reference:
-            continue
-        _, second, _ = answers(receipt, task, name)
-        flips, broken, fixed = count_flips(true, first, second)
-        _, f1_gain = stats.macro_f1_bootstrap(true, first, second, len(_task(receipt, task).labels), seed)
-        pairs[name] = {
-            "rows": rows,
-            "flips": flips,
-            "broken": broken,
-            "fixed": fixed,
-            "both_wrong": flips - broken - fixed,
-            "delta_accuracy": stats.paired_difference(broken, fixed, rows).to_dict(),
-            "agreement": stats.share(rows - flips, rows).to_dict(),
-            "max_abs_dp": receipt["backends"][name]["predictions"][task]["max_abs_dp"],
-            "mcnemar_p": stats.mcnemar(broken, fixed),
-            "delta_accuracy_bootstrap": stats.accuracy_bootstrap(broken, fixed, rows, seed).to_dict(),
-            "delta_macro_f1": f1_gain.to_dict(),
-            "rows_to_settle": stats.rows_to_settle(broken, fixed, rows, DEFAULT_MAX_DROP),
-        }
+        if name != reference:
+            _, second, _ = answers(receipt, task, name)
+            gap = receipt["backends"][name]["predictions"][task]["max_abs_dp"]
+            pairs[name] = paired(true, first, second, labels, seed, gap)
     return pairs
+
+
+def paired(true: Array, first: Array, second: Array, labels: int, seed: int, max_abs_dp: float) -> dict[str, Any]:
+    """Compare two answers to the same rows: label ids, shape (rows,), of a task with so many labels."""
+    rows = len(true)
+    flips, broken, fixed = count_flips(true, first, second)
+    _, f1_gain = stats.macro_f1_bootstrap(true, first, second, labels, seed)
+    return {
+        "rows": rows,
+        "flips": flips,
+        "broken": broken,
+        "fixed": fixed,
+        "both_wrong": flips - broken - fixed,
+        "delta_accuracy": stats.paired_difference(broken, fixed, rows).to_dict(),
+        "agreement": stats.share(rows - flips, rows).to_dict(),
+        "max_abs_dp": max_abs_dp,
+        "mcnemar_p": stats.mcnemar(broken, fixed),
+        "delta_accuracy_bootstrap": stats.accuracy_bootstrap(broken, fixed, rows, seed).to_dict(),
+        "delta_macro_f1": f1_gain.to_dict(),
+        "rows_to_settle": stats.rows_to_settle(broken, fixed, rows, DEFAULT_MAX_DROP),
+    }

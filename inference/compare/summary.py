@@ -39,6 +39,33 @@ def summary(receipts: Sequence[Mapping[str, Any]], price_per_hour: float | None 
     return "\n".join("| " + " | ".join(row) + " |" for row in table) + "\n\n" + provenance(receipts[0])
 
 
+def leaderboard(receipts: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a Markdown table with a row per model and backend, for models that were measured on the same rows.
+
+    Args:
+        receipts: what to call the model -> its receipt.
+    """
+    tasks = list(dict.fromkeys(task for receipt in receipts.values() for task in receipt["data"]["labels"]))
+    table = [
+        ["model", "backend", *(f"accuracy of {task}" for task in tasks), "p50, ms", "files, MB"],
+        ["---", "---", *["---:"] * (len(tasks) + 2)],
+    ]
+    for model, receipt in receipts.items():
+        figures = receipt["results"]
+        for name in receipt["settings"]["backends"]:
+            scores = [figures["accuracy"].get(task, {}).get(name) for task in tasks]
+            table.append(
+                [
+                    model,
+                    TITLES[name],
+                    *(f"{score['accuracy']['value']:.4f}" if score else "" for score in scores),
+                    _interval(figures["latency"][name].get("p50_ms")),
+                    f"{figures['size'][name]['model_bytes'] / 1e6:.1f}",
+                ]
+            )
+    return "\n".join("| " + " | ".join(row) + " |" for row in table)
+
+
 def provenance(receipt: Mapping[str, Any]) -> str:
     """Return when, where and with which versions a receipt was measured, as a sentence."""
     machine, settings = receipt["machine"], receipt["settings"]

@@ -81,7 +81,7 @@ class Verdict:
     def exit_code(self, backend: str | None = None) -> int:
         """Return 0 for SHIP, 1 for NO, 3 for INCONCLUSIVE: of one backend, or the worst of all but the reference."""
         names = [backend] if backend else [n for n in self.backends if n != self.reference] or [self.reference]
-        return EXIT_CODES[_worst(self.backends[name].decision for name in names)]
+        return EXIT_CODES[worst(self.backends[name].decision for name in names)]
 
 
 def decide(receipt: Mapping[str, Any], limits: ShipLimits = ShipLimits()) -> Verdict:
@@ -99,7 +99,8 @@ def accuracy_decision(receipt: Mapping[str, Any], task: str, name: str, max_drop
     return _accuracy(receipt, task, name, max_drop)[0]
 
 
-def _worst(decisions: Iterable[str]) -> str:
+def worst(decisions: Iterable[str]) -> str:
+    """Return NO if any decision is NO, else INCONCLUSIVE if any is, else SHIP."""
     return min(decisions, key=(NO, INCONCLUSIVE, SHIP).index, default=SHIP)
 
 
@@ -113,11 +114,9 @@ def _decide_backend(receipt: Mapping[str, Any], name: str, limits: ShipLimits) -
             reasons += [reason, *_label_losses(receipt, task, name, limits.max_drop)]
             needed += [rows] if rows is not None else []
     if limits.max_p95_ms is not None:
-        reasons.append(_p95(figures["latency"][name], limits.max_p95_ms))
+        reasons.append(p95_reason(figures["latency"][name], limits.max_p95_ms))
     if limits.max_size_mb is not None:
-        size = figures["size"][name]["model_bytes"] / 1e6
-        text = f"its files take {size:.1f} MB; limit {limits.max_size_mb:g} MB"
-        reasons.append(Reason(SHIP if size <= limits.max_size_mb else NO, text))
+        reasons.append(size_reason(figures["size"][name]["model_bytes"], limits.max_size_mb))
     if limits.max_flips is not None and name != reference:
         pairs = [pairs[name] for pairs in figures["paired"].values()]
         flips, rows = (sum(pair[key] for pair in pairs) for key in ("flips", "rows"))
@@ -125,7 +124,7 @@ def _decide_backend(receipt: Mapping[str, Any], name: str, limits: ShipLimits) -
         reasons.append(Reason(SHIP if flips <= limits.max_flips else NO, text))
     if limits.min_speedup is not None:
         reasons.append(_speedup(figures, name, reference, limits.min_speedup))
-    decision = _worst(reason.decision for reason in reasons)
+    decision = worst(reason.decision for reason in reasons)
     if not reasons:
         reasons.append(Reason(SHIP, "it is the reference, and no other limit was set"))
     return BackendVerdict(decision, reasons, max(needed, default=None) if decision == INCONCLUSIVE else None)
@@ -133,21 +132,36 @@ def _decide_backend(receipt: Mapping[str, Any], name: str, limits: ShipLimits) -
 
 def _accuracy(receipt: Mapping[str, Any], task: str, name: str, max_drop: float) -> tuple[Reason, int | None]:
     """Return the decision by the drop in accuracy on a task, and the rows that would settle an inconclusive one."""
-    pair, scores = receipt["results"]["paired"][task][name], receipt["results"]["accuracy"][task]
-    change = pair["delta_accuracy"]
+    pair, reference = receipt["results"]["paired"][task][name], receipt["settings"]["reference"]
     if is_same(pair):
-        same = f"{task}: numerically the same as {TITLES[receipt['settings']['reference']]}"
+        same = f"{task}: numerically the same as {TITLES[reference]}"
         what = f"all {pair['rows']:,} labels are equal, and no probability differs by more than {MAX_ROUNDING:g}"
         return Reason(SHIP, f"{same}: {what}"), None
+    labels = receipt["results"]["accuracy"][task][reference]["labels_present"]
+    has_copies = receipt["data"]["copies"] > MAX_COPIES * len(receipt["data"]["row_numbers"])
+    return decide_accuracy(task, pair, max_drop, labels, has_copies)
+
+
+def decide_accuracy(
+    task: str, pair: Mapping[str, Any], max_drop: float, labels_present: int, has_copies: bool
+) -> tuple[Reason, int | None]:
+    """Return the decision by the drop in accuracy on a task, and the rows that would settle an inconclusive one.
+
+    Args:
+        pair: the answers compared row by row, see `paired`.
+        labels_present: number of labels among the rows.
+        has_copies: many rows repeat the text of another.
+    """
+    change = pair["delta_accuracy"]
     text = (
         f"{task}: accuracy {pp(change['value'])} ({pp(change['low'])} to {pp(change['high'])}, each bound at about "
         f"95 % confidence, {pair['rows']:,} rows); limit {pp(-max_drop)}"
     )
     if change["high"] < -max_drop and _is_worse(pair):
         return Reason(NO, text), None
-    if scores[receipt["settings"]["reference"]]["labels_present"] == 1:
+    if labels_present == 1:
         return Reason(INCONCLUSIVE, f"{text}; all rows have one label; rows with other labels are needed"), None
-    if receipt["data"]["copies"] > MAX_COPIES * len(receipt["data"]["row_numbers"]):
+    if has_copies:
         return Reason(INCONCLUSIVE, f"{text}; many rows are duplicates, which add no evidence"), None
     if change["low"] > -max_drop:
         return Reason(SHIP, text), None
@@ -162,12 +176,19 @@ def _accuracy(receipt: Mapping[str, Any], task: str, name: str, max_drop: float)
 def _label_losses(receipt: Mapping[str, Any], task: str, name: str, max_drop: float) -> list[Reason]:
     """Return reasons against a backend that loses single labels, which accuracy alone may hide."""
     pair, scores = receipt["results"]["paired"][task][name], receipt["results"]["accuracy"][task]
+    given = [scores[of]["labels_given"] for of in (receipt["settings"]["reference"], name)]
+    return decide_labels(task, pair, max_drop, given[0], given[1])
+
+
+def decide_labels(
+    task: str, pair: Mapping[str, Any], max_drop: float, labels_before: int, labels_after: int
+) -> list[Reason]:
+    """Return reasons against answers that lose single labels, given the number of labels that each gives."""
     change, reasons = pair["delta_macro_f1"], []
     if change["high"] < -max_drop and _is_worse(pair):
         interval = f"{pp(change['value'])} ({pp(change['low'])} to {pp(change['high'])})"
         reasons.append(Reason(NO, f"{task}: macro-F1 {interval}: some labels get worse"))
-    labels_by_reference = scores[receipt["settings"]["reference"]]["labels_given"]
-    if scores[name]["labels_given"] == 1 < labels_by_reference and pair["flips"] > 0.05 * pair["rows"]:
+    if labels_after == 1 < labels_before and pair["flips"] > 0.05 * pair["rows"]:
         reasons.append(Reason(NO, f"{task}: it gives the same label to all {pair['rows']:,} rows"))
     return reasons
 
@@ -196,7 +217,14 @@ def _speedup(figures: Mapping[str, Any], name: str, reference: str, minimum: flo
     return Reason(SHIP if low >= minimum else NO if high < minimum else INCONCLUSIVE, text)
 
 
-def _p95(latency: Mapping[str, Any], limit: float) -> Reason:
+def size_reason(size_bytes: int, limit_mb: float) -> Reason:
+    """Return the decision by the size of a model's files."""
+    text = f"its files take {size_bytes / 1e6:.1f} MB; limit {limit_mb:g} MB"
+    return Reason(SHIP if size_bytes / 1e6 <= limit_mb else NO, text)
+
+
+def p95_reason(latency: Mapping[str, Any], limit: float) -> Reason:
+    """Return the decision by the 95th percentile of the latency in ms."""
     if "p95_ms" not in latency:
         texts = f"p95 needs at least {stats.min_samples(95)} different texts; {latency['texts']} were timed"
         return Reason(INCONCLUSIVE, f"{texts}. Measure more rows")

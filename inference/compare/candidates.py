@@ -1,0 +1,270 @@
+"""Decide between two models: whether the second may replace the first, by their measurements on the same rows."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from inference.backends import TITLES
+from inference.compare import stats
+from inference.compare.labels import match_labels
+from inference.compare.results import Array, exceeds_noise, paired
+from inference.compare.rows import MIN_ROWS
+from inference.compare.verdict import (
+    EXIT_CODES,
+    INCONCLUSIVE,
+    MAX_COPIES,
+    NO,
+    SHIP,
+    Reason,
+    ShipLimits,
+    decide,
+    decide_accuracy,
+    decide_labels,
+    p95_reason,
+    pp,
+    size_reason,
+    worst,
+)
+from inference.errors import InputError
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model on one backend."""
+
+    name: str
+    backend: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({TITLES[self.backend]})"
+
+
+@dataclass(frozen=True)
+class ModelVerdict:
+    """Whether the second model may replace the first, why, and what a sceptic would ask."""
+
+    first: Candidate
+    second: Candidate
+    decision: str
+    """SHIP: the second model meets every limit; NO: it breaks one; INCONCLUSIVE otherwise."""
+    sentence: str
+    reasons: list[Reason]
+    caveats: list[str]
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.decision]
+
+
+def decide_models(
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    limits: ShipLimits,
+    backend: str | None = None,
+    names: tuple[str, str] | None = None,
+) -> ModelVerdict:
+    """Return whether the model of receipt `b` may replace that of receipt `a`.
+
+    Args:
+        backend: of both models; by default the one that each model's own verdict recommends for a CPU service.
+        names: what to call the models if their own names are the same.
+
+    Raises:
+        InputError: the receipts have no common rows or tasks, other labels, or lack the backend.
+    """
+    first, second = (
+        Candidate(name, _backend(receipt, backend)) for name, receipt in zip(_names(a, b, names), (a, b), strict=True)
+    )
+    rows = _common_rows(a, b)
+    reasons: list[Reason] = []
+    needed: list[int] = []
+    pairs = {}
+    for task, other in _common_tasks(a, b).items():
+        true, before, after, labels = _answers(a, b, task, other, first.backend, second.backend, rows)
+        pair = paired(true, before, after, labels, a["settings"]["seed"], math.inf)
+        has_copies = a["data"]["copies"] > MAX_COPIES * len(a["data"]["row_numbers"])
+        reason, more = decide_accuracy(task, pair, limits.max_drop, len(set(true.tolist())), has_copies)
+        given = [len(set(ids.tolist())) for ids in (before, after)]
+        reasons += [reason, *decide_labels(task, pair, limits.max_drop, *given)]
+        needed += [more] if more is not None else []
+        pairs[task] = pair
+    speed = _speed(a, b, first.backend, second.backend)
+    if limits.max_p95_ms is not None:
+        reasons.append(p95_reason(b["results"]["latency"][second.backend], limits.max_p95_ms))
+    if limits.max_size_mb is not None:
+        reasons.append(size_reason(b["results"]["size"][second.backend]["model_bytes"], limits.max_size_mb))
+    if limits.max_flips is not None:
+        flips = sum(pair["flips"] for pair in pairs.values())
+        text = f"{flips:,} labels differ from {first}'s; limit {limits.max_flips:,}"
+        reasons.append(Reason(SHIP if flips <= limits.max_flips else NO, text))
+    if limits.min_speedup is not None:
+        reasons.append(_speedup(speed, first, limits.min_speedup))
+    decision = worst(reason.decision for reason in reasons)
+    sizes = [r["results"]["size"][c.backend]["model_bytes"] for r, c in ((a, first), (b, second))]
+    sentence = _sentence(decision, first, second, pairs, speed, sizes, reasons, max(needed, default=None))
+    return ModelVerdict(first, second, decision, sentence, reasons, _caveats(a, b, len(rows[0])))
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """How many times as fast the second model is, and the ratio that two starts of one backend may differ by."""
+
+    gain: stats.Estimate
+    noise: float
+    is_comparable: bool
+    """Both were measured on the same processor with as many threads."""
+
+    @property
+    def differs(self) -> bool:
+        return self.is_comparable and exceeds_noise(self.gain, self.noise)
+
+
+def _names(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] | None) -> tuple[str, str]:
+    own = a["model"]["name"], b["model"]["name"]
+    return own if own[0] != own[1] or names is None else names
+
+
+def _backend(receipt: Mapping[str, Any], backend: str | None) -> str:
+    names = receipt["settings"]["backends"]
+    if backend is None:
+        return decide(receipt).recommended["CPU service"].backend or str(receipt["settings"]["reference"])
+    if backend not in names:
+        raise InputError(
+            f"The measurement of {receipt['model']['name']} has no {TITLES[backend]}; it has "
+            f"{', '.join(TITLES[name] for name in names)}."
+        )
+    return backend
+
+
+def _common_rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """Return the positions, in both receipts, of the rows of the file that both have."""
+    if a["data"]["sha256"] != b["data"]["sha256"]:
+        raise InputError(
+            f"The models were measured on different files ({a['data']['name']}, {b['data']['name']}). Measure both on "
+            "the same one: compare --model A --model B --data FILE."
+        )
+    at = {number: place for place, number in enumerate(b["data"]["row_numbers"])}
+    numbers = [(place, at[number]) for place, number in enumerate(a["data"]["row_numbers"]) if number in at]
+    if len(numbers) < MIN_ROWS:
+        raise InputError(
+            f"The measurements have {len(numbers)} rows in common, and at least {MIN_ROWS} are needed. Measure both "
+            "with the same --rows and --seed."
+        )
+    return [place for place, _ in numbers], [place for _, place in numbers]
+
+
+def _common_tasks(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tasks of the first receipt, and what the second calls each."""
+    tasks, others = list(a["data"]["labels"]), list(b["data"]["labels"])
+    common = {task: task for task in tasks if task in others}
+    if not common and len(tasks) == len(others) == 1:
+        common = {tasks[0]: others[0]}
+    if not common:
+        raise InputError(
+            f"The measurements have no task in common ({', '.join(tasks)}; {', '.join(others)}). Measure one task of "
+            "each with --task."
+        )
+    return common
+
+
+def _answers(
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    task: str,
+    other: str,
+    first: str,
+    second: str,
+    rows: Sequence[list[int]],
+) -> tuple[Array, Array, Array, int]:
+    """Return the true label ids, those of both models, as positions in the first model's labels, and their number."""
+    labels = a["model"]["tasks"][task]["labels"]
+    matching = match_labels(Counter(b["model"]["tasks"][other]["labels"]), labels)
+    if matching.unknown or matching.by_position or len(labels) != len(b["model"]["tasks"][other]["labels"]):
+        raise InputError(f"The models have different labels for {task}, so their answers cannot be compared.")
+    position = np.array([matching.positions[label] for label in b["model"]["tasks"][other]["labels"]])
+    true = np.array(a["data"]["labels"][task])[rows[0]]
+    again = np.array(b["data"]["labels"][other])[rows[1]]
+    labelled = (true >= 0) & (again >= 0)
+    true, again = true[labelled], position[again[labelled]]
+    if len(true) < MIN_ROWS or not np.array_equal(true, again):
+        raise InputError(f"The rows have other labels of {task} in the two measurements. Measure both again.")
+    before = np.array(a["backends"][first]["predictions"][task]["label_ids"])[rows[0]][labelled]
+    after = np.array(b["backends"][second]["predictions"][other]["label_ids"])[rows[1]][labelled]
+    return true, before, position[after], len(labels)
+
+
+def _speed(a: Mapping[str, Any], b: Mapping[str, Any], first: str, second: str) -> _Speed:
+    """Return the ratio of the medians; the two runs are independent, so their half-widths add as squares."""
+    slow, fast = (r["results"]["latency"][name]["p50_ms"] for r, name in ((a, first), (b, second)))
+    value = slow["value"] / fast["value"]
+    up = math.hypot(math.log(slow["high"] / slow["value"]), math.log(fast["value"] / fast["low"]))
+    down = math.hypot(math.log(slow["value"] / slow["low"]), math.log(fast["high"] / fast["value"]))
+    noise = max(r["results"]["control"]["noise"] for r in (a, b))
+    gain = stats.Estimate(value, value / math.exp(down), value * math.exp(up))
+    return _Speed(gain, noise, _same_machine(a, b))
+
+
+def _speedup(speed: _Speed, first: Candidate, minimum: float) -> Reason:
+    if not speed.is_comparable:
+        return Reason(INCONCLUSIVE, "the models were measured on different machines, so no speed-up is known")
+    low, high = speed.gain.low / speed.noise, speed.gain.high * speed.noise
+    text = (
+        f"it is {speed.gain.value:.2f} times as fast as {first} ({low:.2f} to {high:.2f} with noise); at least "
+        f"{minimum:g} times required"
+    )
+    return Reason(SHIP if low >= minimum else NO if high < minimum else INCONCLUSIVE, text)
+
+
+def _sentence(
+    decision: str,
+    first: Candidate,
+    second: Candidate,
+    pairs: Mapping[str, Mapping[str, Any]],
+    speed: _Speed,
+    sizes: Sequence[int],
+    reasons: Sequence[Reason],
+    needed: int | None,
+) -> str:
+    changes = ", ".join(
+        f"{task} {pp(pair['delta_accuracy']['value'])} "
+        f"({pp(pair['delta_accuracy']['low'])} to {pp(pair['delta_accuracy']['high'])})"
+        for task, pair in pairs.items()
+    )
+    how_fast = f"{speed.gain.value:.2f} times as fast" if speed.differs else "not measurably faster or slower"
+    how_fast = how_fast if speed.is_comparable else "of unknown speed in comparison"
+    facts = f"accuracy {changes}; {how_fast}; {sizes[1] / 1e6:.1f} MB instead of {sizes[0] / 1e6:.1f} MB"
+    if decision == NO:
+        why = next(reason.text for reason in reasons if reason.decision == NO)
+        return f"Keep {first}. {second} breaks a limit: {why}. In all: {facts}."
+    if decision == INCONCLUSIVE:
+        why = next(reason.text for reason in reasons if reason.decision == INCONCLUSIVE)
+        more = f"about {needed:,} labelled rows would settle it" if needed else why
+        return f"Not settled between {first} and {second}: {more}. So far, {second}: {facts}."
+    is_better = any(pair["delta_accuracy"]["low"] > 0 for pair in pairs.values())
+    is_faster = speed.differs and speed.gain.value > 1
+    if is_better or is_faster or sizes[1] < sizes[0]:
+        return f"Ship {second} instead of {first}: {facts}."
+    return f"{second} may replace {first}, with no measured gain: {facts}."
+
+
+def _caveats(a: Mapping[str, Any], b: Mapping[str, Any], rows: int) -> list[str]:
+    caveats = []
+    if not _same_machine(a, b):
+        caveats.append("The models were measured on different machines or with other threads: speeds do not compare.")
+    sizes = [len(r["data"]["row_numbers"]) for r in (a, b)]
+    if min(sizes) < max(sizes) or rows < max(sizes):
+        caveats.append(f"Accuracy is compared on the {rows:,} rows that both measurements have.")
+    if a["data"].get("pair_column") != b["data"].get("pair_column"):
+        caveats.append("The models read other columns of the file.")
+    return caveats
+
+
+def _same_machine(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    same = all(a["machine"][key] == b["machine"][key] for key in ("cpu", "flags"))
+    return same and bool(a["settings"]["threads"] == b["settings"]["threads"])

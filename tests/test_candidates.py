@@ -1,0 +1,156 @@
+"""Which of two models to ship: planted cases whose right answer is known."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import made
+import pytest
+from conftest import Tiny
+
+from inference.commands.main import main
+from inference.compare import benchmark
+from inference.compare.candidates import ModelVerdict, decide_models
+from inference.compare.receipt import write_receipt
+from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, ShipLimits
+from inference.errors import InputError
+
+ROWS = 5000
+FAST = made.MS | {"int8": 1.0}
+
+
+def model(rows: int = ROWS, wrong: int = 500, fixed: int = 0, broken: int = 0, **options: Any) -> Any:
+    """A measurement of a model that fixes and breaks so many rows of the one with the given number of wrong rows."""
+    true, given = made.answers(rows, wrong)
+    bad = [i for i in range(rows) if true[i] != given[i]][:fixed]
+    good = [i for i in range(rows) if true[i] == given[i]][:broken]
+    answers = made.flip(given, {*bad, *good})
+    return made.receipt(true, {"pytorch": answers, "int8": answers}, **options)
+
+
+def verdict(a: Any, b: Any, backend: str | None = "int8", **limits: Any) -> ModelVerdict:
+    return decide_models(a, b, ShipLimits(**limits), backend, ("a", "b"))
+
+
+def test_model_with_fewer_errors_ships() -> None:
+    result = verdict(model(), model(fixed=80, broken=20))
+    assert (result.decision, result.exit_code) == (SHIP, 0)
+    assert result.sentence.startswith("Ship b (INT8) instead of a (INT8): accuracy mood +1.20 pp (+0.")
+    assert "not measurably faster or slower" in result.sentence
+
+
+def test_model_with_more_errors_is_kept_out() -> None:
+    result = verdict(model(), model(fixed=20, broken=80))
+    assert (result.decision, result.exit_code) == (NO, 1)
+    assert result.sentence.startswith("Keep a (INT8). b (INT8) breaks a limit: mood: accuracy −1.20 pp")
+    assert verdict(model(), model(fixed=20, broken=80), max_drop=0.02).decision == SHIP
+
+
+def test_too_few_rows_settle_nothing_and_the_number_that_would_is_named() -> None:
+    result = verdict(model(60, 6), model(60, 6, fixed=1, broken=1))
+    assert (result.decision, result.exit_code) == (INCONCLUSIVE, 3)
+    assert "labelled rows would settle it" in result.sentence
+
+
+def test_equal_model_may_replace_the_first_without_gain() -> None:
+    assert verdict(model(), model()).sentence.startswith("b (INT8) may replace a (INT8), with no measured gain")
+
+
+def test_faster_model_ships_and_its_speed_can_be_required() -> None:
+    result = verdict(model(), model(ms=FAST), min_speedup=1.5)
+    assert result.decision == SHIP
+    assert "2.0" in result.sentence
+    assert "times as fast;" in result.sentence
+    assert verdict(model(), model(), min_speedup=1.5).decision == NO
+
+
+def test_backends_are_those_that_each_model_would_ship() -> None:
+    result = verdict(model(), model(ms=made.MS | {"int8": 100.0}), None)
+    assert (result.first.backend, result.second.backend) == ("int8", "pytorch")
+
+
+def test_speeds_of_different_machines_are_not_compared() -> None:
+    other = model(ms=FAST)
+    other["machine"]["cpu"] = "another"
+    result = verdict(model(), other, min_speedup=1.5)
+    assert result.decision == INCONCLUSIVE
+    assert "of unknown speed in comparison" in result.sentence
+    assert any("different machines" in caveat for caveat in result.caveats)
+
+
+def test_labels_in_another_order_are_matched_by_name() -> None:
+    true, given = made.answers(ROWS, 500)
+    turned = [1 - i for i in given]
+    swapped = made.receipt([1 - i for i in true], {"pytorch": turned, "int8": turned}, labels=("yes", "no"))
+    result = verdict(model(), swapped)
+    assert result.decision == SHIP
+    assert "accuracy mood +0.00 pp" in result.sentence
+
+
+def test_only_rows_that_both_have_are_compared() -> None:
+    half = model()
+    for values in (half["data"]["row_numbers"], half["data"]["labels"]["mood"]):
+        del values[: ROWS // 2]
+    for entry in half["backends"].values():
+        del entry["predictions"]["mood"]["label_ids"][: ROWS // 2]
+    result = verdict(model(), half)
+    assert result.caveats == ["Accuracy is compared on the 2,500 rows that both measurements have."]
+    assert "+0.00 pp" in result.sentence
+
+
+def test_what_cannot_be_compared_is_refused_with_the_reason() -> None:
+    other_file, other_rows, other_labels, other_task = model(), model(), model(labels=("a", "b")), model()
+    other_file["data"]["sha256"] = "0" * 64
+    other_rows["data"]["row_numbers"] = [number + ROWS for number in other_rows["data"]["row_numbers"]]
+    other_task["data"]["labels"] = {"x": [], "y": []}
+    disagreeing = model()
+    disagreeing["data"]["labels"]["mood"] = [1 - i for i in disagreeing["data"]["labels"]["mood"]]
+    for receipt, message in [
+        (other_file, "measured on different files"),
+        (other_rows, "0 rows in common"),
+        (other_labels, "different labels for mood"),
+        (other_task, r"no task in common \(mood; x, y\)"),
+        (disagreeing, "The rows have other labels of mood"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            verdict(model(), receipt)
+    with pytest.raises(InputError, match="has no ONNX; it has PyTorch, INT8"):
+        verdict(model(), model(), "onnx")
+
+
+def test_command_has_the_exit_code_of_the_decision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, receipt in zip(paths, (model(), model(fixed=20, broken=80)), strict=True):
+        write_receipt(receipt, path)
+    a, b = map(str, paths)
+    assert main(["verdict", a, b, "--backend", "int8"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith(f"Keep {a} (INT8)")
+    assert f"{b} (INT8) in place of {a} (INT8): NO" in out
+    assert main(["verdict", b, a, "--backend", "int8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["decision"] == SHIP
+
+
+@pytest.mark.slow
+def test_several_models_are_measured_on_the_same_rows_in_one_go(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "QUICK", replace(benchmark.QUICK, rounds=2, texts=8, sweep_texts=8, wait_s=0))
+    copied = tmp_path / "again"
+    shutil.copytree(tiny.folder, copied)
+    (tmp_path / "rows.csv").write_text("text,mood\n" + "bad day,down\nfine day,up\n" * 15)
+    arguments = ["--base", str(tiny.base), "--cache", str(tiny.cache), "--backends", "pytorch", "--quick"]
+    models = ["--model", str(tiny.folder), "--model", str(copied)]
+    out = tmp_path / "measured"
+    assert main(["compare", *models, "--data", str(tmp_path / "rows.csv"), *arguments, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == [f"1-{tiny.folder.name}.json", "2-again.json"]
+    assert f"| 1-{tiny.folder.name} | PyTorch |" in printed
+    assert "| 2-again | PyTorch |" in printed
+    assert "Not settled between 1-" in printed
+    assert main(["compare", *models]) == 2
+    assert "Several models need --data" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 # make test       the tests to run while working, some seven minutes: all but the commands of the documents, Ray, and
 #                 what is marked slow (pyproject.toml says what each marker means)
 # make test-all   every test, in some 25 minutes; one that needs what is not installed is skipped
-# make check      style and types
+# make check      style and types; those of the static page too, where Node is installed
 # make interop    RapidFit, PEFT, SetFit, sentence-transformers, Optimum and two versions of transformers, in environments
 #                 of their own, must answer as Triptych does: six minutes, fetches a few small packages
 # make soak       the long forms of the tests, half an hour: raw bytes and generated requests against the API,
@@ -19,6 +19,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 MODEL  ?= assets/models/demo
 BACKEND ?= int8
+TSC := npx --yes --package typescript@5.9.3 tsc
 
 .PHONY: demo dashboard test test-all check interop soak load figures clean
 
@@ -41,6 +42,7 @@ check: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@! $(TSC) --version >/dev/null 2>&1 || $(TSC) -p static/jsconfig.json
 
 interop: $(VENV)/dev
 	$(BIN)/python tests/interop/run.py

@@ -90,9 +90,9 @@ def _compare(site: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, An
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Serves the folder, and the page that starts it."""
+    """Answers with files of the folder, and the page that starts it."""
 
-    server: _Server
+    server: StaticServer
 
     def do_GET(self) -> None:
         own = {"/__start__.html": ("text/html", PAGE), "/__start__.js": ("text/javascript", SCRIPT)}
@@ -114,7 +114,7 @@ class _Handler(SimpleHTTPRequestHandler):
         self.end_headers()
 
     def end_headers(self) -> None:
-        for name, value in HEADERS.items():
+        for name, value in self.server.headers.items():
             self.send_header(name, value)
         super().end_headers()
 
@@ -122,18 +122,21 @@ class _Handler(SimpleHTTPRequestHandler):
         pass
 
 
-class _Server(ThreadingHTTPServer):
+class StaticServer(ThreadingHTTPServer):
+    """Serves a folder on a free port, as the Hub serves a static Space."""
+
     daemon_threads = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, headers: Mapping[str, str] = HEADERS) -> None:
         super().__init__(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
+        self.headers = headers
         self.answer: dict[str, Any] = {}
         self.answered = threading.Event()
 
 
 def _ask(folder: Path, program: str, seconds: float) -> dict[str, Any]:
     """Return what the page in a folder posts from Chromium."""
-    with _Server(folder) as server, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+    with StaticServer(folder) as server, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         command = [
             *(program, "--headless=new", "--disable-gpu", "--no-first-run", "--disable-background-networking"),

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from deploy.card import ROOT, hub
-from deploy.npm import MIT, ORT, fetch_package
+from deploy.static_page import page_files
 from deploy.static_tokenizer import tokenizer_tables
 from inference.artifacts.cache import Artifact, default_cache, obtain
+from inference.artifacts.npm import MIT, ORT, fetch_package
 from inference.assets import DEMO_MODEL, SHOWCASE
 from inference.backends import RUNTIMES, TITLES
-from inference.calls.texts import MAX_CHARS
+from inference.calls.texts import MAX_CHARS, Text
 from inference.classifier import Classifier
 from inference.errors import BundleError
 from inference.explain.occlusion import MAX_PASSES
 from inference.formats.bundle import Bundle
+from inference.formats.examples import offered
 from inference.loading import BATCHING, EXPLAIN_S, open_described
 from inference.version import __version__
 
@@ -34,24 +36,27 @@ SMALL_KEYS = ("threshold", "out_of_scope", "one_output")
 _log = logging.getLogger(__name__)
 
 
-def static_files(bundle: Bundle, base: str | Path | None, card: str) -> dict[str, bytes]:
+def static_files(bundle: Bundle, base: str | Path | None, card: str, cache: Path | None = None) -> dict[str, bytes]:
     """Return the files of the page by their names. ONNX and INT8 are built first if they are not in the cache.
 
     Args:
         card: the README of the Space, whose licence the page repeats.
+        cache: folder of built files (default: `default_cache()`).
 
     Raises:
         BundleError: a browser cannot run this model or read texts as it does.
         InputError: ONNX Runtime Web cannot be fetched.
     """
     base = Path(base) if base is not None else None
-    artifact = obtain(bundle, default_cache(), base=base)
+    cache = cache or default_cache()
+    artifact = obtain(bundle, cache, base=base)
     bundle = artifact.served(bundle)
     graphs = _graphs(bundle, artifact)
     default = next(iter(graphs))
-    classifier = open_described(bundle, default, base=base)
+    classifier = open_described(bundle, default, base=base, cache=cache)
     tables = tokenizer_tables(bundle, classifier.tokenizer)
     files = {path.name: path.read_bytes() for pattern in PAGES for path in (ROOT / "static").glob(pattern)}
+    files |= page_files(bundle)
     files["LICENSE"] = (ROOT / "LICENSE").read_bytes()
     library = fetch_package(ORT)
     packed: dict[str, dict[str, Any]] = {}
@@ -137,23 +142,37 @@ def _site(bundle: Bundle, classifier: Classifier, packed: Mapping[str, Any], lic
         "runtimes": runtimes,
         "default_runtime": default,
         "files": packed,
-        "examples": [],
+        "examples": _examples(classifier),
         "showcase": _showcase(classifier),
     }
 
 
+def _examples(classifier: Classifier) -> list[dict[str, Any]]:
+    """Return the examples to offer; the first one with its answers, which are shown before the model is there."""
+    examples = offered(classifier.bundle.examples)
+    if not examples:
+        return []
+    answers = classifier.classify(examples[0].text).predictions
+    described: list[dict[str, Any]] = [{"name": example.name, "text": example.text} for example in examples]
+    described[0]["answer"] = {name: answer[0].to_dict() for name, answer in answers.items()}
+    return described
+
+
 def _showcase(classifier: Classifier) -> list[dict[str, Any]]:
     """Return texts to measure with: the right labels, as far as known, and Python's answers."""
-    if classifier.bundle.folder.resolve() != DEMO_MODEL:
+    if classifier.bundle.folder.resolve() == DEMO_MODEL:
+        with SHOWCASE.open(encoding="utf-8", newline="") as file:
+            rows: list[tuple[Text, Mapping[str, str]]] = [(row.pop("text"), row) for row in csv.DictReader(file)]
+    else:
+        rows = [(example.text, example.labels) for example in classifier.bundle.examples]
+    if not rows:
         return []
-    with SHOWCASE.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    answers = classifier.classify([row["text"] for row in rows]).predictions
+    answers = classifier.classify([text for text, _ in rows]).predictions
     return [
         {
-            "text": row.pop("text"),
-            "labels": row,
+            "text": text,
+            "labels": dict(labels),
             "python": {name: [answer[i].label, round(answer[i].confidence, 6)] for name, answer in answers.items()},
         }
-        for i, row in enumerate(rows)
+        for i, (text, labels) in enumerate(rows)
     ]

@@ -31,7 +31,9 @@ def tokenizer_tables(bundle: Bundle, tokenizer: Tokenizer) -> dict[str, Any]:
         vocabulary[number] = token
     return {
         "vocabulary": vocabulary,
-        "added": [[token["content"], token["id"]] for token in content["added_tokens"]],
+        "added": [
+            [token["content"], token["id"], token["lstrip"], token["rstrip"]] for token in content["added_tokens"]
+        ],
         "single": _parts(tokenizer.encode("a")),
         "pair": _parts(tokenizer.encode("a", "a")) if bundle.pairs else [],
         "unknown": model["vocab"][model["unk_token"]],
@@ -62,15 +64,11 @@ def _check(bundle: Bundle, content: dict[str, Any]) -> None:
                 f"{bundle.name} cannot run in a browser: its tokenizer has the {part} {kind}, and the static page "
                 f"reads {expected[part]} only. Stage it with --kind gradio or --kind docker."
             )
-    odd = [
-        token["content"]
-        for token in content["added_tokens"]
-        if token["normalized"] or token["single_word"] or token["lstrip"] or token["rstrip"]
-    ]
+    odd = [token["content"] for token in content["added_tokens"] if token["normalized"] or token["single_word"]]
     if odd:
         raise BundleError(
             f"{bundle.name} cannot run in a browser: its added token {odd[0][:60]!r} is matched in a way that the "
-            "static page does not have (normalized, single_word, lstrip or rstrip). Stage it with --kind gradio or "
+            "static page does not have (normalized or single_word). Stage it with --kind gradio or "
             "--kind docker."
         )
 

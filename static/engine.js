@@ -46,6 +46,7 @@ export class Engine {
     /** @type {Map<number, Call>} */
     this.calls = new Map();
     this.count = 0;
+    this.isClosed = false;
     /** @type {Map<string, Load>} */
     this.loads = new Map();
   }
@@ -124,7 +125,8 @@ export class Engine {
 
   /** End the worker. What is pending is aborted. */
   close() {
-    this.fail(new DOMException("The engine was closed.", "AbortError"));
+    this.isClosed = true;
+    this.fail(closed());
   }
 
   /**
@@ -139,6 +141,7 @@ export class Engine {
     const id = ++this.count;
     const promise = new Promise((resolve, reject) => {
       signal?.throwIfAborted();
+      if (this.isClosed) throw closed();
       this.calls.set(id, { resolve, reject, onProgress });
       this.started().postMessage({ id, job, arguments: values });
     });
@@ -187,6 +190,10 @@ export class Engine {
     this.calls.clear();
     for (const call of calls) call.reject(error);
   }
+}
+
+function closed() {
+  return new DOMException("The engine was closed.", "AbortError");
 }
 
 /**

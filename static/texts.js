@@ -32,10 +32,14 @@ export function checkText(text, where, site) {
  */
 function lettersOf(text, where, most) {
   if (typeof text !== "string") throw new EngineError("input", `${where} must be a string, not ${typeof text}.`);
-  if (text.length > 2 * most) throw tooLong(where, text.length, most); // before anything of its size is made
   if (BLANK.test(text)) throw new EngineError("input", `${where} is empty: give it at least one word.`);
+  let length = 0;
+  for (const _ of text) length++; // counted before anything of its size is made
+  if (length > most) {
+    const [has, limit] = [length, most].map((number) => number.toLocaleString("en-US"));
+    throw new EngineError("input", `${where} has ${has} characters; the limit is ${limit}. Shorten or split it.`);
+  }
   const letters = [...text];
-  if (letters.length > most) throw tooLong(where, letters.length, most);
   const lone = letters.findIndex((letter) => letter.length === 1 && letter >= "\ud800" && letter <= "\udfff");
   if (lone >= 0) {
     const code = letters[lone].charCodeAt(0).toString(16).toUpperCase();
@@ -93,14 +97,4 @@ export function tokensRead(encoding, limit, cutsLeft) {
  */
 function sideOf(where, part) {
   return where === "The text" ? `The ${["first", "second"][part]} text` : `${where}[${part}]`;
-}
-
-/**
- * @param {string} where
- * @param {number} length
- * @param {number} most
- */
-function tooLong(where, length, most) {
-  const [has, limit] = [length, most].map((number) => number.toLocaleString("en-US"));
-  return new EngineError("input", `${where} has ${has} characters; the limit is ${limit}. Shorten or split it.`);
 }

@@ -16,7 +16,8 @@
 /**
  * @typedef {object} Tables
  * @property {(string | null)[]} vocabulary token of each id
- * @property {[string, number][]} added tokens that are recognised in the text as it is, with their ids
+ * @property {[string, number, boolean, boolean][]} added tokens that are recognised in the text as it is: their ids, and
+ *   whether they take in the white space before and after them
  * @property {Part[]} single special tokens and the text, in their order
  * @property {Part[]} pair the same for a pair of texts
  * @property {number} unknown
@@ -41,6 +42,7 @@
 
 const [DROPPED, APART, MAPPED] = [1, 2, 4];
 const [BLANK, PUNCTUATION] = [8, 16];
+const WHITE_SPACE = /\p{White_Space}/u;
 
 export class Tokenizer {
   /** @param {Tables} tables */
@@ -53,7 +55,7 @@ export class Tokenizer {
     });
     this.mapped = new Map(tables.mapped);
     this.longest = Math.max(...[...this.ids.keys()].map((token) => [...token].length));
-    this.added = tables.added.map(([token, id]) => ({ letters: [...token], id }));
+    this.added = tables.added.map(([token, id, before, after]) => ({ letters: [...token], id, before, after }));
     this.kinds = new Uint8Array(0x110000);
     this.mark(tables.dropped, DROPPED);
     this.mark(tables.apart, APART);
@@ -102,9 +104,12 @@ export class Tokenizer {
     for (let i = 0; i < letters.length; ) {
       const token = this.addedAt(letters, i);
       if (token) {
-        this.words(letters, start, i, encoding);
-        push(encoding, token.id, [i, i + token.letters.length]);
-        start = i += token.letters.length;
+        let [from, to] = [i, i + token.letters.length];
+        while (token.before && from > start && WHITE_SPACE.test(letters[from - 1])) from--;
+        while (token.after && to < letters.length && WHITE_SPACE.test(letters[to])) to++;
+        this.words(letters, start, from, encoding);
+        push(encoding, token.id, [from, to]);
+        start = i = to;
       } else {
         i++;
       }
@@ -118,7 +123,7 @@ export class Tokenizer {
    * @param {number} at
    */
   addedAt(letters, at) {
-    /** @type {{ letters: string[], id: number } | null} */
+    /** @type {(typeof this.added)[0] | null} */
     let longest = null;
     for (const token of this.added) {
       if (longest && token.letters.length <= longest.letters.length) continue;

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import npm
+from inference.artifacts import npm
 from inference.errors import InputError
 
 

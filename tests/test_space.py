@@ -120,7 +120,7 @@ def test_folder_with_other_files_is_refused_and_unchanged(staged: Path, tmp_path
     with pytest.raises(InputError, match="is a file"):
         stage(tmp_path / "file")
     with pytest.raises(InputError, match="Unknown kind 'notebook'. Known: static, gradio, docker."):
-        stage(tmp_path / "new", "static")
+        stage(tmp_path / "new", "notebook")
 
 
 def test_link_out_of_the_model_folder_is_refused(tmp_path: Path) -> None:

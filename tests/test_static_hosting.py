@@ -1,0 +1,212 @@
+"""The engine of the static page on hosts and with files that are not as staged, and calls that are aborted."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chromium import PATIENCE_MS, sync_api
+from conftest import Tiny
+from engine_page import failure, opened, write
+
+from deploy.card import HEADERS
+from deploy.chromium import StaticServer, start_in_chromium
+from inference import InputError
+
+
+@pytest.fixture(scope="module")
+def tiny_space(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("tiny-space"), tiny.folder, tiny.cache, tiny.base)
+
+
+@pytest.fixture(scope="module")
+def tiny_run(browser: sync_api.Browser, tiny_space: Path) -> Iterator[Callable[..., Any]]:
+    with opened(browser, tiny_space) as evaluate:
+        yield evaluate
+
+
+# --- Files and hosts that are not as staged
+
+
+def load_of(run: Callable[..., Any], change: str) -> dict[str, Any]:
+    """The error of a load of a copy of site.json that was changed."""
+    call = f"async () => {{ const copy = structuredClone(site); {change}; const engine = new Engine(copy);"
+    return failure(run, call + " try { return await engine.load() } finally { engine.close() } }")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        'copy.files.int8.sha256 = "0".repeat(64)',
+        "copy.files.int8.unpacked -= 1",
+        "copy.files.int8.unpacked += 1",
+        "copy.files.tokenizer.path = copy.files.wasm.path",
+        'copy.files.int8.path = "site.json"',
+        'copy.files.int8.path = "broken.bin"',
+    ],
+)
+def test_files_other_than_the_staged_ones_are_not_opened(
+    tiny_run: Callable[..., Any], tiny_space: Path, change: str
+) -> None:
+    whole = (tiny_space / "model/int8.bin").read_bytes()
+    (tiny_space / "broken.bin").write_bytes(whole[: len(whole) // 2])
+    error = load_of(tiny_run, change)
+    assert error["kind"] == "load"
+    assert "is not the file that belongs to this page" in error["message"]
+
+
+def test_file_that_unfolds_without_end_is_cut_off(tiny_run: Callable[..., Any], tiny_space: Path) -> None:
+    (tiny_space / "bomb.bin").write_bytes(gzip.compress(bytes(50_000_000)))
+    error = load_of(tiny_run, 'copy.files.int8.path = "bomb.bin"')
+    assert "bomb.bin is not the file that belongs to this page" in error["message"]
+
+
+def test_missing_file_gives_the_status_and_the_next_load_works(tiny_run: Callable[..., Any]) -> None:
+    assert (
+        "missing.bin cannot be fetched (HTTP 404)"
+        in load_of(tiny_run, 'copy.files.int8.path = "missing.bin"')["message"]
+    )
+    again = """async () => {
+        const copy = structuredClone(site);
+        const path = copy.files.int8.path;
+        copy.files.int8.path = "missing.bin";
+        const engine = new Engine(copy);
+        const failed = await engine.load().catch((error) => error.kind);
+        engine.close();
+        copy.files.int8.path = path;
+        return [failed, (await engine.classify(["good"])).predictions.mood.length];
+    }"""
+    assert tiny_run(again) == ["load", 1]
+
+
+def test_host_that_unpacks_the_files_is_understood(browser: sync_api.Browser, tiny_space: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_space, tmp_path / "space")
+    for path in (tmp_path / "space").rglob("*.bin"):
+        if path.parent.name in ("engine", "model"):
+            path.write_bytes(gzip.decompress(path.read_bytes()))
+    with opened(browser, tmp_path / "space") as run:
+        assert run('() => triptych.predict(["good"])')["mood"][0]["label"]
+
+
+def test_worker_is_held_to_the_policy_of_the_page(
+    browser: sync_api.Browser, tiny_run: Callable[..., Any], tiny_space: Path
+) -> None:
+    class Other(StaticServer):
+        asked = 0
+
+        def process_request(self, *arguments: Any) -> None:
+            type(self).asked += 1
+            super().process_request(*arguments)
+
+    with Other(
+        tiny_space, {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
+    ) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{other.server_port}/model/int8.bin"
+        error = load_of(tiny_run, f'copy.files.int8.path = "{address}"')
+        other.shutdown()
+    assert "cannot be fetched. Check the connection" in error["message"]
+    assert Other.asked == 0
+
+
+def test_threads_are_used_where_the_page_is_isolated(browser: sync_api.Browser, tiny_space: Path) -> None:
+    for headers, several in ((HEADERS, True), ({}, False)):
+        with opened(browser, tiny_space, headers) as run:
+            threads = run("async () => (await engine.load()).threads")
+            assert run("() => crossOriginIsolated") is several
+            assert threads == (run("() => Math.min(4, navigator.hardwareConcurrency)") if several else 1)
+            assert run('() => triptych.predict("good")')["mood"][0]["label"]
+
+
+def test_page_works_below_any_path(browser: sync_api.Browser, tiny_space: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_space, tmp_path / "some/where")
+    with opened(browser, tmp_path, path="some/where/") as run:
+        assert run('() => triptych.predict(["good"])')["mood"][0]["label"]
+
+
+# --- Calls
+
+
+def test_progress_ends_at_the_total_and_loads_are_shared(tiny_run: Callable[..., Any]) -> None:
+    seen = tiny_run(
+        """async () => {
+            const engine = new Engine(site);
+            const steps = [];
+            const both = [engine.load("int8", { onProgress: (...step) => steps.push(step) }), engine.load("int8")];
+            const [first, second] = await Promise.all(both);
+            const before = steps.length;
+            const again = await engine.load("int8");
+            const fp32 = await engine.load("onnx");
+            engine.close();
+            return { steps: steps.slice(0, before), first, same: first === second && first === again, fp32 };
+        }"""
+    )
+    received, totals = zip(*seen["steps"], strict=True)
+    assert list(received) == sorted(received) and received[-1] == totals[0] == seen["first"]["bytes"]
+    assert set(totals) == {totals[0]}
+    assert seen["same"]
+    assert seen["fp32"]["bytes"] < seen["first"]["bytes"]  # nothing is fetched twice
+
+
+def test_aborted_calls_reject_at_once_and_the_engine_goes_on(tiny_run: Callable[..., Any]) -> None:
+    aborted = tiny_run(
+        """async () => {
+            const engine = new Engine(site);
+            const names = [];
+            const note = (error) => names.push(error.name);
+            const load = new AbortController();
+            await engine.load("int8", { signal: load.signal, onProgress: () => load.abort() }).catch(note);
+            await engine.load("int8", { signal: AbortSignal.abort() }).catch(note);
+            await engine.load("int8");
+            const classify = new AbortController();
+            const texts = Array(2000).fill("a good text");
+            let most = 0;
+            const onProgress = (done) => { most = done; classify.abort(); };
+            await engine.classify(texts, { signal: classify.signal, onProgress }).catch(note);
+            const explain = new AbortController();
+            const long = { signal: explain.signal, onProgress: () => explain.abort() };
+            await engine.explain("a b c d e f g ".repeat(60), "mood", long).catch(note);
+            const answer = await engine.classify(["good"]);
+            const pending = engine.classify(texts).catch(note);
+            engine.close();
+            await pending;
+            return { names, most, answers: answer.predictions.mood.length };
+        }"""
+    )
+    assert aborted["names"] == ["AbortError"] * 5
+    assert 0 < aborted["most"] < 2000
+    assert aborted["answers"] == 1
+
+
+def test_load_that_another_caller_waits_for_survives_an_abort(tiny_run: Callable[..., Any]) -> None:
+    names = tiny_run(
+        """async () => {
+            const engine = new Engine(site);
+            const one = new AbortController();
+            const first = engine.load("int8", { signal: one.signal }).catch((error) => error.name);
+            const second = engine.load("int8");
+            one.abort();
+            const names = [await first, (await second).runtime];
+            engine.close();
+            return names;
+        }"""
+    )
+    assert names == ["AbortError", "int8"]
+
+
+def test_unknown_names_are_refused(tiny_run: Callable[..., Any]) -> None:
+    assert "no such runtime. It has: int8, onnx" in failure(tiny_run, '() => engine.load("__proto__")')["message"]
+    assert "Unknown task" in failure(tiny_run, '() => engine.explain("a", "constructor")')["message"]
+    assert "no such label" in failure(tiny_run, '() => engine.explain("a", "mood", { label: "x" })')["message"]
+
+
+def test_page_that_offers_nothing_is_reported(tiny_space: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_space, tmp_path / "space")
+    (tmp_path / "space/worker.js").write_text("throw new Error('broken')")
+    with pytest.raises(InputError, match=r"does not answer in Chromium: The engine of this page cannot start"):
+        start_in_chromium(tmp_path / "space", PATIENCE_MS / 1000)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from inference.assets import ASSETS, DEMO_MODEL
 from inference.backends import TITLES
 from inference.errors import InputError, MissingDependencyError
 from inference.formats.bundle import Bundle
+from inference.formats.files import JSON_BYTES, check_bytes, inside
+from training.licence import check_licence
 
 ROOT = ASSETS.parent
 KINDS = ("static", "gradio", "docker")
@@ -23,23 +27,45 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "cross-origin",
 }
+# Of https://huggingface.co/docs/hub/spaces-config-reference, and of every card.
+KEYS = set(
+    """
+    title emoji colorFrom colorTo sdk python_version sdk_version suggested_hardware suggested_storage app_file
+    app_build_command app_port base_path fullWidth header short_description models datasets tags thumbnail pinned
+    hf_oauth hf_oauth_expiration_minutes hf_oauth_scopes hf_oauth_authorized_org disable_embedding
+    startup_duration_timeout custom_headers preload_from_hub license language
+    """.split()  # noqa: SIM905
+)
 COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 REPO_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
 
-def write_card(bundle: Bundle, kind: str) -> str:
+@dataclass(frozen=True)
+class Details:
+    """What an owner says about a model when a Space of it is staged."""
+
+    licence: str | None = None
+    """By default what the model's folder says, if anything."""
+    language: tuple[str, ...] = ()
+    """ISO 639 codes; by default as above."""
+    examples: Path | None = None
+    """A table of texts to publish, in place of the model's own examples."""
+
+
+UNSAID = Details()
+
+
+def is_demo(bundle: Bundle) -> bool:
+    """Return whether this is the model that comes with Triptych."""
+    return bundle.folder.resolve() == DEMO_MODEL
+
+
+def write_card(bundle: Bundle, kind: str, details: Details = UNSAID) -> str:
     """Return the Space's README: the project's front matter adapted to the kind and the model, and a description."""
     data = front_matter(ROOT)
-    described = {}
-    if bundle.format == "bundle":
-        described = json.loads((bundle.folder / "bundle.json").read_text(encoding="utf-8"))
     hub_id = bundle.base.hub_id if bundle.base else None
-    data |= {
-        "models": [hub_id] if hub_id else None,
-        "datasets": described.get("datasets") or None,
-        "license": described.get("licence"),
-    }
-    if bundle.folder.resolve() != DEMO_MODEL:
+    data |= {"models": [hub_id] if hub_id else None, **owner_facts(bundle, details)}
+    if not is_demo(bundle):
         data["title"] = bundle.name
     if kind == "gradio":
         data["python_version"] = ZERO_GPU_PYTHON
@@ -62,6 +88,31 @@ def write_card(bundle: Bundle, kind: str) -> str:
         + (f"It is fine-tuned from {hub_id}{revision}.\n\n" if hub_id else "\n")
         + "Made with Triptych.\n"
     )
+
+
+def owner_facts(bundle: Bundle, details: Details) -> dict[str, Any]:
+    """Return licence, language and data sets as the owner gives them, else as the model's folder does, else None.
+
+    Raises:
+        InputError: a licence or a language is none that the Hub knows.
+    """
+    facts: dict[str, Any] = {}
+    if bundle.format == "bundle":
+        described = json.loads((bundle.folder / "bundle.json").read_text(encoding="utf-8"))
+        facts = {"license": described.get("licence"), "language": described.get("language")}
+        facts["datasets"] = described.get("datasets")
+    elif (bundle.folder / "README.md").is_file():
+        check_bytes(inside(bundle.folder, "README.md"), JSON_BYTES)
+        with contextlib.suppress(InputError):  # a README without front matter
+            facts = {key: front_matter(bundle.folder).get(key) for key in ("license", "language")}
+    language = list(details.language) or facts.get("language") or None
+    facts = {
+        "license": details.licence or facts.get("license"),
+        "language": [language] if isinstance(language, str) else language,
+        "datasets": facts.get("datasets") or None,
+    }
+    check_licence(facts["license"], facts["language"])
+    return facts
 
 
 def front_matter(folder: Path) -> dict[str, Any]:
@@ -96,6 +147,11 @@ def card_problems(folder: Path) -> list[str]:
             problems.append(f"`python_version` is {data.get('python_version')!r}, not a version in quotes.")
         if not (folder / str(data.get("app_file"))).is_file():
             problems.append(f"`app_file` is {data.get('app_file')!r}, which does not exist.")
+    problems += [f"`{name}` is not a key that the Hub knows." for name in sorted(map(str, set(data) - KEYS))]
+    try:
+        check_licence(data.get("license"), data.get("language"))
+    except InputError as error:
+        problems.append(str(error))
     for name in ("colorFrom", "colorTo"):
         if data.get(name) not in COLOURS:
             problems.append(f"`{name}` is {data.get(name)!r}, not one of {', '.join(COLOURS)}.")

@@ -15,13 +15,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.card import KINDS
-from deploy.staging import stage
+from deploy.card import KINDS, Details, is_demo
+from deploy.publication import lines, publication
+from deploy.staging import prepare, stage
 from deploy.starting import check_staged
 from deploy.uploading import upload
 from inference.commands import options
 from inference.errors import InputError
 from inference.formats.describe import describe
+from training.licence import LANGUAGE_HELP, LICENCE_HELP
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_model(p, cache=False)
     p.add_argument("--out", type=Path, required=True, help="a new or empty folder, or one staged before")
     p.add_argument("--kind", choices=KINDS, default="gradio", help="(default: %(default)s)")
+    p.add_argument(
+        "--examples", type=Path, metavar="FILE", help="table of texts to show on the page (they become public)"
+    )
+    p.add_argument("--licence", help=LICENCE_HELP.replace("none is named", "what the model's folder says"))
+    p.add_argument("--language", help=LANGUAGE_HELP.replace("none is named", "what the model's folder says"))
     p.add_argument("--to", metavar="OWNER/NAME", help="upload to this Space")
+    p.add_argument("--yes", action="store_true", help="upload what was shown, without asking")
     p.add_argument("--token", help="a token with write access (default: $HF_TOKEN)")
     return options.run(p, arguments)
 
@@ -46,14 +54,29 @@ def _run(args: argparse.Namespace) -> None:
         raise InputError(
             f'A Space serves what the folder says: put "pairs": {json.dumps(args.pairs)} into its config.json.'
         )
-    files = stage(args.out, args.kind, args.model, args.base)
+    details = Details(args.licence, tuple(options.names(args.language)), args.examples)
+    bundle = prepare(args.model, args.base, details)
+    asks = bool(args.to) and not args.yes and not (is_demo(bundle) and args.examples is None)
+    if asks and (args.json or not sys.stdin.isatty()):
+        raise InputError(
+            f"{bundle.name} would become public. Run this without --to, read what is shown, then pass --to with --yes."
+        )
+    files = stage(args.out, args.kind, args.model, args.base, details)
     size = sum((args.out / name).stat().st_size for name in files)
+    public = publication(args.out, bundle)
     if not args.json:
+        print(*lines(public), sep="\n")
         print(f"{len(files)} files, {size / 1e6:.1f} MB, in {args.out}. Starting it from there …", flush=True)
     check_staged(args.out)
+    if asks and input(f"The Space starts and answers. Publish it as {args.to}? [y/N] ").strip().lower() not in (
+        "y",
+        "yes",
+    ):
+        raise InputError(f"Not uploaded. {args.out} is ready: pass --yes to upload it.")
     url = upload(args.out, args.to, token) if args.to else None
     if args.json:
-        print(json.dumps({"folder": str(args.out), "kind": args.kind, "files": files, "bytes": size, "url": url}))
+        document = {"folder": str(args.out), "kind": args.kind, "files": files, "bytes": size, "url": url}
+        print(json.dumps(document | {"public": public}))
     else:
         upload_note = f"Uploaded to {url}" if url else "Not uploaded; pass --to OWNER/NAME to upload."
         print(f"The Space starts and answers. {upload_note}")

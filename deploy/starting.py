@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from deploy.staging import ENTRY, lfs_problems
 from inference.errors import InputError
 
 PAGES = ("/", "/dashboard/", "/api/live")
+QUESTION = "Is this a text?"
 START_S = 600  # on a new machine ONNX and INT8 are built first
 
 
@@ -38,11 +41,11 @@ def check_staged(folder: str | Path) -> None:
 def _start(folder: Path) -> None:
     """Start the Space from its folder, without our environment variables, and wait until its pages answer."""
     kind = str(front_matter(folder)["sdk"])
-    ours = ("PYTHONPATH", "TRIPTYCH_MODEL", "TRIPTYCH_BASE", "TRIPTYCH_BACKEND", "TRIPTYCH_PAIRS")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    ours = ("PYTHONPATH", "TRIPTYCH_", "SPACE")  # a Space sets none of them but its own
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environment |= {"PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "PYTHONDONTWRITEBYTECODE": "1"}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(
@@ -56,6 +59,7 @@ def _start(folder: Path) -> None:
                     last = log.read().strip().splitlines()[-1:]
                     raise InputError(f"{ENTRY[kind]} does not start in {folder}: {''.join(last) or 'no output'}")
                 time.sleep(0.2)
+            _ask(f"http://127.0.0.1:{port}/api/predict", folder)
         finally:
             process.terminate()
             try:
@@ -72,6 +76,27 @@ def _start(folder: Path) -> None:
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         raise InputError(f"The dashboard fails in {folder}: {''.join(lines[-1:])}")
+
+
+def _ask(url: str, folder: Path) -> None:
+    """Ask the Space one question, which may have to wait for ONNX and INT8 to be built.
+
+    Raises:
+        InputError: it gives no answer.
+    """
+    body = json.dumps({"text": QUESTION}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=START_S) as response:
+            predictions = json.load(response)["predictions"]
+        answered = all(0 <= answer["confidence"] <= 1 for answer in predictions.values()) and bool(predictions)
+        reason = "" if answered else f"its answer is {str(predictions)[:200]}"
+    except urllib.error.HTTPError as error:
+        reason = error.read(500).decode(errors="replace")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    if reason:
+        raise InputError(f"The Space in {folder} starts and answers no question: {reason}")
 
 
 def _answers(url: str) -> bool:

@@ -6,7 +6,9 @@ import csv
 from pathlib import Path
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-DEMO_MODEL = ASSETS / "models" / "demo"
+_MODELS = ASSETS / "models"
+# A staged Space has the model that it serves there, under its own name and alone.
+DEMO_MODEL = next(filter(Path.is_dir, (_MODELS / "demo", *sorted(_MODELS.glob("*")))), _MODELS / "demo")
 SHOWCASE = ASSETS / "showcase.csv"  # texts of the parity check
 FAITHFULNESS = ASSETS / "faithfulness.json"  # record of `explain --check` on the showcase
 CALIBRATION = ASSETS / "calibration.txt"  # texts that set the INT8 ranges; none of them is in the showcase

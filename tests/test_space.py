@@ -139,8 +139,8 @@ def test_base_in_the_model_folder_is_staged(tmp_path: Path, tiny: Tiny) -> None:
     described["base"] = {"folder": "encoder", "files": described["base"]["files"]}
     (model / "bundle.json").write_text(json.dumps(described))
     listed = stage(tmp_path / "space", model=model)
-    assert {f"{MODEL}/encoder/{name}" for name in described["base"]["files"]} <= set(listed)
-    Bundle.read(tmp_path / "space" / MODEL).base_folder()
+    assert {f"assets/models/tiny/encoder/{name}" for name in described["base"]["files"]} <= set(listed)
+    Bundle.read(tmp_path / "space/assets/models/tiny").base_folder()
     with (model / "encoder/tokenizer.json").open("a") as file:
         file.write(" ")
     with pytest.raises(BundleError, match="tokenizer.json has SHA-256"):
@@ -177,14 +177,14 @@ def test_snapshot_in_the_hub_cache_is_staged(tmp_path: Path) -> None:
         path.rename(home / "blobs" / path.name)
         (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
     listed = stage(tmp_path / "space", model=snapshot)
-    assert f"{MODEL}/model.safetensors" in listed
-    assert not (tmp_path / "space" / MODEL / "model.safetensors").is_symlink()
+    assert "assets/models/mine/model.safetensors" in listed
+    assert not (tmp_path / "space/assets/models/mine/model.safetensors").is_symlink()
 
 
 def test_file_above_10_mb_uses_lfs(tmp_path: Path) -> None:
     stage(tmp_path / "space", model=own_model(tmp_path / "mine", extra=bytes(10_000_001)))
     attributes = tmp_path / "space/.gitattributes"
-    assert attributes.read_text() == f'"{MODEL}/extra.bin" filter=lfs diff=lfs merge=lfs -text\n'
+    assert attributes.read_text() == '"assets/models/mine/extra.bin" filter=lfs diff=lfs merge=lfs -text\n'
     assert lfs_problems(tmp_path / "space") == []
     attributes.write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n")  # as the Hub's own file has it
     assert lfs_problems(tmp_path / "space") == []

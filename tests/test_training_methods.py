@@ -16,6 +16,7 @@ from inference import load
 from inference.compare.rows import read_data
 from inference.errors import MissingDependencyError
 from inference.formats.bundle import Bundle
+from inference.formats.describe import describe
 from training import __main__ as command
 from training.report import markdown
 
@@ -66,6 +67,23 @@ def missing(method: str) -> str | None:
     return None
 
 
+def test_the_owner_names_licence_and_language_and_publishes_rows(train, base, tmp_path, capsys) -> None:
+    data = ("--data", str(write_rows(tmp_path / "rows.csv")), "--method", "heads")
+    assert train(*data, "--licence", "mine") == 2
+    assert train(*data, "--language", "English") == 2
+    assert train(*data, "--publish-examples", "2000") == 2
+    assert train(*data, "--licence", "mit", "--language", "en,de", "--publish-examples", "5") == 0
+    assert "No licence" not in capsys.readouterr().err
+    card = (tmp_path / "model/README.md").read_text()
+    assert 'language: ["en", "de"]\nlicense: "mit"\n' in card
+    examples = describe(tmp_path / "model").examples
+    with (tmp_path / "model.validation.csv").open(newline="") as file:
+        rows = {row["text"]: row["label"] for row in csv.DictReader(file)}
+    assert len(examples) == 5
+    assert all(rows[example.text] == example.labels["label"] for example in examples)
+    assert {example.labels["label"] for example in examples} == set(rows.values())
+
+
 @pytest.mark.parametrize("method", ["lora", "full", "heads", "qlora"])
 def test_a_model_of_every_method_is_served_as_the_report_says(method, train, base, tmp_path, capsys) -> None:
     if reason := missing(method):
@@ -91,6 +109,9 @@ def test_a_model_of_every_method_is_served_as_the_report_says(method, train, bas
     assert f"python -m inference compare --model {model} --data {model}.validation.csv" in printed
     assert ("library_name: peft" in card) == (method in ("lora", "qlora"))
     assert 'base_model: "nobody/tiny-base"' in card
+    assert "\nlicense:" not in card
+    assert "\nlanguage:" not in card
+    assert "English" not in card
     if method == "qlora":
         assert described["quantisation"]["bnb_4bit_quant_type"] == "nf4"
         moved = described["drift"]["label"]

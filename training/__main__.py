@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference.errors import InferenceError, InputError
 from inference.jobs import print_any_text
+from training.licence import LANGUAGE_HELP, LICENCE_HELP, check_licence, unnamed
 
 if TYPE_CHECKING:
     from training.data import TaskData
@@ -95,7 +96,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=13)
     p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     p.add_argument("--base", type=Path, help="folder of the base model, if its wheel is not installed")
-    p.add_argument("--licence", default="apache-2.0")
+    p.add_argument("--licence", help=LICENCE_HELP)
+    p.add_argument("--language", help=LANGUAGE_HELP)
+    p.add_argument(
+        "--publish-examples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="put N validation rows into the model folder, as examples for its page (default: none)",
+    )
     p.add_argument("--dataset", action="append", default=[], metavar="HUB_ID", help="named in the model card")
     return p
 
@@ -143,15 +152,21 @@ def run(args: argparse.Namespace) -> None:
 
     from inference import cpu, load
     from inference.formats.bundle import Base, locate_base
+    from inference.formats.examples import MAX_EXAMPLES
     from inference.formats.files import check_digest
     from training.card import write_card
     from training.loop import answer, new_network, train
     from training.report import drift, markdown, validate
-    from training.save import annotate, write_bundle
+    from training.save import annotate, write_bundle, write_examples
 
     torch.set_num_threads(args.threads or cpu.cores())
     _check_out(args.out)
+    check_licence(args.licence, list(_names(args.language)))
+    if not 0 <= args.publish_examples <= MAX_EXAMPLES:
+        raise InputError(f"--publish-examples {args.publish_examples} must be from 0 to {MAX_EXAMPLES:,}.")
     sources, split_off, tasks, outside = _read_tasks(args)
+    if args.publish_examples and not any(data.validation for data in tasks.values()):
+        raise InputError("--publish-examples takes validation rows, and there are none. Pass --validation-share.")
     settings = settings_of(args, {name: len(data.fit) for name, data in tasks.items()})
     base = Base(HUB_ID, REVISION, BASE_FILES)
     folder = locate_base(base, args.base)
@@ -194,8 +209,12 @@ def run(args: argparse.Namespace) -> None:
         report["drift"] = drift(classifier, tasks, four_bit)
     annotate(args.out, report)
     write_card(args.out)
+    if args.publish_examples:
+        write_examples(args.out, tasks, args.publish_examples)
     print(f"\n{markdown(report['validation'], report.get('drift'))}\n")
     print(f"Wrote {args.out} after {(time.time() - started) / 60:.1f} minutes.")
+    for warning in unnamed(args.licence, args.language):
+        print(f"warning: {warning}", file=sys.stderr)
     commands = _compare(args.out, sources, split_off)
     print(f"  try it:     make demo MODEL={shlex.quote(str(args.out))}")
     for line in commands:
@@ -244,6 +263,7 @@ def _notes(args: argparse.Namespace, sources: Mapping[str, Source], tasks: Mappi
 
     return {
         "licence": args.licence,
+        "language": list(_names(args.language)),
         "datasets": args.dataset,
         "data": {
             name: {

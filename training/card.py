@@ -84,10 +84,11 @@ def update_readme(readme: Path, receipts: Sequence[Receipt]) -> None:
 def _front_matter(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
     """Return the YAML block for the Hub. JSON strings are valid YAML, so quoting is JSON's."""
     adapted = described["training"]["method"] in ("lora", "qlora")
+    languages = described.get("language") or []
     lines = [
         "---",
-        "language: en",
-        f"license: {json.dumps(described['licence'])}",
+        *([f"language: {json.dumps(languages)}"] if languages else []),
+        *([f"license: {json.dumps(described['licence'])}"] if described.get("licence") else []),
         *(["library_name: peft"] if adapted else []),
         f"base_model: {json.dumps(described['started_from']['hub_id'])}",
         "pipeline_tag: text-classification",
@@ -113,6 +114,7 @@ def _front_matter(described: dict[str, Any], receipts: Sequence[Receipt]) -> str
 
 def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
     settings, origin = described["training"], described["started_from"]
+    languages = described.get("language") or []
     public = set(described["datasets"]) and set(described["datasets"]) <= set(SOURCES)
     inside = "folder" in described["base"]
     parts = [
@@ -189,7 +191,7 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
     files = {"full": "`encoder/`, ", "heads": ""}.get(settings["method"], "`adapter/` (PEFT), ")
     parts += [
         "## Limits",
-        "English only. "
+        ("English only. " if languages == ["en"] else f"Languages: {', '.join(languages)}. " if languages else "")
         + (
             "Sentiment was learnt from film reviews, emotion from online comments (on whose labels the "
             "annotators disagree), intents from requests to an assistant: elsewhere expect less. "

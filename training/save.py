@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from safetensors.torch import save_file
 
 from inference.compare.metrics import evaluate
 from inference.formats.bundle import ADAPTER_FILES, BASE_FILES, ENCODER, FORMAT, HEADS_FILE, Base, locate_base
-from inference.formats.files import sha256
+from inference.formats.examples import FILE as EXAMPLES
+from inference.formats.examples import Example
+from inference.formats.files import JSON_BYTES, sha256
 from inference.formats.tokenizer import quiet_transformers
 from inference.loading import load
 from inference.pytorch.network import Network
@@ -106,6 +110,25 @@ def write_bundle(
         figures = evaluate(classifier, task, data.tuning.texts, data.tuning.label_ids)
         described["tasks"][task]["tuning"] = {k: round(v, 4) for k, v in figures.items() if v is not None}
     _write(out, described)
+
+
+def write_examples(out: Path, tasks: Mapping[str, TaskData], count: int) -> None:
+    """Write `count` validation rows to `examples.json`: an equal share of every task, and its labels in turns."""
+    drawn: list[Example] = []
+    for left, (task, data) in zip(range(len(tasks), 0, -1), tasks.items(), strict=True):
+        if data.validation is None:
+            continue
+        ids = data.validation.label_ids
+        by_label = [[i for i, label in enumerate(ids) if label == one] for one in range(len(data.labels))]
+        turns = [i for turn in zip_longest(*by_label) for i in turn if i is not None]
+        share = math.ceil((count - len(drawn)) / left)
+        drawn += [Example(data.validation.texts[i], labels={task: data.labels[ids[i]]}) for i in turns[:share]]
+    text = ""
+    while not text or len(text.encode()) > JSON_BYTES:
+        document = {"examples": [example.to_dict() for example in drawn]}
+        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        drawn = drawn[: len(drawn) // 2]
+    (out / EXAMPLES).write_text(text, encoding="utf-8")
 
 
 def annotate(out: Path, fields: Mapping[str, Any]) -> None:

@@ -1,0 +1,65 @@
+"""Say what a staged Space makes public, before it is uploaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from deploy.card import front_matter
+from inference.errors import counted
+from inference.formats.bundle import Bundle
+from training.licence import unnamed
+
+MAX_LABELS = 12  # shown per task
+
+
+def publication(folder: Path, bundle: Bundle) -> dict[str, Any]:
+    """Return what everybody can read in a staged Space: the model, its labels, and texts."""
+    card = front_matter(folder)
+    receipts = {
+        path.name: json.loads(path.read_bytes())["data"] for path in sorted(folder.glob("assets/receipts/*.json"))
+    }
+    texts: dict[str, int] = {}
+    if examples := _examples(folder):
+        texts["examples"] = examples
+    texts |= {name: len(data["texts"]) for name, data in receipts.items() if data.get("texts")}
+    if (folder / "site.json").is_file():  # of a static Space
+        site = json.loads((folder / "site.json").read_bytes())
+        texts |= {name: len(site[name]) for name in ("examples", "showcase") if site.get(name)}
+    return {
+        "model": bundle.name,
+        "base": bundle.base.hub_id if bundle.base else None,
+        "licence": card.get("license"),
+        "language": card.get("language"),
+        "tasks": {
+            name: {"labels": list(task.labels), "threshold": task.threshold} for name, task in bundle.tasks.items()
+        },
+        "receipts": {name: len(data["row_numbers"]) for name, data in receipts.items()},
+        "texts": texts,
+    }
+
+
+def _examples(folder: Path) -> int:
+    paths = folder.glob("assets/models/*/examples.json")
+    return sum(len(json.loads(path.read_bytes())["examples"]) for path in paths)
+
+
+def lines(public: dict[str, Any]) -> Iterator[str]:
+    """Yield the same for people, and warnings about what is not said."""
+    yield "Everybody will be able to read:"
+    base = f", fine-tuned from {public['base']}" if public["base"] else ""
+    yield f"  the model {public['model']}{base}; licence: {public['licence'] or 'none'}"
+    for name, task in public["tasks"].items():
+        labels = ", ".join(task["labels"][:MAX_LABELS]) + (", …" if len(task["labels"]) > MAX_LABELS else "")
+        count = counted(len(task["labels"]), "label")
+        yield f"  the {count} of {name}: {labels}; uncertain below {task['threshold']:g}"
+    for name, rows in public["receipts"].items():
+        texts = "with their texts" if name in public["texts"] else "without texts"
+        yield f"  the measurement {name} on {counted(rows, 'row')}, {texts}"
+    for name, count in public["texts"].items():
+        if name not in public["receipts"]:
+            yield f"  {counted(count, 'text')} in {name}"
+    for warning in unnamed(public["licence"], public["language"]):
+        yield f"warning: {warning}"

@@ -38,7 +38,7 @@ DASHBOARD = Path(__file__).parent / "dashboard" / "main.py"
 
 
 def site(
-    models: Models, api: FastAPI, files: TemporaryFiles, backend: str = "int8", lent: LentGpu | None = None
+    models: Models, api: FastAPI, files: TemporaryFiles, settings: ServerSettings, lent: LentGpu | None = None
 ) -> tuple[FastAPI, Any]:
     """Build page, dashboard and API as one ASGI application; Streamlit allows one per process.
 
@@ -60,9 +60,9 @@ def site(
         return RedirectResponse(f"{folder}/" + (f"?{request.url.query}" if request.url.query else ""))
 
     pages = [path.stem for path in (DASHBOARD.parent / "views").glob("[!_]*.py")]
-    application.mount("/dashboard", DashboardGate(dashboard, pages))
+    application.mount("/dashboard", DashboardGate(dashboard, pages, settings.access.has_foreign_frames))
     application.mount("/api", api)
-    return application, mount_page(application, build(models, backend, "dashboard/", lent), files)
+    return application, mount_page(application, build(models, settings.backend, "dashboard/", lent), files)
 
 
 def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready: Callable[[], None]) -> None:
@@ -79,7 +79,7 @@ def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready
         cors_origins=settings.access.cors_origins,
     )
     lent = zero_gpu.start(models, settings.port) if settings.zero_gpu else None
-    application, page = site(models, api, files, settings.backend, lent)
+    application, page = site(models, api, files, settings, lent)
 
     def announce() -> None:
         ready()

@@ -20,11 +20,10 @@ from inference.formats.describe import describe
 FILES = (
     *("ui/**/*.py", "ui/*.css", "ui/*.js", "ui/templates/*.html"),
     *("inference/**/*.py", "inference/**/*.json"),
-    *("dashboard/**/*.py", "dashboard/templates/*"),
+    *("dashboard/**/*.py", "dashboard/templates/*", "dashboard/.streamlit/config.toml"),
     *("assets/calibration.txt", "assets/showcase.csv", "LICENSE"),
 )
 ENTRY = {"gradio": "app.py", "docker": "serve.py"}  # what `serve.py` is called: a Gradio Space runs app.py
-SETTINGS = "dashboard/.streamlit/config.toml"
 OF_DEMO = ("assets/receipts/**/*.json", "assets/faithfulness.json")  # measurements of the demo model
 STAGED = ".staged.json"  # lists the staged files, so that the next run may replace them; not uploaded
 CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu"  # PyPI's torch includes CUDA
@@ -61,7 +60,8 @@ def stage(
         model_files = published(bundle, new_examples=details.examples is not None)
         place = Path("assets/models") / (DEMO_MODEL.name if is_demo(bundle) else bundle.name)
         sources = _server_files(bundle, kind) | {str(place / name): path for name, path in model_files.files.items()}
-        written |= _settings(bundle, kind) | {str(place / name): new for name, new in model_files.written.items()}
+        written |= {str(place / name): new for name, new in model_files.written.items()}
+        written["requirements.txt"] = _requirements(bundle, kind)
     sizes = {name: path.stat().st_size for name, path in sources.items()}
     sizes |= {name: len(content) for name, content in written.items()}
     large = sorted(name for name, size in sizes.items() if size > LFS_BYTES)
@@ -117,16 +117,6 @@ def _server_files(bundle: Bundle, kind: str) -> dict[str, Path]:
     if kind == "docker":
         sources |= {name: ROOT / "deploy" / name for name in ("Dockerfile", ".dockerignore")}
     return sources
-
-
-def _settings(bundle: Bundle, kind: str) -> dict[str, str | bytes]:
-    """Return the contents of the files that differ from those of the project."""
-    settings = (ROOT / SETTINGS).read_text(encoding="utf-8")
-    return {
-        "requirements.txt": _requirements(bundle, kind),
-        # The Hub embeds a Space in a frame on its own site, where uploads to the dashboard need this cookie.
-        SETTINGS: settings.replace("[server]\n", '[server]\nxsrfCookieSameSite = "none" # needs HTTPS\n'),
-    }
 
 
 def _requirements(bundle: Bundle, kind: str) -> str:

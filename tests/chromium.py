@@ -26,6 +26,7 @@ def chromium() -> Iterator[sync_api.Browser]:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        arguments.append("--host-resolver-rules=MAP *.example 127.0.0.1")  # other names of this machine
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield started
         started.close()

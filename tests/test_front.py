@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import os
+import socket
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -33,7 +34,8 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] != "http":
         return
     headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-    body = json.dumps({"headers": headers, "scheme": scope["scheme"], "client": scope["client"][0]}).encode()
+    seen = {name: scope[name] for name in ("scheme", "path", "root_path")} | {"raw_path": scope["raw_path"].decode()}
+    body = json.dumps({"headers": headers, "client": scope["client"][0], **seen}).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
 
@@ -46,9 +48,9 @@ async def endless(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.Event().wait()
 
 
-def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
+def ask(url: str, method: str = "GET", path: str = "/", **headers: str) -> tuple[int, Any]:
     connection = http.client.HTTPConnection(url.partition("//")[2], timeout=PATIENCE_S)
-    connection.request(method, "/", headers=headers)
+    connection.request(method, path, headers=headers)
     with connection.getresponse() as response:
         status, body = response.status, response.read()
     connection.close()
@@ -145,6 +147,88 @@ def test_headers_of_other_senders_are_ignored(proxies: tuple[str, ...]) -> None:
         _, seen = ask(url, **FORWARDED)
     assert (f"http://{seen['headers']['host']}", seen["scheme"], seen["client"]) == (url, "http", "127.0.0.1")
     assert not [name for name in seen["headers"] if "forwarded" in name or "gradio" in name]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "asked", "root", "path"),
+    [
+        ("/demo", "/a%20b", "/demo", "/demo/a b"),
+        ("/demo/", "/", "/demo", "/demo/"),
+        ("/a/b-c_d.e~1", "/x", "/a/b-c_d.e~1", "/a/b-c_d.e~1/x"),
+        ("/theirs, /ours", "/x", "/ours", "/ours/x"),  # the last proxy's is the one to trust
+        ("/demo", "/demo/x", "/demo", "/demo/x"),  # the proxy has not removed it
+        ("/demo", "/demonstration", "/demo", "/demo/demonstration"),
+        ("/api", "/api/predict", "/api", "/api/api/predict"),  # ... and here it must, since /api is an address of ours
+        ("/", "/x", "", "/x"),
+        ("", "/x", "", "/x"),
+    ],
+)
+def test_prefix_of_a_trusted_proxy_is_the_root_path(prefix: str, asked: str, root: str, path: str) -> None:
+    with running(echo, Access(trusted_proxies=("127.0.0.1",), root_path="/other")) as url:
+        _, seen = ask(url, path=asked, **{"X-Forwarded-Prefix": prefix})
+        assert (seen["root_path"], seen["path"], seen["raw_path"]) == (root, path, path.replace(" ", "%20"))
+        assert "x-forwarded-prefix" not in seen["headers"]
+        assert ask(url)[1]["path"] == "/other/"
+    with running(echo, Access()) as url:
+        _, seen = ask(url, path=asked, **{"X-Forwarded-Prefix": prefix})
+        assert (seen["root_path"], seen["raw_path"]) == ("", asked)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("demos", "//evil.example", "/a//b", "/..", "/a/../b", "/a/.", "/a b", "/a?b", "/a#b", '/"><b>', "/%2e", "/é"),
+        *("/a\\b", "/a" * 9, "/" + "a" * 129, "http://evil.example/"),
+    ],
+)
+def test_prefix_must_be_a_plain_path(prefix: str) -> None:
+    with running(echo, Access(trusted_proxies=("*",))) as url:
+        status, body = ask(url, **{"X-Forwarded-Prefix": prefix})
+        assert (status, "X-Forwarded-Prefix is not a path" in body["error"]["message"]) == (400, True)
+        assert prefix not in body["error"]["message"]
+    with pytest.raises(InputError, match="--root-path takes a path such as /demo"):
+        ServerSettings.read({}, ["--root-path", prefix])
+
+
+def test_root_path_is_an_option_and_a_variable() -> None:
+    assert ServerSettings.read({}, ["--root-path", "/demo/"]).access.root_path == "/demo"
+    assert ServerSettings.read({"TRIPTYCH_ROOT_PATH": "/demo"}).access.root_path == "/demo"
+    assert ServerSettings.read({"TRIPTYCH_ROOT_PATH": "/demo"}, ["--root-path", ""]).access.root_path == ""
+
+
+def test_api_below_a_path_describes_itself_there() -> None:
+    api = create_app(fakes.classifier(), cors_origins=["https://a.example"])
+    below = Client(Front(api, Access(root_path="/demo", cors_origins=("https://a.example",))))
+    assert "/demo/api/predict" in below.get("/api/nothing").message
+    assert below.get("/api/openapi.json").json()["servers"] == [{"url": "/demo"}]
+    assert cors(below, "POST", "/api/predict", "https://a.example")[0] == 200
+    above = Client(Front(api, Access()))
+    assert "servers" not in above.get("/api/openapi.json").json()
+    for client in (below, above):
+        client.loop.close()
+    api.state.service.close()
+
+
+def test_request_without_a_host_is_told_what_a_proxy_must_pass_on() -> None:
+    access = Access()
+    with running(echo, access) as url:
+        host, _, port = url.partition("//")[2].partition(":")
+        for version, path, status in (("1.1", "/", 400), ("1.0", "/", 400), ("1.0", "/api/live", 200)):
+            with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
+                connection.sendall(f"GET {path} HTTP/{version}\r\n\r\n".encode())
+                answer = connection.makefile("rb").read()
+            assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+            assert (b"nginx: proxy_set_header Host $http_host;" in answer) is (status == 400)
+
+
+def test_refused_origin_is_told_once_to_the_operator_and_always_to_the_client(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with running(echo, Access()) as url:
+        for _ in range(3):
+            answer = ask(url, "POST", Origin="https://demo.example")[1]["error"]["message"]
+            assert "pass on the Host header" in answer
+    assert [record.message for record in caplog.records if "Host header" in record.message] == [answer]
 
 
 @pytest.mark.parametrize(

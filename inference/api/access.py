@@ -19,7 +19,7 @@ _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]|\*")
 
 
 def add_access(parser: argparse.ArgumentParser) -> None:
-    """Add --allowed-hosts, --forwarded-allow-ips and --cors-origin."""
+    """Add --allowed-hosts, --forwarded-allow-ips, --root-path and --cors-origin."""
     parser.add_argument(
         "--allowed-hosts",
         metavar="HOSTS",
@@ -31,6 +31,12 @@ def add_access(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESSES",
         help="addresses or networks of proxies whose X-Forwarded-* headers are trusted, separated by commas; * for all "
         "(default: $FORWARDED_ALLOW_IPS, else none)",
+    )
+    parser.add_argument(
+        "--root-path",
+        metavar="PATH",
+        help="the path below which a proxy shows this server, such as /demo, and which it removes from requests "
+        "(default: $TRIPTYCH_ROOT_PATH, else none; X-Forwarded-Prefix of a trusted proxy replaces it)",
     )
     parser.add_argument(
         "--cors-origin",
@@ -50,7 +56,7 @@ def read_access(args: argparse.Namespace, environment: Mapping[str, str], **fiel
     Raises:
         InputError: an item is not a host name or an address.
     """
-    from inference.api.front import Access
+    from inference.api.front import A_PATH, ROOT_PATH, Access
 
     def items(argument: str | None, variable: str) -> tuple[str, ...]:
         listed = environment.get(variable, "") if argument is None else argument
@@ -65,6 +71,10 @@ def read_access(args: argparse.Namespace, environment: Mapping[str, str], **fiel
             proxy == "*" or ipaddress.ip_network(proxy, strict=False)
         except ValueError:
             raise InputError("--forwarded-allow-ips takes addresses or networks, such as 10.0.0.0/8, or *.") from None
+    root_path = environment.get("TRIPTYCH_ROOT_PATH", "") if args.root_path is None else args.root_path
+    root_path = root_path.removesuffix("/")
+    if root_path and not ROOT_PATH.fullmatch(root_path):
+        raise InputError(f"--root-path takes {A_PATH}.")
     given = None if args.cors_origin is None else ",".join(args.cors_origin)
     origins = [origin.lower() for origin in items(given, "TRIPTYCH_CORS_ORIGINS")]
     if given == "" or not all(origin == "*" or _ORIGIN_PATTERN.fullmatch(origin) for origin in origins):
@@ -73,7 +83,7 @@ def read_access(args: argparse.Namespace, environment: Mapping[str, str], **fiel
         )
     # As browsers write them: without the port that the scheme implies.
     origins = [re.sub("^(http:.*):80$|^(https:.*):443$", r"\1\2", origin) for origin in origins]
-    return Access(allowed_hosts=hosts, trusted_proxies=proxies, cors_origins=tuple(origins), **fields)
+    return Access(hosts, proxies, root_path, cors_origins=tuple(origins), **fields)
 
 
 def read_key(file: Path | None, environment: Mapping[str, str]) -> str | None:

@@ -53,7 +53,7 @@ def error_response(error: ApiError, headers: Mapping[str, str] | None = None) ->
 
 
 def addresses(request: Request) -> list[str]:
-    """Return the path of every endpoint, with the mount path. A prefix that a proxy adds is unknown here."""
+    """Return the path of every endpoint, with the root path and the mount path."""
     return [request.scope.get("root_path", "") + path for path in request.app.state.addresses]
 
 

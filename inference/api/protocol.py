@@ -29,6 +29,8 @@ WEBSOCKET_LINE_BYTES = 8_192  # the limit of the library websockets for a handsh
 
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|[A-Za-z0-9._~-]+)(?::([0-9]{0,5}))?", re.ASCII)
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)[/?].*", re.IGNORECASE)
+PASS_HOST = "a proxy must pass on the Host header of the browser (nginx: proxy_set_header Host $http_host;)"
+NO_HOST = f"The header Host is missing. Before this server, {PASS_HOST}."
 _SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding"})
 _TOO_LONG = (431, "head_too_large", f"The headers exceed {HEAD_BYTES:,} bytes or {HEAD_LINES} lines.")
 _TARGET_TOO_LONG = (414, "target_too_long", f"The request target is too long: a head has at most {HEAD_BYTES:,} bytes.")
@@ -223,7 +225,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise _Refused(*(_TARGET_TOO_LONG if 2 * len(line) > size else _TOO_LONG))
         host = self._single.get(b"host")
         if host is None and version == "1.1":
-            raise _bad("The header Host is missing.")
+            raise _bad(NO_HOST)
         if host is not None and not (len(host) < 300 and is_host(host)):
             raise _bad("The header Host is not a host name or an address, with or without a port.")
         if self.url[:1] != b"/" or b"#" in self.url or method == b"CONNECT":

@@ -55,8 +55,9 @@ def chart(chart: Chart, key: str) -> None:
     st.plotly_chart(_themed(chart.figure), width="stretch", key=key, alt=chart.alt, config={"displayModeBar": False})
     if chart.note:
         st.caption(plain(chart.note))
-    with st.expander("Table"):
-        st.dataframe(chart.table, hide_index=True, width="stretch")
+    if chart.table:
+        with st.expander("Table"):
+            st.dataframe(chart.table, hide_index=True, width="stretch")
 
 
 def _themed(figure: go.Figure) -> go.Figure:
@@ -82,7 +83,7 @@ def verdict(verdict: Verdict, limits: ShipLimits | None = None) -> None:
     with why.expander("Why"):
         for name, judged in verdict.backends.items():
             reasons = "".join(f"\n- {DECISIONS[r.decision][0]} {plain(r.text)}" for r in judged.reasons)
-            st.markdown(f"**{named(name)}: {judged.decision}**{reasons}")
+            st.markdown(f"**{named(name)}: {verdict.in_words(name)}**{reasons}")
     with where.expander("Which for what"):
         for situation, pick in verdict.recommended.items():
             st.markdown(f"**{situation}**: {named(pick.backend) if pick.backend else 'none'}. {plain(pick.why)}")

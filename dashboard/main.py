@@ -33,6 +33,7 @@ def draw() -> None:
     page = st.navigation(
         [
             st.Page("views/overview.py", title="Overview", default=True),
+            st.Page("views/leaderboard.py", title="Leaderboard"),
             st.Page("views/latency.py", title="Latency"),
             st.Page("views/size.py", title="Size & memory"),
             st.Page("views/accuracy.py", title="Accuracy"),

@@ -27,8 +27,8 @@ from inference import cpu
 from inference.compare.receipt import read_receipt, seal, write_receipt
 from inference.formats.describe import describe
 
-PAGES = ("overview", "latency", "size", "accuracy", "disagreements", "your_data", "method")
-MINE = PAGES[:4]
+PAGES = ("overview", "leaderboard", "latency", "size", "accuracy", "disagreements", "your_data", "method")
+MINE = ("overview", "latency", "size", "accuracy")
 
 
 def one(here: bool = True, **changes: Any) -> Any:
@@ -216,8 +216,8 @@ def test_only_the_receipt_that_is_shown_is_checked_in_full(folder: Path, monkeyp
     test = opened()
     assert test.sidebar.selectbox[0].options == ["good", "other", "third"]
     assert checked == ["good"]
-    test.selectbox(key="other").set_value("third").run()
-    assert checked == ["good", "third"]
+    test.switch_page("views/leaderboard.py").run()
+    assert checked == ["good", "other", "third"]
 
 
 def forged(path: Path) -> None:
@@ -246,23 +246,42 @@ def test_selecting_a_receipt_whose_figures_do_not_follow_shows_another(folder: P
     assert not test.exception
     assert "is inconsistent" in test.warning[0].value.replace("\\", "")
     assert test.sidebar.selectbox[0].value == "good"
-    test = opened(other="other")
-    assert "is inconsistent" in test.main.error[0].value.replace("\\", "")
+    test.switch_page("views/leaderboard.py").run()
+    assert "is inconsistent" in test.main.warning[-1].value.replace("\\", "")
 
 
 def test_two_receipts_of_different_rows_are_not_compared(folder: Path) -> None:
     other = one(calls=10)
     other["data"]["sha256"] = "9" * 64
     write_receipt(seal(other), folder / "other.json")
-    test = opened(receipt="good", other="other")
-    assert "Accuracy and latency are not compared" in test.main.warning[0].value
+    test = opened("leaderboard", receipt="good", candidate="other")
+    assert "measured on different files" in test.main.info[0].value
+    assert "Accuracy and latency are not compared" in words(test)
 
 
 def test_two_receipts_of_the_same_rows_are(folder: Path) -> None:
     write_receipt(one(seed=1), folder / "again.json")
-    test = opened(receipt="good", other="again")
+    test = opened("leaderboard", receipt="good", candidate="again")
     assert not test.main.warning
-    assert any("differ beyond noise" in element.value for element in test.main.markdown)
+    assert any("differ beyond noise" in element.label for element in test.main.expander)
+    assert "may replace" in words(test) or "Not settled between" in words(test)
+
+
+def test_leaderboard_lists_every_measurement_and_filters_it(folder: Path) -> None:
+    write_receipt(one(task="topic"), folder / "second.json")
+    write_receipt(one(seed=1), folder / "third.json")
+    test = opened("leaderboard", receipt="good")
+    rows = test.dataframe[0].value
+    assert sorted(set(rows["measurement"])) == ["good", "second", "third"]
+    assert len(rows) == 9
+    (chart,) = charts(test)
+    assert chart.alt.endswith("accuracy on mood, for 2 measurements.")
+    test.text_input(key="filter").set_value("second int8").run()
+    rows = test.dataframe[0].value
+    assert [tuple(row) for row in rows[["measurement", "backend"]].to_numpy()] == [("second", "INT8")]
+    test.text_input(key="filter").set_value("nothing of it").run()
+    assert not test.exception
+    assert len(test.dataframe[0].value) == 0
 
 
 def test_receipt_of_another_processor_leads_to_measuring_here(folder: Path) -> None:

@@ -2,11 +2,9 @@
 
 import streamlit as st
 
-from dashboard import components, receipts, state
+from dashboard import components, state
 from dashboard.charts import overview
-from inference.compare.diff import CHANGED, diff
 from inference.compare.verdict import decide
-from inference.errors import InputError
 
 selection = state.current()
 receipt, task = selection.receipt, selection.task
@@ -24,26 +22,3 @@ with right:
     )
     with slot:
         components.chart(overview.cost(receipt, price), "cost")
-
-st.subheader("Compare with another measurement", anchor=False)
-shelf = receipts.shelf()
-others = [name for name in state.names(shelf) if name != selection.name]
-other = st.selectbox("Other measurement", others, None, key="other", bind="query-params", placeholder="none")
-if other is not None:
-    try:
-        changes, notes = diff(receipt, state.receipt(other, shelf))
-    except InputError as error:
-        st.error(components.plain(str(error)))
-        st.stop()
-    for note in notes:
-        st.warning(components.plain(note))
-    beyond = sum(change.status == CHANGED for change in changes)
-    st.markdown(f"{beyond} of {len(changes)} lines, of figures and of how they were measured, differ beyond noise.")
-    st.dataframe(
-        [
-            {"figure": change.what, "this one": change.before, "the other": change.after, "verdict": change.status}
-            for change in changes
-        ],
-        hide_index=True,
-        width="stretch",
-    )

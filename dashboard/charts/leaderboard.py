@@ -1,0 +1,120 @@
+"""All measurements side by side: models, runtimes and data in one table, and speed against accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
+
+from dashboard.charts.formatting import Receipt, joined, ms, percent
+from dashboard.charts.style import GREY, Chart, Rows, finish, label, log_axis, marker, named, short, whiskers
+from inference.backends import RUNTIMES, TITLES
+
+
+def table(receipts: Mapping[str, Receipt]) -> Rows:
+    """Return a row per measurement, task and backend.
+
+    Args:
+        receipts: name of the measurement -> receipt.
+    """
+    return [
+        {
+            "measurement": name,
+            "model": receipt["model"]["name"],
+            "backend": TITLES[backend],
+            "task": task,
+            "accuracy": scores[backend]["accuracy"]["value"],
+            "macro-F1": scores[backend]["macro_f1"]["value"],
+            "p50, ms": _time(receipt, backend, "p50_ms"),
+            "p95, ms": _time(receipt, backend, "p95_ms"),
+            "speed-up": receipt["results"]["speedup"][backend]["value"],
+            "model, MB": round(receipt["results"]["size"][backend]["model_bytes"] / 1e6, 1),
+            "data": receipt["data"]["name"],
+            "rows": scores[backend]["rows"],
+            "processor": receipt["machine"]["cpu"],
+            "measured": receipt["created"][:10],
+        }
+        for name, receipt in receipts.items()
+        for task, scores in receipt["results"]["accuracy"].items()
+        for backend in receipt["settings"]["backends"]
+    ]
+
+
+def _time(receipt: Receipt, backend: str, key: str) -> float | None:
+    estimate = receipt["results"]["latency"][backend].get(key)
+    return estimate["value"] if estimate else None
+
+
+def compares(a: Receipt, b: Receipt) -> bool:
+    """Return whether accuracy and latency of two measurements compare: same file and rows, same processor."""
+    return all(a["data"][key] == b["data"][key] for key in ("sha256", "row_numbers")) and all(
+        a["machine"][key] == b["machine"][key] for key in ("cpu", "flags")
+    )
+
+
+def best(receipts: Mapping[str, Receipt], task: str) -> list[tuple[str, str]]:
+    """Return the measurements and backends, fastest first, that no other beats in both speed and accuracy."""
+    points = {
+        (name, backend): (
+            receipt["results"]["latency"][backend]["p50_ms"]["value"],
+            -receipt["results"]["accuracy"][task][backend]["accuracy"]["value"],
+        )
+        for name, receipt in receipts.items()
+        if task in receipt["results"]["accuracy"]
+        for backend in receipt["settings"]["backends"]
+    }
+
+    def is_beaten(key: tuple[str, str]) -> bool:
+        slow, wrong = points[key]
+        return any(other != points[key] and other[0] <= slow and other[1] <= wrong for other in points.values())
+
+    return sorted((key for key in points if not is_beaten(key)), key=points.__getitem__)
+
+
+def pareto(receipts: Mapping[str, Receipt], task: str) -> Chart:
+    """Median latency against accuracy of every measurement that has the task; the best trade-offs are joined."""
+    receipts = {name: receipt for name, receipt in receipts.items() if task in receipt["results"]["accuracy"]}
+    front = best(receipts, task)
+    figure = go.Figure()
+
+    def latency(name: str, backend: str) -> Mapping[str, float]:
+        return receipts[name]["results"]["latency"][backend]["p50_ms"]  # type: ignore[no-any-return]
+
+    def accuracy(name: str, backend: str) -> Mapping[str, float]:
+        return receipts[name]["results"]["accuracy"][task][backend]["accuracy"]  # type: ignore[no-any-return]
+
+    if len(front) > 1:
+        x, y = ([of(*key)["value"] for key in front] for of in (latency, accuracy))
+        line = {"color": GREY, "dash": "dot", "width": 1.5}
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    for backend in RUNTIMES:
+        names = [name for name, receipt in receipts.items() if backend in receipt["settings"]["backends"]]
+        if not names:
+            continue
+        slow, right = ([of(name, backend) for name in names] for of in (latency, accuracy))
+        figure.add_scatter(
+            x=[each["value"] for each in slow],
+            y=[each["value"] for each in right],
+            error_x=whiskers(slow),
+            error_y=whiskers(right),
+            mode="markers",
+            marker=marker(backend, 12),
+            name=named(backend),
+            text=[label(short(name, 60)) for name in names],
+            hovertemplate="%{text}: %{x:.3g} ms, %{y:.2%}<extra>" + TITLES[backend] + "</extra>",
+        )
+    finish(figure, height=420, x="median ms per text (log scale)", y=f"accuracy on {label(task)}", legend=True)
+    times = [latency(name, backend) for name, r in receipts.items() for backend in r["settings"]["backends"]]
+    log_axis(figure, min(e["low"] for e in times) / 1.4, max(e["high"] for e in times) * 1.4)
+    figure.update_yaxes(tickformat=".1%")
+    words = [
+        f"{TITLES[backend]} of {name} ({ms(latency(name, backend)['value'])}, "
+        f"{percent(accuracy(name, backend)['value'])})"
+        for name, backend in front
+    ]
+    alt = f"Scatter of median time, logarithmic, against accuracy on {task}, for {len(receipts)} measurements."
+    note = (
+        "Error bars: 95 % intervals. Dotted line: what no other beats in both, by the values alone. Only measurements "
+        "of the selected one's rows and processor are drawn, because others do not compare."
+    )
+    return Chart(figure, f"Best trade-offs of {task}: {joined(words)}.", alt, [], note)

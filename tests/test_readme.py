@@ -257,11 +257,11 @@ def test_make_demo_serves_and_stops_at_ctrl_c(demo: Path, demo_cache: Path, tmp_
         client = Client(f"http://127.0.0.1:{port}", verbose=False)
         answer = client.predict("what a lovely film", "int8", None, api_name="/predict")
         assert answer["predictions"]["sentiment"]["label"] == "positive"
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/dashboard/", timeout=30) as dashboard:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/dashboard/", timeout=300) as dashboard:
             assert dashboard.status == 200
     finally:
         os.killpg(process.pid, signal.SIGINT)
         process.wait(300)
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
     assert "Triptych stops." in log.read_text()

@@ -11,6 +11,7 @@ import gradio as gr
 import pytest
 from fastapi import Request
 from gradio.data_classes import PredictBodyInternal
+from gradio.server_messages import UnexpectedErrorMessage
 
 from ui import waiting
 from ui.waiting import FairQueue
@@ -256,3 +257,15 @@ def test_memory_does_not_grow_with_past_clients(asked: Asked) -> None:
     assert not asked.queue.event_ids_to_events
     assert len(asked.queue._last_turn) <= waiting.MAX_CLIENTS
     assert len(asked.queue.event_analytics) <= 1
+
+
+def test_answer_for_a_session_that_was_dropped_is_not_sent(asked: Asked) -> None:
+    question = asked.ask("a")
+    assert question is not None
+    event = asked.queue.event_ids_to_events[question]
+    asked.queue.send_message(event, UnexpectedErrorMessage(message="read", session_not_found=True))
+    messages = asked.queue.pending_messages_per_session["a"]
+    assert [type(messages.get_nowait()) for _ in range(messages.qsize())][-1] is UnexpectedErrorMessage
+    asked.queue.pending_messages_per_session.pop("a")
+    asked.queue.send_message(event, UnexpectedErrorMessage(message="lost", session_not_found=True))
+    assert not asked.queue.is_known("a")

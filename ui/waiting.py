@@ -99,6 +99,11 @@ class FairQueue(Queue):  # type: ignore[misc]
         """Return whether anything of this session waits, runs, or was answered but not read."""
         return session in self.pending_messages_per_session
 
+    def send_message(self, event: Event, event_message: Any) -> None:
+        """Send a message, unless the session was dropped while its question was being answered."""
+        if event.session_hash in self.pending_messages_per_session:
+            super().send_message(event, event_message)
+
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
         """Add a question unless its client has too many waiting."""
         address = request.client.host if request.client else ""

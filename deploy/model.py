@@ -36,8 +36,11 @@ class Published:
     """The contents of those that change."""
 
 
-def with_hub_base(bundle: Bundle, given: str | Path | None) -> Bundle:
+def with_hub_base(bundle: Bundle, given: str | Path | None, *, needed: bool = True) -> Bundle:
     """Return the bundle with the Hub id of its base, recognised by the digests of its files.
+
+    Args:
+        needed: the Space fetches the base. A static one has the merged model; it names no base that nobody can find.
 
     Raises:
         BundleError: the Space cannot reach the base, or would get other bytes than those here.
@@ -54,6 +57,8 @@ def with_hub_base(bundle: Bundle, given: str | Path | None) -> Bundle:
         name = base.hub_id if base.hub_id in matching else next(iter(matching))
         return replace(bundle, base=replace(base, hub_id=name, revision=matching[str(name)]))
     if _is_local(base):
+        if not needed:
+            return replace(bundle, base=replace(base, hub_id=None))
         raise BundleError(
             f"No Space can reach the base of {bundle.folder}: it has no Hub id and lies outside of the model's folder, "
             "and its files are those of no model in the Hub's cache. Move it into the model's folder or to the Hub, "

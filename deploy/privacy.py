@@ -34,10 +34,9 @@ _PRIVATE_BYTES = re.compile(rb"/(?:home|Users|root)/[\w.@-]+/|[A-Za-z]:[\\/]{1,2
 _ABSOLUTE = re.compile(r"(?:file://)?(?:~?/|[A-Za-z]:[\\/]|\\\\).*", re.DOTALL)
 # Settings that hold a path. Nothing of transformers or PEFT finds a file by them in a folder that was moved.
 _PATH_KEYS = re.compile(r"(^|_)(path|file|dir|folder|directory|cwd)$", re.IGNORECASE)
-_USER_KEYS = re.compile(r"(user|user_?name|host|host_?name|login)", re.IGNORECASE)
+_USER_KEYS = re.compile(r"(user|host)_?name", re.IGNORECASE)
 # Tokens are content: a vocabulary of program code may well have /home/ among them.
 VOCABULARIES = set(TOKENIZERS) - {"tokenizer_config.json", "special_tokens_map.json"}
-_COMMON_HOSTS = {"localhost", "ubuntu", "debian", "linux", "server", "desktop", "laptop", "machine", "docker", "main"}
 MAX_SHOWN = 5
 
 
@@ -67,6 +66,18 @@ def publishable(files: Mapping[str, Path], known: Mapping[str, str]) -> dict[str
             "remove them if the model works without."
         )
     return written
+
+
+def check_own_names(files: Mapping[str, Path]) -> None:
+    """Raise InputError if a text file, of whatever origin, has the home folder or the name of this machine."""
+    names = _own_names()
+    for name, path in files.items():
+        text = _text(path) if names and path.name not in VOCABULARIES else None
+        if text is not None and (match := re.search("|".join(names), text)):
+            line = text.count("\n", 0, match.start()) + 1
+            raise InputError(
+                f"{name} would publish {match[0]!r}, of this machine, in line {line}. Edit it, stage again."
+            )
 
 
 def _checked(path: Path, known: Mapping[str, str], private: re.Pattern[str]) -> tuple[bytes | None, list[str]]:
@@ -100,7 +111,7 @@ def _checked(path: Path, known: Mapping[str, str], private: re.Pattern[str]) -> 
 
 def _text(path: Path) -> str | None:
     """Return what a file holds if it is text."""
-    if path.suffix in (".safetensors", ".bin", ".data") or path.stat().st_size > OTHER_BYTES:
+    if path.suffix in (".safetensors", ".onnx", ".bin", ".data") or path.stat().st_size > OTHER_BYTES:
         return None
     try:
         return path.read_bytes().decode("utf-8")
@@ -147,7 +158,7 @@ def _own_names() -> list[str]:
     """Return patterns of this machine's home folder and its name, where they are not everybody's."""
     home, host = Path.home(), platform.node()
     names = [re.escape(str(home))] if len(home.parts) > 2 else []
-    if len(host) >= 4 and host.lower() not in _COMMON_HOSTS:
+    if len(host) >= 4 and not host.isalpha():  # one that is a word would be found in any text
         names.append(rf"(?<![\w.-]){re.escape(host)}(?![\w-])")
     return names
 

@@ -54,7 +54,8 @@ def lines(public: dict[str, Any]) -> Iterator[str]:
     for name, task in public["tasks"].items():
         labels = ", ".join(task["labels"][:MAX_LABELS]) + (", …" if len(task["labels"]) > MAX_LABELS else "")
         count = counted(len(task["labels"]), "label")
-        yield f"  the {count} of {name}: {labels}; uncertain below {task['threshold']:g}"
+        limit = f"; uncertain below {task['threshold']:g}" if task["threshold"] else ""
+        yield f"  the {count} of {name}: {labels}{limit}"
     for name, rows in public["receipts"].items():
         texts = "with their texts" if name in public["texts"] else "without texts"
         yield f"  the measurement {name} on {counted(rows, 'row')}, {texts}"

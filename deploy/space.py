@@ -55,7 +55,7 @@ def _run(args: argparse.Namespace) -> None:
             f'A Space serves what the folder says: put "pairs": {json.dumps(args.pairs)} into its config.json.'
         )
     details = Details(args.licence, tuple(options.names(args.language)), args.examples)
-    bundle = prepare(args.model, args.base, details)
+    bundle = prepare(args.kind, args.model, args.base, details)
     asks = bool(args.to) and not args.yes and not (is_demo(bundle) and args.examples is None)
     if asks and (args.json or not sys.stdin.isatty()):
         raise InputError(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deploy.card import KINDS, ROOT, UNSAID, Details, is_demo, write_card
 from deploy.model import published, read_examples, with_hub_base
+from deploy.privacy import check_own_names, publishable
 from deploy.static import static_files
 from inference.assets import DEMO_MODEL
 from inference.errors import InputError
@@ -51,7 +52,7 @@ def stage(
     """
     if kind not in KINDS:
         raise InputError(f"Unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
-    out, bundle = Path(out), prepare(model, base, details)
+    out, bundle = Path(out), prepare(kind, model, base, details)
     written: dict[str, str | bytes] = {"README.md": write_card(bundle, kind, details)}
     sources: dict[str, Path] = {}
     if kind == "static":
@@ -79,12 +80,15 @@ def stage(
         else:
             shutil.copyfile(sources[name], out / name)
     (out / STAGED).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+    check_own_names({name: out / name for name in files})
+    if kind == "static":
+        publishable({"site.json": out / "site.json"}, {})
     return files
 
 
-def prepare(model: str | Path, base: str | Path | None, details: Details) -> Bundle:
+def prepare(kind: str, model: str | Path, base: str | Path | None, details: Details) -> Bundle:
     """Return the model as a Space has it: with the Hub id of its base, and with the examples to publish."""
-    bundle = with_hub_base(describe(model, base), base)
+    bundle = with_hub_base(describe(model, base), base, needed=kind != "static")
     return bundle if details.examples is None else replace(bundle, examples=read_examples(details.examples, bundle))
 
 

@@ -18,7 +18,7 @@ from conftest import DEMO, ROOT, Tiny
 from deploy import model as model_module
 from deploy import space
 from deploy.card import Details, card_problems, front_matter
-from deploy.privacy import publishable
+from deploy.privacy import check_own_names, publishable
 from deploy.publication import lines, publication
 from deploy.staging import prepare, stage
 from inference.assets import DEMO_MODEL
@@ -110,13 +110,18 @@ def test_base_that_no_space_can_reach_is_refused(adapter: Path, base: Path, tmp_
     assert not (tmp_path / "space").exists()
 
 
+def test_a_static_space_needs_no_base_and_names_none_that_nobody_finds(adapter: Path) -> None:
+    bundle = prepare("static", adapter, None, Details())
+    assert (bundle.base.hub_id, bundle.base.folder.is_dir()) == (None, True)
+
+
 def test_given_base_must_be_the_one_that_the_space_fetches(adapter: Path, cached: Path, tmp_path: Path) -> None:
     edit(adapter / "adapter_config.json", base_model_name_or_path="nobody/encoder")
     other = foreign.base(tmp_path / "other", hidden_size=64)
     with pytest.raises(BundleError, match=r"has other files than nobody/encoder"):
         staged(adapter, base=other)
     copy = shutil.copytree(cached, tmp_path / "copy")
-    assert prepare(adapter, copy, Details()).base.revision == "1" * 40
+    assert prepare("docker", adapter, copy, Details()).base.revision == "1" * 40
 
 
 def test_base_inside_the_model_folder_is_named_by_its_place(adapter: Path, base: Path) -> None:
@@ -201,6 +206,19 @@ def test_text_that_names_nobody_is_left_alone(tmp_path: Path, text: str) -> None
     assert publishable({path.name: path for path in tmp_path.iterdir()}, {}) == {}
 
 
+def test_files_of_the_project_name_this_machine_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[server]\nfolder = '/srv/ann/x'\nhost = 'gpu-7.lan'\n")
+    check_own_names({"config.toml": path})
+    monkeypatch.setattr(platform, "node", lambda: "gpu-7")
+    with pytest.raises(InputError, match=r"config.toml would publish 'gpu-7', of this machine, in line 3"):
+        check_own_names({"config.toml": path})
+    monkeypatch.setattr(platform, "node", lambda: "server")  # a word, which says nothing
+    monkeypatch.setattr(Path, "home", lambda: Path("/srv/ann"))
+    with pytest.raises(InputError, match=r"'/srv/ann', of this machine, in line 2"):
+        check_own_names({"config.toml": path})
+
+
 def test_notes_of_an_exporter_are_removed_from_a_graph(tmp_path: Path) -> None:
     import onnx
     from onnx import TensorProto, helper
@@ -239,7 +257,7 @@ def test_no_licence_and_no_language_is_chosen_for_the_owner(foods: Path, tmp_pat
     folder = shutil.copytree(foods, tmp_path / "foods")
     out = staged(folder)
     assert not {"license", "language", "datasets"} & set(front_matter(out))
-    printed = "\n".join(lines(publication(out, prepare(folder, None, Details()))))
+    printed = "\n".join(lines(publication(out, prepare("gradio", folder, None, Details()))))
     assert "warning: No licence is named" in printed
     assert "warning: No language is named" in printed
     (folder / "README.md").write_text("---\nlicense: mit\nlanguage: [de, en]\nbase_model: a/b\n---\n# Foods\n")
@@ -295,7 +313,7 @@ def test_space_of_another_model_shows_nothing_of_the_demo_model(foods: Path, tmp
 def test_examples_that_do_not_fit_are_refused(foods: Path, tmp_path: Path, table: str, message: str) -> None:
     (tmp_path / "e.csv").write_text(table)
     with pytest.raises(InputError, match=message):
-        prepare(foods, None, Details(examples=tmp_path / "e.csv"))
+        prepare("gradio", foods, None, Details(examples=tmp_path / "e.csv"))
 
 
 def test_a_staged_space_serves_its_own_model(foods: Path, tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from ports import on_a_free_port
 from streamlit.testing.v1 import AppTest
 
 from dashboard import receipts, served, state
-from dashboard.components import plain
 from inference import cpu
 from inference.compare.receipt import read_receipt, seal, write_receipt
 from inference.formats.describe import describe
@@ -382,19 +381,6 @@ def test_hostile_names_and_labels_are_shown_literally(folder: Path) -> None:
         # In markdown a backslash stands before each.
         assert not re.search(r"(?<!\\)(<img|<script|\[a\]|\[x\]|\$d)|(?<!\\):red\[", words(test))
         assert "<img" not in html(test)
-
-
-@pytest.mark.parametrize("text", ["[a](http://b)", "<b>", ":smile:", ":material/home:", "# x", "$x$", "`x`", "a_b_c"])
-def test_escaped_text_has_no_markup_left(text: str) -> None:
-    shown = plain(text).replace("\u2060", "")
-    assert shown.replace("\\", "") == text
-    assert ":\u2060" in plain(text) if ":" in text else shown != text
-
-
-@pytest.mark.parametrize("text", ["www.evil.example", "WWW.evil.example", "write to me@evil.example"])
-def test_addresses_do_not_become_links(text: str) -> None:
-    assert plain(text).replace("\\", "").replace("\u2060", "") == text
-    assert not re.search(r"(?i)(www\\?\.|@\w)", plain(text))
 
 
 def test_link_to_the_page_is_shown_if_there_is_a_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

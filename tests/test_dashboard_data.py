@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import re
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from conftest import ROOT
 from streamlit.testing.v1 import AppTest
 
 from dashboard import jobs, receipts
+from dashboard.components import plain
 from dashboard.upload import MAX_MB, guess, read_upload
 from inference.assets import DEMO_MODEL
 from inference.compare.receipt import seal, write_receipt
@@ -358,3 +360,16 @@ def test_files_that_would_exhaust_memory_are_refused() -> None:
     assert len(packed.getvalue()) < 5_000_000
     with pytest.raises(InputError, match="unpacks to more than 200 MB"):
         read_upload("packed.parquet", packed.getvalue())
+
+
+@pytest.mark.parametrize("text", ["[a](http://b)", "<b>", ":smile:", ":material/home:", "# x", "$x$", "`x`", "a_b_c"])
+def test_escaped_text_has_no_markup_left(text: str) -> None:
+    shown = plain(text).replace("\u2060", "")
+    assert shown.replace("\\", "") == text
+    assert ":\u2060" in plain(text) if ":" in text else shown != text
+
+
+@pytest.mark.parametrize("text", ["www.evil.example", "WWW.evil.example", "write to me@evil.example"])
+def test_addresses_do_not_become_links(text: str) -> None:
+    assert plain(text).replace("\\", "").replace("\u2060", "") == text
+    assert not re.search(r"(?i)(www\\?\.|@\w)", plain(text))

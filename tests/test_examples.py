@@ -35,7 +35,7 @@ def with_examples(folder: Path, document: Any) -> Bundle:
 
 
 def page_of(bundle: Bundle) -> Page:
-    return Page(Models(bundle, lambda name: fakes.classifier(fakes.FakeBackend(name))), "int8", None)
+    return Page(Models(bundle, lambda name: fakes.classifier(fakes.FakeBackend(name))), "int8", None, None)
 
 
 def test_the_examples_in_a_folder_are_those_of_its_page(soups: Path) -> None:
@@ -44,6 +44,15 @@ def test_the_examples_in_a_folder_are_those_of_its_page(soups: Path) -> None:
     assert [example.to_dict() for example in bundle.examples] == [SOUP, {"text": "no name"}]
     shown = page_of(bundle).examples
     assert (shown.samples, shown.sample_labels, shown.visible) == ([["the soup was cold"]], ["A complaint"], True)
+
+
+def test_requests_in_the_document_of_the_api_are_the_models_own_examples() -> None:
+    from inference.api import create_app
+
+    classifier = fakes.classifier()
+    assert '"Oh wonderful, good and bad at once"' in json.dumps(create_app(classifier).openapi())
+    classifier.bundle = replace(classifier.bundle, examples=())
+    assert '"a text"' in json.dumps(create_app(classifier).openapi())
 
 
 @pytest.mark.parametrize("pairs", [False, True])

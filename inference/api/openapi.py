@@ -49,7 +49,7 @@ ONLY = {
         ("predict", "explain"),
     ),
 }
-EXAMPLE, SECOND = "what a lovely film", "the film was bad"
+TEXT, PAIR = "a text", ["a text", "another text"]  # of a model without examples
 
 
 def add_openapi(app: FastAPI, service: Service, has_key: bool, prefix: str) -> None:
@@ -130,7 +130,10 @@ def _paths(service: Service, has_key: bool, prefix: str) -> dict[str, Any]:
     }
     with_scores = result | {"predictions": {task: answer | {"probabilities": scores}}, "probabilities": scores}
     about = {"model": service.bundle.name, "backend": service.backends[0]}
-    example: Any = [EXAMPLE, SECOND] if service.bundle.pairs else EXAMPLE
+    example: Any = PAIR if service.bundle.pairs else TEXT
+    if service.bundle.examples:
+        text = service.bundle.examples[0].text
+        example = text if isinstance(text, str) else list(text)
     requests = {
         "texts": {"texts": [example], "tasks": [task]},
         "text, with scores": {"text": example, "tasks": [task], "return_scores": True},

@@ -13,7 +13,7 @@ from inference.compare.rows import LabelledRows
 from inference.errors import InputError
 from training.card import write_card
 from training.data import TaskData, split
-from training.phrases import Phrases, _inside
+from training.phrases import Phrases, _matches, overlapping
 from training.sources import Request, Source, read_sources
 
 LABELS = ("down", "up")
@@ -106,10 +106,14 @@ def test_phrases_are_those_that_a_search_in_every_sentence_finds() -> None:
     for _ in range(100):
         texts = {tuple(draw.choice("abc") for _ in range(draw.randint(1, 9))) for _ in range(draw.randint(0, 30))}
         longer = {text for text in texts if draw.random() < 0.5}
-        expected = {
-            text for text in texts for other in longer if len(other) > len(text) and "".join(text) in "".join(other)
-        }
-        assert _inside(texts, longer) == expected
+        pairs = [(text, other) for text in texts for other in longer if len(other) > len(text)]
+        matches = [(text, other) for text, other in pairs if "".join(text) in "".join(other)]
+        assert _matches(texts, longer) == ({text for text, _ in matches}, {other for _, other in matches})
+
+
+def test_texts_overlap_with_those_held_out_in_either_direction() -> None:
+    texts = ["A fine film.", "fine", "it is a fine film, but long", "nothing in common", "..."]
+    assert overlapping(texts, ["a fine film", "..."]) == set(texts[:3])
 
 
 def test_a_label_that_has_only_phrases_is_fitted_or_refused() -> None:

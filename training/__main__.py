@@ -18,10 +18,11 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.errors import InferenceError, InputError
+from inference.errors import InferenceError, InputError, counted
 from inference.jobs import print_any_text
 from training.licence import LANGUAGE_HELP, LICENCE_HELP, check_licence, unnamed
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from training.data import TaskData
     from training.loop import Settings
     from training.sources import Source
+    from training.teacher import Distillation, Matrix, SoftLabels
 
 # The pinned base of every model trained here.
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -86,6 +88,24 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--class-weights", default="0.25", help="none, balanced, or a power of 1/frequency (%(default)s)")
     p.add_argument("--label-smoothing", type=float, default=0.05, help="(default: %(default)s)")
+    p.add_argument(
+        "--teacher",
+        metavar="MODEL",
+        help="distil: learn from the scores of this model too, a folder or hf://OWNER/NAME",
+    )
+    p.add_argument("--teacher-base", type=Path, help="folder of the teacher's base, if it is an adapter")
+    p.add_argument(
+        "--unlabelled",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="texts that only the teacher labels; repeatable",
+    )
+    p.add_argument(
+        "--teacher-weight", type=float, help="of the KL divergence from the teacher in the loss (default: 0.7)"
+    )
+    p.add_argument("--label-weight", type=float, help="of the cross-entropy with the labels (default: 0.3)")
+    p.add_argument("--temperature", type=float, help="softens the scores before they are compared (default: 2)")
     p.add_argument("--max-tokens", type=int, default=128, help="longer texts are truncated (default: %(default)s)")
     p.add_argument("--out-of-scope", default="", metavar="TASK=LABEL", help='the label that means "none of the others"')
     p.add_argument("--background", type=int, default=0, metavar="N", help="texts of other tasks to add to that label")
@@ -109,7 +129,9 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def settings_of(args: argparse.Namespace, rows: Mapping[str, int]) -> Settings:
+def settings_of(
+    args: argparse.Namespace, rows: Mapping[str, int], distillation: Distillation | None = None
+) -> Settings:
     """Return the settings of the arguments; defaults depend on the number of rows to fit of each task.
 
     Raises:
@@ -141,6 +163,7 @@ def settings_of(args: argparse.Namespace, rows: Mapping[str, int]) -> Settings:
         precision=args.precision,
         method=args.method,
         early_stopping=args.early_stopping,
+        distillation=distillation,
     )
 
 
@@ -151,7 +174,7 @@ def run(args: argparse.Namespace) -> None:
     from tokenizers import Tokenizer
 
     from inference import cpu, load
-    from inference.formats.bundle import Base, locate_base
+    from inference.formats.bundle import SINGLE, Base, locate_base
     from inference.formats.examples import MAX_EXAMPLES
     from inference.formats.files import check_digest
     from training.card import write_card
@@ -167,7 +190,9 @@ def run(args: argparse.Namespace) -> None:
     sources, split_off, tasks, outside = _read_tasks(args)
     if args.publish_examples and not any(data.validation for data in tasks.values()):
         raise InputError("--publish-examples takes validation rows, and there are none. Pass --validation-share.")
-    settings = settings_of(args, {name: len(data.fit) for name, data in tasks.items()})
+    tasks, soft, distillation, learnt = _learn_from_teacher(args, tasks)
+    extra = {name: len(soft[name].unlabelled) if name in soft else 0 for name in tasks}
+    settings = settings_of(args, {name: len(data.fit) + extra[name] for name, data in tasks.items()}, distillation)
     base = Base(HUB_ID, REVISION, BASE_FILES)
     folder = locate_base(base, args.base)
     for file, digest in BASE_FILES.items():
@@ -179,15 +204,17 @@ def run(args: argparse.Namespace) -> None:
         for remark in sources[name].train.remarks:
             print(f"{sources[name].place}: {remark}.")
         print(
-            f"{name}: {len(data.labels)} labels; {len(data.fit):,} rows to fit, {settings.epochs[name]:g} times, "
-            f"{len(data.tuning):,} to tune on, {len(data.validation or ()):,} to report on."
+            f"{name}: {len(data.labels)} labels; {len(data.fit):,} rows to fit, "
+            + (f"{extra[name]:,} without a label, " if extra[name] else "")
+            + f"{settings.epochs[name]:g} times, {len(data.tuning):,} to tune on, "
+            f"{len(data.validation or ()):,} to report on."
         )
         if any(data.phrases.values()):
             print(
                 f"{name}: whole sentences are tuned on; {data.phrases['moved']:,} phrases of them changed sides with "
                 f"them, and {data.phrases['left_out']:,} that fitted sentences have too are left out."
             )
-    history = train(network, tokenizer, tasks, settings, args.out / ".checkpoint")
+    history = train(network, tokenizer, tasks, settings, args.out / ".checkpoint", soft)
     write_bundle(
         network,
         args.out,
@@ -196,7 +223,7 @@ def run(args: argparse.Namespace) -> None:
         out_of_scope=outside,
         base=base,
         settings=settings,
-        notes={"run": history.written(), **_notes(args, sources, tasks)},
+        notes={"run": history.written(), **_notes(args, sources, tasks), **learnt},
         base_folder=folder,
     )
     shutil.rmtree(args.out / ".checkpoint", ignore_errors=True)  # the run is over; the next one starts from the base
@@ -204,7 +231,8 @@ def run(args: argparse.Namespace) -> None:
     report: dict[str, Any] = {"validation": validate(classifier, tasks)}
     if settings.method == "qlora":
         four_bit = {
-            name: answer(network, tokenizer, name, (d.validation or d.tuning).texts) for name, d in tasks.items()
+            name: answer(network, tokenizer, name, (d.validation or d.tuning).texts, d.problem_type)
+            for name, d in tasks.items()
         }
         report["drift"] = drift(classifier, tasks, four_bit)
     annotate(args.out, report)
@@ -215,7 +243,8 @@ def run(args: argparse.Namespace) -> None:
     print(f"Wrote {args.out} after {(time.time() - started) / 60:.1f} minutes.")
     for warning in unnamed(args.licence, args.language):
         print(f"warning: {warning}", file=sys.stderr)
-    commands = _compare(args.out, sources, split_off)
+    single = {name: source for name, source in sources.items() if tasks[name].problem_type == SINGLE}
+    commands = _compare(args.out, single, split_off) if single else []
     print(f"  try it:     make demo MODEL={shlex.quote(str(args.out))}")
     for line in commands:
         print(f"  compare it: {line}")
@@ -255,6 +284,56 @@ def _read_tasks(
     for task, label in outside.items():
         add_background(tasks, task, label, args.background, args.seed)
     return sources, split_off, tasks, outside
+
+
+def _learn_from_teacher(
+    args: argparse.Namespace, tasks: dict[str, TaskData]
+) -> tuple[dict[str, TaskData], dict[str, SoftLabels], Distillation | None, dict[str, Any]]:
+    """Return the tasks, soft labels of those that the teacher knows, how they are learnt, and what the bundle records.
+
+    Raises:
+        InputError: an option is out of range, or needs a teacher; or the teacher knows no task.
+        InferenceError: the teacher cannot be opened.
+    """
+    from inference import load
+    from inference.artifacts.cache import default_cache
+    from inference.formats.describe import describe
+    from training.teacher import distillation_of, match_tasks, read_unlabelled, teach, write_soft_labels
+
+    numbers = {name: getattr(args, name) for name in ("temperature", "teacher_weight", "label_weight")}
+    given = [f"--{name.replace('_', '-')}" for name, value in numbers.items() if value is not None]
+    if args.teacher is None:
+        if given := [*given, *(["--unlabelled"] if args.unlabelled else [])]:
+            raise InputError(f"{given[0]} needs a teacher. Name its folder with --teacher.")
+        return tasks, {}, None, {}
+    if Path(args.teacher).resolve() == args.out.resolve():
+        raise InputError(f"--out {args.out} is the folder of the teacher. Name another folder for the student.")
+    teacher = describe(args.teacher, args.teacher_base)
+    distillation = distillation_of(teacher, **{name: value for name, value in numbers.items() if value is not None})
+    lessons, alone = match_tasks(tasks, teacher)
+    texts, remarks, digests = read_unlabelled(args.unlabelled, args.text_column)
+    remarks += [f"{name}: {remark}" for name, lesson in lessons.items() for remark in lesson.remarks]
+    for remark in [*(f"{remark}." for remark in remarks), *alone]:
+        print(remark)
+
+    def scores(names: Sequence[str], distinct: Sequence[str]) -> Matrix:
+        folder, content = default_cache() / "soft-labels", distillation.content
+        options: dict[str, Any] = {"base": args.teacher_base, "threads": args.threads, "content": content}
+        return write_soft_labels(teacher, names, distinct, folder, lambda: load(args.teacher, None, **options))
+
+    soft = teach(tasks, lessons, texts, scores)
+    for name, of_task in soft.items():
+        if len(of_task.unlabelled) < len(texts):
+            print(
+                f"{name}: learns from {len(of_task.unlabelled):,} of {counted(len(texts), 'text')} without a label. "
+                "The others are rows of the data, overlap with rows held out, or have no answer of the teacher."
+            )
+        if alone_count := int((~of_task.answered()).sum()):
+            print(f"{name}: the teacher has no answer for {counted(alone_count, 'row')} to fit.")
+    of_tasks = {name: {"task": lessons[name].name, "unlabelled": len(soft[name].unlabelled)} for name in soft}
+    kinds = {name: lesson.task.problem_type for name, lesson in lessons.items()}
+    tasks = {name: replace(data, problem_type=kinds.get(name, data.problem_type)) for name, data in tasks.items()}
+    return tasks, soft, distillation, {"teacher": {"tasks": of_tasks, "unlabelled_sha256": digests}}
 
 
 def _notes(args: argparse.Namespace, sources: Mapping[str, Source], tasks: Mapping[str, TaskData]) -> dict[str, Any]:

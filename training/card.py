@@ -169,6 +169,8 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
         + f"{settings['precision']}, seed {settings['seed']}."
         + (" The adapter is stored in float16." if "rank" in settings else "")
     )
+    if "teacher" in described:
+        parts.append(_taught(described))
     if described["datasets"]:
         parts += [
             "Data:",
@@ -217,6 +219,20 @@ def _not_fitted(data: dict[str, Any]) -> str:
     if rows is None:
         return "The validation file was not fitted."
     return f"{rows:,} validation rows were not fitted and nothing was chosen on them." if rows else ""
+
+
+def _taught(described: dict[str, Any]) -> str:
+    """Return what the teacher of a model was, and what was learnt from it."""
+    how, of_tasks = described["training"]["distillation"], described["teacher"]["tasks"]
+    alone = [name for name in described["tasks"] if name not in of_tasks]
+    return (
+        f"Distilled from the model {how['teacher']} (content `{how['content']}`): the loss of a batch is "
+        f"{how['teacher_weight']:g} · T² · KL divergence from the teacher's scores at temperature T = "
+        f"{how['temperature']:g}, plus {how['label_weight']:g} · cross-entropy with the labels. Texts without a label: "
+        + ", ".join(f"{task['unlabelled']:,} for {name}" for name, task in of_tasks.items())
+        + "."
+        + (f" Trained on labels alone: {', '.join(alone)}." if alone else "")
+    )
 
 
 def _phrases(data: dict[str, Any]) -> str:

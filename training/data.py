@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from inference.compare.labels import match_labels
 from inference.compare.rows import LabelledRows
 from inference.errors import InputError, counted
+from inference.formats.bundle import SINGLE
 from training.phrases import Phrases
 from training.sources import Source
 
@@ -26,6 +27,8 @@ class TaskData:
     phrases: Mapping[str, int] = field(default_factory=dict)
     """How many rows followed their sentence to the tuning rows ("moved"), and how many other sentences have too
     ("left_out")."""
+    problem_type: str = SINGLE
+    """`MULTI` if the student of a teacher gives a text several labels; the rows have one each all the same."""
 
 
 def split(source: Source, tuning_share: float, seed: int) -> TaskData:

@@ -7,7 +7,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,22 @@ from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm
 
 from inference.calls.texts import pad
+from inference.classifier import probabilities
 from inference.compare.metrics import metrics
 from inference.compare.rows import LabelledRows
 from inference.errors import InputError
-from inference.formats.bundle import Task
+from inference.formats.bundle import MULTI, SINGLE, Task
 from inference.pytorch.network import Network, load_encoder, quiet_peft
 from training.data import TaskData, class_weights, plan_batches
 from training.qlora import quantise
+from training.teacher import Distillation, SoftLabels
 
+ENCODED_TEXTS = 256  # per tokenizer call: an encoding also holds the tokens past the limit
 CHECKPOINT_SECONDS = 60  # between checkpoints: what a run that is killed may lose
 METHODS = ("lora", "full", "heads", "qlora")
 ADAPTED = ("lora", "qlora")  # an adapter is trained; else the whole encoder or nothing of it
@@ -56,11 +61,14 @@ class Settings:
     method: str = "lora"
     early_stopping: int = 0
     """Number of evaluations without a better macro-F1 on the tuning rows that end the run; 0 for never."""
+    distillation: Distillation | None = None
+    """How it learns from a teacher, if it has one."""
 
     def written(self) -> dict[str, Any]:
-        """Return the fields for the bundle, without those of an adapter if there is none."""
-        of_adapters = {"rank", "lora_dropout", "target_modules"} if self.method not in ADAPTED else set()
-        return {key: value for key, value in asdict(self).items() if key not in of_adapters}
+        """Return the fields for the bundle, without those of an adapter or a teacher if there is none."""
+        unused = {"rank", "lora_dropout", "target_modules"} if self.method not in ADAPTED else set()
+        unused |= {"distillation"} if self.distillation is None else set()
+        return {key: value for key, value in asdict(self).items() if key not in unused}
 
 
 @dataclass(frozen=True)
@@ -110,16 +118,75 @@ def new_network(base: Path, tasks: dict[str, TaskData], settings: Settings) -> N
     return Network(adapted, hidden_size, sizes)
 
 
-def task_loss(data: TaskData, settings: Settings) -> nn.CrossEntropyLoss:
-    """Return the loss of a task with the label weights and smoothing of the settings."""
+def task_loss(data: TaskData, settings: Settings) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the loss of a task with the label weights and smoothing of the settings.
+
+    Where a text may have several labels, it is that of the one label which is known, and says nothing of the others.
+    """
+    if data.problem_type == MULTI:
+        return lambda logits, target: functional.softplus(-logits.gather(1, target.unsqueeze(1))).mean()
     return nn.CrossEntropyLoss(
         weight=torch.tensor(class_weights(data.fit, data.labels, settings.class_weight_power)),
         label_smoothing=settings.label_smoothing,
     )
 
 
+def distillation_loss(
+    logits: Tensor,
+    target: Tensor,
+    scores: Tensor,
+    label_loss: Callable[[Tensor, Tensor], Tensor],
+    how: Distillation,
+    problem_type: str,
+) -> Tensor:
+    """Return teacher_weight * T ** 2 * KL(teacher || student at temperature T) + label_weight * label_loss.
+
+    Both are means over the batch, to which a text without an answer of the teacher, or without a label, adds 0. T ** 2
+    keeps the gradient as large as at T = 1 (Hinton, Vinyals & Dean 2015). Where a text may have several labels, the KL
+    divergence is the sum of those of each label.
+
+    Args:
+        logits: of the student, (texts, labels).
+        target: position of each text's label, -1 without one.
+        scores: of the teacher, (texts, labels); NaN in rows without an answer.
+    """
+    answered, labelled = ~scores.isnan().any(1), target >= 0
+    student, teacher = logits[answered] / how.temperature, scores[answered]
+    if problem_type == MULTI:
+        soft = (teacher.logit(1e-7) / how.temperature).sigmoid()
+        entropy = functional.binary_cross_entropy(soft, soft, reduction="sum")
+        divergence = functional.binary_cross_entropy_with_logits(student, soft, reduction="sum") - entropy
+    else:
+        soft = (teacher.clamp_min(torch.finfo(teacher.dtype).tiny).log() / how.temperature).softmax(1)
+        divergence = functional.kl_div(student.log_softmax(1), soft, reduction="sum")
+    loss = how.teacher_weight * how.temperature**2 * divergence / len(logits)
+    if how.label_weight and labelled.any():
+        loss = loss + how.label_weight * labelled.float().mean() * label_loss(logits[labelled], target[labelled])
+    return loss
+
+
+def _loss_of_rows(
+    data: TaskData, settings: Settings, target: Sequence[int], soft: SoftLabels | None
+) -> Callable[[Tensor, Sequence[int]], Tensor]:
+    """Return the loss of a task as a function of the logits of some of its rows and of their numbers."""
+    label_loss, how = task_loss(data, settings), settings.distillation
+
+    def loss(logits: Tensor, rows: Sequence[int]) -> Tensor:
+        labels = torch.tensor([target[row] for row in rows])
+        if soft is None or how is None:
+            return label_loss(logits, labels)
+        return distillation_loss(logits, labels, torch.from_numpy(soft.of(rows)), label_loss, how, data.problem_type)
+
+    return loss
+
+
 def train(
-    network: Network, tokenizer: Tokenizer, tasks: dict[str, TaskData], settings: Settings, checkpoint: Path
+    network: Network,
+    tokenizer: Tokenizer,
+    tasks: dict[str, TaskData],
+    settings: Settings,
+    checkpoint: Path,
+    soft: Mapping[str, SoftLabels] | None = None,
 ) -> History:
     """Fit `network` in place; called again after an interruption, continue from `checkpoint`.
 
@@ -128,20 +195,24 @@ def train(
         tokenizer: without padding; truncation is set here.
         tasks: their `fit` rows are trained on; the `tuning` rows are used for early stopping only.
         checkpoint: a folder for the state of the run, replaced every `CHECKPOINT_SECONDS` and on Ctrl-C.
+        soft: what the teacher of `settings.distillation` says of the rows of a task, and texts without a label.
 
     Raises:
         InputError: the epochs of a task are less than one row.
     """
     tokenizer.no_padding()
     tokenizer.enable_truncation(settings.max_tokens)
-    ids = {name: [e.ids for e in tokenizer.encode_batch_fast(data.fit.texts)] for name, data in tasks.items()}
+    soft = soft or {}
+    unlabelled = {name: soft[name].unlabelled if name in soft else [] for name in tasks}
+    ids = {name: _token_ids(tokenizer, [*data.fit.texts, *unlabelled[name]]) for name, data in tasks.items()}
+    targets = {name: [*data.fit.label_ids, *[-1] * len(unlabelled[name])] for name, data in tasks.items()}
     plan = plan_batches(
         {name: [len(row) for row in rows] for name, rows in ids.items()},
         settings.epochs,
         settings.batch_size,
         settings.seed,
     )
-    losses = {name: task_loss(data, settings) for name, data in tasks.items()}
+    losses = {name: _loss_of_rows(data, settings, targets[name], soft.get(name)) for name, data in tasks.items()}
     heads = list(network.heads.parameters())
     adapter = [p for p in network.encoder.parameters() if p.requires_grad]  # or the encoder, or nothing
     optimizer = torch.optim.AdamW(
@@ -150,7 +221,7 @@ def train(
     )
     peaks = [group["lr"] for group in optimizer.param_groups]
     trainable = adapter + heads
-    fitted = {name: [data.labels, data.fit.texts, data.fit.label_ids] for name, data in tasks.items()}
+    fitted = {name: [data.labels, data.fit.texts, unlabelled[name], targets[name]] for name, data in tasks.items()}
     run = {"settings": asdict(settings), "data": hashlib.sha256(json.dumps(fitted).encode()).hexdigest()}
     start, scores, best = _resume(checkpoint, run, trainable, optimizer)
     patience = settings.early_stopping
@@ -182,13 +253,12 @@ def train(
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * scale
                 feed = {name: torch.from_numpy(array) for name, array in pad([ids[task][row] for row in rows]).items()}
-                target = torch.tensor([tasks[task].fit.label_ids[row] for row in rows])
                 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
                     pooled = network.pooled(**feed)
                 logits = network.heads[task](pooled)
-                loss = losses[task](logits, target)
+                loss = losses[task](logits, rows)
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(trainable, 1.0)
                 settled = False
                 optimizer.step()
@@ -210,7 +280,15 @@ def train(
     return History(done, len(plan), scores)
 
 
-def answer(network: Network, tokenizer: Tokenizer, task: str, texts: Sequence[str]) -> NDArray[np.float64]:
+def _token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Sequence[int]]:
+    """Return the token ids of each text, in little memory."""
+    blocks = (texts[start : start + ENCODED_TEXTS] for start in range(0, len(texts), ENCODED_TEXTS))
+    return [array("i", encoding.ids) for block in blocks for encoding in tokenizer.encode_batch_fast(list(block))]
+
+
+def answer(
+    network: Network, tokenizer: Tokenizer, task: str, texts: Sequence[str], problem_type: str = SINGLE
+) -> NDArray[np.float64]:
     """Return the probabilities of the labels of each text, (texts, labels), from a network in training."""
     encoded = [e.ids for e in tokenizer.encode_batch_fast(list(texts))]
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
@@ -220,8 +298,8 @@ def answer(network: Network, tokenizer: Tokenizer, task: str, texts: Sequence[st
         for start in range(0, len(order), 32):
             rows = order[start : start + 32]
             feed = {name: torch.from_numpy(array) for name, array in pad([encoded[i] for i in rows]).items()}
-            logits = network.heads[task](network.pooled(**feed)).double()
-            scores.update(zip(rows, logits.softmax(-1).numpy(), strict=True))
+            logits = network.heads[task](network.pooled(**feed)).numpy()
+            scores.update(zip(rows, probabilities(logits, problem_type), strict=True))
     return np.stack([scores[i] for i in range(len(encoded))])
 
 

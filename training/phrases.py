@@ -32,13 +32,13 @@ class Phrases:
     def __init__(self, texts: Sequence[Text]) -> None:
         words = {text: tuple(_words(text)) for text in texts}
         distinct = set(words.values()) - {()}
-        self.are_many = len(_inside(distinct, distinct)) >= MADE_OF_PARTS * max(1, len(distinct))
+        self.are_many = len(_matches(distinct, distinct)[0]) >= MADE_OF_PARTS * max(1, len(distinct))
         self.whole: Set[Text] = set(words)
         # Letter by letter: no phrase is left that is a substring of a sentence.
-        self._letters = {text: tuple(" ".join(of_text)) for text, of_text in words.items()} if self.are_many else {}
+        self._letters = {text: _letters(text) for text in words} if self.are_many else {}
         if self.are_many:
             distinct = set(self._letters.values()) - {()}
-            whole = distinct - _inside(distinct, distinct)
+            whole = distinct - _matches(distinct, distinct)[0]
             self.whole = {text for text, letters in self._letters.items() if letters in whole}
 
     def of(self, sentences: Set[Text]) -> tuple[set[Text], set[Text]]:
@@ -49,13 +49,26 @@ class Phrases:
         if not self.are_many:
             return set(sentences), set()
         chosen = {self._letters[text] for text in sentences}
-        parts = _inside(set(self._letters.values()) - {()}, chosen)
-        shared = _inside(parts, {self._letters[text] for text in self.whole} - chosen)
+        parts = _matches(set(self._letters.values()) - {()}, chosen)[0]
+        shared = _matches(parts, {self._letters[text] for text in self.whole} - chosen)[0]
         only = chosen | parts - shared
         return (
             {text for text, letters in self._letters.items() if letters in only},
             {text for text, letters in self._letters.items() if letters in shared or not letters},
         )
+
+
+def overlapping(texts: Sequence[str], held_out: Sequence[str]) -> set[str]:
+    """Return those of `texts` that have the words of a text held out, are a phrase of one, or have one as a phrase."""
+    others = {_letters(text) for text in held_out} - {()}
+    given = {text: _letters(text) for text in texts}
+    own = set(given.values()) - {()}
+    both = (own & others) | _matches(own, others)[0] | _matches(others, own)[1]
+    return {text for text, letters in given.items() if letters in both}
+
+
+def _letters(text: Text) -> Parts:
+    return tuple(" ".join(_words(text)))
 
 
 def _words(text: Text) -> list[str]:
@@ -65,8 +78,8 @@ def _words(text: Text) -> list[str]:
     return _WORDS.findall(text.casefold())
 
 
-def _inside(phrases: Collection[Parts], sentences: Collection[Parts]) -> set[Parts]:
-    """Return the phrases whose parts (words, or letters) follow each other in a longer one of the sentences.
+def _matches(phrases: Collection[Parts], sentences: Collection[Parts]) -> tuple[set[Parts], set[Parts]]:
+    """Return the phrases whose parts (words, or letters) follow each other in a longer sentence, and these sentences.
 
     No texts are compared in pairs: the hashes of all stretches of a length are looked up among those of the phrases of
     this length; for phrases of 8 to 15 parts, say, only where the first 8 parts of one of them are found. The hash is
@@ -80,7 +93,9 @@ def _inside(phrases: Collection[Parts], sentences: Collection[Parts]) -> set[Par
     lengths = np.array([len(sentence) for sentence in sentences], np.int64)
     left = np.repeat(np.cumsum(lengths), lengths) - np.arange(lengths.sum())  # parts from here to the sentence's end
     longer = np.repeat(lengths, lengths)
+    sentence_of = np.repeat(np.arange(len(lengths)), lengths)
     inside: set[Parts] = set()
+    around = np.zeros(len(lengths), bool)
     for _, group in groupby(sorted(by_length), key=int.bit_length):
         of_group = list(group)
         first = 1 << of_group[0].bit_length() - 1
@@ -90,9 +105,10 @@ def _inside(phrases: Collection[Parts], sentences: Collection[Parts]) -> set[Par
         for length in of_group:
             starts = starts[left[starts] >= length]
             at = starts[longer[starts] > length]
-            places = np.unique(_places(text.of(at, length), by_length[length], numbers))
-            inside.update(by_length[length][i] for i in places if i >= 0)
-    return inside
+            places = _places(text.of(at, length), by_length[length], numbers)
+            inside.update(by_length[length][i] for i in np.unique(places[places >= 0]))
+            around[sentence_of[at[places >= 0]]] = True
+    return inside, {sentence for sentence, has_one in zip(sentences, around, strict=True) if has_one}
 
 
 class _Hashes:

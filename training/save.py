@@ -17,7 +17,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from inference.compare.metrics import evaluate
-from inference.formats.bundle import ADAPTER_FILES, BASE_FILES, ENCODER, FORMAT, HEADS_FILE, Base, locate_base
+from inference.formats.bundle import ADAPTER_FILES, BASE_FILES, ENCODER, FORMAT, HEADS_FILE, MULTI, Base, locate_base
 from inference.formats.examples import FILE as EXAMPLES
 from inference.formats.examples import Example
 from inference.formats.files import JSON_BYTES, sha256
@@ -32,6 +32,7 @@ THRESHOLD_RULE = (
     "the highest threshold at which 97 % of the tuning rows that are in scope still get an answer "
     "(neither below it nor labelled out of scope)"
 )
+MULTI_RULE = "a text has every label that is at least as likely as not"
 
 
 def write_bundle(
@@ -74,9 +75,9 @@ def write_bundle(
         "tasks": {
             task: {
                 "labels": data.labels,
-                "problem_type": "single_label_classification",
-                "threshold": 0.0,
-                "threshold_rule": THRESHOLD_RULE,
+                "problem_type": data.problem_type,
+                "threshold": 0.5 if data.problem_type == MULTI else 0.0,
+                "threshold_rule": MULTI_RULE if data.problem_type == MULTI else THRESHOLD_RULE,
                 **({"out_of_scope": out_of_scope[task]} if task in out_of_scope else {}),
             }
             for task, data in tasks.items()
@@ -92,6 +93,8 @@ def write_bundle(
     _write(out, described)
     classifier = load(out, base=base_folder)
     for task, data in tasks.items():
+        if data.problem_type == MULTI:
+            continue
         predictions = classifier.predict(data.tuning.texts, task)
         truth = [data.labels[i] for i in data.tuning.label_ids]
         outside = out_of_scope.get(task)
@@ -103,7 +106,6 @@ def write_bundle(
         entry = described["tasks"][task]
         # Rounded down to three digits, so that it is readable and covers no less.
         entry["threshold"] = float(np.floor(np.quantile(answers, 1 - COVERAGE, method="lower") * 1000) / 1000)
-        entry["tuning"] = {"rows": len(truth)}
     _write(out, described)
     classifier = load(out, base=base_folder)
     for task, data in tasks.items():

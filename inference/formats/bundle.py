@@ -167,7 +167,10 @@ class Bundle:
                 max_tokens=_between(raw["max_tokens"], 8, 8192, "max_tokens"),
                 base=_base(folder, raw["base"]),
                 files=_digests(raw["files"]),
-                trained_on=frozenset(entry["train_csv_sha256"] for entry in raw.get("data", {}).values()),
+                trained_on=frozenset(
+                    [entry["train_csv_sha256"] for entry in raw.get("data", {}).values()]
+                    + raw.get("teacher", {}).get("unlabelled_sha256", [])
+                ),
                 heads=_heads(raw.get("heads", {})),
                 normalize=_switch(raw.get("normalize", False), "normalize"),
                 pad_id=_between(raw.get("pad_id", 0), 0, 10_000_000, "pad_id"),

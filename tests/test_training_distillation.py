@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,5 +116,9 @@ def test_a_student_that_was_interrupted_ends_as_if_it_had_not_been(
     assert json.loads((tmp_path / "cut" / "run.json").read_text())["step"] == 5
     resumed = train("cut")
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
-    alone = train("whole", None)  # without the texts of the teacher, its checkpoint is not continued
+    other = {"mood": replace(soft["mood"], unlabelled=[f"{text}?" for text in texts])}
+    changed = train("cut", other)  # with other texts, the checkpoint is not continued
+    fresh = train("fresh", other)
+    assert all(torch.equal(value, changed[name]) for name, value in fresh.items())
+    alone = train("whole", None)
     assert any(not torch.equal(value, alone[name]) for name, value in whole.items())

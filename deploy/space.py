@@ -25,6 +25,9 @@ from inference.errors import InputError
 from inference.formats.describe import describe
 from training.licence import LANGUAGE_HELP, LICENCE_HELP
 
+STARTED = "The Space starts and answers."
+NOT_STARTED = "No Chromium here, so the page was not started: try it in a browser (python -m http.server)."
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
@@ -67,8 +70,8 @@ def _run(args: argparse.Namespace) -> None:
     if not args.json:
         print(*lines(public), sep="\n")
         print(f"{len(files)} files, {size / 1e6:.1f} MB, in {args.out}. Starting it from there …", flush=True)
-    check_staged(args.out)
-    if asks and input(f"The Space starts and answers. Publish it as {args.to}? [y/N] ").strip().lower() not in (
+    state = STARTED if check_staged(args.out) else NOT_STARTED
+    if asks and input(f"{state} Publish it as {args.to}? [y/N] ").strip().lower() not in (
         "y",
         "yes",
     ):
@@ -76,10 +79,10 @@ def _run(args: argparse.Namespace) -> None:
     url = upload(args.out, args.to, token) if args.to else None
     if args.json:
         document = {"folder": str(args.out), "kind": args.kind, "files": files, "bytes": size, "url": url}
-        print(json.dumps(document | {"public": public}))
+        print(json.dumps(document | {"public": public, "started": state == STARTED}))
     else:
         upload_note = f"Uploaded to {url}" if url else "Not uploaded; pass --to OWNER/NAME to upload."
-        print(f"The Space starts and answers. {upload_note}")
+        print(f"{state} {upload_note}")
 
 
 if __name__ == "__main__":

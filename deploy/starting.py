@@ -23,8 +23,11 @@ QUESTION = "Is this a text?"
 START_S = 600  # on a new machine ONNX and INT8 are built first
 
 
-def check_staged(folder: str | Path) -> None:
+def check_staged(folder: str | Path) -> bool:
     """Check the front matter and the file sizes of a staged Space, and that it starts from its folder.
+
+    Returns:
+        Whether it was started: a static one needs Chromium.
 
     Raises:
         InputError: naming every problem.
@@ -33,9 +36,9 @@ def check_staged(folder: str | Path) -> None:
     if problems := [*card_problems(folder), *lfs_problems(folder)]:
         raise InputError(f"{folder} cannot be a Space: {' '.join(problems)}")
     if front_matter(folder)["sdk"] == "static":
-        start_in_chromium(folder, START_S)
-    else:
-        _start(folder)
+        return start_in_chromium(folder, START_S)
+    _start(folder)
+    return True
 
 
 def _start(folder: Path) -> None:

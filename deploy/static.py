@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.card import ROOT, hub
+from deploy.privacy import publishable
 from deploy.static_page import page_files
 from deploy.static_tokenizer import tokenizer_tables
 from inference.artifacts.cache import Artifact, default_cache, obtain
@@ -81,8 +82,10 @@ def static_files(bundle: Bundle, base: str | Path | None, card: str, cache: Path
 def _graphs(bundle: Bundle, artifact: Artifact) -> dict[str, bytes]:
     """Return the ONNX graphs that a browser can open, by runtime."""
     graphs: dict[str, bytes] = {}
+    paths: dict[str, Path] = {}
     for name in IN_BROWSER:
         if name in bundle.backends and artifact.size_bytes(name) <= MAX_GRAPH_BYTES:
+            paths[name] = artifact.folder / RUNTIMES[name].file
             graphs[name] = artifact.read(name).model
     if not graphs:
         reasons = "; ".join(f"{TITLES[name]}: {reason}" for name, reason in artifact.missing.items())
@@ -90,7 +93,7 @@ def _graphs(bundle: Bundle, artifact: Artifact) -> dict[str, bytes]:
             f"{bundle.name} cannot run in a browser: it has no graph of at most {MAX_GRAPH_BYTES / 1e6:.0f} MB"
             f"{f' ({reasons})' if reasons else ''}. Stage it with --kind gradio or --kind docker."
         )
-    return graphs
+    return graphs | publishable(paths, {})  # a graph can hold notes of the machine it was exported on
 
 
 def _site(bundle: Bundle, classifier: Classifier, packed: Mapping[str, Any], licence: str | None) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from chromium import PATIENCE_MS, sync_api
 from deploy.chromium import StaticServer
 from deploy.static import static_files
 from inference import InputError
+from inference.classifier import Classifier
+from inference.explain import explain
 from inference.formats.describe import describe
 
 POLICY = (
@@ -35,14 +37,19 @@ expose(window.engine);
 CARD = "---\nsdk: static\n---\n"
 
 
-def write(folder: Path, model: Path, cache: Path | None = None, base: Path | None = None) -> Path:
-    """The files of the page, with an index.html that shows nothing and offers the engine."""
+def staged(model: Path, cache: Path | None = None, base: Path | None = None) -> dict[str, bytes]:
+    """The files of the page. The test is skipped where ONNX Runtime Web cannot be fetched."""
     try:
-        files = static_files(describe(model, base), base, CARD, cache)
+        return static_files(describe(model, base), base, CARD, cache)
     except InputError as error:
         if not str(error).startswith("Cannot fetch onnxruntime-web"):
             raise
         pytest.skip(str(error))
+
+
+def write(folder: Path, model: Path, cache: Path | None = None, base: Path | None = None) -> Path:
+    """The files of the page, with an index.html that shows nothing and offers the engine."""
+    files = staged(model, cache, base)
     files |= {"index.html": f'{PAGE}<script type="module" src="test.js"></script>'.encode(), "test.js": SCRIPT.encode()}
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -79,3 +86,37 @@ def failure(run: Callable[..., Any], call: str, *values: Any) -> dict[str, Any]:
     """The error of a call in the page."""
     caught = "(error) => ({ message: error.message, name: error.name, kind: error.kind })"
     return dict(run(f"async (...values) => ({call})(...values).then((result) => ({{ result }}), {caught})", *values))
+
+
+def same(browser: sync_api.Browser, folder: Path, model: Classifier, texts: list[Any]) -> None:
+    """Answers and explanations in the browser are those of a classifier."""
+    runtime = model.backend.name
+    with opened(browser, folder) as run:
+        answers = run("(texts, runtime) => engine.classify(texts, { runtime })", texts, runtime)["predictions"]
+        words = run(
+            "(text, task, runtime) => patient.explain(text, task, { runtime })",
+            texts[0],
+            next(iter(model.tasks)),
+            runtime,
+        )
+    read = [tuple(text) if isinstance(text, list) else text for text in texts]
+    for task, predictions in model.predict_all_tasks(read).items():
+        for answer, prediction in zip(answers[task], predictions, strict=True):
+            expected = prediction.to_dict()
+            assert answer["scores"] == pytest.approx(expected.pop("scores"), abs=1e-4)
+            assert answer["confidence"] == pytest.approx(expected.pop("confidence"), abs=1e-4)
+            assert {name: answer[name] for name in expected} == expected
+    expected = explain(model, read[0], next(iter(model.tasks))).to_dict()
+    assert words["words"] == [
+        {
+            **word,
+            "attribution": pytest.approx(word["attribution"], abs=1e-3),
+            "without": pytest.approx(word["without"], abs=1e-3),
+        }
+        for word in expected["words"]
+    ]
+    assert (words["notes"], words["read"], words["second_read"]) == (
+        expected["notes"],
+        expected["read"],
+        expected["second_read"],
+    )

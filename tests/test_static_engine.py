@@ -12,7 +12,7 @@ import foreign
 import pytest
 import test_pairs
 from chromium import PATIENCE_MS, sync_api
-from engine_page import CARD, failure, opened, write
+from engine_page import CARD, failure, opened, same, write
 from tokenizers import Tokenizer, models, normalizers
 
 from deploy.chromium import start_in_chromium
@@ -26,6 +26,7 @@ from inference.explain import explain
 from inference.explain.words import segments
 from inference.formats.describe import describe
 
+pytestmark = pytest.mark.slow  # the demo model; test_static_hosting.py has the tiny one
 # What texts are drawn from: pieces that tokenizers treat apart, and ranges of code points.
 PIECES = [
     "[SEP]",
@@ -221,40 +222,6 @@ def test_threshold_decides_what_is_uncertain(run: Callable[..., Any]) -> None:
 
 
 # --- Other kinds of models
-
-
-def same(browser: sync_api.Browser, folder: Path, model: Classifier, texts: list[Any]) -> None:
-    """Answers and explanations in the browser are those of a classifier."""
-    runtime = model.backend.name
-    with opened(browser, folder) as run:
-        answers = run("(texts, runtime) => engine.classify(texts, { runtime })", texts, runtime)["predictions"]
-        words = run(
-            "(text, task, runtime) => patient.explain(text, task, { runtime })",
-            texts[0],
-            next(iter(model.tasks)),
-            runtime,
-        )
-    read = [tuple(text) if isinstance(text, list) else text for text in texts]
-    for task, predictions in model.predict_all_tasks(read).items():
-        for answer, prediction in zip(answers[task], predictions, strict=True):
-            expected = prediction.to_dict()
-            assert answer["scores"] == pytest.approx(expected.pop("scores"), abs=1e-4)
-            assert answer["confidence"] == pytest.approx(expected.pop("confidence"), abs=1e-4)
-            assert {name: answer[name] for name in expected} == expected
-    expected = explain(model, read[0], next(iter(model.tasks))).to_dict()
-    assert words["words"] == [
-        {
-            **word,
-            "attribution": pytest.approx(word["attribution"], abs=1e-3),
-            "without": pytest.approx(word["without"], abs=1e-3),
-        }
-        for word in expected["words"]
-    ]
-    assert (words["notes"], words["read"], words["second_read"]) == (
-        expected["notes"],
-        expected["read"],
-        expected["second_read"],
-    )
 
 
 def test_pairs_are_cut_and_answered_as_in_python(browser: sync_api.Browser, tmp_path: Path) -> None:

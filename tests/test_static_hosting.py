@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -12,11 +14,12 @@ from typing import Any
 import pytest
 from chromium import PATIENCE_MS, sync_api
 from conftest import Tiny
-from engine_page import failure, opened, write
+from engine_page import failure, opened, same, staged, write
 
+from deploy import static
 from deploy.card import HEADERS
 from deploy.chromium import StaticServer, start_in_chromium
-from inference import InputError
+from inference import BundleError, InputError, load
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,12 @@ def tiny_space(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_run(browser: sync_api.Browser, tiny_space: Path) -> Iterator[Callable[..., Any]]:
     with opened(browser, tiny_space) as evaluate:
         yield evaluate
+
+
+def test_answers_and_explanations_are_those_of_python(browser: sync_api.Browser, tiny: Tiny, tiny_space: Path) -> None:
+    for runtime in ("int8", "onnx"):
+        model = load(tiny.folder, runtime, base=tiny.base, cache=tiny.cache)
+        same(browser, tiny_space, model, ["it was fine, well-known soup", "bad " * 30, "日本", "lamp"])
 
 
 # --- Files and hosts that are not as staged
@@ -66,22 +75,13 @@ def test_file_that_unfolds_without_end_is_cut_off(tiny_run: Callable[..., Any], 
     assert "bomb.bin is not the file that belongs to this page" in error["message"]
 
 
-def test_missing_file_gives_the_status_and_the_next_load_works(tiny_run: Callable[..., Any]) -> None:
-    assert (
-        "missing.bin cannot be fetched (HTTP 404)"
-        in load_of(tiny_run, 'copy.files.int8.path = "missing.bin"')["message"]
-    )
-    again = """async () => {
-        const copy = structuredClone(site);
-        const path = copy.files.int8.path;
-        copy.files.int8.path = "missing.bin";
-        const engine = new Engine(copy);
-        const failed = await engine.load().catch((error) => error.kind);
-        engine.close();
-        copy.files.int8.path = path;
-        return [failed, (await engine.classify(["good"])).predictions.mood.length];
-    }"""
-    assert tiny_run(again) == ["load", 1]
+def test_missing_file_gives_the_status_and_the_next_load_works(tiny_run: Callable[..., Any], tiny_space: Path) -> None:
+    path = tiny_space / "model/onnx.bin"
+    path.rename(tiny_space / "away")
+    error = failure(tiny_run, '() => engine.load("onnx")')
+    assert (error["kind"], "onnx.bin cannot be fetched (HTTP 404)" in error["message"]) == ("load", True)
+    (tiny_space / "away").rename(path)
+    assert tiny_run('() => engine.load("onnx")')["runtime"] == "onnx"
 
 
 def test_host_that_unpacks_the_files_is_understood(browser: sync_api.Browser, tiny_space: Path, tmp_path: Path) -> None:
@@ -210,3 +210,30 @@ def test_page_that_offers_nothing_is_reported(tiny_space: Path, tmp_path: Path) 
     (tmp_path / "space/worker.js").write_text("throw new Error('broken')")
     with pytest.raises(InputError, match=r"does not answer in Chromium: The engine of this page cannot start"):
         start_in_chromium(tmp_path / "space", PATIENCE_MS / 1000)
+
+
+# --- Staging
+
+
+def test_model_without_a_graph_for_browsers_is_refused(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static, "MAX_GRAPH_BYTES", 1000)
+    with pytest.raises(BundleError, match="tiny cannot run in a browser: it has no graph of at most"):
+        staged(tiny.folder, tiny.cache, tiny.base)
+
+
+def test_a_large_download_is_warned_of_and_the_offline_cache_is_named_by_the_content(
+    tiny: Tiny, tiny_space: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(static, "WARN_BYTES", 1000)
+    monkeypatch.setattr(static, "EXPLAIN_S", 1.0)
+    files = staged(tiny.folder, tiny.cache, tiny.base)
+    assert re.search(r"A visitor fetches \d MB before the first answer", caplog.text)
+    site = json.loads(files.pop("site.json"))
+    fetched = sum(len(files[site["files"][name]["path"]]) for name in ("wasm", "tokenizer", "int8"))
+    assert site["runtimes"]["int8"]["bytes"] == fetched
+    before = json.loads((tiny_space / "site.json").read_text())
+    assert {name for name in site if site[name] != before[name]} == {"content", "limits"}
+    assert [name for name in files if name != "index.html" and files[name] != (tiny_space / name).read_bytes()] == []
+    assert not any(name.endswith(".gz") for name in files)

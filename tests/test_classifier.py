@@ -103,7 +103,6 @@ def test_timing_splits_the_whole_call() -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ([], "texts is empty"),
         ("", "The text is empty"),
         ("  \n", "The text is empty"),
         (["good", ""], r"texts\[1\] is empty"),

@@ -367,6 +367,7 @@ def test_training_drops_what_libraries_write_for_an_empty_cell_and_warns_of_labe
     assert rows.remarks == [
         "'label': rows labelled nan are rows without a label",
         "'label': labels that are spelled alike are different ones: Up, up",
+        "10 of 40 rows have no label and are left out",
     ]
 
 
@@ -376,3 +377,15 @@ def test_many_labels_are_compared_once_each(tmp_path: Path, monkeypatch: pytest.
     path = write(tmp_path / "a.csv", [f"label {i}" for i in range(41)])
     read_sources(Request(str(path), validation_share=0.0))
     assert len(calls) <= 2 * 41
+
+
+def test_training_says_how_many_rows_have_no_label(tmp_path: Path) -> None:
+    sources, _ = read_sources(Request(str(write(tmp_path / "a.csv", ["up", "down", ""] * 10)), validation_share=0.0))
+    assert sources["label"].train.remarks == ["10 of 30 rows have no label and are left out"]
+
+
+def test_a_header_that_may_be_a_text_is_mentioned_with_the_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("what a lovely film,positive\n" + "good,positive\nbad,negative\n" * 10)
+    rows = read_data(path, TASKS, "sentiment", "what a lovely film", "positive")
+    assert "the first line is read as column names, although 'what a lovely film' may be a text" in rows.notes

@@ -94,7 +94,7 @@ def test_a_file_of_one_class_is_read_with_a_note() -> None:
     ("name", "content", "message"),
     [
         ("a.csv", csv("phrase,label", ["a,up"]), "which column holds the texts\\?.*it has 'phrase', 'label'"),
-        ("a.csv", csv("text,verdict", ["a,up"]), "no label column \\('label', or mood\\)"),
+        ("a.csv", csv("text,verdict", ["a,up"]), "no label column .*Name it with --label-column"),
         (
             "a.csv",
             csv("text,label", ["a,upp"]),
@@ -127,7 +127,7 @@ def test_a_file_that_cannot_be_measured_on_is_refused_with_the_remedy(name: str,
 
 def test_a_label_column_of_a_model_with_several_tasks_wants_a_task() -> None:
     content = csv("text,label", ["a,up"])
-    with pytest.raises(InputError, match="name the task of its labels: one of mood, topic"):
+    with pytest.raises(InputError, match="name the task of its labels with --task: one of mood, topic"):
         parse_data("a.csv", content, TASKS)
     assert parse_data("a.csv", content, TASKS, task="mood").labels["mood"] == [1] * MIN_ROWS
     with pytest.raises(InputError, match="Unknown task 'moods'"):

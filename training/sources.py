@@ -213,7 +213,8 @@ def _rows(table: Table, sha256: str, holders: Mapping[str, str], label_map: Mapp
         known[task] = (*ordered, *sorted(present.difference(ordered)))
         position = {label: i for i, label in enumerate(known[task])}
         ids[task] = [position.get(label, -1) for label in labels]
-    return replace(labelled_rows(table, sha256, columns[table.text_column], ids, known), remarks=remarks)
+    rows = labelled_rows(table, sha256, columns[table.text_column], ids, known)
+    return replace(rows, remarks=[*remarks, *rows.remarks])
 
 
 def _label_names(rows: LabelledRows) -> list[dict[str, str]]:

@@ -22,7 +22,16 @@ from inference.formats.hub import fetch_data_file
 from inference.tables.parquet import class_names
 from inference.tables.reading import open_table, read_columns
 from inference.tables.source import Source
-from inference.tables.table import LABEL_NAMES, Table, column_index, find_column, listed, pair_index
+from inference.tables.table import (
+    LABEL_NAMES,
+    Table,
+    column_index,
+    find_column,
+    is_sentence,
+    listed,
+    pair_index,
+    shortened,
+)
 
 MIN_ROWS = 20  # below this no figure means anything
 
@@ -196,10 +205,7 @@ def read_data(
         remarks += _assumed(given, key, tasks[key], matching, label_map)
     known = {key: tasks[key].labels for key in labels}
     rows = labelled_rows(table, digest, texts, labels, known)
-    if rows.rows_in_file > len(rows):
-        left_out = rows.rows_in_file - len(rows)
-        remarks.append(f"{left_out:,} of {rows.rows_in_file:,} rows have no label and are left out")
-    return replace(rows, remarks=remarks, pair_column=pair_column).checked()
+    return replace(rows, remarks=[*remarks, *rows.remarks], pair_column=pair_column).checked()
 
 
 def read_showcase(bundle: Bundle) -> LabelledRows:
@@ -253,6 +259,8 @@ def open_data(source: str | Path | Source, text_column: str | None) -> tuple[Tab
     remarks = list(table.remarks)
     if text_column is None and table.text_column != "text":
         remarks.append(f"the texts are in the column {table.text_column!r}")
+    if table.format == "csv" and is_sentence(table.text_column):
+        remarks.append(f"the first line is read as column names, although {shortened(table.text_column)} may be a text")
     return table, digest, remarks
 
 
@@ -263,7 +271,7 @@ def labelled_rows(
     labels: Mapping[str, Sequence[int]],
     known: Mapping[str, tuple[str, ...]],
 ) -> LabelledRows:
-    """Return the rows of a table that have a label of any task.
+    """Return the rows of a table that have a label of any task, with a remark on how many have none.
 
     Raises:
         InputError: the text of such a row cannot be classified, with its row; or the file has changed.
@@ -276,7 +284,10 @@ def labelled_rows(
             check_texts([texts[i]])
         except InputError as error:
             raise InputError(f"{table.name}, row {i + 1:,} (column {table.text_column!r}): {error}") from None
+    left_out = len(texts) - len(keep)
+    remark = f"{left_out:,} of {len(texts):,} rows have no label and are left out"
     return LabelledRows(
+        remarks=[remark] if left_out else [],
         texts=[texts[i] for i in keep],
         labels={task: [ids[i] for i in keep] for task, ids in labels.items()},
         known=known,
@@ -308,11 +319,13 @@ def _label_columns(
         if column is None:
             raise InputError(
                 f"{table.name} has no label column ('label', or {', '.join(asked)}); {listed(table.columns)}"
-                + (f" ({'; '.join(table.remarks)})." if table.remarks else ".")
+                + (f" ({'; '.join(table.remarks)})" if table.remarks else "")
+                + ". Name it with --label-column."
             )
         if len(asked) > 1:
             raise InputError(
-                f"{table.name} has a column {column!r}; name the task of its labels: one of {', '.join(tasks)}."
+                f"{table.name} has a column {column!r}; name the task of its labels with --task: one of "
+                f"{', '.join(tasks)}."
             )
         holders = {asked[0]: column}
     for key in holders:

@@ -3,21 +3,73 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 # The flags that decide how fast, and how exact, 8-bit arithmetic is.
 INT8_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
 
+UNREADABLE = (OSError, ValueError, IndexError, ZeroDivisionError)  # what a file of the system may lead to
+
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86, x86, ARM
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use, at least 1.
+
+    A container limits the time of all cores, not their number: with 2.5 cores' worth, three threads would be stopped
+    for a part of every period, and all wait for the one that is stopped. So the quota is rounded down.
+    """
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.floor(min(available, quota())))
+
+
+def quota(root: Path = Path("/")) -> float:
+    """Return the share of processor time that the control groups of this process leave it, in cores; else infinity.
+
+    The smallest quota counts, of the group and of those around it, in version 1 and 2.
+
+    Args:
+        root: the folder of proc and sys.
+    """
+    quotas = [math.inf]
+    with contextlib.suppress(*UNREADABLE):
+        groups = [line.split(":", 2) for line in _lines(root / "proc/self/cgroup") if line.count(":") > 1]
+        for line in _lines(root / "proc/self/mountinfo"):
+            mounted, _, described = line.partition(" - ")
+            (top, mount), (kind, _, options) = mounted.split()[3:5], described.split()[:3]
+            if kind == "cgroup2":
+                paths = [path for _, controllers, path in groups if not controllers]
+            elif kind == "cgroup" and "cpu" in options.split(","):
+                paths = [path for _, controllers, path in groups if "cpu" in controllers.split(",")]
+            else:
+                continue
+            folder = root / mount.lstrip("/")
+            # In a container the path may be one of the host, which leads nowhere: then the folder itself counts.
+            inner = [PurePosixPath(path).relative_to(top) for path in paths if PurePosixPath(path).is_relative_to(top)]
+            inner = [path for path in inner if ".." not in path.parts]
+            levels = {folder / level for path in inner for level in (path, *path.parents)} | {folder}
+            quotas += [_quota(level) for level in levels]
+    return min(quotas)
+
+
+def _quota(group: Path) -> float:
+    """Return the quota of one control group in cores; infinity without one."""
+    with contextlib.suppress(*UNREADABLE):
+        limit, period = _lines(group / "cpu.max")[0].split()
+        return int(limit) / int(period) if limit != "max" else math.inf
+    with contextlib.suppress(*UNREADABLE):
+        microseconds = int(_lines(group / "cpu.cfs_quota_us")[0])
+        return microseconds / int(_lines(group / "cpu.cfs_period_us")[0]) if microseconds > 0 else math.inf
+    return math.inf
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def model() -> str:
@@ -58,7 +110,7 @@ def _flags() -> list[str]:
 
 def _cpuinfo(field: str) -> str:
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in _lines(Path("/proc/cpuinfo")):
             key, _, value = line.partition(":")
             if key.strip() == field:
                 return value.strip()

@@ -3,9 +3,9 @@
 Run it: python serve.py, or app.py in a Gradio Space. `ui/start.py` lists the environment variables; TRIPTYCH_API_KEY
 is the key that the API requires, if it is set.
 
-The dashboard runs in this process and reads four variables, which are set here: TRIPTYCH_MODEL, the folder of the
-served model; TRIPTYCH_PAIRS, whether it takes pairs; TRIPTYCH_CONTENT, its content key; and TRIPTYCH_PAGE_URL, the
-address of the page.
+The dashboard runs in this process and reads five variables, which are set here: TRIPTYCH_MODEL, the folder of the
+served model; TRIPTYCH_PAIRS, whether it takes pairs; TRIPTYCH_CONTENT, its content key; TRIPTYCH_PAGE_URL, the address
+of the page; and TRIPTYCH_CACHE, the folder of built models.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dashboard.origin import MIDDLEWARE
 from inference.api import create_app, server
 from inference.api.access import read_key
 from inference.api.websocket import MESSAGE_BYTES, WebSocketProtocol
+from inference.artifacts.cache import default_cache
 from inference.formats.identity import content_key
 from inference.loading import Models
 from ui import zero_gpu
@@ -71,6 +72,7 @@ def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready
     os.environ["TRIPTYCH_PAIRS"] = str(int(models.bundle.pairs))
     os.environ["TRIPTYCH_CONTENT"] = content_key(models.bundle)
     os.environ["TRIPTYCH_PAGE_URL"] = "../"
+    os.environ["TRIPTYCH_CACHE"] = str(settings.cache or default_cache())
     api = create_app(
         models,
         backend=settings.backend,

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dashboard import served
-from inference.artifacts.cache import default_cache
 from inference.compare.receipt import Receipt
 from inference.compare.rows import LabelledRows
 from inference.compare.run import measure
@@ -65,7 +64,7 @@ def start_measurement(
         progress("looking for the ONNX and INT8 files", 0.0)
         model = served.unchanged()
         build(model, progress)
-        return measure(model, data, quick=quick, base=served.base(), progress=progress)
+        return measure(model, data, quick=quick, cache=served.cache(), base=served.base(), progress=progress)
 
     return _start(name, work, is_wanted, PATIENCE_S)
 
@@ -73,7 +72,7 @@ def start_measurement(
 def build(model: Bundle, progress: Progress) -> None:
     """Build the ONNX and INT8 files if they are missing."""
     _command(
-        ["build", *served.options(), "--content", content_key(model), "--cache", str(default_cache())],
+        ["build", *served.options(), "--content", content_key(model), "--cache", str(served.cache())],
         lambda step: progress(f"building: {step}" if step else "looking for the ONNX and INT8 files", 0.0),
     )
 
@@ -92,7 +91,7 @@ def explain(
         content = content_key(served.unchanged())
         # With "=", because a label may begin with a dash. The text goes through a pipe, so no process list shows it.
         arguments = ["explain", "--json", "--compare", f"{first},{second}", f"--task={task}", f"--label={label}"]
-        arguments += [*served.options(), f"--cache={default_cache()}", f"--content={content}", "-"]
+        arguments += [*served.options(), f"--cache={served.cache()}", f"--content={content}", "-"]
         printed = _command(arguments, lambda step: progress(step, 0.0), text)
         comparison: dict[str, Any] = json.loads(printed)["comparisons"][0]
         return comparison

@@ -32,6 +32,12 @@ def base() -> Path | None:
     return Path(folder) if folder else None
 
 
+def cache() -> Path:
+    """Return the folder of built models."""
+    folder = os.environ.get("TRIPTYCH_CACHE")
+    return Path(folder) if folder else default_cache()
+
+
 def options() -> list[str]:
     """Return the options with which `python -m inference` reads this model as it is served here."""
     is_set = {None: [], True: ["--pairs"], False: ["--no-pairs"]}[read_pairs(os.environ)]
@@ -68,7 +74,7 @@ def unchanged() -> Bundle:
 
 def shown(error: InferenceError | str) -> str:
     """Return a message that visitors may read: without the folders of this server."""
-    return without_folders(str(error), *filter(None, (model(), base(), default_cache())))
+    return without_folders(str(error), *filter(None, (model(), base(), cache())))
 
 
 def described() -> Bundle | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +17,9 @@ from conftest import ROOT, Tiny
 from inference import load
 from inference.artifacts import build as building
 from inference.artifacts import cache
-from inference.artifacts.cache import Artifact, find, model_sizes, obtain
+from inference.artifacts.cache import Artifact, default_cache, find, model_sizes, obtain
 from inference.classifier import Classifier
-from inference.errors import BundleError, ExportError, MissingDependencyError
+from inference.errors import BundleError, ExportError, InputError, MissingDependencyError
 from inference.formats.bundle import Bundle
 from inference.formats.identity import content_key
 
@@ -249,3 +251,60 @@ def test_large_graph_is_tried_with_fewer_texts(tmp_path: Path) -> None:
         assert building._affordable(texts, tmp_path) == texts
         file.truncate(building.LARGE_BYTES + 1)
         assert building._affordable(texts, tmp_path) == texts[::8]
+
+
+@pytest.fixture
+def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The temporary folder of a user whose home folder cannot be made."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("HOME", str(tmp_path / "file/home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for function in (cache._writable, cache._temporary):
+        function.cache_clear()
+    return temporary
+
+
+def test_without_a_home_folder_built_files_go_to_the_temporary_one(
+    homeless: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = default_cache()
+    assert (folder.parent, folder.stat().st_mode & 0o777) == (homeless, 0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(homeless / "of a server"))  # it stays where it was
+    assert default_cache() == folder
+    (message,) = [record.message for record in caplog.records]
+    assert "Cannot write to " in message
+    assert "--cache or XDG_CACHE_HOME" in message
+
+
+@pytest.mark.parametrize("kind", ["open to all", "a link", "a file"])
+def test_temporary_folder_that_others_may_have_made_is_not_used(homeless: Path, tmp_path: Path, kind: str) -> None:
+    known = default_cache()
+    known.rmdir()
+    if kind == "open to all":
+        known.mkdir()
+        known.chmod(0o777)
+    elif kind == "a link":
+        known.symlink_to(tmp_path)
+    else:
+        known.touch()
+    for function in (cache._writable, cache._temporary):
+        function.cache_clear()
+    folder = default_cache()
+    assert folder != known
+    assert (folder.parent, folder.stat().st_mode & 0o777) == (homeless, 0o700)
+
+
+def test_cache_that_exists_is_used_and_one_that_cannot_be_written_is_refused_with_the_remedy(
+    homeless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Tiny
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "triptych"
+    with pytest.raises(ExportError, match="Cannot write built files to .*--cache or XDG_CACHE_HOME"):
+        obtain(Bundle.read(tiny.folder), tmp_path / "file/cache")
+    shutil.rmtree(homeless)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="to no temporary folder.*XDG_CACHE_HOME"):
+        default_cache()

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fakes
 import foreign
 import pytest
 from conftest import ROOT, Tiny
@@ -31,6 +32,7 @@ from inference.formats.files import digest, sha256
 from inference.formats.identity import check_same, content_key
 from inference.loading import Models, open_described
 from inference.score.run import ScoreJob, score
+from ui.start import ServerSettings
 
 CHANGED = "has changed since the start"
 
@@ -378,3 +380,12 @@ def test_backend_that_cannot_be_opened_names_no_folder(own: Tiny) -> None:
     assert str(own.folder) in str(caught.value.__cause__)
     models._open_one = model
     assert models.get("onnx").backend.name == "onnx"
+
+
+def test_dashboard_builds_in_the_cache_of_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert ServerSettings.read({}, ["--cache", str(tmp_path)]).cache == tmp_path
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
+    seen: list[list[str]] = []
+    monkeypatch.setattr(jobs, "_command", lambda arguments, progress: seen.append(arguments))
+    jobs.build(fakes.bundle(), lambda step, share: None)
+    assert seen[0][seen[0].index("--cache") + 1] == str(tmp_path)

@@ -7,8 +7,9 @@ Environment variables:
     TRIPTYCH_BACKEND          runtime selected at the start: pytorch, onnx or int8; default int8
     PORT                      default 7860
     GRADIO_SERVER_NAME        address to listen on; default 127.0.0.1, 0.0.0.0 for all
-    TRIPTYCH_ALLOWED_HOSTS, FORWARDED_ALLOW_IPS, TRIPTYCH_CORS_ORIGINS, TRIPTYCH_FRAME_ANCESTORS    as the options of
-                              the same name
+    TRIPTYCH_ALLOWED_HOSTS, FORWARDED_ALLOW_IPS, TRIPTYCH_ROOT_PATH, TRIPTYCH_CORS_ORIGINS, TRIPTYCH_FRAME_ANCESTORS
+                              as the options of the same name
+    XDG_CACHE_HOME            built models go to triptych in it; default ~/.cache; --cache names the folder itself
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class ServerSettings:
     model: Path
     base: Path | None
     pairs: bool | None
+    cache: Path | None
     backend: str
     host: str
     port: int
@@ -71,6 +73,7 @@ class ServerSettings:
             model=Path(environment.get("TRIPTYCH_MODEL") or DEMO_MODEL),
             base=Path(base) if (base := environment.get("TRIPTYCH_BASE")) else None,
             pairs=read_pairs(environment) if args.pairs is None else args.pairs,
+            cache=args.cache,
             backend=backend,
             host=environment.get("GRADIO_SERVER_NAME") or "127.0.0.1",
             port=int(port),
@@ -101,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         "PORT, GRADIO_SERVER_NAME and others) select what is served, and where: see the top of ui/start.py."
     )
     add_access(parser)
+    parser.add_argument("--cache", type=Path, help="folder of built models (default: ~/.cache/triptych)")
     parser.add_argument(
         "--pairs",
         action=argparse.BooleanOptionalAction,
@@ -147,7 +151,7 @@ def run(serve: Serve, arguments: Sequence[str] = ()) -> int:
             import_spaces()
         settings.bind().close()  # fails before the model is loaded, which takes time
         with ProgressLine() as progress:
-            models = Models.of_folder(settings.model, progress=progress, base=settings.base, pairs=settings.pairs)
+            models = Models.of_folder(settings.model, settings.cache, progress, settings.base, settings.pairs)
         if reason := models.bundle.missing.get(settings.backend):
             print(f"Triptych continues without {TITLES[settings.backend]}: {reason}", file=sys.stderr, flush=True)
             settings = replace(settings, backend=models.bundle.backends[-1])

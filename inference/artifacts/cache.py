@@ -9,10 +9,13 @@ libraries, and whether the processor needs 7-bit weights. If those libraries are
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
+import logging
 import os
 import shutil
+import stat
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -41,6 +44,9 @@ from inference.jobs import Progress
 if TYPE_CHECKING:
     from inference.onnx import Graph
 
+log = logging.getLogger(__name__)
+
+NAME_CACHE = "Name another folder with --cache or XDG_CACHE_HOME."
 TOOLS = ("torch", "transformers", "peft", "onnx", "onnxruntime")
 TOKENIZER_TOOLS = ("tokenizers", "sentencepiece")  # another version can read the same files differently
 # The source that the files depend on, and the parity report (the last two): a change of it makes a new artefact.
@@ -128,11 +134,42 @@ class Artifact:
 
 
 def default_cache() -> Path:
-    """Return the default folder of artefacts: `triptych` in the user's cache folder."""
+    """Return the default folder of artefacts: `triptych` in the user's cache folder.
+
+    If that cannot be written, it is a folder in the system's temporary one, and the log says so.
+
+    Raises:
+        InputError: neither can be written.
+    """
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triptych"
+        return _writable(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triptych")
     except RuntimeError:
-        raise InputError("This user has no home folder for built files. Name a cache folder.") from None
+        return _temporary("This user has no home folder")
+
+
+@functools.cache  # says so once, and stays where it is when the temporary folder changes
+def _writable(folder: Path) -> Path:
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if folder.is_dir() or (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        return folder  # perhaps read-only, with all that is needed
+    return _temporary(f"Cannot write to {folder}")
+
+
+@functools.cache
+def _temporary(reason: str) -> Path:
+    """Return a folder that nobody else can write to: files built by others would be run."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir()) / f"triptych-cache-{user}"
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != user or status.st_mode & 0o022:
+            folder = Path(tempfile.mkdtemp(prefix="triptych-cache-"))
+    except OSError:
+        raise InputError(f"{reason}, and to no temporary folder. {NAME_CACHE}") from None
+    log.warning("%s: built files go to %s, which the system may empty. %s", reason, folder, NAME_CACHE)
+    return folder
 
 
 def tool_versions() -> dict[str, str]:
@@ -221,10 +258,9 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
 
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
     except OSError as error:
-        raise ExportError(
-            f"Cannot write built files to {cache}: {error.strerror}. Name another cache folder."
-        ) from None
+        raise ExportError(f"Cannot write built files to {cache}: {error.strerror}. {NAME_CACHE}") from None
     progress = progress or (lambda step, share: None)
     target = cache / f"{content_key(bundle)}-{_recipe_key()}"
     with FileLock(f"{target}.lock"):

@@ -15,8 +15,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import runtime
 
-from inference.api.middleware import SEGMENT, refuse_websocket
+from inference.api.middleware import SEGMENT, path_of, refuse_websocket
 
+STREAM = "/_stcore/stream"
+NO_WEBSOCKET = "This address takes websockets. A proxy must pass on the headers Upgrade and Connection over HTTP/1.1."
 COOKIE = b"_streamlit_xsrf="
 MAX_FILES = 8  # of one session
 MAX_BYTES = 256_000_000  # of all sessions
@@ -45,10 +47,12 @@ class DashboardGate:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
-            if scope["path"].removeprefix(scope.get("root_path", "")) == "/_stcore/stream":
+            if path_of(scope) == STREAM:
                 await self.app(scope, receive, send)
             else:
                 await refuse_websocket(receive, send)
+        elif path_of(scope) == STREAM:
+            await JSONResponse({"detail": NO_WEBSOCKET}, 426, {"Upgrade": "websocket"})(scope, receive, send)
         elif not self._lets_through(scope):
             await JSONResponse({"detail": "There is nothing at this address."}, 404)(scope, receive, send)
         elif scope["method"] == "PUT" and not has_room(scope["path"].split("/")[-2]):
@@ -78,7 +82,7 @@ class DashboardGate:
         return cookie.partition(b";")[0] + b"; Path=/; " + attributes if is_for_frames else cookie
 
     def _lets_through(self, scope: Scope) -> bool:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = path_of(scope)
         if scope["method"] in ("GET", "HEAD"):
             return self._get.fullmatch(path) is not None
         return scope["method"] in ("PUT", "DELETE") and self._upload.fullmatch(path) is not None

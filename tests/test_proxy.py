@@ -158,3 +158,16 @@ def test_proxy_that_passes_no_host_is_told(server: Started) -> None:
         with connection.getresponse() as answer:
             assert (answer.status, b"proxy_set_header Host $http_host" in answer.read()) == (400, True)
         connection.close()
+
+
+def test_proxy_that_passes_no_websockets_is_told(server: Started) -> None:
+    with proxy(server.port, "/demo", {"X-Forwarded-Prefix": "/demo", "Upgrade": None, "Connection": "close"}) as (
+        port,
+        _,
+    ):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+        handshake = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+        connection.request("GET", "/demo/dashboard/_stcore/stream", headers=handshake)
+        with connection.getresponse() as answer:
+            assert (answer.status, b"must pass on the headers Upgrade" in answer.read()) == (426, True)
+        connection.close()

@@ -163,6 +163,17 @@ def test_model_without_pytorch_starts_and_lends_nothing(spaces: Spaces) -> None:
     assert spaces.started  # something is decorated all the same
 
 
+def test_service_that_does_not_answer_is_an_error_with_a_remedy(
+    spaces: Spaces, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def startup() -> None:
+        raise RuntimeError("Error while initializing ZeroGPU: NotFound")
+
+    monkeypatch.setattr(spaces.zero, "startup", startup)
+    with pytest.raises(InferenceError, match="ZeroGPU does not answer .*NotFound.* Restart the Space"):
+        zero_gpu.start(models, 7860)
+
+
 @pytest.mark.parametrize("value", ["true", "1", "True", "t"])
 def test_environment_of_zerogpu_is_recognised(value: str) -> None:
     assert start.ServerSettings.read({"SPACES_ZERO_GPU": value}).zero_gpu
@@ -182,8 +193,9 @@ def test_package_that_does_not_start_is_an_error_with_a_remedy(tmp_path: Any, mo
     (tmp_path / "spaces.py").write_text("None.startswith('12')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "spaces", raising=False)
-    with pytest.raises(InferenceError, match="does not start .*AttributeError.* a torch with CUDA, so not the index"):
+    with pytest.raises(InferenceError, match="does not start .*AttributeError.* a torch with CUDA") as raised:
         zero_gpu.import_spaces()
+    assert raised.value.__cause__ is None  # the server would print the cause in its place
 
 
 # --- The page

@@ -56,10 +56,10 @@ def import_spaces() -> None:
     with ThreadPoolExecutor(1) as importing:
         error = importing.submit(importlib.import_module, "spaces").exception()
     if isinstance(error, ImportError):
-        raise MissingDependencyError(f"ZeroGPU needs the package spaces ({error}). {REQUIREMENTS}") from error
+        raise MissingDependencyError(f"ZeroGPU needs the package spaces ({error}). {REQUIREMENTS}") from None
     if error is not None:
         message = f"The package spaces does not start ({type(error).__name__}: {error}). {REQUIREMENTS}"
-        raise InferenceError(message) from error
+        raise InferenceError(message) from None
 
 
 def start(models: Models, port: int) -> LentGpu | None:
@@ -67,13 +67,21 @@ def start(models: Models, port: int) -> LentGpu | None:
 
     Args:
         port: the server's.
+
+    Raises:
+        InferenceError: the Hub's service for GPUs does not answer.
     """
     import spaces
     import spaces.zero
 
     lends = PYTORCH in models.bundle.backends and not models.bundle.four_bit
     gpu = _Gpu(spaces.GPU(duration=DURATION_S), cast(Any, models.get(PYTORCH).backend) if lends else None, port)
-    spaces.zero.startup()
+    try:
+        spaces.zero.startup()
+    except Exception as error:  # HTTP's, and RuntimeError
+        raise InferenceError(
+            f"ZeroGPU does not answer ({type(error).__name__}: {error}). Restart the Space."
+        ) from None
     return LentGpu(models, gpu) if lends else None
 
 

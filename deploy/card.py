@@ -20,6 +20,10 @@ from training.licence import check_licence
 ROOT = ASSETS.parent
 KINDS = ("static", "gradio", "docker")
 PORT = 7860
+ZERO_GPU_NOTE = (
+    "The page is at `/`, the dashboard at `/dashboard/`, the API at `/api`. On ZeroGPU hardware, PyTorch answers the "
+    "page with a GPU in half precision if one is lent; all else runs on the CPU."
+)
 ZERO_GPU_PYTHON = "3.12"  # of 3.10 and 3.12, which ZeroGPU has, the one that this code runs on
 # With them a page may use threads (SharedArrayBuffer), in the Hub's frame too.
 HEADERS = {
@@ -86,6 +90,7 @@ def write_card(bundle: Bundle, kind: str, details: Details = UNSAID) -> str:
         f"{what}\n\n"
         f"The model, {bundle.name}, answers {tasks}.\n"
         + (f"It is fine-tuned from {hub_id}{revision}.\n\n" if hub_id else "\n")
+        + (f"{ZERO_GPU_NOTE}\n\n" if kind == "gradio" else "")
         + "Made with Triptych.\n"
     )
 

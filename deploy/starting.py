@@ -50,6 +50,7 @@ def _start(folder: Path) -> None:
     ours = ("PYTHONPATH", "TRIPTYCH_", "SPACE")  # a Space sets none of them but its own
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environment |= {"PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {"SYSTEM": "spaces", "SPACE_ID": "owner/name"}  # as on the Hub
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(
             [sys.executable, ENTRY[kind]], cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT

@@ -41,7 +41,7 @@ REQUIREMENTS = (
 )
 INFO = (
     "PyTorch answers on a GPU in half precision if ZeroGPU lends one. Side by side, explanations, files, the dashboard "
-    "and the API use the CPU, in float32."
+    "and the API run it on the CPU in float32."
 )
 _log = logging.getLogger(__name__)
 
@@ -79,9 +79,7 @@ def start(models: Models, port: int) -> LentGpu | None:
     try:
         spaces.zero.startup()
     except Exception as error:  # HTTP's, and RuntimeError
-        raise InferenceError(
-            f"ZeroGPU does not answer ({type(error).__name__}: {error}). Restart the Space."
-        ) from None
+        raise InferenceError(f"ZeroGPU does not answer ({type(error).__name__}: {error}). Restart the Space.") from None
     return LentGpu(models, gpu) if lends else None
 
 

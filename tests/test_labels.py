@@ -289,7 +289,9 @@ def test_scores_are_no_labels(extension: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [["true", "false"], ["0", "1"]])
-@pytest.mark.parametrize("labels", [("real", "fake"), ("toxic", "not toxic"), ("valid", "invalid")])
+@pytest.mark.parametrize(
+    "labels", [("real", "fake"), ("spam", "ham"), ("toxic", "clean"), ("toxic", "not toxic"), ("valid", "invalid")]
+)
 def test_true_and_false_are_not_read_as_positions_of_labels_in_the_other_order(
     labels: tuple[str, ...], given: list[str]
 ) -> None:

@@ -33,8 +33,9 @@ SYNONYMS = (
 TRUTH = SYNONYMS[-2:]
 POLARITY = (("true", "positive"), ("false", "negative"))
 """What yes and no mean to a task with two labels that has neither."""
-GENUINE = (("real", "genuine", "correct", "valid"), ("fake", "wrong", "incorrect", "invalid"))
-"""Labels that true and false are not to be taken for the other way round."""
+AFFIRMED = ("real", "genuine", "correct", "valid", "spam", "toxic", "hate", "offensive", "abusive", "fraud", "ironic")
+DENIED = ("fake", "wrong", "incorrect", "invalid", "ham", "clean")
+"""Labels that, as the first or the second of two, mean 1 and 0 or true and false the other way round."""
 MISSING = frozenset({"nan", "na", "n/a", "<na>", "nat", "none", "null"})
 """Spellings of no label, unless the task has a label of this name."""
 WITHHELD = "-1"
@@ -346,7 +347,7 @@ def _contradicts(column: str, labels: Sequence[str], given: Sequence[str]) -> bo
     meant = [
         i for i, name in enumerate(folded) if about in next((group for group in SYNONYMS if name in group), [name])
     ]
-    affirmative, negative = (*TRUTH[0], *SYNONYMS[0], *GENUINE[0]), (*TRUTH[1], *SYNONYMS[1], *GENUINE[1])
+    affirmative, negative = (*TRUTH[0], *SYNONYMS[0], *AFFIRMED), (*TRUTH[1], *SYNONYMS[1], *DENIED)
     is_reversed = folded[0] in affirmative or folded[1] in negative or _NEGATION.sub("", folded[1]) == folded[0]
     return (bool(meant) and positive not in meant) or (positive == 1 and is_reversed)
 

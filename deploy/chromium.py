@@ -89,7 +89,7 @@ def _compare(site: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, An
     }
 
 
-class _Handler(SimpleHTTPRequestHandler):
+class StaticHandler(SimpleHTTPRequestHandler):
     """Answers with files of the folder, and the page that starts it."""
 
     server: StaticServer
@@ -128,7 +128,7 @@ class StaticServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, folder: Path, headers: Mapping[str, str] = HEADERS) -> None:
-        super().__init__(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
+        super().__init__(("127.0.0.1", 0), partial(StaticHandler, directory=str(folder)))
         self.headers = headers
         self.answer: dict[str, Any] = {}
         self.answered = threading.Event()

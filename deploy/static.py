@@ -83,10 +83,14 @@ def _graphs(bundle: Bundle, artifact: Artifact) -> dict[str, bytes]:
     """Return the ONNX graphs that a browser can open, by runtime."""
     graphs: dict[str, bytes] = {}
     paths: dict[str, Path] = {}
-    for name in IN_BROWSER:
-        if name in bundle.backends and artifact.size_bytes(name) <= MAX_GRAPH_BYTES:
-            paths[name] = artifact.folder / RUNTIMES[name].file
-            graphs[name] = artifact.read(name).model
+    for name in (name for name in IN_BROWSER if name in bundle.backends):
+        if (size := artifact.size_bytes(name)) > MAX_GRAPH_BYTES:
+            _log.warning(
+                "The page has no %s: no browser can be relied on to open its %.0f MB.", TITLES[name], size / 1e6
+            )
+            continue
+        paths[name] = artifact.folder / RUNTIMES[name].file
+        graphs[name] = artifact.read(name).model
     if not graphs:
         reasons = "; ".join(f"{TITLES[name]}: {reason}" for name, reason in artifact.missing.items())
         raise BundleError(

@@ -45,14 +45,15 @@ export async function fetchFile(file, base, onProgress, signal) {
  * @param {AbortSignal} signal
  */
 async function download(file, base, onProgress, signal) {
-  let response;
-  try {
-    // A digest in the address: the page's service worker may keep it for good.
-    response = await fetch(new URL(`${file.path}?v=${file.sha256.slice(0, 16)}`, base), { signal });
-  } catch (error) {
+  // A digest in the address: the page's service worker may keep it for good.
+  const address = new URL(`${file.path}?v=${file.sha256.slice(0, 16)}`, base);
+  const response = await fetch(address, { signal }).catch(async () => {
     signal.throwIfAborted();
-    throw new EngineError("load", `${file.path} cannot be fetched. Check the connection and try again.`);
-  }
+    const answer = await fetch(address, { signal, redirect: "manual" }).catch(() => null);
+    const reason = answer?.type === "opaqueredirect" ? ": the host sends it from another address, which the page may not ask" : "";
+    const remedy = reason ? "Serve the page's folder from a host that does not." : "Check the connection and try again.";
+    throw new EngineError("load", `${file.path} cannot be fetched${reason}. ${remedy}`);
+  });
   if (!response.ok || !response.body) {
     throw new EngineError("load", `${file.path} cannot be fetched (HTTP ${response.status}). Try again later.`);
   }

@@ -54,7 +54,8 @@ export class Tokenizer {
       if (token !== null) this.ids.set(token, id);
     });
     this.mapped = new Map(tables.mapped);
-    this.longest = Math.max(...[...this.ids.keys()].map((token) => [...token].length));
+    this.longest = 0; // letters of a token
+    for (const token of this.ids.keys()) this.longest = Math.max(this.longest, [...token].length);
     this.added = tables.added.map(([token, id, before, after]) => ({ letters: [...token], id, before, after }));
     this.kinds = new Uint8Array(0x110000);
     this.mark(tables.dropped, DROPPED);

@@ -6,13 +6,14 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chromium import PATIENCE_MS, sync_api
 
-from deploy.chromium import StaticServer
+from deploy.chromium import StaticHandler, StaticServer
 from deploy.static import static_files
 from inference import InputError
 from inference.classifier import Classifier
@@ -59,10 +60,15 @@ def write(folder: Path, model: Path, cache: Path | None = None, base: Path | Non
 
 @contextmanager
 def opened(
-    browser: sync_api.Browser, folder: Path, headers: Mapping[str, str] | None = None, path: str = ""
+    browser: sync_api.Browser,
+    folder: Path,
+    headers: Mapping[str, str] | None = None,
+    path: str = "",
+    handler: type[StaticHandler] = StaticHandler,
 ) -> Iterator[Callable[..., Any]]:
     """A function that runs a call in the page and gives what it returns."""
     with StaticServer(folder, headers or {}) as server:
+        server.RequestHandlerClass = partial(handler, directory=str(folder))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page = browser.new_page()
         page.set_default_timeout(PATIENCE_MS)

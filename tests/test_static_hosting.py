@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from engine_page import failure, opened, same, staged, write
 
 from deploy import static
 from deploy.card import HEADERS
-from deploy.chromium import StaticServer, start_in_chromium
+from deploy.chromium import StaticHandler, StaticServer, start_in_chromium
 from inference import BundleError, InputError, load
 
 
@@ -93,25 +94,50 @@ def test_host_that_unpacks_the_files_is_understood(browser: sync_api.Browser, ti
         assert run('() => triptych.predict(["good"])')["mood"][0]["label"]
 
 
+@pytest.fixture
+def elsewhere(tiny_space: Path) -> Iterator[tuple[str, list[str]]]:
+    """The address of the model on another host, which would send it to anybody, and what that host was asked for."""
+    asked: list[str] = []
+
+    class Handler(StaticHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            super().do_GET()
+
+    with StaticServer(tiny_space, HEADERS | {"Access-Control-Allow-Origin": "*"}) as server:
+        server.RequestHandlerClass = partial(Handler, directory=str(tiny_space))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/model/int8.bin", asked
+        server.shutdown()
+
+
 def test_worker_is_held_to_the_policy_of_the_page(
-    browser: sync_api.Browser, tiny_run: Callable[..., Any], tiny_space: Path
+    tiny_run: Callable[..., Any], elsewhere: tuple[str, list[str]]
 ) -> None:
-    class Other(StaticServer):
-        asked = 0
-
-        def process_request(self, *arguments: Any) -> None:
-            type(self).asked += 1
-            super().process_request(*arguments)
-
-    with Other(
-        tiny_space, {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
-    ) as other:
-        threading.Thread(target=other.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{other.server_port}/model/int8.bin"
-        error = load_of(tiny_run, f'copy.files.int8.path = "{address}"')
-        other.shutdown()
+    address, asked = elsewhere
+    error = load_of(tiny_run, f'copy.files.int8.path = "{address}"')
     assert "cannot be fetched. Check the connection" in error["message"]
-    assert Other.asked == 0
+    assert asked == []
+
+
+def test_host_that_sends_files_from_another_address_is_named_as_the_reason(
+    browser: sync_api.Browser, tiny_space: Path, elsewhere: tuple[str, list[str]]
+) -> None:
+    address, asked = elsewhere
+
+    class Handler(StaticHandler):
+        def do_GET(self) -> None:
+            if not self.path.startswith("/model/int8.bin"):
+                super().do_GET()
+                return
+            self.send_response(302)
+            self.send_header("Location", address)
+            self.end_headers()
+
+    with opened(browser, tiny_space, handler=Handler) as run:
+        error = failure(run, "() => engine.load()")
+    assert "int8.bin cannot be fetched: the host sends it from another address" in error["message"]
+    assert asked == []
 
 
 def test_threads_are_used_where_the_page_is_isolated(browser: sync_api.Browser, tiny_space: Path) -> None:

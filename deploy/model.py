@@ -93,8 +93,10 @@ def _on_the_hub(base: Base) -> dict[str, str]:
 
 
 def _snapshots(hub_id: str) -> list[Path]:
-    cache = Path(hub().constants.HF_HUB_CACHE)
-    return sorted(cache.glob(f"models--{hub_id.replace('/', '--')}/snapshots/*"))
+    hub()  # raises if it is not installed
+    from huggingface_hub import constants
+
+    return sorted(Path(constants.HF_HUB_CACHE).glob(f"models--{hub_id.replace('/', '--')}/snapshots/*"))
 
 
 def published(bundle: Bundle, *, new_examples: bool = False) -> Published:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -358,3 +360,18 @@ def test_model_of_ones_own_is_not_uploaded_unasked(
     printed = capsys.readouterr().out
     assert "Everybody will be able to read:" in printed
     assert "label: bad, good" in printed
+
+
+def test_the_command_stages_an_adapter_in_a_process_of_its_own(adapter: Path, cached: Path) -> None:
+    arguments = ["--model", str(adapter), "--out", str(adapter.parent / "out"), "--to", "me/x", "--token", "hf_secret"]
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.space", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_CACHE": str(cached.parents[2])},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: food would become public. Run this without --to"), done.stderr

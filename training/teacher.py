@@ -30,7 +30,7 @@ from training.phrases import overlapping
 
 MAX_UNLABELLED = 1_000_000  # texts, which are in memory with their tokens
 MAX_BYTES = 8_000_000_000  # of a file of soft labels
-BLOCK = 1024  # texts between two writes: what a run that is killed may lose
+BLOCK = 256  # texts between two writes: what a run that is killed may lose
 LABELS_SHOWN = 5
 Matrix = NDArray[np.float32]  # (texts, labels)
 

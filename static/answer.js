@@ -33,6 +33,12 @@ export function card(name, task, prediction, runtime) {
   );
 }
 
+/** The place of a card whose answer is still to come. @param {string} name @param {number} labels @param {string} runtime */
+export function placeholder(name, labels, runtime) {
+  const rows = Array.from({ length: labels > MANY ? TOP : labels }, () => el("li", {}, el("i.meter"), el("i.meter"), ""));
+  return el(`article.card.skeleton.${runtime}`, { "aria-hidden": "true" }, el("h3", {}, name), el("p.guess"), el("ol.bars", {}, rows));
+}
+
 /** @param {any} task @param {Prediction} prediction */
 function thresholdLine(task, prediction) {
   if (!task.threshold) return "This model has no threshold";
@@ -56,7 +62,7 @@ function everyScore(ranked) {
   const details = el("details.table", {}, el("summary", {}, `All ${ranked.length} labels`));
   details.addEventListener("toggle", () => {
     if (details.childElementCount > 1) return;
-    const rows = ranked.map(([label, score]) => [breakable(label), el("span.figure", {}, score.toFixed(6))]);
+    const rows = ranked.map(([label, score]) => [el("span", {}, breakable(label)), el("span.figure", {}, score.toFixed(6))]);
     details.append(el("div.scroll", { tabindex: "0" }, grid(["label", "probability"], rows)));
   }, { once: true });
   return details;

@@ -204,7 +204,7 @@ function accuracyLine(scores, task, column, problemType) {
   }
   if (rows < MIN_LABELLED) return el("p.small", {}, `Accuracy is not shown: ${many(rows, "row")} with a label, and at least ${MIN_LABELLED} are needed.`);
   const { value, low, high } = share(right, rows);
-  return el("p.guess", {}, el("b", {}, percent(value)), " right ", el("span.small", {}, `(${percent(low)} to ${percent(high)} with 95 % confidence; ${count(rows)} labelled rows)`));
+  return [el("p.guess", {}, el("b", {}, percent(value)), " right"), el("p.small", {}, `${percent(low)} to ${percent(high)} with 95 % confidence, on ${many(rows, "labelled row")}`)];
 }
 
 /** @param {Table} table */

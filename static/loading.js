@@ -97,6 +97,7 @@ export class Loader {
     try {
       await this.before;
       const { threads } = await this.engine.load(this.runtime, { onProgress });
+      await this.engine.classify([this.site.pairs ? ["a", "b"] : "a"], { skip: true }); // the first pass is the slowest
       const { title, model_bytes: bytes } = this.site.runtimes[this.runtime];
       const parts = [`${title} runs in this browser: ${mb(bytes)}, ${threads > 1 ? `${threads} threads` : "one thread"}. Nothing you type leaves this machine.`];
       this.#show(el(`p.${this.runtime}`, {}, el("span.mark", { "aria-hidden": "true" }, this.page.runtimes[this.runtime].glyph), " ", ...parts));

@@ -50,8 +50,8 @@ export class MeasureView {
       el("span.figure", {}, duration(row.p50_ms)), el("span.figure", {}, mb(row.model_bytes)),
     ]);
     return el("section.panel", { "aria-label": "Recorded" }, el("h2", {}, "Recorded on another machine"),
-      el("p.small", {}, recorded.source), grid(["runtime", "median, one text", "size"], rows),
-      el("p", {}, recorded.sentence, " ", el("a", { href: "comparison.html" }, "See the whole comparison")));
+      grid(["runtime", "median, one text", "size"], rows), el("p.small", {}, recorded.source),
+      el("p", {}, el("a", { href: "comparison.html" }, "See the whole comparison")));
   }
 
   async #run() {
@@ -128,7 +128,7 @@ export class MeasureView {
       el("div.lanes", {}, this.#lane("int8", "INT8", int8, longest), this.#lane("onnx", "FP32", fp32, longest)),
       grid(["version", "median, one text", "95 % interval", "size"], [["INT8", int8, runtimes.int8], ["FP32", fp32, runtimes.onnx]].map(([name, { value, low, high }, runtime]) => [
         name, el("span.figure", {}, duration(value)), el("span.figure", {}, `${duration(low)} to ${duration(high)}`), el("span.figure", {}, mb(runtime.model_bytes))])),
-      differing.length > 0 && el("details.table", {}, el("summary", {}, `${many(differing.length, "label")} that differ${differing.length === 1 ? "s" : ""}`),
+      differing.length > 0 && el("details", {}, el("summary", {}, `${many(differing.length, "label")} that differ${differing.length === 1 ? "s" : ""}`),
         differences(differing)),
       el("p.small", {}, `${count(this.texts.length)} texts, each once per version, tokenising included; medians with bootstrap intervals over texts. Other tabs and programs slow both down.`));
   }

@@ -106,9 +106,10 @@ function likeliest(headers, textNames) {
 
 /** @param {string} name @param {Generator<{line: number, cells: string[]}>} parsed */
 function measured(name, parsed) {
+  /** @type {string[]} */
   const columns = parsed.next().value?.cells ?? [];
   checkColumns(name, columns.length);
-  let used = columns.findLastIndex((/** @type {string} */ column) => column.trim()) + 1;
+  let used = columns.findLastIndex((column) => column.trim()) + 1;
   const named = used;
   let hasSpare = false;
   const rows = [];

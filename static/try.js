@@ -1,6 +1,6 @@
 /** The view "Try": a text in, the answer of every task below it, and why. */
 
-import { card, readingNotes, timing } from "./answer.js";
+import { card, placeholder, readingNotes, timing } from "./answer.js";
 import { announce, button, byId, el, fill, message } from "./dom.js";
 import { count } from "./format.js";
 import { WhyPanel } from "./why_panel.js";
@@ -52,7 +52,8 @@ export class TryView {
       void this.ask();
       return;
     }
-    const [first] = this.site.examples;
+    const { tasks, examples: [first] } = this.site;
+    fill(byId("answer"), el("div.cards", {}, Object.entries(tasks).map(([name, task]) => placeholder(name, task.labels.length, this.loader.runtime))));
     if (!first) return;
     this.#put(first.text);
     if (first.answer) {

@@ -27,6 +27,9 @@ def parser() -> argparse.ArgumentParser:
     p.set_defaults(run=write)
     p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
     p.add_argument("--out", type=Path, default=Path("report.html"), help="(default: %(default)s)")
+    p.add_argument(
+        "--small", action="store_true", help="a file of 1.5 MB instead of 5: fetches a smaller plotly.js once"
+    )
     add_limits(p)
     return p
 
@@ -34,8 +37,9 @@ def parser() -> argparse.ArgumentParser:
 def write(args: argparse.Namespace) -> None:
     receipts = [read_receipt(path) for path in args.receipts]
     with importing("A report", "-r requirements.txt"):
-        from dashboard.report_page import report
-    args.out.write_text(report(receipts, ship_limits(args)), encoding="utf-8")
+        from dashboard.report_page import basic_plotly, report
+    library = basic_plotly() if args.small else None
+    args.out.write_text(report(receipts, ship_limits(args), library), encoding="utf-8")
     print(f"The report is {args.out}.")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dashboard.charts.formatting import digits, points
-from dashboard.report_page import report
+from dashboard.report_page import basic_plotly, report
 from inference.assets import ASSETS
 from inference.backends import RUNTIMES, TITLES
 from inference.compare.receipt import peek_receipt, read_receipt
@@ -41,7 +41,7 @@ def page_files(bundle: Bundle, receipts: Path = RECEIPTS) -> dict[str, bytes]:
     }
     files = {"tokens.css": tokens() + look(), "page.json": json.dumps(page, ensure_ascii=False)}
     if recorded:
-        files["comparison.html"] = report(recorded, home=HOME)
+        files["comparison.html"] = report(recorded, library=basic_plotly(), home=HOME)
     return {name: content.encode() for name, content in files.items()}
 
 

@@ -135,3 +135,17 @@ def ask(page: sync_api.Page, text: str) -> None:
 
 def card(page: sync_api.Page, task: str) -> sync_api.Locator:
     return page.locator(f"#answer .card[data-task={task}]")
+
+
+def downloaded(page: sync_api.Page, name: str, content: str | bytes) -> bytes:
+    choose(page, name, content)
+    page.get_by_role("button", name="Score the file").click()
+    with page.expect_download() as download:
+        page.locator("#score-download").click()
+    return Path(download.value.path()).read_bytes()
+
+
+def choose(page: sync_api.Page, name: str, content: str | bytes) -> None:
+    page.get_by_role("link", name="Score a file").click()
+    data = content if isinstance(content, bytes) else content.encode()
+    page.set_input_files("#file", {"name": name, "mimeType": "text/csv", "buffer": data})

@@ -11,8 +11,9 @@ import made
 import pytest
 
 from dashboard.method import method
-from dashboard.report_page import report
+from dashboard.report_page import basic_plotly, report
 from inference.compare.verdict import ShipLimits, decide
+from inference.errors import InputError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = '"><script>document.title="owned"</script><img src=x onerror=alert(1)>'
@@ -91,13 +92,25 @@ def test_method_has_the_values_of_the_receipt() -> None:
     assert "2" * 64 in told["Hashes"]
 
 
+def test_report_can_link_back_and_carry_another_library() -> None:
+    html = report([receipt()], library="window.Plotly = 7", home="./")
+    assert '<a href="./">← Try the classifier</a>' in html
+    assert "<script>window.Plotly = 7</script>" in html
+    assert len(html) < 500_000
+
+
 @pytest.mark.browser
+@pytest.mark.parametrize("is_small", [False, True])
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
-def test_report_opens_offline_draws_every_chart_and_prints(tmp_path: Path) -> None:
+def test_report_opens_offline_draws_every_chart_and_prints(tmp_path: Path, is_small: bool) -> None:
     from playwright.sync_api import sync_playwright
 
     path = tmp_path / "report.html"
-    path.write_text(report([receipt(labels=(HOSTILE, "yes"))]), encoding="utf-8")
+    try:
+        library = basic_plotly() if is_small else None
+    except InputError as error:
+        pytest.skip(str(error))
+    path.write_text(report([receipt(labels=(HOSTILE, "yes"))], library=library), encoding="utf-8")
     asked, said = [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

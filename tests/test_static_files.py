@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from chromium import sync_api
-from static_site import PAGES, TASKS, Visiting, served, site_json, stage
+from static_site import PAGES, TASKS, Visiting, choose, downloaded, served, site_json, stage
 
 from inference.score.annotate import NUMBER, TEXT
 from inference.score.writing import open_writer
@@ -40,20 +40,6 @@ def page(browser: sync_api.Browser, address: str) -> Iterator[sync_api.Page]:
 def score(page: sync_api.Page, name: str, content: str | bytes) -> list[list[str]]:
     """Score a file; return the rows of the download."""
     return list(csv.reader(io.StringIO(downloaded(page, name, content).decode("utf-8-sig"), newline="")))
-
-
-def downloaded(page: sync_api.Page, name: str, content: str | bytes) -> bytes:
-    choose(page, name, content)
-    page.get_by_role("button", name="Score the file").click()
-    with page.expect_download() as download:
-        page.locator("#score-download").click()
-    return Path(download.value.path()).read_bytes()
-
-
-def choose(page: sync_api.Page, name: str, content: str | bytes) -> None:
-    page.get_by_role("link", name="Score a file").click()
-    data = content if isinstance(content, bytes) else content.encode()
-    page.set_input_files("#file", {"name": name, "mimeType": "text/csv", "buffer": data})
 
 
 # --- Measure here
@@ -168,31 +154,31 @@ def test_scoring_stops_and_the_download_has_the_rows_so_far(browser: sync_api.Br
         page.locator("#score-status").get_by_text("stopped after").wait_for()
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("a.csv", "", "is empty. It needs a header and rows."),
-        ("a.csv", "text\n", "has no rows"),
-        ("a.csv", 'text,n\n"never closed,1\n', "line 2 cannot be read as CSV: unexpected end of data"),
-        ("a.csv", "text,n\ngood,1,2\n", "line 2: 3 cells, and the header has 2"),
-        ("a.csv", b"text\nna\xefve\n", "is not UTF-8"),
-        ("a.csv", "text\ngood\n".encode("utf-16-le"), "seems to be UTF-16 without a byte-order mark"),
-        ("a.csv", b"PK\x03\x04xx", "contains a ZIP file or a spreadsheet"),
-        ("a.csv.gz", b"\x1f\x8b\x08", "is packed with gzip"),
-        ("a.exe", "text\ngood\n", "unsupported file type"),
-        ("a.csv", "a," * 200_000 + "\n", "has more than 500 columns"),
-        ("a.csv", "text\n" + "x\n" * 20_001, "has more than 20,000 rows"),
-        ("a.csv", b"x" * 10_000_001, "has 10.0 MB; the maximum is 10 MB"),
-        ("a.jsonl", "[" * 200_000, "line 1 is not valid JSON"),
-        ("a.jsonl", '{"text":"good"}\n[1]\n', "line 2 is not a JSON object"),
-        ("a.jsonl", '{"text":NaN}\n', "line 1 is not valid JSON"),
-        ("a.csv", f"{IMAGE},{SCRIPT}\ngood,1\n", "Which column of a.csv holds the texts? Choose it."),
-    ],
-)
-def test_file_that_cannot_be_read_says_why(page: sync_api.Page, name: str, content: str | bytes, reason: str) -> None:
-    choose(page, name, content)
-    page.get_by_role("alert").get_by_text(reason).wait_for()
-    sync_api.expect(page.get_by_role("button", name="Score the file")).to_be_disabled()
+REFUSED = [
+    ("a.csv", "", "is empty. It needs a header and rows."),
+    ("a.csv", "text\n", "has no rows"),
+    ("a.csv", 'text,n\n"never closed,1\n', "line 2 cannot be read as CSV: unexpected end of data"),
+    ("a.csv", "text,n\ngood,1,2\n", "line 2: 3 cells, and the header has 2"),
+    ("a.csv", b"text\nna\xefve\n", "is not UTF-8"),
+    ("a.csv", "text\ngood\n".encode("utf-16-le"), "seems to be UTF-16 without a byte-order mark"),
+    ("a.csv", b"PK\x03\x04xx", "contains a ZIP file or a spreadsheet"),
+    ("a.csv.gz", b"\x1f\x8b\x08", "is packed with gzip"),
+    ("a.exe", "text\ngood\n", "unsupported file type"),
+    ("a.csv", "a," * 200_000 + "\n", "has more than 500 columns"),
+    ("a.csv", "text\n" + "x\n" * 20_001, "has more than 20,000 rows"),
+    ("a.csv", b"x" * 10_000_001, "has 10.0 MB; the maximum is 10 MB"),
+    ("a.jsonl", "[" * 200_000, "line 1 is not valid JSON"),
+    ("a.jsonl", '{"text":"good"}\n[1]\n', "line 2 is not a JSON object"),
+    ("a.jsonl", '{"text":NaN}\n', "line 1 is not valid JSON"),
+    ("a.csv", f"{IMAGE},{SCRIPT}\ngood,1\n", "Which column of a.csv holds the texts? Choose it."),
+]
+
+
+def test_files_that_cannot_be_read_say_why(page: sync_api.Page) -> None:
+    for name, content, reason in REFUSED:
+        choose(page, name, content)
+        page.get_by_role("alert").get_by_text(reason).wait_for()
+        sync_api.expect(page.get_by_role("button", name="Score the file")).to_be_disabled()
     assert page.evaluate("window.hacked") is None
 
 

@@ -27,9 +27,7 @@ def parser() -> argparse.ArgumentParser:
     p.set_defaults(run=write)
     p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
     p.add_argument("--out", type=Path, default=Path("report.html"), help="(default: %(default)s)")
-    p.add_argument(
-        "--small", action="store_true", help="a file of 1.5 MB instead of 5: fetches a smaller plotly.js once"
-    )
+    p.add_argument("--small", action="store_true", help="write 1.3 MB instead of 5: fetches a smaller plotly.js")
     add_limits(p)
     return p
 

@@ -5,7 +5,8 @@ import { announce, breakable, button, byId, el, fill, grid, message, styled } fr
 import { count, many, percent, shorten } from "./format.js";
 import { added, Scores } from "./scored.js";
 import { share } from "./stats.js";
-import { choices, findColumn, MAX_BYTES, MAX_ROWS, readTable } from "./table.js";
+import { choices, findColumn, readTable } from "./table.js";
+import { MAX_BYTES, MAX_ROWS } from "./table_limits.js";
 
 const PREVIEW_ROWS = 5;
 const PREVIEW_COLUMNS = 12;
@@ -47,6 +48,7 @@ export class FileView {
 
   /** @param {HTMLElement} drop */
   #listen(drop) {
+    this.input.addEventListener("click", () => { this.input.value = ""; }); // the same file may be chosen again
     this.input.addEventListener("change", () => void this.#open(this.input.files?.[0]));
     // A file that misses the field would replace the page.
     for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => event.preventDefault());
@@ -121,17 +123,18 @@ export class FileView {
       added(this.site.tasks, table.columns, choice.allScores); // refused before the model is fetched
       fill(this.status, el("p.small", {}, this.loader.isReady ? "Starting …" : "Waiting for the model; the view “Try” shows its progress."));
       if (this.loader.isWaitingForConsent) throw new Error("The model is not here yet. Download it in the view “Try” first.");
-      await this.loader.ready();
+      await this.loader.ready(running.signal);
       const scores = new Scores(this.site.tasks, table, choice);
       const progress = this.#progress(table.rows.length);
       try {
         await scores.run(this.engine, running.signal, progress);
       } catch (error) {
-        if (!running.signal.aborted) throw error;
+        if (!running.signal.aborted || !scores.rows) throw error;
       }
       this.#results(scores, (performance.now() - started) / 1000);
     } catch (error) {
-      fill(this.status, message(error instanceof Error ? error.message : String(error)));
+      const isStopped = running.signal.aborted;
+      fill(this.status, isStopped ? el("p.small", { role: "status" }, "Stopped.") : message(error instanceof Error ? error.message : String(error)));
     } finally {
       this.#running = null;
       this.stop.disabled = true;
@@ -157,10 +160,6 @@ export class FileView {
   #results(scores, seconds) {
     const { table, rows } = scores;
     const total = table.rows.length;
-    if (!rows) {
-      fill(this.status, el("p.small", { role: "status" }, "Stopped."));
-      return;
-    }
     if (this.#address) URL.revokeObjectURL(this.#address);
     this.#address = URL.createObjectURL(scores.csv());
     const name = `${(table.name.replace(/\.[^.]*$/, "").normalize("NFKD").replace(/[^\w.-]+/g, "_").replace(/^[._]+|[._]+$/g, "").slice(0, 60)) || "file"}.scored.csv`;
@@ -211,7 +210,7 @@ function accuracyLine(scores, task, column, problemType) {
 function firstRows(table) {
   const { rows, columns, remarks } = table;
   const remark = remarks.join(", ");
-  const parts = [rows.length > PREVIEW_ROWS ? `First ${PREVIEW_ROWS} of ${count(rows.length)} rows` : `All ${rows.length} rows`];
+  const parts = [`${table.name}: ${rows.length > PREVIEW_ROWS ? `first ${PREVIEW_ROWS} of ${count(rows.length)} rows` : `all ${rows.length} rows`}`];
   if (columns.length > PREVIEW_COLUMNS) parts.push(`first ${PREVIEW_COLUMNS} of ${columns.length} columns`);
   const cut = (/** @type {string[]} */ cells) => cells.slice(0, PREVIEW_COLUMNS).map((cell) => shorten(cell, MAX_CELL));
   const [head, ...lines] = [columns, ...rows.slice(0, PREVIEW_ROWS)].map(cut);

@@ -49,17 +49,14 @@ export class Loader {
 
   /**
    * Resolve once the model answers; wait for the visitor's consent first, if need be.
+   * @param {AbortSignal} [signal]  ends the waiting, not the download, which others wait for too
    * @returns {Promise<void>}
    */
-  async ready() {
+  async ready(signal) {
     await this.#allowed;
     this.#loading ??= this.#load();
-    try {
-      await this.#loading;
-    } catch (error) {
-      this.#loading = null;
-      throw error;
-    }
+    const aborted = new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason), { once: true }));
+    await Promise.race([this.#loading, aborted]);
   }
 
   get isWaitingForConsent() {
@@ -103,6 +100,7 @@ export class Loader {
       this.#show(el(`p.${this.runtime}`, {}, el("span.mark", { "aria-hidden": "true" }, this.page.runtimes[this.runtime].glyph), " ", ...parts));
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
+      this.#loading = null;
       this.#show(message(reason), button("Try again", () => this.ready().catch(() => {})));
       throw error;
     }

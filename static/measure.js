@@ -62,7 +62,7 @@ export class MeasureView {
     this.stop.disabled = false;
     try {
       if (this.loader.isWaitingForConsent) throw new Error("The model is not here yet. Download it in the view “Try” first.");
-      await this.loader.ready();
+      await this.loader.ready(signal);
       const bar = this.#progress();
       await this.engine.load("onnx", { signal, onProgress: (received, total) => bar(received / total, `Fetching FP32: ${(received / 1e6).toFixed(1)} of ${mb(total)}`) });
       const measured = await this.#measure(signal, (done) => bar(done / this.texts.length, `${count(done)} of ${count(this.texts.length)} texts`));

@@ -1,16 +1,11 @@
 /** Reading a table that was dropped into the page: CSV and JSONL, as `inference/tables` reads them. */
 
-export const MAX_BYTES = 10_000_000;
-export const MAX_ROWS = 20_000;
-const MAX_COLUMNS = 500;
+import { readJsonl } from "./jsonl.js";
+import { checkColumns, MAX_BLANK, MAX_COLUMNS, MAX_ROWS, TableError, TooWide, tooMany, tooWide } from "./table_limits.js";
+
 const DELIMITERS = { ",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars" };
 const SEPARATOR = /^sep=([,;\t|]?)[,;\t|\s]*$/i;
 const USE = "Use .csv, .tsv or .jsonl";
-
-/** A message for people about a file. */
-export class TableError extends Error {}
-
-class TooWide extends TableError {}
 
 /**
  * @typedef {object} Table
@@ -137,6 +132,7 @@ function measured(name, parsed) {
 function* header(parsed) {
   let isBefore = true;
   for (const record of parsed) {
+    if (isBefore && record.line > MAX_BLANK) throw new TableError("The file begins with too many empty lines. Remove them.");
     if (isBefore && (!record.cells.some((cell) => cell.trim()) || SEPARATOR.test(record.cells.join("")))) continue;
     isBefore = false;
     yield record;
@@ -170,7 +166,7 @@ function* records(name, text, delimiter) {
           cell += '"';
         }
         at += 1;
-        line += cell.match(/\r\n|\r|\n/g)?.length ?? 0;
+        line += occurrences(cell, "\n") + occurrences(cell, "\r") - occurrences(cell, "\r\n");
         if (at < text.length && text[at] !== delimiter && text[at] !== "\r" && text[at] !== "\n") throw fail(`'${delimiter}' expected after '"'`);
       } else {
         stop.lastIndex = at;
@@ -189,74 +185,11 @@ function* records(name, text, delimiter) {
   }
 }
 
-// --- JSONL
-
-/** @param {string} name @param {string} text @returns {Table} */
-function readJsonl(name, text) {
-  /** @type {Map<string, number>} */
-  const places = new Map();
-  /** @type {Map<string, string>[]} */
-  const lines = [];
-  for (const [number, line] of text.split("\n").entries()) {
-    if (!line.trim()) continue;
-    if (lines.length === MAX_ROWS) throw tooMany(name);
-    const where = `${name}, line ${(number + 1).toLocaleString("en-US")}`;
-    let value;
-    try {
-      value = JSON.parse(line);
-    } catch (error) {
-      const reason = error instanceof SyntaxError ? error.message.slice(0, 120) : "it is nested too deeply";
-      throw new TableError(`${where} is not valid JSON: ${reason}. Fix the file or export it again.`);
-    }
-    if (value === null || typeof value !== "object" || Array.isArray(value)) throw new TableError(`${where} is not a JSON object. Write one object per line.`);
-    const cells = new Map(members(line));
-    for (const key of cells.keys()) if (!places.has(key)) places.set(key, places.size);
-    checkColumns(name, places.size);
-    lines.push(cells);
-  }
-  const columns = [...places.keys()];
-  const rows = lines.map((cells) => columns.map((column) => written(cells.get(column))));
-  const kindOf = (/** @type {number} */ row, /** @type {number} */ column) => kind(lines[row].get(columns[column]));
-  return { name, format: "jsonl", columns, rows, kind: kindOf, delimiter: ",", lineEnd: "\n", bom: false, remarks: [] };
-}
-
-/**
- * Yield the names and values of a JSON object as they are written: a number keeps its digits, and names their order.
- * @param {string} line  valid JSON
- * @returns {Generator<[string, string]>}
- */
-function* members(line) {
-  const token = /"[^"\\]*(?:\\.[^"\\]*)*"|[{}[\],:]|[^\s{}[\],:"]+/gs;
-  let depth = 0;
-  let key = null;
-  let start = 0;
-  for (const { 0: sign, index } of line.matchAll(token)) {
-    const end = index + sign.length;
-    if (depth === 1 && key !== null && (sign === "," || sign === "}")) {
-      yield [key, line.slice(start, index).trim()];
-      key = null;
-    } else if (depth === 1 && key === null && sign.startsWith('"')) {
-      key = JSON.parse(sign);
-      start = end;
-    } else if (depth === 1 && sign === ":") start = end;
-    if (sign === "{" || sign === "[") depth += 1;
-    if (sign === "}" || sign === "]") depth -= 1;
-  }
-}
-
-/** A cell as CSV holds it. @param {string | undefined} raw */
-function written(raw) {
-  if (raw === undefined || raw === "null") return "";
-  return raw.startsWith('"') ? JSON.parse(raw) : raw;
-}
-
-/** Python's name of what is no text; null for a text, and for nothing, which is an empty one. @param {string | undefined} raw */
-function kind(raw) {
-  if (raw === undefined || raw === "null" || raw.startsWith('"')) return null;
-  if (raw.startsWith("[")) return "list";
-  if (raw.startsWith("{")) return "dict";
-  if (raw === "true" || raw === "false") return "bool";
-  return /[.eE]/.test(raw) ? "float" : "int";
+/** @param {string} text @param {string} part */
+function occurrences(text, part) {
+  let number = 0;
+  for (let at = text.indexOf(part); at >= 0; at = text.indexOf(part, at + part.length)) number += 1;
+  return number;
 }
 
 // --- Columns
@@ -276,11 +209,3 @@ const fold = (column) => column.replace(/[\s_-]+/g, "").toLowerCase();
 
 /** The columns that can be chosen by name. @param {string[]} columns */
 export const choices = (columns) => columns.filter((column) => column && columns.indexOf(column) === columns.lastIndexOf(column));
-
-/** @param {string} name @param {number} number */
-function checkColumns(name, number) {
-  if (number > MAX_COLUMNS) throw tooWide(name);
-}
-
-const tooWide = (/** @type {string} */ name) => new TooWide(`${name} has more than ${MAX_COLUMNS} columns. Remove those that are not needed.`);
-const tooMany = (/** @type {string} */ name) => new TableError(`${name} has more than ${MAX_ROWS.toLocaleString("en-US")} rows. Split it, or use the command line: python -m inference score`);

@@ -285,6 +285,14 @@ def test_invalid_port_gives_one_line_and_exit_code_2(
     assert said.count("\n") == 1
 
 
+def test_port_of_gradio_counts_unless_another_is_named() -> None:
+    read = start.ServerSettings.read
+    assert read({"GRADIO_SERVER_PORT": "7861", "PORT": ""}).port == 7861
+    assert read({"GRADIO_SERVER_PORT": "7861", "PORT": "7862"}).port == 7862
+    with pytest.raises(InputError, match="GRADIO_SERVER_PORT='٣x' is not a port number"):
+        read({"GRADIO_SERVER_PORT": "٣x"})
+
+
 def test_port_in_use_gives_one_line_and_exit_code_2(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ Environment variables:
     TRIPTYCH_BASE             folder of the base model, if it is not where the model says
     TRIPTYCH_PAIRS            1 or 0, as --pairs and --no-pairs; default what the folder says
     TRIPTYCH_BACKEND          runtime selected at the start: pytorch, onnx or int8; default int8
-    PORT                      default 7860
+    PORT                      default $GRADIO_SERVER_PORT, which a Gradio Space may set, else 7860
     GRADIO_SERVER_NAME        address to listen on; default 127.0.0.1, 0.0.0.0 for all
     TRIPTYCH_ALLOWED_HOSTS, FORWARDED_ALLOW_IPS, TRIPTYCH_ROOT_PATH, TRIPTYCH_CORS_ORIGINS, TRIPTYCH_FRAME_ANCESTORS
                               as the options of the same name
@@ -64,9 +64,10 @@ class ServerSettings:
             InputError: an unknown backend, an invalid port or an invalid option.
         """
         args = _parser().parse_args(arguments)
-        port = environment.get("PORT") or "7860"
+        variable = "PORT" if environment.get("PORT") else "GRADIO_SERVER_PORT"
+        port = environment.get(variable) or "7860"
         if not port.isdecimal() or not 0 < int(port) < 65536:
-            raise InputError(f"PORT={port!r} is not a port number. Use 1 to 65535.")
+            raise InputError(f"{variable}={port!r} is not a port number. Use 1 to 65535.")
         backend = environment.get("TRIPTYCH_BACKEND") or "int8"
         check_backend(backend)
         return cls(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
 import test_app
+import test_serve
 from conftest import Tiny
 from gradio_client import Client
 
@@ -188,7 +191,7 @@ def test_missing_package_is_an_error_with_a_remedy() -> None:
         zero_gpu.import_spaces()
 
 
-def test_package_that_does_not_start_is_an_error_with_a_remedy(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_package_that_does_not_start_is_an_error_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What the real one does with a torch for CPUs.
     (tmp_path / "spaces.py").write_text("None.startswith('12')")
     monkeypatch.syspath_prepend(tmp_path)
@@ -233,3 +236,26 @@ def test_page_says_where_pytorch_answers(lent: zero_gpu.LentGpu, models: Models)
     }
     assert zero_gpu.INFO in infos[True]
     assert zero_gpu.INFO not in infos[False]
+
+
+# --- The server
+
+
+def test_server_on_zerogpu_imports_spaces_first_and_starts_it_up_before_it_listens(tmp_path: Path) -> None:
+    package = tmp_path / "library/spaces"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "import sys, threading\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert threading.current_thread() is not threading.main_thread()\n"
+        "def GPU(**_):\n    return lambda task: task\n"
+    )
+    (package / "zero.py").write_text(f"def startup():\n    open({str(tmp_path / 'started')!r}, 'x').close()\n")
+    environment = {"SPACES_ZERO_GPU": "true", "PYTHONPATH": str(package.parent)}
+    with test_serve.started(tmp_path, environment) as server:
+        assert (tmp_path / "started").exists()
+        assert server.status("/") == server.status("/dashboard/") == server.status("/api/live") == 200
+        with server.ask("/gradio_api/call/predict", "POST", json.dumps({"data": ["good", "pytorch", None]})) as queued:
+            event = json.load(queued)["event_id"]
+        with server.ask(f"/gradio_api/call/predict/{event}") as answer:
+            assert b"because ZeroGPU lent no GPU: AttributeError" in answer.read()  # a fake has no network

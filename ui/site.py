@@ -113,6 +113,7 @@ def mount_page(site: FastAPI, page: gr.Blocks, files: TemporaryFiles) -> Any:
     page.state_session_capacity = MAX_SESSIONS
     # Gradio checks which files a request may name only after a launch, which a mounted page never has.
     page.has_launched = True
+    page.space_id = None  # on a Space, the page would get the Hub's header, which fetches fonts from other machines
     site.add_middleware(BodyLimit, max_bytes=MAX_REQUEST_BYTES)
     gr.mount_gradio_app(site, page, path="/", **LAUNCH)
     mount = cast(Mount, site.routes[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -20,11 +21,15 @@ from deploy.card import HEADERS
 from inference.errors import InputError
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+# By which the probability of a label may move from Python to the browser, whose kernels are others: 0.04 for the demo
+# model. A larger one is a file or a browser that computes something else.
+MAX_DIFFERENCE = 0.15
 MAX_ANSWER_BYTES = 200_000_000
 PAGE = '<!doctype html><meta charset="utf-8"><script type="module" src="__start__.js"></script>'
 # Asks the page itself, in a frame, so that it is held to its own Content-Security-Policy.
 SCRIPT = """
-const send = (body) => fetch("__answer__", { method: "POST", body: JSON.stringify(body) });
+const ANSWER = new URLSearchParams(location.search).get("answer");
+const send = (body) => fetch(ANSWER, { method: "POST", body: JSON.stringify(body) });
 try {
   const site = await (await fetch("site.json")).json();
   const texts = site.showcase.map((row) => row.text);
@@ -50,7 +55,7 @@ def start_in_chromium(folder: Path, seconds: float) -> bool:
         Whether there is a Chromium; without one nothing was started.
 
     Raises:
-        InputError: the page does not answer.
+        InputError: the page does not answer, or answers something else than Python.
     """
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
@@ -60,6 +65,11 @@ def start_in_chromium(folder: Path, seconds: float) -> bool:
         raise InputError(f"The page in {folder} does not answer in Chromium: {str(answer['error'])[:500]}")
     site = json.loads((folder / "site.json").read_text(encoding="utf-8"))
     parity = _compare(site, answer) if site["showcase"] else None
+    if parity and not parity["max_difference"] <= MAX_DIFFERENCE:
+        raise InputError(
+            f"The page in {folder} answers differently from Python: the probability of a label differs by "
+            f"{parity['max_difference']:.2f} in {parity['browser']}. Stage it with --kind gradio or --kind docker."
+        )
     (folder / "parity.json").write_text(json.dumps(parity), encoding="utf-8")
     return True
 
@@ -96,10 +106,11 @@ class StaticHandler(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         own = {"/__start__.html": ("text/html", PAGE), "/__start__.js": ("text/javascript", SCRIPT)}
-        if self.path not in own:
+        path = self.path.partition("?")[0]
+        if path not in own:
             super().do_GET()
             return
-        kind, content = own[self.path]
+        kind, content = own[path]
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.end_headers()
@@ -107,7 +118,7 @@ class StaticHandler(SimpleHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
-        if self.path == "/__answer__" and length <= MAX_ANSWER_BYTES:
+        if self.path == self.server.answer_path and length <= MAX_ANSWER_BYTES:
             self.server.answer = json.loads(self.rfile.read(length))
             self.server.answered.set()
         self.send_response(204)
@@ -132,6 +143,7 @@ class StaticServer(ThreadingHTTPServer):
         self.headers = headers
         self.answer: dict[str, Any] = {}
         self.answered = threading.Event()
+        self.answer_path = f"/{secrets.token_urlsafe()}"  # unknown to any other page of this machine
 
 
 def _ask(folder: Path, program: str, seconds: float) -> dict[str, Any]:
@@ -141,7 +153,10 @@ def _ask(folder: Path, program: str, seconds: float) -> dict[str, Any]:
         command = [
             *(program, "--headless=new", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
             *(["--no-sandbox"] if getattr(os, "geteuid", lambda: 1)() == 0 else []),  # it refuses root otherwise
-            *(f"--user-data-dir={profile}", f"http://127.0.0.1:{server.server_port}/__start__.html"),
+            *(
+                f"--user-data-dir={profile}",
+                f"http://127.0.0.1:{server.server_port}/__start__.html?answer={server.answer_path}",
+            ),
         ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:

@@ -11,11 +11,12 @@ from typing import Any
 import foreign
 import pytest
 import test_pairs
-from chromium import PATIENCE_MS, sync_api
+from chromium import sync_api
 from engine_page import CARD, failure, opened, same, write
 from tokenizers import Tokenizer, models, normalizers
 
-from deploy.chromium import start_in_chromium
+from deploy.card import HEADERS, front_matter
+from deploy.space import main
 from deploy.static import static_files
 from deploy.static_tokenizer import tokenizer_tables
 from inference import InputError, load
@@ -125,9 +126,22 @@ def test_cased_vocabulary_and_tokens_that_take_in_white_space_are_read_as_in_pyt
     assert wrong(run(ENCODE, texts, tokenizer_tables(classifier.bundle, other)), texts, other) == []
 
 
-def test_labels_of_the_showcase_are_those_of_python_but_for_the_named_ones(space: Path, classifier: Classifier) -> None:
-    assert start_in_chromium(space, PATIENCE_MS / 1000)
-    parity = json.loads((space / "parity.json").read_text(encoding="utf-8"))
+def test_staged_demo_answers_its_showcase_as_python_but_for_the_named_labels(
+    demo: Path,
+    demo_cache: Path,
+    classifier: Classifier,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    space: Path,
+) -> None:
+    out = tmp_path / "staged"
+    assert main(["--kind", "static", "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["started"] is True
+    card = front_matter(out)
+    assert (card["sdk"], card["app_file"], card["custom_headers"]) == ("static", "index.html", HEADERS)
+    site, parity = (json.loads((out / name).read_text(encoding="utf-8")) for name in ("site.json", "parity.json"))
+    assert site["runtimes"]["int8"]["bytes"] <= 26_000_000
+    assert site["examples"][0]["answer"]["sentiment"]["label"] in site["tasks"]["sentiment"]["labels"]
     texts = showcase_texts()
     assert parity["texts"] == len(texts)
     assert parity["max_difference"] < 0.05

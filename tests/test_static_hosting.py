@@ -17,6 +17,7 @@ from chromium import PATIENCE_MS, sync_api
 from conftest import Tiny
 from engine_page import failure, opened, same, staged, write
 
+import deploy.chromium
 from deploy import static
 from deploy.card import HEADERS
 from deploy.chromium import StaticHandler, StaticServer, start_in_chromium
@@ -263,3 +264,41 @@ def test_a_large_download_is_warned_of_and_the_offline_cache_is_named_by_the_con
     assert {name for name in site if site[name] != before[name]} == {"content", "limits"}
     assert [name for name in files if name != "index.html" and files[name] != (tiny_space / name).read_bytes()] == []
     assert not any(name.endswith(".gz") for name in files)
+
+
+def with_examples(folder: Path, python: list[list[Any]]) -> Path:
+    """Add texts to the site of a staged page, with these answers of Python."""
+    site = json.loads((folder / "site.json").read_text())
+    site["showcase"] = [
+        {"text": text, "labels": {}, "python": {"mood": answer}} for text, answer in zip("ab", python, strict=True)
+    ]
+    site["tasks"] = {"mood": site["tasks"]["mood"]}
+    (folder / "site.json").write_text(json.dumps(site))
+    return folder
+
+
+def test_labels_that_differ_are_named_and_a_page_that_answers_something_else_is_refused(
+    tiny: Tiny, tiny_space: Path, tmp_path: Path
+) -> None:
+    model = load(tiny.folder, "int8", base=tiny.base, cache=tiny.cache)
+    answers = [[one.label, one.confidence] for one in model.predict(["a", "b"], "mood")]
+    other = next(label for label in model.tasks["mood"].labels if label != answers[1][0])
+    near = [answers[0], [other, 1 - answers[1][1]]]  # the label that is not the highest, with its own probability
+    folder = with_examples(shutil.copytree(tiny_space, tmp_path / "near"), near)
+    assert start_in_chromium(folder, PATIENCE_MS / 1000)
+    parity = json.loads((folder / "parity.json").read_text())
+    assert parity["texts"] == 2 and re.fullmatch(r"Chromium \d+", parity["browser"])
+    assert parity["tasks"]["mood"] == {"equal": 1, "differ": [{"index": 1, "python": other, "browser": answers[1][0]}]}
+    far = [answers[0], [other, answers[1][1]]] if answers[1][1] > 0.6 else [[answers[0][0], 0.0], answers[1]]
+    folder = with_examples(shutil.copytree(tiny_space, tmp_path / "far"), far)
+    with pytest.raises(InputError, match="answers differently from Python: the probability of a label differs by"):
+        start_in_chromium(folder, PATIENCE_MS / 1000)
+    assert (folder / "parity.json").read_text() == "null"
+
+
+def test_without_a_chromium_nothing_is_started_and_nothing_claimed(
+    tiny_space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deploy.chromium, "NAMES", ("no-such-program",))
+    assert start_in_chromium(tiny_space, 1) is False
+    assert (tiny_space / "parity.json").read_text() == "null"

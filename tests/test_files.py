@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from fastapi import FastAPI
+from gradio import routes
+from test_app import models
 
 from ui import files
 from ui.files import TemporaryFiles, temporary_files
+from ui.page import build
+from ui.site import mount_page
 
 
 @pytest.fixture
@@ -109,3 +114,12 @@ def test_only_uploads_are_found(folder: Path, path: str) -> None:
     assert own.find(str(own.uploads / path)) is None
     assert own.find(str(own.uploads / "link")) is None
     assert own.find(str(inside)) == inside
+
+
+def test_page_does_not_use_the_folder_that_gradio_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = tmp_path / "gradio"
+    shared.touch()  # nobody can make a folder in it, as in one of another user
+    monkeypatch.setattr(routes, "DEFAULT_TEMP_DIR", str(shared))
+    with temporary_files() as own:
+        mount_page(FastAPI(), build(models()), own)
+    assert shared.is_file()

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from gradio import routes
 
 PREFIX = "triptych-server-"
 LOCK = ".lock"
@@ -89,7 +90,7 @@ def temporary_files() -> Iterator[TemporaryFiles]:
     Folders left by killed servers are deleted first.
     """
     _delete_abandoned()
-    before, gradio = tempfile.tempdir, os.environ.get("GRADIO_TEMP_DIR")
+    before, gradio, chosen = tempfile.tempdir, os.environ.get("GRADIO_TEMP_DIR"), routes.DEFAULT_TEMP_DIR
     folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
     over = threading.Event()
     lock = FileLock(folder / LOCK)
@@ -97,6 +98,8 @@ def temporary_files() -> Iterator[TemporaryFiles]:
         files = TemporaryFiles(folder)
         tempfile.tempdir = str(folder)
         os.environ["GRADIO_TEMP_DIR"] = str(files.uploads)
+        # Every page makes a folder in this one, which was chosen at the import and may be another user's.
+        routes.DEFAULT_TEMP_DIR = str(folder)
 
         def sweep() -> None:
             while not over.wait(SWEEP_S):
@@ -109,7 +112,7 @@ def temporary_files() -> Iterator[TemporaryFiles]:
         finally:
             over.set()
             sweeper.join()
-            tempfile.tempdir = before
+            tempfile.tempdir, routes.DEFAULT_TEMP_DIR = before, chosen
             if gradio is None:
                 del os.environ["GRADIO_TEMP_DIR"]
             else:

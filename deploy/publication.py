@@ -18,16 +18,16 @@ MAX_LABELS = 12  # shown per task
 def publication(folder: Path, bundle: Bundle) -> dict[str, Any]:
     """Return what everybody can read in a staged Space: the model, its labels, and texts."""
     card = front_matter(folder)
-    receipts = {
-        path.name: json.loads(path.read_bytes())["data"] for path in sorted(folder.glob("assets/receipts/*.json"))
-    }
+    data = {path.name: json.loads(path.read_bytes())["data"] for path in sorted(folder.glob("assets/receipts/*.json"))}
+    receipts = {name: (len(one["row_numbers"]), len(one.get("texts") or ())) for name, one in data.items()}
     texts: dict[str, int] = {}
     if examples := _examples(folder):
         texts["examples"] = examples
-    texts |= {name: len(data["texts"]) for name, data in receipts.items() if data.get("texts")}
     if (folder / "site.json").is_file():  # of a static Space
-        site = json.loads((folder / "site.json").read_bytes())
+        site, page = (json.loads((folder / name).read_bytes()) for name in ("site.json", "page.json"))
         texts |= {name: len(site[name]) for name in ("examples", "showcase") if site.get(name)}
+        receipts |= (page["recorded"] or {}).get("receipts", {})
+    texts |= {name: count for name, (_, count) in receipts.items() if count}
     return {
         "model": bundle.name,
         "base": bundle.base.hub_id if bundle.base else None,
@@ -36,7 +36,7 @@ def publication(folder: Path, bundle: Bundle) -> dict[str, Any]:
         "tasks": {
             name: {"labels": list(task.labels), "threshold": task.threshold} for name, task in bundle.tasks.items()
         },
-        "receipts": {name: len(data["row_numbers"]) for name, data in receipts.items()},
+        "receipts": {name: rows for name, (rows, _) in receipts.items()},
         "texts": texts,
     }
 

@@ -32,7 +32,8 @@ def page_files(bundle: Bundle, receipts: Path = RECEIPTS) -> dict[str, bytes]:
     Raises:
         InputError: a measurement is damaged, or the library of the charts cannot be fetched.
     """
-    recorded = [read_receipt(path) for path in sorted(receipts.glob("*.json")) if _is_of(path, bundle)]
+    paths = [path for path in sorted(receipts.glob("*.json")) if _is_of(path, bundle)]
+    recorded = {path.name: read_receipt(path) for path in paths}
     page = {
         "runtimes": {name: {"title": runtime.title, "glyph": runtime.glyph} for name, runtime in RUNTIMES.items()},
         "text_names": TEXT_NAMES,
@@ -41,13 +42,17 @@ def page_files(bundle: Bundle, receipts: Path = RECEIPTS) -> dict[str, bytes]:
     }
     files = {"tokens.css": tokens() + look(), "page.json": json.dumps(page, ensure_ascii=False)}
     if recorded:
-        files["comparison.html"] = report(recorded, library=basic_plotly(), home=HOME)
+        files["comparison.html"] = report(list(recorded.values()), library=basic_plotly(), home=HOME)
     return {name: content.encode() for name, content in files.items()}
 
 
-def summary(receipts: Sequence[Receipt]) -> dict[str, Any]:
-    """Return the recorded comparison in one sentence and one small table, from the receipt with the most rows."""
-    largest = max(receipts, key=lambda receipt: len(receipt["data"]["row_numbers"]))
+def summary(receipts: Mapping[str, Receipt]) -> dict[str, Any]:
+    """Return the recorded comparison in one sentence and one small table, from the receipt with the most rows.
+
+    Args:
+        receipts: by the names of their files, which are returned with their numbers of rows and of texts.
+    """
+    largest = max(receipts.values(), key=lambda receipt: len(receipt["data"]["row_numbers"]))
     results, settings = largest["results"], largest["settings"]
     rows = [
         {
@@ -57,7 +62,11 @@ def summary(receipts: Sequence[Receipt]) -> dict[str, Any]:
         }
         for name in settings["backends"]
     ]
-    return {"sentence": _sentence(receipts, largest), "rows": rows, "source": provenance(largest)}
+    counts = {
+        name: [len(one["data"]["row_numbers"]), len(one["data"]["texts"] or ())] for name, one in receipts.items()
+    }
+    sentence = _sentence(list(receipts.values()), largest)
+    return {"sentence": sentence, "rows": rows, "source": provenance(largest), "receipts": counts}
 
 
 def _sentence(receipts: Sequence[Receipt], largest: Receipt) -> str:

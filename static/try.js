@@ -72,6 +72,7 @@ export class TryView {
     const running = (this.#running = new AbortController());
     const { signal } = running;
     byId("answer").setAttribute("aria-busy", "true");
+    byId("answer").classList.toggle("stale", this.#answered !== null && String(this.#answered) !== String(text));
     try {
       if (this.loader.isWaitingForConsent) {
         byId("download").focus();

@@ -78,6 +78,7 @@ def test_recorded_comparison_is_that_of_the_same_model_alone(tmp_path: Path) -> 
         f"Recorded: INT8 is {gain:.1f}× as fast as PyTorch and 4.0× smaller, accuracy "
     )
     assert recorded["sentence"].endswith("(n = 1,023).")
+    assert recorded["receipts"] == {"showcase.json": [388, 388]}
     assert [row["runtime"] for row in recorded["rows"]] == ["pytorch", "onnx", "int8"]
     assert "Try the classifier" in files["comparison.html"].decode()
     assert len(files["comparison.html"]) < 2_000_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -41,6 +40,8 @@ KEYS = set(
     """.split()  # noqa: SIM905
 )
 COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
+_FRONT_MATTER = re.compile(r"\s*---\r?\n(.*?)\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
+_NOTHING = ("", "~", "null")
 REPO_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
 
@@ -106,10 +107,8 @@ def owner_facts(bundle: Bundle, details: Details) -> dict[str, Any]:
         described = json.loads((bundle.folder / "bundle.json").read_text(encoding="utf-8"))
         facts = {"license": described.get("licence"), "language": described.get("language")}
         facts["datasets"] = described.get("datasets")
-    elif (bundle.folder / "README.md").is_file():
-        check_bytes(inside(bundle.folder, "README.md"), JSON_BYTES)
-        with contextlib.suppress(InputError):  # a README without front matter
-            facts = {key: front_matter(bundle.folder).get(key) for key in ("license", "language")}
+    else:
+        facts = readme_facts(bundle.folder)
     language = list(details.language) or facts.get("language") or None
     facts = {
         "license": details.licence or facts.get("license"),
@@ -120,7 +119,31 @@ def owner_facts(bundle: Bundle, details: Details) -> dict[str, Any]:
     return facts
 
 
+def readme_facts(folder: Path) -> dict[str, Any]:
+    """Return the front matter of a model's README with every value as it is written; empty without a readable one.
+
+    YAML itself reads the language `no` as false, and some numbers for minutes.
+    """
+    import yaml  # comes with huggingface_hub
+
+    if not (folder / "README.md").is_file():
+        return {}
+    readme = inside(folder, "README.md")
+    check_bytes(readme, JSON_BYTES)
+    try:
+        match = _FRONT_MATTER.match(readme.read_text(encoding="utf-8"))
+        data = yaml.load(match[1], yaml.BaseLoader) if match else {}
+    except (ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return {key: value for key, value in data.items() if value not in _NOTHING} if isinstance(data, dict) else {}
+
+
 def front_matter(folder: Path) -> dict[str, Any]:
+    """Return the front matter of a README that we wrote.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
     import yaml  # comes with huggingface_hub
 
     try:

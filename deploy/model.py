@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
@@ -11,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from deploy.card import front_matter, hub
+from deploy.card import hub, readme_facts
 from deploy.privacy import publishable
 from inference.compare.rows import find_label_column
 from inference.errors import BundleError, InferenceError, InputError
 from inference.formats.bundle import Base, Bundle
 from inference.formats.examples import FILE as EXAMPLES
 from inference.formats.examples import MAX_EXAMPLES, Example, check_example
-from inference.formats.files import JSON_BYTES, check_bytes, digest, inside, read_json
+from inference.formats.files import JSON_BYTES, digest, inside, read_json
 from inference.formats.weights import ADAPTER
 from inference.tables.reading import open_table, read_columns
 from training.__main__ import BASE_FILES, HUB_ID, REVISION
@@ -149,11 +148,8 @@ def _names_of_base(bundle: Bundle, configs: Iterable[Mapping[str, Any]]) -> dict
     if base is None:
         return {}
     paths = {str(config.get("base_model_name_or_path")) for config in configs}
-    if (bundle.folder / "README.md").is_file():
-        check_bytes(inside(bundle.folder, "README.md"), JSON_BYTES)
-        with contextlib.suppress(InputError):  # no front matter
-            named = front_matter(bundle.folder).get("base_model")
-            paths |= {named} if isinstance(named, str) else set()
+    named = readme_facts(bundle.folder).get("base_model")
+    paths |= {named} if isinstance(named, str) else set()
     name = base.hub_id
     if base.folder is not None:
         paths |= {str(base.folder), str(base.folder.resolve())}

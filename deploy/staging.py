@@ -143,8 +143,9 @@ def _make_room(out: Path) -> None:
         raise InputError(f"--out {out} is a file. Pass a folder.")
     known = {STAGED, *staged_files(out)} if (out / STAGED).is_file() else set()
     for path in out.rglob("*"):
-        if not path.is_dir() and "__pycache__" not in path.parts and str(path.relative_to(out)) not in known:
-            raise InputError(f"--out {out} holds {path.relative_to(out)}, which was not staged. Pass a new folder.")
+        name, is_folder = path.relative_to(out), path.is_dir() and not path.is_symlink()
+        if not is_folder and "__pycache__" not in name.parts and str(name) not in known:
+            raise InputError(f"--out {out} holds {name}, which was not staged. Pass a new folder.")
     out.mkdir(parents=True, exist_ok=True)
     for path in out.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()

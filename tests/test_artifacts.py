@@ -279,6 +279,12 @@ def test_without_a_home_folder_built_files_go_to_the_temporary_one(
     assert "--cache or XDG_CACHE_HOME" in message
 
 
+def test_home_folder_that_cannot_be_looked_up_is_no_error(homeless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As one below a folder that this user must not enter, which root, who runs tests in containers, always may.
+    monkeypatch.setenv("HOME", str(homeless / ("long" * 100)))
+    assert default_cache().is_relative_to(homeless)
+
+
 @pytest.mark.parametrize("kind", ["open to all", "a link", "a file"])
 def test_temporary_folder_that_others_may_have_made_is_not_used(homeless: Path, tmp_path: Path, kind: str) -> None:
     known = default_cache()

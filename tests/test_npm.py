@@ -111,7 +111,9 @@ def test_failure_names_the_registry_without_its_password_and_the_place_for_the_a
     assert "secret" not in str(refused.value)
 
 
-@pytest.mark.parametrize("address", ["file:///etc/", "ftp://127.0.0.1/", "registry.npmjs.org", "http://"])
+@pytest.mark.parametrize(
+    "address", ["file:///etc/", "ftp://127.0.0.1/", "registry.npmjs.org", "http://", "http://[::1"]
+)
 def test_registry_must_be_a_web_address(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("npm_config_registry", address)
     with pytest.raises(InputError, match="npm_config_registry is not an address"):

@@ -19,7 +19,7 @@ from conftest import DEMO, ROOT, Tiny
 
 from deploy import model as model_module
 from deploy import space
-from deploy.card import Details, card_problems, front_matter
+from deploy.card import Details, card_problems, front_matter, readme_facts
 from deploy.privacy import check_own_names, publishable
 from deploy.publication import lines, publication
 from deploy.staging import prepare, stage
@@ -267,6 +267,33 @@ def test_no_licence_and_no_language_is_chosen_for_the_owner(foods: Path, tmp_pat
     out = staged(folder, details=Details("cc0-1.0", ("fr",)))
     assert [front_matter(out).get(key) for key in ("license", "language")] == ["cc0-1.0", ["fr"]]
     assert card_problems(out) == []
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        ("license: mit\nlanguage: no", ("mit", ["no"])),  # Norwegian, which YAML reads as false
+        ("license: ~\nlanguage:\n- no\n- de", (None, ["no", "de"])),
+        ("language: en\nx: " + "[" * 2000, (None, None)),
+        ("license: [", (None, None)),
+        ("1: 2\nself: 3\nlicense: mit", ("mit", None)),
+        ("license: mit\n--- \nlicense: gpl", ("mit", None)),
+        ("no front matter", (None, None)),
+    ],
+)
+def test_readme_of_a_model_is_read_as_it_is_written(block: str, expected: Any, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{block}\n---\n# Foods\n")
+    facts = readme_facts(tmp_path)
+    language = facts.get("language")
+    assert (facts.get("license"), [language] if isinstance(language, str) else language) == expected
+
+
+@pytest.mark.parametrize("licence", [":".join(["1"] * 300_000), "9" * 900_000])
+def test_endless_numbers_in_a_readme_are_refused_at_once(foods: Path, tmp_path: Path, licence: str) -> None:
+    folder = shutil.copytree(foods, tmp_path / "foods")
+    (folder / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    with pytest.raises(InputError, match="no licence a string of .* characters"):
+        staged(folder)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,10 @@ def test_folder_with_other_files_is_refused_and_unchanged(staged: Path, tmp_path
     with pytest.raises(InputError, match="holds notes.txt, which was not staged"):
         stage(staged)
     assert files(staged) == before
+    (staged / "notes.txt").unlink()
+    (staged / "linked").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="holds linked, which was not staged"):
+        stage(staged)
     with pytest.raises(InputError, match="holds "):
         stage(ROOT / "ui")
     (tmp_path / "file").touch()

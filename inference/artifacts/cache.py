@@ -150,9 +150,14 @@ def default_cache() -> Path:
 @functools.cache  # says so once, and stays where it is when the temporary folder changes
 def _writable(folder: Path) -> Path:
     nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if folder.is_dir() or (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+    if _is_folder(folder, os.R_OK) or _is_folder(nearest, os.W_OK):
         return folder  # perhaps read-only, with all that is needed
     return _temporary(f"Cannot write to {folder}")
+
+
+def _is_folder(path: Path, mode: int) -> bool:
+    # Asked in this order: `is_dir` raises an error where a folder around it must not be entered.
+    return os.access(path, mode | os.X_OK) and path.is_dir()
 
 
 @functools.cache

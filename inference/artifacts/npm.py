@@ -111,10 +111,10 @@ def _is_pinned(package: Package, content: bytes) -> bool:
 
 def _fetched(package: Package, archive: str, kept: Path) -> bytes:
     registry = (_configured(os.environ) or REGISTRY).rstrip("/")
-    host = urlsplit(registry).hostname  # a registry's address can hold a password
+    host = _host(registry)
     where = f"{package.name} {package.version} from the npm registry {host}"
     remedy = f"Allow that connection, set npm_config_registry to a mirror, or put the archive at {kept}"
-    if urlsplit(registry).scheme not in ("http", "https") or not host:
+    if not host:
         raise InputError("npm_config_registry is not an address that begins with https:// or http://. Correct it.")
     try:
         address = f"{registry}/{package.name}/-/{archive}"
@@ -128,6 +128,15 @@ def _fetched(package: Package, archive: str, kept: Path) -> bytes:
     if not _is_pinned(package, content):
         raise InputError(f"{where} is not the archive whose SHA-512 is pinned, so it is not used. {remedy}.")
     return content
+
+
+def _host(registry: str) -> str | None:
+    """Return the host of a web address, which can hold a password; None if it is no web address."""
+    try:
+        parts = urlsplit(registry)
+        return parts.hostname if parts.scheme in ("http", "https") else None
+    except ValueError:
+        return None
 
 
 def _configured(environment: Mapping[str, str]) -> str | None:

@@ -32,12 +32,12 @@ export class MeasureView {
     if (!("int8" in runtimes && "onnx" in runtimes) || !this.texts.length) {
       return el("section.panel", {}, heading, el("p", {}, this.texts.length ? "This page has only one version of the model, so there is nothing to compare it with." : "This page has no texts to measure on."));
     }
-    const fetched = mb(runtimes.onnx.model_bytes);
+    const fetched = mb(this.site.files.onnx.bytes);
     this.start = button(`Measure (fetches FP32 first, ${fetched})`, () => void this.#run(), ".primary");
     this.stop = button("Stop", () => this.#running?.abort());
     this.stop.disabled = true;
     return el("section.panel", { "aria-label": "In your browser" }, heading,
-      el("p.small", {}, `INT8 and FP32 (the ONNX file before it was quantized) answer the same ${count(this.texts.length)} showcase texts in turns, one text at a time, on this machine.`),
+      el("p.small", {}, `INT8 and FP32 (the ONNX file before it was quantized) answer the same ${count(this.texts.length)} texts in turns, one text at a time, on this machine.`),
       el("div.row.actions", {}, this.start, this.stop), this.status);
   }
 

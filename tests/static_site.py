@@ -54,7 +54,7 @@ def site_json(tasks: Mapping[str, Any] = TASKS, **changes: Any) -> dict[str, Any
             "onnx": {"title": "ONNX", "bytes": 92_000_000, "model_bytes": 91_000_000, "unpacked": 105_000_000},
         },
         "default_runtime": "int8",
-        "files": {},
+        "files": {"onnx": {"bytes": 83_000_000}},
         "examples": EXAMPLES,
         "showcase": SHOWCASE,
     } | changes

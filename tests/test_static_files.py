@@ -47,7 +47,7 @@ def score(page: sync_api.Page, name: str, content: str | bytes) -> list[list[str
 
 def test_measuring_compares_both_versions_and_names_the_labels_that_differ(page: sync_api.Page) -> None:
     page.get_by_role("link", name="Measure here").click()
-    page.get_by_role("button", name="Measure (fetches FP32 first").click()
+    page.get_by_role("button", name="Measure (fetches FP32 first, 83.0 MB)").click()
     summary = page.locator("#measured .summary")
     summary.wait_for()
     assert "INT8 is 1.93× as fast as FP32 in this browser" in summary.inner_text()

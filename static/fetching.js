@@ -21,6 +21,14 @@ export class EngineError extends Error {
   }
 }
 
+/** Something else than the file that was staged. */
+class DamagedError extends EngineError {
+  /** @param {StagedFile} file */
+  constructor(file) {
+    super("load", `${file.path} is not the file that belongs to this page. Reload the page.`);
+  }
+}
+
 /**
  * Return the unpacked bytes of a file of the page.
  * @param {StagedFile} file
@@ -30,11 +38,28 @@ export class EngineError extends Error {
  * @returns {Promise<Uint8Array<ArrayBuffer>>}
  */
 export async function fetchFile(file, base, onProgress, signal) {
-  const packed = await download(file, base, onProgress, signal);
+  try {
+    return await fetchOnce(file, base, onProgress, signal, "default");
+  } catch (error) {
+    if (!(error instanceof DamagedError)) throw error;
+    // A host may have sent a page about an error, and caches keep that.
+    return fetchOnce(file, base, onProgress, signal, "reload");
+  }
+}
+
+/**
+ * @param {StagedFile} file
+ * @param {string} base
+ * @param {(share: number) => void} onProgress
+ * @param {AbortSignal} signal
+ * @param {RequestCache} cache
+ */
+async function fetchOnce(file, base, onProgress, signal, cache) {
+  const packed = await download(file, base, onProgress, signal, cache);
   // A host may have unpacked it already: the first bytes say so, and no header does.
   const isPacked = packed[0] === 0x1f && packed[1] === 0x8b;
   const content = isPacked ? await inflate(packed, file) : packed;
-  if (content.length !== file.unpacked || (await isOther(content, file.sha256))) throw damaged(file);
+  if (content.length !== file.unpacked || (await isOther(content, file.sha256))) throw new DamagedError(file);
   return content;
 }
 
@@ -43,11 +68,12 @@ export async function fetchFile(file, base, onProgress, signal) {
  * @param {string} base
  * @param {(share: number) => void} onProgress
  * @param {AbortSignal} signal
+ * @param {RequestCache} cache
  */
-async function download(file, base, onProgress, signal) {
+async function download(file, base, onProgress, signal, cache) {
   // A digest in the address: the page's service worker may keep it for good.
   const address = new URL(`${file.path}?v=${file.sha256.slice(0, 16)}`, base);
-  const response = await fetch(address, { signal }).catch(async () => {
+  const response = await fetch(address, { signal, cache }).catch(async () => {
     signal.throwIfAborted();
     const answer = await fetch(address, { signal, redirect: "manual" }).catch(() => null);
     const reason = answer?.type === "opaqueredirect" ? ": the host sends it from another address, which the page may not ask" : "";
@@ -67,7 +93,7 @@ async function download(file, base, onProgress, signal) {
       const { done, value } = await reader.read();
       if (done) break;
       received += value.length;
-      if (received > most) throw damaged(file);
+      if (received > most) throw new DamagedError(file);
       parts.push(value);
       const isPacked = parts[0][0] === 0x1f && (parts[0].length < 2 || parts[0][1] === 0x8b);
       onProgress(Math.min(1, received / (isPacked ? file.bytes : file.unpacked)));
@@ -99,7 +125,7 @@ async function inflate(packed, file) {
     }
   } catch {
     await reader.cancel().catch(() => {});
-    throw damaged(file);
+    throw new DamagedError(file);
   }
   return content.subarray(0, length);
 }
@@ -112,11 +138,6 @@ async function isOther(content, expected) {
   if (!globalThis.crypto?.subtle) return false; // only HTTPS and localhost have it
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
   return [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("") !== expected;
-}
-
-/** @param {StagedFile} file */
-function damaged(file) {
-  return new EngineError("load", `${file.path} is not the file that belongs to this page. Reload the page.`);
 }
 
 /**

@@ -6,6 +6,7 @@
 const scope = new URL("./", location.href);
 const PREFIX = `triptych ${scope.pathname} `; // several pages may share an origin
 const CACHE = `${PREFIX}${new URL(location.href).searchParams.get("content")}`;
+const OWN = /^((engine|model)\/)?[^/]*$/; // in the page's folder there may be other pages
 const worker = /** @type {any} */ (self);
 
 worker.addEventListener("install", () => worker.skipWaiting());
@@ -37,15 +38,21 @@ worker.addEventListener("fetch", (/** @type {any} */ event) => {
 
 /** @param {URL} address */
 function isOurs(address) {
-  return address.origin === scope.origin && address.pathname.startsWith(scope.pathname) && !address.pathname.endsWith("/sw.js");
+  const isBelow = address.origin === scope.origin && address.pathname.startsWith(scope.pathname);
+  return isBelow && OWN.test(nameOf(address)) && nameOf(address) !== "sw.js";
+}
+
+/** @param {URL} address  below the page's folder */
+function nameOf(address) {
+  return address.pathname.slice(scope.pathname.length);
 }
 
 /** @param {any} event @param {Request} request @param {URL} address */
 async function answer(event, request, address) {
   const cache = await caches.open(CACHE);
   // A page may be opened with any ?query or as index.html; its files are one page.
-  const key = request.mode === "navigate" && /\/(index\.html)?$/.test(address.pathname) ? scope.href : request;
-  const isFixed = address.searchParams.has("v");
+  const key = request.mode === "navigate" && ["", "index.html"].includes(nameOf(address)) ? scope.href : request;
+  const isFixed = address.searchParams.has("v") && request.cache !== "reload";
   const kept = isFixed ? await cache.match(key) : undefined;
   if (kept) return kept;
   try {

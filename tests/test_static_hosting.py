@@ -86,6 +86,24 @@ def test_missing_file_gives_the_status_and_the_next_load_works(tiny_run: Callabl
     assert tiny_run('() => engine.load("onnx")')["runtime"] == "onnx"
 
 
+def test_page_about_an_error_in_place_of_a_file_is_fetched_again(browser: sync_api.Browser, tiny_space: Path) -> None:
+    asked: list[str] = []
+
+    class Handler(StaticHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if not self.path.startswith("/model/int8.bin") or asked.count(self.path) > 1:
+                super().do_GET()
+                return
+            self.send_response(200)
+            self.send_header("Cache-Control", "max-age=86400")
+            self.end_headers()
+            self.wfile.write(b"<h1>Too many visitors</h1>")
+
+    with opened(browser, tiny_space, handler=Handler) as run:
+        assert run('() => triptych.predict(["good"])')["mood"][0]["label"]
+
+
 def test_host_that_unpacks_the_files_is_understood(browser: sync_api.Browser, tiny_space: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_space, tmp_path / "space")
     for path in (tmp_path / "space").rglob("*.bin"):

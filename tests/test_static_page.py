@@ -188,6 +188,35 @@ def test_second_visit_needs_no_network(browser: sync_api.Browser, tmp_path: Path
         page.locator("#why .words").wait_for()
 
 
+def test_kept_file_gives_way_to_a_new_one_and_other_pages_below_are_not_kept(
+    browser: sync_api.Browser, tmp_path: Path
+) -> None:
+    stage(tmp_path / "site", site_json(), PAGES)
+    (tmp_path / "site/model/other.bin").write_text("right")
+    (tmp_path / "site/blog").mkdir()
+    (tmp_path / "site/blog/index.html").write_text("<link rel=icon href=data:,>another page")
+    with served(tmp_path / "site") as (url, _), Visiting(browser) as page:
+        page.goto(url)
+        page.locator("#why .words").wait_for()
+        while not page.evaluate("Boolean(navigator.serviceWorker.controller)"):
+            page.wait_for_timeout(50)
+        keep = """async () => {
+            const cache = await caches.open((await caches.keys())[0]);
+            await cache.put("model/other.bin?v=1", new Response("an error"));
+        }"""
+        page.evaluate(keep)
+        read = "async (cache) => await (await fetch('model/other.bin?v=1', { cache })).text()"
+        assert [page.evaluate(read, cache) for cache in ("default", "reload")] == ["an error", "right"]
+        while page.evaluate("async () => await (await caches.match('model/other.bin?v=1')).text()") != "right":
+            page.wait_for_timeout(50)  # it is kept while it streams on
+        page.goto(f"{url}blog/")
+        names = "async () => (await (await caches.open((await caches.keys())[0])).keys()).map(({ url }) => url)"
+        kept = page.evaluate(names)
+        assert f"{url}model/other.bin?v=1" in kept
+        assert not [name for name in kept if "blog" in name]
+        assert "another page" not in page.evaluate("async (url) => await (await caches.match(url)).text()", url)
+
+
 def test_page_works_in_a_frame_of_another_site(browser: sync_api.Browser, address: str, tmp_path: Path) -> None:
     (tmp_path / "outer").mkdir()
     frame = f'<!doctype html><link rel="icon" href="data:,"><iframe src="{address}" width="1000" height="800"></iframe>'

@@ -92,7 +92,7 @@ def _checked(path: Path, known: Mapping[str, str], private: re.Pattern[str]) -> 
         return None, [f"names {named} among its bytes"] if named else []
     problems: list[str] = []
     try:
-        document = json.loads(text) if path.suffix == ".json" else None
+        document = json.loads(text, object_pairs_hook=_named_once) if path.suffix == ".json" else None
     except ValueError:
         document = None
     if document is None:
@@ -107,6 +107,13 @@ def _checked(path: Path, known: Mapping[str, str], private: re.Pattern[str]) -> 
         places = [number for number, line in enumerate(lines, start=1) if match[0] in line.replace("\\\\", "\\")]
         problems.append(f"names {match[0][:80]}" + (f" in line {places[0]}" if places else ""))
     return (new.encode() if new != text else None), problems
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; ValueError for two values of one name, the first of which nobody would check."""
+    if len(named := dict(pairs)) < len(pairs):
+        raise ValueError("a name comes twice")
+    return named
 
 
 def _text(path: Path) -> str | None:

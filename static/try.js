@@ -64,7 +64,7 @@ export class TryView {
     if (!this.loader.isWaitingForConsent) void this.ask();
   }
 
-  /** Answer what is in the boxes, once the model is there; a question asked meanwhile replaces it. */
+  /** Answer what is in the boxes, once the model is there; the next question replaces it. */
   async ask() {
     const text = this.#text();
     this.#running?.abort();

@@ -105,6 +105,7 @@ def test_examples_that_do_not_fit_are_a_warning_and_not_shown(soups: Path, docum
     assert bundle.examples == ()
     assert bundle.findings[-1].severity == "warning"
     assert why in str(bundle.findings[-1])
+    assert ".." not in str(bundle.findings[-1])
     assert len(str(bundle.findings[-1])) < 500
 
 

@@ -209,7 +209,7 @@ def test_api_below_a_path_describes_itself_there() -> None:
     api.state.service.close()
 
 
-def test_request_without_a_host_is_told_what_a_proxy_must_pass_on() -> None:
+def test_request_without_a_host_is_refused_with_what_a_proxy_must_pass_on() -> None:
     access = Access()
     with running(echo, access) as url:
         host, _, port = url.partition("//")[2].partition(":")
@@ -221,7 +221,7 @@ def test_request_without_a_host_is_told_what_a_proxy_must_pass_on() -> None:
             assert (b"nginx: proxy_set_header Host $http_host;" in answer) is (status == 400)
 
 
-def test_refused_origin_is_told_once_to_the_operator_and_always_to_the_client(
+def test_refused_origin_is_logged_once_and_answered_every_time(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with running(echo, Access()) as url:

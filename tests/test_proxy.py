@@ -151,7 +151,7 @@ def test_page_says_what_a_proxy_must_pass_on(
         page.close()
 
 
-def test_proxy_that_passes_no_host_is_told(server: Started) -> None:
+def test_proxy_that_passes_no_host_gets_the_reason(server: Started) -> None:
     with proxy(server.port, "", {"Host": None}) as (port, _):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
         connection.request("GET", "/")
@@ -160,7 +160,7 @@ def test_proxy_that_passes_no_host_is_told(server: Started) -> None:
         connection.close()
 
 
-def test_proxy_that_passes_no_websockets_is_told(server: Started) -> None:
+def test_proxy_that_passes_no_websockets_gets_the_reason(server: Started) -> None:
     with proxy(server.port, "/demo", {"X-Forwarded-Prefix": "/demo", "Upgrade": None, "Connection": "close"}) as (
         port,
         _,

@@ -181,6 +181,7 @@ def test_settings_that_are_paths_keep_their_last_name(foods: Path, tmp_path: Pat
         ("figures.json", '{"a": "HOST"}', "names HOST"),
         ("figures.json", "[" * 100_000, "nests too deeply"),
         ("config.bin", "\0\xff /home/ann/x", "names /home/ann/ among its bytes"),
+        ("config.json", '{"a": "/home/ann/x", "a": "y"}', "names /home/ann/x in line 1"),
     ],
 )
 def test_other_traces_are_refused_with_their_place(

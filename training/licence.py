@@ -30,10 +30,13 @@ def check_licence(licence: Any, languages: Any) -> None:
             f"The Hub has no licence {shown(licence)}. Pass --licence with one of its identifiers, such as mit, "
             "apache-2.0, cc-by-4.0 or other."
         )
-    if languages is not None and not (
-        isinstance(languages, list) and all(isinstance(one, str) and _LANGUAGE.fullmatch(one) for one in languages)
-    ):
-        raise InputError(f"{shown(languages)} are not languages. Pass --language with ISO 639 codes, such as en,de.")
+    known = isinstance(languages, list)
+    odd = (
+        [one for one in languages if not (isinstance(one, str) and _LANGUAGE.fullmatch(one))] if known else [languages]
+    )
+    if languages is not None and odd:
+        what = "the code of a language" if known else "a list of languages"
+        raise InputError(f"{shown(odd[0])} is not {what}. Pass --language with ISO 639 codes, such as en,de.")
 
 
 def unnamed(licence: Any, languages: Any) -> list[str]:

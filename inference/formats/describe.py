@@ -109,7 +109,7 @@ def _with_examples(bundle: Bundle) -> Bundle:
         return replace(bundle, examples=examples.read_examples(bundle.folder, bundle))
     except InferenceError as error:
         what, do = f"{bundle.folder / examples.FILE} is not used", "correct or delete it"
-        return replace(bundle, findings=(*bundle.findings, Finding("warning", what, str(error), do)))
+        return replace(bundle, findings=(*bundle.findings, Finding("warning", what, str(error).removesuffix("."), do)))
 
 
 # --- The readers, one per format

@@ -168,7 +168,9 @@ class Compare:
         monkeypatch.setattr(jobs, "measure", self)
         monkeypatch.setattr(jobs, "build", lambda *_: None)
 
-    def __call__(self, model: Bundle, data: Any, *, quick: bool, base: Path | None, progress: Any) -> dict[str, Any]:
+    def __call__(
+        self, model: Bundle, data: Any, *, quick: bool, cache: Path, base: Path | None, progress: Any
+    ) -> dict[str, Any]:
         self.asked = {"model": model.folder, "texts": data and list(data.texts), "quick": quick}
         while not self.go.wait(0.02):
             progress("latency", 0.5)

@@ -263,8 +263,9 @@ def described(data: LabelledRows, bundle: Bundle) -> None:
         counts = sorted(((ids.count(i), labels[i]) for i in set(ids) - {-1}), reverse=True)
         parts = ", ".join(f"{label} {count:,}" for count, label in counts[:8]) + (", …" if len(counts) > 8 else "")
         st.caption(plain(f"{many(sum(count for count, _ in counts), 'row')} labelled for {task}: {parts}."))
-    for note in data.notes:
-        st.caption(f"⚠ {plain(note[:1].upper() + note[1:])}.")
+    if data.notes:
+        notes = "".join(f"\n- {plain(note[:1].upper() + note[1:])}." for note in data.notes)
+        st.caption(f"What was assumed, and what limits the result:{notes}")
 
 
 page()

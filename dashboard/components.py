@@ -25,7 +25,7 @@ KPIS = {
     "p95": "95 of 100 texts take at most this long.",
     "accuracy": "The share of rows with the right label. The change is in percentage points, on the same rows; it is "
     "grey if its interval contains zero.",
-    "model": "The files of the model. The libraries that run it are not counted; see Size & memory.",
+    "model": "The files of the model. The libraries that run it are not counted; see Size.",
 }
 TEXT_COLORS = {"light": "#31333F", "dark": "#FAFAFA"}  # Streamlit's own
 

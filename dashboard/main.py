@@ -35,7 +35,7 @@ def draw() -> None:
             st.Page("views/overview.py", title="Overview", default=True),
             st.Page("views/leaderboard.py", title="Leaderboard"),
             st.Page("views/latency.py", title="Latency"),
-            st.Page("views/size.py", title="Size & memory"),
+            st.Page("views/size.py", title="Size"),
             st.Page("views/accuracy.py", title="Accuracy"),
             st.Page("views/disagreements.py", title="Disagreements"),
             st.Page("views/your_data.py", title="Your data"),

@@ -6,7 +6,7 @@ import { mb } from "./format.js";
 /** @typedef {import("./engine.js").Engine} Engine */
 
 /** Whether 25 MB are to be asked for first: the visitor saves data, or the device looks like a phone. */
-export function asksFirst() {
+function asksFirst() {
   const { connection, userAgentData } = /** @type {any} */ (navigator);
   const isSlow = connection?.saveData || /2g|3g/.test(connection?.effectiveType ?? "");
   const isPhone = userAgentData?.mobile || (matchMedia("(pointer: coarse)").matches && matchMedia("(max-width: 800px)").matches);

@@ -88,6 +88,16 @@ def test_token_without_an_embedding_is_refused_at_load_and_by_the_doctor(
     assert any("embeddings for 86" in error for error in errors)
 
 
+def test_token_ids_that_would_fill_the_memory_are_refused(model: Path, tmp_path: Path) -> None:
+    path = model / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"]["covid"] = 100_000_000
+    path.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="gives a token the id 100,000,000; the limit is 10,000,000"):
+        load(model, cache=tmp_path / "cache")
+    assert any(finding.severity == "error" for finding in examine(model, cache=tmp_path / "cache"))
+
+
 def test_rows_are_counted_in_the_weights(model: Path, tmp_path: Path) -> None:
     both(drop(CONFIG, "vocab_size"), save(lambda t: t.add_tokens(["covid"])))(model)
     assert describe(model).vocab_size == ROWS

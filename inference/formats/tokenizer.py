@@ -50,6 +50,7 @@ _SAVE_CONVERTED = (
     "Put the tokenizer.json there that AutoTokenizer of transformers 4.57 saves, with "
     '"tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json'
 )
+MAX_TOKEN_ID = 10_000_000  # the tokenizers library allocates a place for every id up to the largest
 PROBE = "a \U00010840"  # with a letter that no vocabulary has
 
 # The names of special tokens, by their role.
@@ -125,6 +126,7 @@ def read_tokenizer(bundle: Bundle, path: Path) -> Tokenizer:
     check_bytes(path, OTHER_BYTES)
     with _reporting(f"Cannot read the tokenizer {path}", "Restore it"):
         tokenizer = Tokenizer.from_file(str(path))
+        _check_ids(tokenizer, path)
         special = tokenizer.encode(PROBE)  # fails if there is no token for what the vocabulary lacks
         if bundle.vocab_size is None:
             return tokenizer
@@ -138,6 +140,13 @@ def read_tokenizer(bundle: Bundle, path: Path) -> Tokenizer:
             "tokenizer from training; for added tokens, train after model.resize_token_embeddings(len(tokenizer))."
         )
     return tokenizer
+
+
+def _check_ids(tokenizer: Tokenizer, path: Path) -> None:
+    if (largest := max(tokenizer.get_vocab().values(), default=0)) > MAX_TOKEN_ID:
+        raise BundleError(
+            f"The tokenizer {path} gives a token the id {largest:,}; the limit is {MAX_TOKEN_ID:,}. Restore it."
+        )
 
 
 def tokenizer_max_length(folder: Path) -> float | None:
@@ -285,6 +294,7 @@ def _convert(folder: Path, rows: int | None) -> str:
         if pieces is not None:
             _check_pieces(folder, tokenizer, pieces)
         backend = tokenizer.backend_tokenizer
+        _check_ids(backend, folder)
         # Recorded for the caller, who chooses the length but not the end that is cut off.
         backend.enable_truncation(512, direction=tokenizer.truncation_side)
         content = json.loads(backend.to_str())

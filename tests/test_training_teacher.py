@@ -333,6 +333,7 @@ def test_the_student_of_a_teacher_of_several_labels_gives_several(train: Any, ba
     [
         (("--unlabelled", "x.csv"), "--unlabelled needs a teacher. Name its folder with --teacher"),
         (("--temperature", "3"), "--temperature needs a teacher"),
+        (("--distill",), "--distill needs a teacher"),
         (("--teacher", "nowhere/at/all"), "No model folder nowhere/at/all"),
         (("--teacher", "OUT"), "is the folder of the teacher. Name another folder for the student"),
         (("--teacher", "TEACHER"), "the teacher's task 'label' has no label of its own for down, up; it has cold, hot"),

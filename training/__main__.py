@@ -91,8 +91,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--teacher",
         metavar="MODEL",
-        help="distil: learn from the scores of this model too, a folder or hf://OWNER/NAME",
+        help="learn from the scores of this model too, a folder or hf://OWNER/NAME",
     )
+    p.add_argument("--distill", action="store_true", help="insist on a --teacher, which alone is enough")
     p.add_argument("--teacher-base", type=Path, help="folder of the teacher's base, if it is an adapter")
     p.add_argument(
         "--unlabelled",
@@ -303,7 +304,8 @@ def _learn_from_teacher(
     numbers = {name: getattr(args, name) for name in ("temperature", "teacher_weight", "label_weight")}
     given = [f"--{name.replace('_', '-')}" for name, value in numbers.items() if value is not None]
     if args.teacher is None:
-        if given := [*given, *(["--unlabelled"] if args.unlabelled else [])]:
+        given += [f"--{name}" for name in ("unlabelled", "distill") if getattr(args, name)]
+        if given:
             raise InputError(f"{given[0]} needs a teacher. Name its folder with --teacher.")
         return tasks, {}, None, {}
     if Path(args.teacher).resolve() == args.out.resolve():

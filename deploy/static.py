@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import json
@@ -11,15 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deploy.card import ROOT, hub
+from deploy.card import ROOT, hub, is_demo
 from deploy.privacy import publishable
 from deploy.static_page import page_files
 from deploy.static_tokenizer import tokenizer_tables
 from inference.artifacts.cache import Artifact, default_cache, obtain
 from inference.artifacts.npm import MIT, ORT, fetch_package
-from inference.assets import DEMO_MODEL, SHOWCASE
+from inference.assets import showcase_texts
 from inference.backends import RUNTIMES, TITLES
-from inference.calls.texts import MAX_CHARS, Text
+from inference.calls.texts import MAX_CHARS
 from inference.classifier import Classifier
 from inference.errors import BundleError
 from inference.explain.occlusion import MAX_PASSES
@@ -166,20 +165,16 @@ def _examples(classifier: Classifier) -> list[dict[str, Any]]:
 
 
 def _showcase(classifier: Classifier) -> list[dict[str, Any]]:
-    """Return texts to measure with: the right labels, as far as known, and Python's answers."""
-    if classifier.bundle.folder.resolve() == DEMO_MODEL:
-        with SHOWCASE.open(encoding="utf-8", newline="") as file:
-            rows: list[tuple[Text, Mapping[str, str]]] = [(row.pop("text"), row) for row in csv.DictReader(file)]
-    else:
-        rows = [(example.text, example.labels) for example in classifier.bundle.examples]
-    if not rows:
+    """Return texts to measure with, and Python's answers."""
+    bundle = classifier.bundle
+    texts = showcase_texts() if is_demo(bundle) else [example.text for example in bundle.examples]
+    if not texts:
         return []
-    answers = classifier.classify([text for text, _ in rows]).predictions
+    answers = classifier.classify(texts).predictions
     return [
         {
             "text": text,
-            "labels": dict(labels),
             "python": {name: [answer[i].label, round(answer[i].confidence, 6)] for name, answer in answers.items()},
         }
-        for i, (text, labels) in enumerate(rows)
+        for i, text in enumerate(texts)
     ]

@@ -32,9 +32,7 @@ TASKS: dict[str, Any] = {
     "emotion": {"labels": ["anger", "sadness", "joy"], "threshold": 0.4},
 }
 EXAMPLES = [{"name": "Good", "text": "good glad day"}, {"name": "Bad", "text": "a bad day"}]
-SHOWCASE = [{"text": f"good text {number}", "labels": {}} for number in range(30)] + [
-    {"text": "bad wobbly", "labels": {}}
-]
+SHOWCASE = [{"text": f"good text {number}"} for number in range(30)] + [{"text": "bad wobbly"}]
 
 
 def site_json(tasks: Mapping[str, Any] = TASKS, **changes: Any) -> dict[str, Any]:

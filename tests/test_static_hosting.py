@@ -287,9 +287,7 @@ def test_a_large_download_is_warned_of_and_the_offline_cache_is_named_by_the_con
 def with_examples(folder: Path, python: list[list[Any]]) -> Path:
     """Add texts to the site of a staged page, with these answers of Python."""
     site = json.loads((folder / "site.json").read_text())
-    site["showcase"] = [
-        {"text": text, "labels": {}, "python": {"mood": answer}} for text, answer in zip("ab", python, strict=True)
-    ]
+    site["showcase"] = [{"text": text, "python": {"mood": answer}} for text, answer in zip("ab", python, strict=True)]
     site["tasks"] = {"mood": site["tasks"]["mood"]}
     (folder / "site.json").write_text(json.dumps(site))
     return folder

@@ -42,7 +42,8 @@ KEYS = set(
 COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 _FRONT_MATTER = re.compile(r"\s*---\r?\n(.*?)\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
 _NOTHING = ("", "~", "null")
-REPO_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+# As in huggingface_hub; the oldest models, such as bert-base-uncased, have no owner.
+REPO_ID = re.compile(r"(?!.*(?:--|\.\.|\.git$))(?:\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def card_problems(folder: Path) -> list[str]:
     for name in ("models", "datasets"):
         ids = data.get(name, [])
         if not isinstance(ids, list) or not all(isinstance(item, str) and REPO_ID.fullmatch(item) for item in ids):
-            problems.append(f"`{name}` is {ids!r}, not a list of OWNER/NAME.")
+            problems.append(f"`{name}` is {ids!r}, not a list of ids such as OWNER/NAME.")
     return problems
 
 

@@ -19,7 +19,7 @@ from deploy.card import KINDS, Details, is_demo
 from deploy.publication import lines, publication
 from deploy.staging import prepare, stage
 from deploy.starting import check_staged
-from deploy.uploading import upload
+from deploy.uploading import check_target, upload
 from inference.commands import options
 from inference.errors import InputError
 from inference.formats.describe import describe
@@ -53,6 +53,8 @@ def _run(args: argparse.Namespace) -> None:
     token = (args.token or os.environ.get("HF_TOKEN") or "").strip()
     if args.to and not token:
         raise InputError("--to needs a token with write access. Set HF_TOKEN or pass --token.")
+    if args.to:
+        check_target(args.to, token)  # before minutes of staging
     if args.pairs is not None and describe(args.model, args.base).pairs != args.pairs:
         raise InputError(
             f'A Space serves what the folder says: put "pairs": {json.dumps(args.pairs)} into its config.json.'

@@ -8,9 +8,17 @@ from pathlib import Path
 
 from deploy.card import REPO_ID, front_matter, hub
 from deploy.staging import staged_files
-from inference.errors import InferenceError, InputError
+from inference.errors import InferenceError, InputError, shown
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
+
+
+def check_target(repo_id: str, token: str) -> None:
+    """Raise InputError if the id of the Space or the token is malformed."""
+    if "/" not in repo_id or not REPO_ID.fullmatch(repo_id):
+        raise InputError(f"--to {shown(repo_id)} is not the id of a Space. Pass OWNER/NAME.")
+    if not _TOKEN.fullmatch(token):  # before a library repeats it in an error
+        raise InputError("The token is empty or contains invalid characters. Copy it again.")
 
 
 def upload(folder: str | Path, repo_id: str, token: str) -> str:
@@ -22,10 +30,7 @@ def upload(folder: str | Path, repo_id: str, token: str) -> str:
         InputError: the id or the token is malformed.
         InferenceError: the Hub refused the upload or could not be reached.
     """
-    if not REPO_ID.fullmatch(repo_id):
-        raise InputError(f"--to {repo_id!r} is not the id of a Space. Pass OWNER/NAME.")
-    if not _TOKEN.fullmatch(token):  # before a library repeats it in an error
-        raise InputError("The token is empty or contains invalid characters. Copy it again.")
+    check_target(repo_id, token)
     folder = Path(folder)
     files = staged_files(folder)
     sdk = front_matter(folder)["sdk"]

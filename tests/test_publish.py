@@ -376,6 +376,8 @@ def test_model_of_ones_own_is_not_uploaded_unasked(
     arguments = ["--model", str(foods), "--out", str(tmp_path / "out"), "--to", "me/x", "--token", "hf_secret"]
     assert space.main(arguments) == 2
     assert "foods would become public" in capsys.readouterr().err
+    assert space.main([*arguments, "--yes", "--to", "../.."]) == 2
+    assert "--to '../..' is not the id of a Space" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     for reply, count in (("n", 0), ("", 0), ("yes", 1)):

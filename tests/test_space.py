@@ -399,7 +399,10 @@ def test_unreachable_hub_is_an_error_with_a_remedy(staged: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("repo_id", "token", "message"),
     [
-        ("demo", "hf_secret", "not the id of a Space. Pass OWNER/NAME"),
+        *(
+            (name, "hf_secret", "not the id of a Space. Pass OWNER/NAME")
+            for name in ("demo", "../..", "me/a--b", "me/-")
+        ),
         ("me/demo", "hf_secret\nx", "contains invalid characters"),
     ],
 )
@@ -409,6 +412,12 @@ def test_malformed_id_or_token_is_refused_before_the_upload(
     with pytest.raises(InputError, match=message) as raised:
         upload(staged, repo_id, token)
     assert "hf_secret" not in str(raised.value)
+
+
+def test_models_and_datasets_of_the_card_may_have_no_owner(staged: Path) -> None:
+    card = staged / "README.md"
+    card.write_text(card.read_text().replace("- stanfordnlp/sst2", "- imdb"))
+    assert card_problems(staged) == []
 
 
 def test_folder_that_was_not_staged_is_not_uploaded() -> None:

@@ -80,6 +80,7 @@ def write_card(bundle: Bundle, kind: str, details: Details = UNSAID) -> str:
     if kind == "static":
         server = dict.fromkeys(("sdk_version", "python_version", "startup_duration_timeout"))
         data |= {"sdk": "static", "app_file": "index.html", "custom_headers": HEADERS, **server}
+        data["short_description"] = "A text classifier that runs in your browser"
     titles = [TITLES[name] for name in bundle.backends]
     revision = f" at revision {bundle.base.revision}" if bundle.base and bundle.base.revision else ""
     tasks = ", ".join(f"{name} ({len(task.labels)} labels)" for name, task in bundle.tasks.items())

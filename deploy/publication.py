@@ -50,7 +50,8 @@ def lines(public: dict[str, Any]) -> Iterator[str]:
     """Yield the same for people, and warnings about what is not said."""
     yield "Everybody will be able to read:"
     base = f", fine-tuned from {public['base']}" if public["base"] else ""
-    yield f"  the model {public['model']}{base}; licence: {public['licence'] or 'none'}"
+    language = ", ".join(public["language"] or ["none"])
+    yield f"  the model {public['model']}{base}; licence: {public['licence'] or 'none'}; language: {language}"
     for name, task in public["tasks"].items():
         labels = ", ".join(task["labels"][:MAX_LABELS]) + (", …" if len(task["labels"]) > MAX_LABELS else "")
         count = counted(len(task["labels"]), "label")
@@ -64,3 +65,13 @@ def lines(public: dict[str, Any]) -> Iterator[str]:
             yield f"  {counted(count, 'text')} in {name}"
     for warning in unnamed(public["licence"], public["language"]):
         yield f"warning: {warning}"
+    if "examples" not in public["texts"]:
+        yield "warning: The page has no examples to click. Name some with --examples FILE."
+
+
+def agreement(folder: Path) -> Iterator[str]:
+    """Yield how many labels of a static page are those of Python, if it was started and has a showcase."""
+    if parity := json.loads((folder / "parity.json").read_bytes()):
+        equal = ", ".join(f"{task} {answers['equal']:,}" for task, answers in parity["tasks"].items())
+        texts = f"Of {parity['texts']:,} showcase texts"
+        yield f"{texts}, so many get the same label in {parity['browser']} as in Python: {equal}."

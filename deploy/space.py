@@ -2,8 +2,9 @@
 
     python -m deploy.space --out DIR --to OWNER/NAME
 
-Both kinds serve page, dashboard and API on one port, by `serve.py`, which a Gradio Space calls `app.py`. The staged
-model replaces the demo model, which it serves by default: a Space sets none of our environment variables.
+A Gradio and a Docker Space serve page, dashboard and API on one port, by `serve.py`, which a Gradio Space calls
+`app.py`. The staged model replaces the demo model, which it serves by default: a Space sets none of our environment
+variables. A static Space has no server: the model runs in the visitor's browser.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.card import KINDS, Details, is_demo
-from deploy.publication import lines, publication
+from deploy.publication import agreement, lines, publication
 from deploy.staging import prepare, stage
 from deploy.starting import check_staged
 from deploy.uploading import check_target, upload
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     p.add_argument(
         "--examples", type=Path, metavar="FILE", help="table of texts to show on the page (they become public)"
     )
-    p.add_argument("--licence", help=LICENCE_HELP.replace("none is named", "what the model's folder says"))
+    p.add_argument("--licence", "--license", help=LICENCE_HELP.replace("none is named", "what the model's folder says"))
     p.add_argument("--language", help=LANGUAGE_HELP.replace("none is named", "what the model's folder says"))
     p.add_argument("--to", metavar="OWNER/NAME", help="upload to this Space")
     p.add_argument("--yes", action="store_true", help="upload what was shown, without asking")
@@ -66,7 +67,7 @@ def _run(args: argparse.Namespace) -> None:
         raise InputError(
             f"{bundle.name} would become public. Run this without --to, read what is shown, then pass --to with --yes."
         )
-    files = stage(args.out, args.kind, args.model, args.base, details)
+    files = stage(args.out, args.kind, args.model, args.base, details, args.progress)
     size = sum((args.out / name).stat().st_size for name in files)
     public = publication(args.out, bundle)
     if not args.json:
@@ -85,6 +86,8 @@ def _run(args: argparse.Namespace) -> None:
     else:
         upload_note = f"Uploaded to {url}" if url else "Not uploaded; pass --to OWNER/NAME to upload."
         print(f"{state} {upload_note}")
+        if args.kind == "static":
+            print(*agreement(args.out), f"To look at it: python -m http.server -d {args.out}", sep="\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from inference.assets import DEMO_MODEL
 from inference.errors import InputError
 from inference.formats.bundle import WHEELS, Bundle
 from inference.formats.describe import describe
+from inference.jobs import Progress
 
 # Copied unchanged from the repository's root, beside `serve.py`.
 FILES = (
@@ -39,11 +40,13 @@ def stage(
     model: str | Path = DEMO_MODEL,
     base: str | Path | None = None,
     details: Details = UNSAID,
+    progress: Progress | None = None,
 ) -> list[str]:
     """Copy the files of a Space into `out`; returns their sorted paths within it.
 
     Args:
         base: the folder of the model's base here. The Space looks in the model's folder, then for its Hub id.
+        progress: called with the step and the share done while ONNX and INT8 are built for a static Space.
 
     Raises:
         InputError: the kind is unknown, `out` holds files that were not staged, or a file of the model names this
@@ -52,11 +55,13 @@ def stage(
     """
     if kind not in KINDS:
         raise InputError(f"Unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
-    out, bundle = Path(out), prepare(kind, model, base, details)
+    out = Path(out)
+    _check_room(out)  # before ONNX and INT8 are built
+    bundle = prepare(kind, model, base, details)
     written: dict[str, str | bytes] = {"README.md": write_card(bundle, kind, details)}
     sources: dict[str, Path] = {}
     if kind == "static":
-        written |= static_files(bundle, base, str(written["README.md"]))
+        written |= static_files(bundle, base, str(written["README.md"]), progress=progress)
     else:
         model_files = published(bundle, new_examples=details.examples is not None)
         place = Path("assets/models") / (DEMO_MODEL.name if is_demo(bundle) else bundle.name)
@@ -137,8 +142,8 @@ def _requirements(bundle: Bundle, kind: str) -> str:
     return "\n".join([*kept, ZERO_GPU] if kind == "gradio" else [CPU_TORCH, *kept]) + "\n"
 
 
-def _make_room(out: Path) -> None:
-    """Create the folder, or empty it if it holds nothing but files staged before."""
+def _check_room(out: Path) -> None:
+    """Refuse a file, and a folder that holds anything but files staged before."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file. Pass a folder.")
     known = {STAGED, *staged_files(out)} if (out / STAGED).is_file() else set()
@@ -146,6 +151,11 @@ def _make_room(out: Path) -> None:
         name, is_folder = path.relative_to(out), path.is_dir() and not path.is_symlink()
         if not is_folder and "__pycache__" not in name.parts and str(name) not in known:
             raise InputError(f"--out {out} holds {name}, which was not staged. Pass a new folder.")
+
+
+def _make_room(out: Path) -> None:
+    """Create the folder, or empty it if it holds nothing but files staged before."""
+    _check_room(out)
     out.mkdir(parents=True, exist_ok=True)
     for path in out.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -24,6 +24,7 @@ from inference.errors import BundleError
 from inference.explain.occlusion import MAX_PASSES
 from inference.formats.bundle import Bundle
 from inference.formats.examples import offered
+from inference.jobs import Progress
 from inference.loading import BATCHING, EXPLAIN_S, open_described
 from inference.version import __version__
 
@@ -36,12 +37,15 @@ SMALL_KEYS = ("threshold", "out_of_scope", "one_output")
 _log = logging.getLogger(__name__)
 
 
-def static_files(bundle: Bundle, base: str | Path | None, card: str, cache: Path | None = None) -> dict[str, bytes]:
+def static_files(
+    bundle: Bundle, base: str | Path | None, card: str, cache: Path | None = None, progress: Progress | None = None
+) -> dict[str, bytes]:
     """Return the files of the page by their names. ONNX and INT8 are built first if they are not in the cache.
 
     Args:
         card: the README of the Space, whose licence the page repeats.
         cache: folder of built files (default: `default_cache()`).
+        progress: called with the step and the share done during a build.
 
     Raises:
         BundleError: a browser cannot run this model or read texts as it does.
@@ -49,7 +53,7 @@ def static_files(bundle: Bundle, base: str | Path | None, card: str, cache: Path
     """
     base = Path(base) if base is not None else None
     cache = cache or default_cache()
-    artifact = obtain(bundle, cache, base=base)
+    artifact = obtain(bundle, cache, progress, base)
     bundle = artifact.served(bundle)
     graphs = _graphs(bundle, artifact)
     default = next(iter(graphs))

@@ -84,8 +84,9 @@ export class FileView {
     }
     this.labels = Object.keys(this.site.tasks).map((task) => ({ task, ...this.#select(`Right ${task} label`, `score-label-${task}`, names, this.#labelColumn(names, task), "none") }));
     this.all = /** @type {HTMLInputElement} */ (el("input", { type: "checkbox", id: "score-all" }));
+    this.question = message(`Which column of ${table.name} holds the texts? Choose it.`);
     fill(this.preview,
-      !text && message(`Which column of ${table.name} holds the texts? Choose it.`),
+      this.question,
       el("div.row.fields", {}, fields, this.labels.map(({ field }) => field), el("label.check", {}, this.all, "Include the probability of every label")),
       firstRows(table));
     this.#check();
@@ -106,6 +107,7 @@ export class FileView {
   }
 
   #check() {
+    if (this.question) this.question.hidden = Boolean(this.text?.select.value);
     this.begin.disabled = this.#running !== null || !this.text?.select.value || (this.site.pairs && !this.second?.select.value);
   }
 

@@ -69,7 +69,7 @@ function describe(site, page, parity) {
     `The model ${site.model.name} runs in your browser with ONNX Runtime Web. The page asks only the server it came from, and sends no text anywhere: its Content-Security-Policy forbids that.`,
     site.model.base && `It is fine-tuned from ${site.model.base} and reads the first ${site.max_tokens} tokens of ${site.pairs ? "a pair of texts" : "a text"}.`,
     parity ? agreement(parity, title) : `Whether the labels are those of Python's ${title} was not checked when this page was made.`,
-    ...Object.values(site.runtimes).map((runtime) => `${runtime.title}: ${mb(runtime.model_bytes)}, of which with everything that it needs ${mb(runtime.bytes)} are fetched.`),
+    ...Object.values(site.runtimes).map((runtime) => `${runtime.title}: ${mb(runtime.model_bytes)}; compressed and with everything that it needs, ${mb(runtime.bytes)} are fetched.`),
     site.model.licence && `Licence of the model: ${site.model.licence}.`,
     `Triptych ${site.version}.`,
   ].filter(Boolean);

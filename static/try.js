@@ -53,8 +53,8 @@ export class TryView {
       return;
     }
     const { tasks, examples: [first] } = this.site;
+    if (!first) return; // nothing was asked, so no places for answers
     fill(byId("answer"), el("div.cards", {}, Object.entries(tasks).map(([name, task]) => placeholder(name, task.labels.length, this.loader.runtime))));
-    if (!first) return;
     this.#put(first.text);
     if (first.answer) {
       const predictions = Object.fromEntries(Object.entries(first.answer).map(([task, prediction]) => [task, [prediction]]));

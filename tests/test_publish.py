@@ -263,6 +263,7 @@ def test_no_licence_and_no_language_is_chosen_for_the_owner(foods: Path, tmp_pat
     printed = "\n".join(lines(publication(out, prepare("gradio", folder, None, Details()))))
     assert "warning: No licence is named" in printed
     assert "warning: No language is named" in printed
+    assert "warning: The page has no examples" in printed
     (folder / "README.md").write_text("---\nlicense: mit\nlanguage: [de, en]\nbase_model: a/b\n---\n# Foods\n")
     assert [front_matter(staged(folder)).get(key) for key in ("license", "language")] == ["mit", ["de", "en"]]
     out = staged(folder, details=Details("cc0-1.0", ("fr",)))

@@ -104,6 +104,8 @@ def test_folder_with_other_files_is_refused_and_unchanged(staged: Path, tmp_path
     before = files(staged)
     with pytest.raises(InputError, match="holds notes.txt, which was not staged"):
         stage(staged)
+    with pytest.raises(InputError, match="holds notes.txt"):
+        stage(staged, "static", "no model")  # nothing is read or built first
     assert files(staged) == before
     (staged / "notes.txt").unlink()
     (staged / "linked").symlink_to(tmp_path)

@@ -182,6 +182,14 @@ def test_files_that_cannot_be_read_say_why(page: sync_api.Page) -> None:
     assert page.evaluate("window.hacked") is None
 
 
+def test_question_for_the_column_goes_when_it_is_answered(page: sync_api.Page) -> None:
+    choose(page, "a.csv", "Kommentar;n\ngood;1\n")
+    question = page.get_by_text("Which column of a.csv holds the texts?")
+    sync_api.expect(question).to_be_visible()
+    page.get_by_label("Text column").select_option("Kommentar")
+    sync_api.expect(question).to_be_hidden()
+
+
 def test_hostile_cells_and_file_names_are_shown_as_text(page: sync_api.Page) -> None:
     score(page, f"{IMAGE}.csv", f'text,"{IMAGE}",__proto__\n{SCRIPT},\0,{IMAGE}\n')
     assert IMAGE in page.locator(".preview").inner_text()

@@ -117,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=13)
     p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     p.add_argument("--base", type=Path, help="folder of the base model, if its wheel is not installed")
-    p.add_argument("--licence", help=LICENCE_HELP)
+    p.add_argument("--licence", "--license", help=LICENCE_HELP)
     p.add_argument("--language", help=LANGUAGE_HELP)
     p.add_argument(
         "--publish-examples",

@@ -145,9 +145,10 @@ def _backend(receipt: Mapping[str, Any], backend: str | None) -> str:
 def _common_rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[int], list[int]]:
     """Return the positions, in both receipts, of the rows of the file that both have."""
     if a["data"]["sha256"] != b["data"]["sha256"]:
+        first, second = (f"{r['data']['name']}, SHA-256 {r['data']['sha256'][:8]}…" for r in (a, b))
         raise InputError(
-            f"The models were measured on different files ({a['data']['name']}, {b['data']['name']}). Measure both on "
-            "the same one: compare --model A --model B --data FILE."
+            f"The models were measured on different files ({first}; {second}). Measure both on the same one: compare "
+            "--model A --model B --data FILE."
         )
     at = {number: place for place, number in enumerate(b["data"]["row_numbers"])}
     numbers = [(place, at[number]) for place, number in enumerate(a["data"]["row_numbers"]) if number in at]

@@ -2,7 +2,7 @@
 # make dashboard  the dashboard alone at http://127.0.0.1:8501  (MODEL=folder PORT=8501)
 # make test       the tests to run while working, some seven minutes: all but the commands of the documents, Ray, and
 #                 what is marked slow (pyproject.toml says what each marker means)
-# make test-all   every test, in some 25 minutes; one that needs what is not installed is skipped
+# make test-all   every test, in half an hour or more; one that needs what is not installed is skipped
 # make check      style and types; those of the static page too, where Node is installed
 # make interop    RapidFit, PEFT, SetFit, sentence-transformers, Optimum and two versions of transformers, in environments
 #                 of their own, must answer as Triptych does: six minutes, fetches a few small packages

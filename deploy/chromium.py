@@ -167,10 +167,15 @@ def _ask(folder: Path, program: str, seconds: float) -> dict[str, Any]:
                     return {"error": f"{program} {state}"}
             return server.answer
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop(process, 10)
             server.shutdown()
+
+
+def stop(process: subprocess.Popen[bytes], patience_s: float) -> None:
+    """End a process, by force if it has not ended after so many seconds."""
+    process.terminate()
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 
 from deploy.card import card_problems, front_matter
-from deploy.chromium import start_in_chromium
+from deploy.chromium import start_in_chromium, stop
 from deploy.staging import ENTRY, lfs_problems
 from inference.errors import InputError
 
@@ -65,12 +65,7 @@ def _start(folder: Path) -> None:
                 time.sleep(0.2)
             _ask(f"http://127.0.0.1:{port}/api/predict", folder)
         finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop(process, 30)
     # Streamlit's server answers before it runs the dashboard, whose errors show only here.
     code = (
         "from streamlit.testing.v1 import AppTest; errors = AppTest.from_file('dashboard/main.py', "

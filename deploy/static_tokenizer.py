@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
+from deploy import word_breaks
 from inference.errors import BundleError
 from inference.formats.bundle import Bundle
 
 SURROGATES = range(0xD800, 0xE000)
-WORD_BREAKS = Path(__file__).with_name("word_breaks.json")  # kinds of code points in UAX #29, of the explanations
 HANGUL = range(0xAC00, 0xD7A4)
 
 
@@ -40,7 +39,7 @@ def tokenizer_tables(bundle: Bundle, tokenizer: Tokenizer) -> dict[str, Any]:
         "continuation": model["continuing_subword_prefix"],
         "max_letters": model["max_input_chars_per_word"],
         **_code_points(tokenizer),
-        "breaks": json.loads(WORD_BREAKS.read_text(encoding="utf-8")),
+        "breaks": json.loads(word_breaks.FILE.read_text(encoding="utf-8")),
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import plotly.graph_objects as go
 
 from dashboard.charts.formatting import Receipt, joined, ms, percent
+from dashboard.charts.overview import unbeaten
 from dashboard.charts.style import GREY, Chart, Rows, finish, label, log_axis, marker, named, short, whiskers
 from inference.backends import RUNTIMES, TITLES
 
@@ -54,21 +55,17 @@ def compares(a: Receipt, b: Receipt) -> bool:
 
 def best(receipts: Mapping[str, Receipt], task: str) -> list[tuple[str, str]]:
     """Return the measurements and backends, fastest first, that no other beats in both speed and accuracy."""
-    points = {
-        (name, backend): (
-            receipt["results"]["latency"][backend]["p50_ms"]["value"],
-            -receipt["results"]["accuracy"][task][backend]["accuracy"]["value"],
-        )
-        for name, receipt in receipts.items()
-        if task in receipt["results"]["accuracy"]
-        for backend in receipt["settings"]["backends"]
-    }
-
-    def is_beaten(key: tuple[str, str]) -> bool:
-        slow, wrong = points[key]
-        return any(other != points[key] and other[0] <= slow and other[1] <= wrong for other in points.values())
-
-    return sorted((key for key in points if not is_beaten(key)), key=points.__getitem__)
+    return unbeaten(
+        {
+            (name, backend): (
+                receipt["results"]["latency"][backend]["p50_ms"]["value"],
+                receipt["results"]["accuracy"][task][backend]["accuracy"]["value"],
+            )
+            for name, receipt in receipts.items()
+            if task in receipt["results"]["accuracy"]
+            for backend in receipt["settings"]["backends"]
+        }
+    )
 
 
 def pareto(receipts: Mapping[str, Receipt], task: str) -> Chart:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from math import log10, sqrt
+from typing import TypeVar
 
 import plotly.graph_objects as go
 
@@ -31,19 +33,29 @@ from inference.compare.benchmark import CONTROL
 from inference.compare.results import cost_per_million, noise_is_assumed
 from inference.compare.stats import enough_samples
 
+Key = TypeVar("Key")
 LARGEST = 46  # pixels across the marker of the largest model
 
 
 def front(receipt: Receipt, task: str) -> list[str]:
     """Return the backends, fastest first, that no other beats in both speed and accuracy, by the values alone."""
-    speed = {name: one["p50_ms"]["value"] for name, one in receipt["results"]["latency"].items()}
-    right = {name: one["accuracy"]["value"] for name, one in receipt["results"]["accuracy"][task].items()}
+    right = receipt["results"]["accuracy"][task]
+    return unbeaten(
+        {
+            name: (latency["p50_ms"]["value"], right[name]["accuracy"]["value"])
+            for name, latency in receipt["results"]["latency"].items()
+        }
+    )
 
-    def beats(other: str, name: str) -> bool:
-        differs = (speed[other], right[other]) != (speed[name], right[name])
-        return differs and speed[other] <= speed[name] and right[other] >= right[name]
 
-    return sorted((name for name in speed if not any(beats(o, name) for o in speed)), key=speed.__getitem__)
+def unbeaten(points: Mapping[Key, tuple[float, float]]) -> list[Key]:
+    """Return what no other beats in both latency and accuracy, fastest first; both are the values of `points`."""
+
+    def is_beaten(key: Key) -> bool:
+        slow, right = points[key]
+        return any(other != points[key] and other[0] <= slow and other[1] >= right for other in points.values())
+
+    return sorted((key for key in points if not is_beaten(key)), key=lambda key: points[key][0])
 
 
 def pareto(receipt: Receipt, task: str) -> Chart:

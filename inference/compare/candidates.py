@@ -29,6 +29,7 @@ from inference.compare.verdict import (
     p95_reason,
     pp,
     size_reason,
+    speedup_reason,
     worst,
 )
 from inference.errors import InputError
@@ -214,12 +215,7 @@ def _speed(a: Mapping[str, Any], b: Mapping[str, Any], first: str, second: str) 
 def _speedup(speed: _Speed, first: Candidate, minimum: float) -> Reason:
     if not speed.is_comparable:
         return Reason(INCONCLUSIVE, "the models were measured on different machines, so no speed-up is known")
-    low, high = speed.gain.low / speed.noise, speed.gain.high * speed.noise
-    text = (
-        f"it is {speed.gain.value:.2f} times as fast as {first} ({low:.2f} to {high:.2f} with noise); at least "
-        f"{minimum:g} times required"
-    )
-    return Reason(SHIP if low >= minimum else NO if high < minimum else INCONCLUSIVE, text)
+    return speedup_reason(speed.gain.to_dict(), speed.noise, str(first), minimum)
 
 
 def _sentence(

@@ -204,14 +204,18 @@ def _is_worse(pair: Mapping[str, Any]) -> bool:
 
 
 def _speedup(figures: Mapping[str, Any], name: str, reference: str, minimum: float) -> Reason:
-    """Return the decision by speed-up, its interval widened by the noise between processes of one backend."""
+    """Return the decision by speed-up over the reference, with the noise between processes of one backend."""
     if name == reference:
         text = f"it is the reference, so its speed-up is 1; at least {minimum:g} required"
         return Reason(SHIP if minimum <= 1 else NO, text)
-    gain, noise = figures["speedup"][name], figures["control"]["noise"]
+    return speedup_reason(figures["speedup"][name], figures["control"]["noise"], TITLES[reference], minimum)
+
+
+def speedup_reason(gain: Mapping[str, float], noise: float, other: str, minimum: float) -> Reason:
+    """Return the decision by a speed-up over `other`, its interval widened by the ratio that is noise."""
     low, high = gain["low"] / noise, gain["high"] * noise
     text = (
-        f"it is {gain['value']:.2f} times as fast as {TITLES[reference]} ({low:.2f} to {high:.2f} with noise); "
+        f"it is {gain['value']:.2f} times as fast as {other} ({low:.2f} to {high:.2f} with noise); "
         f"at least {minimum:g} times required"
     )
     return Reason(SHIP if low >= minimum else NO if high < minimum else INCONCLUSIVE, text)

@@ -14,7 +14,16 @@ from dashboard.state import current, keep_texts, with_texts
 from dashboard.upload import MAX_MB, TYPES, guess_text, read_upload
 from inference.backends import TITLES
 from inference.compare.benchmark import LENGTHS, length_name
-from inference.compare.disagreements import BOTH_WRONG, BROKEN, FIXED, KINDS, Disagreement, attach_texts, disagreements
+from inference.compare.disagreements import (
+    BOTH_WRONG,
+    BROKEN,
+    CHANGED,
+    FIXED,
+    KINDS,
+    Disagreement,
+    attach_texts,
+    disagreements,
+)
 from inference.compare.receipt import Receipt
 from inference.errors import InferenceError, InputError
 from inference.explain.agreement import Agreement, agreement_sentence
@@ -24,7 +33,7 @@ MAX_WHY = 200  # rows to choose from
 WHY = "_why"
 BANDS = {length_name(low, high): (low, high) for low, high in LENGTHS}
 COLUMNS = ("row", "kind", "true", "reference", "reference_confidence", "backend", "backend_confidence", "tokens")
-MARKS = {BROKEN: "✗ broken", FIXED: "✓ fixed", BOTH_WRONG: "– both wrong"}
+MARKS = {BROKEN: "✗ broken", FIXED: "✓ fixed", BOTH_WRONG: "– both wrong", CHANGED: "≠ label changed"}
 
 
 def page() -> None:
@@ -139,7 +148,7 @@ def filtered(rows: list[Disagreement]) -> list[Disagreement]:
     kinds = kind.pills(
         "Kind", KINDS, selection_mode="multi", default=[], format_func=str.capitalize, key="kind", bind="query-params"
     )
-    labels = sorted({row.true for row in rows})
+    labels = sorted({row.true for row in rows if row.true})
     right = label.selectbox("Right label", labels, None, placeholder="any", key="label", bind="query-params")
     band = length.selectbox("Length", list(BANDS), None, placeholder="any", key="length", bind="query-params")
     low, high = BANDS[band] if band else (0, None)
@@ -166,7 +175,7 @@ def draw_table(rows: list[Disagreement], total: int, reference: str, backend: st
             ({} if row.text is None else {"Text": row.text})
             | {
                 "Kind": MARKS[row.kind],
-                "Right label": row.true,
+                "Right label": row.true or "",
                 reference: row.reference,
                 backend: row.backend,
                 f"{reference} confidence": row.reference_confidence,
@@ -202,7 +211,7 @@ def draw_why(rows: list[Disagreement], receipt: Receipt, task: str, reference: s
         return
     pick, of, ask = st.columns([4, 2, 1], vertical_alignment="bottom")
     row = pick.selectbox("Row", rows[:MAX_WHY], format_func=_title, key="why_row")
-    labels = list(dict.fromkeys([row.reference, row.backend, row.true]))
+    labels = list(dict.fromkeys([row.reference, row.backend, *([row.true] if row.true else [])]))
     label = of.selectbox("Explain the label", labels, key=f"why_label_{row.row}")
     question = (receipt["checksum"], task, row.row, label, reference, backend)
     if ask.button("Explain", width="stretch", key="why"):

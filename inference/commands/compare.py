@@ -82,6 +82,13 @@ def add(commands: Any) -> None:
     )
     p.add_argument("before", type=Path)
     p.add_argument("after", type=Path)
+    p = add_command(
+        kinds, "slices", slices_command, "Show the accuracy by length, right label, negation and column of the file."
+    )
+    p.add_argument("receipt", type=Path)
+    p.add_argument("--task", help="default: the first")
+    p.add_argument("--backend", choices=BACKENDS, help="compared with the reference (default: the last)")
+    p.add_argument("--data", type=Path, metavar="FILE", help="the measured file, to part the rows by its columns too")
 
 
 def add_limits(p: argparse.ArgumentParser) -> None:
@@ -291,3 +298,32 @@ def diff_command(args: argparse.Namespace) -> int:
     changed = sum(change.status == CHANGED for change in changes)
     print(f"{changed} of {len(changes)} changed beyond noise.")
     return int(changed > 0)
+
+
+def slices_command(args: argparse.Namespace) -> None:
+    from inference.compare.disagreements import attach_texts
+    from inference.compare.receipt import read_receipt
+    from inference.compare.slices import groups, row_columns, slices
+
+    receipt = read_receipt(args.receipt)
+    task, backends = args.task or next(iter(receipt["data"]["labels"])), receipt["settings"]["backends"]
+    backend = args.backend or backends[-1]
+    if task not in receipt["data"]["labels"] or backend not in backends:
+        has = f"tasks {', '.join(receipt['data']['labels'])}; backends {', '.join(backends)}"
+        raise InputError(f"{args.receipt} has no {backend} answers for {task!r}; it has {has}.")
+    columns = {}
+    if args.data:
+        if not args.data.is_file():
+            raise InputError(f"No file {args.data}. Pass the file that {args.receipt} was measured on.")
+        content = args.data.read_bytes()
+        receipt = attach_texts(receipt, args.data.name, content)
+        columns = row_columns(receipt, args.data.name, content)
+    reference = TITLES[receipt["settings"]["reference"]]
+    print(f"| rows | n | {reference} | {TITLES[backend]} | difference (90%) |\n| --- | ---: | ---: | ---: | ---: |")
+    for way, of_rows in groups(receipt, task, columns).items():
+        for part in slices(receipt, task, backend, of_rows):
+            change, name = part.difference, f"{way}: {part.name}".replace("|", "\\|")
+            print(
+                f"| {name} | {part.rows:,} | {part.reference.value:.2%} | {part.backend.value:.2%} "
+                f"| {change.value * 100:+.2f} pp ({change.low * 100:+.2f} to {change.high * 100:+.2f}) |"
+            )

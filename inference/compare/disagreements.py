@@ -11,9 +11,10 @@ from inference.compare.receipt import Receipt, seal
 from inference.errors import InputError
 from inference.tables.reading import open_table, read_columns
 from inference.tables.source import Source
+from inference.tables.table import Table
 
-BROKEN, FIXED, BOTH_WRONG = "broken", "fixed", "both wrong"
-KINDS = (BROKEN, FIXED, BOTH_WRONG)
+BROKEN, FIXED, BOTH_WRONG, CHANGED = "broken", "fixed", "both wrong", "label changed"
+KINDS = (BROKEN, FIXED, BOTH_WRONG, CHANGED)
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,17 @@ class Disagreement:
     """None if the receipt has no texts."""
     tokens: int
     """Including special tokens, after truncation."""
-    true: str
+    true: str | None
+    """None for a row without a label."""
     reference: str
     reference_confidence: float
     backend: str
     backend_confidence: float
     kind: str
-    """BROKEN: only the reference is right. FIXED: only the backend is right. BOTH_WRONG: neither is."""
+    """BROKEN: only the reference is right. FIXED: only the backend is right. BOTH_WRONG: neither is.
+
+    CHANGED: the row has no label, so nobody knows which is right.
+    """
 
 
 def disagreements(receipt: Mapping[str, Any], task: str, backend: str) -> list[Disagreement]:
@@ -55,15 +60,15 @@ def disagreements(receipt: Mapping[str, Any], task: str, backend: str) -> list[D
             row=data["row_numbers"][i],
             text=data["texts"][i] if data["texts"] is not None else None,
             tokens=data["tokens"][i],
-            true=labels[true],
+            true=labels[true] if true >= 0 else None,
             reference=labels[a],
             reference_confidence=first["confidence"][i],
             backend=labels[b],
             backend_confidence=second["confidence"][i],
-            kind=BROKEN if a == true else FIXED if b == true else BOTH_WRONG,
+            kind=CHANGED if true < 0 else BROKEN if a == true else FIXED if b == true else BOTH_WRONG,
         )
         for i, (true, a, b) in enumerate(zip(data["labels"][task], *ids, strict=True))
-        if true >= 0 and a != b
+        if a != b
     ]
     return sorted(rows, key=lambda d: (KINDS.index(d.kind), -d.backend_confidence, d.row))
 
@@ -78,6 +83,19 @@ def attach_texts(receipt: Mapping[str, Any], name: str, content: bytes, text_col
     Raises:
         InputError: the file is a different one, or has no such column.
     """
+    table, data = measured_table(receipt, name, content, text_column), receipt["data"]
+    names = [table.text_column, *([data["pair_column"]] if "pair_column" in data else [])]
+    column = ["\n".join(map(str, cells)) for cells in zip(*read_columns(table, names).values(), strict=True)]
+    texts = [column[row - 1] for row in data["row_numbers"]]
+    return seal({**receipt, "data": {**data, "texts": texts}})
+
+
+def measured_table(receipt: Mapping[str, Any], name: str, content: bytes, text_column: str | None = None) -> Table:
+    """Open the file that the receipt was measured on.
+
+    Raises:
+        InputError: the file is a different one, or has no such column.
+    """
     data, digest = receipt["data"], hashlib.sha256(content).hexdigest()
     if digest != data["sha256"]:
         raise InputError(
@@ -85,9 +103,6 @@ def attach_texts(receipt: Mapping[str, Any], name: str, content: bytes, text_col
             f"with {data['sha256'][:12]}. Saving a file again may change its bytes; use the original file."
         )
     table = open_table(Source(name, content), text_column)
-    names = [table.text_column, *([data["pair_column"]] if "pair_column" in data else [])]
-    column = ["\n".join(map(str, cells)) for cells in zip(*read_columns(table, names).values(), strict=True)]
-    if max(data["row_numbers"]) > len(column):
-        raise InputError(f"The receipt names row {max(data['row_numbers']):,}; {name} has {len(column):,} rows.")
-    texts = [column[row - 1] for row in data["row_numbers"]]
-    return seal({**receipt, "data": {**data, "texts": texts}})
+    if max(data["row_numbers"]) > table.row_count:
+        raise InputError(f"The receipt names row {max(data['row_numbers']):,}; {name} has {table.row_count:,} rows.")
+    return table

@@ -12,10 +12,11 @@ from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard import served
-from dashboard.charts.formatting import many, mb, ms, percent, points, requirements
+from dashboard.charts.formatting import many, requirements
 from dashboard.charts.style import Chart, named
 from dashboard.templating import DECISIONS, render
 from inference import cpu
+from inference.calls.formatting import mb, ms, percent, points
 from inference.compare.verdict import ShipLimits, Verdict
 
 Receipt = Mapping[str, Any]
@@ -120,7 +121,7 @@ def _kpi(
         size, whole = (results["size"][each]["model_bytes"] for each in (name, reference))
         if name == reference or round(size / whole, 2) == 1:
             return mb(size), None, "off"
-        return mb(size), f"{(size / whole - 1) * 100:+.0f} %", "inverse"
+        return mb(size), f"{(size / whole - 1) * 100:+.0f}%", "inverse"
     time, base = (results["latency"][each].get(f"{what}_ms") for each in (name, reference))
     if time is None:
         return "too few", None, "off"
@@ -130,7 +131,7 @@ def _kpi(
     settled = time["high"] * noise < base["low"] or time["low"] > base["high"] * noise
     if what == "p50":
         settled = results["speedup"][name]["different"]
-    return ms(time["value"]), f"{(time['value'] / base['value'] - 1) * 100:+.0f} %", "inverse" if settled else "off"
+    return ms(time["value"]), f"{(time['value'] / base['value'] - 1) * 100:+.0f}%", "inverse" if settled else "off"
 
 
 def provenance(receipt: Receipt) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dashboard.charts.formatting import Receipt, digits, many, mb, ms, names, percent, points, span, times
+from dashboard.charts.formatting import Receipt, many, names, span
 from inference.backends import RUNTIMES, TITLES
+from inference.calls.formatting import digits, mb, ms, percent, points, times
 from inference.compare.benchmark import BATCH_SIZES, MAX_SLOWDOWN, MAX_STEAL
 from inference.compare.results import PERCENTILES, noise_is_assumed
 from inference.compare.stats import RESAMPLES, min_samples, rows_to_settle
@@ -77,7 +78,7 @@ def _latency(receipt: Receipt) -> Section:
         "the same texts, whose lengths are those of the rows.",
         "The backends take turns in ABBA order: A, B, C in one round, C, B, A in the next, and every two rounds "
         "another backend is first. If the machine slows down, it slows down for all of them.",
-        "Before timing, each process answers texts of every length until two passes in a row differ by less than 5 %. "
+        "Before timing, each process answers texts of every length until two passes in a row differ by less than 5%. "
         f"{settled} of {len(warm)} processes got there"
         + (". " if settled == len(warm) else "; the others stopped after 12 passes and may still have become faster. ")
         + "Each turn begins with a pause, so that the previous process comes to rest, and three calls that do not "
@@ -104,7 +105,7 @@ def _noise(receipt: Receipt) -> Section:
         source = "an assumption: each process was started once, so the difference between two starts was not measured"
     paragraphs = [
         f"{base} runs twice, in two processes that take turns like any other two. They are identical, so any "
-        f"difference between them is noise: the ratio of their medians is {digits(control['value'])}, with 95 % "
+        f"difference between them is noise: the ratio of their medians is {digits(control['value'])}, with 95% "
         f"confidence between {digits(control['low'])} and {digits(control['high'])}.",
         f"A speed-up counts only if its whole interval lies beyond {times(control['noise'])}, {source}. A speed-up is "
         "the ratio of the medians over the same texts.",
@@ -125,11 +126,11 @@ def _percentiles(receipt: Receipt) -> Section:
     ]
     paragraphs = [
         "A percentile is shown only if enough different texts support it: if the true share below it were no more than "
-        "its name says, at most one text would lie above it with at most 1 % probability. This requires "
+        "its name says, at most one text would lie above it with at most 1% probability. This requires "
         f"{least[90]} texts for p90, {least[95]} for p95 and {least[99]} for p99 (the early-stopping rule of MLPerf "
         f"Inference). {texts:,} were timed here"
         + (f", so {' and '.join(left_out)} would be a guess and is left out." if left_out else ": enough for all."),
-        f"The 95 % intervals come from a two-stage bootstrap with {RESAMPLES:,} resamples: starts of the process are "
+        f"The 95% intervals come from a two-stage bootstrap with {RESAMPLES:,} resamples: starts of the process are "
         "drawn first, then rounds within them. Calls in the same second of the same process are alike; drawing them "
         "one by one would treat them as independent and give intervals that are too narrow."
         + (
@@ -167,7 +168,7 @@ def _accuracy(receipt: Receipt) -> Section:
             for name, of in scores.items()
         ]
     paragraphs = [
-        "Accuracy is the share of rows whose most probable label is right, with Wilson's 95 % interval. The interval "
+        "Accuracy is the share of rows whose most probable label is right, with Wilson's 95% interval. The interval "
         "says how well these rows represent others like them; it does not measure the difference between two backends, "
         "which the next section covers.",
         "Macro-F1 is the unweighted mean of the F1 of every label among the right ones, so a rare label counts as much "
@@ -201,15 +202,15 @@ def _difference(receipt: Receipt, limits: ShipLimits) -> Section:
         "right) and fixed (only the other is right).",
         "McNemar's exact test gives the probability of a split at least so uneven if neither is right more often. A "
         "large p does not prove that two are equal.",
-        "The difference in accuracy has Tango's 90 % score interval, so each end alone holds with 95 % confidence, "
+        "The difference in accuracy has Tango's 90% score interval, so each end alone holds with 95% confidence, "
         "nearly so below some 600 rows. If no row differs, the exact bound is used: a bootstrap of rows that all agree "
         "would call the difference exactly zero, however few they are.",
         f"A backend is within the limit if the lower end of that interval is above {points(-limits.max_drop, 1)} "
         "(non-inferiority). It is beyond the limit if the upper end is below and McNemar's exact test agrees, or if "
         "the whole interval of macro-F1 is below. Otherwise it is not settled. So too few rows can never pass, nor can "
-        "rows of a single label, or rows of which more than 5 % repeat a text.",
+        "rows of a single label, or rows of which more than 5% repeat a text.",
         "Rows that would settle it: n = (1.645 + 0.842)² · d / (m + Δ)², with d the share of rows on which exactly one "
-        "is right, Δ the measured difference and m the limit. With so many, there is an 80 % chance to show it if the "
+        "is right, Δ the measured difference and m the limit. With so many, there is an 80% chance to show it if the "
         "measured values are true.",
     ]
     return Section("The difference in accuracy, and the verdict", paragraphs, facts)

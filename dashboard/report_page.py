@@ -13,12 +13,13 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from dashboard.charts import accuracy, latency, overview, size
-from dashboard.charts.formatting import digits, many, mb, ms, names, percent, points, requirements, times
+from dashboard.charts.formatting import many, names, requirements
 from dashboard.charts.style import Chart
 from dashboard.method import method
 from dashboard.templating import asset, render
 from inference.artifacts.npm import PLOTLY, fetch_package
 from inference.backends import TITLES
+from inference.calls.formatting import digits, mb, ms, percent, points, times
 from inference.compare.disagreements import disagreements
 from inference.compare.summary import provenance
 from inference.compare.verdict import ShipLimits, decide
@@ -133,9 +134,9 @@ def _figures(receipt: Receipt) -> list[tuple[str, list[Cell]]]:
     for task, scores in results["accuracy"].items():
         pairs = results["paired"][task]
         lines += [
-            (f"accuracy (95 %): {task}", [estimate(scores[name]["accuracy"], percent) for name in backends]),
+            (f"accuracy (95%): {task}", [estimate(scores[name]["accuracy"], percent) for name in backends]),
             (
-                f"against {TITLES[reference]} (90 %): {task}",
+                f"against {TITLES[reference]} (90%): {task}",
                 against(pairs, lambda pair: estimate(pair["delta_accuracy"], points)),
             ),
             (f"macro-F1: {task}", [Cell(percent(scores[name]["macro_f1"]["value"])) for name in backends]),

@@ -8,8 +8,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from dashboard.charts.formatting import digits, percent
 from inference.backends import RUNTIMES
+from inference.calls.formatting import digits, percent
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP
 
 TEMPLATES = Path(__file__).with_name("templates")

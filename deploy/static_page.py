@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dashboard.charts.formatting import digits, points
 from dashboard.report_page import basic_plotly, report
 from inference.assets import ASSETS
 from inference.backends import RUNTIMES, TITLES
+from inference.calls.formatting import points, times
 from inference.compare.receipt import peek_receipt, read_receipt
 from inference.compare.summary import provenance
 from inference.formats.bundle import Bundle
@@ -81,7 +81,7 @@ def _sentence(receipts: Sequence[Receipt], largest: Receipt) -> str:
     rows = sum(pair["rows"] for pair in pairs)
     difference = sum(pair["fixed"] - pair["broken"] for pair in pairs) / rows
     return (
-        f"Recorded: {TITLES[name]} is {digits(faster, 2)}× as fast as {TITLES[reference]} and {digits(smaller, 2)}× "
+        f"Recorded: {TITLES[name]} is {times(faster)} as fast as {TITLES[reference]} and {times(smaller)} "
         f"smaller, accuracy {points(difference)} (n = {rows:,})."
     )
 

@@ -1,7 +1,7 @@
 /** One answer: a card for each task with its label, its confidence and how it is spread, and where the time went. */
 
 import { breakable, el, grid, styled } from "./dom.js";
-import { brief } from "./format.js";
+import { brief, confidence } from "./format.js";
 
 const MANY = 8; // a task with more labels shows the best five; the rest are in the table
 const TOP = 5;
@@ -25,7 +25,7 @@ export function card(name, task, prediction, runtime) {
     `article.card.verdict.${runtime}`,
     { "data-task": name },
     el("h3", {}, name),
-    el("p.guess", {}, el("b", {}, breakable(prediction.label)), " · ", el("span.figure", {}, prediction.confidence.toFixed(4)), " ", prediction.uncertain && uncertain()),
+    el("p.guess", {}, el("b", {}, breakable(prediction.label)), " · ", el("span.figure", {}, confidence(prediction.confidence)), " ", prediction.uncertain && uncertain()),
     el("p.small", {}, thresholdLine(task, prediction), prediction.label === task.out_of_scope && [el("br"), "This label means that no other label fits."]),
     task.problem_type === "multi_label_classification" && el("p.small", {}, reached(prediction)),
     el("ol.bars", { "aria-label": `${name}: most likely labels` }, shown.map(([label, score]) => bar(label, score, task.threshold))),
@@ -54,7 +54,7 @@ function reached(prediction) {
 function bar(label, score, threshold) {
   const meter = el("i.meter", { "aria-hidden": "true" }, styled(el("i"), { width: `${score * 100}%` }));
   if (threshold) meter.append(styled(el("i.threshold"), { left: `${threshold * 100}%` }));
-  return el("li", {}, el("span.name", { title: label }, label), meter, el("span.figure", {}, score.toFixed(4)));
+  return el("li", {}, el("span.name", { title: label }, label), meter, el("span.figure", {}, confidence(score)));
 }
 
 /** Built when it is opened: a task may have hundreds of labels. @param {[string, number][]} ranked */

@@ -2,7 +2,7 @@
 
 import { uncertain } from "./answer.js";
 import { announce, breakable, button, byId, el, fill, grid, message, styled } from "./dom.js";
-import { count, many, percent, shorten } from "./format.js";
+import { count, many, mb, percent, shorten } from "./format.js";
 import { added, Scores } from "./scored.js";
 import { share } from "./stats.js";
 import { choices, findColumn, readTable } from "./table.js";
@@ -64,7 +64,7 @@ export class FileView {
     this.begin.disabled = true;
     fill(this.status);
     try {
-      if (file.size > MAX_BYTES) throw new Error(`${shorten(file.name, 80)} has ${(file.size / 1e6).toFixed(1)} MB; the maximum is ${MAX_BYTES / 1e6} MB. Split it, or use the command line: python -m inference score`);
+      if (file.size > MAX_BYTES) throw new Error(`${shorten(file.name, 80)} has ${mb(file.size)}; the maximum is ${MAX_BYTES / 1e6} MB. Split it, or use the command line: python -m inference score`);
       this.#table = readTable(shorten(file.name, 80), new Uint8Array(await file.arrayBuffer()), this.page.text_names);
       this.#draw(this.#table);
     } catch (error) {
@@ -205,7 +205,7 @@ function accuracyLine(scores, task, column, problemType) {
   }
   if (rows < MIN_LABELLED) return el("p.small", {}, `Accuracy is not shown: ${many(rows, "row")} with a label, and at least ${MIN_LABELLED} are needed.`);
   const { value, low, high } = share(right, rows);
-  return [el("p.guess", {}, el("b", {}, percent(value)), " right"), el("p.small", {}, `${percent(low)} to ${percent(high)} with 95 % confidence, on ${many(rows, "labelled row")}`)];
+  return [el("p.guess", {}, el("b", {}, percent(value)), " right"), el("p.small", {}, `${percent(low)} to ${percent(high)} with 95% confidence, on ${many(rows, "labelled row")}`)];
 }
 
 /** @param {Table} table */

@@ -1,7 +1,7 @@
 /** The model's way into the browser: what will be fetched, asking where that may cost money, progress, and trying again. */
 
 import { button, byId, el, fill, message, styled } from "./dom.js";
-import { mb } from "./format.js";
+import { fixed, mb } from "./format.js";
 
 /** @typedef {import("./engine.js").Engine} Engine */
 
@@ -87,7 +87,7 @@ export class Loader {
     const onProgress = (received, total) => {
       if (received < total && performance.now() - shown < 100) return; // no reader of screens counts along
       shown = performance.now();
-      line.textContent = `${(received / 1e6).toFixed(1)} of ${mb(total)}`;
+      line.textContent = `${fixed(received / 1e6, 1)} of ${mb(total)}`;
       styled(/** @type {HTMLElement} */ (bar.firstElementChild), { width: `${(received / total) * 100}%` });
       if (received === total) fill(bar.previousElementSibling ?? line, "Starting the model …");
     };

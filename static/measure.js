@@ -1,7 +1,7 @@
 /** The view "Measure here": INT8 and FP32 in turns on the same texts, in this browser; beside it what was recorded. */
 
 import { announce, button, byId, el, fill, grid, message, styled } from "./dom.js";
-import { count, duration, many, mb } from "./format.js";
+import { count, duration, fixed, many, mb, times } from "./format.js";
 import { paired } from "./stats.js";
 
 const TEXTS = 200;
@@ -64,7 +64,7 @@ export class MeasureView {
       if (this.loader.isWaitingForConsent) throw new Error("The model is not here yet. Download it in the view “Try” first.");
       await this.loader.ready(signal);
       const bar = this.#progress();
-      await this.engine.load("onnx", { signal, onProgress: (received, total) => bar(received / total, `Fetching FP32: ${(received / 1e6).toFixed(1)} of ${mb(total)}`) });
+      await this.engine.load("onnx", { signal, onProgress: (received, total) => bar(received / total, `Fetching FP32: ${fixed(received / 1e6, 1)} of ${mb(total)}`) });
       const measured = await this.#measure(signal, (done) => bar(done / this.texts.length, `${count(done)} of ${count(this.texts.length)} texts`));
       this.#show(measured);
     } catch (error) {
@@ -120,13 +120,13 @@ export class MeasureView {
     const answers = this.texts.length * Object.keys(tasks).length;
     const isClear = ratio.low > 1 || ratio.high < 1;
     const sentence = isClear
-      ? `INT8 is ${ratio.value.toFixed(2)}× as fast as FP32 in this browser (${ratio.low.toFixed(2)}× to ${ratio.high.toFixed(2)}×) and ${(runtimes.onnx.model_bytes / runtimes.int8.model_bytes).toFixed(1)}× smaller; ${differing.length ? `${count(differing.length)} of ${count(answers)} labels differ` : "every label is the same"}.`
-      : `INT8 and FP32 are about equally fast in this browser (${ratio.low.toFixed(2)}× to ${ratio.high.toFixed(2)}×); ${differing.length ? `${count(differing.length)} of ${count(answers)} labels differ` : "every label is the same"}.`;
+      ? `INT8 is ${times(ratio.value)} as fast as FP32 in this browser (${times(ratio.low)} to ${times(ratio.high)}) and ${times(runtimes.onnx.model_bytes / runtimes.int8.model_bytes)} smaller; ${differing.length ? `${count(differing.length)} of ${count(answers)} labels differ` : "every label is the same"}.`
+      : `INT8 and FP32 are about equally fast in this browser (${times(ratio.low)} to ${times(ratio.high)}); ${differing.length ? `${count(differing.length)} of ${count(answers)} labels differ` : "every label is the same"}.`;
     const longest = Math.max(fp32.high, int8.high);
     announce(sentence);
     fill(this.status, el("p.summary", {}, sentence),
       el("div.lanes", {}, this.#lane("int8", "INT8", int8, longest), this.#lane("onnx", "FP32", fp32, longest)),
-      grid(["version", "median, one text", "95 % interval", "size"], [["INT8", int8, runtimes.int8], ["FP32", fp32, runtimes.onnx]].map(([name, { value, low, high }, runtime]) => [
+      grid(["version", "median, one text", "95% interval", "size"], [["INT8", int8, runtimes.int8], ["FP32", fp32, runtimes.onnx]].map(([name, { value, low, high }, runtime]) => [
         name, el("span.figure", {}, duration(value)), el("span.figure", {}, `${duration(low)} to ${duration(high)}`), el("span.figure", {}, mb(runtime.model_bytes))])),
       differing.length > 0 && el("details", {}, el("summary", {}, `${many(differing.length, "label")} that differ${differing.length === 1 ? "s" : ""}`),
         differences(differing)),

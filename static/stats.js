@@ -3,7 +3,7 @@
 /** @typedef {{value: number, low: number, high: number}} Estimate */
 
 const RESAMPLES = 2000;
-const Z = 1.959964; // 95 %
+const Z = 1.959964; // 95%
 
 /** @param {number[]} samples */
 export function median(samples) {

@@ -2,7 +2,7 @@
 
 import { card, placeholder, readingNotes, timing } from "./answer.js";
 import { announce, button, byId, el, fill, message } from "./dom.js";
-import { count } from "./format.js";
+import { confidence, count } from "./format.js";
 import { WhyPanel } from "./why_panel.js";
 
 const MAX_LINK = 2000; // characters of a text that a link carries
@@ -85,7 +85,7 @@ export class TryView {
       fill(byId("message"));
       const runtime = this.page.runtimes[this.loader.runtime];
       this.#show(text, predictions, timing(runtime, spent));
-      announce(Object.entries(predictions).map(([task, [one]]) => one && `${task}: ${one.label}, ${one.confidence.toFixed(4)}${one.uncertain ? ", uncertain" : ""}`).join("; "));
+      announce(Object.entries(predictions).map(([task, [one]]) => one && `${task}: ${one.label}, ${confidence(one.confidence)}${one.uncertain ? ", uncertain" : ""}`).join("; "));
       this.#remember(this.why.task);
       void this.why.explain(text);
     } catch (error) {

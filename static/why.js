@@ -1,7 +1,7 @@
 /** Why a label: the text with its words marked, what to know, and every figure. As ui/why.py and its template do. */
 
 import { el, breakable, table } from "./dom.js";
-import { count, shorten, signed } from "./format.js";
+import { confidence, count, shorten, signed } from "./format.js";
 
 const MIN_WEIGHT = 0.05; // of the largest attribution: smaller ones are only in the table
 const MAX_QUOTED = 60; // characters of a word in the headline
@@ -32,7 +32,7 @@ export function show(explanation, threshold, runtime) {
     table("All words as a table", ["word", "log-odds", "probability without it"], words.map((/** @type {Word} */ word) => [
       el("bdi", {}, word.text, texts.length > 1 && el("small", {}, ` ${word.in_text ? "second" : "first"} text`)),
       el("span.figure", {}, word.attribution === null ? "not tried" : signed(word.attribution, 4)),
-      el("span.figure", {}, word.without === null ? "" : word.without.toFixed(4)),
+      el("span.figure", {}, word.without === null ? "" : confidence(word.without)),
     ])),
     el("p.small", {}, "A figure is what a word adds to the log-odds of the label, ln(p / (1 − p)): 0.7 doubles the odds, −0.7 halves them. ",
       el("span.mark", { "aria-hidden": "true" }, runtime.glyph), ` ${runtime.title}, occlusion, ${count(Math.round(explanation.seconds * 1000))} ms. Each word was left out in turn and the rest of the text classified again.`),
@@ -46,7 +46,7 @@ function summary(explanation, most, threshold) {
   const parts = headline(explanation, most).flatMap(([lead, words], at) => [
     at ? "; " : "", lead, ...words.flatMap((word, number) => [number ? " and " : " ", el("q", {}, el("bdi", {}, word))]),
   ]);
-  return el("p.summary", {}, "Why ", el("b", {}, breakable(label)), " ", el("span.figure", {}, score.toFixed(4)), remark, ": ",
+  return el("p.summary", {}, "Why ", el("b", {}, breakable(label)), " ", el("span.figure", {}, confidence(score)), remark, ": ",
     parts.length ? parts : "no word has a noticeable effect", ".");
 }
 

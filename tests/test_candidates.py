@@ -88,7 +88,7 @@ def test_labels_in_another_order_are_matched_by_name() -> None:
     swapped = made.receipt([1 - i for i in true], {"pytorch": turned, "int8": turned}, labels=("yes", "no"))
     result = verdict(model(), swapped)
     assert result.decision == SHIP
-    assert "accuracy mood +0.00 pp" in result.sentence
+    assert "accuracy mood 0 pp" in result.sentence
 
 
 def test_only_rows_that_both_have_are_compared() -> None:
@@ -99,7 +99,7 @@ def test_only_rows_that_both_have_are_compared() -> None:
         del entry["predictions"]["mood"]["label_ids"][: ROWS // 2]
     result = verdict(model(), half)
     assert result.caveats == ["Accuracy is compared on the 2,500 rows that both measurements have."]
-    assert "+0.00 pp" in result.sentence
+    assert "0 pp" in result.sentence
 
 
 def test_what_cannot_be_compared_is_refused_with_the_reason() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import made
@@ -307,26 +306,6 @@ def test_note_names_backends_whose_weight_types_are_unknown(receipt: Any) -> Non
     assert found is not None and "Unknown for ONNX" in found.note
     none = {**receipt, "backends": {n: {**b, "dtypes": {}} for n, b in receipt["backends"].items()}}
     assert size.dtypes(none) is None
-
-
-@pytest.mark.parametrize(
-    ("say", "value", "text"),
-    [
-        (formatting.digits, 0.0, "0"),
-        (formatting.digits, 12.0437, "12.0"),
-        (formatting.digits, -0.00123, "−0.00123"),
-        (formatting.digits, 12345.6, "12,346"),
-        (formatting.percent, 1.0, "100.0 %"),
-        (formatting.percent, 0.99999, "99.9 %"),
-        (formatting.percent, 0.0001, "< 0.1 %"),
-        (formatting.points, -0.0049, "−0.49 pp"),
-        (formatting.points, 0.000001, "0 pp"),
-        (formatting.mb, 96_907_696, "96.9 MB"),
-        (formatting.mb, 1_130_664_069, "1.13 GB"),
-    ],
-)
-def test_figures_are_written_as_people_read_them(say: Callable[[float], str], value: float, text: str) -> None:
-    assert say(value) == text
 
 
 def test_counts_agree_with_their_nouns() -> None:

@@ -125,7 +125,7 @@ def test_columns_of_wide_letters_and_marks() -> None:
 
 
 def test_the_figures_are_those_worked_out_by_hand() -> None:
-    # Four words, of which "good" alone counts: every bin takes one word, and 50 % two.
+    # Four words, of which "good" alone counts: every bin takes one word, and 50% two.
     found = faithfulness.measure_faithfulness(
         fakes.classifier(), ["good this that it"], OCCLUSION, tasks=["sentiment"], draws=200
     )

@@ -101,7 +101,7 @@ def test_page_shows_model_sizes_and_parity() -> None:
     assert "Model <b>fake</b>" in render.header(given.bundle, given.sizes)
     assert "96.0 MB" in render.header(given.bundle, given.sizes)
     html = render.about(given.bundle, given.sizes, given.parity)
-    assert "on 388 texts, same label: sentiment 100 %; all tasks together 99.9 %" in html  # 0.9996 is not all of them
+    assert "on 388 texts, same label: sentiment 100%; all tasks together 99.9%" in html  # 0.9996 is not all of them
     assert "largest difference in any probability is 0.034" in html
     assert "1 label changed" in html
     assert "was not measured" in render.about(given.bundle, given.sizes, None)

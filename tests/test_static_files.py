@@ -78,8 +78,8 @@ def test_csv_of_300_rows_gets_the_columns_of_score_and_its_accuracy(page: sync_a
     assert rows[2] == ["1", "good", "Positive", "positive", "0.880797", "false", "joy", "0.805974", "false", ""]
     page.get_by_label("Right sentiment label").select_option("label")
     page.get_by_role("button", name="Score the file").click()
-    page.get_by_text("98.7 % to 100 % with 95 % confidence, on 300 labelled rows").wait_for()
-    assert "66.7 %" in page.locator("#score-status .card[data-task=sentiment]").inner_text()
+    page.get_by_text("98.7% to 100% with 95% confidence, on 300 labelled rows").wait_for()
+    assert "66.7%" in page.locator("#score-status .card[data-task=sentiment]").inner_text()
 
 
 CELLS = ["=1+1", "-5", "+x", " @y", "a,b", "a;b", '"q"', "2\n3", "NA", "", "'s", "\u200b=z", "\t1", "é😀", "1e5", "\0"]

@@ -60,7 +60,7 @@ def test_tangos_interval_ends_where_the_score_test_rejects(broken: int, fixed: i
 
 
 def test_interval_of_rows_that_all_agree_depends_on_their_number() -> None:
-    # Were one row in n truly broken, none of 50 would show it with probability (1 - p)^50 = 5 %.
+    # Were one row in n truly broken, none of 50 would show it with probability (1 - p)^50 = 5%.
     assert stats.paired_difference(0, 0, 50).low == pytest.approx(-(1 - 0.05 ** (1 / 50)))
     assert stats.paired_difference(0, 0, 5000).low == pytest.approx(-0.0006, abs=1e-5)
     assert stats.accuracy_bootstrap(0, 0, 50, seed=0) == stats.Estimate(0, 0, 0)  # why the bootstrap does not decide
@@ -68,14 +68,14 @@ def test_interval_of_rows_that_all_agree_depends_on_their_number() -> None:
 
 def test_loss_at_the_margin_passes_in_at_most_one_of_twenty_trials() -> None:
     rng = np.random.default_rng(7)
-    # Truly 2 % worse, and that is the margin: 4 % of rows broken, 2 % fixed.
+    # Truly 2% worse, and that is the margin: 4% of rows broken, 2% fixed.
     draws = rng.multinomial(1500, [0.04, 0.02, 0.94], size=600)
     passed = sum(stats.paired_difference(int(b), int(f), 1500).low > -0.02 for b, f, _ in draws)
     assert passed / 600 < 0.05 + 2 * math.sqrt(0.05 * 0.95 / 600)
 
 
 def test_the_same_classifier_twice_is_not_called_different() -> None:
-    """200 seeded trials: the second disagrees with the first on about 3 % of rows, right as often as wrong."""
+    """200 seeded trials: the second disagrees with the first on about 3% of rows, right as often as wrong."""
     rng = np.random.default_rng(1)
     called = 0
     for _ in range(200):
@@ -126,7 +126,7 @@ def test_labels_missing_from_a_draw_do_not_lower_macro_f1() -> None:
 
 
 def test_rows_needed_follow_the_rule_of_thumb() -> None:
-    # 2 % of rows differ: about 1,240 rows for 1 percentage point, 4,950 for half a point.
+    # 2% of rows differ: about 1,240 rows for 1 percentage point, 4,950 for half a point.
     assert stats.rows_to_settle(10, 10, 1000, 0.01) == 1237
     assert stats.rows_to_settle(10, 10, 1000, 0.005) == 4947
     assert stats.rows_to_settle(0, 0, 50, 0.005) == 4947  # none seen in 50 is taken as one in 50

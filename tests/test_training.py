@@ -311,7 +311,7 @@ def test_a_threshold_is_the_highest_that_still_answers_97_percent_of_the_tuning_
     data = tiny_data()
     classifier = load(tiny.folder, base=tiny.base)
     for task, entry in described["tasks"].items():
-        assert "97 % of the tuning rows" in entry["threshold_rule"]
+        assert "97% of the tuning rows" in entry["threshold_rule"]
         rows = data[task].tuning
         outside = entry.get("out_of_scope")
         confidences = [

@@ -133,7 +133,7 @@ def test_duplicate_rows_are_inconclusive() -> None:
 
 
 def test_identical_classifiers_are_rarely_called_worse() -> None:
-    """200 seeded A/A trials: answers that differ at random on 3 % of rows, right as often as not."""
+    """200 seeded A/A trials: answers that differ at random on 3% of rows, right as often as not."""
     import numpy as np
 
     from inference.compare import stats

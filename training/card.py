@@ -186,7 +186,7 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
         parts += [
             "## Figures",
             summary(receipts),
-            "PyTorch and ONNX are FP32. Backends take turns, one process each; read the ratios. Brackets are 95 % "
+            "PyTorch and ONNX are FP32. Backends take turns, one process each; read the ratios. Brackets are 95% "
             "intervals. Coverage and out-of-scope recall are at the thresholds above; a row in scope counts as covered "
             "if it is neither uncertain nor called out of scope.",
         ]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from inference.calls.texts import Text
 
-MADE_OF_PARTS = 0.2  # share of distinct texts that are parts of others: SST-2 has 88 %, messages and questions 3 to 5 %
+MADE_OF_PARTS = 0.2  # share of distinct texts that are parts of others: SST-2 has 88%, messages and questions 3 to 5%
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # no spaces between words
 _WORDS = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _FACTOR = 0x9E3779B97F4A7C15  # of the hash of a sequence of words; odd, so that it has an inverse modulo 2 ** 64

@@ -24,7 +24,7 @@ def validate(classifier: Classifier, tasks: Mapping[str, TaskData]) -> Report:
     """Return task -> results on its validation rows, or on its tuning rows if it has none.
 
     `per_label` holds precision, recall, F1 (0 if undefined) and rows of every label; `confusions` the most
-    frequent pairs of true and given label; `accuracy_interval` is Wilson's at 95 %; `seen` counts the rows
+    frequent pairs of true and given label; `accuracy_interval` is Wilson's at 95%; `seen` counts the rows
     whose very text was among those fitted.
     """
     from sklearn.metrics import precision_recall_fscore_support
@@ -99,7 +99,7 @@ def markdown(report: Report, drifts: Mapping[str, Mapping[str, Any]] | None = No
         low, high = figures["accuracy_interval"]
         parts.append(f"### {name}")
         line = (
-            f"Accuracy {figures['accuracy']:.4f} (95 % interval {low:.3f} to {high:.3f}), macro-F1 "
+            f"Accuracy {figures['accuracy']:.4f} (95% interval {low:.3f} to {high:.3f}), macro-F1 "
             f"{figures['macro_f1']:.4f} on {figures['count']:,} {figures['rows']} rows."
         )
         if figures["rows"] == "tuning":

@@ -29,7 +29,7 @@ from training.loop import ADAPTED, Settings
 
 COVERAGE = 0.97
 THRESHOLD_RULE = (
-    "the highest threshold at which 97 % of the tuning rows that are in scope still get an answer "
+    "the highest threshold at which 97% of the tuning rows that are in scope still get an answer "
     "(neither below it nor labelled out of scope)"
 )
 MULTI_RULE = "a text has every label that is at least as likely as not"

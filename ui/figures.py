@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from inference.backends import TITLES
+from inference.calls.formatting import percent
 from inference.score.annotate import BINS, TaskTally
 from inference.score.run import Report
 from ui.render import fill, shorten
@@ -32,7 +33,7 @@ def label_shares(counts: TaskTally) -> Any:
         x=[rows / total for _, rows in bars],
         y=list(range(len(bars))),  # not names: two labels may be shortened to the same text
         orientation="h",
-        text=[f"{rows / total:.1%}" for _, rows in bars],
+        text=[percent(rows / total) for _, rows in bars],
         textposition="outside",
         cliponaxis=False,
         customdata=[_plain(name) for name, _ in bars],
@@ -40,7 +41,7 @@ def label_shares(counts: TaskTally) -> Any:
         marker={"color": COLOR},
     )
     widest = max((rows / total for _, rows in bars), default=1)
-    # Room for the figure after the longest bar, without a tick there: a share ends at 100 %.
+    # Room for the figure after the longest bar, without a tick there: a share ends at 100%.
     step = next(step for step in (0.02, 0.05, 0.1, 0.25) if widest / step <= 5)
     marks = [number * step for number in range(int(min(1, widest * 1.2) / step + 1e-9) + 1)]
     figure.update_xaxes(tickformat=".0%", range=[0, widest * 1.2], tickvals=marks)
@@ -109,7 +110,7 @@ def _most(counts: TaskTally, answered: int) -> str:
 
 
 def _share(rows: int, of: int) -> str:
-    return f"{rows / of:.1%}" if of else "–"
+    return percent(rows / of) if of else "–"
 
 
 def _plain(text: str) -> str:

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from inference import Answer, InferenceError, Prediction
 from inference.backends import RUNTIMES, TITLES
+from inference.calls.formatting import fixed, mb, percent
 from inference.formats.bundle import Bundle, Task
 
 # A shape for each runtime beside its colour (page.css): colour alone says nothing to one person in twelve.
@@ -116,17 +117,12 @@ def delta_text(delta: float) -> str:
     """Format a difference in probability with its sign, to four digits; nothing is rounded to a false zero."""
     if abs(delta) < 0.0001:
         return "Δ < 0.0001" if delta else "Δ 0"
-    return f"Δ {delta:+.4f}".replace("-", "−")
+    return f"Δ {fixed(delta, 4, '+')}"
 
 
 def small(value: float) -> str:
     """Format a small positive number without an exponent, to its first two digits."""
     return f"{value:.{max(0, 1 - floor(log10(value)))}f}" if value > 0 else "0"
-
-
-def share(value: float) -> str:
-    """Format a share in percent. Only a whole one is called 100 %."""
-    return "100 %" if value == 1 else f"{min(value, 0.999):.1%}".replace("%", " %")
 
 
 def shorten(text: str, max_chars: int) -> str:
@@ -149,7 +145,8 @@ TEMPLATES.filters |= {
     "delta": delta_text,
     "label": breakable,
     "number": format,
-    "share": share,
+    "mb": mb,
+    "percent": percent,
     "small": small,
     "uncertain_below": uncertain_below,
 }

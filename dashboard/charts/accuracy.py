@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from dashboard.charts.formatting import (
-    Estimate,
-    Receipt,
-    each,
-    ends,
-    joined,
-    many,
-    names,
-    overlap,
-    percent,
-    points,
-    sentence,
-    span,
-)
+from dashboard.charts.formatting import Estimate, Receipt, each, ends, joined, many, names, overlap, sentence, span
 from dashboard.charts.style import FAINT, GREY, Chart, Rows, finish, marker, named
 from dashboard.charts.traces import dots, line_style
 from inference.backends import TITLES
+from inference.calls.formatting import percent, points
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, accuracy_decision
 
 MEANING = {SHIP: "within the limit", NO: "beyond the limit", INCONCLUSIVE: "not settled whether within the limit"}
@@ -53,7 +41,7 @@ def scores(receipt: Receipt, task: str, score: str = "accuracy") -> Chart:
     rows = receipt["results"]["accuracy"][task][receipt["settings"]["reference"]]["rows"]
     alt = f"Dots of {title} on {task}, {many(rows, 'row')}: {joined(each(values, lambda e: span(e, percent)))}."
     method = "Wilson" if score == "accuracy" else "bootstrap"
-    note = f"{rows:,} rows. Error bars: 95 % intervals of each backend on its own ({method})."
+    note = f"{rows:,} rows. Error bars: 95% intervals of each backend on its own ({method})."
     if off:
         note += f" None is drawn for {names(off)}: too few rows per label for a valid one."
     return Chart(figure, takeaway, alt, table, note)
@@ -107,7 +95,7 @@ def differences(receipt: Receipt, task: str, max_drop: float) -> Chart | None:
     described = joined(each(changes, lambda e: span(e, points)))
     alt = f"Dots of the difference in accuracy on the same rows: {described}. Limit {points(-max_drop, 1)}."
     note = (
-        "Error bars: each end is a one-sided bound of about 95 %, so the left end is the most that accuracy may have "
+        "Error bars: each end is a one-sided bound of about 95%, so the left end is the most that accuracy may have "
         "dropped."
     )
     if any(pair["delta_accuracy"]["low"] <= -max_drop and pair["flips"] == 0 for pair in pairs.values()):

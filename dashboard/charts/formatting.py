@@ -1,9 +1,8 @@
-"""Figures as people read them: three significant digits, a unit, a true minus sign."""
+"""Words around the figures of receipts: names, intervals, lists, limits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import floor, log10
 from typing import Any, TypeVar
 
 from inference.backends import TITLES
@@ -13,42 +12,6 @@ Receipt = Mapping[str, Any]
 Estimate = Mapping[str, float]
 """A figure with the ends of its interval: value, low, high."""
 Value = TypeVar("Value")
-
-
-def digits(value: float, significant: int = 3) -> str:
-    """Return a number with at least so many significant digits, and no exponent."""
-    if value == 0:
-        return "0"
-    places = max(0, significant - 1 - floor(log10(abs(value))))
-    return f"{value:,.{places}f}".replace("-", "−")
-
-
-def ms(value: float) -> str:
-    return f"{digits(value)} ms"
-
-
-def mb(size_bytes: float) -> str:
-    """Return decimal megabytes, or gigabytes from 1,000 MB."""
-    return f"{digits(size_bytes / 1e9)} GB" if size_bytes >= 1e9 else f"{digits(size_bytes / 1e6)} MB"
-
-
-def percent(share: float, places: int = 1) -> str:
-    """Return a share in percent. Only 1 is shown as 100 %, and only 0 as 0 %."""
-    edge = 10**-places / 2 / 100
-    if 0 < share < edge:
-        return f"< {10**-places:.{places}f} %"
-    shown = min(share, 1 - 10**-places / 100) if share < 1 else share
-    return f"{shown * 100:.{places}f} %".replace("-", "−")
-
-
-def points(share: float, places: int = 2) -> str:
-    """Return a difference of shares in percentage points, with its sign."""
-    shown = f"{share * 100:+.{places}f}"
-    return ("0" if float(shown) == 0 else shown).replace("-", "−") + " pp"
-
-
-def times(ratio: float) -> str:
-    return f"{digits(ratio)}×"
 
 
 def many(count: int, noun: str) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.charts.formatting import Receipt, many, points
+from dashboard.charts.formatting import Receipt, many
 from dashboard.charts.style import GREY, Chart, Rows, finish, label, marker, named, short
 from inference.backends import RUNTIMES, TITLES
+from inference.calls.formatting import points
 
 MAX_SHOWN = 10  # labels in a confusion matrix: three of them side by side leave no room for more
 MAX_NAMED = 3  # labels whose names fit below a matrix

@@ -10,24 +10,11 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.formatting import (
-    Estimate,
-    Receipt,
-    digits,
-    each,
-    ends,
-    joined,
-    many,
-    ms,
-    names,
-    overlap,
-    percent,
-    sentence,
-    times,
-)
+from dashboard.charts.formatting import Estimate, Receipt, each, ends, joined, many, names, overlap, sentence
 from dashboard.charts.style import Chart, Rows, finish, label, limit, log_axis, marker, named, whiskers
 from dashboard.charts.traces import grouped, line_style, lines, stacked
 from inference.backends import RUNTIMES, TITLES
+from inference.calls.formatting import digits, ms, percent, times
 from inference.compare.results import PERCENTILES, blocks_of
 from inference.compare.stats import enough_samples, min_samples
 
@@ -62,7 +49,7 @@ def percentiles(receipt: Receipt, max_p95_ms: float | None = None) -> Chart:
     if alike := [names([a, b]) for a, b in pairwise(order) if not ratios[a][b]["different"]]:
         takeaway += f"; the order of {joined(alike)} is not settled"
     alt = each(present, lambda pairs: ", ".join(f"p{p} {digits(estimate['value'])}" for p, estimate in pairs))
-    note = f"Error bars: 95 % intervals, from {many(receipt['settings']['launches'], 'start')} of each process. "
+    note = f"Error bars: 95% intervals, from {many(receipt['settings']['launches'], 'start')} of each process. "
     return Chart(
         figure,
         f"{takeaway}.",
@@ -120,7 +107,7 @@ def distribution(receipt: Receipt) -> Chart:
             comparisons.append(f"no answer of {TITLES[name]} is faster than {base}'s fastest")
     takeaway = sentence("; ".join(comparisons) or f"{base} takes {ms(fastest)} at best")
     alt = joined(each(samples, lambda times_ms: f"from {digits(times_ms[0])} to {digits(times_ms[-1])} ms"))
-    note = f"{len(samples[reference]):,} calls per backend with the same texts, one per call. Markers: 10, 50 and 90 %."
+    note = f"{len(samples[reference]):,} calls per backend with the same texts, one per call. Markers: 10, 50 and 90%."
     return Chart(figure, takeaway, f"Cumulative curves of the time per text: {alt}.", table, note)
 
 
@@ -205,7 +192,7 @@ def batches(receipt: Receipt) -> Chart:
             if unsure
             else "On each backend its best batch is measurably faster than single texts."
         )
-        note += " Error bars: 95 % intervals."
+        note += " Error bars: 95% intervals."
     else:
         note = f"Error bars: the range of {samples} calls each, too few for an interval."
     alt = each(points, lambda pairs: ", ".join(f"{size}: {digits(rate['value'])}" for size, rate in pairs))
@@ -225,7 +212,7 @@ def stages(receipt: Receipt) -> Chart:
         {"backend": TITLES[name], **{f"{part}, ms": length for part, length in parts}} for name, parts in values.items()
     ]
     least = min(medians["forward_ms"] / (sum(medians[key] for key in PARTS) or 1) for medians in stages.values())
-    takeaway = f"On every backend the model itself takes at least {floor(least * 100)} % of the time" + (
+    takeaway = f"On every backend the model itself takes at least {floor(least * 100)}% of the time" + (
         ": there is little to gain elsewhere." if least > 0.75 else "."
     )
     alt = f"Bars in three parts, tokenise, forward and rest, in ms: {'; '.join(each(totals, str))}."
@@ -298,9 +285,9 @@ def threads(receipt: Receipt) -> Chart | None:
     own = receipt["settings"]["threads"]
     faster = {name: many(tried["best"], "thread") for name, tried in threads.items() if tried["best"] != own}
     takeaway = (
-        f"More than 10 % faster than with {own}: {joined(each(faster, lambda count: f'with {count}'))}."
+        f"More than 10% faster than with {own}: {joined(each(faster, lambda count: f'with {count}'))}."
         if faster
-        else f"No other number of threads than {own} is more than 10 % faster."
+        else f"No other number of threads than {own} is more than 10% faster."
     )
     alt = each(medians, lambda pairs: ", ".join(f"{count}: {ms(value)}" for count, value in pairs))
     note = f"All other figures here use {many(own, 'thread')} per backend. One start, the same texts each time."
@@ -350,7 +337,7 @@ def shapes(receipt: Receipt) -> Chart | None:
     takeaway = f"Depending on the shape, {joined(speedups)}." if speedups else f"Only {TITLES[reference]} was measured."
     alt = f"Dots of the median time of a forward pass for {len(shapes)} shapes of texts by tokens. {label(takeaway)}"
     note = (
-        "Every text has exactly this length, without padding, for comparison with other publications. Error bars: 95 % "
+        "Every text has exactly this length, without padding, for comparison with other publications. Error bars: 95% "
         "intervals."
     )
     return Chart(figure, takeaway, alt, table, note)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
-from dashboard.charts.formatting import Receipt, joined, ms, percent
+from dashboard.charts.formatting import Receipt, joined
 from dashboard.charts.overview import unbeaten
 from dashboard.charts.style import GREY, Chart, Rows, finish, label, log_axis, marker, named, short, whiskers
 from inference.backends import RUNTIMES, TITLES
+from inference.calls.formatting import ms, percent
 
 
 def table(receipts: Mapping[str, Receipt]) -> Rows:
@@ -111,7 +112,7 @@ def pareto(receipts: Mapping[str, Receipt], task: str) -> Chart:
     ]
     alt = f"Scatter of median time, logarithmic, against accuracy on {task}, for {len(receipts)} measurements."
     note = (
-        "Error bars: 95 % intervals. Dotted line: what no other beats in both, by the values alone. Only measurements "
+        "Error bars: 95% intervals. Dotted line: what no other beats in both, by the values alone. Only measurements "
         "of the selected one's rows and processor are drawn, because others do not compare."
     )
     return Chart(figure, f"Best trade-offs of {task}: {joined(words)}.", alt, [], note)

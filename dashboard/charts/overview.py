@@ -9,26 +9,11 @@ from typing import TypeVar
 
 import plotly.graph_objects as go
 
-from dashboard.charts.formatting import (
-    Estimate,
-    Receipt,
-    digits,
-    each,
-    ends,
-    joined,
-    mb,
-    ms,
-    names,
-    overlap,
-    percent,
-    points,
-    sentence,
-    span,
-    times,
-)
+from dashboard.charts.formatting import Estimate, Receipt, each, ends, joined, names, overlap, sentence, span
 from dashboard.charts.style import FAINT, GREY, Chart, Rows, finish, label, log_axis, marker, named, whiskers
 from dashboard.charts.traces import grouped
 from inference.backends import RUNTIMES, TITLES
+from inference.calls.formatting import digits, mb, ms, percent, points, times
 from inference.compare.benchmark import CONTROL
 from inference.compare.results import cost_per_million, noise_is_assumed
 from inference.compare.stats import enough_samples
@@ -102,7 +87,7 @@ def pareto(receipt: Receipt, task: str) -> Chart:
     )
     dotted = "Dotted line: backends that no other beats in both, by the values alone. " if len(best) > 1 else ""
     note = (
-        f"Error bars: 95 % intervals. Area: size of the model's files. {dotted}The accuracies are of the same rows, so "
+        f"Error bars: 95% intervals. Area: size of the model's files. {dotted}The accuracies are of the same rows, so "
         "their difference is known more precisely than the error bars suggest: see Accuracy."
     )
     return Chart(figure, _trade(receipt, task), alt, table, note)
@@ -214,7 +199,7 @@ def speedup(receipt: Receipt) -> Chart:
         else f"two processes of {base}, measured like any two backends, differ by up to"
     )
     note = (
-        f"Grey band: {reason} {percent(noise - 1, 0)}. A gain inside it is noise. Bars: ratios of medians with 95 % "
+        f"Grey band: {reason} {percent(noise - 1, 0)}. A gain inside it is noise. Bars: ratios of medians with 95% "
         "intervals."
     )
     return Chart(figure, takeaway, f"Bars of the speed-up over {base}: {joined(described)}.", table, note)

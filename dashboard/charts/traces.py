@@ -7,9 +7,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboard.charts.formatting import Estimate, digits, span
+from dashboard.charts.formatting import Estimate, span
 from dashboard.charts.style import GREY, bar_style, finish, label, marker, named, whiskers
 from inference.backends import RUNTIMES, TITLES
+from inference.calls.formatting import digits
 
 LETTER = 0.032  # width of a letter on a narrow screen, as a share of the longest bar
 GROUP = 0.8  # share of a category's width that is bars

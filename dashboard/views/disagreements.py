@@ -7,12 +7,13 @@ from typing import Any
 import streamlit as st
 
 from dashboard import components, served
-from dashboard.charts.formatting import digits, many, percent, points
+from dashboard.charts.formatting import many
 from dashboard.components import plain, reader
 from dashboard.jobs import explain
 from dashboard.state import current, keep_texts, with_texts
 from dashboard.upload import MAX_MB, TYPES, guess_text, read_upload
 from inference.backends import TITLES
+from inference.calls.formatting import digits, percent, points
 from inference.compare.benchmark import LENGTHS, length_name
 from inference.compare.disagreements import (
     BOTH_WRONG,
@@ -89,7 +90,7 @@ def draw_counts(pair: Mapping[str, Any], reference: str, backend: str) -> None:
             f"disagreement to show. The largest difference in a probability is {pair['max_abs_dp']:.1e}."
         )
         share = percent(1 - pair["agreement"]["low"])
-        st.caption(f"Of rows like these, at most {share} get another label (95 % confidence).")
+        st.caption(f"Of rows like these, at most {share} get another label (95% confidence).")
         return
     with st.container(horizontal=True, gap="small"):
         st.metric("Changed labels", f"{pair['flips']:,} of {pair['rows']:,}", width="content")
@@ -102,8 +103,8 @@ def in_words(pair: Mapping[str, Any], reference: str, backend: str) -> str:
     """Explain the result of the exact McNemar test."""
     broken, fixed, p, change = pair["broken"], pair["fixed"], pair["mcnemar_p"], pair["delta_accuracy"]
     interval = (
-        f"The accuracy of {backend} minus that of {reference} is {points(change['value'])}: with 95 % confidence above "
-        f"{points(change['low'])}, and with 95 % confidence below {points(change['high'])}."
+        f"The accuracy of {backend} minus that of {reference} is {points(change['value'])}: with 95% confidence above "
+        f"{points(change['low'])}, and with 95% confidence below {points(change['high'])}."
     )
     if broken + fixed == 0:
         return f"Neither is right on any of these rows, so accuracy is the same. {interval}"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from inference.backends import TITLES
+from inference.calls.formatting import points
 from inference.compare import stats
 from inference.compare.labels import match_labels
 from inference.compare.results import Array, exceeds_noise, paired
@@ -27,7 +28,6 @@ from inference.compare.verdict import (
     decide_accuracy,
     decide_labels,
     p95_reason,
-    pp,
     size_reason,
     speedup_reason,
     worst,
@@ -229,8 +229,8 @@ def _sentence(
     needed: int | None,
 ) -> str:
     changes = ", ".join(
-        f"{task} {pp(pair['delta_accuracy']['value'])} "
-        f"({pp(pair['delta_accuracy']['low'])} to {pp(pair['delta_accuracy']['high'])})"
+        f"{task} {points(pair['delta_accuracy']['value'])} "
+        f"({points(pair['delta_accuracy']['low'])} to {points(pair['delta_accuracy']['high'])})"
         for task, pair in pairs.items()
     )
     how_fast = f"{speed.gain.value:.2f} times as fast" if speed.differs else "not measurably faster or slower"

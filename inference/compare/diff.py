@@ -35,7 +35,7 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[Change], list
 
     Two figures with intervals differ if their distance on a log scale exceeds the root of the sum of squares of the
     two half-widths that face each other. The half-widths are stretched for the number of comparisons (Bonferroni): at
-    95 % each, two of forty unchanged figures would differ by chance.
+    95% each, two of forty unchanged figures would differ by chance.
     """
     changes, notes = list(_identity(a, b)), []
     names = _both(a, b)

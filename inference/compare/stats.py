@@ -31,7 +31,7 @@ class Estimate:
 def enough_samples(samples: int, percentile: float) -> bool:
     """Return whether this many samples are enough to estimate a percentile.
 
-    They are if at least two of them lie above the true percentile with 99 % probability: 64 samples for p90, 130 for
+    They are if at least two of them lie above the true percentile with 99% probability: 64 samples for p90, 130 for
     p95, 662 for p99. Source: MLPerf Inference, early stopping.
     """
     return bool(stats.binom.cdf(1, samples, 1 - percentile / 100) <= 0.01)
@@ -148,7 +148,7 @@ def paired_difference(broken: int, fixed: int, rows: int, level: float = 0.9) ->
     If no row differs, the exact binomial bound is wider and is used instead.
 
     Args:
-        level: 0.9 makes each end a one-sided 95 % bound, as a non-inferiority test needs.
+        level: 0.9 makes each end a one-sided 95% bound, as a non-inferiority test needs.
     """
     z = float(stats.norm.ppf((1 + level) / 2))
 
@@ -227,7 +227,7 @@ def macro_f1_bootstrap(true: Array, first: Array, second: Array, labels: int, se
 def rows_to_settle(broken: int, fixed: int, rows: int, margin: float) -> int | None:
     """Return the number of labelled rows needed to decide whether the drop in accuracy exceeds `margin`.
 
-    For 80 % power at one-sided 5 %: n = (z_0.95 + z_0.80)² · d / (margin + Δ)², with d the observed share of rows on
+    For 80% power at one-sided 5%: n = (z_0.95 + z_0.80)² · d / (margin + Δ)², with d the observed share of rows on
     which exactly one classifier is right (at least 1 / rows) and Δ the observed difference in accuracy. At least as
     many as would settle it if further rows were like those seen. None if the observed drop equals the margin, which
     more rows cannot settle.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inference.backends import RUNTIMES, TITLES
+from inference.calls.formatting import points
 from inference.compare import stats
 from inference.compare.benchmark import MAX_SLOWDOWN
 from inference.compare.results import DEFAULT_MAX_DROP
@@ -154,8 +155,8 @@ def decide_accuracy(
     """
     change = pair["delta_accuracy"]
     text = (
-        f"{task}: accuracy {pp(change['value'])} ({pp(change['low'])} to {pp(change['high'])}, each bound at about "
-        f"95 % confidence, {pair['rows']:,} rows); limit {pp(-max_drop)}"
+        f"{task}: accuracy {points(change['value'])} ({points(change['low'])} to {points(change['high'])}, each "
+        f"bound at about 95% confidence, {pair['rows']:,} rows); limit {points(-max_drop)}"
     )
     if change["high"] < -max_drop and _is_worse(pair):
         return Reason(NO, text), None
@@ -186,7 +187,7 @@ def decide_labels(
     """Return reasons against answers that lose single labels, given the number of labels that each gives."""
     change, reasons = pair["delta_macro_f1"], []
     if change["high"] < -max_drop and _is_worse(pair):
-        interval = f"{pp(change['value'])} ({pp(change['low'])} to {pp(change['high'])})"
+        interval = f"{points(change['value'])} ({points(change['low'])} to {points(change['high'])})"
         reasons.append(Reason(NO, f"{task}: macro-F1 {interval}: some labels get worse"))
     if labels_after == 1 < labels_before and pair["flips"] > 0.05 * pair["rows"]:
         reasons.append(Reason(NO, f"{task}: it gives the same label to all {pair['rows']:,} rows"))
@@ -290,7 +291,7 @@ def _sentence(receipt: Mapping[str, Any], decided: Mapping[str, BackendVerdict],
         open_pairs = [pair for pair in pairs if not is_same(pair)]
         low, rows = min((pair["delta_accuracy"]["low"], pair["rows"]) for pair in open_pairs or pairs)
         loss = f"at most {-low * 100:.2f} pp less accurate" if low < 0 else "no less accurate"
-        loss = f"{loss} (about 95 % confidence, {rows:,} rows)" if open_pairs else "numerically the same"
+        loss = f"{loss} (about 95% confidence, {rows:,} rows)" if open_pairs else "numerically the same"
         p50 = {name: f"{figures['latency'][name]['p50_ms']['value']:.1f} ms" for name in (best, reference)}
         size = figures["size"][best]["model_bytes"] / figures["size"][reference]["model_bytes"]
         parts = [
@@ -343,8 +344,3 @@ def _caveats(receipt: Mapping[str, Any]) -> list[str]:
     if data["truncated"]:
         caveats.append(f"{data['truncated']:,} texts exceed the model's token limit; the rest of them was not read.")
     return caveats
-
-
-def pp(share: float) -> str:
-    """Format a difference of shares in percentage points, with its sign: -0.0012 is "−0.12 pp"."""
-    return f"{share * 100:+.2f} pp".replace("-", "−")

@@ -2,7 +2,7 @@
 
 Comprehensiveness is how much the probability of the predicted label falls without the first words of a ranking,
 sufficiency how much it falls with nothing but them (DeYoung et al. 2020, ERASER); each is the mean over the first 1, 5,
-10, 20 and 50 % of the words, rounded up (the paper's AOPC without its bin of no words, which is always 0). A figure
+10, 20 and 50% of the words, rounded up (the paper's AOPC without its bin of no words, which is always 0). A figure
 means something only next to that of random rankings: removing any word lowers a confidence.
 """
 
@@ -55,7 +55,7 @@ def measure_faithfulness(
 
     Returns:
         For each figure `{"explained", "random", "difference": {"value", "low", "high"}, "better"}`, means over the
-        texts. The difference is positive if the explanations are better (for sufficiency less is better), with a 95 %
+        texts. The difference is positive if the explanations are better (for sufficiency less is better), with a 95%
         bootstrap interval over the texts; `better` is the share of texts on which they are.
     """
     names = list(classifier.tasks) if tasks is None else [classifier.one_task(task) for task in tasks]
@@ -214,5 +214,5 @@ def faithfulness_sentences(record: Mapping[str, Any], task: str) -> list[str]:
 
 def _significance(figure: Mapping[str, Any]) -> str:
     gain = figure["difference"]
-    interval = f" (difference {gain['value']:.3f}, 95 % interval {gain['low']:.3f} to {gain['high']:.3f})"
+    interval = f" (difference {gain['value']:.3f}, 95% interval {gain['low']:.3f} to {gain['high']:.3f})"
     return interval + ("" if gain["low"] > 0 else ": no better than chance")

@@ -30,19 +30,21 @@ def draw() -> None:
     st.html(render("frame.html"))
     # The pages are in views/ because Streamlit takes a folder named pages/ for its old kind of navigation: until the
     # first visitor has opened the entry page, it would run a page alone, without this file.
-    page = st.navigation(
-        [
-            st.Page("views/overview.py", title="Overview", default=True),
-            st.Page("views/leaderboard.py", title="Leaderboard"),
-            st.Page("views/latency.py", title="Latency"),
-            st.Page("views/size.py", title="Size"),
-            st.Page("views/accuracy.py", title="Accuracy"),
-            st.Page("views/disagreements.py", title="Disagreements"),
-            st.Page("views/your_data.py", title="Your data"),
-            st.Page("views/method.py", title="Method"),
-        ],
-        position="top",
-    )
+    pages = [
+        st.Page("views/overview.py", title="Overview", default=True),
+        st.Page("views/leaderboard.py", title="Leaderboard"),
+        st.Page("views/latency.py", title="Latency"),
+        st.Page("views/size.py", title="Size"),
+        st.Page("views/accuracy.py", title="Accuracy"),
+        st.Page("views/disagreements.py", title="Disagreements"),
+        st.Page("views/your_data.py", title="Your data"),
+        st.Page("views/method.py", title="Method"),
+    ]
+    page = st.navigation(pages, position="top")
+    # On a phone Streamlit hides its navigation behind a button; frame.html shows these links there, and only there.
+    with st.container(horizontal=True, gap="xxsmall", key="phone_pages"):
+        for link in pages:
+            st.page_link(link)
     st.sidebar.header("Triptych", anchor=False)
     if address := os.environ.get("TRIPTYCH_PAGE_URL"):
         st.sidebar.html(render("page_link.html", address=address))

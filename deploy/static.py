@@ -14,7 +14,7 @@ from deploy.card import ROOT, hub, is_demo
 from deploy.privacy import publishable
 from deploy.static_page import page_files
 from deploy.static_tokenizer import tokenizer_tables
-from inference.artifacts.cache import Artifact, default_cache, obtain
+from inference.artifacts.cache import Artifact, default_cache, model_sizes, obtain
 from inference.artifacts.npm import MIT, ORT, fetch_package
 from inference.assets import showcase_texts
 from inference.backends import RUNTIMES, TITLES
@@ -74,7 +74,7 @@ def static_files(
         digest = hashlib.sha256(content).hexdigest()
         packed[name] = {"path": path, "bytes": len(files[path]), "unpacked": len(content), "sha256": digest}
     files |= {f"engine/{name}": content for name, content in library.items()} | {"engine/LICENSE": MIT.encode()}
-    site = _site(bundle, classifier, packed, hub().SpaceCard(card).data.get("license"))
+    site = _site(bundle, classifier, packed, model_sizes(bundle, artifact), hub().SpaceCard(card).data.get("license"))
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
     site["content"] = hashlib.sha256(json.dumps([digests, site]).encode()).hexdigest()
     files["site.json"] = json.dumps(site, ensure_ascii=False).encode()
@@ -103,7 +103,9 @@ def _graphs(bundle: Bundle, artifact: Artifact) -> dict[str, bytes]:
     return graphs | publishable(paths, {})  # a graph can hold notes of the machine it was exported on
 
 
-def _site(bundle: Bundle, classifier: Classifier, packed: Mapping[str, Any], licence: str | None) -> dict[str, Any]:
+def _site(
+    bundle: Bundle, classifier: Classifier, packed: Mapping[str, Any], sizes: Mapping[str, int], licence: str | None
+) -> dict[str, Any]:
     """Return what the page must know about the model, in plain types."""
     shared = packed["wasm"]["bytes"] + packed["tokenizer"]["bytes"]
     shared_unpacked = packed["wasm"]["unpacked"] + packed["tokenizer"]["unpacked"]
@@ -111,7 +113,7 @@ def _site(bundle: Bundle, classifier: Classifier, packed: Mapping[str, Any], lic
         name: {
             "title": RUNTIMES[name].title,
             "bytes": shared + file["bytes"],
-            "model_bytes": file["unpacked"],
+            "model_bytes": sizes[name],
             "unpacked": shared_unpacked + file["unpacked"],
         }
         for name, file in packed.items()

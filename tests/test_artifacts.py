@@ -19,6 +19,7 @@ from inference.artifacts import build as building
 from inference.artifacts import cache
 from inference.artifacts.cache import Artifact, default_cache, find, model_sizes, obtain
 from inference.classifier import Classifier
+from inference.compare.footprint import footprint
 from inference.errors import BundleError, ExportError, InputError, MissingDependencyError
 from inference.formats.bundle import Bundle
 from inference.formats.identity import content_key
@@ -88,6 +89,13 @@ def test_sizes_cover_the_backends_of_the_model(tiny: Tiny, built: Artifact) -> N
     assert list(model_sizes(bundle, built)) == ["onnx", "int8"]  # its base is nowhere
     exported = replace(bundle, format="onnx", backends=("onnx", "int8"), base=None)
     assert list(model_sizes(exported, built)) == ["onnx", "int8"]
+
+
+def test_a_size_is_that_of_a_measurement(tiny: Tiny, built: Artifact) -> None:
+    bundle = Bundle.read(tiny.folder)
+    for backend, size_bytes in model_sizes(bundle, built, tiny.base).items():
+        files = footprint(bundle, built, backend, tiny.base)["files"].values()
+        assert sum(file["bytes"] for file in files) == size_bytes
 
 
 def test_progress_runs_from_zero_to_one(own: Tiny) -> None:

@@ -320,21 +320,32 @@ def _fill(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -
     sync(folder)
 
 
+def deployed_files(
+    bundle: Bundle, artifact: Artifact | None, backend: str, base: Path | None = None, *, offline: bool = False
+) -> dict[str, Path]:
+    """Return what must be deployed to run a backend, by its name in a measurement: model, tokenizer, configuration.
+
+    Raises:
+        BundleError: the base of the model is not here.
+    """
+    if not (file := RUNTIMES[backend].file):
+        paths = bundle.paths(base, offline=offline)
+    elif artifact is None or backend in artifact.missing:
+        raise BundleError(f"{bundle.name} has no {RUNTIMES[backend].title} file.")
+    else:
+        weights = f"{Path(file).stem}_weights.bin"  # exists if the weights exceed 2 GB
+        names = [file, *({weights} & set(artifact.manifest["files"])), TOKENIZER]
+        paths = {name: artifact.folder / name for name in names}
+    return paths | ({"bundle.json": bundle.folder / "bundle.json"} if bundle.format == "bundle" else {})
+
+
 def model_sizes(bundle: Bundle, artifact: Artifact | None, base: Path | None = None) -> dict[str, int]:
-    """Return the bytes of the weight files that each of the model's backends reads, if they are here."""
+    """Return the bytes of what must be deployed for each of the model's backends whose files are here."""
     sizes: dict[str, int] = {}
     for backend in bundle.backends:
-        if RUNTIMES[backend].file:
-            if artifact and backend not in artifact.missing:
-                sizes[backend] = artifact.size_bytes(backend)
-            continue
         try:
-            paths = bundle.paths(base, offline=True)
-            sizes[backend] = sum(
-                path.stat().st_size
-                for name, path in paths.items()
-                if name in bundle.files or name.endswith(".safetensors")
-            )
+            paths = deployed_files(bundle, artifact, backend, base, offline=True).values()
+            sizes[backend] = sum(path.stat().st_size for path in paths)
         except (InferenceError, OSError):
-            continue  # ONNX and INT8 are served without the base
+            continue  # not built, or without the base
     return sizes

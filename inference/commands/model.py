@@ -10,6 +10,7 @@ from typing import Any
 
 from inference.artifacts.cache import Artifact, find, model_sizes, obtain
 from inference.backends import BACKENDS, TITLES
+from inference.calls.formatting import mb
 from inference.calls.texts import Text
 from inference.classifier import Classifier, Prediction
 from inference.commands.options import add_content, add_device, add_model_command, load_model, print_json
@@ -117,7 +118,7 @@ def info_command(args: argparse.Namespace) -> None:
         print(f"  task    {name}: {labels}{kind}{f'; uncertain below {task.threshold:.3f}' if task.threshold else ''}")
     if bundle.pairs:
         print("  reads   pairs of texts")
-    print(f"  size    {', '.join(f'{TITLES[backend]} {size / 1e6:.1f} MB' for backend, size in sizes.items())}")
+    print(f"  size    {', '.join(f'{TITLES[backend]} {mb(size)}' for backend, size in sizes.items())}")
     for finding in bundle.findings:
         print(f"  {finding.severity:<7} {finding}")
     if artifact is None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from inference.artifacts.cache import Artifact
+from inference.artifacts.cache import Artifact, deployed_files
 from inference.backends import RUNTIMES
 from inference.errors import InferenceError
 from inference.formats.bundle import Bundle
@@ -24,25 +24,19 @@ def footprint(bundle: Bundle, artifact: Artifact, backend: str, base: Path | Non
     Raises:
         BundleError: a file is missing.
     """
-    runtime = RUNTIMES[backend]
-    if not runtime.file:
-        paths = bundle.paths(base)
+    paths = deployed_files(bundle, artifact, backend, base)
+    if file := RUNTIMES[backend].file:
+        dtypes = _sum_by_type(_onnx_types(paths[file]))
+    else:
         weights = [path for path in paths.values() if path.suffix == ".safetensors"]
         dtypes = _sum_by_type(pair for path in weights for pair in _safetensors_types(path))
-    else:
-        weights_file = f"{Path(runtime.file).stem}_weights.bin"  # exists if the weights exceed 2 GB
-        names = [runtime.file, *({weights_file} & set(artifact.manifest["files"])), TOKENIZER]
-        paths = {name: artifact.folder / name for name in names}
-        dtypes = _sum_by_type(_onnx_types(artifact.folder / runtime.file))
-    if bundle.format == "bundle":
-        paths["bundle.json"] = bundle.folder / "bundle.json"
     return {
         "files": {
             name: {"kind": _kind(path), "sha256": sha256(path), "bytes": path.stat().st_size}
             for name, path in paths.items()
         },
         "dtypes": dtypes,
-        "libraries": libraries(runtime.libraries),
+        "libraries": libraries(RUNTIMES[backend].libraries),
     }
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.formparsers import MultiPartParser
 
-from inference.compare.labels import match_labels, spellings
-from inference.errors import InputError
+from inference.compare.labels import GUESS_ROWS, fitting_tasks, spellings
 from inference.formats.bundle import Task
 from inference.tables.parquet import class_names
 from inference.tables.reading import EXTENSIONS, open_upload, read_columns, unique
@@ -19,7 +17,6 @@ from inference.tables.table import LABEL_NAMES, TEXT_NAMES, find_column
 
 MAX_MB = 5  # of the uploader; .streamlit/config.toml says the same to the server
 TYPES = [extension[1:] for extension in EXTENSIONS]
-GUESS_ROWS = 2_000  # that a guess looks at
 # By default an upload above 1 MB goes through a temporary file; the page promises that nothing is written to disk.
 MultiPartParser.spool_max_size = (MAX_MB + 1) * 2**20
 
@@ -52,7 +49,7 @@ def guess(columns: Mapping[str, Sequence[Any]], tasks: Mapping[str, Task]) -> Gu
     others = [name for name in columns if name != text]
     if any(name in tasks for name in others):
         return Guess(text, None, None)
-    fits = {name: _fitting_tasks(name, columns[name], tasks) for name in others}
+    fits = {name: fitting_tasks(name, columns[name], tasks) for name in others}
     label = find_column(others, LABEL_NAMES)
     label = label or next((name for name in others if fits[name]), others[0] if others else text)
     best = list(tasks) if len(tasks) == 1 else fits.get(label, [])
@@ -67,24 +64,3 @@ def guess_text(columns: Mapping[str, Sequence[Any]]) -> str:
 def _mean_length(cells: Sequence[Any]) -> float:
     texts = [cell for cell in cells[:200] if isinstance(cell, str)]
     return sum(map(len, texts)) / len(texts) if texts else 0.0
-
-
-def _fitting_tasks(column: str, cells: Sequence[Any], tasks: Mapping[str, Task]) -> list[str]:
-    """Return the task whose labels fit these best, or several that fit alike; none knows less than half of the rows.
-
-    Names count more than positions, and then the share of the task's labels that occur: 0 and 1 fit the task with two
-    labels better than the one with seven. A misspelt label must not make this the column of another task, so not every
-    label has to fit.
-    """
-    try:
-        given = Counter(spellings("", "", cells[:GUESS_ROWS]))
-    except InputError:
-        return []
-    del given[""]
-    fits = {}
-    for name, task in tasks.items():
-        matching = match_labels(given, task.labels, column=column)
-        rows = sum(count for label, count in given.items() if matching.positions.get(label, -1) >= 0)
-        if 2 * rows > given.total():
-            fits[name] = (rows, not matching.by_position, len(matching.labels) / len(task.labels))
-    return [name for name, fit in fits.items() if fit == max(fits.values())]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tracemalloc
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import scored
 from conftest import Tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from scored import ADDED, read_csv, run, write_csv
+from scored import ADDED, model, read_csv, run, write_csv
 
 from inference.calls.texts import MAX_CHARS
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Task
+from inference.jobs import Cancelled
 from inference.score.annotate import AnswerOptions, Tally, answer
 from inference.score.run import Model, ScoreJob, score
 from inference.score.workers import answering
@@ -226,6 +228,32 @@ def test_progress_names_rows_and_rate_and_ends_at_one(source: Path, tmp_path: Pa
     assert "rows/s" in seen[-1][0]
     assert [share for _, share in seen] == sorted(share for _, share in seen)
     assert seen[-1][1] == 1
+
+
+@pytest.mark.parametrize("keep_partial", [True, False])
+def test_a_cancelled_run_writes_the_rows_answered_until_then_if_asked_to(
+    source: Path, tmp_path: Path, keep_partial: bool
+) -> None:
+    def progress(step: str, share: float) -> None:
+        if share >= 0.5:
+            raise Cancelled
+
+    kept: list[Any] = []
+    job = ScoreJob(source, tmp_path / "out.csv", block_rows=7, keep_partial=keep_partial)
+    with nullcontext() if keep_partial else pytest.raises(Cancelled):
+        report = score(job, model(), progress=progress, keep=lambda block, answers: kept.extend(block.texts))
+        assert [row["id"] for row in read_csv(report.out)] == [str(i) for i in range(21)]
+        assert (report.tally.rows, report.rows_in_file) == (21, 30)
+    assert kept == [TEXTS[i % 5] for i in range(21)]
+
+
+def test_a_run_cancelled_before_its_first_block_has_no_result(source: Path, tmp_path: Path) -> None:
+    def progress(step: str, share: float) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run(source, tmp_path / "out.csv", progress=progress, keep_partial=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
 # --- What is refused, in one line

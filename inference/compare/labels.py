@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from inference.errors import InputError, counted, shown
+from inference.formats.bundle import Task
 from inference.formats.labels import names_entry
 
 LEAVE_OUT = ""
 """In a label map: rows with this label are left out."""
 MAX_MAP_BYTES = 1_000_000
 MAX_LABEL_LETTERS = 200
+GUESS_ROWS = 2_000  # that a guess looks at
 MAX_PASTED = 10  # labels in the option that a message suggests
 NUMBERS = (
     "Numbers are positions only if they count from 0 and neither the column nor the labels suggest something else. "
@@ -158,6 +160,27 @@ def match_labels(
     positions = {"": -1} | mapped | named | missing | (numbers if is_complete else {})
     unknown = {label: rows for label, rows in given.most_common() if label not in positions}
     return Matching(positions, unknown, is_complete)
+
+
+def fitting_tasks(column: str, cells: Sequence[Any], tasks: Mapping[str, Task]) -> list[str]:
+    """Return the task whose labels fit these best, or several that fit alike; none knows less than half of the rows.
+
+    Names count more than positions, and then the share of the task's labels that occur: 0 and 1 fit the task with two
+    labels better than the one with seven. A misspelt label must not make this the column of another task, so not every
+    label has to fit.
+    """
+    try:
+        given = Counter(spellings("", "", cells[:GUESS_ROWS]))
+    except InputError:
+        return []
+    del given[""]
+    fits = {}
+    for name, task in tasks.items():
+        matching = match_labels(given, task.labels, column=column)
+        rows = sum(count for label, count in given.items() if matching.positions.get(label, -1) >= 0)
+        if 2 * rows > given.total():
+            fits[name] = (rows, not matching.by_position, len(matching.labels) / len(task.labels))
+    return [name for name, fit in fits.items() if fit == max(fits.values())]
 
 
 def check_not_scores(place: str, labels: Iterable[str]) -> None:

@@ -124,7 +124,9 @@ def score(
             raise InferenceError(f"The run failed on Ray: {_cause(error)}. Its logs are in /tmp/ray.") from None
         except OSError as error:
             raise InferenceError(f"Cannot write {out}: {error.strerror or error}. Name another place.") from None
-    return Report(out, "parquet", table.text_column, options.prefix, total, 0, time.monotonic() - started)
+    return Report(
+        out, "parquet", table.text_column, options.prefix, total, 0, time.monotonic() - started, table.row_count
+    )
 
 
 def check_rows(answered: int, rows: int) -> None:

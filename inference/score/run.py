@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from inference.formats.bundle import Bundle
 from inference.formats.files import sha256
 from inference.formats.identity import content_key
 from inference.formats.pairs import PAIRS_REMEDY
-from inference.jobs import Progress
+from inference.jobs import Cancelled, Progress
 from inference.score.annotate import PREFIX, AnswerOptions, Answers, Tally
 from inference.score.journal import Journal
 from inference.score.workers import Opener, answering
@@ -51,6 +52,8 @@ class ScoreJob:
     """By default that of the extension of `out`, else of `source`."""
     block_rows: int = BLOCK_ROWS
     """Rows answered and stored at a time, fewer if they are large, see `inference.tables.cutting`."""
+    keep_partial: bool = False
+    """When the run is cancelled, write the rows answered until then."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class Report:
     resumed_rows: int
     """Rows that an earlier run had answered."""
     seconds: float
+    rows_in_file: int
+    """More than `tally` counts if the run was cancelled."""
 
     @property
     def error_column(self) -> str:
@@ -88,6 +93,7 @@ def score(
     workers: int = 1,
     progress: Progress | None = None,
     say: Callable[[str], object] = lambda _: None,
+    keep: Callable[[Block, Answers], object] = lambda block, answers: None,
 ) -> Report:
     """Answer every row and write the file; called again after an interruption, continue where it stopped.
 
@@ -101,6 +107,7 @@ def score(
         progress: called with a description and the share done; an exception that it raises ends the run, which can be
             continued later.
         say: called before the first row with each sentence of `outset`.
+        keep: called in order with each block that this run has stored, and its answers.
 
     Raises:
         InputError: the file, a column, a task or the output path is invalid; with the line.
@@ -138,8 +145,8 @@ def score(
                 say(sentence)
             resumed = sum(tally.rows for tally in journal.done.values())
             second = None if job.pair_column is None else pair_index(table, job.pair_column)
-            parts = _Run(writer, journal, Meter(table.row_count, resumed, model.backend, progress), second)
-            with answering(model.open, options, workers) as submit:
+            parts = _Run(writer, journal, Meter(table.row_count, resumed, model.backend, progress), second, keep)
+            with parts.cancellable(job.keep_partial), answering(model.open, options, workers) as submit:
                 blocks = table.blocks(job.block_rows, options.weight(model.bundle.tasks), out.parent)
                 parts.fill(blocks, submit, ahead=workers + 1)
             if _state(job.source) != before:
@@ -155,7 +162,8 @@ def score(
             f"Cannot write {out}: {error.strerror or error}. Free some disk space or name another place; the same "
             "command then continues where it stopped."
         ) from None
-    return Report(out, format, table.text_column, options.prefix, total, resumed, time.monotonic() - started)
+    spent = time.monotonic() - started
+    return Report(out, format, table.text_column, options.prefix, total, resumed, spent, table.row_count)
 
 
 def check_out(source: Path, out: Path) -> Path:
@@ -264,14 +272,32 @@ class _Run:
 
     Args:
         second: position of the column of the second texts, for pairs.
+        keep: as in `score`.
     """
 
-    def __init__(self, writer: Writer, journal: Journal, meter: Meter, second: int | None) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        journal: Journal,
+        meter: Meter,
+        second: int | None,
+        keep: Callable[[Block, Answers], object],
+    ) -> None:
         self._writer = writer
         self._journal = journal
         self._meter = meter
         self._second = second
+        self._keep = keep
         self._waiting: deque[tuple[int, Block, Future[Answers]]] = deque()
+
+    @contextmanager
+    def cancellable(self, keep_partial: bool) -> Iterator[None]:
+        """End the block without an error when it is cancelled, if the rows until then are wanted and there are any."""
+        try:
+            yield
+        except Cancelled:
+            if not (keep_partial and self._journal.done):
+                raise
 
     def fill(self, blocks: Iterator[Block], submit: Callable[[Any], Future[Answers]], ahead: int) -> None:
         """Write every missing part; at most `ahead` blocks wait in memory, fewer if they are large."""
@@ -294,6 +320,7 @@ class _Run:
         number, block, future = self._waiting.popleft()
         answers = future.result()
         self._journal.commit(number, self._writer.part(block, answers.columns), answers.tally)
+        self._keep(block, answers)
         self._meter.add(answers.tally.rows)
 
 

@@ -197,6 +197,19 @@ def receipt(
     return seal(made)
 
 
+def without_speed(one: Receipt, reason: str = "busy") -> Receipt:
+    """The same measurement without its times: only sizes and answers."""
+    kept = deepcopy(one)
+    kept["settings"] |= {"launches": 0, "alone_rows": 0, "best_threads": False}
+    for entry in kept["backends"].values():
+        entry |= {"starts": [], "memory": []}
+        entry["batch_flips"] = {"rows": 0, "tasks": dict.fromkeys(entry["batch_flips"]["tasks"], 0)}
+    kept["latency"] |= {"rows": [], "warm_up": [], "blocks": [], "unmeasured": reason}
+    kept["throughput"]["samples"], kept["shapes"], kept["other_threads"] = [], [], []
+    kept["results"] = {key: kept["results"][key] for key in ("size", "accuracy", "paired")}
+    return seal(kept)
+
+
 _KNOWN: dict[str, Any] = {}  # the bootstraps of a receipt take longer than most tests, and many ask for the same one
 
 
@@ -218,3 +231,7 @@ def answers(rows: int, wrong: int, seed: int = 0, labels: int = 2) -> tuple[list
 def flip(given: Sequence[int], rows: Sequence[int], labels: int = 2) -> list[int]:
     """The same answers with the next label at these rows."""
     return [(one + (i in rows)) % labels for i, one in enumerate(given)]
+
+
+def encoded(receipt: Receipt) -> bytes:
+    return json.dumps(receipt).encode()

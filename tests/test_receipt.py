@@ -52,7 +52,7 @@ def change(receipt: dict[str, Any], *path: Any, value: Any) -> bytes:
         (("settings", "backends"), ["pytorch", "tensorflow"], "measures .*, a runtime that this version does not have"),
         (("data", "sha256"), "../../etc/passwd", "at data/sha256"),
         (("settings", "dtypes"), {"int8": "bfloat16"}, "int8 cannot have been measured in bfloat16"),
-        (("latency", "blocks"), [], "at latency/blocks"),
+        (("latency", "blocks"), [], "latency/blocks does not have the rounds"),
         (("results", "speedup"), {}, "damaged: at results/speedup"),
         (
             ("results", "paired", "mood", "int8", "delta_accuracy", "low"),

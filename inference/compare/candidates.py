@@ -14,7 +14,7 @@ from inference.backends import TITLES
 from inference.calls.formatting import points
 from inference.compare import stats
 from inference.compare.labels import match_labels
-from inference.compare.results import Array, exceeds_noise, paired
+from inference.compare.results import Array, exceeds_noise, paired, unmeasured
 from inference.compare.rows import MIN_ROWS
 from inference.compare.verdict import (
     EXIT_CODES,
@@ -79,9 +79,7 @@ def decide_models(
     Raises:
         InputError: the receipts have no common rows or tasks, other labels, or lack the backend.
     """
-    first, second = (
-        Candidate(name, _backend(receipt, backend)) for name, receipt in zip(_names(a, b, names), (a, b), strict=True)
-    )
+    first, second = map(Candidate, _names(a, b, names), _backends(a, b, backend))
     rows = _common_rows(a, b)
     reasons: list[Reason] = []
     needed: list[int] = []
@@ -97,7 +95,7 @@ def decide_models(
         pairs[task] = pair
     speed = _speed(a, b, first.backend, second.backend)
     if limits.max_p95_ms is not None:
-        reasons.append(p95_reason(b["results"]["latency"][second.backend], limits.max_p95_ms))
+        reasons.append(p95_reason(b, second.backend, limits.max_p95_ms))
     if limits.max_size_mb is not None:
         reasons.append(size_reason(b["results"]["size"][second.backend]["model_bytes"], limits.max_size_mb))
     if limits.max_flips is not None:
@@ -105,7 +103,7 @@ def decide_models(
         text = f"{flips:,} labels differ from {first}'s; limit {limits.max_flips:,}"
         reasons.append(Reason(SHIP if flips <= limits.max_flips else NO, text))
     if limits.min_speedup is not None:
-        reasons.append(_speedup(speed, first, limits.min_speedup))
+        reasons.append(_speedup(speed, a, b, first, limits.min_speedup))
     decision = worst(reason.decision for reason in reasons)
     sizes = [r["results"]["size"][c.backend]["model_bytes"] for r, c in ((a, first), (b, second))]
     sentence = _sentence(decision, first, second, pairs, speed, sizes, reasons, max(needed, default=None))
@@ -119,7 +117,7 @@ class _Speed:
     gain: stats.Estimate
     noise: float
     is_comparable: bool
-    """Both were measured on the same processor with as many threads."""
+    """Both were timed, on the same processor with as many threads."""
 
     @property
     def differs(self) -> bool:
@@ -129,6 +127,16 @@ class _Speed:
 def _names(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] | None) -> tuple[str, str]:
     own = a["model"]["name"], b["model"]["name"]
     return own if own[0] != own[1] or names is None else names
+
+
+def _backends(a: Mapping[str, Any], b: Mapping[str, Any], backend: str | None) -> tuple[str, str]:
+    """Return the backend of each model; a model that was not timed has no best one, and gets that of the other."""
+    first, second = _backend(a, backend), _backend(b, backend)
+    if backend is None and unmeasured(b) and first in b["settings"]["backends"]:
+        second = first
+    elif backend is None and unmeasured(a) and second in a["settings"]["backends"]:
+        first = second
+    return first, second
 
 
 def _backend(receipt: Mapping[str, Any], backend: str | None) -> str:
@@ -203,6 +211,8 @@ def _answers(
 
 def _speed(a: Mapping[str, Any], b: Mapping[str, Any], first: str, second: str) -> _Speed:
     """Return the ratio of the medians; the two runs are independent, so their half-widths add as squares."""
+    if unmeasured(a) or unmeasured(b):
+        return _Speed(stats.Estimate(1.0, 1.0, 1.0), 1.0, False)
     slow, fast = (r["results"]["latency"][name]["p50_ms"] for r, name in ((a, first), (b, second)))
     value = slow["value"] / fast["value"]
     up = math.hypot(math.log(slow["high"] / slow["value"]), math.log(fast["value"] / fast["low"]))
@@ -212,7 +222,9 @@ def _speed(a: Mapping[str, Any], b: Mapping[str, Any], first: str, second: str) 
     return _Speed(gain, noise, _same_machine(a, b))
 
 
-def _speedup(speed: _Speed, first: Candidate, minimum: float) -> Reason:
+def _speedup(speed: _Speed, a: Mapping[str, Any], b: Mapping[str, Any], first: Candidate, minimum: float) -> Reason:
+    if (why := unmeasured(a) or unmeasured(b)) is not None:
+        return Reason(INCONCLUSIVE, f"{why}; at least {minimum:g} times as fast required")
     if not speed.is_comparable:
         return Reason(INCONCLUSIVE, "the models were measured on different machines, so no speed-up is known")
     return speedup_reason(speed.gain.to_dict(), speed.noise, str(first), minimum)
@@ -252,7 +264,9 @@ def _sentence(
 
 def _caveats(a: Mapping[str, Any], b: Mapping[str, Any], rows: int) -> list[str]:
     caveats = []
-    if not _same_machine(a, b):
+    if (why := unmeasured(a) or unmeasured(b)) is not None:
+        caveats.append(f"In a measurement, {why}.")
+    elif not _same_machine(a, b):
         caveats.append("The models were measured on different machines or with other threads: speeds do not compare.")
     sizes = [len(r["data"]["row_numbers"]) for r in (a, b)]
     if min(sizes) < max(sizes) or rows < max(sizes):

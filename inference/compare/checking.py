@@ -92,6 +92,10 @@ def _check_settings(receipt: Mapping[str, Any], plan: Plan) -> None:
         max(plan.launches * plan.rounds * plan.texts, plan.launches * plan.sweeps) <= MAX_CALLS,
         f"its plan has more than {MAX_CALLS:,} timed calls per backend",
     )
+    _require(
+        (plan.launches == 0) == ("unmeasured" in receipt["latency"]),
+        "latency/unmeasured does not match the number of starts",
+    )
     cores, threads = receipt["machine"]["cores"], settings["threads"]
     _require(threads <= cores, f"it uses {threads} threads on {cores} cores")
     others = [other["threads"] for other in receipt["other_threads"]]

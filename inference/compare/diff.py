@@ -12,7 +12,7 @@ from scipy.stats import norm
 from inference.backends import TITLES
 from inference.compare import stats
 from inference.compare.benchmark import BATCH_SIZES
-from inference.compare.results import answers, count_flips
+from inference.compare.results import answers, count_flips, unmeasured
 
 SAME, NOISE, CHANGED = "same", "within noise", "changed"
 MEMORY_NOISE = 1.1  # ratio: peak memory has no interval and differs a little between runs
@@ -46,13 +46,19 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[Change], list
             f"{len(a['data']['row_numbers']):,} rows; {b['data']['name']}, {len(b['data']['row_numbers']):,} rows). "
             "Measure both on the same file with the same seed."
         )
+    no_speed = unmeasured(a) or unmeasured(b)
+    if no_speed is not None:
+        notes.append(f"Times and memory are not compared: {no_speed}.")
     comparisons = len(names) * (len(TIMES) + 1 + len(BATCH_SIZES))
     stretch = float(norm.ppf(1 - (1 - stats.LEVEL) / 2 / max(comparisons, 1)) / norm.ppf((1 + stats.LEVEL) / 2))
     for name in names:
         changes += _sizes(a, b, name)
-        if same_rows:
+        if no_speed is None:
+            changes += _starts(a, b, name)
+        if no_speed is None and same_rows:
             changes += _memory(a, b, name)
             changes += _speed(a, b, name, stretch)
+        if same_rows:
             for task in a["data"]["labels"]:
                 if a["model"]["tasks"][task]["labels"] != b["model"].get("tasks", {}).get(task, {}).get("labels"):
                     notes.append(f"{task} is not compared: its labels or their order differ.")
@@ -102,6 +108,9 @@ def _sizes(a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> Iterator[Ch
     sizes = [r["results"]["size"][name]["model_bytes"] for r in (a, b)]
     status = SAME if sizes[0] == sizes[1] else CHANGED
     yield _change(f"{TITLES[name]}: files, MB", (f"{size / 1e6:.1f}" for size in sizes), status)
+
+
+def _starts(a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> Iterator[Change]:
     first, second = (r["results"]["start"][name] for r in (a, b))
     apart = first["max_s"] < second["min_s"] or second["max_s"] < first["min_s"]
     status = CHANGED if apart and min(first["runs"], second["runs"]) >= 3 else NOISE

@@ -22,6 +22,13 @@ Array = NDArray[Any]
 PERCENTILES = (50, 90, 95, 99)
 ASSUMED_NOISE = 1.1  # ratio by which two starts of one backend may differ, used when there was only one start
 DEFAULT_MAX_DROP = 0.005  # of accuracy
+UNMEASURED = {
+    "busy": "speed was not measured: the machine was busy with other programs",
+    "time limit": "speed was not measured: the time limit came first",
+    "not asked": "speed was not measured: only accuracy was asked for",
+    "pending": "speed is still being measured",
+}
+"""`latency.unmeasured` of a receipt -> why there are no times, as part of a sentence."""
 
 
 def results(receipt: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,17 +39,34 @@ def results(receipt: Mapping[str, Any]) -> dict[str, Any]:
     """
     backends, tasks = receipt["backends"].items(), receipt["data"]["labels"]
     figures = {
+        **(_speed(receipt) if unmeasured(receipt) is None else {}),
+        "size": {name: _size(entry) for name, entry in backends},
+        "accuracy": {task: _accuracy(receipt, task) for task in tasks},
+        "paired": {task: _paired(receipt, task) for task in tasks},
+    }
+    return {key: rounded(value) for key, value in figures.items()}
+
+
+def unmeasured(receipt: Mapping[str, Any]) -> str | None:
+    """Return that speed was not measured and why, as part of a sentence; None if it was.
+
+    Without it, `results` has only size, accuracy and paired, and the raw samples of latency, throughput, shapes, starts
+    and memory are empty.
+    """
+    reason = receipt["latency"].get("unmeasured")
+    return None if reason is None else UNMEASURED[reason]
+
+
+def _speed(receipt: Mapping[str, Any]) -> dict[str, Any]:
+    backends = receipt["backends"].items()
+    return {
         **_latency(receipt),
         "throughput": _throughput(receipt),
         "shapes": _shapes(receipt),
         "threads": _threads(receipt),
         "start": {name: _start(entry["starts"]) for name, entry in backends},
-        "size": {name: _size(entry) for name, entry in backends},
         "memory": {name: _medians(entry["memory"], ("resident_bytes", "peak_bytes"), int) for name, entry in backends},
-        "accuracy": {task: _accuracy(receipt, task) for task in tasks},
-        "paired": {task: _paired(receipt, task) for task in tasks},
     }
-    return {key: rounded(value) for key, value in figures.items()}
 
 
 def rounded(value: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inference.backends import TITLES
-from inference.compare.results import cost_per_million
+from inference.compare.results import cost_per_million, unmeasured
 from inference.errors import InputError
 
 SHOWN_SHAPES = ((1, 16), (1, 32), (1, 128), (32, 32))
@@ -27,14 +27,15 @@ def summary(receipts: Sequence[Mapping[str, Any]], price_per_hour: float | None 
     if any(r["settings"]["backends"] != names or r["model"] != receipts[0]["model"] for r in receipts):
         raise InputError("These receipts are of different models or backends, so they do not fit in one table.")
     flips = {n: sum(sum(r["backends"][n]["batch_flips"]["tasks"].values()) for r in receipts) for n in names}
+    both_ways = any(r["backends"][names[0]]["batch_flips"]["rows"] for r in receipts)
     table = [
         ["figure", *(TITLES[name] for name in names)],
         ["---", *["---:"] * len(names)],
         *(row for receipt in receipts for row in _accuracy(receipt, names)),
         *(row for receipt in receipts for row in _latency(receipt, names)),
-        *_shapes(next((r for r in receipts if r["results"]["shapes"]), receipts[0]), names),
-        *_resources(receipts[0], names, price_per_hour),
-        ["labels that differ alone and in a batch", *(str(flips[n]) for n in names)],
+        *_shapes(next((r for r in receipts if r["results"].get("shapes")), receipts[0]), names),
+        *_resources(next((r for r in receipts if unmeasured(r) is None), receipts[0]), names, price_per_hour),
+        *([["labels that differ alone and in a batch", *(str(flips[n]) for n in names)]] if both_ways else []),
     ]
     return "\n".join("| " + " | ".join(row) + " |" for row in table) + "\n\n" + provenance(receipts[0])
 
@@ -59,7 +60,7 @@ def leaderboard(receipts: Mapping[str, Mapping[str, Any]]) -> str:
                     model,
                     TITLES[name],
                     *(f"{score['accuracy']['value']:.4f}" if score else "" for score in scores),
-                    _interval(figures["latency"][name].get("p50_ms")),
+                    "not measured" if unmeasured(receipt) else _interval(figures["latency"][name].get("p50_ms")),
                     f"{figures['size'][name]['model_bytes'] / 1e6:.1f}",
                 ]
             )
@@ -112,6 +113,8 @@ def _accuracy(receipt: Mapping[str, Any], names: Sequence[str]) -> list[list[str
 def _latency(receipt: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
     figures, reference = receipt["results"], receipt["settings"]["reference"]
     tasks = ", ".join(figures["accuracy"])
+    if unmeasured(receipt) is not None:
+        return [[f"one text of {tasks}", *("not measured" for _ in names)]]
     rows = [
         [f"one text of {tasks}, end to end: {key[:3]}, ms", *(_interval(figures["latency"][n].get(key)) for n in names)]
         for key in ("p50_ms", "p95_ms")
@@ -131,7 +134,7 @@ def _shapes(receipt: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]
         low, high = shape["interval_ms"][name]
         return _interval({"value": shape["median_ms"][name], "low": low, "high": high})
 
-    shapes = {(s["texts"], s["tokens"]): s for s in receipt["results"]["shapes"]}
+    shapes = {(s["texts"], s["tokens"]): s for s in receipt["results"].get("shapes", ())}
     return [
         [
             f"{texts} text{'s' * (texts > 1)} of {tokens} tokens, forward pass, median ms",
@@ -144,14 +147,20 @@ def _shapes(receipt: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]
 
 def _resources(receipt: Mapping[str, Any], names: Sequence[str], price: float | None) -> list[list[str]]:
     figures = receipt["results"]
-    best, size, tasks = figures["throughput"], figures["size"], ", ".join(figures["accuracy"])
+    size, tasks = figures["size"], ", ".join(figures["accuracy"])
+    rows = [
+        ["files of the model, MB", *(f"{size[n]['model_bytes'] / 1e6:.1f}" for n in names)],
+        ["libraries it needs, MB", *(f"{size[n]['libraries_bytes'] / 1e6:,.0f}" for n in names)],
+    ]
+    if unmeasured(receipt) is not None:
+        return rows
+    best = figures["throughput"]
     rows = [
         [
             f"texts/s of {tasks} at the best batch size (in brackets)",
             *(f"{best[n]['predictions_per_hour'] / 3600:,.0f} ({best[n]['best_batch_size']})" for n in names),
         ],
-        ["files of the model, MB", *(f"{size[n]['model_bytes'] / 1e6:.1f}" for n in names)],
-        ["libraries it needs, MB", *(f"{size[n]['libraries_bytes'] / 1e6:,.0f}" for n in names)],
+        *rows,
         [
             f"peak memory with texts of {tasks}, MB",
             *(f"{figures['memory'][n]['peak_bytes'] / 1e6:,.0f}" for n in names),

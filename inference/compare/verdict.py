@@ -15,7 +15,7 @@ from inference.backends import RUNTIMES, TITLES
 from inference.calls.formatting import points
 from inference.compare import stats
 from inference.compare.benchmark import MAX_SLOWDOWN
-from inference.compare.results import DEFAULT_MAX_DROP
+from inference.compare.results import DEFAULT_MAX_DROP, unmeasured
 
 SHIP, NO, INCONCLUSIVE = "SHIP", "NO", "INCONCLUSIVE"
 EXIT_CODES = {SHIP: 0, NO: 1, INCONCLUSIVE: 3}
@@ -115,7 +115,7 @@ def _decide_backend(receipt: Mapping[str, Any], name: str, limits: ShipLimits) -
             reasons += [reason, *_label_losses(receipt, task, name, limits.max_drop)]
             needed += [rows] if rows is not None else []
     if limits.max_p95_ms is not None:
-        reasons.append(p95_reason(figures["latency"][name], limits.max_p95_ms))
+        reasons.append(p95_reason(receipt, name, limits.max_p95_ms))
     if limits.max_size_mb is not None:
         reasons.append(size_reason(figures["size"][name]["model_bytes"], limits.max_size_mb))
     if limits.max_flips is not None and name != reference:
@@ -124,7 +124,7 @@ def _decide_backend(receipt: Mapping[str, Any], name: str, limits: ShipLimits) -
         text = f"{flips:,} of {rows:,} labels differ from {TITLES[reference]}'s; limit {limits.max_flips:,}"
         reasons.append(Reason(SHIP if flips <= limits.max_flips else NO, text))
     if limits.min_speedup is not None:
-        reasons.append(_speedup(figures, name, reference, limits.min_speedup))
+        reasons.append(_speedup(receipt, name, limits.min_speedup))
     decision = worst(reason.decision for reason in reasons)
     if not reasons:
         reasons.append(Reason(SHIP, "it is the reference, and no other limit was set"))
@@ -204,11 +204,14 @@ def _is_worse(pair: Mapping[str, Any]) -> bool:
     return bool(pair["fixed"] < pair["broken"] and pair["mcnemar_p"] / 2 < 0.05)
 
 
-def _speedup(figures: Mapping[str, Any], name: str, reference: str, minimum: float) -> Reason:
+def _speedup(receipt: Mapping[str, Any], name: str, minimum: float) -> Reason:
     """Return the decision by speed-up over the reference, with the noise between processes of one backend."""
+    figures, reference = receipt["results"], receipt["settings"]["reference"]
     if name == reference:
         text = f"it is the reference, so its speed-up is 1; at least {minimum:g} required"
         return Reason(SHIP if minimum <= 1 else NO, text)
+    if (why := unmeasured(receipt)) is not None:
+        return Reason(INCONCLUSIVE, f"{why}; at least {minimum:g} times as fast required")
     return speedup_reason(figures["speedup"][name], figures["control"]["noise"], TITLES[reference], minimum)
 
 
@@ -228,8 +231,11 @@ def size_reason(size_bytes: int, limit_mb: float) -> Reason:
     return Reason(SHIP if size_bytes / 1e6 <= limit_mb else NO, text)
 
 
-def p95_reason(latency: Mapping[str, Any], limit: float) -> Reason:
-    """Return the decision by the 95th percentile of the latency in ms."""
+def p95_reason(receipt: Mapping[str, Any], name: str, limit: float) -> Reason:
+    """Return the decision on a backend by the 95th percentile of its latency in ms."""
+    if (why := unmeasured(receipt)) is not None:
+        return Reason(INCONCLUSIVE, f"{why}; limit of p95 {limit:g} ms")
+    latency = receipt["results"]["latency"][name]
     if "p95_ms" not in latency:
         texts = f"p95 needs at least {stats.min_samples(95)} different texts; {latency['texts']} were timed"
         return Reason(INCONCLUSIVE, f"{texts}. Measure more rows")
@@ -241,13 +247,15 @@ def p95_reason(latency: Mapping[str, Any], limit: float) -> Reason:
 def _recommend(receipt: Mapping[str, Any], situation: str, shippable: list[str]) -> Recommendation:
     """Return the backend for a kind of deployment, chosen by the figure that matters there."""
     figures = receipt["results"]
-    p50 = {name: figures["latency"][name]["p50_ms"]["value"] for name in shippable}
-    start = {name: figures["start"][name]["total_s"] for name in shippable}
-    size = {name: figures["size"][name]["model_bytes"] for name in shippable}
     if situation == "GPU service":
         return _recommend_for_gpu(receipt["settings"]["backends"], shippable)
     if not shippable:
         return Recommendation(None, "No backend is known to meet the limits.")
+    if (why := unmeasured(receipt)) is not None:
+        return Recommendation(None, f"{_capital(why)}.")
+    p50 = {name: figures["latency"][name]["p50_ms"]["value"] for name in shippable}
+    start = {name: figures["start"][name]["total_s"] for name in shippable}
+    size = {name: figures["size"][name]["model_bytes"] for name in shippable}
     if situation == "notebook" and "pytorch" in shippable:
         why = f"Only PyTorch can be trained further; it takes {p50['pytorch']:.1f} ms per text."
         return Recommendation("pytorch", why)
@@ -282,21 +290,21 @@ def _recommend_for_gpu(names: Sequence[str], shippable: Sequence[str]) -> Recomm
 
 def _sentence(receipt: Mapping[str, Any], decided: Mapping[str, BackendVerdict], best: str | None) -> str:
     figures, reference = receipt["results"], receipt["settings"]["reference"]
-    if best is None:
+    if (why := unmeasured(receipt)) is not None:
+        parts = [f"{_capital(why)}."]
+        for name in decided:
+            if name != reference and decided[name].decision == SHIP:
+                parts.append(f"{TITLES[name]} meets the other limits: {_loss(figures, name)}.")
+    elif best is None:
         parts = ["No backend is known to meet these limits."]
     elif best == reference:
         parts = [f"Stay with {TITLES[best]}."]
     else:
-        pairs = [pairs[best] for pairs in figures["paired"].values()]
-        open_pairs = [pair for pair in pairs if not is_same(pair)]
-        low, rows = min((pair["delta_accuracy"]["low"], pair["rows"]) for pair in open_pairs or pairs)
-        loss = f"at most {-low * 100:.2f} pp less accurate" if low < 0 else "no less accurate"
-        loss = f"{loss} (about 95% confidence, {rows:,} rows)" if open_pairs else "numerically the same"
         p50 = {name: f"{figures['latency'][name]['p50_ms']['value']:.1f} ms" for name in (best, reference)}
         size = figures["size"][best]["model_bytes"] / figures["size"][reference]["model_bytes"]
         parts = [
             f"Ship {TITLES[best]}: {figures['speedup'][best]['value']:.1f} times as fast as {TITLES[reference]} "
-            f"({p50[best]} instead of {p50[reference]} per text), {size:.0%} of its size, {loss}."
+            f"({p50[best]} instead of {p50[reference]} per text), {size:.0%} of its size, {_loss(figures, best)}."
         ]
     for name in decided:
         if name in (reference, best):
@@ -312,14 +320,42 @@ def _sentence(receipt: Mapping[str, Any], decided: Mapping[str, BackendVerdict],
     return " ".join(parts)
 
 
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _loss(figures: Mapping[str, Any], name: str) -> str:
+    """Return the largest loss of accuracy that the rows leave possible, over all tasks."""
+    pairs = [pairs[name] for pairs in figures["paired"].values()]
+    open_pairs = [pair for pair in pairs if not is_same(pair)]
+    if not open_pairs:
+        return "numerically the same"
+    low, rows = min((pair["delta_accuracy"]["low"], pair["rows"]) for pair in open_pairs)
+    loss = f"at most {-low * 100:.2f} pp less accurate" if low < 0 else "no less accurate"
+    return f"{loss} (about 95% confidence, {rows:,} rows)"
+
+
 def _caveats(receipt: Mapping[str, Any]) -> list[str]:
     """Return what a sceptic would ask about this receipt."""
-    settings, data, noise = receipt["settings"], receipt["data"], receipt["results"]["control"]["noise"]
+    settings, data = receipt["settings"], receipt["data"]
     caveats = [note[:1].upper() + note[1:] + "." for note in data["notes"]]
     for name, dtype in settings.get("dtypes", {}).items():
         if dtype != "float32":
             role = ", the reference that accuracy is compared with," if name == settings["reference"] else ""
             caveats.append(f"{TITLES[name]}{role} computed in {dtype}, which is less exact than float32.")
+    if unmeasured(receipt) is None:
+        caveats += _caveats_on_speed(receipt)
+    for name, entry in receipt["backends"].items():
+        flips, rows = sum(entry["batch_flips"]["tasks"].values()), entry["batch_flips"]["rows"]
+        if flips:
+            caveats.append(f"{TITLES[name]}: {flips} of {rows:,} texts get a different label alone than in a batch.")
+    if data["truncated"]:
+        caveats.append(f"{data['truncated']:,} texts exceed the model's token limit; the rest of them was not read.")
+    return caveats
+
+
+def _caveats_on_speed(receipt: Mapping[str, Any]) -> list[str]:
+    settings, noise, caveats = receipt["settings"], receipt["results"]["control"]["noise"], []
     if settings["launches"] == 1:
         caveats.append("Every process was started once, so the intervals leave out the variation between starts.")
     slowdowns = [block["slowdown"] for block in receipt["latency"]["blocks"] if not block["disturbed"]]
@@ -337,10 +373,4 @@ def _caveats(receipt: Mapping[str, Any]) -> list[str]:
         )
     if receipt["machine"]["steal_share"] > 0.02:
         caveats.append(f"The host took {receipt['machine']['steal_share']:.0%} of the CPU time during the run.")
-    for name, entry in receipt["backends"].items():
-        flips, rows = sum(entry["batch_flips"]["tasks"].values()), entry["batch_flips"]["rows"]
-        if flips:
-            caveats.append(f"{TITLES[name]}: {flips} of {rows:,} texts get a different label alone than in a batch.")
-    if data["truncated"]:
-        caveats.append(f"{data['truncated']:,} texts exceed the model's token limit; the rest of them was not read.")
     return caveats

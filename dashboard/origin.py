@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inference.api.front import is_own
+from inference.api.packing import PackedFiles
 
 
 class OwnOrigin:
@@ -40,4 +41,4 @@ def _is_allowed(origin: str, hosts: list[str]) -> bool:
     return is_own_page or origin in st.get_option("server.corsAllowedOrigins")
 
 
-MIDDLEWARE = (Middleware(OwnOrigin),)
+MIDDLEWARE = (Middleware(OwnOrigin), Middleware(PackedFiles, folders=("static/css", "static/js", "static/media")))

@@ -16,6 +16,7 @@ from gradio.route_utils import FnIndexInferError
 from starlette.routing import Mount
 
 from inference.api.middleware import BodyLimit
+from inference.api.packing import PackedFiles
 from inference.backends import RUNTIMES
 from ui.files import MAX_UPLOAD_MB, TemporaryFiles
 from ui.gate import PageGate
@@ -118,5 +119,5 @@ def mount_page(site: FastAPI, page: gr.Blocks, files: TemporaryFiles) -> Any:
     gr.mount_gradio_app(site, page, path="/", **LAUNCH)
     mount = cast(Mount, site.routes[-1])
     inner = mount.app
-    mount.app = PageGate(inner, page, queue, files)
+    mount.app = PackedFiles(PageGate(inner, page, queue, files), ("assets",))
     return inner

@@ -1,11 +1,11 @@
-"""Ask one text of every runtime: the answers one by one, the fastest runtime first, each with the median of its times."""
+"""Ask one text of every runtime, the fastest first: the answers one by one, each with the median of its times."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from inference import Answer, InferenceError, InputError
@@ -29,7 +29,7 @@ class Timed:
     """Of which this is the median; the first pass of several warms up and does not count."""
 
 
-Answers = Mapping[str, Timed | InferenceError | None]
+Answers = dict[str, Timed | InferenceError | None]
 """By runtime: its answer, why it has none, or None while it is still to come."""
 
 

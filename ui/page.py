@@ -15,7 +15,7 @@ import gradio as gr
 
 from inference import Answer, InferenceError
 from inference.api import ApiLimits
-from inference.backends import RUNTIMES, TITLES
+from inference.backends import TITLES
 from inference.calls.texts import Text
 from inference.formats.examples import offered
 from inference.jobs import Cancelled, Lane
@@ -92,9 +92,8 @@ class Page:
         self._newest = Newest()
         recorded = find_recorded(models.bundle, receipts)
         self._recorded_ms = recorded.p50_ms if recorded else {}
-        # The fastest first, as far as known: the runtimes are listed the most exact first.
-        slow = len(RUNTIMES) * [0.0]
-        self._order = sorted(reversed(models.bundle.backends), key=lambda name: self._recorded_ms.get(name, slow[0]))
+        backends = models.bundle.backends  # the most exact first, which is the slowest, as far as known
+        self._order = sorted(backends, key=lambda name: (self._recorded_ms.get(name, 0.0), -backends.index(name)))
         examples = offered(models.bundle.examples)
         self._samples = [[one.text] if isinstance(one.text, str) else list(one.text) for one in examples]
         self._sample_names = [str(one.name) for one in examples]
@@ -139,7 +138,7 @@ class Page:
                 second = box(first[1], label=label, placeholder="The text to compare it with.", elem_id="second")
                 self.texts.append(second)
             self.classify = gr.Button("Classify", variant="primary", scale=1, min_width=140, elem_id="classify")
-        gr.HTML('<a class="skip" href="#side-by-side">Go to the answers</a>')
+        gr.HTML('<a class="skip" href="#side-by-side">Go to the answers</a>', elem_id="skip")
         self.examples = gr.Dataset(
             label="Examples",
             components=self.texts,
@@ -225,7 +224,9 @@ class Page:
         backend, *rest = rest
         thresholds, (wants_why, *reason, number) = rest[: len(tasks)], rest[len(tasks) :]
         limits = {
-            name: limit for (name, task), limit in zip(tasks.items(), thresholds, strict=True) if limit != task.threshold
+            name: limit
+            for (name, task), limit in zip(tasks.items(), thresholds, strict=True)
+            if limit != task.threshold
         }
         question = Question(as_text(*texts), backend, limits, wants_why, tuple(reason), number or 0)
         session = str(request.session_hash)
@@ -243,7 +244,12 @@ class Page:
         passes = 0
         try:
             for answers in ask_all(self._models, question.text, question.limits, self._order, is_wanted):
-                update = self._show(question, answers)
+                update = {self.comparison: self._table(question, answers)}
+                chosen = answers[question.backend]
+                if isinstance(chosen, Timed) and self.details.panels not in shown:
+                    lent = self._lent if question.backend == PYTORCH else None
+                    answer = lent.answer(question.text, PYTORCH, question.limits, is_wanted) if lent else chosen.answer
+                    update |= self.details.show(question.backend, answer)
                 passes = min(one.passes if isinstance(one, Timed) else 0 for one in answers.values())
                 shown |= update
                 yield update
@@ -266,42 +272,35 @@ class Page:
     def _explain_again(self, request: gr.Request, *values: Any) -> dict[Any, Any]:
         """Explain again after a change of what is to be explained; without a text, or closed, do nothing."""
         question, is_wanted = self._question(request, values)
+        nothing: dict[Any, Any] = gr.skip()
         if not question.wants_why or not "".join(question.text or "").strip():
-            return gr.skip()
+            return nothing
         try:
             return self._explain(question, is_wanted, address_of(request))
         except Cancelled:
-            return gr.skip()
+            return nothing
 
     def _explain(self, question: Question, is_wanted: Callable[[], bool], address: str) -> dict[Any, Any]:
         limit = question.limits.get(question.reason[0])
         try:
             with self._explaining.turn(is_wanted, address):
-                html = why.explain(
-                    self._models, question.text, question.backend, limit, is_wanted, *question.reason
-                )
+                html = why.explain(self._models, question.text, question.backend, limit, is_wanted, *question.reason)
         except Cancelled:
             raise
         except InferenceError as error:
             html = render.message(error)
         return {self.why.result: f'<div data-asked="{question.number}">{html}</div>'}
 
-    def _show(self, question: Question, answers: Answers) -> dict[Any, Any]:
-        """Return the updates that show the answers that have come so far."""
-        bundle = self._models.bundle
+    def _table(self, question: Question, answers: Answers) -> str:
+        """Return the answers that have come so far, side by side."""
         given = {name: one for name, one in answers.items() if isinstance(one, Timed)}
-        html = render.side_by_side(
-            bundle,
+        return render.side_by_side(
+            self._models.bundle,
             {name: one.answer if isinstance(one, Timed) else one for name, one in answers.items()},
-            times={
-                name: render.Times(one.median_ms, one.passes, self._recorded_ms.get(name)) for name, one in given.items()
-            },
+            times={n: render.Times(one.median_ms, one.passes, self._recorded_ms.get(n)) for n, one in given.items()},
             limits=question.limits,
             asked=question.number,
         )
-        chosen = given.get(question.backend)
-        details = self.details.show(question.backend, chosen.answer) if chosen else {}
-        return {self.comparison: html, **details}
 
     def _keep(self, question: Question, passes: int, shown: dict[Any, Any]) -> None:
         """Let the page open with these answers, if they are those of its example with the settings of the start."""

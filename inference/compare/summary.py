@@ -48,8 +48,8 @@ class Headline:
 
     backend: str
     reference: str
-    faster: float
-    """Times as fast."""
+    faster: float | None
+    """Times as fast; None if speed was not measured."""
     smaller: float
     """Times as small."""
     difference: float | None
@@ -57,10 +57,12 @@ class Headline:
     rows: int
 
     def __str__(self) -> str:
-        speed = f"{_ratio(self.faster, 'faster', 'slower')} than {TITLES[self.reference]}"
-        size = _ratio(self.smaller, "smaller", "larger")
-        accuracy = "" if self.difference is None else f", accuracy {points(self.difference)} (n = {self.rows:,})"
-        return f"{TITLES[self.backend]}: {speed}, {size}{accuracy}"
+        than = f" than {TITLES[self.reference]}"
+        parts = [] if self.faster is None else [_ratio(self.faster, "faster", "slower") + than]
+        parts.append(_ratio(self.smaller, "smaller", "larger") + ("" if parts else than))
+        if self.difference is not None:
+            parts.append(f"accuracy {points(self.difference)} (n = {self.rows:,})")
+        return f"{TITLES[self.backend]}: {', '.join(parts)}"
 
 
 def headline(receipt: Mapping[str, Any]) -> Headline | None:
@@ -75,7 +77,7 @@ def headline(receipt: Mapping[str, Any]) -> Headline | None:
     return Headline(
         backend,
         reference,
-        figures["speedup"][backend]["value"],
+        figures["speedup"][backend]["value"] if unmeasured(receipt) is None else None,
         sizes[reference]["model_bytes"] / sizes[backend]["model_bytes"],
         sum(pair["fixed"] - pair["broken"] for pair in pairs) / rows if rows else None,
         rows,

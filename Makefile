@@ -30,7 +30,8 @@ dashboard: $(VENV)/app
 	TRIPTYCH_MODEL="$(MODEL)" $(BIN)/python -m streamlit run dashboard/main.py \
 	  --server.address 127.0.0.1 --server.port "$(or $(PORT),8501)"
 
-# Two workers, each of which takes a file at a time.
+# Two workers, each of which takes a file at a time; sources are compiled once, not in each process that a test starts.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/dev
 	$(PYTEST) -m "not (docs or slow or ray)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -27,6 +28,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it in
 # A slow example is no wrong one. All else stays as Hypothesis has it, here or in CI.
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
+gc.disable()  # until all tests are collected: what imports make is no garbage
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "assets" / "models" / "demo"
@@ -92,12 +94,23 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use a browser, and run files with slow tests first so that both workers end together."""
+    """Mark the tests that use a browser, and run files with slow tests first so that both workers end together.
+
+    A browser takes seconds, and the fakes test the same rules without one: only `smoke` tests use it in `make test`.
+    """
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
+            if not item.get_closest_marker("smoke"):
+                item.add_marker("slow")
     slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("docs")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made out of later garbage collections, each of which would walk through all of it."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -261,3 +274,25 @@ def visit(browser: Any, address: str) -> Iterator[Any]:
     opened.page.close()
     assert opened.errors == []
     assert opened.outside == []
+
+
+@pytest.fixture(scope="session")
+def static_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the static page, staged with the fake engine."""
+    from static_site import PAGES, served, site_json, stage
+
+    folder = tmp_path_factory.mktemp("static") / "site"
+    stage(folder, site_json(), PAGES)
+    with served(folder) as (url, _):
+        yield url
+
+
+@pytest.fixture
+def page(browser: Any, static_address: str) -> Iterator[Any]:
+    """The static page, open and ready to answer; it must leave no complaint and ask no other machine."""
+    from static_site import Visiting
+
+    with Visiting(browser) as opened:
+        opened.goto(static_address)
+        opened.locator("#why .words").wait_for()
+        yield opened

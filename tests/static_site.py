@@ -32,6 +32,7 @@ TASKS: dict[str, Any] = {
     "emotion": {"labels": ["anger", "sadness", "joy"], "threshold": 0.4},
 }
 EXAMPLES = [{"name": "Good", "text": "good glad day"}, {"name": "Bad", "text": "a bad day"}]
+SCRIPT, IMAGE = "<script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>"
 SHOWCASE = [{"text": f"good text {number}"} for number in range(30)] + [{"text": "bad wobbly"}]
 
 

@@ -20,6 +20,7 @@ def address() -> Iterator[str]:
         yield url
 
 
+@pytest.mark.smoke
 def test_a_text_and_enter_give_an_answer_for_every_task(visit: Visit) -> None:
     visit.ask("good glad")
     for task in fakes.TASKS:
@@ -149,6 +150,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
     visit.page.close()
 
 
+@pytest.mark.smoke
 def test_scripts_in_texts_and_labels_are_shown_and_not_run(browser: sync_api.Browser) -> None:
     with served(models(int8=5.0, tasks=HOSTILE)) as url:
         visit = Visit(browser, url)

@@ -68,6 +68,7 @@ def scored_file(visit: Visit) -> Path:
     return path.rename(path.with_name(waiting.value.suggested_filename))
 
 
+@pytest.mark.smoke
 def test_file_is_uploaded_scored_and_downloaded_with_its_charts(visit: Visit, tmp_path: Path) -> None:
     rows = [[str(i), ["good", "bad", ""][i % 3]] for i in range(700)]
     begin(visit, write_csv(tmp_path / "my rows.csv", ["id", "text"], rows))

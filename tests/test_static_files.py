@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from chromium import sync_api
-from static_site import PAGES, TASKS, Visiting, choose, downloaded, served, site_json, stage
+from static_site import IMAGE, SCRIPT, TASKS, Visiting, choose, downloaded
 
 from inference.score.annotate import NUMBER, TEXT
 from inference.score.writing import open_writer
@@ -17,24 +16,6 @@ from inference.tables.reading import open_table
 from inference.tables.table import Source
 
 pytestmark = pytest.mark.browser
-SCRIPT, IMAGE = "<script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>"
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("static") / "site"
-    stage(folder, site_json(), PAGES)
-    with served(folder) as (url, _):
-        yield url
-
-
-@pytest.fixture
-def page(browser: sync_api.Browser, address: str) -> Iterator[sync_api.Page]:
-    """The page, open and ready to answer; it must leave no complaint and ask no other machine."""
-    with Visiting(browser) as opened:
-        opened.goto(address)
-        opened.locator("#why .words").wait_for()
-        yield opened
 
 
 def score(page: sync_api.Page, name: str, content: str | bytes) -> list[list[str]]:
@@ -56,9 +37,9 @@ def test_measuring_compares_both_versions_and_names_the_labels_that_differ(page:
     page.get_by_role("cell", name="bad wobbly").first.wait_for()
 
 
-def test_measuring_stops(browser: sync_api.Browser, address: str) -> None:
+def test_measuring_stops(browser: sync_api.Browser, static_address: str) -> None:
     with Visiting(browser) as page:
-        page.goto(f"{address}?slow=200#tab=measure")
+        page.goto(f"{static_address}?slow=200#tab=measure")
         page.get_by_role("button", name="Measure (fetches").click()
         page.get_by_text("Fetching FP32").wait_for()
         page.get_by_role("button", name="Stop").click()
@@ -69,6 +50,7 @@ def test_measuring_stops(browser: sync_api.Browser, address: str) -> None:
 # --- Score a file
 
 
+@pytest.mark.smoke
 def test_csv_of_300_rows_gets_the_columns_of_score_and_its_accuracy(page: sync_api.Page) -> None:
     lines = [f"{n},{'good' if n % 3 else 'bad'},{'Positive' if n % 3 else 'negative'}" for n in range(300)]
     rows = score(page, "tickets.csv", "id,text,label\n" + "\n".join(lines) + "\n")
@@ -144,9 +126,9 @@ def test_names_that_the_file_has_already_get_the_prefix_of_score(page: sync_api.
     page.get_by_text("has 1 label that this task does not have: ‘foo’ (1 row)").wait_for()
 
 
-def test_scoring_stops_and_the_download_has_the_rows_so_far(browser: sync_api.Browser, address: str) -> None:
+def test_scoring_stops_and_the_download_has_the_rows_so_far(browser: sync_api.Browser, static_address: str) -> None:
     with Visiting(browser) as page:
-        page.goto(f"{address}?slow=1000")
+        page.goto(f"{static_address}?slow=1000")
         choose(page, "a.csv", "text\n" + "good\n" * 1000)
         page.get_by_role("button", name="Score the file").click()
         page.get_by_text("of 1,000 rows, about").wait_for()
@@ -190,6 +172,7 @@ def test_question_for_the_column_goes_when_it_is_answered(page: sync_api.Page) -
     sync_api.expect(question).to_be_hidden()
 
 
+@pytest.mark.smoke
 def test_hostile_cells_and_file_names_are_shown_as_text(page: sync_api.Page) -> None:
     score(page, f"{IMAGE}.csv", f'text,"{IMAGE}",__proto__\n{SCRIPT},\0,{IMAGE}\n')
     assert IMAGE in page.locator(".preview").inner_text()

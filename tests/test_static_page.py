@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from chromium import sync_api
-from static_site import PAGES, Visiting, ask, card, served, site_json, stage
+from static_site import IMAGE, PAGES, SCRIPT, Visiting, ask, card, served, site_json, stage
 
 pytestmark = pytest.mark.browser
-SCRIPT, IMAGE = "<script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>"
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("static") / "site"
-    stage(folder, site_json(), PAGES)
-    with served(folder) as (url, _):
-        yield url
-
-
-@pytest.fixture
-def page(browser: sync_api.Browser, address: str) -> Iterator[sync_api.Page]:
-    """The page, open and ready to answer; it must leave no complaint and ask no other machine."""
-    with Visiting(browser) as opened:
-        opened.goto(address)
-        opened.locator("#why .words").wait_for()
-        yield opened
 
 
 # --- Try
 
 
+@pytest.mark.smoke
 def test_page_opens_with_an_example_answered_for_every_task(page: sync_api.Page) -> None:
     assert "positive · 0.9820" in card(page, "sentiment").inner_text()
     assert "At or above the threshold 0.6" in card(page, "sentiment").inner_text()
@@ -80,19 +62,19 @@ def test_why_marks_the_words_and_explains_other_tasks_and_labels(page: sync_api.
     assert "task=emotion" in page.url
 
 
-def test_link_opens_its_text_and_task(browser: sync_api.Browser, address: str) -> None:
+def test_link_opens_its_text_and_task(browser: sync_api.Browser, static_address: str) -> None:
     with Visiting(browser) as page:
-        page.goto(f"{address}#tab=try&task=emotion&text={quote('bad & <b>bold</b>')}")
+        page.goto(f"{static_address}#tab=try&task=emotion&text={quote('bad & <b>bold</b>')}")
         page.locator("#why .words").wait_for()
         assert page.locator("#text").input_value() == "bad & <b>bold</b>"
         assert page.locator("#why-task").input_value() == "emotion"
-        page.goto(f"{address}#tab=measure")
+        page.goto(f"{static_address}#tab=measure")
         page.get_by_role("heading", name="In your browser").wait_for()
 
 
-def test_link_with_nonsense_or_an_endless_text_does_no_harm(browser: sync_api.Browser, address: str) -> None:
+def test_link_with_nonsense_or_an_endless_text_does_no_harm(browser: sync_api.Browser, static_address: str) -> None:
     with Visiting(browser) as page:
-        page.goto(f"{address}#tab=__proto__&task=constructor&text={'good,' * 2000}")
+        page.goto(f"{static_address}#tab=__proto__&task=constructor&text={'good,' * 2000}")
         page.get_by_text("The text of this link has 10,000 characters; a link may have 2,000.").wait_for()
         ask(page, "good")
         card(page, "sentiment").wait_for()
@@ -111,6 +93,7 @@ def test_any_text_is_shown_as_text_or_refused(page: sync_api.Page) -> None:
     assert page.evaluate("window.hacked") is None
 
 
+@pytest.mark.smoke
 def test_hostile_labels_are_shown_as_text(browser: sync_api.Browser, tmp_path: Path) -> None:
     tasks = {"a task": {"labels": [SCRIPT, IMAGE], "threshold": 0.6}}
     stage(tmp_path / "site", site_json(tasks), PAGES)
@@ -121,10 +104,10 @@ def test_hostile_labels_are_shown_as_text(browser: sync_api.Browser, tmp_path: P
         assert page.evaluate("window.hacked") is None
 
 
-def test_policy_forbids_other_machines_and_scripts_in_the_page(browser: sync_api.Browser, address: str) -> None:
+def test_policy_forbids_other_machines_and_scripts_in_the_page(browser: sync_api.Browser, static_address: str) -> None:
     seen = Visiting(browser)
     with seen as page:
-        page.goto(address)
+        page.goto(static_address)
         page.locator("#why .words").wait_for()
         assert page.evaluate("fetch('http://127.0.0.1:9/x').then(() => 'sent', () => 'refused')") == "refused"
         page.evaluate(
@@ -137,12 +120,12 @@ def test_policy_forbids_other_machines_and_scripts_in_the_page(browser: sync_api
 # --- The way of the model
 
 
-def test_phone_is_asked_before_the_model_is_fetched(browser: sync_api.Browser, address: str) -> None:
+def test_phone_is_asked_before_the_model_is_fetched(browser: sync_api.Browser, static_address: str) -> None:
     phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
     with Visiting(browser, **phone) as page:
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
-        page.goto(address)
+        page.goto(static_address)
         page.get_by_role("button", name="Download the model (25.4 MB)").wait_for()
         ask(page, "good")
         page.get_by_text("Download the model first; your text is then answered.").wait_for()
@@ -152,19 +135,23 @@ def test_phone_is_asked_before_the_model_is_fetched(browser: sync_api.Browser, a
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_text_typed_while_the_model_comes_is_answered_when_it_is_there(browser: sync_api.Browser, address: str) -> None:
+def test_text_typed_while_the_model_comes_is_answered_when_it_is_there(
+    browser: sync_api.Browser, static_address: str
+) -> None:
     with Visiting(browser) as page:
-        page.goto(f"{address}?slow=400")
+        page.goto(f"{static_address}?slow=400")
         page.get_by_text("of 25.4 MB").wait_for()
         ask(page, "bad")
         card(page, "sentiment").get_by_text("negative").first.wait_for()
 
 
-def test_model_that_cannot_be_fetched_is_said_so_and_tried_again(browser: sync_api.Browser, address: str) -> None:
+def test_model_that_cannot_be_fetched_is_said_so_and_tried_again(
+    browser: sync_api.Browser, static_address: str
+) -> None:
     seen = Visiting(browser, service_workers="block")
     with seen as page:
         page.route("**/model/**", lambda route: route.abort())
-        page.goto(address)
+        page.goto(static_address)
         page.get_by_role("button", name="Try again").wait_for()
         page.unroute("**/model/**")
         page.get_by_role("button", name="Try again").click()
@@ -217,10 +204,10 @@ def test_kept_file_gives_way_to_a_new_one_and_other_pages_below_are_not_kept(
         assert "another page" not in page.evaluate("async (url) => await (await caches.match(url)).text()", url)
 
 
-def test_page_works_in_a_frame_of_another_site(browser: sync_api.Browser, address: str, tmp_path: Path) -> None:
+def test_page_works_in_a_frame_of_another_site(browser: sync_api.Browser, static_address: str, tmp_path: Path) -> None:
     (tmp_path / "outer").mkdir()
-    frame = f'<!doctype html><link rel="icon" href="data:,"><iframe src="{address}" width="1000" height="800"></iframe>'
-    (tmp_path / "outer" / "index.html").write_text(frame)
+    frame = f'<iframe src="{static_address}" width="1000" height="800"></iframe>'
+    (tmp_path / "outer" / "index.html").write_text(f'<!doctype html><link rel="icon" href="data:,">{frame}')
     with served(tmp_path / "outer") as (outer, _), Visiting(browser) as page:
         page.goto(outer.replace("127.0.0.1", "localhost"))
         inner = page.frame_locator("iframe")
@@ -233,12 +220,14 @@ def test_page_works_in_a_frame_of_another_site(browser: sync_api.Browser, addres
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_phone_shows_every_view_without_scrolling_sideways(browser: sync_api.Browser, address: str, theme: Any) -> None:
+def test_phone_shows_every_view_without_scrolling_sideways(
+    browser: sync_api.Browser, static_address: str, theme: Any
+) -> None:
     with Visiting(browser, viewport={"width": 390, "height": 844}, color_scheme=theme) as page:
-        page.goto(address)
+        page.goto(static_address)
         page.locator("#why .words").wait_for()
         for tab in ("try", "measure", "file"):
-            page.goto(f"{address}#tab={tab}")
+            page.goto(f"{static_address}#tab={tab}")
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), tab
 
 
@@ -253,13 +242,13 @@ def test_keyboard_alone_reaches_box_button_and_tabs(page: sync_api.Page) -> None
     card(page, "sentiment").get_by_text("negative").first.wait_for()
 
 
-def test_nothing_jumps_while_the_page_loads(browser: sync_api.Browser, address: str) -> None:
+def test_nothing_jumps_while_the_page_loads(browser: sync_api.Browser, static_address: str) -> None:
     observer = (
         "window.shift = 0; new PerformanceObserver((list) => { for (const entry of list.getEntries()) "
         "if (!entry.hadRecentInput) window.shift += entry.value; }).observe({type: 'layout-shift', buffered: true})"
     )
     with Visiting(browser) as page:
         page.add_init_script(observer)
-        page.goto(f"{address}?slow=100")
+        page.goto(f"{static_address}?slow=100")
         page.locator("#why .words").wait_for()
         assert page.evaluate("window.shift") < 0.1

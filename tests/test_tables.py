@@ -206,7 +206,7 @@ XML = b'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/m
     [
         (b"text,label\n", "is not an .xlsx file"),
         (sheet_with(SHEET, b"<worksheet"), "cannot be read as .xlsx"),
-        (sheet_with(SHEET, b" " * 60_000_000), "unpacks to more than 25 MB"),
+        (sheet_with(SHEET, b" " * 26_000_000), "unpacks to more than 25 MB"),
         (sheet_with(SHEET, XML % b'<row r="999999999"><c><v>1</v></c></row>'), "more rows than a sheet can have"),
         (sheet_with("[Content_Types].xml", b""), "cannot be read as .xlsx"),
         (

@@ -220,6 +220,7 @@ def choose(visit: Visit, name: str, option: str) -> None:
     visit.page.get_by_role("option", name=option, exact=True).click()
 
 
+@pytest.mark.smoke
 def test_enter_on_the_tab_why_explains_and_another_label_explains_again(visit: Visit) -> None:
     ask_why(visit, "good bad glad")
     assert "+2.00" in visit.page.locator(".why .words .for").first.inner_text()

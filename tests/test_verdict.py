@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import made
 import pytest
 
@@ -177,6 +179,32 @@ def test_each_limit_decides(limits: ShipLimits, decision: str) -> None:
     found = decide(three(5000, 500, 40), limits).backends["int8"]
     assert found.decision == decision
     assert found.reasons[-1].decision == decision
+
+
+@pytest.mark.parametrize(
+    ("limits", "field", "step"),
+    [
+        (ShipLimits(max_drop=0.001), "max_drop", -0.001),
+        (ShipLimits(max_p95_ms=1), "max_p95_ms", -0.01),
+        (ShipLimits(max_p95_ms=2.0675), "max_p95_ms", -0.01),
+        (ShipLimits(max_size_mb=15.9), "max_size_mb", -0.1),
+        (ShipLimits(max_flips=3), "max_flips", -1),
+        (ShipLimits(min_speedup=7), "min_speedup", 0.1),
+    ],
+)
+def test_nearest_limit_passes_and_no_nearer_one_does(limits: ShipLimits, field: str, step: float) -> None:
+    receipt = three(5000, 500, 40)
+    (reason,) = [one for one in decide(receipt, limits).backends["int8"].reasons if one.nearest is not None]
+    assert reason.limit == field
+    assert decide(receipt, replace(limits, **{field: reason.nearest})).backends["int8"].decision == SHIP
+    assert decide(receipt, replace(limits, **{field: reason.nearest + step})).backends["int8"].decision != SHIP
+
+
+def test_no_limit_is_suggested_that_would_not_help_or_is_absurd() -> None:
+    assert not [one for one in decide(three(50, 5, 2)).backends["int8"].reasons if one.nearest is not None]
+    copies = three(5000, 500, 40)
+    copies["data"]["copies"] = 2500
+    assert "would pass" not in decide(copies, ShipLimits(max_drop=0.001)).backends["int8"].reasons[0].text
 
 
 def test_p95_limit_is_inconclusive_with_too_few_texts() -> None:

@@ -21,12 +21,12 @@ from inference.compare.verdict import (
     INCONCLUSIVE,
     MAX_COPIES,
     NO,
-    SHIP,
     Reason,
     ShipLimits,
     decide,
     decide_accuracy,
     decide_labels,
+    flips_reason,
     p95_reason,
     size_reason,
     speedup_reason,
@@ -99,9 +99,7 @@ def decide_models(
     if limits.max_size_mb is not None:
         reasons.append(size_reason(b["results"]["size"][second.backend]["model_bytes"], limits.max_size_mb))
     if limits.max_flips is not None:
-        flips = sum(pair["flips"] for pair in pairs.values())
-        text = f"{flips:,} labels differ from {first}'s; limit {limits.max_flips:,}"
-        reasons.append(Reason(SHIP if flips <= limits.max_flips else NO, text))
+        reasons.append(flips_reason(list(pairs.values()), str(first), limits.max_flips))
     if limits.min_speedup is not None:
         reasons.append(_speedup(speed, a, b, first, limits.min_speedup))
     decision = worst(reason.decision for reason in reasons)
@@ -224,9 +222,11 @@ def _speed(a: Mapping[str, Any], b: Mapping[str, Any], first: str, second: str) 
 
 def _speedup(speed: _Speed, a: Mapping[str, Any], b: Mapping[str, Any], first: Candidate, minimum: float) -> Reason:
     if (why := unmeasured(a) or unmeasured(b)) is not None:
-        return Reason(INCONCLUSIVE, f"{why}; at least {minimum:g} times as fast required")
+        return Reason(INCONCLUSIVE, f"{why}; at least {minimum:g} times as fast required", "min_speedup")
     if not speed.is_comparable:
-        return Reason(INCONCLUSIVE, "the models were measured on different machines, so no speed-up is known")
+        return Reason(
+            INCONCLUSIVE, "the models were measured on different machines, so no speed-up is known", "min_speedup"
+        )
     return speedup_reason(speed.gain.to_dict(), speed.noise, str(first), minimum)
 
 

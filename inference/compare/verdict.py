@@ -7,18 +7,20 @@ the same model to rounding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from inference.backends import RUNTIMES, TITLES
-from inference.calls.formatting import points
+from inference.calls.formatting import digits, ms, points
 from inference.compare import stats
 from inference.compare.benchmark import MAX_SLOWDOWN
 from inference.compare.results import DEFAULT_MAX_DROP, unmeasured
 
 SHIP, NO, INCONCLUSIVE = "SHIP", "NO", "INCONCLUSIVE"
 EXIT_CODES = {SHIP: 0, NO: 1, INCONCLUSIVE: 3}
+MAX_DROP_OFFERED = 0.03  # the largest limit of the drop that is suggested: a share, as on the dashboard's slider
 MAX_COPIES = 0.05  # share of duplicate rows above which accuracy is inconclusive
 MAX_ROUNDING = 1e-4  # of a probability: below it, two runtimes compute the same function and differ in rounding
 SITUATIONS = ("CPU service", "GPU service", "serverless", "edge", "notebook")
@@ -40,10 +42,17 @@ class ShipLimits:
 
 @dataclass(frozen=True)
 class Reason:
-    """One limit and whether it was met: `decision` is the decision by this limit alone."""
+    """One limit and whether it was met: `decision` is the decision by this limit alone.
+
+    Attributes:
+        limit: the field of `ShipLimits`.
+        nearest: the nearest value of that field that would pass, in its unit; None if it is met, or if none would.
+    """
 
     decision: str
     text: str
+    limit: str = "max_drop"
+    nearest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ def decide(receipt: Mapping[str, Any], limits: ShipLimits = ShipLimits()) -> Ver
     shippable = [name for name in names if decided[name].decision == SHIP]
     recommended = {situation: _recommend(receipt, situation, shippable) for situation in SITUATIONS}
     sentence = _sentence(receipt, decided, recommended["CPU service"].backend)
-    return Verdict(decided, recommended, sentence, _caveats(receipt), reference)
+    return Verdict(decided, recommended, sentence, caveats(receipt), reference)
 
 
 def accuracy_decision(receipt: Mapping[str, Any], task: str, name: str, max_drop: float) -> Reason:
@@ -111,24 +120,37 @@ def _decide_backend(receipt: Mapping[str, Any], name: str, limits: ShipLimits) -
     needed: list[int] = []
     if name != reference:
         for task in figures["paired"]:
-            reason, rows = _accuracy(receipt, task, name, limits.max_drop)
-            reasons += [reason, *_label_losses(receipt, task, name, limits.max_drop)]
+            judged, rows = accuracy_reasons(receipt, task, name, limits.max_drop)
+            reasons += judged
             needed += [rows] if rows is not None else []
-    if limits.max_p95_ms is not None:
-        reasons.append(p95_reason(receipt, name, limits.max_p95_ms))
-    if limits.max_size_mb is not None:
-        reasons.append(size_reason(figures["size"][name]["model_bytes"], limits.max_size_mb))
-    if limits.max_flips is not None and name != reference:
-        pairs = [pairs[name] for pairs in figures["paired"].values()]
-        flips, rows = (sum(pair[key] for pair in pairs) for key in ("flips", "rows"))
-        text = f"{flips:,} of {rows:,} labels differ from {TITLES[reference]}'s; limit {limits.max_flips:,}"
-        reasons.append(Reason(SHIP if flips <= limits.max_flips else NO, text))
-    if limits.min_speedup is not None:
-        reasons.append(_speedup(receipt, name, limits.min_speedup))
+        if limits.max_flips is not None:
+            pairs = [pairs[name] for pairs in figures["paired"].values()]
+            reasons.append(flips_reason(pairs, TITLES[reference], limits.max_flips))
+    reasons += cost_reasons(receipt, name, limits)
     decision = worst(reason.decision for reason in reasons)
     if not reasons:
         reasons.append(Reason(SHIP, "it is the reference, and no other limit was set"))
     return BackendVerdict(decision, reasons, max(needed, default=None) if decision == INCONCLUSIVE else None)
+
+
+def accuracy_reasons(
+    receipt: Mapping[str, Any], task: str, name: str, max_drop: float
+) -> tuple[list[Reason], int | None]:
+    """Return the decisions on a backend other than the reference by its labels, and the rows that would settle them."""
+    reason, rows = _accuracy(receipt, task, name, max_drop)
+    return [reason, *_label_losses(receipt, task, name, max_drop)], rows
+
+
+def cost_reasons(receipt: Mapping[str, Any], name: str, limits: ShipLimits) -> list[Reason]:
+    """Return the decisions on a backend by its latency, size and speed-up."""
+    figures, reasons = receipt["results"], []
+    if limits.max_p95_ms is not None:
+        reasons.append(p95_reason(receipt, name, limits.max_p95_ms))
+    if limits.max_size_mb is not None:
+        reasons.append(size_reason(figures["size"][name]["model_bytes"], limits.max_size_mb))
+    if limits.min_speedup is not None:
+        reasons.append(_speedup(receipt, name, limits.min_speedup))
+    return reasons
 
 
 def _accuracy(receipt: Mapping[str, Any], task: str, name: str, max_drop: float) -> tuple[Reason, int | None]:
@@ -158,8 +180,11 @@ def decide_accuracy(
         f"{task}: accuracy {points(change['value'])} ({points(change['low'])} to {points(change['high'])}, each "
         f"bound at about 95% confidence, {pair['rows']:,} rows); limit {points(-max_drop)}"
     )
+    nearest = None if has_copies or labels_present == 1 else _nearest_drop(change["low"])
+    if nearest is not None and change["low"] <= -max_drop:
+        text += f"; {nearest * 100:.1f} pp would pass"
     if change["high"] < -max_drop and _is_worse(pair):
-        return Reason(NO, text), None
+        return Reason(NO, text, nearest=nearest), None
     if labels_present == 1:
         return Reason(INCONCLUSIVE, f"{text}; all rows have one label; rows with other labels are needed"), None
     if has_copies:
@@ -168,10 +193,17 @@ def decide_accuracy(
         return Reason(SHIP, text), None
     rows = stats.rows_to_settle(pair["broken"], pair["fixed"], pair["rows"], max_drop)
     if rows is None:
-        return Reason(INCONCLUSIVE, f"{text}; more rows will not settle it: the measured drop equals the limit"), None
+        text += "; more rows will not settle it: the measured drop equals the limit"
+        return Reason(INCONCLUSIVE, text, nearest=nearest), None
     # If the drop is so large that only the exact test is still open, a few more rows settle it.
     rows = max(rows, pair["rows"] + 1)
-    return Reason(INCONCLUSIVE, f"{text}; about {rows:,} labelled rows would settle it"), rows
+    return Reason(INCONCLUSIVE, f"{text}; about {rows:,} labelled rows would settle it", nearest=nearest), rows
+
+
+def _nearest_drop(low: float) -> float | None:
+    """Return the smallest limit, in tenths of a point, that a drop of at most -`low` passes; None if it is absurd."""
+    tenths = math.floor(-low * 1000) + 1  # the limit itself is not passed
+    return tenths / 1000 if tenths <= MAX_DROP_OFFERED * 1000 else None
 
 
 def _label_losses(receipt: Mapping[str, Any], task: str, name: str, max_drop: float) -> list[Reason]:
@@ -188,7 +220,8 @@ def decide_labels(
     change, reasons = pair["delta_macro_f1"], []
     if change["high"] < -max_drop and _is_worse(pair):
         interval = f"{points(change['value'])} ({points(change['low'])} to {points(change['high'])})"
-        reasons.append(Reason(NO, f"{task}: macro-F1 {interval}: some labels get worse"))
+        nearest = _nearest_drop(change["high"])
+        reasons.append(Reason(NO, f"{task}: macro-F1 {interval}: some labels get worse", nearest=nearest))
     if labels_after == 1 < labels_before and pair["flips"] > 0.05 * pair["rows"]:
         reasons.append(Reason(NO, f"{task}: it gives the same label to all {pair['rows']:,} rows"))
     return reasons
@@ -204,14 +237,21 @@ def _is_worse(pair: Mapping[str, Any]) -> bool:
     return bool(pair["fixed"] < pair["broken"] and pair["mcnemar_p"] / 2 < 0.05)
 
 
+def flips_reason(pairs: Sequence[Mapping[str, Any]], other: str, limit: int) -> Reason:
+    """Return the decision by the number of labels that differ from those of `other`, over all tasks."""
+    flips, rows = (sum(pair[key] for pair in pairs) for key in ("flips", "rows"))
+    text = f"{flips:,} of {rows:,} labels differ from {other}'s; limit {limit:,}"
+    return Reason(SHIP, text, "max_flips") if flips <= limit else Reason(NO, text, "max_flips", flips)
+
+
 def _speedup(receipt: Mapping[str, Any], name: str, minimum: float) -> Reason:
     """Return the decision by speed-up over the reference, with the noise between processes of one backend."""
     figures, reference = receipt["results"], receipt["settings"]["reference"]
     if name == reference:
         text = f"it is the reference, so its speed-up is 1; at least {minimum:g} required"
-        return Reason(SHIP if minimum <= 1 else NO, text)
+        return Reason(SHIP if minimum <= 1 else NO, text, "min_speedup", None if minimum <= 1 else 1)
     if (why := unmeasured(receipt)) is not None:
-        return Reason(INCONCLUSIVE, f"{why}; at least {minimum:g} times as fast required")
+        return Reason(INCONCLUSIVE, f"{why}; at least {minimum:g} times as fast required", "min_speedup")
     return speedup_reason(figures["speedup"][name], figures["control"]["noise"], TITLES[reference], minimum)
 
 
@@ -222,26 +262,39 @@ def speedup_reason(gain: Mapping[str, float], noise: float, other: str, minimum:
         f"it is {gain['value']:.2f} times as fast as {other} ({low:.2f} to {high:.2f} with noise); "
         f"at least {minimum:g} times required"
     )
-    return Reason(SHIP if low >= minimum else NO if high < minimum else INCONCLUSIVE, text)
+    if low >= minimum:
+        return Reason(SHIP, text, "min_speedup")
+    nearest = math.floor(low * 10) / 10
+    if nearest > 0:
+        text += f"; {nearest:g} would pass"
+    return Reason(NO if high < minimum else INCONCLUSIVE, text, "min_speedup", nearest or None)
 
 
 def size_reason(size_bytes: int, limit_mb: float) -> Reason:
     """Return the decision by the size of a model's files."""
     text = f"its files take {size_bytes / 1e6:.1f} MB; limit {limit_mb:g} MB"
-    return Reason(SHIP if size_bytes / 1e6 <= limit_mb else NO, text)
+    if size_bytes / 1e6 <= limit_mb:
+        return Reason(SHIP, text, "max_size_mb")
+    nearest = math.ceil(size_bytes / 1e5) / 10
+    return Reason(NO, f"{text}; {nearest:g} MB would pass", "max_size_mb", nearest)
 
 
 def p95_reason(receipt: Mapping[str, Any], name: str, limit: float) -> Reason:
     """Return the decision on a backend by the 95th percentile of its latency in ms."""
     if (why := unmeasured(receipt)) is not None:
-        return Reason(INCONCLUSIVE, f"{why}; limit of p95 {limit:g} ms")
+        return Reason(INCONCLUSIVE, f"{why}; limit of p95 {limit:g} ms", "max_p95_ms")
     latency = receipt["results"]["latency"][name]
     if "p95_ms" not in latency:
         texts = f"p95 needs at least {stats.min_samples(95)} different texts; {latency['texts']} were timed"
-        return Reason(INCONCLUSIVE, f"{texts}. Measure more rows")
+        return Reason(INCONCLUSIVE, f"{texts}. Measure more rows", "max_p95_ms")
     p95 = latency["p95_ms"]
-    text = f"p95 is {p95['value']:.1f} ms ({p95['low']:.1f} to {p95['high']:.1f}); limit {limit:g} ms"
-    return Reason(SHIP if p95["high"] <= limit else NO if p95["low"] > limit else INCONCLUSIVE, text)
+    text = f"p95 is {ms(p95['value'])} ({digits(p95['low'])} to {digits(p95['high'])}); limit {limit:g} ms"
+    if p95["high"] <= limit:
+        return Reason(SHIP, text, "max_p95_ms")
+    step = 10.0 ** (math.floor(math.log10(p95["high"])) - 2)  # the third significant digit
+    nearest = round(math.ceil(p95["high"] / step) * step, 9)
+    text += f"; {nearest:g} ms would pass"
+    return Reason(NO if p95["low"] > limit else INCONCLUSIVE, text, "max_p95_ms", nearest)
 
 
 def _recommend(receipt: Mapping[str, Any], situation: str, shippable: list[str]) -> Recommendation:
@@ -335,42 +388,47 @@ def _loss(figures: Mapping[str, Any], name: str) -> str:
     return f"{loss} (about 95% confidence, {rows:,} rows)"
 
 
-def _caveats(receipt: Mapping[str, Any]) -> list[str]:
+def caveats(receipt: Mapping[str, Any]) -> list[str]:
     """Return what a sceptic would ask about this receipt."""
     settings, data = receipt["settings"], receipt["data"]
-    caveats = [note[:1].upper() + note[1:] + "." for note in data["notes"]]
+    copies, rows = data["copies"], len(data["row_numbers"])
+    notes = [note for note in data["notes"] if not (copies and note.startswith(f"{copies:,} rows repeat "))]
+    texts = [note[:1].upper() + note[1:] + "." for note in notes]
+    if copies:
+        texts.append(f"{copies:,} of {rows:,} rows repeat a text.")
     for name, dtype in settings.get("dtypes", {}).items():
         if dtype != "float32":
             role = ", the reference that accuracy is compared with," if name == settings["reference"] else ""
-            caveats.append(f"{TITLES[name]}{role} computed in {dtype}, which is less exact than float32.")
+            texts.append(f"{TITLES[name]}{role} computed in {dtype}, which is less exact than float32.")
     if unmeasured(receipt) is None:
-        caveats += _caveats_on_speed(receipt)
+        texts += _caveats_on_speed(receipt)
     for name, entry in receipt["backends"].items():
         flips, rows = sum(entry["batch_flips"]["tasks"].values()), entry["batch_flips"]["rows"]
         if flips:
-            caveats.append(f"{TITLES[name]}: {flips} of {rows:,} texts get a different label alone than in a batch.")
+            texts.append(f"{TITLES[name]}: {flips} of {rows:,} texts get a different label alone than in a batch.")
     if data["truncated"]:
-        caveats.append(f"{data['truncated']:,} texts exceed the model's token limit; the rest of them was not read.")
-    return caveats
+        texts.append(f"{data['truncated']:,} texts exceed the model's token limit; the rest of them was not read.")
+    return texts
 
 
 def _caveats_on_speed(receipt: Mapping[str, Any]) -> list[str]:
-    settings, noise, caveats = receipt["settings"], receipt["results"]["control"]["noise"], []
+    settings, noise = receipt["settings"], receipt["results"]["control"]["noise"]
+    texts = []
     if settings["launches"] == 1:
-        caveats.append("Every process was started once, so the intervals leave out the variation between starts.")
+        texts.append("Every process was started once, so the intervals leave out the variation between starts.")
     slowdowns = [block["slowdown"] for block in receipt["latency"]["blocks"] if not block["disturbed"]]
     slow = sum(slowdown > MAX_SLOWDOWN for slowdown in slowdowns) / len(slowdowns)
     if slow > 0.1:
-        caveats.append(f"The machine was busy: {slow:.0%} of the rounds that count were timed while it was slow.")
+        texts.append(f"The machine was busy: {slow:.0%} of the rounds that count were timed while it was slow.")
     cold = {arm for start in receipt["latency"]["warm_up"] for arm, state in start.items() if not state["plateau"]}
     if cold:
         names = ", ".join(TITLES.get(arm, f"the second {TITLES[settings['reference']]}") for arm in sorted(cold))
-        caveats.append(f"In at least one start, the warm-up of {names} ended before its times were stable.")
+        texts.append(f"In at least one start, the warm-up of {names} ended before its times were stable.")
     if noise > 1.1:
-        caveats.append(
+        texts.append(
             f"The machine is noisy: two processes of the same backend may differ by up to {noise - 1:.0%}. "
             "Smaller gains do not count."
         )
     if receipt["machine"]["steal_share"] > 0.02:
-        caveats.append(f"The host took {receipt['machine']['steal_share']:.0%} of the CPU time during the run.")
-    return caveats
+        texts.append(f"The host took {receipt['machine']['steal_share']:.0%} of the CPU time during the run.")
+    return texts

@@ -1,0 +1,391 @@
+"""Decide what to ship for a model as a whole, from all its measurements: every task decides, and none is averaged away.
+
+Each task counts by its measurement with the most rows. A limit that another measurement breaks rules a backend out too.
+Measurements that do not compare (another machine, other versions, other files) are left out, each with the reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+from inference.backends import RUNTIMES, TITLES
+from inference.calls.formatting import points, times
+from inference.compare.results import unmeasured
+from inference.compare.verdict import (
+    INCONCLUSIVE,
+    NO,
+    SHIP,
+    Reason,
+    ShipLimits,
+    accuracy_reasons,
+    caveats,
+    cost_reasons,
+    flips_reason,
+    is_same,
+    worst,
+)
+
+Receipt = Mapping[str, Any]
+NO_SPEED = "Speed is not measured"
+MAX_NAMED = 4  # tasks or measurements in a sentence
+LIMITS = {
+    "max_drop": "accuracy",
+    "max_p95_ms": "p95",
+    "max_size_mb": "size",
+    "max_flips": "changed labels",
+    "min_speedup": "speed-up",
+}
+
+
+@dataclass(frozen=True)
+class TaskReason:
+    """A reason and the task that it is about."""
+
+    task: str
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class RuntimeVerdict:
+    """The decision on a backend over all tasks.
+
+    Attributes:
+        by_task: task -> the decision by that task alone, for tasks on which it was measured.
+        nearest: the limits, no stricter than asked, under which it could be shipped; None if none is known.
+    """
+
+    decision: str
+    reasons: list[TaskReason]
+    by_task: Mapping[str, str]
+    nearest: ShipLimits | None
+
+
+@dataclass(frozen=True)
+class Overall:
+    """The decision on a model.
+
+    Attributes:
+        used: task -> name of the measurement that counts for it, in the model's order of tasks.
+        left_out: name of a measurement -> why it does not compare with the others.
+        unmeasured: tasks of the model without labelled rows in any measurement that compares.
+        recommended: the backend to ship; None if none is known to meet the limits.
+        headline: the recommendation in a few words.
+        because: its reason, in a sentence.
+    """
+
+    receipts: Mapping[str, Receipt]
+    used: Mapping[str, str]
+    left_out: Mapping[str, str]
+    unmeasured: list[str]
+    reference: str
+    limits: ShipLimits
+    backends: Mapping[str, RuntimeVerdict]
+    recommended: str | None
+    headline: str
+    because: str
+    caveats: list[str]
+
+    def receipt(self, task: str) -> Receipt:
+        """Return the measurement that counts for a task."""
+        return self.receipts[self.used[task]]
+
+    def measured(self, name: str) -> list[str]:
+        """Return the tasks that count on which a backend was measured."""
+        return [task for task in self.used if name in self.receipt(task)["settings"]["backends"]]
+
+    def status(self, name: str) -> str:
+        """Return the decision on a backend in words: "allowed", "ruled out by p95 on intent"."""
+        verdict = self.backends[name]
+        if verdict.decision == SHIP:
+            return "recommended" if name == self.recommended else "reference" if name == self.reference else "allowed"
+        against = [each for each in verdict.reasons if each.reason.decision == verdict.decision]
+        if not against:
+            return f"not measured on {_joined([task for task in self.used if task not in verdict.by_task])}"
+        limits = dict.fromkeys(LIMITS[each.reason.limit] for each in against)
+        tasks = list(dict.fromkeys(each.task for each in against if each.task))
+        where = f" on {_joined(tasks)}" if len(self.used) > 1 and 0 < len(tasks) < len(self.used) else ""
+        return f"{'ruled out by' if verdict.decision == NO else 'not settled:'} {_joined(list(limits))}{where}"
+
+
+def decide_overall(receipts: Mapping[str, Receipt], limits: ShipLimits, preferred: str | None = None) -> Overall:
+    """Return the decision on the model of the first receipt.
+
+    Args:
+        receipts: name of the measurement -> receipt. Those that do not compare with the first are left out.
+        preferred: a measurement that counts for its tasks even if another has more rows.
+    """
+    first = next(iter(receipts.values()))
+    left_out = {name: why for name, receipt in receipts.items() if (why := difference(first, receipt))}
+    alike = {name: receipt for name, receipt in receipts.items() if name not in left_out}
+    used = _choose(alike, preferred)
+    reference = first["settings"]["reference"]
+    measured = {name for receipt in alike.values() for name in receipt["settings"]["backends"]}
+    backends = {name: _decide(alike, used, name, limits) for name in RUNTIMES if name in measured}
+    timed = [alike[name] for name in dict.fromkeys(used.values()) if is_timed(alike[name])]
+    recommended = _recommend(timed, backends) if timed else None
+    tasks = list(first["model"]["tasks"])
+    overall = Overall(
+        receipts=alike,
+        used={task: used[task] for task in tasks if task in used},
+        left_out=left_out,
+        unmeasured=[task for task in tasks if task not in used],
+        reference=reference,
+        limits=limits,
+        backends=backends,
+        recommended=recommended,
+        headline=_headline(recommended, reference) if timed else NO_SPEED,
+        because="",
+        caveats=_caveats(alike, used),
+    )
+    return replace(overall, because=_because(overall))
+
+
+def difference(first: Receipt, other: Receipt) -> str:
+    """Return why the figures of two measurements do not belong in one table; "" if they do."""
+    if _model(first) != _model(other):
+        same_weights = _weights(first["model"]["files"]) == _weights(other["model"]["files"])
+        return "labels or settings have changed since" if same_weights else f"another model, {other['model']['name']}"
+    machine, threads = other["machine"], other["settings"]["threads"]
+    if any(first["machine"][key] != machine[key] for key in ("cpu", "flags")):
+        return f"another processor, {machine['cpu']}"
+    if first["settings"]["threads"] != threads:
+        return f"{threads} threads instead of {first['settings']['threads']}"
+    if first["settings"]["reference"] != other["settings"]["reference"]:
+        return f"compared with {TITLES[other['settings']['reference']]}"
+    if first["settings"].get("dtypes") != other["settings"].get("dtypes"):
+        return "other number formats"
+    for library in ("torch", "onnxruntime"):
+        now, then = (receipt["versions"].get(library) for receipt in (first, other))
+        if now and then and now != then:
+            return f"{library} {then} instead of {now}"
+    for name, entry in other["backends"].items():
+        if name in first["backends"] and _built(entry) != _built(first["backends"][name]):
+            return f"other files of {TITLES[name]}"
+    return ""
+
+
+def _model(receipt: Receipt) -> dict[str, Any]:
+    return {key: value for key, value in receipt["model"].items() if key != "name"}  # a folder may be renamed
+
+
+def _weights(files: Mapping[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in files.items() if not name.endswith("config.json")}
+
+
+def _built(entry: Mapping[str, Any]) -> dict[str, str]:
+    return {name: file["sha256"] for name, file in entry["files"].items() if file["kind"] in ("weights", "graph")}
+
+
+def _rows(receipt: Receipt, task: str) -> int:
+    return sum(label >= 0 for label in receipt["data"]["labels"][task])
+
+
+def _choose(receipts: Mapping[str, Receipt], preferred: str | None) -> dict[str, str]:
+    """Return the measurement of each task: the preferred one, else that with the most rows; full runs go first."""
+
+    def rank(task: str, name: str) -> tuple[bool, bool, bool, int]:
+        receipt = receipts[name]
+        return name == preferred, is_timed(receipt), not receipt["settings"]["quick"], _rows(receipt, task)
+
+    tasks = {task: None for receipt in receipts.values() for task in receipt["results"]["accuracy"]}
+    having = {task: [name for name in receipts if task in receipts[name]["results"]["accuracy"]] for task in tasks}
+    return {task: max(names, key=partial(rank, task)) for task, names in having.items()}
+
+
+def _decide(receipts: Mapping[str, Receipt], used: Mapping[str, str], name: str, limits: ShipLimits) -> RuntimeVerdict:
+    own, objections = _all_reasons(receipts, used, name, limits)
+    reasons = [*own, *objections]
+    measured = [task for task, counts in used.items() if name in receipts[counts]["settings"]["backends"]]
+    by_task = {task: worst(each.reason.decision for each in reasons if each.task == task) for task in measured}
+    decision = worst(each.reason.decision for each in reasons)
+    if len(measured) < len(used):
+        return RuntimeVerdict(NO if decision == NO else INCONCLUSIVE, reasons, by_task, None)
+    nearest = _nearest(limits, own)
+    if nearest is None or NO in (each.reason.decision for each in _all_reasons(receipts, used, name, nearest)[1]):
+        nearest = _nearest(limits, reasons)
+    return RuntimeVerdict(decision, reasons, by_task, nearest)
+
+
+def _all_reasons(
+    receipts: Mapping[str, Receipt], used: Mapping[str, str], name: str, limits: ShipLimits
+) -> tuple[list[TaskReason], list[TaskReason]]:
+    """Return the reasons by the measurements that count, and the limits that others break."""
+    own, objections, pairs = [], [], []
+    for task, counts in used.items():
+        for measurement, receipt in receipts.items():
+            if task not in receipt["results"]["accuracy"] or name not in receipt["settings"]["backends"]:
+                continue
+            reasons = _reasons(receipt, task, name, limits)
+            if measurement == counts:
+                own += [TaskReason(task, reason) for reason in reasons]
+                pairs += [pair for backend, pair in receipt["results"]["paired"][task].items() if backend == name]
+            else:
+                broken = [reason for reason in reasons if reason.decision == NO]
+                about = f" (measurement {measurement})"
+                objections += [TaskReason(task, replace(reason, text=reason.text + about)) for reason in broken]
+    if limits.max_flips is not None and pairs:
+        reference = next(iter(receipts.values()))["settings"]["reference"]
+        own.append(TaskReason("", flips_reason(pairs, TITLES[reference], limits.max_flips)))
+    return own, objections
+
+
+def _reasons(receipt: Receipt, task: str, name: str, limits: ShipLimits) -> list[Reason]:
+    is_reference = name == receipt["settings"]["reference"]
+    by_labels = [] if is_reference else accuracy_reasons(receipt, task, name, limits.max_drop)[0]
+    return [*by_labels, *cost_reasons(receipt, name, limits)]
+
+
+def _nearest(limits: ShipLimits, reasons: Sequence[TaskReason]) -> ShipLimits | None:
+    """Return the limits relaxed as little as needed; None if they are met, or if relaxing them would not help."""
+    changes: dict[str, float] = {}
+    for reason in (each.reason for each in reasons):
+        if reason.decision == SHIP:
+            continue
+        if reason.nearest is None:
+            return None
+        extreme = min if reason.limit == "min_speedup" else max
+        changes[reason.limit] = extreme(reason.nearest, changes.get(reason.limit, reason.nearest))
+    return replace(limits, **changes) if changes else None  # type: ignore[arg-type]
+
+
+def _recommend(receipts: Sequence[Receipt], backends: Mapping[str, RuntimeVerdict]) -> str | None:
+    """Return the fastest backend that may be shipped; of those that no measurement tells apart, the most exact."""
+    allowed = [name for name, verdict in backends.items() if verdict.decision == SHIP]
+    if not allowed:
+        return None
+    mean = {
+        name: sum(math.log(receipt["results"]["latency"][name]["p50_ms"]["value"]) for receipt in receipts)
+        for name in allowed
+    }
+    best = min(allowed, key=mean.__getitem__)
+    for name in allowed[: allowed.index(best)]:
+        if not any(receipt["results"]["ratios"][best][name]["different"] for receipt in receipts):
+            return name
+    return best
+
+
+def _headline(recommended: str | None, reference: str) -> str:
+    if recommended is None:
+        return "Nothing to ship under these limits"
+    return f"{'Stay with' if recommended == reference else 'Ship'} {TITLES[recommended]}"
+
+
+def _because(overall: Overall) -> str:
+    name, reference = overall.recommended, overall.reference
+    tasks = list(overall.used)
+    where = "" if len(tasks) == 1 else ", on both tasks" if len(tasks) == 2 else f", on all {len(tasks)} tasks"
+    if overall.unmeasured:
+        where = f", on {_joined(tasks)} ({_joined(overall.unmeasured)} not measured)"
+    if name is None and overall.headline == NO_SPEED:
+        allowed = [TITLES[n] for n, v in overall.backends.items() if v.decision == SHIP and n != reference]
+        return f"{_joined(allowed) or 'No runtime'} would pass the other limits{where}."
+    if name is None:
+        failing = [TITLES[other] for other, verdict in overall.backends.items() if verdict.decision == NO]
+        open_ones = [TITLES[other] for other, verdict in overall.backends.items() if verdict.decision != NO]
+        if not open_ones:
+            return "Every runtime fails a limit."
+        fails = f"{_joined(failing)} {'fails' if len(failing) == 1 else 'fail'} a limit; " if failing else ""
+        return f"{fails}{_joined(open_ones)} {'is' if len(open_ones) == 1 else 'are'} not settled."
+    if name == reference:
+        others = [other for other in overall.backends if other != reference]
+        if not others:
+            return f"Only {TITLES[reference]} was measured{where}."
+        allowed = [other for other in others if overall.backends[other].decision == SHIP]
+        if not allowed:
+            return f"No other runtime is known to meet every limit{where}."
+        return f"No runtime that meets the limits is measurably faster{where}."
+    return f"{speed_in_words(overall, name)}, {size_in_words(overall, name)}, {loss_in_words(overall, name)}{where}."
+
+
+def speed_in_words(overall: Overall, name: str) -> str:
+    """Return "2.3× to 3.1× as fast as PyTorch": the range over the measurements that count."""
+    gains = speedups(overall, name)
+    return f"{spread([gain['value'] for gain in gains])} as fast as {TITLES[overall.reference]}"
+
+
+def size_in_words(overall: Overall, name: str) -> str:
+    """Return "4.0× smaller", or "6% smaller" if it is not much."""
+    share = size_share(overall, name)
+    if round(share, 2) == 1:
+        return "as large"
+    if share > 1:
+        return f"{share - 1:.0%} larger"
+    return f"{times(1 / share)} smaller" if share < 0.75 else f"{1 - share:.0%} smaller"
+
+
+def loss_in_words(overall: Overall, name: str) -> str:
+    """Return "at most 0.24 pp less accurate", by the task of which the least is known, or "numerically the same"."""
+    worst_task = least_known(overall, name)
+    if worst_task is None:
+        return "numerically the same"
+    low = overall.receipt(worst_task)["results"]["paired"][worst_task][name]["delta_accuracy"]["low"]
+    return f"at most {points(-low).lstrip('+')} less accurate" if low < 0 else "no less accurate"
+
+
+def speedups(overall: Overall, name: str) -> list[Mapping[str, Any]]:
+    """Return the speed-up of a backend in each measurement that counts."""
+    receipts = {overall.used[task]: overall.receipt(task) for task in overall.measured(name)}
+    return [receipt["results"]["speedup"][name] for receipt in receipts.values() if is_timed(receipt)]
+
+
+def is_timed(receipt: Receipt) -> bool:
+    return unmeasured(receipt) is None
+
+
+def size_share(overall: Overall, name: str) -> float:
+    """Return the size of a backend's model as a share of the reference's; the largest, should they differ."""
+    sizes = [overall.receipt(task)["results"]["size"] for task in overall.measured(name)]
+    return float(max(size[name]["model_bytes"] / size[overall.reference]["model_bytes"] for size in sizes))
+
+
+def least_known(overall: Overall, name: str) -> str | None:
+    """Return the task with the largest drop that cannot be excluded; None if all are numerically the same."""
+    lows = {}
+    for task in overall.measured(name):
+        pair = overall.receipt(task)["results"]["paired"][task][name]
+        if not is_same(pair):
+            lows[task] = pair["delta_accuracy"]["low"]
+    return min(lows, key=lows.__getitem__, default=None)
+
+
+def spread(ratios: Sequence[float]) -> str:
+    """Return a ratio, or the range of several: "2.3× to 3.1×"."""
+    low, high = times(min(ratios)), times(max(ratios))
+    return low if low == high else f"{low} to {high}"
+
+
+def nearest_in_words(limits: ShipLimits, nearest: ShipLimits) -> str:
+    """Say which limits would have to be relaxed, and to what: "a drop of 0.6 pp and p95 of 3.85 ms"."""
+    texts = {
+        "max_drop": f"a drop of {nearest.max_drop * 100:.1f} pp",
+        "max_p95_ms": f"a p95 of {nearest.max_p95_ms:g} ms" if nearest.max_p95_ms is not None else "",
+        "max_size_mb": f"a size of {nearest.max_size_mb:g} MB" if nearest.max_size_mb is not None else "",
+        "max_flips": f"{nearest.max_flips:,} changed labels" if nearest.max_flips is not None else "",
+        "min_speedup": f"a speed-up of {nearest.min_speedup:g}×" if nearest.min_speedup is not None else "",
+    }
+    before, after = asdict(limits), asdict(nearest)
+    return _joined([text for name, text in texts.items() if before[name] != after[name]])
+
+
+def _caveats(receipts: Mapping[str, Receipt], used: Mapping[str, str]) -> list[str]:
+    """Return the caveats of the measurements that count, each once, with the measurements that it is about."""
+    counting = list(dict.fromkeys(used.values()))
+    about: dict[str, list[str]] = {}
+    for name in counting:
+        quick = ["A quick run, so the intervals are wide."] if receipts[name]["settings"]["quick"] else []
+        for caveat in [*quick, *caveats(receipts[name])]:
+            about.setdefault(caveat, []).append(name)
+    return [
+        caveat if len(names) == len(counting) else f"{_joined(names)}: {caveat[:1].lower()}{caveat[1:]}"
+        for caveat, names in about.items()
+    ]
+
+
+def _joined(parts: Sequence[str]) -> str:
+    if len(parts) > MAX_NAMED:
+        parts = [*parts[: MAX_NAMED - 1], f"{len(parts) - MAX_NAMED + 1} more"]
+    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)

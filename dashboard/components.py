@@ -16,6 +16,7 @@ from dashboard.charts.formatting import many, requirements
 from dashboard.charts.style import Chart, named
 from dashboard.templating import DECISIONS, render
 from inference import cpu
+from inference.backends import TITLES
 from inference.calls.formatting import mb, ms, percent, points
 from inference.compare.verdict import ShipLimits, Verdict
 
@@ -28,6 +29,7 @@ KPIS = {
     "grey if its interval contains zero.",
     "model": "The files of the model. The libraries that run it are not counted; see Size.",
 }
+TABLES = "tables"  # the switch of the page
 TEXT_COLORS = {"light": "#31333F", "dark": "#FAFAFA"}  # Streamlit's own
 
 
@@ -40,25 +42,63 @@ def plain(text: str) -> str:
     return re.sub(r"(?i)(www|@)(?=\S)", "\\1\u2060", escaped)
 
 
-def page(title: str, receipt: Receipt, about: str = "") -> None:
-    """Draw the page's heading, warnings about another model or processor, and the source of the numbers."""
-    st.header(title, anchor=False)
+def page(title: str, receipt: Receipt, about: str = "", *, tables: bool = False) -> None:
+    """Draw the page's heading, a warning about another model, and the switch for its tables if it has some."""
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
+        st.header(plain(title), anchor=False, width="content")
+        if tables:
+            st.toggle("Show tables", key=TABLES, bind="query-params")
     if about:
         st.markdown(plain(about))
     model_banner(receipt)
+
+
+def footer(receipt: Receipt) -> None:
+    """Draw where the numbers come from, and a warning if that was another processor."""
     cpu_banner(receipt)
     provenance(receipt)
 
 
-def chart(chart: Chart, key: str) -> None:
-    """Draw the takeaway, the figure with its alt text, the note, and the table behind it."""
-    st.markdown(f"###### {plain(chart.takeaway)}")
+def chart(chart: Chart, key: str, level: int = 3) -> None:
+    """Draw the takeaway as a heading of a level, the figure, the note, and the table if the page shows tables."""
+    st.markdown(f"{'#' * level} {plain(chart.takeaway)}", help=plain(chart.details) or None)
     st.plotly_chart(_themed(chart.figure), width="stretch", key=key, alt=chart.alt, config={"displayModeBar": False})
     if chart.note:
         st.caption(plain(chart.note))
-    if chart.table:
-        with st.expander("Table"):
-            st.dataframe(chart.table, hide_index=True, width="stretch")
+    if chart.table and shows_tables():
+        st.dataframe(chart.table, hide_index=True, width="stretch")
+
+
+def shows_tables() -> bool:
+    """Return whether the reader switched the tables of the page on."""
+    return bool(st.session_state.get(TABLES))
+
+
+def against(receipt: Receipt) -> str | None:
+    """Draw the choice of the backend to compare with the reference; None if there is only the reference."""
+    reference = receipt["settings"]["reference"]
+    others = [name for name in receipt["settings"]["backends"] if name != reference]
+    if not others:
+        return None
+    chosen: str = st.segmented_control(
+        f"Changes against {TITLES[reference]}",
+        others,
+        default=others[-1],
+        required=True,
+        format_func=TITLES.__getitem__,
+        key="against",
+        bind="query-params",
+    )
+    return chosen
+
+
+def no_changes(receipt: Receipt, task: str, name: str) -> str:
+    """Say that a backend gives every labelled row the reference's label, and how much that proves."""
+    pair, reference = receipt["results"]["paired"][task][name], TITLES[receipt["settings"]["reference"]]
+    return (
+        f"{TITLES[name]} gives all {pair['rows']:,} rows the same label as {reference}. Of rows like these, at most "
+        f"{percent(1 - pair['agreement']['low'])} get another label (95% confidence)."
+    )
 
 
 def _themed(figure: go.Figure) -> go.Figure:

@@ -9,9 +9,11 @@ import made
 import pytest
 
 from dashboard.charts import accuracy, formatting, labels, latency, overview, size
+from dashboard.charts import slices as slice_charts
 from dashboard.charts.style import Chart
 from inference.backends import RUNTIMES, TITLES
 from inference.compare.results import results
+from inference.compare.slices import LABEL, groups, slices
 
 ROWS = 200
 HOSTILE = ["<script>alert(1)</script>", "**bold** [x](javascript:alert(1)) $x$ :red[y]", "", "a" * 300]
@@ -48,11 +50,15 @@ def every_chart(receipt: Any) -> dict[str, Chart]:
         "accuracy": accuracy.scores(receipt, task),
         "macro_f1": accuracy.scores(receipt, task, "macro_f1"),
         "differences": accuracy.differences(receipt, task, 0.005),
-        "per_class": labels.per_class(receipt, task),
         "reliability": accuracy.reliability(receipt, task),
         "coverage": accuracy.coverage(receipt, task, 0.5),
         **{f"confusion {name}": labels.confusion(receipt, task, name) for name in receipt["settings"]["backends"]},
     }
+    _, *others = receipt["settings"]["backends"]
+    if others:
+        parts = slices(receipt, task, others[-1], groups(receipt, task)[LABEL])
+        found["changes"] = labels.changes(receipt, task, others[-1])
+        found["by_label"] = slice_charts.differences(receipt, others[-1], LABEL, parts)
     return {name: chart for name, chart in found.items() if chart is not None}
 
 
@@ -71,7 +77,7 @@ def trace(chart: Chart, name: str) -> Any:
 
 
 def test_every_chart_has_a_takeaway_an_alt_text_and_a_table(charts: dict[str, Chart]) -> None:
-    assert len(charts) == 24
+    assert len(charts) == 25
     for name, chart in charts.items():
         assert chart.takeaway.endswith("."), name
         assert len(chart.alt) > 20, name
@@ -101,7 +107,7 @@ def test_every_chart_draws_a_further_runtime(monkeypatch: pytest.MonkeyPatch) ->
     true, base = made.answers(ROWS, 12)
     receipt = made.receipt(true, dict.fromkeys(TITLES, base), ms=made.FOUR)
     charts = every_chart(receipt)
-    assert len(charts) == 25
+    assert len(charts) == 26
     for name, chart in charts.items():
         if not name.startswith("confusion"):
             assert "Fourth" in chart.takeaway + chart.alt + str(chart.table), name
@@ -227,7 +233,7 @@ def test_an_interval_that_misses_its_value_is_not_drawn(receipt: Any) -> None:
     odd["results"]["accuracy"]["mood"]["int8"]["macro_f1"] = {"value": 0.9, "low": 0.5, "high": 0.6}
     found = accuracy.scores(odd, "mood", "macro_f1")
     assert list(found.figure.data[2].error_x.array) == [0]
-    assert "None is drawn for INT8" in found.note
+    assert found.note == "No interval for INT8: too few rows per label."
 
 
 def test_paired_differences_count_what_was_broken_and_fixed(charts: dict[str, Chart]) -> None:
@@ -263,6 +269,30 @@ def test_a_confusion_matrix_of_many_labels_shows_those_in_mistakes() -> None:
 def test_both_matrices_of_a_receipt_show_the_same_labels(charts: dict[str, Chart]) -> None:
     axes = {tuple(charts[f"confusion {name}"].figure.layout.yaxis.ticktext) for name in made.MS}
     assert len(axes) == 1
+
+
+def test_difference_matrix_has_only_what_changed_with_its_sign(charts: dict[str, Chart]) -> None:
+    chart = charts["changes"]
+    matrix = chart.figure.data[0]
+    assert [list(line) for line in matrix.text] == [["", ""], ["+1", "−1"]]
+    assert chart.takeaway == "INT8 changes 1.5% of the labels, mostly yes → no (2 rows)."
+    color = ",".join(str(int(RUNTIMES["int8"].color[at : at + 2], 16)) for at in (1, 3, 5))
+    assert color in matrix.colorscale[-1][1]
+
+
+def test_labels_of_few_rows_are_hollow_and_no_chance_is_called_a_change(charts: dict[str, Chart]) -> None:
+    chart = charts["by_label"]
+    assert "No label changes beyond chance. Largest difference: " in chart.takeaway
+    assert sum("-open" in data.marker.symbol for data in chart.figure.data) == 0
+    few = every_chart(made.receipt([0] * 120 + [1] * 20, dict.fromkeys(made.MS, [0] * 120 + [1] * 20)))["by_label"]
+    assert [data.marker.symbol for data in few.figure.data] == ["square", "square-open"]
+    assert "Hollow: fewer than 100 rows" in few.note
+
+
+def test_label_that_changes_beyond_chance_is_named() -> None:
+    true = [0] * 200 + [1] * 200
+    broken = made.receipt(true, {"pytorch": true, "int8": [*([1] * 30), *true[30:]]})
+    assert every_chart(broken)["by_label"].takeaway == "INT8 is right less often on no (−15.00 pp), beyond chance."
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])

@@ -13,30 +13,19 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import made
 import pytest
 from conftest import ROOT, Tiny
+from opened import charts, html, one, opened, words
 from ports import on_a_free_port
-from streamlit.testing.v1 import AppTest
 
 from dashboard import receipts, served, state
-from inference import cpu
 from inference.compare.receipt import read_receipt, seal, write_receipt
 from inference.formats.describe import describe
 
 PAGES = ("overview", "leaderboard", "latency", "size", "accuracy", "disagreements", "your_data", "method")
 MINE = ("overview", "latency", "size", "accuracy")
-
-
-def one(here: bool = True, **changes: Any) -> Any:
-    """A receipt of 200 rows on which INT8 breaks one, measured here or on a processor that nobody has."""
-    true, base = made.answers(200, 20)
-    found = made.receipt(true, {"pytorch": base, "onnx": base, "int8": made.flip(base, [true.index(1)])}, **changes)
-    if here:
-        found["machine"] |= {"cpu": cpu.model(), "flags": cpu.int8_flags()}
-    return seal(found)
 
 
 @pytest.fixture
@@ -48,32 +37,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     write_receipt(one(), tmp_path / "good.json")
     yield tmp_path
     receipts._read.clear()
-
-
-def opened(page: str = "overview", **choices: str) -> AppTest:
-    """The dashboard on a page, with these choices in the address."""
-    test = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=300)
-    for key, value in choices.items():
-        test.query_params[key] = value
-    test.run()
-    if page != "overview":
-        test.switch_page(f"views/{page}.py").run()
-    return test
-
-
-def charts(test: AppTest) -> list[Any]:
-    return [element.proto for element in test.get("plotly_chart")]
-
-
-def words(test: AppTest) -> str:
-    """All that the page says in markdown, the sidebar's words left out."""
-    kinds = (test.main.markdown, test.main.caption, test.main.header, test.main.warning, test.main.info)
-    return "\n".join(element.value for kind in kinds for element in kind)
-
-
-def html(test: AppTest) -> str:
-    """All that the page says in HTML: the box of the verdict."""
-    return "".join(element.proto.body for element in test.main.get("html"))
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -109,11 +72,13 @@ def test_every_chart_has_an_alt_text_and_a_drawable_figure(folder: Path, page: s
 
 
 @pytest.mark.parametrize("page", MINE)
-def test_every_chart_has_a_takeaway_above_and_a_table_below(folder: Path, page: str) -> None:
+def test_every_chart_has_a_takeaway_and_one_switch_shows_every_table(folder: Path, page: str) -> None:
     test = opened(page)
-    takeaways = [element for element in test.main.markdown if element.value.startswith("###### ")]
+    takeaways = [element for element in test.main.markdown if element.value.startswith("###")]
     assert len(takeaways) == len(charts(test))
-    assert len([one for one in test.main.expander if one.label == "Table"]) == len(charts(test))
+    assert not test.main.dataframe
+    test.toggle(key="tables").set_value(True).run()
+    assert len(test.main.dataframe) == len(charts(test))
 
 
 def test_overview_says_what_to_ship_and_why(folder: Path) -> None:
@@ -166,7 +131,7 @@ def test_receipt_of_this_session_is_selected_and_not_written(folder: Path) -> No
 
 def test_price_and_threshold_are_in_the_address(folder: Path) -> None:
     assert "$2.5 an hour" in charts(opened(price="2.5"))[2].spec
-    assert any("threshold of 0.25" in proto.alt for proto in charts(opened("accuracy", threshold="0.25")))
+    assert any("threshold of 0.25" in proto.alt for proto in charts(opened("accuracy", more="true", threshold="0.25")))
 
 
 def test_page_without_receipts_says_how_to_make_one(folder: Path) -> None:

@@ -41,10 +41,9 @@ def scores(receipt: Receipt, task: str, score: str = "accuracy") -> Chart:
     rows = receipt["results"]["accuracy"][task][receipt["settings"]["reference"]]["rows"]
     alt = f"Dots of {title} on {task}, {many(rows, 'row')}: {joined(each(values, lambda e: span(e, percent)))}."
     method = "Wilson" if score == "accuracy" else "bootstrap"
-    note = f"{rows:,} rows. Error bars: 95% intervals of each backend on its own ({method})."
-    if off:
-        note += f" None is drawn for {names(off)}: too few rows per label for a valid one."
-    return Chart(figure, takeaway, alt, table, note)
+    note = f"No interval for {names(off)}: too few rows per label." if off else ""
+    details = f"{rows:,} rows. Error bars: 95% intervals of each backend on its own ({method})."
+    return Chart(figure, takeaway, alt, table, note, details)
 
 
 def differences(receipt: Receipt, task: str, max_drop: float) -> Chart | None:
@@ -53,7 +52,7 @@ def differences(receipt: Receipt, task: str, max_drop: float) -> Chart | None:
     if not pairs:
         return None
     changes = {name: pair["delta_accuracy"] for name, pair in pairs.items()}
-    figure = dots(changes, x=f"accuracy minus that of {TITLES[reference]}, pp", say=points, scale=100)
+    figure = dots(changes, x=f"difference from {TITLES[reference]}, pp", say=points, scale=100)
     figure.add_vline(x=0, line={"color": GREY, "width": 1.5})
     figure.add_vline(
         x=-max_drop * 100,
@@ -94,13 +93,14 @@ def differences(receipt: Receipt, task: str, max_drop: float) -> Chart | None:
 
     described = joined(each(changes, lambda e: span(e, points)))
     alt = f"Dots of the difference in accuracy on the same rows: {described}. Limit {points(-max_drop, 1)}."
-    note = (
+    details = (
         "Error bars: each end is a one-sided bound of about 95%, so the left end is the most that accuracy may have "
         "dropped."
     )
+    note = ""
     if any(pair["delta_accuracy"]["low"] <= -max_drop and pair["flips"] == 0 for pair in pairs.values()):
-        note += " Even if all rows agree, unseen rows may differ: more rows make the interval smaller."
-    return Chart(figure, sentence("; ".join(map(change, pairs))), alt, table, note)
+        note = "All rows agree, but unseen rows may differ: measure more rows."
+    return Chart(figure, sentence("; ".join(map(change, pairs))), alt, table, note, details)
 
 
 def reliability(receipt: Receipt, task: str) -> Chart:
@@ -147,11 +147,9 @@ def reliability(receipt: Receipt, task: str) -> Chart:
     else:
         distance = joined([f"{_distance(error)} on {TITLES[name]}" for name, error in errors.items()])
     takeaway = f"On average, confidence and accuracy differ by {distance}."
-    note = (
-        "Below the dotted line a backend is overconfident. Larger marks: more rows. Expected calibration error with 15 "
-        "bins; with few rows it comes out too large."
-    )
-    return Chart(figure, takeaway, f"Reliability diagram of {task}. {takeaway}", table, note)
+    note = "Below the dotted line a backend is overconfident."
+    details = "Larger marks: more rows. Expected calibration error with 15 bins; with few rows it comes out too large."
+    return Chart(figure, takeaway, f"Reliability diagram of {task}. {takeaway}", table, note, details)
 
 
 def _distance(share: float) -> str:
@@ -203,5 +201,5 @@ def coverage(receipt: Receipt, task: str, threshold: float) -> Chart:
     figure.update_yaxes(tickformat=".1%", range=[min(heights) - pad, max(heights) + pad])
     takeaway = f"At a threshold of {threshold:.2f}, this share of rows is answered: {joined(shares)}."
     alt = f"Curves of accuracy among the answered rows against their share. {takeaway}"
-    note = "Markers: the chosen threshold. Few rows are left at the left end, so the curves jump there."
-    return Chart(figure, takeaway, alt, table, note)
+    details = "Markers: the chosen threshold. Few rows are left at the left end, so the curves jump there."
+    return Chart(figure, takeaway, alt, table, details=details)

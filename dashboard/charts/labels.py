@@ -1,93 +1,74 @@
-"""Label by label: whose F1 changes, and which labels are confused."""
+"""Label by label: which labels are confused, and what a backend changes in that."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
 from dashboard.charts.formatting import Receipt, many
-from dashboard.charts.style import GREY, Chart, Rows, finish, label, marker, named, short
+from dashboard.charts.style import Chart, Rows, finish, label, short
 from inference.backends import RUNTIMES, TITLES
-from inference.calls.formatting import points
+from inference.calls.formatting import percent
+from inference.compare.results import answers
 
-MAX_SHOWN = 10  # labels in a confusion matrix: three of them side by side leave no room for more
+MAX_SHOWN = 10  # labels in a confusion matrix: a phone has no room for more
 MAX_NAMED = 3  # labels whose names fit below a matrix
 
 
-def per_class(receipt: Receipt, task: str, max_shown: int = 12) -> Chart:
-    """F1 by label: the labels on which a backend differs most from the reference; the table has all."""
-    scores, reference = receipt["results"]["accuracy"][task], receipt["settings"]["reference"]
-    by_label = {name: {row["label"]: row for row in of["per_class"]} for name, of in scores.items()}
-    labels = list(by_label[reference])
-
-    def change(name: str, of: str) -> float:
-        return float(by_label[name][of]["f1"] - by_label[reference][of]["f1"])
-
-    largest = {of: max((change(name, of) for name in by_label), key=abs) for of in labels}
-    shown = sorted(labels, key=lambda of: (-abs(largest[of]), by_label[reference][of]["f1"]))[:max_shown]
-    figure = _f1_figure(by_label, shown)
-    table: Rows = []
-    for of in labels:
-        line: dict[str, Any] = {"label": of, "rows": by_label[reference][of]["rows"]}
-        for name, rows in by_label.items():
-            line |= {f"{TITLES[name]} {score}": rows[of][score] for score in ("precision", "recall", "f1")}
-        line |= {f"{TITLES[name]} F1 change, pp": change(name, of) * 100 for name in by_label if name != reference}
-        table.append(line)
-    changed = sum(map(bool, largest.values()))
-    takeaway = f"No label's F1 changes between the backends ({len(labels)} labels)."
-    if changed:
-        worst = max(largest, key=lambda of: abs(largest[of]))
-        name = max(by_label, key=lambda name: abs(change(name, worst)))
-        support = many(by_label[reference][worst]["rows"], "row")
-        takeaway = (
-            f"F1 changes for {changed} of {len(labels)} labels, most for {short(worst, 40)}: "
-            f"{points(change(name, worst), 1)} on {TITLES[name]}, with {support}."
-        )
-    note = ""
-    if len(labels) > max_shown:
-        note = f"Shown: the {len(shown)} labels that change most, or are hardest, of {len(labels)}."
-    alt = f"Dots of F1 for {len(shown)} labels, one per backend. {takeaway}"
-    return Chart(figure, takeaway, alt, table, note)
-
-
-def _f1_figure(by_label: dict[str, dict[str, dict[str, Any]]], labels: list[str]) -> go.Figure:
-    """Draw a line per label from the lowest F1 to the highest, with a mark per backend."""
-    figure = go.Figure()
-    for place, of in enumerate(labels):
-        values = [rows[of]["f1"] for rows in by_label.values()]
-        figure.add_scatter(
-            x=[min(values), max(values)],
-            y=[place] * 2,
-            mode="lines",
-            line={"color": GREY, "width": 2},
-            showlegend=False,
-            hoverinfo="skip",
-        )
-    for number, (name, rows) in enumerate(by_label.items()):
-        # The first is the largest and hollow, so that equal values show as a mark within a ring.
-        style = marker(name, 9 if number else 16) | {
-            "line": {"width": 0 if number else 2.5, "color": RUNTIMES[name].color}
+def scores(receipt: Receipt, task: str) -> Rows:
+    """Return precision, recall and F1 of each label on each backend."""
+    accuracy = receipt["results"]["accuracy"][task]
+    return [
+        {"label": rows[0]["label"], "rows": rows[0]["rows"]}
+        | {
+            f"{TITLES[name]} {score}": row[score]
+            for name, row in zip(accuracy, rows, strict=True)
+            for score in ("precision", "recall", "f1")
         }
-        figure.add_scatter(
-            name=TITLES[name],
-            x=[rows[of]["f1"] for of in labels],
-            y=list(range(len(labels))),  # not names: two labels may be cut to the same text
-            customdata=[label(of) for of in labels],
-            mode="markers",
-            marker=style if number else style | {"symbol": f"{style['symbol']}-open"},
-            hovertemplate=f"{named(name)}, %{{customdata}}: F1 %{{x:.1%}}<extra></extra>",
-        )
-    finish(figure, height=110 + 30 * len(labels), x="F1 of the label", legend=True)
-    figure.update_xaxes(tickformat=".0%", range=[-0.03, 1.03])
-    figure.update_yaxes(
-        tickvals=list(range(len(labels))),
-        ticktext=[label(short(of, 28)) for of in labels],
-        range=[len(labels) - 0.5, -0.5],
-        zeroline=False,
-    )
-    return figure
+        for rows in zip(*(of["per_class"] for of in accuracy.values()), strict=True)
+    ]
+
+
+def changes(receipt: Receipt, task: str, name: str, max_shown: int = MAX_SHOWN) -> Chart:
+    """The confusion matrix of a backend minus that of the reference: only what changed, with its sign."""
+    labels, reference = receipt["model"]["tasks"][task]["labels"], receipt["settings"]["reference"]
+    base, title = TITLES[reference], TITLES[name]
+    cells: Counter[tuple[int, int]] = Counter()
+    for of, sign in ((name, 1), (reference, -1)):
+        for right, given, rows in receipt["results"]["accuracy"][task][of]["confusion"]:
+            cells[right, given] += sign * rows
+    cells = Counter({cell: rows for cell, rows in cells.items() if rows})
+    weight: Counter[int] = Counter()
+    for cell, rows in cells.items():
+        for position in set(cell):
+            weight[position] += abs(rows)
+    ranked = sorted(weight, key=lambda position: (-weight[position], position))
+    shown = sorted(ranked[:max_shown])
+    figure = _matrix([[cells[right, given] for given in shown] for right in shown], [labels[i] for i in shown], name)
+    pair = receipt["results"]["paired"][task][name]
+    table: Rows = [
+        {"right label": labels[right], "label given": labels[given], f"rows more than {base}": rows}
+        for (right, given), rows in sorted(cells.items(), key=lambda cell: (-abs(cell[1]), cell[0]))
+    ]
+    takeaway = f"{title} changes {percent(pair['flips'] / pair['rows'])} of the labels"
+    if swaps := _swaps(receipt, task, name):
+        (before, after), rows = swaps.most_common(1)[0]
+        takeaway += f", mostly {short(labels[before], 30)} → {short(labels[after], 30)} ({many(rows, 'row')})"
+    note = f"+: {title} gives this label more often than {base}; −: less often."
+    if len(ranked) > len(shown):
+        note += f" Shown: {len(shown)} of {len(ranked)} labels."
+    details = "Rows of the matrix: the right label. The diagonal are right answers."
+    alt = f"Confusion matrix of {title} minus that of {base}, {many(len(shown), 'label')}. {takeaway}."
+    return Chart(figure, f"{takeaway}.", alt, table, note, details)
+
+
+def _swaps(receipt: Receipt, task: str, name: str) -> Counter[tuple[int, int]]:
+    """Count the labelled rows by the reference's label and the backend's, where they differ."""
+    (true, first, _), (_, second, _) = (answers(receipt, task, of) for of in (receipt["settings"]["reference"], name))
+    differs = (first != second) & (true >= 0)
+    return Counter(zip(first[differs].tolist(), second[differs].tolist(), strict=True))
 
 
 def confused_labels(receipt: Receipt, task: str, max_shown: int = MAX_SHOWN) -> list[int]:
@@ -109,41 +90,8 @@ def confusion(receipt: Receipt, task: str, name: str, max_shown: int = MAX_SHOWN
     for (right, _), rows in counts.items():
         support[right] += rows
     cells = [[counts.get((right, given), 0) for given in shown] for right in shown]
-    # Numbers and not names as places: two labels may be cut to the same text.
-    places = list(range(len(shown)))
-    texts = [label(short(labels[position], 13)) for position in shown]
-    below, beside = texts, texts
-    if len(shown) > MAX_NAMED:  # names below would be upright and take the room of the cells
-        below = [str(place + 1) for place in places]
-        beside = [f"{text} {number}" for text, number in zip(texts, below, strict=True)]
-    red, green, blue = (int(RUNTIMES[name].color[at : at + 2], 16) for at in (1, 3, 5))
-    figure = go.Figure(
-        go.Heatmap(
-            x=places,
-            y=places,
-            z=[
-                [count / support[right] if support[right] else 0 for count in line]
-                for right, line in zip(shown, cells, strict=True)
-            ],
-            zmin=0,
-            zmax=1,
-            # The backend's colour, light enough for the text of either theme.
-            colorscale=[[0, f"rgba({red},{green},{blue},0)"], [1, f"rgba({red},{green},{blue},0.65)"]],
-            showscale=False,
-            text=[[f"{count:,}" if count else "" for count in line] for line in cells],
-            texttemplate="%{text}",
-            customdata=[
-                [f"{label(labels[right])} taken for {label(labels[given])}" for given in shown] for right in shown
-            ],
-            hovertemplate="%{customdata}: %{text} (%{z:.1%})<extra></extra>",
-            xgap=1,
-            ygap=1,
-        )
-    )
-    finish(figure, height=110 + 28 * len(shown), x="label given")
-    common = {"tickvals": places, "showgrid": False, "zeroline": False}
-    figure.update_xaxes(**common, ticktext=below, tickangle=0)
-    figure.update_yaxes(**common, ticktext=beside, autorange="reversed", tickfont={"size": 10})
+    totals = [support[right] for right in shown]
+    figure = _matrix(cells, [labels[position] for position in shown], name, totals)
     table: Rows = [
         {"right label": labels[right], "label given": labels[given], "rows": rows}
         for (right, given), rows in sorted(counts.items(), key=lambda pair: (pair[0][0] == pair[0][1], -pair[1]))
@@ -159,3 +107,55 @@ def confusion(receipt: Receipt, task: str, name: str, max_shown: int = MAX_SHOWN
         note += f" Shown: the {len(shown)} labels most often in a mistake, of {len(present)}."
     alt = f"Confusion matrix of {many(len(shown), 'label')}. {takeaway} {note}"
     return Chart(figure, takeaway, alt, table, note)
+
+
+def _matrix(
+    cells: Sequence[Sequence[int]], names: Sequence[str], backend: str, totals: Sequence[int] | None = None
+) -> go.Figure:
+    """Draw rows per cell in the backend's colour; what the backend has fewer of is grey and has a minus.
+
+    Args:
+        totals: of the lines, to shade each cell by its share of them; by default cells are signed differences.
+    """
+    # Numbers and not names as places: two labels may be cut to the same text.
+    places = list(range(len(names)))
+    texts = [label(short(name, 13)) for name in names]
+    below, beside = texts, texts
+    if len(names) > MAX_NAMED:  # names below would be upright and take the room of the cells
+        below = [str(place + 1) for place in places]
+        beside = [f"{text} {number}" for text, number in zip(texts, below, strict=True)]
+    if totals is None:
+        largest = max((abs(count) for line in cells for count in line), default=1) or 1
+        shares = [[count / largest for count in line] for line in cells]
+        written = [[f"{count:+,}".replace("-", "−") if count else "" for count in line] for line in cells]
+    else:
+        shares = [[count / (total or 1) for count in line] for line, total in zip(cells, totals, strict=True)]
+        written = [[f"{count:,}" if count else "" for count in line] for line in cells]
+    red, green, blue = (int(RUNTIMES[backend].color[at : at + 2], 16) for at in (1, 3, 5))
+    # The backend's colour, light enough for the text of either theme.
+    none, most = f"rgba({red},{green},{blue},0)", f"rgba({red},{green},{blue},0.65)"
+    colors = [(0.0, none), (1.0, most)]
+    if totals is None:
+        colors = [(0.0, "rgba(128,128,128,0.55)"), (0.5, "rgba(128,128,128,0)"), (0.5, none), (1.0, most)]
+    figure = go.Figure(
+        go.Heatmap(
+            x=places,
+            y=places,
+            z=shares,
+            zmin=-1 if totals is None else 0,
+            zmax=1,
+            colorscale=colors,
+            showscale=False,
+            text=written,
+            texttemplate="%{text}",
+            customdata=[[f"{label(right)} taken for {label(given)}" for given in names] for right in names],
+            hovertemplate="%{customdata}: %{text}" + ("" if totals is None else " (%{z:.1%})") + "<extra></extra>",
+            xgap=1,
+            ygap=1,
+        )
+    )
+    finish(figure, height=110 + 28 * len(names), x="label given")
+    common = {"tickvals": places, "showgrid": False, "zeroline": False}
+    figure.update_xaxes(**common, ticktext=below, tickangle=0)
+    figure.update_yaxes(**common, ticktext=beside, autorange="reversed", tickfont={"size": 10})
+    return figure

@@ -15,7 +15,7 @@ from dashboard.charts.style import Chart, Rows, finish, label, limit, log_axis, 
 from dashboard.charts.traces import grouped, line_style, lines, stacked
 from inference.backends import RUNTIMES, TITLES
 from inference.calls.formatting import digits, ms, percent, times
-from inference.compare.results import PERCENTILES, blocks_of
+from inference.compare.results import PERCENTILES, blocks_of, noise_is_assumed
 from inference.compare.stats import enough_samples, min_samples
 
 CURVE = np.concatenate([np.linspace(0, 95, 96), np.linspace(95.5, 100, 10)])  # percentiles at which a curve is drawn
@@ -49,14 +49,12 @@ def percentiles(receipt: Receipt, max_p95_ms: float | None = None) -> Chart:
     if alike := [names([a, b]) for a, b in pairwise(order) if not ratios[a][b]["different"]]:
         takeaway += f"; the order of {joined(alike)} is not settled"
     alt = each(present, lambda pairs: ", ".join(f"p{p} {digits(estimate['value'])}" for p, estimate in pairs))
-    note = f"Error bars: 95% intervals, from {many(receipt['settings']['launches'], 'start')} of each process. "
-    return Chart(
-        figure,
-        f"{takeaway}.",
-        f"Bars of latency percentiles in ms: {'; '.join(alt)}.",
-        table,
-        (note + missing(latency)).strip(),
+    details = (
+        "p50: half of the texts take at most this long; p95: 95 of 100. Error bars: 95% intervals, from "
+        f"{many(receipt['settings']['launches'], 'start')} of each process."
     )
+    described = f"Bars of latency percentiles in ms: {'; '.join(alt)}."
+    return Chart(figure, f"{takeaway}.", described, table, missing(latency), details)
 
 
 def distribution(receipt: Receipt) -> Chart:
@@ -107,8 +105,10 @@ def distribution(receipt: Receipt) -> Chart:
             comparisons.append(f"no answer of {TITLES[name]} is faster than {base}'s fastest")
     takeaway = sentence("; ".join(comparisons) or f"{base} takes {ms(fastest)} at best")
     alt = joined(each(samples, lambda times_ms: f"from {digits(times_ms[0])} to {digits(times_ms[-1])} ms"))
-    note = f"{len(samples[reference]):,} calls per backend with the same texts, one per call. Markers: 10, 50 and 90%."
-    return Chart(figure, takeaway, f"Cumulative curves of the time per text: {alt}.", table, note)
+    details = (
+        f"{len(samples[reference]):,} calls per backend with the same texts, one per call. Markers: 10, 50 and 90%."
+    )
+    return Chart(figure, takeaway, f"Cumulative curves of the time per text: {alt}.", table, details=details)
 
 
 def by_length(receipt: Receipt) -> Chart:
@@ -192,11 +192,11 @@ def batches(receipt: Receipt) -> Chart:
             if unsure
             else "On each backend its best batch is measurably faster than single texts."
         )
-        note += " Error bars: 95% intervals."
+        details = "Error bars: 95% intervals."
     else:
-        note = f"Error bars: the range of {samples} calls each, too few for an interval."
+        note, details = "", f"Error bars: the range of {samples} calls each, too few for an interval."
     alt = each(points, lambda pairs: ", ".join(f"{size}: {digits(rate['value'])}" for size, rate in pairs))
-    return Chart(figure, takeaway, f"Lines of texts per second by batch size: {'; '.join(alt)}.", table, note)
+    return Chart(figure, takeaway, f"Lines of texts per second by batch size: {'; '.join(alt)}.", table, note, details)
 
 
 PARTS = {"tokenize_ms": "tokenise", "forward_ms": "forward", "rest_ms": "rest"}
@@ -216,8 +216,9 @@ def stages(receipt: Receipt) -> Chart:
         ": there is little to gain elsewhere." if least > 0.75 else "."
     )
     alt = f"Bars in three parts, tokenise, forward and rest, in ms: {'; '.join(each(totals, str))}."
-    note = "Labels: tokenise + forward + rest. Rest: checking the text, padding it, and reading the answer."
-    return Chart(figure, takeaway, alt, table, note)
+    note = "In order: tokenising, the model, the rest."
+    details = "The rest is checking the text, padding it, and reading the answer."
+    return Chart(figure, takeaway, alt, table, note, details)
 
 
 STEPS = {"import_s": "import", "load_s": "load", "first_answer_s": "first answer"}
@@ -253,13 +254,13 @@ def cold_start(receipt: Receipt) -> Chart:
     takeaway += "".join(f", {TITLES[name]} after {after}" for name, after in others) + "."
     alt = f"Bars in three parts, import, load and first answer: {joined(each(totals, str))}."
     runs = {name: start["runs"] for name, start in starts.items()}
-    note = (
+    details = (
         f"Medians; number of starts: {joined(each(runs, str))}. Error bars: fastest to slowest. The files were in the "
         "disk cache."
     )
     if len(set(runs.values())) > 1:
-        note += f" {TITLES[receipt['settings']['reference']]} also has the starts of the control."
-    return Chart(figure, takeaway, alt, table, note)
+        details += f" {TITLES[receipt['settings']['reference']]} has more, because it was also measured against itself."
+    return Chart(figure, takeaway, alt, table, details=details)
 
 
 def _seconds(value: float) -> str:
@@ -290,8 +291,9 @@ def threads(receipt: Receipt) -> Chart | None:
         else f"No other number of threads than {own} is more than 10% faster."
     )
     alt = each(medians, lambda pairs: ", ".join(f"{count}: {ms(value)}" for count, value in pairs))
-    note = f"All other figures here use {many(own, 'thread')} per backend. One start, the same texts each time."
-    return Chart(figure, takeaway, f"Lines of the median time by threads: {'; '.join(alt)}.", table, note)
+    note = f"All other figures use {many(own, 'thread')} per backend."
+    details = "One start, the same texts each time."
+    return Chart(figure, takeaway, f"Lines of the median time by threads: {'; '.join(alt)}.", table, note, details)
 
 
 def shapes(receipt: Receipt) -> Chart | None:
@@ -336,11 +338,22 @@ def shapes(receipt: Receipt) -> Chart | None:
             speedups.append(f"{TITLES[name]} is {span} as fast as {TITLES[reference]}")
     takeaway = f"Depending on the shape, {joined(speedups)}." if speedups else f"Only {TITLES[reference]} was measured."
     alt = f"Dots of the median time of a forward pass for {len(shapes)} shapes of texts by tokens. {label(takeaway)}"
-    note = (
+    details = (
         "Every text has exactly this length, without padding, for comparison with other publications. Error bars: 95% "
         "intervals."
     )
-    return Chart(figure, takeaway, alt, table, note)
+    return Chart(figure, takeaway, alt, table, details=details)
+
+
+def noise(receipt: Receipt) -> tuple[str, str]:
+    """Say how large a difference is noise, and how that was measured."""
+    control, reference = receipt["results"]["control"], TITLES[receipt["settings"]["reference"]]
+    how = (
+        f"Two processes of {reference} were measured like two backends; their medians differ by at most this."
+        if not noise_is_assumed(control)
+        else "Each process was started once. Two starts of a process are assumed to differ by at most this."
+    )
+    return f"Differences below {percent(control['noise'] - 1, 0)} are noise.", how
 
 
 def _estimate(shape: Mapping[str, Any], name: str) -> Estimate:

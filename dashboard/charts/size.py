@@ -32,8 +32,8 @@ def model(receipt: Receipt, max_size_mb: float | None = None) -> Chart:
         for path, file in receipt["backends"][name]["files"].items()
     ]
     alt = f"Bars of the size of the model's files: {joined(each(sizes, lambda of: mb(of['model_bytes'])))}."
-    note = "A graph contains its weights. 1 MB is 1,000,000 bytes."
-    return Chart(figure, _against(receipt, "model_bytes", "model files"), alt, table, note)
+    details = "What a deployment must carry. A graph contains its weights. 1 MB is 1,000,000 bytes."
+    return Chart(figure, _against(receipt, "model_bytes", "model files"), alt, table, details=details)
 
 
 def _against(receipt: Receipt, key: str, what: str) -> str:
@@ -91,10 +91,10 @@ def libraries(receipt: Receipt) -> Chart:
         for library, size in ranked
     ]
     totals = each(backends, lambda ranked: f"{mb(sum(size for _, size in ranked))} in {len(ranked)} libraries")
-    note = "What serving imports, with all requirements, as installed on the machine of the measurement."
+    details = "What serving imports, with all requirements, as installed on the machine of the measurement."
     alt = f"Bars of installed libraries: {joined(totals)}."
     figure = stacked(values, x="MB of installed libraries", say=_say)
-    return Chart(figure, _against(receipt, "libraries_bytes", "libraries"), alt, table, note)
+    return Chart(figure, _against(receipt, "libraries_bytes", "libraries"), alt, table, details=details)
 
 
 def memory(receipt: Receipt) -> Chart:
@@ -117,5 +117,5 @@ def memory(receipt: Receipt) -> Chart:
         takeaway += f"; {TITLES[most]} needs {times(peaks[most] / peaks[least])} as much, {mb(peaks[most])}"
     amounts = each(memory, lambda of: f"{mb(of['resident_bytes'])} after the batches, {mb(of['peak_bytes'])} peak")
     starts = many(receipt["settings"]["launches"], "start")
-    note = f"Of the process, Python and libraries included, after single texts and batches. Median of {starts}."
-    return Chart(figure, f"{takeaway}.", f"Bars of memory: {'; '.join(amounts)}.", table, note)
+    details = f"Of the process, Python and libraries included, after single texts and batches. Median of {starts}."
+    return Chart(figure, f"{takeaway}.", f"Bars of memory: {'; '.join(amounts)}.", table, details=details)

@@ -27,7 +27,8 @@ class Chart:
         takeaway: the title: one true sentence, computed from the same numbers.
         alt: describes the figure to people who do not see it.
         table: the numbers behind it, a mapping per line; units are in the column names.
-        note: how to read it, or what is missing and why; may be "".
+        note: what the reader must know at first sight, such as what is missing and why; may be "".
+        details: how it was computed and how to read it, shown on request; may be "".
     """
 
     figure: go.Figure
@@ -35,6 +36,7 @@ class Chart:
     alt: str
     table: Rows
     note: str = ""
+    details: str = ""
 
 
 def label(text: str) -> str:

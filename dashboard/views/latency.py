@@ -1,26 +1,40 @@
-"""How long a text takes."""
+"""How long a text takes: typical and slow texts, long texts, the start; the rest is folded."""
 
 import streamlit as st
 
 from dashboard import components
-from dashboard.charts import latency, overview
+from dashboard.charts import latency
+from dashboard.components import plain
 from dashboard.state import current
 
 selection = current()
 receipt = selection.receipt
-components.page("Latency", receipt)
-components.chart(latency.percentiles(receipt, selection.limits.max_p95_ms), "percentiles")
-components.chart(overview.speedup(receipt), "speedup")
+components.page("Latency", receipt, tables=True)
+st.subheader("Typical and slow texts", anchor=False)
+components.chart(latency.percentiles(receipt, selection.limits.max_p95_ms), "percentiles", 4)
 left, right = st.columns(2, gap="large")
 with left:
-    components.chart(latency.distribution(receipt), "distribution")
-    components.chart(latency.stages(receipt), "stages")
+    st.subheader("Long texts", anchor=False)
+    components.chart(latency.by_length(receipt), "by_length", 4)
 with right:
-    components.chart(latency.by_length(receipt), "by_length")
-    components.chart(latency.cold_start(receipt), "cold_start")
-components.chart(latency.batches(receipt), "batches")
-for key, chart in (("threads", latency.threads(receipt)), ("shapes", latency.shapes(receipt))):
-    if chart is not None:
-        components.chart(chart, key)
-if receipt["settings"]["quick"]:
-    st.caption("A quick run skips other numbers of threads and fixed shapes. Measure without --quick to see them.")
+    st.subheader("Start and noise", anchor=False)
+    components.chart(latency.cold_start(receipt), "cold_start", 4)
+    threshold, how = latency.noise(receipt)
+    st.markdown(plain(threshold), help=plain(how))
+more = st.expander(
+    "Every call, parts, batches, threads, fixed shapes", key="more", on_change="rerun", bind="query-params"
+)
+if more.open:
+    with more:
+        for key, chart in (
+            ("distribution", latency.distribution(receipt)),
+            ("stages", latency.stages(receipt)),
+            ("batches", latency.batches(receipt)),
+            ("threads", latency.threads(receipt)),
+            ("shapes", latency.shapes(receipt)),
+        ):
+            if chart is not None:
+                components.chart(chart, key)
+        if receipt["settings"]["quick"]:
+            st.caption("A quick run leaves out other numbers of threads and fixed shapes. Measure without --quick.")
+components.footer(receipt)

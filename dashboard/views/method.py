@@ -28,3 +28,4 @@ for section in method(selection.receipt, selection.limits):
             hide_index=True,
             border="horizontal",
         )
+components.footer(selection.receipt)

@@ -8,7 +8,7 @@ from inference.compare.verdict import decide
 
 selection = state.current()
 receipt, task = selection.receipt, selection.task
-components.page("Overview", receipt)
+components.page("Overview", receipt, tables=True)
 components.verdict(decide(receipt, selection.limits), selection.limits)
 components.kpis(receipt, task)
 components.chart(overview.pareto(receipt, task), "pareto")
@@ -22,3 +22,4 @@ with right:
     )
     with slot:
         components.chart(overview.cost(receipt, price), "cost")
+components.footer(receipt)

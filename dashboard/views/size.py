@@ -8,7 +8,7 @@ from dashboard.state import current
 
 selection = current()
 receipt = selection.receipt
-components.page("Size & memory", receipt)
+components.page("Size", receipt, tables=True)
 left, right = st.columns(2, gap="large")
 with left:
     components.chart(size.model(receipt, selection.limits.max_size_mb), "model")
@@ -17,3 +17,4 @@ with right:
     if (types := size.dtypes(receipt)) is not None:
         components.chart(types, "dtypes")
     components.chart(size.memory(receipt), "memory")
+components.footer(receipt)

@@ -301,6 +301,7 @@ def diff_command(args: argparse.Namespace) -> int:
 
 
 def slices_command(args: argparse.Namespace) -> None:
+    from inference.calls.formatting import percent, points
     from inference.compare.disagreements import attach_texts
     from inference.compare.receipt import read_receipt
     from inference.compare.slices import groups, row_columns, slices
@@ -319,11 +320,12 @@ def slices_command(args: argparse.Namespace) -> None:
         receipt = attach_texts(receipt, args.data.name, content)
         columns = row_columns(receipt, args.data.name, content)
     reference = TITLES[receipt["settings"]["reference"]]
-    print(f"| rows | n | {reference} | {TITLES[backend]} | difference (90%) |\n| --- | ---: | ---: | ---: | ---: |")
+    print("The intervals of all groups of a kind hold together with 95% confidence.\n")
+    print(f"| rows | n | {reference} | {TITLES[backend]} | difference |\n| --- | ---: | ---: | ---: | ---: |")
     for way, of_rows in groups(receipt, task, columns).items():
         for part in slices(receipt, task, backend, of_rows):
             change, name = part.difference, f"{way}: {part.name}".replace("|", "\\|")
             print(
-                f"| {name} | {part.rows:,} | {part.reference.value:.2%} | {part.backend.value:.2%} "
-                f"| {change.value * 100:+.2f} pp ({change.low * 100:+.2f} to {change.high * 100:+.2f}) |"
+                f"| {name} | {part.rows:,} | {percent(part.reference.value)} | {percent(part.backend.value)} "
+                f"| {points(change.value)} ({points(change.low)} to {points(change.high)}) |"
             )

@@ -41,7 +41,13 @@ class Slice:
     """Accuracy, with its 95% interval."""
     backend: Estimate
     difference: Estimate
-    """Accuracy of the backend minus that of the reference, on the same rows; each end is a one-sided 95% bound."""
+    """Accuracy of the backend minus that of the reference, on the same rows. The intervals of all slices of a grouping
+    hold together with 95% confidence (Bonferroni), so that of many slices none seems to change by chance."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether the accuracy changes beyond chance."""
+        return self.difference.low > 0 or self.difference.high < 0
 
     @property
     def has_few_rows(self) -> bool:
@@ -88,14 +94,14 @@ def slices(receipt: Mapping[str, Any], task: str, backend: str, of_rows: Sequenc
         np.array(receipt["backends"][name]["predictions"][task]["label_ids"])
         for name in (receipt["settings"]["reference"], backend)
     )
-    found = [
-        _slice(name, *(ids[names == name] for ids in (true, first, second))) for name in dict.fromkeys(of_rows) if name
-    ]
+    distinct = [name for name in dict.fromkeys(of_rows) if name]
+    level = 1 - 0.05 / max(1, len(distinct))
+    parts = [_slice(name, level, *(ids[names == name] for ids in (true, first, second))) for name in distinct]
     order = [length_name(low, high) for low, high in LENGTHS]
-    return sorted(found, key=lambda part: (order.index(part.name) if part.name in order else 0, -part.rows, part.name))
+    return sorted(parts, key=lambda part: (order.index(part.name) if part.name in order else 0, -part.rows, part.name))
 
 
-def _slice(name: str, true: Array, first: Array, second: Array) -> Slice:
+def _slice(name: str, level: float, true: Array, first: Array, second: Array) -> Slice:
     rows = len(true)
     flips, broken, fixed = count_flips(true, first, second)
     return Slice(
@@ -106,7 +112,7 @@ def _slice(name: str, true: Array, first: Array, second: Array) -> Slice:
         fixed,
         share(int((first == true).sum()), rows),
         share(int((second == true).sum()), rows),
-        paired_difference(broken, fixed, rows),
+        paired_difference(broken, fixed, rows, level),
     )
 
 

@@ -11,6 +11,7 @@ import streamlit as st
 
 from inference.artifacts.cache import default_cache
 from inference.assets import DEMO_MODEL
+from inference.compare.receipt import is_of as is_of
 from inference.errors import ChangedModelError, InferenceError, without_folders
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
@@ -91,15 +92,6 @@ def described() -> Bundle | None:
 def named() -> Bundle | None:
     """Return the served model if TRIPTYCH_MODEL names it, else None."""
     return described() if os.environ.get("TRIPTYCH_MODEL") else None
-
-
-def is_of(receipt: Mapping[str, Any], bundle: Bundle) -> bool:
-    """Return whether the receipt was measured on exactly these files, with these labels."""
-    files: Mapping[str, str] = receipt["model"]["files"]
-    now = _labels_now(bundle)
-    return dict(files) == dict(bundle.files) and all(
-        now.get(name, labels) == labels for name, labels in _labels_then(receipt).items()
-    )
 
 
 def weights(files: Mapping[str, str]) -> dict[str, str]:

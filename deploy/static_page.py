@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dashboard.report_page import basic_plotly, report
 from inference.assets import ASSETS
 from inference.backends import RUNTIMES, TITLES
-from inference.calls.formatting import points, times
 from inference.compare.receipt import peek_receipt, read_receipt
-from inference.compare.summary import provenance
+from inference.compare.summary import headline, provenance
 from inference.formats.bundle import Bundle
 from inference.tables.table import LABEL_NAMES, TEXT_NAMES
 from ui.look import look, tokens
@@ -65,25 +64,9 @@ def summary(receipts: Mapping[str, Receipt]) -> dict[str, Any]:
     counts = {
         name: [len(one["data"]["row_numbers"]), len(one["data"]["texts"] or ())] for name, one in receipts.items()
     }
-    sentence = _sentence(list(receipts.values()), largest)
+    compared = headline(largest)
+    sentence = f"Recorded: {compared}." if compared else f"Only {TITLES[settings['backends'][0]]} was measured."
     return {"sentence": sentence, "rows": rows, "source": provenance(largest), "receipts": counts}
-
-
-def _sentence(receipts: Sequence[Receipt], largest: Receipt) -> str:
-    """Say how the last of the runtimes, the smallest, compares with the reference."""
-    reference, name = largest["settings"]["reference"], largest["settings"]["backends"][-1]
-    if name == reference:
-        return f"Only {TITLES[name]} was measured."
-    sizes = largest["results"]["size"]
-    faster = largest["results"]["speedup"][name]["value"]
-    smaller = sizes[reference]["model_bytes"] / sizes[name]["model_bytes"]
-    pairs = [pair[name] for one in receipts for pair in one["results"]["paired"].values() if name in pair]
-    rows = sum(pair["rows"] for pair in pairs)
-    difference = sum(pair["fixed"] - pair["broken"] for pair in pairs) / rows
-    return (
-        f"Recorded: {TITLES[name]} is {times(faster)} as fast as {TITLES[reference]} and {times(smaller)} "
-        f"smaller, accuracy {points(difference)} (n = {rows:,})."
-    )
 
 
 def _is_of(path: Path, bundle: Bundle) -> bool:

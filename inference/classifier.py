@@ -28,6 +28,9 @@ from inference.formats.tokenizer import is_unknown, unknown_token
 Exporter = Callable[[Path, Mapping[str, Task], bool, bool | None], list[Path]]
 """Folder, tasks, whether to write INT8 too, `external_data` -> the files written, as `Classifier.export_onnx`."""
 
+Threshold = float | Mapping[str, float] | None
+"""Of every task, or by task: a task that is not named has the model's own."""
+
 ENCODED_TEXTS = 16  # per tokenizer call: an encoding also holds the tokens past the limit, megabytes of them
 
 
@@ -73,23 +76,20 @@ class Classifier(Calls):
         self,
         texts: Text | Iterable[Text],
         tasks: Sequence[str] | None = None,
-        threshold: float | None = None,
+        threshold: Threshold = None,
         batch_size: int | None = None,
     ) -> Answer:
         """Classify texts for these tasks (default: all), and measure where the time goes.
+
+        Args:
+            threshold: confidence below which an answer is uncertain; default: the model's own.
 
         Raises:
             InputError: as in `predict`.
         """
         started = time.perf_counter()
         names = self._named(tasks)
-        if threshold is not None:
-            try:
-                threshold = float(threshold)  # accepts NumPy numbers, and keeps the answers plain
-            except (TypeError, ValueError):
-                raise InputError(f"threshold must be a number, not {type(threshold).__name__}.") from None
-            if not 0 <= threshold <= 1:
-                raise InputError(f"threshold={threshold} is not a probability between 0 and 1.")
+        limits = checked_thresholds(threshold, names)
         size = self.batch_size if batch_size is None else batch_size
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise InputError(f"batch_size={shown(size)} must be a whole number of at least 1.")
@@ -99,7 +99,7 @@ class Classifier(Calls):
         before_forward = time.perf_counter()
         logits, forward_s = self._forward(tokens, names, size)
         unpaired = self.bundle.pairs and isinstance(checked[0], str)
-        predictions = {name: self._read(name, logits[name], tokens, threshold, unpaired) for name in names}
+        predictions = {name: self._read(name, logits[name], tokens, limits.get(name), unpaired) for name in names}
         tokenize_s = before_forward - before_tokens
         rest_s = time.perf_counter() - started - tokenize_s - forward_s
         return Answer(predictions, Timing(tokenize_s * 1e3, forward_s * 1e3, rest_s * 1e3))
@@ -299,6 +299,25 @@ class Classifier(Calls):
                 f"The {self.backend.name} model gave NaN or infinity for texts[{bad[0]}], task {task!r}. "
                 "Its weights are damaged or overflow: restore the model folder."
             )
+
+
+def checked_thresholds(threshold: Threshold, tasks: Iterable[str]) -> dict[str, float]:
+    """Return the threshold of each task that is given one, as plain floats.
+
+    Raises:
+        InputError: one is not a number from 0 to 1.
+    """
+    if threshold is None:
+        return {}
+    limits = {}
+    for task, limit in (threshold if isinstance(threshold, Mapping) else dict.fromkeys(tasks, threshold)).items():
+        try:
+            limits[task] = float(limit)  # accepts NumPy numbers, and keeps the answers plain
+        except (TypeError, ValueError):
+            raise InputError(f"threshold must be a number, not {type(limit).__name__}.") from None
+        if not 0 <= limits[task] <= 1:
+            raise InputError(f"threshold={limits[task]} is not a probability between 0 and 1.")
+    return limits
 
 
 def widened(logits: NDArray[Any]) -> NDArray[Any]:

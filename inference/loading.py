@@ -17,7 +17,7 @@ from inference import cpu
 from inference.artifacts.cache import default_cache, model_sizes, obtain
 from inference.backends import RUNTIMES, TITLES, Backend, LoadOptions, check_backend
 from inference.calls.texts import Text
-from inference.classifier import Answer, Classifier
+from inference.classifier import Answer, Classifier, Threshold
 from inference.errors import (
     ChangedModelError,
     ExportError,
@@ -222,11 +222,12 @@ def _export(
 
 
 def check_question(text: Any, threshold: Any) -> None:
-    """Raise InputError unless these have the types of one text or pair and of a threshold or None."""
+    """Raise InputError unless these have the types of one text or pair and of a threshold, one per task, or None."""
     if not isinstance(text, str | tuple):  # a classifier accepts lists too
         raise InputError(f"text must be a string, not {type(text).__name__}.")
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float | None):
-        raise InputError(f"threshold={shown(threshold)} is not a number. Give 0 to 1, or null for the model's own.")
+    for limit in threshold.values() if isinstance(threshold, Mapping) else (threshold,):
+        if isinstance(limit, bool) or not isinstance(limit, int | float | None):
+            raise InputError(f"threshold={shown(limit)} is not a number. Give 0 to 1, or null for the model's own.")
 
 
 class Models:
@@ -312,7 +313,7 @@ class Models:
             return self._opened[backend]
 
     def answer(
-        self, text: Text, backend: str, threshold: float | None, is_wanted: Callable[[], bool] = lambda: True
+        self, text: Text, backend: str, threshold: Threshold, is_wanted: Callable[[], bool] = lambda: True
     ) -> Answer:
         """Classify one text for all tasks on one backend. A threshold of None means the model's own.
 
@@ -351,7 +352,7 @@ class Models:
         return explain(self.get(backend), text, task, label, method, budget_s=EXPLAIN_S, progress=progress)
 
     def compare(
-        self, text: Text, threshold: float | None, is_wanted: Callable[[], bool] = lambda: True
+        self, text: Text, threshold: Threshold, is_wanted: Callable[[], bool] = lambda: True
     ) -> dict[str, Answer | InferenceError]:
         """Classify one text on every backend: its answer, or the error of that backend.
 

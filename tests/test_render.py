@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from test_app import HOSTILE, PARITY, SCRIPT, models
@@ -64,10 +65,8 @@ def test_truncated_text_gets_a_note() -> None:
 def test_text_without_a_known_word_gets_a_warning() -> None:
     given = models()
     for text, warned in (("🤮 😡", True), ("good 🤮", False)):
-        answer = given.answer(text, "int8", None)
         warning = "No word of this text is in the model's vocabulary, so this answer is meaningless."
         assert (warning in side_by_side(given, text)) is warned
-        assert (warning in render.timing("int8", answer, 8)) is warned
 
 
 def test_hostile_labels_and_texts_are_escaped_everywhere() -> None:
@@ -75,7 +74,7 @@ def test_hostile_labels_and_texts_are_escaped_everywhere() -> None:
     answer = given.answer("bad", "int8", None)
     pages = [
         side_by_side(given, "bad"),
-        render.verdict("sentiment", HOSTILE["sentiment"], answer.predictions["sentiment"][0], 0.6),
+        render.timing("int8", answer),
         render.message(InputError(f"Unknown: {SCRIPT}")),
         render.about(given.bundle, given.sizes, PARITY),
     ]
@@ -85,15 +84,17 @@ def test_hostile_labels_and_texts_are_escaped_everywhere() -> None:
     assert "&lt;img src=x onerror=window.hacked=1&gt;" in pages[0]
 
 
-def test_uncertain_is_a_word_beside_the_best_guess() -> None:
+def test_uncertain_is_a_word_beside_the_best_guess_and_its_threshold() -> None:
     given = models()
-    task = given.bundle.tasks["sentiment"]
-    for threshold, said in ((0.6, False), (0.99, True)):
-        prediction = given.answer("good", "int8", threshold).predictions["sentiment"][0]
-        html = render.verdict("sentiment", task, prediction, threshold)
-        assert ("Uncertain" in html) is said
-        assert "positive" in html
-        assert "0.8808" in html
+    for threshold, is_uncertain in ((0.6, False), (0.99, True)):
+        limits = {"sentiment": threshold}
+        html = render.side_by_side(given.bundle, given.compare("good", limits), limits=limits)
+        (row,) = re.findall(r'<td class="int8" data-task="sentiment">.*?</td>', html, re.DOTALL)
+        assert ("Uncertain" in row) is is_uncertain
+        assert ("below 0.99" in row) is is_uncertain
+        assert "positive" in row
+        assert "0.8808" in row
+        assert f"left:{threshold:.2%}" in row
 
 
 def test_page_shows_model_sizes_and_parity() -> None:

@@ -1,4 +1,4 @@
-"""The tab with the answer of one runtime: the best labels of each task, where the time went, and every score."""
+"""The details of one runtime's answer: the best labels of each task, where the time went, and every score."""
 
 from __future__ import annotations
 
@@ -14,25 +14,22 @@ from ui import render
 MANY, TOP = 8, 5  # a task with more labels shows the best five; the rest are in the tables
 
 
-class AnswerTab:
-    """The widgets of the tab and what they show. Draw it within the tab."""
+class Details:
+    """The widgets and what they show. Draw it where they belong."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        self.verdicts: dict[str, gr.HTML] = {}
         self.labels: dict[str, gr.Label] = {}
         self.tables: dict[str, gr.Dataframe] = {}
-        with gr.Column(visible=False) as self.panels:
+        with gr.Column(visible=False, elem_id="details") as self.panels:
+            self.timing = gr.HTML(elem_id="timing")
             with gr.Row():
                 for name, task in bundle.tasks.items():
-                    with gr.Column(min_width=280, elem_classes="panel"):
-                        self.verdicts[name] = gr.HTML()
-                        self.labels[name] = gr.Label(
-                            label=f"{name}: most likely labels",
-                            show_heading=False,
-                            num_top_classes=TOP if len(task.labels) > MANY else len(task.labels),
-                        )
-            self.timing = gr.HTML(elem_id="timing")
+                    self.labels[name] = gr.Label(
+                        label=name,
+                        num_top_classes=TOP if len(task.labels) > MANY else len(task.labels),
+                        min_width=280,
+                    )
             with gr.Accordion("Every score", open=False), gr.Row():
                 for name, task in bundle.tasks.items():
                     self.tables[name] = gr.Dataframe(
@@ -44,21 +41,23 @@ class AnswerTab:
                         max_height=320,
                         min_width=280,
                     )
-        self.outputs = [self.panels, *self.verdicts.values(), *self.labels.values(), *self.tables.values(), self.timing]
+        self.outputs = [self.panels, *self.labels.values(), *self.tables.values(), self.timing]
 
-    def show(self, backend: str, answer: Answer, threshold: float | None) -> dict[Any, Any]:
-        """Return the updates that show an answer. A threshold of None means the model's own."""
+    def show(self, backend: str, answer: Answer) -> dict[Any, Any]:
+        """Return the updates that show an answer."""
         updates = {
             self.panels: gr.update(visible=True),
-            self.timing: render.timing(backend, answer, self._bundle.max_tokens),
+            self.timing: render.timing(backend, answer),
         }
-        for name, task in self._bundle.tasks.items():
+        for name in self._bundle.tasks:
             (prediction,) = answer.predictions[name]
-            limit = task.threshold if threshold is None else threshold
-            updates[self.verdicts[name]] = render.verdict(name, task, prediction, limit)
             updates[self.labels[name]] = dict(prediction.scores)
             updates[self.tables[name]] = by_score(prediction.scores)
         return updates
+
+    def hide(self) -> dict[Any, Any]:
+        """Return the update that shows no answer."""
+        return {self.panels: gr.update(visible=False)}
 
 
 def by_score(scores: Mapping[str, float]) -> list[list[Any]]:

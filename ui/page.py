@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,30 @@ from inference.api import ApiLimits
 from inference.backends import TITLES
 from inference.calls.texts import Text
 from inference.formats.examples import offered
-from inference.jobs import Lane
+from inference.jobs import Cancelled, Lane
 from inference.loading import Models
 from ui import render, why
-from ui.answer import AnswerTab
+from ui.answer import Details
+from ui.asking import Answers, Newest, Timed, ask_all
+from ui.recorded import RECEIPTS, find_recorded
 from ui.scoring import ScoreTab
-from ui.zero_gpu import INFO, LentGpu
+from ui.zero_gpu import INFO, PYTORCH, LentGpu
 
 LIMITS = ApiLimits()  # the page has the API's limits for explanations
 MAX_EXPLANATIONS_PER_ADDRESS = 2  # leaves room for others
 ANSWERING = 3  # questions that Gradio handles at the same time
 INVITATION = '<p class="invitation">Type a text and press Enter{}.</p>'
-SHOW_ANSWER = Path(__file__).with_name("show_answer.js").read_text(encoding="utf-8")
+ASK = Path(__file__).with_name("ask.js").read_text(encoding="utf-8")
+# A change of a setting is a question too, but leaves the last answers visible until the next ones come.
+NUMBER = "(...inputs) => [...inputs.slice(0, -1), (window.triptychAsked = (window.triptychAsked ?? 0) + 1)]"
 
 
 def build(
-    models: Models, backend: str = "int8", dashboard: str | None = None, lent: LentGpu | None = None
+    models: Models,
+    backend: str = "int8",
+    dashboard: str | None = None,
+    lent: LentGpu | None = None,
+    receipts: Sequence[Path] = (RECEIPTS,),
 ) -> gr.Blocks:
     """Build the page over these models. Its public endpoints are /predict, /compare and /explain.
 
@@ -41,31 +49,70 @@ def build(
         backend: the runtime selected at the start.
         dashboard: the address of the dashboard; None shows no link.
         lent: answers on ZeroGPU.
+        receipts: folders of recorded measurements, of which that of this model is shown.
     """
     # After every event Gradio summarises its last 10,000 with pandas, for a monitoring page that is off here.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
     # Closed: otherwise requests can skip the queue and its limits.
-    return Page(models, backend, dashboard, lent).blocks.queue(api_open=False)
+    return Page(models, backend, dashboard, lent, receipts).blocks.queue(api_open=False)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the page asks: a text and the settings."""
+
+    text: Text
+    backend: str
+    """The runtime of the details and of the explanation."""
+    limits: Mapping[str, float]
+    """The threshold of each task that has not the model's own."""
+    wants_why: bool
+    reason: tuple[str, ...]
+    """Of the explanation: task, method, and the label selected for each task."""
+    number: float
+    """The browser counts its questions."""
 
 
 class Page:
     """The widgets of the page and what they do."""
 
-    def __init__(self, models: Models, backend: str, dashboard: str | None, lent: LentGpu | None) -> None:
+    def __init__(
+        self,
+        models: Models,
+        backend: str,
+        dashboard: str | None = None,
+        lent: LentGpu | None = None,
+        receipts: Sequence[Path] = (RECEIPTS,),
+    ) -> None:
         self._models = models
+        self._backend = backend
         self._lent = lent
         self._answer = lent.answer if lent else models.answer
         self._explaining = Lane(LIMITS.max_explanations, MAX_EXPLANATIONS_PER_ADDRESS, why.BUSY)
+        self._newest = Newest()
+        recorded = find_recorded(models.bundle, receipts)
+        self._recorded_ms = recorded.p50_ms if recorded else {}
+        backends = models.bundle.backends  # the most exact first, which is the slowest, as far as known
+        self._order = sorted(backends, key=lambda name: (self._recorded_ms.get(name, 0.0), -backends.index(name)))
+        examples = offered(models.bundle.examples)
+        self._samples = [[one.text] if isinstance(one.text, str) else list(one.text) for one in examples]
+        self._sample_names = [str(one.name) for one in examples]
+        self._kept_passes = 0  # of the example's answers that the page opens with
         # `Models` runs one pass at a time. More events may run at once, because explanations take long and wait for
         # each other: some are always left for the rest.
         self._lane = {"concurrency_limit": LIMITS.max_explanations + ANSWERING, "concurrency_id": "inference"}
         with gr.Blocks(title="Triptych", analytics_enabled=False, delete_cache=(3600, 3600)) as self.blocks:
-            gr.HTML(render.header(models.bundle, models.sizes, dashboard))
-            self._draw_question()
-            self._draw_settings(backend)
-            choice = ", or pick an example" if models.bundle.examples else ""
-            self.message = gr.HTML(INVITATION.format(choice), elem_id="message")
-            self._draw_tabs()
+            gr.HTML(render.header(models.bundle, models.sizes, dashboard), elem_id="top")
+            headline = str(recorded.headline) if recorded and recorded.headline else None
+            gr.HTML(render.strip(models.bundle, headline, dashboard), elem_id="headline")
+            with gr.Tabs(elem_id="views"):
+                with gr.Tab("Try", id="try"):
+                    self._draw_question()
+                    self._draw_answers()
+                    self._draw_settings()
+                    self._draw_why()
+                with gr.Tab("Score a file", id="file"):
+                    ScoreTab(models, [self.runtime, *self.thresholds])
             heading = "About this model: sizes and how far the runtimes agree"
             with gr.Accordion(heading, open=False, elem_id="about"):
                 gr.HTML(render.about(models.bundle, models.sizes, models.parity))
@@ -73,11 +120,13 @@ class Page:
             self._publish(backend)
 
     def _draw_question(self) -> None:
+        takes_pairs = self._models.bundle.pairs
+        first = [*(self._samples[0] if self._samples else []), "", ""]
         with gr.Row(elem_id="ask"):
-            takes_pairs = self._models.bundle.pairs
             box = partial(gr.Textbox, lines=1, max_lines=8, scale=6, min_width=280)
             keys = "Enter classifies it, Shift+Enter starts a new line."
             self.text = box(
+                first[0],
                 label="First text: a premise, a question" if takes_pairs else "Text",
                 placeholder=f"Type or paste a text. {keys}",
                 autofocus=True,
@@ -86,123 +135,187 @@ class Page:
             self.texts: list[gr.Textbox] = [self.text]
             if takes_pairs:
                 label = "Second text: a hypothesis, an answer"
-                self.texts.append(box(label=label, placeholder="The text to compare it with.", elem_id="second"))
+                second = box(first[1], label=label, placeholder="The text to compare it with.", elem_id="second")
+                self.texts.append(second)
             self.classify = gr.Button("Classify", variant="primary", scale=1, min_width=140, elem_id="classify")
-        examples = offered(self._models.bundle.examples)
+        gr.HTML('<a class="skip" href="#side-by-side">Go to the answers</a>', elem_id="skip")
         self.examples = gr.Dataset(
             label="Examples",
             components=self.texts,
-            samples=[[one.text] if isinstance(one.text, str) else list(one.text) for one in examples],
-            sample_labels=[str(one.name) for one in examples],
+            samples=self._samples,
+            sample_labels=self._sample_names,
             layout="gallery",
             elem_id="examples",
-            visible=bool(examples),
+            visible=bool(self._samples),
         )
 
-    def _draw_settings(self, backend: str) -> None:
+    def _draw_answers(self) -> None:
         bundle = self._models.bundle
-        with gr.Row(elem_id="settings"):
+        places = render.side_by_side(bundle, dict.fromkeys(bundle.backends))
+        gr.HTML(f"<template>{places}</template>", elem_id="places")
+        self.comparison = gr.HTML(places if self._samples else INVITATION.format(""), elem_id="side-by-side")
+        self.actions = gr.Row(elem_id="actions")
+
+    def _draw_settings(self) -> None:
+        bundle = self._models.bundle
+        with gr.Accordion("Settings", open=False, elem_id="settings"):
             self.runtime = gr.Radio(
                 [(TITLES[name], name) for name in bundle.backends],
-                value=backend,
-                label="Runtime of the answer",
+                value=self._backend,
+                label="Runtime of the explanation, of the details and of files",
                 info=INFO if self._lent else None,
                 elem_id="runtime",
                 min_width=280,
             )
-            with gr.Column(min_width=280, elem_id="thresholds"):
-                uncertain = [f"{name}: {render.uncertain_below(task)}" for name, task in bundle.tasks.items()]
-                label = "Use the model's own thresholds"
-                self.own = gr.Checkbox(True, label=label, elem_id="own", info=f"{'; '.join(uncertain)}.")
-                self.threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Or set one for every task", elem_id="threshold")
+            self.thresholds: list[gr.Slider] = []
+            with gr.Row(elem_id="thresholds"):
+                for name, task in bundle.tasks.items():
+                    own = f"The model's own is {task.threshold:.3g}." if task.threshold else "The model has none."
+                    label = f"{name}: uncertain below"
+                    self.thresholds.append(
+                        gr.Slider(0, 1, task.threshold, step=0.001, label=label, info=own, min_width=240)
+                    )
+            self.reset = gr.Button("Use the model's own thresholds", size="sm", elem_id="own")
 
-    def _draw_tabs(self) -> None:
-        # The open tab: Enter fills this one. A component and not gr.State, because the browser writes it: tabs are
-        # "selected" while the page loads, and an event sent then can close the stream that a first question waits on.
-        self.view = gr.Textbox("answer", visible="hidden")
-        with gr.Tabs():
-            with gr.Tab("Answer", id="answer") as answer:
-                self.answer = AnswerTab(self._models.bundle)
-            with gr.Tab("Side by side", id="compare") as compare:
-                self.comparison = gr.HTML(elem_id="side-by-side")
-            with gr.Tab("Why", id="why") as reasons:
-                self.why = why.WhyTab(self._models.bundle)
-            with gr.Tab("Score a file", id="file") as file:
-                ScoreTab(self._models, [self.runtime, self.own, self.threshold])
-        self.tabs = (answer, compare, reasons, file)
+    def _draw_why(self) -> None:
+        with gr.Accordion("Why", open=True, elem_id="reasons") as self.reasons:
+            self.why = why.WhyTab(self._models.bundle)
+        self.what_if = gr.Column(elem_id="what-if")
+        self.details = Details(self._models.bundle)
 
     def _connect(self) -> None:
-        private: dict[str, Any] = {
-            **self._lane,
-            "api_visibility": "private",
-            "show_progress": "full",
-            "show_progress_on": self.message,  # on every output, Gradio's default, the page flickers with each answer
-            "trigger_mode": "always_last",  # a question asked before the last answer has come replaces those between
-        }
-        shown = [self.message, *self.answer.outputs, self.comparison, self.why.result]
-        settings = [self.view, self.runtime, self.own, self.threshold, *self.why.inputs]
-        events = [*(box.submit for box in self.texts), self.classify.click]
-        asked = gr.on(events, self._taking(self._run), [*self.texts, *settings], shown, **private)
-        picked = self.examples.click(self._pick, [self.examples, *settings], [*self.texts, *shown], **private)
-        for event in (asked, picked):
-            event.then(None, js=SHOW_ANSWER)
-        changes = [self.runtime.input, self.own.input, self.view.change, *self.why.changes]
-        gr.on(changes, self._taking(self._run_again), [*self.texts, *settings], shown, **private)
-        move = self._taking(self._move_threshold)
-        self.threshold.change(move, [*self.texts, *settings], [self.own, *shown], **private)
-        for tab in self.tabs:
-            tab.select(None, None, self.view, js=f"() => {json.dumps(tab.id)}", api_visibility="private")
+        private: dict[str, Any] = {**self._lane, "api_visibility": "private", "show_progress": "hidden"}
+        # Components and not gr.State, because the browser writes them.
+        self.wants_why = gr.Checkbox(True, visible="hidden")
+        self.again = gr.Textbox("", visible="hidden", elem_id="again")  # another value asks again
+        number = gr.Number(0, visible="hidden")
+        settings = [self.runtime, *self.thresholds, self.wants_why, *self.why.inputs, number]
+        self.inputs = [*self.texts, *settings]
+        shown = [self.comparison, self.why.result, *self.details.outputs]
+        # Each replaces the question before: `always_last`, Gradio's way, would wait for its answer.
+        newest: dict[str, Any] = {**private, "trigger_mode": "multiple"}
+        asking = [*(box.submit for box in self.texts), self.classify.click, self.again.change]
+        gr.on(asking, self._ask, self.inputs, shown, js=ASK, **newest)
+        fill = f"(index) => {json.dumps([one if len(one) > 1 else one[0] for one in self._samples])}[index]"
+        picked = self.examples.click(None, self.examples, self.texts, js=fill, api_visibility="private")
+        picked.then(self._ask, self.inputs, shown, js=ASK, **newest)
+        moved = [self.runtime.input, *(slider.release for slider in self.thresholds)]
+        gr.on(moved, self._ask_again, self.inputs, shown, js=NUMBER, **newest)
+        own = json.dumps([task.threshold for task in self._models.bundle.tasks.values()])
+        reset = self.reset.click(None, None, self.thresholds, js=f"() => {own}", api_visibility="private")
+        reset.then(self._ask_again, self.inputs, shown, js=NUMBER, **newest)
+        explain = partial(gr.on, fn=self._explain_again, inputs=self.inputs, outputs=[self.why.result], js=NUMBER)
+        explain(self.why.changes, **newest)
+        self.reasons.collapse(None, None, self.wants_why, js="() => false", api_visibility="private")
+        opened = self.reasons.expand(None, None, self.wants_why, js="() => true", api_visibility="private")
+        opened.then(self._explain_again, self.inputs, [self.why.result], js=NUMBER, **newest)
+        # The page opens with an example. Until it has been answered once, whoever opens the page asks it.
+        begin = 'answers => answers.includes("coming") ? "example" : ""'
+        self.blocks.load(None, self.comparison, self.again, js=begin, api_visibility="private")
 
     def _is_wanted(self, request: gr.Request) -> bool:
         """Return whether anybody still waits for the answers of this session."""
         return request.session_hash in self.blocks._queue.pending_messages_per_session
 
-    def _taking(self, run: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any]]:
-        """Return an event handler that takes the text boxes one by one, of a handler that takes one text or pair."""
-        if len(self.texts) == 1:
-            return run
+    def _question(self, request: gr.Request, values: Sequence[Any]) -> tuple[Question, Callable[[], bool]]:
+        """Return what the page asks, and whether it is still wanted."""
+        texts, rest = values[: len(self.texts)], list(values[len(self.texts) :])
+        tasks = self._models.bundle.tasks
+        backend, *rest = rest
+        thresholds, (wants_why, *reason, number) = rest[: len(tasks)], rest[len(tasks) :]
+        limits = {
+            name: limit
+            for (name, task), limit in zip(tasks.items(), thresholds, strict=True)
+            if limit != task.threshold
+        }
+        question = Question(as_text(*texts), backend, limits, wants_why, tuple(reason), number or 0)
+        session = str(request.session_hash)
+        self._newest.note(session, question.number)
 
-        def run_pair(request: gr.Request, first: str, second: str, *settings: Any) -> dict[Any, Any]:
-            return run(request, as_text(first, second), *settings)
+        def is_wanted() -> bool:
+            return self._is_wanted(request) and self._newest.is_newest(session, question.number)
 
-        return run_pair
+        return question, is_wanted
 
-    def _run(
-        self, request: gr.Request, text: Text, tab: str, backend: str, use_own: bool, threshold: float, *reason: str
-    ) -> dict[Any, Any]:
-        """Fill the open tab for this text, or show why that is impossible."""
-        limit = None if use_own else threshold
-        is_wanted = partial(self._is_wanted, request)
+    def _ask(self, request: gr.Request, *values: Any) -> Iterator[dict[Any, Any]]:
+        """Show the answer of each runtime as it comes, then the explanation; or why that is impossible."""
+        question, is_wanted = self._question(request, values)
+        shown: dict[Any, Any] = {}
+        passes = 0
         try:
-            if tab == "why":
-                with self._explaining.turn(is_wanted, address_of(request)):
-                    return {
-                        self.message: "",
-                        self.why.result: why.explain(self._models, text, backend, limit, is_wanted, *reason),
-                    }
-            if tab == "compare":
-                answers = self._models.compare(text, limit, is_wanted)
-                return {self.message: "", self.comparison: render.side_by_side(self._models.bundle, answers)}
-            answer = self._answer(text, backend, limit, is_wanted)
-            return {self.message: "", **self.answer.show(backend, answer, limit)}
+            for answers in ask_all(self._models, question.text, question.limits, self._order, is_wanted):
+                update = {self.comparison: self._table(question, answers)}
+                chosen = answers[question.backend]
+                if isinstance(chosen, Timed) and self.details.panels not in shown:
+                    lent = self._lent if question.backend == PYTORCH else None
+                    answer = lent.answer(question.text, PYTORCH, question.limits, is_wanted) if lent else chosen.answer
+                    update |= self.details.show(question.backend, answer)
+                passes = min(one.passes if isinstance(one, Timed) else 0 for one in answers.values())
+                shown |= update
+                yield update
+            if question.wants_why:
+                update = self._explain(question, is_wanted, address_of(request))
+                shown |= update
+                yield update
+            self._keep(question, passes, shown)
+        except Cancelled:
+            return
         except InferenceError as error:
-            hidden = {self.answer.panels: gr.update(visible=False), self.comparison: "", self.why.result: ""}
-            return {self.message: render.message(error), **hidden}
+            html = f'<div data-asked="{question.number}">{render.message(error)}</div>'
+            yield {self.comparison: html, self.why.result: "", **self.details.hide()}
 
-    def _update(self, request: gr.Request, text: Text, tab: str, *settings: Any) -> dict[Any, Any]:
-        """Run again after a change of a setting; without a text, or where files are scored, do nothing."""
-        return self._run(request, text, tab, *settings) if "".join(text or "").strip() and tab != "file" else {}
+    def _ask_again(self, request: gr.Request, *values: Any) -> Iterator[dict[Any, Any]]:
+        """Ask again after a change of a setting; without a text, do nothing."""
+        if any(text and text.strip() for text in values[: len(self.texts)]):
+            yield from self._ask(request, *values)
 
-    def _run_again(self, request: gr.Request, text: Text, *settings: Any) -> dict[Any, Any]:
-        return self._update(request, text, *settings) or gr.skip()
+    def _explain_again(self, request: gr.Request, *values: Any) -> dict[Any, Any]:
+        """Explain again after a change of what is to be explained; without a text, or closed, do nothing."""
+        question, is_wanted = self._question(request, values)
+        nothing: dict[Any, Any] = gr.skip()
+        if not question.wants_why or not "".join(question.text or "").strip():
+            return nothing
+        try:
+            return self._explain(question, is_wanted, address_of(request))
+        except Cancelled:
+            return nothing
 
-    def _move_threshold(
-        self, request: gr.Request, text: Text, tab: str, backend: str, use_own: bool, *settings: Any
-    ) -> dict[Any, Any]:
-        return {self.own: False, **self._update(request, text, tab, backend, False, *settings)}
+    def _explain(self, question: Question, is_wanted: Callable[[], bool], address: str) -> dict[Any, Any]:
+        limit = question.limits.get(question.reason[0])
+        try:
+            with self._explaining.turn(is_wanted, address):
+                html = why.explain(self._models, question.text, question.backend, limit, is_wanted, *question.reason)
+        except Cancelled:
+            raise
+        except InferenceError as error:
+            html = render.message(error)
+        return {self.why.result: f'<div data-asked="{question.number}">{html}</div>'}
 
-    def _pick(self, request: gr.Request, sample: list[str], *settings: Any) -> dict[Any, Any]:
-        return {**dict(zip(self.texts, sample, strict=True)), **self._run(request, as_text(*sample), *settings)}
+    def _table(self, question: Question, answers: Answers) -> str:
+        """Return the answers that have come so far, side by side."""
+        given = {name: one for name, one in answers.items() if isinstance(one, Timed)}
+        return render.side_by_side(
+            self._models.bundle,
+            {name: one.answer if isinstance(one, Timed) else one for name, one in answers.items()},
+            times={n: render.Times(one.median_ms, one.passes, self._recorded_ms.get(n)) for n, one in given.items()},
+            limits=question.limits,
+            asked=question.number,
+        )
+
+    def _keep(self, question: Question, passes: int, shown: dict[Any, Any]) -> None:
+        """Let the page open with these answers, if they are those of its example with the settings of the start."""
+        is_first = bool(self._samples) and question.text == as_text(*self._samples[0])
+        is_plain = not question.limits and question.backend == self._backend and question.wants_why
+        if not is_first or not is_plain or passes <= self._kept_passes:
+            return
+        self._kept_passes = passes
+        for component, value in shown.items():
+            if isinstance(value, dict) and value.get("__type__") == "update":
+                component.visible = value["visible"]
+            else:
+                content = component.postprocess(value)
+                component.value = content.model_dump() if hasattr(content, "model_dump") else content
+        self.blocks.config = self.blocks.get_config_file()
 
     def _publish(self, default: str) -> None:
         """Add the public endpoints. Gradio shows their docstrings under "Use via API"."""

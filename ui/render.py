@@ -13,8 +13,8 @@ from markupsafe import Markup, escape
 
 from inference import Answer, InferenceError, Prediction
 from inference.backends import RUNTIMES, TITLES
-from inference.calls.formatting import fixed, mb, percent
-from inference.formats.bundle import Bundle, Task
+from inference.calls.formatting import fixed, mb, ms, percent
+from inference.formats.bundle import MULTI, Bundle, Task
 
 # A shape for each runtime beside its colour (page.css): colour alone says nothing to one person in twelve.
 NOTABLE = 0.01  # a confidence that moved by this much is worth a mark
@@ -55,6 +55,17 @@ class Difference:
         return self.prediction.uncertain != self.expected.uncertain
 
 
+@dataclass(frozen=True)
+class Times:
+    """How long a runtime took for a text, in milliseconds."""
+
+    median_ms: float
+    passes: int
+    """Of which this is the median."""
+    recorded_ms: float | None = None
+    """Median of the recorded measurement."""
+
+
 def header(bundle: Bundle, sizes: Mapping[str, int], dashboard: str | None = None) -> str:
     """Return the top of the page: what it is, which model it shows, and a link to the dashboard if there is one."""
     return fill("header", bundle=bundle, sizes=sizes, dashboard=dashboard)
@@ -65,22 +76,36 @@ def message(error: InferenceError) -> str:
     return fill("message", text=error)
 
 
-def verdict(name: str, task: Task, prediction: Prediction, threshold: float) -> str:
-    """Return one task's best label, its exact confidence and, in words, whether that is enough."""
-    return fill("verdict", name=name, task=task, prediction=prediction, threshold=threshold)
+def strip(bundle: Bundle, recorded: str | None, proof: str | None) -> str:
+    """Return one line: how the runtimes compare in the recorded measurement, or how to measure them.
+
+    Args:
+        recorded: the comparison in one sentence; None without a measurement of this model.
+        proof: the address of the measurement, if a dashboard shows it.
+    """
+    return fill("strip", bundle=bundle, recorded=recorded, proof=proof)
 
 
-def timing(backend: str, answer: Answer, max_tokens: int) -> str:
-    """Return where the time of one answer went, and what the model did not read."""
-    predictions = _predictions([answer])
-    return fill("timing", backend=backend, answer=answer, predictions=predictions, max_tokens=max_tokens)
+def timing(backend: str, answer: Answer) -> str:
+    """Return where the time of one answer went."""
+    return fill("timing", backend=backend, answer=answer)
 
 
-def side_by_side(bundle: Bundle, answers: Mapping[str, Answer | InferenceError]) -> str:
+def side_by_side(
+    bundle: Bundle,
+    answers: Mapping[str, Answer | InferenceError | None],
+    *,
+    times: Mapping[str, Times] | None = None,
+    limits: Mapping[str, float] | None = None,
+    asked: float = 0,
+) -> str:
     """Return a table with a column per runtime: label, confidence, time, and what differs from the reference.
 
     Args:
-        answers: per backend its answer to one text, or why it has none.
+        answers: per backend its answer to one text, why it has none, or None while it is still to come.
+        times: per backend; that of a single pass if it is left out.
+        limits: per task its threshold, if it is not the model's own.
+        asked: the number of the question, for the browser to see that this is another answer.
     """
     first = bundle.backends[0]
     given = {name: answer for name, answer in answers.items() if isinstance(answer, Answer)}
@@ -94,12 +119,16 @@ def side_by_side(bundle: Bundle, answers: Mapping[str, Answer | InferenceError])
         "side_by_side",
         bundle=bundle,
         answers={name: answer for name, answer in answers.items() if name not in bundle.missing},
+        waiting=[name for name, answer in answers.items() if answer is None],
         first=first,
         predictions=_predictions(given.values()),
         differences=differences,
         differing={pair: it for pair, it in differences.items() if it.other_label or it.other_certainty},
         largest=max(differences, key=lambda pair: abs(differences[pair].delta), default=None),
         notable=NOTABLE,
+        times={name: Times(answer.timing.total_ms, 1) for name, answer in given.items()} | dict(times or {}),
+        limits={name: task.threshold for name, task in bundle.tasks.items()} | dict(limits or {}),
+        asked=asked,
     )
 
 
@@ -139,11 +168,12 @@ def _predictions(answers: Iterable[Answer]) -> list[Prediction]:
     return [prediction for answer in answers for (prediction,) in answer.predictions.values()]
 
 
-TEMPLATES.globals |= {"RUNTIMES": RUNTIMES, "TITLES": TITLES}
+TEMPLATES.globals |= {"MULTI": MULTI, "RUNTIMES": RUNTIMES, "TITLES": TITLES}
 TEMPLATES.tests["failed"] = lambda answer: isinstance(answer, InferenceError)
 TEMPLATES.filters |= {
     "delta": delta_text,
     "label": breakable,
+    "ms": ms,
     "number": format,
     "mb": mb,
     "percent": percent,

@@ -47,8 +47,7 @@ class ScoreTab:
     """The widgets of the tab and what they do. Draw it within the tab.
 
     Args:
-        settings: of the page, which decide how a file is scored: runtime, whether to use the model's own thresholds,
-            and the threshold otherwise.
+        settings: of the page, which decide how a file is scored: the runtime, and the threshold of each task.
     """
 
     def __init__(self, models: Models, settings: Sequence[Any]) -> None:
@@ -115,7 +114,7 @@ class ScoreTab:
         widgets = [widget for charts in self.charts.values() for pair in charts for widget in pair]
         self.begin.click(
             self._score,
-            [self.file, self.column, self.format, self.all_scores, *settings, *self.second],
+            [self.file, self.column, self.format, self.all_scores, *self.second, *settings],
             [self.status, self.download, self.pictures, *widgets, self.begin, self.stop],
             concurrency_id="score",
             concurrency_limit=MAX_WAITING + 2,  # the last two are for refusals
@@ -146,17 +145,15 @@ class ScoreTab:
 
     def _score(
         self,
+        request: gr.Request,
         path: str | None,
         text_column: str | None,
         format: str,
         all_scores: bool,
-        backend: str,
-        use_own: bool,
-        threshold: float,
-        request: gr.Request,
-        pair_column: str | None = None,
+        *rest: Any,
     ) -> Iterator[dict[Any, Any]]:
         """Score the file; show how far it is, and in the end the download and the charts."""
+        pair_column, (backend, *limits) = (rest[0], rest[1:]) if self.second else (None, rest)
         session = request.session_hash or ""
         folder = Path(tempfile.mkdtemp(prefix="triptych-score-"))
         job: BackgroundJob[Report] | None = None
@@ -179,7 +176,7 @@ class ScoreTab:
                 folder / file_name(path, format),
                 text_column=text_column,
                 pair_column=pair_column,
-                threshold=None if use_own else threshold,
+                threshold=dict(zip(self._models.bundle.tasks, limits, strict=True)),
                 all_scores=bool(all_scores),
                 format=format,
                 block_rows=BLOCK_ROWS,
@@ -188,7 +185,7 @@ class ScoreTab:
             self._jobs[session] = job = self._start(task, backend, address)
             while not job.wait(SHOW_S):
                 yield self._status(progress(job)) | self._buttons(busy=True)
-            yield self._results(job.outcome(), task.threshold, backend) | self._buttons(busy=False)
+            yield self._results(job.outcome(), limits, backend) | self._buttons(busy=False)
         except Cancelled:
             stopped = '<p class="small" role="status">Stopped.</p>'
             yield self._status(stopped) | self._buttons(busy=False)
@@ -227,13 +224,12 @@ class ScoreTab:
         """While a file is scored, it can be stopped and no other can be started."""
         return {self.begin: gr.update(interactive=not busy), self.stop: gr.update(interactive=busy)}
 
-    def _results(self, report: Report, threshold: float | None, backend: str) -> dict[Any, Any]:
+    def _results(self, report: Report, limits: Sequence[float], backend: str) -> dict[Any, Any]:
         shown = self._status(figures.summary(report, backend)) | {
             self.download: gr.update(visible=True, value=str(report.out), label=f"Download {report.out.name}"),
             self.pictures: gr.update(visible=True),
         }
-        for task, counts in report.tally.tasks.items():
-            limit = self._models.bundle.tasks[task].threshold if threshold is None else threshold
+        for (task, counts), limit in zip(report.tally.tasks.items(), limits, strict=True):
             (shares, shares_table), (confidence, confidence_table) = self.charts[task]
             shown |= {
                 shares: figures.label_shares(counts),

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from inference import Answer, InferenceError
 from inference.backends import Logits
 from inference.calls.texts import Text
+from inference.classifier import Threshold
 from inference.errors import MissingDependencyError
 from inference.loading import Models, check_question
 
@@ -98,7 +99,7 @@ class LentGpu:
         self._classifier.backend = gpu
 
     def answer(
-        self, text: Text, backend: str, threshold: float | None, is_wanted: Callable[[], bool] = lambda: True
+        self, text: Text, backend: str, threshold: Threshold, is_wanted: Callable[[], bool] = lambda: True
     ) -> Answer:
         """Do as `Models.answer`."""
         if backend != PYTORCH:

@@ -13,6 +13,7 @@ from typing import Any
 from inference.backends import RUNTIMES
 from inference.compare.checking import check_consistency
 from inference.errors import InputError, shown
+from inference.formats.bundle import Bundle
 
 FORMAT = "triptych-receipt"
 VERSION = 1
@@ -74,6 +75,14 @@ def peek_receipt(path: str | Path) -> Receipt:
     receipt = _parse(_content(Path(path)), str(path))
     _check_checksum(receipt, str(path))
     return receipt
+
+
+def is_of(receipt: Mapping[str, Any], bundle: Bundle) -> bool:
+    """Return whether the receipt was measured on exactly these files, with these labels."""
+    files: Mapping[str, str] = receipt["model"]["files"]
+    labels: Mapping[str, Any] = {name: list(task["labels"]) for name, task in receipt["model"]["tasks"].items()}
+    now = {name: list(task.labels) for name, task in bundle.tasks.items()}
+    return dict(files) == dict(bundle.files) and all(now.get(name, known) == known for name, known in labels.items())
 
 
 def parse_receipt(content: bytes, name: str) -> Receipt:

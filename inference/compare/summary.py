@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from inference.backends import TITLES
+from inference.calls.formatting import points, times
 from inference.compare.results import cost_per_million, unmeasured
 from inference.errors import InputError
 
@@ -38,6 +40,52 @@ def summary(receipts: Sequence[Mapping[str, Any]], price_per_hour: float | None 
         *([["labels that differ alone and in a batch", *(str(flips[n]) for n in names)]] if both_ways else []),
     ]
     return "\n".join("| " + " | ".join(row) + " |" for row in table) + "\n\n" + provenance(receipts[0])
+
+
+@dataclass(frozen=True)
+class Headline:
+    """How the last runtime of a receipt, the smallest, compares with the reference, over all its labelled rows."""
+
+    backend: str
+    reference: str
+    faster: float | None
+    """Times as fast; None if speed was not measured."""
+    smaller: float
+    """Times as small."""
+    difference: float | None
+    """In accuracy; None without labels."""
+    rows: int
+
+    def __str__(self) -> str:
+        than = f" than {TITLES[self.reference]}"
+        parts = [] if self.faster is None else [_ratio(self.faster, "faster", "slower") + than]
+        parts.append(_ratio(self.smaller, "smaller", "larger") + ("" if parts else than))
+        if self.difference is not None:
+            parts.append(f"accuracy {points(self.difference)} (n = {self.rows:,})")
+        return f"{TITLES[self.backend]}: {', '.join(parts)}"
+
+
+def headline(receipt: Mapping[str, Any]) -> Headline | None:
+    """Return the comparison in one sentence; None if only one runtime was measured."""
+    reference, backend = receipt["settings"]["reference"], receipt["settings"]["backends"][-1]
+    if backend == reference:
+        return None
+    figures = receipt["results"]
+    sizes = figures["size"]
+    pairs = [pair[backend] for pair in figures["paired"].values() if "fixed" in pair.get(backend, ())]
+    rows = sum(pair["rows"] for pair in pairs)
+    return Headline(
+        backend,
+        reference,
+        figures["speedup"][backend]["value"] if unmeasured(receipt) is None else None,
+        sizes[reference]["model_bytes"] / sizes[backend]["model_bytes"],
+        sum(pair["fixed"] - pair["broken"] for pair in pairs) / rows if rows else None,
+        rows,
+    )
+
+
+def _ratio(ratio: float, more: str, less: str) -> str:
+    return f"{times(ratio)} {more}" if ratio >= 1 else f"{times(1 / ratio)} {less}"
 
 
 def leaderboard(receipts: Mapping[str, Mapping[str, Any]]) -> str:

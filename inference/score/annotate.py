@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inference.calls.texts import check_texts
-from inference.classifier import Classifier, Prediction
+from inference.classifier import Classifier, Prediction, Threshold
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Task
 from inference.tables.cutting import CELL_BYTES, weight
@@ -24,7 +24,7 @@ class AnswerOptions:
     """What to answer about every text. Plain data, because it is sent to other processes."""
 
     tasks: tuple[str, ...]
-    threshold: float | None = None
+    threshold: Threshold = None
     all_scores: bool = False
     prefix: str = ""
 

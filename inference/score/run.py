@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.backends import TITLES
+from inference.classifier import Threshold, checked_thresholds
 from inference.errors import InferenceError, InputError, shown
 from inference.formats.bundle import Bundle
 from inference.formats.files import sha256
@@ -45,7 +46,7 @@ class ScoreJob:
     """The second text of each row, for a model of pairs."""
     tasks: tuple[str, ...] | None = None
     """By default all."""
-    threshold: float | None = None
+    threshold: Threshold = None
     """By default the model's own."""
     all_scores: bool = False
     format: str | None = None
@@ -127,10 +128,8 @@ def score(
         "model": content_key(model.bundle),
         "backend": model.backend,
         "tasks": options.tasks,
-        "thresholds": {
-            name: model.bundle.tasks[name].threshold if options.threshold is None else options.threshold
-            for name in options.tasks
-        },
+        "thresholds": {name: model.bundle.tasks[name].threshold for name in options.tasks}
+        | checked_thresholds(options.threshold, options.tasks),
         "all scores": options.all_scores,
         "text column": table.text_column,
         **({} if job.pair_column is None else {"pair column": job.pair_column}),
@@ -255,8 +254,7 @@ def plan(job: ScoreJob, bundle: Bundle, table: Table) -> AnswerOptions:
         raise InputError(
             f"Unknown task {shown(unknown[0] if unknown else '')}. This model has: {', '.join(bundle.tasks)}."
         )
-    if job.threshold is not None and not 0 <= job.threshold <= 1:
-        raise InputError(f"threshold={job.threshold} is not a probability between 0 and 1.")
+    checked_thresholds(job.threshold, tasks)
     check_pairs(job, bundle)
     if job.pair_column is not None:
         pair_index(table, job.pair_column)

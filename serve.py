@@ -3,9 +3,9 @@
 Run it: python serve.py, or app.py in a Gradio Space. `ui/start.py` lists the environment variables; TRIPTYCH_API_KEY
 is the key that the API requires, if it is set.
 
-The dashboard runs in this process and reads five variables, which are set here: TRIPTYCH_MODEL, the folder of the
-served model; TRIPTYCH_PAIRS, whether it takes pairs; TRIPTYCH_CONTENT, its content key; TRIPTYCH_PAGE_URL, the address
-of the page; and TRIPTYCH_CACHE, the folder of built models.
+The dashboard runs in this process and reads six variables, which are set here: TRIPTYCH_MODEL, the folder of the
+served model; TRIPTYCH_PAIRS, whether it takes pairs; TRIPTYCH_CONTENT, its content key; TRIPTYCH_PAGE_URL and TRIPTYCH_DOCS_URL, the
+addresses of the page and of the API's documentation; and TRIPTYCH_CACHE, the folder of built models.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import streamlit as st
 from fastapi import FastAPI, Request
-from fastapi.responses import RedirectResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 
 from dashboard.gate import DashboardGate
 from dashboard.origin import MIDDLEWARE
@@ -31,6 +31,7 @@ from inference.loading import Models
 from ui import zero_gpu
 from ui.files import TemporaryFiles
 from ui.page import build
+from ui.render import docs
 from ui.site import mount_page
 from ui.start import ServerSettings, run
 from ui.zero_gpu import LentGpu
@@ -60,10 +61,16 @@ def site(
         folder = request.url.path.rpartition("/")[2]
         return RedirectResponse(f"{folder}/" + (f"?{request.url.query}" if request.url.query else ""))
 
+    @application.get("/docs", include_in_schema=False)
+    async def documentation(request: Request) -> HTMLResponse:
+        links = {"Try": "./", "Compare": "dashboard/", "Docs": "docs"}
+        return HTMLResponse(docs(api.openapi(), str(request.base_url), links))
+
     pages = [path.stem for path in (DASHBOARD.parent / "views").glob("[!_]*.py")]
     application.mount("/dashboard", DashboardGate(dashboard, pages, settings.access.has_foreign_frames))
     application.mount("/api", api)
-    return application, mount_page(application, build(models, settings.backend, "dashboard/", lent), files)
+    page = build(models, settings.backend, "dashboard/", lent, docs="docs")
+    return application, mount_page(application, page, files)
 
 
 def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready: Callable[[], None]) -> None:
@@ -72,6 +79,7 @@ def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready
     os.environ["TRIPTYCH_PAIRS"] = str(int(models.bundle.pairs))
     os.environ["TRIPTYCH_CONTENT"] = content_key(models.bundle)
     os.environ["TRIPTYCH_PAGE_URL"] = "../"
+    os.environ["TRIPTYCH_DOCS_URL"] = "../docs"
     os.environ["TRIPTYCH_CACHE"] = str(settings.cache or default_cache())
     api = create_app(
         models,

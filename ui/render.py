@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import floor, log10
@@ -15,6 +17,7 @@ from inference import Answer, InferenceError, Prediction
 from inference.backends import RUNTIMES, TITLES
 from inference.calls.formatting import fixed, mb, ms, percent
 from inference.formats.bundle import MULTI, Bundle, Task
+from ui.look import look, tokens
 
 # A shape for each runtime beside its colour (page.css): colour alone says nothing to one person in twelve.
 NOTABLE = 0.01  # a confidence that moved by this much is worth a mark
@@ -66,9 +69,39 @@ class Times:
     """Median of the recorded measurement."""
 
 
-def header(bundle: Bundle, sizes: Mapping[str, int], dashboard: str | None = None) -> str:
-    """Return the top of the page: what it is, which model it shows, and a link to the dashboard if there is one."""
-    return fill("header", bundle=bundle, sizes=sizes, dashboard=dashboard)
+def head(current: str, links: Mapping[str, str], tag: str = "b") -> str:
+    """Return the top of every page: the mark, and the places to go with their addresses.
+
+    Args:
+        tag: the element of the name; h1 on a page without another heading.
+    """
+    return fill("head", current=current, links=links, tag=tag)
+
+
+def docs(api: Mapping[str, Any], address: str, links: Mapping[str, str]) -> str:
+    """Return the documentation of the API as a page: each address with a command to try it.
+
+    Args:
+        api: its OpenAPI document.
+        address: of this server, with a slash at the end.
+    """
+    key = ["-H", "X-API-Key: KEY"] if api.get("security") else []
+    commands: dict[str, list[tuple[str, str]]] = {}
+    for path, methods in api["paths"].items():
+        (operation,) = methods.values()
+        curl = ["curl", "-sS", *(key if "security" not in operation else []), f"{address}api{path}"]
+        body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+        examples = body.get("examples") or ({"": {"value": body["example"]}} if body else {})
+        commands[path] = [
+            (title, shlex.join([*curl, "-H", "Content-Type: application/json", "-d", json.dumps(example["value"])]))
+            for title, example in examples.items()
+        ] or [("", shlex.join(curl))]
+    return fill("docs", api=api, commands=commands, head=Markup(head("Docs", links)), look=Markup(tokens() + look()))
+
+
+def header(bundle: Bundle, sizes: Mapping[str, int], links: Mapping[str, str]) -> str:
+    """Return the top of the Gradio page: its head, and which model it shows. The links are those of `head`."""
+    return fill("header", bundle=bundle, sizes=sizes, head=Markup(head("Try", links, "h1")))
 
 
 def message(error: InferenceError) -> str:

@@ -32,7 +32,7 @@ NOTHING_LOADS = "default-src 'none'"  # the API answers JSON: a browser that sho
 DENIED = ("accelerometer", "camera", "display-capture", "geolocation", "gyroscope", "microphone", "payment", "usb")
 ROOT_PATH = re.compile(rf"(/{SEGMENT}){{1,8}}")
 A_PATH = "a path such as /demo, of at most 8 parts of letters, digits and . _ @ + ~ -"
-OWN = frozenset({"api", "assets", "dashboard", "gradio_api", "static", "svelte"})  # begin addresses of this server
+OWN = frozenset({"api", "assets", "dashboard", "docs", "gradio_api", "static", "svelte"})  # of this server's addresses
 FOREIGN = f"This server accepts no requests from pages of other sites. If this is its own page, {PASS_HOST}."
 DEFAULT_PORTS = {"http": ":80", "https": ":443", "ws": ":80", "wss": ":443"}
 

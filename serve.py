@@ -4,8 +4,9 @@ Run it: python serve.py, or app.py in a Gradio Space. `ui/start.py` lists the en
 is the key that the API requires, if it is set.
 
 The dashboard runs in this process and reads six variables, which are set here: TRIPTYCH_MODEL, the folder of the
-served model; TRIPTYCH_PAIRS, whether it takes pairs; TRIPTYCH_CONTENT, its content key; TRIPTYCH_PAGE_URL and TRIPTYCH_DOCS_URL, the
-addresses of the page and of the API's documentation; and TRIPTYCH_CACHE, the folder of built models.
+served model; TRIPTYCH_PAIRS, whether it takes pairs; TRIPTYCH_CONTENT, its content key; TRIPTYCH_PAGE_URL and
+TRIPTYCH_DOCS_URL, the addresses of the page and of the API's documentation; and TRIPTYCH_CACHE, the folder of built
+models.
 """
 
 from __future__ import annotations

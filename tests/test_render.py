@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import replace
+import shlex
+from html import unescape
 
 from test_app import HOSTILE, PARITY, SCRIPT, models
 
@@ -16,19 +18,36 @@ def side_by_side(given: Models, text: str, threshold: float | None = None) -> st
     return render.side_by_side(given.bundle, given.compare(text, threshold))
 
 
-def test_header_links_to_the_dashboard_if_there_is_one() -> None:
+def test_head_links_to_what_is_served_and_marks_where_one_is() -> None:
+    assert "<nav" not in render.head("Try", {"Try": "./"})
+    html = render.head("Compare", {"Try": "../", "Compare": "./", "Docs": "../docs?a=1&b"})
+    assert re.findall('<a href="([^"]*)" target="_self"( aria-current="page")?>(.*?)</a>', html) == [
+        ("../", "", "Try"),
+        ("./", ' aria-current="page"', "Compare"),
+        ("../docs?a=1&amp;b", "", "Docs"),
+    ]
+
+
+def test_page_has_one_heading_and_names_its_model() -> None:
     given = models()
-    assert "<a " not in render.header(given.bundle, given.sizes)
-    assert '<a href="dashboard/">' in render.header(given.bundle, given.sizes, "dashboard/")
+    html = render.header(given.bundle, given.sizes, {"Try": "./"})
+    assert html.count("<h1>") == 1
+    assert "Model <b>fake</b>" in html
+    assert "96.0 MB" in html
 
 
-def test_header_names_the_runtimes_that_the_model_has() -> None:
-    bundle = models().bundle
-    assert "classifier on PyTorch, ONNX and INT8, side by side." in render.header(bundle, {})
-    assert "classifier on PyTorch and ONNX, side by side." in render.header(
-        replace(bundle, backends=("pytorch", "onnx")), {}
-    )
-    assert "classifier on PyTorch.</p>" in render.header(replace(bundle, backends=("pytorch",)), {})
+def test_documentation_gives_a_command_for_each_address_of_the_api() -> None:
+    body = {"content": {"application/json": {"examples": {"a text": {"value": {"text": "it's"}}}}}}
+    paths = {
+        "/predict": {"post": {"summary": "Predict", "requestBody": body}},
+        "/live": {"get": {"summary": "Check", "security": []}},
+    }
+    api = {"info": {"title": "T", "description": "D"}, "paths": paths, "security": [{"bearer": []}]}
+    html = unescape(render.docs(api, "http://127.0.0.1:7860/", {"Docs": "docs"}))
+    assert "curl -sS http://127.0.0.1:7860/api/live\n" in html.replace("</pre>", "\n")
+    command = shlex.split(re.findall("<pre[^>]*>(curl.*predict.*)</pre>", html)[0])
+    assert command[2:4] == ["-H", "X-API-Key: KEY"]
+    assert json.loads(command[-1]) == {"text": "it's"}
 
 
 def test_equal_answers_are_called_equal() -> None:
@@ -99,8 +118,6 @@ def test_uncertain_is_a_word_beside_the_best_guess_and_its_threshold() -> None:
 
 def test_page_shows_model_sizes_and_parity() -> None:
     given = models()
-    assert "Model <b>fake</b>" in render.header(given.bundle, given.sizes)
-    assert "96.0 MB" in render.header(given.bundle, given.sizes)
     html = render.about(given.bundle, given.sizes, given.parity)
     assert "on 388 texts, same label: sentiment 100%; all tasks together 99.9%" in html  # 0.9996 is not all of them
     assert "largest difference in any probability is 0.034" in html

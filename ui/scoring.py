@@ -7,11 +7,13 @@ shares the processor with it. Uploads, work in progress and results are in the s
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ from inference.tables.table import NoTextColumn, Table
 from ui import figures, render
 from ui.files import MAX_UPLOAD_MB
 from ui.render import fill, shorten
+from ui.right_labels import LabelFields
+from ui.scored import RightLabels, ScoredRows, guess_label_columns
 
 MAX_ROWS = 20_000  # a minute or so
 MAX_WAITING = 16  # files, including the one being scored; one per session
@@ -40,7 +44,18 @@ GONE = "The server has deleted the file. Upload it again."
 BLOCK_ROWS = 250  # half a second: how often progress is reported and a cancel noticed
 PATIENCE_S = 20  # a visitor not seen for longer has left
 SHOW_S = 0.3  # between two updates of the progress bar
+ROWS = "rows.jsonl.gz"
 PREVIEW_ROWS, PREVIEW_COLUMNS, MAX_CELL_CHARS = 5, 12, 120
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What became of a file."""
+
+    report: Report
+    right: Mapping[str, RightLabels]
+    """Of the tasks for which a column was chosen."""
+    rows: ScoredRows
 
 
 class ScoreTab:
@@ -53,7 +68,7 @@ class ScoreTab:
     def __init__(self, models: Models, settings: Sequence[Any]) -> None:
         self._models = models
         self._lane = Lane(MAX_WAITING, MAX_PER_ADDRESS, FULL)
-        self._jobs: dict[str, BackgroundJob[Report] | None] = {}  # session -> its file; None before the job starts
+        self._jobs: dict[str, BackgroundJob[Scored] | None] = {}  # session -> its file; None before the job starts
         self._reserving = threading.Lock()
         gr.HTML(fill("score_intro", max_mb=MAX_UPLOAD_MB, max_rows=MAX_ROWS, pairs=models.bundle.pairs))
         self._draw_question()
@@ -87,6 +102,7 @@ class ScoreTab:
                 self.format = gr.Radio(formats, value="csv", label="Output format")
                 self.all_scores = gr.Checkbox(False, label="Include the probability of every label")
         self.preview = gr.HTML(elem_id="score-preview")
+        self.labels = LabelFields(self._models.bundle.tasks)
         with gr.Row():
             self.begin = gr.Button("Score the file", variant="primary", interactive=False, elem_id="score-begin")
             self.stop = gr.Button("Stop", interactive=False, elem_id="score-stop")
@@ -94,54 +110,73 @@ class ScoreTab:
     def _draw_result(self) -> None:
         self.status = gr.HTML(elem_id="score-status")
         self.download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="score-download")
-        # Task -> per chart the chart, and its figures as a table for readers who do not see it.
-        self.charts: dict[str, list[tuple[gr.Plot, gr.HTML]]] = {}
-        with gr.Column(visible=False, elem_id="score-plots") as self.pictures:
-            for task in self._models.bundle.tasks:
-                self.charts[task] = []
-                with gr.Row():
-                    for what in ("share of each label", "confidence of the answers"):
-                        with gr.Column(min_width=280):
-                            self.charts[task].append((gr.Plot(label=f"{task}: {what}"), gr.HTML()))
+        with gr.Column(visible=False, elem_id="score-results") as self.results:
+            self.report = gr.HTML()
+            self.table = gr.HTML()  # the browser fills it from this file:
+            self.rows = gr.File(visible="hidden")
 
     def _connect(self, settings: Sequence[Any]) -> None:
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         at_once: dict[str, Any] = {"concurrency_id": "at once", "concurrency_limit": 4, **quiet}
-        shown = [self.column, *self.second, self.preview, self.begin, self.status, self.download, self.pictures]
-        changed = [self.file.upload, self.file.clear]
-        gr.on(changed, self._look, [self.file], shown, concurrency_id="look", concurrency_limit=4, **quiet)
+        looking: dict[str, Any] = {"concurrency_id": "look", "concurrency_limit": 4, **quiet}
+        results = [self.status, self.download, self.results, self.report, self.table, self.rows]
+        shown = [self.column, *self.second, self.preview, self.begin, *self.labels.outputs, *results]
+        gr.on([self.file.upload, self.file.clear], self._look, [self.file], shown, **looking)
         self.column.input(lambda name: gr.update(interactive=name is not None), self.column, self.begin, **at_once)
-        widgets = [widget for charts in self.charts.values() for pair in charts for widget in pair]
-        self.begin.click(
+        checked = [self.file, *self.labels.inputs]
+        for fields, check in ((self.labels.columns, self._check_columns), (self.labels.uses, self._check_maps)):
+            if fields:
+                gr.on([field.input for field in fields], check, checked, self.labels.outputs, **looking)
+        # In the browser, so that a click is seen to do something on a busy machine too.
+        starting = json.dumps(fill("score_progress", step="Starting", share=0.0, left_s=None))
+        self.begin.click(None, None, self.status, js=f"() => {starting}", api_visibility="private")
+        scored = self.begin.click(
             self._score,
-            [self.file, self.column, self.format, self.all_scores, *self.second, *settings],
-            [self.status, self.download, self.pictures, *widgets, self.begin, self.stop],
+            [self.file, self.column, self.format, self.all_scores, *self.labels.inputs, *self.second, *settings],
+            [*results, self.begin, self.stop],
             concurrency_id="score",
             concurrency_limit=MAX_WAITING + 2,  # the last two are for refusals
             **quiet,
         )
-        self.stop.click(self._cancel, None, None, **at_once)
+        scored.then(None, self.rows, None, js="(file) => window.showScored(file)", api_visibility="private")
+        self.stop.click(self._cancel, None, self.stop, **at_once)
 
-    def _look(self, path: str | None) -> dict[Any, Any]:
-        """Show the columns and first rows of an upload, or why it cannot be scored."""
+    def _look(self, path: str | None) -> Iterator[dict[Any, Any]]:
+        """Show the columns and first rows of an upload, then its right labels; or why it cannot be scored."""
         columns: list[str] = []
-        text_column, shown = None, ""
+        table, text_column, shown = None, None, ""
         try:
             if path is not None:
-                if not Path(path).is_file():
-                    raise InputError(GONE)
-                table, text_column, doubt = looked_at(Path(path))
+                table, text_column, doubt = looked_at(uploaded(path))
                 columns = list(dict.fromkeys(table.columns))
                 shown = (render.message(InputError(doubt)) if doubt else "") + rows_as_html(table)
         except InferenceError as error:
             shown = render.message(error)
-        return {
+        yield {
             self.column: gr.update(choices=columns, value=text_column),
             **{second: gr.update(choices=columns, value=None) for second in self.second},
             self.preview: shown,
             self.begin: gr.update(interactive=text_column is not None),
+            **self.labels.hide(),
             **self._status(""),
         }
+        if table is not None:
+            taken = [table.text_column] if text_column is not None else []
+            guessed = guess_label_columns(table, self._models.bundle.tasks, taken)
+            yield self.labels.guess(table, guessed)
+
+    def _check_columns(self, path: str | None, *values: Any) -> dict[Any, Any]:
+        return self._check(path, values, is_new=True)
+
+    def _check_maps(self, path: str | None, *values: Any) -> dict[Any, Any]:
+        return self._check(path, values, is_new=False)
+
+    def _check(self, path: str | None, values: Sequence[Any], is_new: bool) -> dict[Any, Any]:
+        """Say what the labels of the chosen columns are."""
+        try:
+            return self.labels.check(examine(uploaded(path))[0], values, is_new)
+        except InferenceError as error:
+            return {self.labels.note: render.message(error)}
 
     def _score(
         self,
@@ -152,11 +187,12 @@ class ScoreTab:
         all_scores: bool,
         *rest: Any,
     ) -> Iterator[dict[Any, Any]]:
-        """Score the file; show how far it is, and in the end the download and the charts."""
+        """Score the file; show how far it is, and in the end the download, the charts and the rows."""
+        labels, rest = rest[: len(self.labels.inputs)], rest[len(self.labels.inputs) :]
         pair_column, (backend, *limits) = (rest[0], rest[1:]) if self.second else (None, rest)
         session = request.session_hash or ""
         folder = Path(tempfile.mkdtemp(prefix="triptych-score-"))
-        job: BackgroundJob[Report] | None = None
+        job: BackgroundJob[Scored] | None = None
         is_ours = False
         try:
             if path is None or text_column is None:
@@ -180,12 +216,14 @@ class ScoreTab:
                 all_scores=bool(all_scores),
                 format=format,
                 block_rows=BLOCK_ROWS,
+                keep_partial=True,
             )
             address = request.client.host if request.client else ""
-            self._jobs[session] = job = self._start(task, backend, address)
+            self._jobs[session] = job = self._start(task, backend, labels, address)
+            yield self._buttons(busy=True)
             while not job.wait(SHOW_S):
-                yield self._status(progress(job)) | self._buttons(busy=True)
-            yield self._results(job.outcome(), limits, backend) | self._buttons(busy=False)
+                yield self._status(progress(job))
+            yield self._shown(job.outcome(), limits, backend) | self._buttons(busy=False)
         except Cancelled:
             stopped = '<p class="small" role="status">Stopped.</p>'
             yield self._status(stopped) | self._buttons(busy=False)
@@ -198,46 +236,66 @@ class ScoreTab:
                 del self._jobs[session]
             shutil.rmtree(folder, ignore_errors=True)  # Gradio has a copy of what is to be downloaded
 
-    def _start(self, task: ScoreJob, backend: str, address: str) -> BackgroundJob[Report]:
-        def work(progress: Progress) -> Report:
+    def _start(self, task: ScoreJob, backend: str, labels: Sequence[Any], address: str) -> BackgroundJob[Scored]:
+        bundle = self._models.bundle
+
+        def work(progress: Progress) -> Scored:
             def waiting(ahead: int) -> None:
                 whose = "the file of another visitor" if ahead == 1 else f"the files of {ahead} other visitors"
                 progress(f"Waiting for {whose}. Yours starts automatically.", 0.0)
 
             with self._lane.turn(client=address, waiting=waiting):
                 progress("Starting", 0.0)
-                examine(task.source, task.text_column)  # the browser may not have asked for the preview
-                model = Model(self._models.bundle, backend, partial(self._models.get, backend))
-                return score(task, model, progress=progress)
+                table, _ = examine(task.source, task.text_column)  # the browser may not have asked for the preview
+                right = self.labels.read(table, labels)
+                texts = [table.text_column, *([] if task.pair_column is None else [task.pair_column])]
+                model = Model(bundle, backend, partial(self._models.get, backend))
+                with ScoredRows(task.out.parent / ROWS, table, texts, bundle.tasks, right) as rows:
+                    report = score(task, model, progress=progress, keep=rows.add)
+                return Scored(report, right, rows)
 
         return BackgroundJob(task.source.name, work, patience_s=PATIENCE_S)
 
-    def _cancel(self, request: gr.Request) -> None:
+    def _cancel(self, request: gr.Request) -> Any:
         if (job := self._jobs.get(request.session_hash or "")) is not None:
             job.cancel()
+        return gr.update(interactive=False, value="Stopping …" if job else "Stop")
 
     def _status(self, html: str) -> dict[Any, Any]:
         """Show this in the place of a result."""
-        return {self.status: html} | {hidden: gr.update(visible=False) for hidden in (self.download, self.pictures)}
+        hidden = {self.download: gr.update(visible=False), self.results: gr.update(visible=False)}
+        return {self.status: html, self.rows: None, **hidden}
 
     def _buttons(self, busy: bool) -> dict[Any, Any]:
         """While a file is scored, it can be stopped and no other can be started."""
-        return {self.begin: gr.update(interactive=not busy), self.stop: gr.update(interactive=busy)}
+        return {self.begin: gr.update(interactive=not busy), self.stop: gr.update(interactive=busy, value="Stop")}
 
-    def _results(self, report: Report, limits: Sequence[float], backend: str) -> dict[Any, Any]:
-        shown = self._status(figures.summary(report, backend)) | {
+    def _shown(self, scored: Scored, limits: Sequence[float], backend: str) -> dict[Any, Any]:
+        """Return the updates that show a result."""
+        report, rows = scored.report, scored.rows
+        thresholds = dict(zip(self._models.bundle.tasks, limits, strict=True))
+        name = report.out.name.removesuffix(f"scored.{report.format}")
+        return {
+            self.status: figures.summary(report, backend, rows.listed),
             self.download: gr.update(visible=True, value=str(report.out), label=f"Download {report.out.name}"),
-            self.pictures: gr.update(visible=True),
+            self.results: gr.update(visible=True),
+            self.report: figures.report(report, backend, self._models.bundle, thresholds, scored.right, rows),
+            self.table: fill("score_rows", name=f"{name}rows.csv", backend=backend),
+            self.rows: str(rows.path),
         }
-        for (task, counts), limit in zip(report.tally.tasks.items(), limits, strict=True):
-            (shares, shares_table), (confidence, confidence_table) = self.charts[task]
-            shown |= {
-                shares: figures.label_shares(counts),
-                shares_table: figures.shares_table(task, counts),
-                confidence: figures.confidence(counts, limit),
-                confidence_table: figures.confidence_table(task, counts, limit),
-            }
-        return shown
+
+
+def uploaded(path: str | None) -> Path:
+    """Return the path of an upload.
+
+    Raises:
+        InputError: there is none, or it was deleted.
+    """
+    if path is None:
+        raise InputError("Upload a file first.")
+    if not Path(path).is_file():
+        raise InputError(GONE)
+    return Path(path)
 
 
 def own_copy(path: str, folder: Path) -> Path:

@@ -79,12 +79,13 @@ def _css() -> str:
 
 
 HEAD = '<meta name="description" content="One text classifier on three runtimes, side by side">'
+SCORED = Path(__file__).with_name("scored.js").read_text(encoding="utf-8")
 CHECK_ADDRESS = Path(__file__).with_name("check_address.js").read_text(encoding="utf-8")
 # For `gr.mount_gradio_app`.
 LAUNCH: dict[str, Any] = {
     "theme": THEME,
     "css": _css(),
-    "head": f"{HEAD}<script>{CHECK_ADDRESS}</script>",
+    "head": f'{HEAD}<script>{CHECK_ADDRESS}</script><script type="module">{SCORED}</script>',
     "footer_links": ["api", "settings"],
     "run_history": False,  # on by default, it keeps what people typed
     "enable_monitoring": False,  # on by default, and open to everybody

@@ -202,7 +202,7 @@ def read_data(
             check_not_scores(place, matching.unknown)
             raise explain_unknown(place, key, tasks[key].labels, matching.unknown)
         labels[key] = [matching.positions[cell] for cell in cells]
-        remarks += _assumed(given, key, tasks[key], matching, label_map)
+        remarks += label_remarks(given, key, tasks[key], matching, label_map)
     known = {key: tasks[key].labels for key in labels}
     rows = labelled_rows(table, digest, texts, labels, known)
     return replace(rows, remarks=[*remarks, *rows.remarks], pair_column=pair_column).checked()
@@ -334,7 +334,9 @@ def _label_columns(
     return holders
 
 
-def _assumed(given: Counter[str], key: str, task: Task, matching: Matching, label_map: Mapping[str, str]) -> list[str]:
+def label_remarks(
+    given: Counter[str], key: str, task: Task, matching: Matching, label_map: Mapping[str, str]
+) -> list[str]:
     """Return what was assumed about the labels of a task, as remarks."""
     remarks = unused(label_map, given)
     remarks += [

@@ -1,0 +1,328 @@
+// The rows of a scored file: sort, filter and search them, open one in the view "Try", download those that are shown.
+// Only the rows in sight are in the document, so 20,000 of them scroll as 20 do.
+
+const ROW = 40; // px, as in look.css
+const BEFORE = 8; // rows drawn above and below those in sight
+const MAX_TITLE = 1000; // characters of a text in its tooltip
+// What a spreadsheet may run as a formula, and a number as programs write it: inference/tables/text_formats.py.
+const FORMULA = /^[\s\x00-\x1f\x7f\x85\xad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*[=+\-@\t\r\n＝＋－＠]/;
+const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$/;
+
+const count = (number) => number.toLocaleString("en-US");
+
+/** Make an element. @param {string} tag @param {Record<string, any>} attributes @param {...(Node | string)} children */
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : String(value));
+  }
+  node.append(...children);
+  return node;
+}
+
+/** Read the file that ui/scored.py writes. @param {Response} response */
+async function readRows(response) {
+  if (!response.ok) throw new Error("The server has deleted the rows. Score the file again.");
+  const text = await new Response(response.body.pipeThrough(new DecompressionStream("gzip"))).text();
+  const [about, ...lines] = text.split("\n").filter(Boolean).map((line) => JSON.parse(line));
+  const rows = lines.map(([cells, answers, error], at) => ({
+    number: at + 1,
+    cells,
+    error,
+    answers: answers.map(([label, confidence, uncertain, right]) => ({ label, confidence, uncertain, right, wrong: label >= 0 && right >= 0 && label !== right })),
+    low: about.texts.map((column) => cells[column]).join("\n").toLowerCase(),
+  }));
+  return { ...about, rows };
+}
+
+class RowTable {
+  /** @param {HTMLElement} root @param {any} data @param {{open: (texts: string[]) => void, name: string, runtime: string}} page */
+  constructor(root, data, page) {
+    this.data = data;
+    this.page = page;
+    this.state = { task: data.tasks.length === 1 ? 0 : -1, label: -1, right: -1, uncertain: false, wrong: false, query: "" };
+    this.sort = { key: "row", down: false };
+    this.active = 0;
+    this.grid = make("div", { class: "rows", role: "grid", tabindex: "0", "aria-label": "Scored rows. Arrow keys move, Enter opens a row.", onscroll: () => this.draw(), onkeydown: (event) => this.press(event) });
+    this.status = make("p", { class: "small", role: "status" });
+    this.save = make("button", { type: "button", class: "plain", onclick: () => this.download() });
+    this.tools = make("div", { class: "tools" });
+    root.replaceChildren(this.tools, make("div", { class: "tools" }, this.status, this.save), this.grid);
+    root.classList.add(page.runtime);
+    this.drawTools();
+    this.refresh();
+    this.resized = new ResizeObserver(() => this.draw());
+    this.resized.observe(this.grid);
+  }
+
+  /** The tasks in the columns: the chosen one, or all. */
+  get tasks() {
+    return this.data.tasks.map((task, at) => ({ ...task, at })).filter(({ at }) => this.state.task < 0 || this.state.task === at);
+  }
+
+  /** Filter. @param {Partial<typeof this.state>} change */
+  set(change) {
+    if ("task" in change && change.task !== this.state.task) Object.assign(this.state, { label: -1, right: -1 });
+    Object.assign(this.state, change);
+    this.drawTools();
+    this.refresh();
+  }
+
+  drawTools() {
+    const { state, data } = this;
+    const focused = document.activeElement?.getAttribute("data-tool");
+    const search = this.search ?? make("input", { type: "search", class: "plain", placeholder: "Find in the texts", "aria-label": "Find in the texts", maxlength: 200, oninput: () => {
+      clearTimeout(this.typing);
+      this.typing = setTimeout(() => this.set({ query: search.value }), 120);
+    } });
+    this.search = search;
+    if (search.value !== state.query) search.value = state.query;
+    const marks = this.marks();
+    const tools = [search];
+    if (data.tasks.length > 1) tools.push(this.select("task", "Task", [[-1, "All tasks"], ...data.tasks.map(({ name }, at) => [at, name])], state.task));
+    if (state.task >= 0) {
+      tools.push(this.select("label", "Answer", this.labels("label", "any answer"), state.label));
+      if (data.tasks[state.task].right) tools.push(this.select("right", "Right label", this.labels("right", "any right label"), state.right));
+    }
+    tools.push(this.toggle("uncertain", "? Uncertain", marks.uncertain));
+    if (this.tasks.some(({ right }) => right)) tools.push(this.toggle("wrong", "≠ Wrong", marks.wrong));
+    if (state.label >= 0 || state.right >= 0 || state.uncertain || state.wrong || state.query) {
+      tools.push(make("button", { type: "button", class: "plain", "data-tool": "clear", onclick: () => { this.set({ label: -1, right: -1, uncertain: false, wrong: false, query: "" }); search.focus(); } }, "Show all"));
+    }
+    // The field of the search stays where it is, or it would lose the focus at each letter.
+    for (const node of [...this.tools.children]) if (node !== search) node.remove();
+    if (!search.isConnected) this.tools.append(search);
+    this.tools.append(...tools.slice(1));
+    if (focused) this.tools.querySelector(`[data-tool="${focused}"]`)?.focus();
+  }
+
+  /** Rows that are uncertain and wrong, in the tasks of the columns. */
+  marks() {
+    const shown = this.tasks.map(({ at }) => at);
+    const rows = (mark) => this.data.rows.filter(({ answers }) => shown.some((at) => answers[at][mark])).length;
+    return { uncertain: rows("uncertain"), wrong: rows("wrong") };
+  }
+
+  /** The labels that occur, the most frequent first. @param {"label" | "right"} what @param {string} any */
+  labels(what, any) {
+    const rows = new Map();
+    for (const { answers } of this.data.rows) {
+      const label = answers[this.state.task][what];
+      if (label >= 0) rows.set(label, (rows.get(label) ?? 0) + 1);
+    }
+    const { labels } = this.data.tasks[this.state.task];
+    return [[-1, any], ...[...rows].sort((a, b) => b[1] - a[1]).map(([label, number]) => [label, `${labels[label]} (${count(number)})`])];
+  }
+
+  select(key, title, options, value) {
+    const select = make("select", { class: "plain", "aria-label": title, "data-tool": key, onchange: () => this.set({ [key]: Number(select.value) }) },
+      ...options.map(([option, text]) => make("option", { value: option }, text)));
+    select.value = String(value);
+    return select;
+  }
+
+  toggle(key, text, rows) {
+    return make("button", { type: "button", class: "plain", "data-tool": key, "aria-pressed": String(this.state[key]), onclick: () => this.set({ [key]: !this.state[key] }) }, `${text} (${count(rows)})`);
+  }
+
+  /** What the columns are: heading, width, and how a row is sorted by it. */
+  columns() {
+    const { columns, texts } = this.data;
+    const rank = (at) => { // labels in the order of the alphabet
+      const { labels } = this.data.tasks[at];
+      const ranks = labels.map((_, label) => label).sort((a, b) => labels[a].localeCompare(labels[b]));
+      const places = new Map(ranks.map((label, place) => [label, place]));
+      return (label) => places.get(label) ?? labels.length;
+    };
+    const named = (at, what) => { const of = rank(at); return ({ answers }) => of(answers[at][what]); };
+    return [
+      { key: "row", head: "row", width: "4.2rem", value: ({ number }) => number, fill: (row) => [count(row.number)], of: "figure" },
+      ...texts.map((column) => ({ key: `text ${column}`, head: columns[column], width: "minmax(13rem, 1fr)", value: ({ cells }) => cells[column].toLowerCase(), fill: (row) => [row.cells[column]], of: "text" })),
+      ...this.tasks.flatMap(({ name, at, labels, right }) => [
+        ...(right ? [{ key: `right ${at}`, head: `right ${name}`, width: "minmax(6rem, 9rem)", value: named(at, "right"), fill: ({ answers }) => [labels[answers[at].right] ?? "–"], of: "label" }] : []),
+        { key: `label ${at}`, head: name, width: "minmax(6.5rem, 10rem)", value: named(at, "label"), fill: (row) => this.answer(row, at), of: "label given" },
+        { key: `confidence ${at}`, head: "confidence", about: name, width: "6.6rem", value: ({ answers }) => (answers[at].label < 0 ? 2 : answers[at].confidence), fill: ({ answers }) => [answers[at].label < 0 ? "–" : answers[at].confidence.toFixed(4)], of: "figure" },
+      ]),
+    ];
+  }
+
+  /** @returns {(Node | string)[]} */
+  answer({ answers, error }, at) {
+    const { label, uncertain, wrong } = answers[at];
+    if (label < 0) return [make("i", { title: error.slice(0, MAX_TITLE) }, "no answer")];
+    const sign = (text, word) => make("span", { class: "sign", title: word }, make("span", { "aria-hidden": "true" }, text), make("span", { class: "unseen" }, `${word}: `));
+    return [...(wrong ? [sign("≠", "wrong")] : []), ...(uncertain ? [sign("?", "uncertain")] : []), this.data.tasks[at].labels[label]];
+  }
+
+  /** Filter and sort again, and draw. */
+  refresh() {
+    const { state, data } = this;
+    const shown = this.tasks.map(({ at }) => at);
+    const query = state.query.trim().toLowerCase();
+    this.rows = data.rows.filter(({ answers, low }) =>
+      (!state.uncertain || shown.some((at) => answers[at].uncertain))
+      && (!state.wrong || shown.some((at) => answers[at].wrong))
+      && (state.label < 0 || answers[state.task].label === state.label)
+      && (state.right < 0 || answers[state.task].right === state.right)
+      && (!query || low.includes(query)));
+    this.all = this.columns();
+    const by = this.all.find(({ key }) => key === this.sort.key) ?? this.all[0];
+    const direction = this.sort.down ? -1 : 1;
+    const values = new Map(this.rows.map((row) => [row, by.value(row)]));
+    this.rows.sort((a, b) => {
+      const [x, y] = [values.get(a), values.get(b)];
+      return (x < y ? -direction : x > y ? direction : 0) || a.number - b.number;
+    });
+    this.active = 0;
+    this.drawHead();
+    this.grid.scrollTop = 0;
+    this.draw();
+    const [some, total] = [this.rows.length, data.rows.length];
+    this.status.textContent = some === total ? `${count(total)} row${total === 1 ? "" : "s"}` : `${count(some)} of ${count(total)} rows`;
+    this.save.textContent = some === 1 ? "Download this row" : `Download these ${count(some)} rows`;
+    this.save.disabled = !some;
+  }
+
+  drawHead() {
+    const cells = this.all.map(({ key, head, about, of }) => {
+      const isSorted = this.sort.key === key;
+      const arrow = isSorted ? (this.sort.down ? " ↓" : " ↑") : "";
+      const button = make("button", { type: "button", title: `Sort by ${about ? `${about}, ` : ""}${head}`, "aria-label": about && `${about}: ${head}`, "data-sort": key, onclick: () => this.sortBy(key) }, make("span", {}, head), arrow);
+      return make("div", { role: "columnheader", class: of, "aria-sort": isSorted ? (this.sort.down ? "descending" : "ascending") : "none" }, button);
+    });
+    const focused = this.grid.contains(document.activeElement) ? document.activeElement.getAttribute("data-sort") : null;
+    this.head = make("div", { class: "head", role: "row", "aria-rowindex": 1 }, ...cells);
+    this.body = make("div", { class: "body", role: "rowgroup" });
+    this.grid.style.setProperty("--columns", this.all.map(({ width }) => width).join(" "));
+    this.grid.setAttribute("aria-rowcount", String(this.rows.length + 1));
+    this.grid.setAttribute("aria-colcount", String(this.all.length));
+    this.grid.replaceChildren(make("div", { role: "rowgroup", class: "top" }, this.head), this.body);
+    if (focused) [...this.head.querySelectorAll("button")].find((button) => button.getAttribute("data-sort") === focused)?.focus({ preventScroll: true });
+  }
+
+  /** @param {string} key */
+  sortBy(key) {
+    const isSame = this.sort.key === key;
+    this.sort = isSame && this.sort.down ? { key: "row", down: false } : { key, down: isSame };
+    const { scrollLeft } = this.grid;
+    this.refresh();
+    this.grid.scrollLeft = scrollLeft;
+  }
+
+  /** Draw the rows in sight. */
+  draw() {
+    const { rows, grid, body } = this;
+    const height = grid.clientHeight || 480;
+    const first = Math.max(0, Math.floor(grid.scrollTop / ROW) - BEFORE);
+    const last = Math.min(rows.length, Math.ceil((grid.scrollTop + height) / ROW) + BEFORE);
+    body.style.height = `${Math.max(rows.length, 1) * ROW}px`;
+    if (!rows.length) {
+      body.replaceChildren(make("div", { role: "row", class: "none" }, make("div", { role: "gridcell" }, "No row matches these filters.")));
+      grid.removeAttribute("aria-activedescendant");
+      return;
+    }
+    body.replaceChildren(...rows.slice(first, last).map((row, at) => this.row(row, first + at)));
+    grid.setAttribute("aria-activedescendant", `scored-row-${this.active}`);
+  }
+
+  row(row, at) {
+    const cells = this.all.map(({ of, fill }) => make("div", { role: "gridcell", class: of, dir: of === "text" ? "auto" : null, title: of === "text" ? fill(row)[0].slice(0, MAX_TITLE) : null }, ...fill(row)));
+    const line = make("div", { role: "row", id: `scored-row-${at}`, "aria-rowindex": at + 2, "aria-selected": String(at === this.active), class: row.answers.some(({ wrong }) => wrong) ? "wrong" : null, onclick: () => {
+      if (!getSelection()?.isCollapsed) return; // words were selected to be copied
+      this.active = at;
+      this.open();
+    } }, ...cells);
+    line.style.top = `${at * ROW}px`;
+    return line;
+  }
+
+  open() {
+    const row = this.rows[this.active];
+    if (row) this.page.open(this.data.texts.map((column) => row.cells[column]));
+  }
+
+  /** @param {KeyboardEvent} event */
+  press(event) {
+    if (event.target !== this.grid) return;
+    const page = Math.max(1, Math.floor(this.grid.clientHeight / ROW) - 2);
+    const step = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity }[event.key];
+    if (event.key === "Enter") this.open();
+    else if (step === undefined) return;
+    event.preventDefault();
+    if (step === undefined) return;
+    this.active = Math.max(0, Math.min(this.rows.length - 1, this.active + step));
+    const top = this.active * ROW;
+    const room = this.grid.clientHeight - (this.head?.offsetHeight ?? ROW) - ROW;
+    this.grid.scrollTop = Math.min(top, Math.max(this.grid.scrollTop, top - room));
+    this.draw();
+  }
+
+  /** Save the rows that are shown, in their order, with the names that `python -m inference score` gives the columns. */
+  download() {
+    const { columns, tasks } = this.data;
+    const added = tasks.flatMap(({ name, right }) => [name, `${name}_confidence`, `${name}_uncertain`, ...(right ? [`${name}_right`] : [])]).concat("error");
+    const prefix = added.some((name) => columns.includes(name)) ? "predicted_" : "";
+    const lines = this.rows.map(({ number, cells, answers, error }) => [number, ...cells, ...answers.flatMap(({ label, confidence, uncertain, right }, at) => {
+      const { labels, right: column } = tasks[at];
+      const given = label < 0 ? ["", "", ""] : [labels[label], confidence.toFixed(6), String(Boolean(uncertain))];
+      return column ? [...given, labels[right] ?? ""] : given;
+    }), error]);
+    const csv = [["row", ...columns, ...added.map((name) => prefix + name)], ...lines].map((cells) => `${cells.map(csvCell).join(",")}\n`);
+    const address = URL.createObjectURL(new Blob(["\ufeff", ...csv], { type: "text/csv;charset=utf-8" }));
+    make("a", { href: address, download: this.page.name }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 60_000);
+  }
+}
+
+/** @param {string | number} value */
+function csvCell(value) {
+  const text = String(value);
+  const safe = FORMULA.test(text) && !NUMBER.test(text) ? `'${text}` : text;
+  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+
+/** Ask a text of a row in the view "Try". @param {string[]} texts */
+function ask(texts) {
+  for (const [at, id] of ["text", "second"].entries()) {
+    const box = document.querySelector(`#${id} textarea`);
+    if (!box || at >= texts.length) continue;
+    Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value").set.call(box, texts[at]);
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+  [...document.querySelectorAll('button[role="tab"]')].find((tab) => tab.textContent.trim() === "Try")?.click();
+  // Gradio learns of the new text first.
+  requestAnimationFrame(() => requestAnimationFrame(() => { document.getElementById("classify")?.click(); scrollTo(0, 0); }));
+}
+
+/** Wait for the place of the table, which Gradio draws after the event that fills it. @param {string} id */
+async function placeOf(id) {
+  for (let tries = 0; tries < 100; tries += 1) {
+    const place = document.getElementById(id);
+    if (place) return place;
+    await new Promise((drawn) => setTimeout(drawn, 50));
+  }
+  return null;
+}
+
+/** Show the rows of a scored file. @param {{url: string} | null} file */
+async function showScored(file) {
+  if (!file?.url) return;
+  const place = await placeOf("score-rows");
+  if (!place) return;
+  place.textContent = "Loading the rows …";
+  try {
+    const { runtime, name } = place.dataset;
+    const table = new RowTable(place, await readRows(await fetch(file.url)), { open: ask, name, runtime });
+    for (const button of document.querySelectorAll("#score-report [data-filter]")) {
+      button.addEventListener("click", () => {
+        table.set({ label: -1, right: -1, uncertain: false, wrong: false, query: "", ...JSON.parse(button.dataset.filter) });
+        place.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth", block: "start" });
+      });
+    }
+  } catch (error) {
+    place.textContent = error instanceof Error ? error.message : String(error);
+  }
+}
+
+window.showScored = showScored;

@@ -117,7 +117,7 @@ class Page:
                     self._draw_settings()
                     self._draw_why()
                 with gr.Tab("Score a file", id="file"):
-                    ScoreTab(models, [self.runtime, *self.thresholds])
+                    ScoreTab(models, backend, self.thresholds)
             heading = "About this model: sizes and how far the runtimes agree"
             with gr.Accordion(heading, open=False, elem_id="about"):
                 gr.HTML(render.about(models.bundle, models.sizes, models.parity))
@@ -167,7 +167,7 @@ class Page:
             self.runtime = gr.Radio(
                 [(TITLES[name], name) for name in bundle.backends],
                 value=self._backend,
-                label="Runtime of the explanation, of the details and of files",
+                label="Runtime of the explanation and of the details",
                 info=INFO if self._lent else None,
                 elem_id="runtime",
                 min_width=280,

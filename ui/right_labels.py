@@ -19,12 +19,13 @@ NONE = ""  # no column
 
 
 class LabelFields:
-    """The fields, and what they say. Draw them within the tab.
+    """The fields, and what they say. Draw them within a row.
 
     Attributes:
+        note: what was found in the columns; to be rendered below the row.
         inputs: what `read` and `check` take: column, map and whether to use it, for each task.
         columns, uses: of these, the choices of a column, and the boxes to tick.
-        outputs: what `guess`, `check` and `hide` update.
+        outputs: what `guess` and `check` update.
     """
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
@@ -33,14 +34,12 @@ class LabelFields:
         self.columns: list[gr.Dropdown] = []
         self.maps: list[gr.Textbox] = []
         self.uses: list[gr.Checkbox] = []
-        with gr.Column(visible=False, elem_id="score-labels") as self.panel:
-            with gr.Row():
-                for name in self._names:
-                    with gr.Column(min_width=220):
-                        self._draw(name)
-            self.note = gr.HTML()
+        self.note = gr.HTML(render=False)
+        for name in self._names:
+            with gr.Column(min_width=200):
+                self._draw(name)
         self.inputs = [field for fields in zip(self.columns, self.maps, self.uses, strict=True) for field in fields]
-        self.outputs = [self.panel, self.note, *self.inputs]
+        self.outputs = [self.note, *self.inputs]
 
     def _draw(self, name: str) -> None:
         label = f"Right {name} label"
@@ -52,16 +51,13 @@ class LabelFields:
         self.maps.append(gr.Textbox(label=f"What the {name} labels mean", info=info, max_lines=8, visible=False))
         self.uses.append(gr.Checkbox(False, label="Use this mapping", visible=False))
 
-    def hide(self) -> dict[Any, Any]:
-        """Return the updates without a file."""
-        return {self.panel: gr.update(visible=False), self.note: "", **dict.fromkeys(self.columns, NONE)}
-
     def guess(self, table: Table, guessed: Mapping[str, str]) -> dict[Any, Any]:
         """Return the updates for another file, whose label columns are probably these."""
         choices = [("none", NONE), *((render.shorten(column, 60), column) for column in unique(table.columns))]
-        shown: dict[Any, Any] = {self.panel: gr.update(visible=bool(self._names) and len(choices) > 2)}
-        for name, column in zip(self._names, self.columns, strict=True):
-            shown[column] = gr.update(choices=choices, value=guessed.get(name, NONE))
+        shown: dict[Any, Any] = {
+            column: gr.update(choices=choices, value=guessed.get(name, NONE))
+            for name, column in zip(self._names, self.columns, strict=True)
+        }
         values = [value for name in self._names for value in (guessed.get(name, NONE), "", False)]
         return shown | self.check(table, values, is_new=True)
 

@@ -41,7 +41,9 @@ class RowTable {
   constructor(root, data, page) {
     this.data = data;
     this.page = page;
-    this.state = { task: data.tasks.length === 1 ? 0 : -1, label: -1, right: -1, uncertain: false, wrong: false, query: "" };
+    // The task that has right labels is what the file was scored for.
+    const labelled = data.tasks.flatMap(({ right }, at) => (right || data.tasks.length === 1 ? [at] : []));
+    this.state = { task: labelled.length === 1 ? labelled[0] : -1, label: -1, right: -1, uncertain: false, wrong: false, query: "" };
     this.sort = { key: "row", down: false };
     this.active = 0;
     this.grid = make("div", { class: "rows", role: "grid", tabindex: "0", "aria-label": "Scored rows. Arrow keys move, Enter opens a row.", onscroll: () => this.draw(), onkeydown: (event) => this.press(event) });
@@ -138,10 +140,10 @@ class RowTable {
     const named = (at, what) => { const of = rank(at); return ({ answers }) => of(answers[at][what]); };
     return [
       { key: "row", head: "row", width: "4.2rem", value: ({ number }) => number, fill: (row) => [count(row.number)], of: "figure" },
-      ...texts.map((column) => ({ key: `text ${column}`, head: columns[column], width: "minmax(13rem, 1fr)", value: ({ cells }) => cells[column].toLowerCase(), fill: (row) => [row.cells[column]], of: "text" })),
+      ...texts.map((column) => ({ key: `text ${column}`, head: columns[column], width: "minmax(14rem, 3fr)", value: ({ cells }) => cells[column].toLowerCase(), fill: (row) => [row.cells[column]], of: "text" })),
       ...this.tasks.flatMap(({ name, at, labels, right }) => [
         ...(right ? [{ key: `right ${at}`, head: `right ${name}`, width: "minmax(6rem, 9rem)", value: named(at, "right"), fill: ({ answers }) => [labels[answers[at].right] ?? "–"], of: "label" }] : []),
-        { key: `label ${at}`, head: name, width: "minmax(6.5rem, 10rem)", value: named(at, "label"), fill: (row) => this.answer(row, at), of: "label given" },
+        { key: `label ${at}`, head: name, width: "minmax(7rem, 11rem)", value: named(at, "label"), fill: (row) => this.answer(row, at), of: "label given" },
         { key: `confidence ${at}`, head: "confidence", about: name, width: "6.6rem", value: ({ answers }) => (answers[at].label < 0 ? 2 : answers[at].confidence), fill: ({ answers }) => [answers[at].label < 0 ? "–" : answers[at].confidence.toFixed(4)], of: "figure" },
       ]),
     ];

@@ -113,8 +113,6 @@ def read_right_labels(
     names = class_names(table)
     right = {}
     for task, column in columns.items():
-        if task not in label_tasks(tasks):
-            raise InputError(f"{shown(task)} is not a task with one label per text. Choose no column for it.")
         labels = spellings(table.name, column, cells[column], names.get(column))
         given, mapping = Counter(labels), maps.get(task, {})
         matching = match_labels(given, tasks[task].labels, mapping, column=column, has_names=column in names)

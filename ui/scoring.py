@@ -21,7 +21,7 @@ from typing import Any
 import gradio as gr
 
 from inference import InferenceError, InputError
-from inference.backends import check_backend
+from inference.backends import TITLES, check_backend
 from inference.jobs import BackgroundJob, Cancelled, Lane, Progress
 from inference.loading import Models
 from inference.score.run import Model, Report, ScoreJob, doubtful_header, score
@@ -62,48 +62,48 @@ class ScoreTab:
     """The widgets of the tab and what they do. Draw it within the tab.
 
     Args:
-        settings: of the page, which decide how a file is scored: the runtime, and the threshold of each task.
+        backend: the runtime selected at the start.
+        thresholds: the page's sliders, one of each task.
     """
 
-    def __init__(self, models: Models, settings: Sequence[Any]) -> None:
+    def __init__(self, models: Models, backend: str, thresholds: Sequence[Any]) -> None:
         self._models = models
         self._lane = Lane(MAX_WAITING, MAX_PER_ADDRESS, FULL)
         self._jobs: dict[str, BackgroundJob[Scored] | None] = {}  # session -> its file; None before the job starts
         self._reserving = threading.Lock()
         gr.HTML(fill("score_intro", max_mb=MAX_UPLOAD_MB, max_rows=MAX_ROWS, pairs=models.bundle.pairs))
-        self._draw_question()
+        self._draw_question(backend)
         self._draw_result()
-        self._connect(settings)
+        self._connect(thresholds)
 
-    def _draw_question(self) -> None:
+    def _draw_question(self, backend: str) -> None:
+        bundle = self._models.bundle
         with gr.Row():
-            with gr.Column(scale=3, min_width=280):
-                self.file = gr.File(
-                    label=f"File: CSV, Excel, JSON, JSONL or Parquet, at most {MAX_UPLOAD_MB} MB",
-                    file_types=[*EXTENSIONS, ".xls", ".ods"],  # refused in words that say what to do with it
-                    height=130,
-                    elem_id="score-file",
-                )
+            self.file = gr.File(
+                label=f"File: CSV, Excel, JSON, JSONL or Parquet, at most {MAX_UPLOAD_MB} MB",
+                file_types=[*EXTENSIONS, ".xls", ".ods"],  # refused in words that say what to do with it
+                height=130,
+                scale=3,
+                min_width=280,
+                elem_id="score-file",
+            )
             with gr.Column(scale=2, min_width=280):
-                self.column = gr.Dropdown(
-                    label="Text column",
-                    choices=[],
-                    interactive=True,
-                    # Checked against the file and not here: the choices may be those of the next file by then.
-                    allow_custom_value=True,
-                    elem_id="score-column",
-                )
-                self.second = []  # the dropdown of the second texts, for a model that takes pairs
-                if self._models.bundle.pairs:
-                    label = "Column of the second texts"
-                    second = gr.Dropdown(label=label, interactive=True, allow_custom_value=True, elem_id="score-second")
-                    self.second.append(second)
+                runtimes = [(TITLES[name], name) for name in bundle.backends]
+                self.runtime = gr.Radio(runtimes, value=backend, label="Runtime", elem_id="score-runtime")
                 formats = [("CSV", "csv"), ("JSONL", "jsonl"), ("Parquet", "parquet")]
                 self.format = gr.Radio(formats, value="csv", label="Output format")
                 self.all_scores = gr.Checkbox(False, label="Include the probability of every label")
+        with gr.Row(visible=False) as self.fields:
+            # Checked against the file and not here: the choices may be those of the next file by then.
+            dropdown = partial(gr.Dropdown, choices=[], interactive=True, allow_custom_value=True, min_width=200)
+            self.column = dropdown(label="Text column", elem_id="score-column")
+            self.second = []  # the dropdown of the second texts, for a model that takes pairs
+            if bundle.pairs:
+                self.second.append(dropdown(label="Column of the second texts", elem_id="score-second"))
+            self.labels = LabelFields(bundle.tasks)
+        self.labels.note.render()
         self.preview = gr.HTML(elem_id="score-preview")
-        self.labels = LabelFields(self._models.bundle.tasks)
-        with gr.Row():
+        with gr.Row(elem_id="score-buttons"):
             self.begin = gr.Button("Score the file", variant="primary", interactive=False, elem_id="score-begin")
             self.stop = gr.Button("Stop", interactive=False, elem_id="score-stop")
 
@@ -111,16 +111,16 @@ class ScoreTab:
         self.status = gr.HTML(elem_id="score-status")
         self.download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="score-download")
         with gr.Column(visible=False, elem_id="score-results") as self.results:
-            self.report = gr.HTML()
-            self.table = gr.HTML()  # the browser fills it from this file:
-            self.rows = gr.File(visible="hidden")
+            self.report = gr.HTML(apply_default_css=False)
+            self.table = gr.HTML(apply_default_css=False)  # the browser fills it from this file:
+            self.rows = gr.File(elem_id="score-rows-file")
 
-    def _connect(self, settings: Sequence[Any]) -> None:
+    def _connect(self, thresholds: Sequence[Any]) -> None:
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         at_once: dict[str, Any] = {"concurrency_id": "at once", "concurrency_limit": 4, **quiet}
         looking: dict[str, Any] = {"concurrency_id": "look", "concurrency_limit": 4, **quiet}
         results = [self.status, self.download, self.results, self.report, self.table, self.rows]
-        shown = [self.column, *self.second, self.preview, self.begin, *self.labels.outputs, *results]
+        shown = [self.fields, self.column, *self.second, self.preview, self.begin, *self.labels.outputs, *results]
         gr.on([self.file.upload, self.file.clear], self._look, [self.file], shown, **looking)
         self.column.input(lambda name: gr.update(interactive=name is not None), self.column, self.begin, **at_once)
         checked = [self.file, *self.labels.inputs]
@@ -129,10 +129,16 @@ class ScoreTab:
                 gr.on([field.input for field in fields], check, checked, self.labels.outputs, **looking)
         # In the browser, so that a click is seen to do something on a busy machine too.
         starting = json.dumps(fill("score_progress", step="Starting", share=0.0, left_s=None))
-        self.begin.click(None, None, self.status, js=f"() => {starting}", api_visibility="private")
+        close = "document.querySelector('#score-preview details')?.removeAttribute('open')"
+        self.begin.click(
+            None, None, self.status, js=f"() => {{ {close}; return {starting}; }}", api_visibility="private"
+        )
         scored = self.begin.click(
             self._score,
-            [self.file, self.column, self.format, self.all_scores, *self.labels.inputs, *self.second, *settings],
+            [
+                *(self.file, self.column, self.runtime, self.format, self.all_scores),
+                *(*self.labels.inputs, *self.second, *thresholds),
+            ],
             [*results, self.begin, self.stop],
             concurrency_id="score",
             concurrency_limit=MAX_WAITING + 2,  # the last two are for refusals
@@ -157,7 +163,8 @@ class ScoreTab:
             **{second: gr.update(choices=columns, value=None) for second in self.second},
             self.preview: shown,
             self.begin: gr.update(interactive=text_column is not None),
-            **self.labels.hide(),
+            self.fields: gr.update(visible=table is not None),
+            self.labels.note: "",
             **self._status(""),
         }
         if table is not None:
@@ -183,13 +190,14 @@ class ScoreTab:
         request: gr.Request,
         path: str | None,
         text_column: str | None,
+        backend: str,
         format: str,
         all_scores: bool,
         *rest: Any,
     ) -> Iterator[dict[Any, Any]]:
         """Score the file; show how far it is, and in the end the download, the charts and the rows."""
         labels, rest = rest[: len(self.labels.inputs)], rest[len(self.labels.inputs) :]
-        pair_column, (backend, *limits) = (rest[0], rest[1:]) if self.second else (None, rest)
+        pair_column, limits = (rest[0], rest[1:]) if self.second else (None, rest)
         session = request.session_hash or ""
         folder = Path(tempfile.mkdtemp(prefix="triptych-score-"))
         job: BackgroundJob[Scored] | None = None

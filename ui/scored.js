@@ -1,13 +1,15 @@
 // The rows of a scored file: sort, filter and search them, open one in the view "Try", download those that are shown.
 // Only the rows in sight are in the document, so 20,000 of them scroll as 20 do.
 
-const ROW = 40; // px, as in look.css
+const NARROW = matchMedia("(max-width: 640px)"); // a row has two lines there, as in look.css
 const BEFORE = 8; // rows drawn above and below those in sight
 const MAX_TITLE = 1000; // characters of a text in its tooltip
 // What a spreadsheet may run as a formula, and a number as programs write it: inference/tables/text_formats.py.
 const FORMULA = /^[\s\x00-\x1f\x7f\x85\xad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*[=+\-@\t\r\n＝＋－＠]/;
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$/;
 
+/** Height of a row in px, as in look.css. */
+const rowHeight = () => (NARROW.matches ? 64 : 40);
 const count = (number) => number.toLocaleString("en-US");
 
 /** Make an element. @param {string} tag @param {Record<string, any>} attributes @param {...(Node | string)} children */
@@ -37,7 +39,7 @@ async function readRows(response) {
 }
 
 class RowTable {
-  /** @param {HTMLElement} root @param {any} data @param {{open: (texts: string[]) => void, name: string, runtime: string}} page */
+  /** @param {HTMLElement} root @param {any} data @param {{open: (texts: string[]) => void, name: string, runtime: string, replaced: AbortSignal}} page */
   constructor(root, data, page) {
     this.data = data;
     this.page = page;
@@ -54,8 +56,8 @@ class RowTable {
     root.classList.add(page.runtime);
     this.drawTools();
     this.refresh();
-    this.resized = new ResizeObserver(() => this.draw());
-    this.resized.observe(this.grid);
+    new ResizeObserver(() => this.draw()).observe(this.grid);
+    NARROW.addEventListener("change", () => { this.drawHead(); this.draw(); }, { signal: page.replaced });
   }
 
   /** The tasks in the columns: the chosen one, or all. */
@@ -196,7 +198,7 @@ class RowTable {
     const focused = this.grid.contains(document.activeElement) ? document.activeElement.getAttribute("data-sort") : null;
     this.head = make("div", { class: "head", role: "row", "aria-rowindex": 1 }, ...cells);
     this.body = make("div", { class: "body", role: "rowgroup" });
-    this.grid.style.setProperty("--columns", this.all.map(({ width }) => width).join(" "));
+    this.grid.style.setProperty("--columns", this.all.filter(({ of }) => !NARROW.matches || of !== "text").map(({ width }) => width).join(" "));
     this.grid.setAttribute("aria-rowcount", String(this.rows.length + 1));
     this.grid.setAttribute("aria-colcount", String(this.all.length));
     this.grid.replaceChildren(make("div", { role: "rowgroup", class: "top" }, this.head), this.body);
@@ -216,9 +218,9 @@ class RowTable {
   draw() {
     const { rows, grid, body } = this;
     const height = grid.clientHeight || 480;
-    const first = Math.max(0, Math.floor(grid.scrollTop / ROW) - BEFORE);
-    const last = Math.min(rows.length, Math.ceil((grid.scrollTop + height) / ROW) + BEFORE);
-    body.style.height = `${Math.max(rows.length, 1) * ROW}px`;
+    const first = Math.max(0, Math.floor(grid.scrollTop / rowHeight()) - BEFORE);
+    const last = Math.min(rows.length, Math.ceil((grid.scrollTop + height) / rowHeight()) + BEFORE);
+    body.style.height = `${Math.max(rows.length, 1) * rowHeight()}px`;
     if (!rows.length) {
       body.replaceChildren(make("div", { role: "row", class: "none" }, make("div", { role: "gridcell" }, "No row matches these filters.")));
       grid.removeAttribute("aria-activedescendant");
@@ -235,7 +237,7 @@ class RowTable {
       this.active = at;
       this.open();
     } }, ...cells);
-    line.style.top = `${at * ROW}px`;
+    line.style.top = `${at * rowHeight()}px`;
     return line;
   }
 
@@ -247,15 +249,16 @@ class RowTable {
   /** @param {KeyboardEvent} event */
   press(event) {
     if (event.target !== this.grid) return;
-    const page = Math.max(1, Math.floor(this.grid.clientHeight / ROW) - 2);
+    const height = rowHeight();
+    const page = Math.max(1, Math.floor(this.grid.clientHeight / height) - 2);
     const step = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity }[event.key];
     if (event.key === "Enter") this.open();
     else if (step === undefined) return;
     event.preventDefault();
     if (step === undefined) return;
     this.active = Math.max(0, Math.min(this.rows.length - 1, this.active + step));
-    const top = this.active * ROW;
-    const room = this.grid.clientHeight - (this.head?.offsetHeight ?? ROW) - ROW;
+    const top = this.active * height;
+    const room = this.grid.clientHeight - this.head.offsetHeight - height;
     this.grid.scrollTop = Math.min(top, Math.max(this.grid.scrollTop, top - room));
     this.draw();
   }
@@ -307,15 +310,19 @@ async function placeOf(id) {
   return null;
 }
 
+let shown = new AbortController(); // of the table on the page
+
 /** Show the rows of a scored file. @param {{url: string} | null} file */
 async function showScored(file) {
   if (!file?.url) return;
   const place = await placeOf("score-rows");
   if (!place) return;
+  shown.abort();
+  shown = new AbortController();
   place.textContent = "Loading the rows …";
   try {
     const { runtime, name } = place.dataset;
-    const table = new RowTable(place, await readRows(await fetch(file.url)), { open: ask, name, runtime });
+    const table = new RowTable(place, await readRows(await fetch(file.url)), { open: ask, name, runtime, replaced: shown.signal });
     for (const button of document.querySelectorAll("#score-report [data-filter]")) {
       button.addEventListener("click", () => {
         table.set({ label: -1, right: -1, uncertain: false, wrong: false, query: "", ...JSON.parse(button.dataset.filter) });

@@ -46,6 +46,8 @@ class Runtime:
     """Names in Plotly, like `dash` and `hatching`."""
     dash: str
     hatching: str
+    pass_tokens: int
+    """Tokens, padding included, of a forward pass on a CPU: of fewer, the overhead shows; more do not fit its cache."""
     file: str = ""
     """The built file that it runs; "" if it runs the model's own weights."""
     device_note: str = ""
@@ -75,6 +77,7 @@ RUNTIMES = {
         marker="circle",
         dash="solid",
         hatching="",
+        pass_tokens=1024,
         has_gradients=True,
         compiles=True,
     ),
@@ -88,6 +91,7 @@ RUNTIMES = {
         marker="triangle-up",
         dash="dash",
         hatching="/",
+        pass_tokens=512,
         file="model.onnx",
         device_note="it runs on one device. Use backend='pytorch' to spread a model",
     ),
@@ -101,6 +105,7 @@ RUNTIMES = {
         marker="square",
         dash="dot",
         hatching=".",
+        pass_tokens=256,
         file="model.int8.onnx",
         device_note=(
             "its 8-bit kernels are written for CPUs. Use backend='onnx' or 'pytorch' on a GPU, where FP16 is faster"

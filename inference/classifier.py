@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import operator
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ Exporter = Callable[[Path, Mapping[str, Task], bool, bool | None], list[Path]]
 Threshold = float | Mapping[str, float] | None
 """Of every task, or by task: a task that is not named has the model's own."""
 
+EFFICIENCY = 0.8  # of all threads on one batch, compared with one thread on each of several
 ENCODED_TEXTS = 16  # per tokenizer call: an encoding also holds the tokens past the limit, megabytes of them
 
 
@@ -67,6 +71,11 @@ class Classifier(Calls):
         self.tokenizer = tokenizer
         self.unknown_token = unknown_token(tokenizer)
         self._exporter = exporter
+
+    @property
+    def lanes(self) -> int:
+        """How many forward passes run side by side, one per core; of one alone, all cores share the work."""
+        return self.backend.threads if self.backend.single_threaded() else 1
 
     @property
     def tasks(self) -> Mapping[str, Task]:
@@ -239,12 +248,12 @@ class Classifier(Calls):
     ) -> tuple[dict[str, NDArray[np.float32]], float]:
         """Logits (texts, labels) of each task in the order of `tokens`, and the seconds spent in the backend."""
         logits = {task: np.empty((len(tokens.ids), len(self.tasks[task].labels)), np.float32) for task in tasks}
-        seconds = 0.0
-        for rows in self.batches([len(row) for row in tokens.ids], batch_size):
+
+        def run(backend: Backend, rows: list[int]) -> float:
             feed = tokens.feed(rows, self.bundle.pad_id)
             started = time.perf_counter()
-            outputs = self.backend.logits(**feed)
-            seconds += time.perf_counter() - started
+            outputs = backend.logits(**feed)
+            seconds = time.perf_counter() - started
             for task in tasks:
                 shape, expected = outputs[task].shape, (len(rows), len(self.tasks[task].outputs))
                 if shape != expected:  # NumPy would broadcast one column to all labels
@@ -254,7 +263,21 @@ class Classifier(Calls):
                         "labels (id2label), or export it again."
                     )
                 logits[task][rows] = widened(outputs[task])
-        return logits, seconds
+            return seconds
+
+        lengths = [len(row) for row in tokens.ids]
+        batches = list(self.batches(lengths, batch_size))
+        sizes = [len(rows) * lengths[rows[-1]] for rows in batches]
+        threads = self.backend.threads
+        # A long text among short ones would keep one thread busy after the others.
+        is_balanced = len(batches) > 1 and max(sizes) * threads <= sum(sizes) / EFFICIENCY
+        one_thread = self.backend.single_threaded() if is_balanced else None
+        if one_thread is None:
+            return logits, sum(run(self.backend, rows) for rows in batches)
+        started = time.perf_counter()
+        with ThreadPoolExecutor(min(threads, len(batches)), "lane") as lanes:
+            deque(lanes.map(partial(run, one_thread), reversed(batches)), 0)  # the long ones first
+        return logits, time.perf_counter() - started
 
     def batches(self, lengths: Sequence[int], batch_size: int | None = None) -> Iterator[list[int]]:
         """Yield row numbers in batches of similar length, shortest first."""

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import threading
 
 import fakes
 import numpy as np
 import pytest
+from conftest import Tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from inference import load
+from inference.backends import Backend, Logits
 from inference.calls.texts import MAX_CHARS
 from inference.classifier import probabilities
 from inference.errors import InferenceError, InputError
@@ -64,6 +70,60 @@ def test_no_batch_exceeds_its_size_or_its_tokens(lengths: list[int], batch_size:
     c.predict([" ".join(["book"] * n) for n in lengths], "sentiment")
     assert sum(rows for rows, _ in backend.shapes) == len(lengths)
     assert all(rows <= batch_size and (rows == 1 or rows * width <= token_budget) for rows, width in backend.shapes)
+
+
+class OnLanes(fakes.FakeBackend):
+    """Counts the passes that run at the same time on its single-threaded twin."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__()
+        self.threads = threads
+        self.twin = fakes.FakeBackend()
+        self.met = threading.Barrier(threads, timeout=10)
+        self.side_by_side = 0
+        self.twin.logits = self._meet  # type: ignore[method-assign]
+
+    def _meet(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Logits:
+        self.met.wait()  # raises after a while if the passes come one after the other
+        self.side_by_side += 1
+        return fakes.FakeBackend.logits(self.twin, input_ids, attention_mask)
+
+    def single_threaded(self) -> Backend:
+        return self.twin
+
+
+def test_batches_run_side_by_side_in_the_order_of_the_texts() -> None:
+    texts = ["good", "bad book", "book good", "bad"] * 2
+    backend = OnLanes(threads=2)
+    labels = [p.label for p in fakes.classifier(backend, batch_size=2).predict(texts, "sentiment")]
+    assert labels == ["positive", "negative", "positive", "negative"] * 2
+    assert (backend.side_by_side, backend.shapes) == (4, [])
+
+
+@pytest.mark.parametrize("texts", [["good", "bad"], ["good", "good " * 6]])
+def test_few_or_unequal_batches_get_all_threads(texts: list[str]) -> None:
+    backend = OnLanes(threads=2)
+    fakes.classifier(backend, token_budget=8).predict(texts, "sentiment")
+    assert backend.shapes
+    assert backend.side_by_side == 0
+
+
+def test_error_of_one_batch_reaches_the_caller() -> None:
+    backend = OnLanes(threads=2)
+    backend.twin.logits = lambda *_, **__: 1 // 0  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        fakes.classifier(backend, batch_size=1).predict(["good", "bad"] * 50, "sentiment")
+
+
+@pytest.mark.parametrize("backend", ["onnx", "int8"])
+def test_answers_have_the_same_bits_on_one_two_and_four_threads(tiny: Tiny, backend: str) -> None:
+    draw = random.Random(5)
+    texts = [" ".join(draw.choices(["it", "was", "a", "so", "bad", "up"], k=draw.randint(1, 25))) for _ in range(120)]
+    answers = [
+        load(tiny.folder, backend, base=tiny.base, cache=tiny.cache, threads=threads).predict_all_tasks(texts)
+        for threads in (1, 2, 4)
+    ]
+    assert answers[0] == answers[1] == answers[2]
 
 
 def test_a_text_longer_than_the_model_reads_is_cut_and_flagged() -> None:

@@ -167,7 +167,7 @@ class _Task:
             self.words,
             whole=self.log_odds,
             deadline=self.deadline,
-            rows_at_once=self.rows_at_once,
+            rows_at_once=self.rows_at_once * self.classifier.lanes,
             progress=lambda share: self.report("leaving out words", share),
         )
         return _Attributions(groups, [None if math.isnan(value) else value for value in falls.tolist()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -66,6 +67,7 @@ class OnnxBackend:
         small = size <= MAX_SECOND_SESSION_BYTES
         self._graph = graph if small and threads > 1 and device == "cpu" else None  # for `single_threaded`
         self._beside: OnnxBackend | None = None
+        self._opening = threading.Lock()
         on_gpu = device != "cpu"
         providers = [(CUDA, {"device_id": check_cuda(device)})] if on_gpu else ["CPUExecutionProvider"]
         try:
@@ -106,13 +108,14 @@ class OnnxBackend:
 
         None on one thread, on a GPU, for weights above `MAX_SECOND_SESSION_BYTES`, and if memory is short.
         """
-        graph, self._graph = self._graph, None
-        if graph is not None:
-            try:
-                self._beside = OnnxBackend(self.name, graph)
-            except BundleError:
-                log.warning("Cannot open a second session; batches run one after the other.", exc_info=True)
-        return self._beside
+        with self._opening:
+            graph, self._graph = self._graph, None
+            if graph is not None:
+                try:
+                    self._beside = type(self)(self.name, graph)
+                except BundleError:
+                    log.warning("Cannot open a second session; batches run one after the other.", exc_info=True)
+            return self._beside
 
     def _forward(self, *inputs: NDArray[np.int64]) -> Logits:
         try:

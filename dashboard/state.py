@@ -5,6 +5,7 @@ Only main.py calls `select`: widgets of the entry file stay in the address on ev
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,13 @@ import streamlit as st
 from dashboard import receipts, served
 from dashboard.components import lead_to_measuring, plain
 from dashboard.receipts import Shelf
+from inference.assets import SHOWCASE
 from inference.compare.receipt import Receipt
+from inference.compare.slices import row_columns
 from inference.compare.verdict import ShipLimits
 from inference.errors import InputError
 
-SELECTION, OWN, NEXT, TEXTS = "_selection", "_own_receipts", "_next_receipt", "_texts"
+SELECTION, OWN, NEXT, TEXTS, COLUMNS = "_selection", "_own_receipts", "_next_receipt", "_texts", "_columns"
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,45 @@ def _limit(label: str, key: str, minimum: float, step: float) -> float | None:
 def keep_texts(receipt: Mapping[str, Any], texts: list[str]) -> None:
     """Remember the texts of this receipt's rows for this session."""
     st.session_state.setdefault(TEXTS, {})[receipt["checksum"]] = texts
+
+
+def keep_columns(receipt: Mapping[str, Any], columns: Mapping[str, list[str]]) -> None:
+    """Remember the other columns of this receipt's rows for this session."""
+    st.session_state.setdefault(COLUMNS, {})[receipt["checksum"]] = columns
+
+
+def columns_of(receipt: Receipt) -> Mapping[str, list[str]]:
+    """Return the other columns of the receipt's rows: kept in this session, or those of the showcase."""
+    kept: Mapping[str, list[str]] | None = st.session_state.get(COLUMNS, {}).get(receipt["checksum"])
+    if kept is not None:
+        return kept
+    content = SHOWCASE.read_bytes() if SHOWCASE.is_file() else b""
+    if receipt["data"]["sha256"] != hashlib.sha256(content).hexdigest():
+        return {}
+    return row_columns(receipt, SHOWCASE.name, content)
+
+
+def with_words(selection: Selection, backend: str) -> tuple[str, Receipt] | None:
+    """Return another measurement of the same model and task whose texts may be shown, and its name; None without."""
+    shelf = receipts.shelf()
+    model = selection.receipt["model"]
+    for name in names(shelf):
+        if name == selection.name or (name in shelf.models and shelf.models[name] != dict(model["files"])):
+            continue
+        try:
+            other = with_texts(receipt(name, shelf))
+        except InputError:
+            continue
+        has_answers = backend in other["settings"]["backends"] and selection.task in other["data"]["labels"]
+        if has_answers and other["data"]["texts"] is not None and _is_alike(other, selection.receipt):
+            return name, other
+    return None
+
+
+def _is_alike(first: Receipt, second: Receipt) -> bool:
+    return all(first["model"][key] == second["model"][key] for key in ("files", "tasks")) and (
+        first["settings"]["reference"] == second["settings"]["reference"]
+    )
 
 
 def with_texts(receipt: Receipt) -> Receipt:

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from inference.backends import RUNTIMES
-from inference.calls.formatting import digits, percent
+from inference.calls.formatting import confidence, digits, fixed, percent
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -34,5 +34,6 @@ def _figure(value: Any) -> str:
 _environment = Environment(
     loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
+_environment.filters |= {"confidence": confidence, "signed": lambda value: fixed(value, 2, "+")}
 _environment.filters |= {"figure": _figure, "percent": lambda share: percent(share, 0)}
 _environment.globals |= {"runtimes": RUNTIMES, "decisions": DECISIONS}

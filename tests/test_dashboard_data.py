@@ -22,6 +22,7 @@ from dashboard.components import plain
 from dashboard.upload import MAX_MB, guess, read_upload
 from inference.assets import DEMO_MODEL
 from inference.compare.receipt import seal, write_receipt
+from inference.compare.results import results
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Bundle, Task
 from inference.tables.text_formats import as_csv
@@ -81,8 +82,9 @@ def test_server_accepts_uploads_up_to_the_size_on_the_pages() -> None:
 
 def test_differing_rows_are_listed_with_counts_and_meaning() -> None:
     at = page("disagreements")
-    assert [one.value for one in at.metric] == ["4 of 120", "3", "1", "0"]
-    assert "3 broken and 1 fixed: if neither were right more often" in said(at)
+    assert "### INT8 changes 4 of 120 labels of rows.csv (3.3%): 3 broken and 1 fixed." in said(at)
+    helps = [one.help.replace("\\", "") for one in at.markdown if one.help]
+    assert any("3 broken and 1 fixed: if neither were right more often" in text for text in helps)
     assert list(at.dataframe[0].value["Kind"]) == ["✗ broken"] * 3 + ["✓ fixed"]
     assert "Text" not in at.dataframe[0].value
 
@@ -90,8 +92,7 @@ def test_differing_rows_are_listed_with_counts_and_meaning() -> None:
 def test_page_without_disagreements_says_what_that_proves() -> None:
     at = page("disagreements")
     at.segmented_control(key="against").set_value("onnx").run()
-    assert "there is no disagreement to show" in said(at)
-    assert "at most" in said(at)
+    assert "ONNX gives all 120 rows the same label as PyTorch. Of rows like these, at most" in said(at)
     assert not at.dataframe
 
 
@@ -128,8 +129,62 @@ def test_measured_file_shows_the_texts_and_another_file_is_refused() -> None:
     assert "other.csv is not the file of this receipt" in said(at)
     at.file_uploader(key="texts_file").set_value(("rows.csv", FILE, "text/csv")).run()
     next(one for one in at.button if one.label == "Show the texts").click().run()
+    at.toggle(key="tables").set_value(True).run()
     table = at.dataframe[0].value
     assert list(table["Text"]) == [TEXTS[row - 1] for row in table["Row"]]
+    cards = [one.proto.body for one in at.main.get("html") if "disagreement" in one.proto.body]
+    assert [f">{TEXTS[row - 1]}<" in card for row, card in zip(table["Row"], cards, strict=True)] == [True] * 4
+
+
+def test_page_opens_with_the_texts_of_another_measurement_of_the_model(folder: Path) -> None:
+    write_receipt(receipt(texts=True, name="worded.csv"), folder / "words.json")
+    at = page("disagreements")
+    assert at.selectbox(key="receipt").value == "mine"
+    assert "4 of 120 labels of worded.csv" in said(at)
+    assert sum("disagreement" in one.proto.body for one in at.main.get("html")) == 4
+    at.segmented_control(key="rows_of").set_value("mine").run()
+    assert "4 of 120 labels of rows.csv" in said(at)
+    assert not [one for one in at.main.get("html") if "disagreement" in one.proto.body]
+
+
+def test_texts_of_another_model_are_not_shown(folder: Path) -> None:
+    other = receipt(texts=True)
+    other["model"]["files"] = {"heads.safetensors": "9" * 64}
+    write_receipt(seal(other), folder / "words.json")
+    at = page("disagreements")
+    assert not [one for one in at.main.get("html") if "disagreement" in one.proto.body]
+
+
+def test_rows_without_a_right_label_are_a_kind_of_their_own(folder: Path) -> None:
+    one = receipt(texts=True)
+    changed = [i for i, pair in enumerate(zip(*labels_of(one), strict=True)) if pair[0] != pair[1]]
+    one["data"]["labels"]["mood"][changed[0]] = -1
+    one["results"] = results(one)
+    write_receipt(seal(one), folder / "mine.json")
+    at = page("disagreements")
+    assert "1 more row without a right label changed too." in said(at)
+    at.pills(key="kind").set_value(["label changed"]).run()
+    cards = [one.proto.body for one in at.main.get("html") if "disagreement" in one.proto.body]
+    assert len(cards) == 1
+    assert "≠ label changed" in cards[0]
+
+
+def labels_of(one: dict[str, Any]) -> list[list[int]]:
+    return [one["backends"][name]["predictions"]["mood"]["label_ids"] for name in ("pytorch", "int8")]
+
+
+def test_slices_are_chosen_and_the_measured_file_brings_its_columns(folder: Path) -> None:
+    content = "\n".join(["text,label,shop", *(f"{text},x,{i % 2}" for i, text in enumerate(TEXTS))]).encode()
+    one = receipt(texts=True)
+    one["data"]["sha256"] = hashlib.sha256(content).hexdigest()
+    write_receipt(seal(one), folder / "mine.json")
+    at = page("disagreements")
+    assert at.pills(key="slices").options == ["Length", "Right label"]
+    at.file_uploader(key="texts_file").set_value(("rows.csv", content, "text/csv")).run()
+    press(at, "Slice by the file's other columns")
+    at.pills(key="slices").set_value("shop").run()
+    assert "Accuracy of ■ INT8:" in said(at)
+    assert not at.exception
 
 
 def test_markdown_in_a_file_name_is_shown_literally(folder: Path) -> None:
@@ -213,7 +268,7 @@ def test_uploaded_file_is_measured_and_every_page_shows_the_result(monkeypatch: 
     assert at.selectbox(key="receipt").value.startswith("reviews here")
     at.switch_page("views/disagreements.py").run()
     assert not at.exception
-    assert "there is no disagreement to show" in said(at)
+    assert "INT8 gives all 40 rows the same label as PyTorch" in said(at)
 
 
 def test_showcase_is_measured_without_an_upload(monkeypatch: pytest.MonkeyPatch) -> None:

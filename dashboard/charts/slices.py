@@ -37,7 +37,7 @@ def differences(receipt: Receipt, name: str, way: str, parts: Sequence[Slice], m
                 f"{label(short(part.name, 60))}, {many(part.rows, 'row')}: {span(change, points)}<extra></extra>"
             ),
         )
-    finish(figure, height=90 + 34 * len(shown), x=f"difference from {base}, pp")
+    finish(figure, height=90 + 40 * len(shown), x=f"pp from {base}")
     figure.add_vline(x=0, line={"color": GREY, "width": 1.5})
     large = [part.difference for part in shown if not part.has_few_rows]
     ends = [abs(end) for change in large for end in (change.low, change.high)]
@@ -45,7 +45,7 @@ def differences(receipt: Receipt, name: str, way: str, parts: Sequence[Slice], m
     figure.update_xaxes(range=[-reach, reach], zeroline=False)
     figure.update_yaxes(
         tickvals=list(range(len(shown))),
-        ticktext=[f"{label(short(part.name, 22))} <i>n = {part.rows:,}</i>" for part in shown],
+        ticktext=[f"{label(short(part.name, 22))}<br><i>n = {part.rows:,}</i>" for part in shown],
         range=[len(shown) - 0.5, -0.5],
         zeroline=False,
         showgrid=False,
@@ -98,6 +98,6 @@ def accuracies(parts: Sequence[Slice], name: str) -> str:
     if best is worst:
         return ""
     return (
-        f"{named(name)} is right on {percent(best.backend.value)} of {short(best.name, 40)}, and on "
-        f"{percent(worst.backend.value)} of {short(worst.name, 40)}."
+        f"Accuracy of {named(name)}: {percent(best.backend.value)} at best ({short(best.name, 40)}), "
+        f"{percent(worst.backend.value)} at worst ({short(worst.name, 40)})."
     )

@@ -1,4 +1,4 @@
-"""Disagreements: the rows on which a backend's label is not the reference's."""
+"""Disagreements: the rows to which a backend gives another label than the reference, in words, and where they are."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -6,11 +6,14 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import components, served
-from dashboard.charts.formatting import many
+from dashboard import components, served, why
+from dashboard.charts import slices as slice_charts
+from dashboard.charts.formatting import joined, many
+from dashboard.charts.style import short
 from dashboard.components import plain, reader
 from dashboard.jobs import explain
-from dashboard.state import current, keep_texts, with_texts
+from dashboard.state import Selection, columns_of, current, keep_columns, keep_texts, with_texts, with_words
+from dashboard.templating import render
 from dashboard.upload import MAX_MB, TYPES, guess_text, read_upload
 from inference.backends import TITLES
 from inference.calls.formatting import digits, percent, points
@@ -26,11 +29,12 @@ from inference.compare.disagreements import (
     disagreements,
 )
 from inference.compare.receipt import Receipt
+from inference.compare.slices import groups, row_columns, slices
 from inference.errors import InferenceError, InputError
-from inference.explain.agreement import Agreement, agreement_sentence
 from inference.tables.text_formats import as_csv
 
-MAX_WHY = 200  # rows to choose from
+PAGE_ROWS = 5  # shown at once, each with its text
+MAX_CHARS = 600  # of a text; all of it is in the download, and in its explanation
 WHY = "_why"
 BANDS = {length_name(low, high): (low, high) for low, high in LENGTHS}
 COLUMNS = ("row", "kind", "true", "reference", "reference_confidence", "backend", "backend_confidence", "tokens")
@@ -39,64 +43,71 @@ MARKS = {BROKEN: "✗ broken", FIXED: "✓ fixed", BOTH_WRONG: "– both wrong",
 
 def page() -> None:
     selection = current()
-    receipt, task = with_texts(selection.receipt), selection.task
-    components.page("Disagreements", receipt)
-    reference = receipt["settings"]["reference"]
-    others = [name for name in receipt["settings"]["backends"] if name != reference]
-    if not others:
-        st.info(f"This measurement is of {TITLES[reference]} alone, so there is nothing to disagree with.")
-        return
-    st.markdown(
-        f"Rows of **{plain(task)}** to which a backend gives another label than {TITLES[reference]}. "
-        f"*Broken*: only {TITLES[reference]} is right. *Fixed*: only the other is. *Both wrong*: neither."
-    )
-    backend = st.segmented_control(
-        f"{TITLES[reference]} against",
-        others,
-        default=others[-1],
-        required=True,
-        format_func=TITLES.__getitem__,
-        key="against",
-        bind="query-params",
-    )
+    components.page("Disagreements", selection.receipt, tables=True)
+    with st.container(horizontal=True, gap="medium"):
+        backend = components.against(selection.receipt)
+        if backend is None:
+            title = TITLES[selection.receipt["settings"]["reference"]]
+            st.info(f"This measurement is of {title} alone, so there is nothing to disagree with.")
+            return
+        receipt = rows_of(selection, backend)
+    task, reference = selection.task, receipt["settings"]["reference"]
     rows = disagreements(receipt, task, backend)
-    draw_counts(receipt["results"]["paired"][task][backend], TITLES[reference], TITLES[backend])
-    if not rows:
-        return
-    if receipt["data"]["texts"] is None:
-        ask_for_texts(selection.receipt)
-    shown = filtered(rows)
-    if not shown:
-        st.info("No row matches these filters. Widen them to see some.")
-        return
-    draw_table(shown, len(rows), TITLES[reference], TITLES[backend])
-    has_texts = shown[0].text is not None
-    st.download_button(
-        f"Download {many(len(shown), 'row')} as CSV",
-        as_csv([asdict(row) for row in shown], ("text", *COLUMNS) if has_texts else COLUMNS),
-        f"disagreements-{task}-{backend}.csv",
-        "text/csv",
-        help="Cells that look like formulas get a leading '.",
+    draw_counts(receipt, task, backend, rows)
+    if rows:
+        shown = filtered(rows)
+        if not shown:
+            st.info("No row matches these filters. Widen them to see some.")
+        elif receipt["data"]["texts"] is not None:
+            draw_rows(shown, receipt, task, reference, backend)
+        if shown and (components.shows_tables() or receipt["data"]["texts"] is None):
+            draw_table(shown, TITLES[reference], TITLES[backend])
+        if shown:
+            offer_download(shown, task, backend)
+        draw_slices(receipt, task, backend)
+    ask_for_file(receipt)
+    components.footer(receipt)
+
+
+def rows_of(selection: Selection, backend: str) -> Receipt:
+    """Return the measurement whose rows are shown: the selected one, or by default another of the model with texts."""
+    receipt = with_texts(selection.receipt)
+    other = None if receipt["data"]["texts"] is not None else with_words(selection, backend)
+    if other is None:
+        return receipt
+    sources = {other[0]: other[1], selection.name: receipt}
+    chosen = st.segmented_control(
+        "Rows of",
+        list(sources),
+        default=other[0],
+        required=True,
+        format_func=lambda name: short(name, 40),
+        key="rows_of",
+        help=f"{plain(selection.name)} has no texts. {plain(other[0])} is of the same model and has.",
     )
-    if has_texts:
-        draw_why(shown, selection.receipt, task, reference, backend)
+    return sources[chosen]
 
 
-def draw_counts(pair: Mapping[str, Any], reference: str, backend: str) -> None:
-    """Draw how many rows differ, and whether that could be chance."""
+def draw_counts(receipt: Receipt, task: str, backend: str, rows: list[Disagreement]) -> None:
+    """Draw how many labels differ, and on request whether that could be chance."""
+    pair, title = receipt["results"]["paired"][task][backend], TITLES[backend]
+    reference, name = TITLES[receipt["settings"]["reference"]], plain(receipt["data"]["name"])
     if not pair["flips"]:
-        st.success(
-            f"{backend} gives each of the {pair['rows']:,} rows the same label as {reference}: there is no "
-            f"disagreement to show. The largest difference in a probability is {pair['max_abs_dp']:.1e}."
+        st.markdown(f"### {plain(components.no_changes(receipt, task, backend))}")
+        st.caption(f"The largest difference in a probability is {pair['max_abs_dp']:.1e}.")
+    else:
+        kinds = [f"{pair[key]:,} {words}" for key, words in KIND_COUNTS.items() if pair[key]]
+        st.markdown(
+            f"### {title} changes {pair['flips']:,} of {pair['rows']:,} labels of {name} "
+            f"({plain(percent(pair['flips'] / pair['rows']))}): {joined(kinds)}\\.",
+            help=plain(in_words(pair, reference, title)),
         )
-        share = percent(1 - pair["agreement"]["low"])
-        st.caption(f"Of rows like these, at most {share} get another label (95% confidence).")
-        return
-    with st.container(horizontal=True, gap="small"):
-        st.metric("Changed labels", f"{pair['flips']:,} of {pair['rows']:,}", width="content")
-        for name, key in (("Broken", "broken"), ("Fixed", "fixed"), ("Both wrong", "both_wrong")):
-            st.metric(name, f"{pair[key]:,}", width="content")
-    st.markdown(plain(in_words(pair, reference, backend)))
+        st.caption(f"Broken: only {reference} is right. Fixed: only {title} is.")
+    if unlabelled := sum(row.kind == CHANGED for row in rows):
+        st.caption(f"{many(unlabelled, 'more row')} without a right label changed too.".capitalize())
+
+
+KIND_COUNTS = {"broken": "broken", "fixed": "fixed", "both_wrong": "wrong on both"}
 
 
 def in_words(pair: Mapping[str, Any], reference: str, backend: str) -> str:
@@ -119,39 +130,48 @@ def in_words(pair: Mapping[str, Any], reference: str, backend: str) -> str:
     )
 
 
-def ask_for_texts(receipt: Receipt) -> None:
-    """Draw an uploader for the measured file: readers who have it can see the texts."""
-    name = plain(receipt["data"]["name"])
-    with st.expander(f"Show the texts (they are not in the measurement; you need {name})"):
+def ask_for_file(receipt: Receipt) -> None:
+    """Draw an uploader for the measured file: readers who have it see texts, and slices by its columns."""
+    name, has_texts = plain(receipt["data"]["name"]), receipt["data"]["texts"] is not None
+    if has_texts and columns_of(receipt):
+        return
+    what = "Slice by the file's other columns" if has_texts else "Show the texts"
+    with st.expander(f"{what} (you need {name})"):
         st.markdown(
-            "The measurement contains row numbers and a hash of the file, but no texts. Upload the same file, byte for "
-            f"byte, to see them here. It stays in this server's memory for your session; at most {MAX_MB} MB."
+            "The measurement contains a hash of its file. Upload the same file, byte for byte, to see its texts and "
+            f"columns here. It stays in this server's memory for your session; at most {MAX_MB} MB."
         )
         file = st.file_uploader("The measured file", TYPES, max_upload_size=MAX_MB, key="texts_file")
         if file is None:
             return
         try:
-            columns = read_upload(file.name, file.getvalue())
-            names = list(columns)
+            names = list(columns := read_upload(file.name, file.getvalue()))
             column = st.selectbox("Text column", names, names.index(guess_text(columns)), key="texts_column")
             complete = attach_texts(receipt, file.name, file.getvalue(), column)
+            if st.button(what):
+                keep_texts(receipt, complete["data"]["texts"])
+                keep_columns(receipt, row_columns(receipt, file.name, file.getvalue(), column))
+                st.rerun()
         except InputError as error:
             st.error(plain(str(error)))
-            return
-        if st.button("Show the texts"):
-            keep_texts(receipt, complete["data"]["texts"])
-            st.rerun()
 
 
 def filtered(rows: list[Disagreement]) -> list[Disagreement]:
     """Draw the filters, which are in the address, and return the rows that match."""
-    kind, label, length = st.columns([2, 1, 1])
-    kinds = kind.pills(
-        "Kind", KINDS, selection_mode="multi", default=[], format_func=str.capitalize, key="kind", bind="query-params"
-    )
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        kinds = st.pills(
+            "Kind",
+            KINDS if any(row.kind == CHANGED for row in rows) else KINDS[:-1],
+            selection_mode="multi",
+            default=[],
+            format_func=str.capitalize,
+            key="kind",
+            bind="query-params",
+        )
+        more = st.popover("More filters")
     labels = sorted({row.true for row in rows if row.true})
-    right = label.selectbox("Right label", labels, None, placeholder="any", key="label", bind="query-params")
-    band = length.selectbox("Length", list(BANDS), None, placeholder="any", key="length", bind="query-params")
+    right = more.selectbox("Right label", labels, None, placeholder="any", key="label", bind="query-params")
+    band = more.selectbox("Length", list(BANDS), None, placeholder="any", key="length", bind="query-params")
     low, high = BANDS[band] if band else (0, None)
     return [
         row
@@ -163,14 +183,73 @@ def filtered(rows: list[Disagreement]) -> list[Disagreement]:
     ]
 
 
-def draw_table(rows: list[Disagreement], total: int, reference: str, backend: str) -> None:
+def draw_rows(rows: list[Disagreement], receipt: Receipt, task: str, reference: str, backend: str) -> None:
+    """Draw some rows with their texts, each with a button per label that explains it on both backends."""
+    pages = -(-len(rows) // PAGE_ROWS)
+    slot = st.container()  # the pages are below the rows, and the one that is open is needed first
+    number = st.pagination(pages, key=f"rows_page_{pages}") if pages > 1 else 1
+    can_explain = explains(receipt)
+    for row in rows[(number - 1) * PAGE_ROWS : number * PAGE_ROWS]:
+        answers = [
+            (reference, row.reference, row.reference_confidence),
+            (backend, row.backend, row.backend_confidence),
+        ]
+        text = short(row.text or "", MAX_CHARS)
+        with slot.container(border=True):
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.html(render("disagreement.html", row=row, text=text, mark=MARKS[row.kind], answers=answers))
+                if can_explain:
+                    with st.container(horizontal=True, wrap=False, width="content"):
+                        ask_why(row, receipt, task, reference, backend)
+            draw_why(row, receipt, task, reference, backend)
+    if not can_explain:
+        st.caption(why_not(receipt))
+
+
+def explains(receipt: Receipt) -> bool:
+    """Return whether the rows can be explained here: single texts, and of the served model."""
+    bundle = served.described()
+    return bundle is not None and served.is_of(receipt, bundle) and "pair_column" not in receipt["data"]
+
+
+def why_not(receipt: Receipt) -> str:
+    """Say why the rows cannot be explained."""
+    if "pair_column" in receipt["data"]:
+        return "Pairs of texts are explained on the page, and by `python -m inference explain TEXT --pair TEXT`."
+    bundle, what = served.described(), "is of another model than the served one"
+    if bundle is not None and served.renamed_labels(receipt, bundle):
+        what = "was made before the labels of the served model changed"
+    return f"This measurement {what}, so its rows cannot be explained."
+
+
+def ask_why(row: Disagreement, receipt: Receipt, task: str, reference: str, backend: str) -> None:
+    """Draw a button per label of the row."""
+    for place, label in enumerate(dict.fromkeys(filter(None, (row.reference, row.backend, row.true)))):
+        question = (receipt["checksum"], task, row.row, label, reference, backend)
+        if st.button(f"Why {plain(short(label, 40))}?", key=f"why_{row.row}_{place}"):
+            st.session_state[WHY] = (question, None)
+
+
+def draw_why(row: Disagreement, receipt: Receipt, task: str, reference: str, backend: str) -> None:
+    """Draw the explanations of the label that was asked for, if it was of this row."""
+    asked, answer = st.session_state.get(WHY, ((), None))
+    if asked[:3] != (receipt["checksum"], task, row.row) or asked[4:] != (reference, backend):
+        return
+    if answer is None:
+        try:
+            with st.spinner("Loading both models, then leaving out one word at a time …"):
+                answer = explain(row.text or "", task, asked[3], reference, backend, reader())
+            st.session_state[WHY] = (asked, answer)
+        except InferenceError as error:
+            st.session_state.pop(WHY)
+            st.error(plain(served.shown(error)))
+            return
+    why.draw(answer, reference, backend)
+
+
+def draw_table(rows: list[Disagreement], reference: str, backend: str) -> None:
     """Draw the rows, the broken ones on which the backend is most confident first."""
-    hint = " Double-click a text to read all of it." if rows[0].text is not None else ""
-    st.caption(
-        f"{len(rows):,} of {many(total, 'row')}. Broken rows come first, the most confident answers of {backend} at "
-        f"the top.{hint}"
-    )
-    share = st.column_config.NumberColumn(format="percent")
+    share = st.column_config.NumberColumn(format="%.4f")
     st.dataframe(
         [
             ({} if row.text is None else {"Text": row.text})
@@ -197,73 +276,27 @@ def draw_table(rows: list[Disagreement], total: int, reference: str, backend: st
     )
 
 
-def draw_why(rows: list[Disagreement], receipt: Receipt, task: str, reference: str, backend: str) -> None:
-    """Draw, for a row of the reader's choice, how much each word counts on both backends, and how far they agree."""
-    st.subheader("Why", anchor=False)
-    bundle = served.described()
-    if bundle is None or not served.is_of(receipt, bundle):
-        what = "is of another model than the served one"
-        if bundle is not None and served.renamed_labels(receipt, bundle):
-            what = "was made before the labels of the served model changed"
-        st.caption(f"This measurement {what}, so its rows cannot be explained.")
+def offer_download(rows: list[Disagreement], task: str, backend: str) -> None:
+    st.download_button(
+        f"Download {many(len(rows), 'row')} as CSV",
+        as_csv([asdict(row) for row in rows], COLUMNS if rows[0].text is None else ("text", *COLUMNS)),
+        f"disagreements-{task}-{backend}.csv",
+        "text/csv",
+        help="Cells that look like formulas get a leading '.",
+    )
+
+
+def draw_slices(receipt: Receipt, task: str, backend: str) -> None:
+    """Draw the accuracy on parts of the rows, by what the reader chooses."""
+    if not receipt["results"]["paired"][task][backend]["flips"]:
         return
-    if "pair_column" in receipt["data"]:
-        st.caption("Pairs of texts are explained on the page, and by `python -m inference explain TEXT --pair TEXT`.")
-        return
-    pick, of, ask = st.columns([4, 2, 1], vertical_alignment="bottom")
-    row = pick.selectbox("Row", rows[:MAX_WHY], format_func=_title, key="why_row")
-    labels = list(dict.fromkeys([row.reference, row.backend, *([row.true] if row.true else [])]))
-    label = of.selectbox("Explain the label", labels, key=f"why_label_{row.row}")
-    question = (receipt["checksum"], task, row.row, label, reference, backend)
-    if ask.button("Explain", width="stretch", key="why"):
-        st.session_state.pop(WHY, None)
-        try:
-            with st.spinner("Loading the models, then leaving out one word at a time on both …"):
-                explanations = explain(row.text or "", task, label, reference, backend, reader())
-            st.session_state[WHY] = (question, explanations)
-        except InferenceError as error:
-            st.error(plain(served.shown(error)))
-    asked, explanations = st.session_state.get(WHY, (None, {}))
-    if asked == question:
-        draw_explanations(explanations, reference, backend)
-
-
-def _title(row: Disagreement) -> str:
-    text = " ".join((row.text or "").split())
-    return f"{row.row}: {text[:80]}{'…' if len(text) > 80 else ''}"
-
-
-def draw_explanations(comparison: Mapping[str, Any], reference: str, backend: str) -> None:
-    """Draw both explanations, word by word."""
-    first, second = (comparison["explanations"][name] for name in (reference, backend))
-    st.markdown(plain(agreement_sentence(Agreement(**comparison["agreements"][backend]), reference, backend)))
-    st.markdown(
-        plain(
-            f"The label {first['label']} has the probability {first['score']:.4f} on {TITLES[reference]} and "
-            f"{second['score']:.4f} on {TITLES[backend]}."
-        )
-    )
-    figure = st.column_config.NumberColumn(format="%+.3f")
-    st.dataframe(
-        [
-            {
-                "Word": word["text"],
-                TITLES[reference]: word["attribution"],
-                TITLES[backend]: other["attribution"],
-                "Difference": other["attribution"] - word["attribution"],
-            }
-            for word, other in zip(first["words"], second["words"], strict=True)
-        ],
-        hide_index=True,
-        width="stretch",
-        column_config=dict.fromkeys((TITLES[reference], TITLES[backend], "Difference"), figure),
-    )
-    for note in first["notes"]:
-        st.caption(plain(note))
-    st.caption(
-        "The drop in the label's log-odds when a word is left out: + speaks for the label, − against it. On the "
-        f"command line: `python -m inference explain --compare {reference},{backend}`"
-    )
+    ways = groups(receipt, task, columns_of(receipt))
+    st.subheader("Where it changes", anchor=False)
+    way = st.pills("Rows by", list(ways), default=next(iter(ways)), required=True, key="slices", bind="query-params")
+    parts = slices(receipt, task, backend, ways[way])
+    components.chart(slice_charts.differences(receipt, backend, way, parts), "slices_chart")
+    if spread := slice_charts.accuracies(parts, backend):
+        st.markdown(plain(spread))
 
 
 page()

@@ -116,7 +116,9 @@ def _slice(name: str, level: float, true: Array, first: Array, second: Array) ->
     )
 
 
-def row_columns(receipt: Mapping[str, Any], name: str, content: bytes) -> dict[str, list[str]]:
+def row_columns(
+    receipt: Mapping[str, Any], name: str, content: bytes, text_column: str | None = None
+) -> dict[str, list[str]]:
     """Return the columns of the measured file that have few values, with the value of each measured row.
 
     Args:
@@ -126,7 +128,7 @@ def row_columns(receipt: Mapping[str, Any], name: str, content: bytes) -> dict[s
     Raises:
         InputError: the file is a different one.
     """
-    table = measured_table(receipt, name, content)
+    table = measured_table(receipt, name, content, text_column)
     numbers = receipt["data"]["row_numbers"]
     texts = {table.text_column, receipt["data"].get("pair_column")}
     columns = Counter(table.columns)

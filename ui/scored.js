@@ -57,7 +57,7 @@ class RowTable {
     this.drawTools();
     this.refresh();
     new ResizeObserver(() => this.draw()).observe(this.grid);
-    NARROW.addEventListener("change", () => { this.drawHead(); this.draw(); }, { signal: page.replaced });
+    NARROW.addEventListener("change", () => this.refresh(), { signal: page.replaced });
   }
 
   /** The tasks in the columns: the chosen one, or all. */
@@ -130,9 +130,10 @@ class RowTable {
     return make("button", { type: "button", class: "plain", "data-tool": key, "aria-pressed": String(this.state[key]), onclick: () => this.set({ [key]: !this.state[key] }) }, `${text} (${count(rows)})`);
   }
 
-  /** What the columns are: heading, width, and how a row is sorted by it. */
+  /** What the columns are: heading, width in rem (and the share of what is left over), and how a row is sorted by it. */
   columns() {
     const { columns, texts } = this.data;
+    const widths = NARROW.matches ? { row: 3.4, text: 0, label: 5.2, figure: 5 } : { row: 4.6, text: 14, label: 7.5, figure: 7.6 };
     const rank = (at) => { // labels in the order of the alphabet
       const { labels } = this.data.tasks[at];
       const ranks = labels.map((_, label) => label).sort((a, b) => labels[a].localeCompare(labels[b]));
@@ -141,12 +142,12 @@ class RowTable {
     };
     const named = (at, what) => { const of = rank(at); return ({ answers }) => of(answers[at][what]); };
     return [
-      { key: "row", head: "row", width: "4.2rem", value: ({ number }) => number, fill: (row) => [count(row.number)], of: "figure" },
-      ...texts.map((column) => ({ key: `text ${column}`, head: columns[column], width: "minmax(14rem, 3fr)", value: ({ cells }) => cells[column].toLowerCase(), fill: (row) => [row.cells[column]], of: "text" })),
+      { key: "row", head: "row", width: widths.row, value: ({ number }) => number, fill: (row) => [count(row.number)], of: "figure" },
+      ...texts.map((column) => ({ key: `text ${column}`, head: columns[column], width: widths.text, grows: 4, value: ({ cells }) => cells[column].toLowerCase(), fill: (row) => [row.cells[column]], of: "text" })),
       ...this.tasks.flatMap(({ name, at, labels, right }) => [
-        ...(right ? [{ key: `right ${at}`, head: `right ${name}`, width: "minmax(6rem, 9rem)", value: named(at, "right"), fill: ({ answers }) => [labels[answers[at].right] ?? "–"], of: "label" }] : []),
-        { key: `label ${at}`, head: name, width: "minmax(7rem, 11rem)", value: named(at, "label"), fill: (row) => this.answer(row, at), of: "label given" },
-        { key: `confidence ${at}`, head: "confidence", about: name, width: "6.6rem", value: ({ answers }) => (answers[at].label < 0 ? 2 : answers[at].confidence), fill: ({ answers }) => [answers[at].label < 0 ? "–" : answers[at].confidence.toFixed(4)], of: "figure" },
+        ...(right ? [{ key: `right ${at}`, head: `right ${name}`, width: widths.label, grows: 1, value: named(at, "right"), fill: ({ answers }) => [labels[answers[at].right] ?? "–"], of: "label" }] : []),
+        { key: `label ${at}`, head: name, width: widths.label, grows: 1, value: named(at, "label"), fill: (row) => this.answer(row, at), of: "label given" },
+        { key: `confidence ${at}`, head: "confidence", about: name, width: widths.figure, value: ({ answers }) => (answers[at].label < 0 ? 2 : answers[at].confidence), fill: ({ answers }) => [answers[at].label < 0 ? "–" : answers[at].confidence.toFixed(4)], of: "figure" },
       ]),
     ];
   }
@@ -191,17 +192,19 @@ class RowTable {
   drawHead() {
     const cells = this.all.map(({ key, head, about, of }) => {
       const isSorted = this.sort.key === key;
-      const arrow = isSorted ? (this.sort.down ? " ↓" : " ↑") : "";
-      const button = make("button", { type: "button", title: `Sort by ${about ? `${about}, ` : ""}${head}`, "aria-label": about && `${about}: ${head}`, "data-sort": key, onclick: () => this.sortBy(key) }, make("span", {}, head), arrow);
+      const arrow = isSorted ? (this.sort.down ? "↓" : "↑") : "";
+      const button = make("button", { type: "button", title: `Sort by ${about ? `${about}, ` : ""}${head}`, "aria-label": about && `${about}: ${head}`, "data-sort": key, onclick: () => this.sortBy(key) }, make("span", {}, head), arrow && make("b", {}, arrow));
       return make("div", { role: "columnheader", class: of, "aria-sort": isSorted ? (this.sort.down ? "descending" : "ascending") : "none" }, button);
     });
     const focused = this.grid.contains(document.activeElement) ? document.activeElement.getAttribute("data-sort") : null;
     this.head = make("div", { class: "head", role: "row", "aria-rowindex": 1 }, ...cells);
     this.body = make("div", { class: "body", role: "rowgroup" });
-    this.grid.style.setProperty("--columns", this.all.filter(({ of }) => !NARROW.matches || of !== "text").map(({ width }) => width).join(" "));
+    const columns = this.all.filter(({ width }) => width); // on a phone the text has a line of its own
+    this.grid.style.setProperty("--columns", columns.map(({ width, grows }) => (grows ? `minmax(${width}rem, ${grows}fr)` : `${width}rem`)).join(" "));
+    this.grid.style.setProperty("--least", `${columns.reduce((sum, { width }) => sum + width, 0)}rem`);
     this.grid.setAttribute("aria-rowcount", String(this.rows.length + 1));
     this.grid.setAttribute("aria-colcount", String(this.all.length));
-    this.grid.replaceChildren(make("div", { role: "rowgroup", class: "top" }, this.head), this.body);
+    this.grid.replaceChildren(make("div", { role: "rowgroup", class: "heads" }, this.head), this.body);
     if (focused) [...this.head.querySelectorAll("button")].find((button) => button.getAttribute("data-sort") === focused)?.focus({ preventScroll: true });
   }
 

@@ -162,7 +162,7 @@ class ScoreTab:
             self.column: gr.update(choices=columns, value=text_column),
             **{second: gr.update(choices=columns, value=None) for second in self.second},
             self.preview: shown,
-            self.begin: gr.update(interactive=text_column is not None),
+            self.begin: gr.update(interactive=False),
             self.fields: gr.update(visible=table is not None),
             self.labels.note: "",
             **self._status(""),
@@ -170,7 +170,8 @@ class ScoreTab:
         if table is not None:
             taken = [table.text_column] if text_column is not None else []
             guessed = guess_label_columns(table, self._models.bundle.tasks, taken)
-            yield self.labels.guess(table, guessed)
+            begin = gr.update(interactive=text_column is not None)
+            yield {**self.labels.guess(table, guessed), self.begin: begin}  # only now, or a quick click goes without
 
     def _check_columns(self, path: str | None, *values: Any) -> dict[Any, Any]:
         return self._check(path, values, is_new=True)

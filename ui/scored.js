@@ -82,15 +82,14 @@ class RowTable {
     } });
     this.search = search;
     if (search.value !== state.query) search.value = state.query;
-    const marks = this.marks();
     const tools = [search];
     if (data.tasks.length > 1) tools.push(this.select("task", "Task", [[-1, "All tasks"], ...data.tasks.map(({ name }, at) => [at, name])], state.task));
     if (state.task >= 0) {
       tools.push(this.select("label", "Answer", this.labels("label", "any answer"), state.label));
       if (data.tasks[state.task].right) tools.push(this.select("right", "Right label", this.labels("right", "any right label"), state.right));
     }
-    tools.push(this.toggle("uncertain", "? Uncertain", marks.uncertain));
-    if (this.tasks.some(({ right }) => right)) tools.push(this.toggle("wrong", "≠ Wrong", marks.wrong));
+    tools.push(this.toggle("uncertain", "? Uncertain", this.marked("uncertain")));
+    if (this.tasks.some(({ right }) => right)) tools.push(this.toggle("wrong", "≠ Wrong", this.marked("wrong")));
     if (state.label >= 0 || state.right >= 0 || state.uncertain || state.wrong || state.query) {
       tools.push(make("button", { type: "button", class: "plain", "data-tool": "clear", onclick: () => { this.set({ label: -1, right: -1, uncertain: false, wrong: false, query: "" }); search.focus(); } }, "Show all"));
     }
@@ -101,21 +100,37 @@ class RowTable {
     if (focused) this.tools.querySelector(`[data-tool="${focused}"]`)?.focus();
   }
 
-  /** Rows that are uncertain and wrong, in the tasks of the columns. */
-  marks() {
+  /** The rows that match every filter but this one. @param {string} [without] */
+  matching(without) {
+    const { label, right, task, uncertain, wrong, query } = this.state;
     const shown = this.tasks.map(({ at }) => at);
-    const rows = (mark) => this.data.rows.filter(({ answers }) => shown.some((at) => answers[at][mark])).length;
-    return { uncertain: rows("uncertain"), wrong: rows("wrong") };
+    const words = query.trim().toLowerCase();
+    const tests = {
+      uncertain: uncertain && (({ answers }) => shown.some((at) => answers[at].uncertain)),
+      wrong: wrong && (({ answers }) => shown.some((at) => answers[at].wrong)),
+      label: label >= 0 && (({ answers }) => answers[task].label === label),
+      right: right >= 0 && (({ answers }) => answers[task].right === right),
+      query: words && (({ low }) => low.includes(words)),
+    };
+    const asked = Object.entries(tests).flatMap(([name, test]) => (test && name !== without ? [test] : []));
+    return this.data.rows.filter((row) => asked.every((test) => test(row)));
   }
 
-  /** The labels that occur, the most frequent first. @param {"label" | "right"} what @param {string} any */
+  /** How many of the other rows that are shown have this mark. @param {"uncertain" | "wrong"} mark */
+  marked(mark) {
+    const shown = this.tasks.map(({ at }) => at);
+    return this.matching(mark).filter(({ answers }) => shown.some((at) => answers[at][mark])).length;
+  }
+
+  /** The labels that occur in them, the most frequent first. @param {"label" | "right"} what @param {string} any */
   labels(what, any) {
-    const rows = new Map();
-    for (const { answers } of this.data.rows) {
-      const label = answers[this.state.task][what];
+    const { task } = this.state;
+    const rows = new Map(this.state[what] < 0 ? [] : [[this.state[what], 0]]);
+    for (const { answers } of this.matching(what)) {
+      const label = answers[task][what];
       if (label >= 0) rows.set(label, (rows.get(label) ?? 0) + 1);
     }
-    const { labels } = this.data.tasks[this.state.task];
+    const { labels } = this.data.tasks[task];
     return [[-1, any], ...[...rows].sort((a, b) => b[1] - a[1]).map(([label, number]) => [label, `${labels[label]} (${count(number)})`])];
   }
 
@@ -133,7 +148,7 @@ class RowTable {
   /** What the columns are: heading, width in rem (and the share of what is left over), and how a row is sorted by it. */
   columns() {
     const { columns, texts } = this.data;
-    const widths = NARROW.matches ? { row: 3.4, text: 0, label: 5.2, figure: 5 } : { row: 4.6, text: 14, label: 7.5, figure: 7.6 };
+    const widths = NARROW.matches ? { row: 0, text: 0, label: 5.5, figure: 6 } : { row: 4.6, text: 14, label: 7.5, figure: 7.6 };
     const rank = (at) => { // labels in the order of the alphabet
       const { labels } = this.data.tasks[at];
       const ranks = labels.map((_, label) => label).sort((a, b) => labels[a].localeCompare(labels[b]));
@@ -142,7 +157,7 @@ class RowTable {
     };
     const named = (at, what) => { const of = rank(at); return ({ answers }) => of(answers[at][what]); };
     return [
-      { key: "row", head: "row", width: widths.row, value: ({ number }) => number, fill: (row) => [count(row.number)], of: "figure" },
+      ...(NARROW.matches ? [] : [{ key: "row", head: "row", width: widths.row, value: ({ number }) => number, fill: (row) => [count(row.number)], of: "figure" }]),
       ...texts.map((column) => ({ key: `text ${column}`, head: columns[column], width: widths.text, grows: 4, value: ({ cells }) => cells[column].toLowerCase(), fill: (row) => [row.cells[column]], of: "text" })),
       ...this.tasks.flatMap(({ name, at, labels, right }) => [
         ...(right ? [{ key: `right ${at}`, head: `right ${name}`, width: widths.label, grows: 1, value: named(at, "right"), fill: ({ answers }) => [labels[answers[at].right] ?? "–"], of: "label" }] : []),
@@ -162,19 +177,11 @@ class RowTable {
 
   /** Filter and sort again, and draw. */
   refresh() {
-    const { state, data } = this;
-    const shown = this.tasks.map(({ at }) => at);
-    const query = state.query.trim().toLowerCase();
-    this.rows = data.rows.filter(({ answers, low }) =>
-      (!state.uncertain || shown.some((at) => answers[at].uncertain))
-      && (!state.wrong || shown.some((at) => answers[at].wrong))
-      && (state.label < 0 || answers[state.task].label === state.label)
-      && (state.right < 0 || answers[state.task].right === state.right)
-      && (!query || low.includes(query)));
+    this.rows = this.matching();
     this.all = this.columns();
-    const by = this.all.find(({ key }) => key === this.sort.key) ?? this.all[0];
+    const value = this.all.find(({ key }) => key === this.sort.key)?.value ?? (({ number }) => number);
     const direction = this.sort.down ? -1 : 1;
-    const values = new Map(this.rows.map((row) => [row, by.value(row)]));
+    const values = new Map(this.rows.map((row) => [row, value(row)]));
     this.rows.sort((a, b) => {
       const [x, y] = [values.get(a), values.get(b)];
       return (x < y ? -direction : x > y ? direction : 0) || a.number - b.number;
@@ -183,7 +190,7 @@ class RowTable {
     this.drawHead();
     this.grid.scrollTop = 0;
     this.draw();
-    const [some, total] = [this.rows.length, data.rows.length];
+    const [some, total] = [this.rows.length, this.data.rows.length];
     this.status.textContent = some === total ? `${count(total)} row${total === 1 ? "" : "s"}` : `${count(some)} of ${count(total)} rows`;
     this.save.textContent = some === 1 ? "Download this row" : `Download these ${count(some)} rows`;
     this.save.disabled = !some;

@@ -5,7 +5,6 @@ Run it: python -m streamlit run dashboard/main.py
 Streamlit imports this file for the server `app`, and then runs it as a script for every visitor.
 """
 
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,21 +16,15 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
 import streamlit as st  # noqa: E402
-from markupsafe import Markup  # noqa: E402
 from streamlit.web.server.server_util import get_display_address, get_url  # noqa: E402
 
 from dashboard import state  # noqa: E402
 from dashboard.origin import MIDDLEWARE  # noqa: E402
-from dashboard.templating import render  # noqa: E402
-from ui.look import look, tokens  # noqa: E402
-from ui.render import head  # noqa: E402
 
 
 def draw() -> None:
     """Draw the frame of every page and the page that the address names."""
     st.set_page_config(page_title="Triptych: compare", page_icon="⚖️", layout="wide")
-    st.html(render("frame.html", look=Markup(tokens() + look())))
-    st.html(head("Compare", _links()))
     # The pages are in views/ because Streamlit takes a folder named pages/ for its old kind of navigation: until the
     # first visitor has opened the entry page, it would run a page alone, without this file.
     pages = [
@@ -51,12 +44,6 @@ def draw() -> None:
             st.page_link(link)
     state.select()
     page.run()
-
-
-def _links() -> dict[str, str]:
-    """Return the places to go; a dashboard that runs alone has no others."""
-    page, docs = os.environ.get("TRIPTYCH_PAGE_URL"), os.environ.get("TRIPTYCH_DOCS_URL")
-    return ({"Try": page} if page else {}) | {"Compare": "./"} | ({"Docs": docs} if docs else {})
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from dashboard.frame import Framed
 from inference.api.front import is_own
 from inference.api.packing import PackedFiles
 
@@ -41,4 +42,8 @@ def _is_allowed(origin: str, hosts: list[str]) -> bool:
     return is_own_page or origin in st.get_option("server.corsAllowedOrigins")
 
 
-MIDDLEWARE = (Middleware(OwnOrigin), Middleware(PackedFiles, folders=("static/css", "static/js", "static/media")))
+MIDDLEWARE = (
+    Middleware(OwnOrigin),
+    Middleware(Framed),
+    Middleware(PackedFiles, folders=("static/css", "static/js", "static/media")),
+)

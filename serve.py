@@ -37,6 +37,7 @@ from ui.site import mount_page
 from ui.start import ServerSettings, run
 from ui.zero_gpu import LentGpu
 
+LINKS = {"Try": "./", "Compare": "dashboard/", "Docs": "docs"}
 DASHBOARD = Path(__file__).parent / "dashboard" / "main.py"
 
 
@@ -64,14 +65,13 @@ def site(
 
     @application.get("/docs", include_in_schema=False)
     async def documentation(request: Request) -> HTMLResponse:
-        links = {"Try": "./", "Compare": "dashboard/", "Docs": "docs"}
-        return HTMLResponse(docs(api.openapi(), str(request.base_url), links))
+        return HTMLResponse(docs(api.openapi(), str(request.base_url), LINKS))
 
     pages = [path.stem for path in (DASHBOARD.parent / "views").glob("[!_]*.py")]
     application.mount("/dashboard", DashboardGate(dashboard, pages, settings.access.has_foreign_frames))
     application.mount("/api", api)
-    page = build(models, settings.backend, "dashboard/", lent, docs="docs")
-    return application, mount_page(application, page, files)
+    page = build(models, settings.backend, LINKS["Compare"], lent)
+    return application, mount_page(application, page, files, LINKS)
 
 
 def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready: Callable[[], None]) -> None:

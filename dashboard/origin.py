@@ -13,8 +13,9 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dashboard.frame import Framed
+from dashboard.frame import PAGES, framed
 from inference.api.front import is_own
+from inference.api.html import CompletedPages
 from inference.api.packing import PackedFiles
 
 
@@ -44,6 +45,6 @@ def _is_allowed(origin: str, hosts: list[str]) -> bool:
 
 MIDDLEWARE = (
     Middleware(OwnOrigin),
-    Middleware(Framed),
+    Middleware(CompletedPages, pages=PAGES, complete=framed),
     Middleware(PackedFiles, folders=("static/css", "static/js", "static/media")),
 )

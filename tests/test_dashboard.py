@@ -348,12 +348,6 @@ def test_hostile_names_and_labels_are_shown_literally(folder: Path) -> None:
         assert "<img" not in html(test)
 
 
-def test_link_to_the_page_is_shown_if_there_is_a_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "Try" not in opened().get("html")[1].proto.body
-    monkeypatch.setenv("TRIPTYCH_PAGE_URL", "../?a=1&b=2")
-    assert '<a href="../?a=1&amp;b=2" target="_self">Try</a>' in opened().get("html")[1].proto.body
-
-
 def test_no_folder_is_named_pages() -> None:
     assert not (ROOT / "dashboard" / "pages").exists()
 

@@ -42,7 +42,6 @@ def build(
     dashboard: str | None = None,
     lent: LentGpu | None = None,
     receipts: Sequence[Path] = (RECEIPTS,),
-    docs: str | None = None,
 ) -> gr.Blocks:
     """Build the page over these models. Its public endpoints are /predict, /compare and /explain.
 
@@ -51,12 +50,11 @@ def build(
         dashboard: the address of the dashboard; None shows no link.
         lent: answers on ZeroGPU.
         receipts: folders of recorded measurements, of which that of this model is shown.
-        docs: the address of the API's documentation; None shows no link.
     """
     # After every event Gradio summarises its last 10,000 with pandas, for a monitoring page that is off here.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
     # Closed: otherwise requests can skip the queue and its limits.
-    return Page(models, backend, dashboard, lent, receipts, docs).blocks.queue(api_open=False)
+    return Page(models, backend, dashboard, lent, receipts).blocks.queue(api_open=False)
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,6 @@ class Page:
         dashboard: str | None = None,
         lent: LentGpu | None = None,
         receipts: Sequence[Path] = (RECEIPTS,),
-        docs: str | None = None,
     ) -> None:
         self._models = models
         self._backend = backend
@@ -105,9 +102,7 @@ class Page:
         # each other: some are always left for the rest.
         self._lane = {"concurrency_limit": LIMITS.max_explanations + ANSWERING, "concurrency_id": "inference"}
         with gr.Blocks(title="Triptych", analytics_enabled=False, delete_cache=(3600, 3600)) as self.blocks:
-            links = {"Try": "./", "Compare": dashboard, "Docs": docs}
-            links_here = {title: address for title, address in links.items() if address}
-            gr.HTML(render.header(models.bundle, models.sizes, links_here), elem_id="top")
+            gr.HTML(render.header(models.bundle, models.sizes), elem_id="top")
             headline = str(recorded.headline) if recorded and recorded.headline else None
             gr.HTML(render.strip(models.bundle, headline, dashboard), elem_id="headline")
             with gr.Tabs(elem_id="views"):

@@ -99,9 +99,9 @@ def docs(api: Mapping[str, Any], address: str, links: Mapping[str, str]) -> str:
     return fill("docs", api=api, commands=commands, head=Markup(head("Docs", links)), look=Markup(tokens() + look()))
 
 
-def header(bundle: Bundle, sizes: Mapping[str, int], links: Mapping[str, str]) -> str:
-    """Return the top of the Gradio page: its head, and which model it shows. The links are those of `head`."""
-    return fill("header", bundle=bundle, sizes=sizes, head=Markup(head("Try", links, "h1")))
+def header(bundle: Bundle, sizes: Mapping[str, int]) -> str:
+    """Return which model the page shows."""
+    return fill("header", bundle=bundle, sizes=sizes)
 
 
 def message(error: InferenceError) -> str:

@@ -5,6 +5,9 @@ Nothing here makes a browser fetch anything from another machine.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +18,14 @@ from fastapi.responses import JSONResponse
 from gradio.route_utils import FnIndexInferError
 from starlette.routing import Mount
 
+from inference.api.html import CompletedPages
 from inference.api.middleware import BodyLimit
 from inference.api.packing import PackedFiles
 from inference.backends import RUNTIMES
 from ui.files import MAX_UPLOAD_MB, TemporaryFiles
 from ui.gate import PageGate
 from ui.look import look, tokens
+from ui.render import head
 from ui.waiting import FairQueue
 
 MAX_REQUEST_BYTES = 8_000_000  # above `MAX_UPLOAD_MB`; the API takes less: `inference.api.ApiLimits`
@@ -78,6 +83,11 @@ def _css() -> str:
     return "\n".join(rules)
 
 
+# Until Gradio has drawn its page: as wide as it will be, and without the foot, which what comes pushes down.
+EARLY = """
+.gradio-container { width: 100% !important; max-width: 1120px !important; margin: 0 auto !important; }
+.gradio-container:not(:has(#top)) footer { visibility: hidden; }
+"""
 HEAD = '<meta name="description" content="One text classifier on three runtimes, side by side">'
 SCORED = Path(__file__).with_name("scored.js").read_text(encoding="utf-8")
 CHECK_ADDRESS = Path(__file__).with_name("check_address.js").read_text(encoding="utf-8")
@@ -105,11 +115,18 @@ LAUNCH: dict[str, Any] = {
 }
 
 
-def mount_page(site: FastAPI, page: gr.Blocks, files: TemporaryFiles) -> Any:
+def _with_head(links: Mapping[str, str], page: str) -> str:
+    """Return Gradio's page with what it draws only later: its colours, its width and the head."""
+    early = f"<style>{tokens()}{look()}{EARLY}</style>{head('Try', links, 'h1')}"
+    return page.replace("<gradio-app", f"{early}<gradio-app", 1)
+
+
+def mount_page(site: FastAPI, page: gr.Blocks, files: TemporaryFiles, links: Mapping[str, str] | None = None) -> Any:
     """Mount the page on every path that the application does not serve itself; returns Gradio's own application.
 
     Args:
         files: made before the page, because Gradio's components note where uploads lie when they are made.
+        links: the places to go, for `head`; only the page itself without them.
     """
     page._queue = queue = FairQueue(page)
     page.state_session_capacity = MAX_SESSIONS
@@ -120,5 +137,6 @@ def mount_page(site: FastAPI, page: gr.Blocks, files: TemporaryFiles) -> Any:
     gr.mount_gradio_app(site, page, path="/", **LAUNCH)
     mount = cast(Mount, site.routes[-1])
     inner = mount.app
-    mount.app = PackedFiles(PageGate(inner, page, queue, files), ("assets",))
+    gate = PackedFiles(PageGate(inner, page, queue, files), ("assets",))
+    mount.app = CompletedPages(gate, re.compile("/"), partial(_with_head, links or {"Try": "./"}))
     return inner

@@ -33,7 +33,8 @@ class CompletedPages:
         messages: list[Message] = []
 
         async def collect(message: Message) -> None:
-            messages.append(message)
+            if message["type"] in ("http.response.start", "http.response.body"):
+                messages.append(message)
 
         headers = [pair for pair in scope["headers"] if pair[0] not in CONDITIONAL]
         await self.app({**scope, "headers": headers}, receive, collect)

@@ -40,13 +40,14 @@ class Visit:
         self.page.set_default_timeout(PATIENCE_MS)
         self.errors: list[str] = []
         self.outside: list[str] = []
+        self._asked = 0
         self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", self._note)
         self.page.goto(url)
         self.box = self.page.locator("#text textarea")
         self.box.wait_for()
-        for role in ("button", "radio", "slider", "tab"):  # each kind of control arrives in a file of its own
+        for role in ("button", "radio", "tab"):  # each kind of control arrives in a file of its own
             self.page.get_by_role(role).first.wait_for()
         self.page.get_by_role("button", name="Classify").wait_for()
 
@@ -56,16 +57,31 @@ class Visit:
             self.outside.append(request.url)
 
     def ask(self, text: str) -> None:
+        self._asked = self.page.evaluate("window.triptychAsked ?? 0")
         self.box.fill(text)
         self.box.press("Enter")
+
+    def answered(self) -> None:
+        """Wait until every runtime has answered what was asked last."""
+        self.page.wait_for_function(
+            """before => {
+              const answers = document.querySelector("#side-by-side .triptych:not(.waiting)");
+              return answers && !answers.querySelector(".coming") && Number(answers.dataset.asked) > before;
+            }""",
+            arg=self._asked,
+        )
+
+    def cell(self, task: str, backend: str = "int8") -> sync_api.Locator:
+        """The answer of a runtime for a task."""
+        return self.page.locator(f"#side-by-side td.{backend}[data-task='{task}']")
+
+    def open_settings(self) -> None:
+        self.page.get_by_role("button", name="Thresholds and runtime").click()
+        self.page.get_by_role("radio", name="PyTorch").first.wait_for()
 
     def see(self, text: str) -> None:
         # Gradio's tables hold a hidden copy of their first row, to measure it.
         self.page.get_by_text(text).locator("visible=true").first.wait_for()
-
-    def compare(self) -> None:
-        self.page.get_by_role("tab", name="Side by side").press("Enter")
-        self.page.locator(".triptych table").wait_for()
 
     def overflow(self) -> int:
         """Pixels by which the page is wider than the screen."""

@@ -330,7 +330,7 @@ def test_a_second_box_and_a_second_column_are_on_the_page_of_a_model_of_pairs(
     visit.box.fill("good")
     second.fill("good")
     second.press("Enter")
-    visit.see("positive · 0.9820")
+    visit.cell("sentiment").get_by_text("0.9820").wait_for()
     second.fill("")
     visit.ask("good")
     visit.see("was given a single one")

@@ -111,7 +111,7 @@ def test_page_dashboard_and_api_work_below_a_path(server: Started, upload: Calla
         page.goto(f"{site}/")
         page.locator("#text textarea").fill("good")
         page.locator("#text textarea").press("Enter")
-        page.locator(".verdict[data-task=sentiment]").get_by_text("positive").first.wait_for()
+        page.locator("td.int8[data-task=sentiment]").get_by_text("positive").wait_for()
         assert page.get_by_role("alert").count() == 0
         page.get_by_role("link", name="Compare the runtimes").click()
         page.get_by_role("heading", name="Overview").wait_for()

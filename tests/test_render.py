@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 from html import unescape
 
 from test_app import HOSTILE, PARITY, SCRIPT, models
@@ -28,11 +29,17 @@ def test_head_links_to_what_is_served_and_marks_where_one_is() -> None:
     ]
 
 
-def test_page_names_its_model_and_its_sizes() -> None:
-    given = models()
-    html = render.header(given.bundle, given.sizes)
+def test_strip_says_how_the_runtimes_compare_or_how_to_measure_them() -> None:
+    bundle = models().bundle
+    sentence = "INT8: 5.9× faster than PyTorch"
+    html = render.strip(bundle, sentence, "dashboard/")
     assert "Model <b>fake</b>" in html
-    assert "96.0 MB" in html
+    assert f"<b>{sentence}</b>" in html
+    assert '<a href="dashboard/"' in html
+    assert "<a " not in render.strip(bundle, sentence, None)
+    assert "Measure them on your data" in render.strip(bundle, None, "dashboard/")
+    assert "python -m inference compare" in render.strip(bundle, None, None)
+    assert "nothing to compare" in render.strip(replace(bundle, backends=("pytorch",)), None, None)
 
 
 def test_documentation_gives_a_command_for_each_address_of_the_api() -> None:

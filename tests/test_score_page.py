@@ -154,13 +154,6 @@ def test_next_file_is_scored_after_an_unreadable_one(visit: Visit, tmp_path: Pat
     assert len(read_csv(scored_file(visit))) == 1
 
 
-def test_question_opens_the_answer_tab(visit: Visit) -> None:
-    visit.page.get_by_role("tab", name="Score a file").press("Enter")
-    visit.ask("good")
-    visit.page.locator(".verdict").first.wait_for()
-    sync_api.expect(visit.page.get_by_role("tab", name="Answer")).to_have_attribute("aria-selected", "true")
-
-
 def test_file_can_be_stopped_and_does_not_block_questions(browser: sync_api.Browser, tmp_path: Path) -> None:
     slow = Slow("int8")
     given = Models(fakes.bundle(), lambda name: fakes.classifier(slow if name == "int8" else fakes.FakeBackend(name)))
@@ -169,9 +162,8 @@ def test_file_can_be_stopped_and_does_not_block_questions(browser: sync_api.Brow
         begin(visit, write_csv(tmp_path / "in.csv", ["text"], [["good"]] * 5_000))
         visit.page.locator("#score-status progress").wait_for()
         other = Visit(browser, url)
-        other.page.get_by_role("radio", name="PyTorch").check()
         other.ask("good")
-        other.page.locator(".verdict").first.wait_for()
+        other.cell("sentiment", "pytorch").get_by_text("positive").wait_for()
         visit.page.get_by_role("button", name="Stop").click()
         slow.on.set()
         visit.page.locator("#score-status").get_by_text("Stopped.").wait_for()

@@ -294,7 +294,7 @@ def test_page_and_dashboard_link_to_each_other(server: Started) -> None:
         streams: list[str] = []
         visit.page.on("websocket", lambda stream: streams.append(stream.url))
         visit.ask("good")
-        visit.page.locator(".verdict").first.wait_for()
+        visit.answered()
         visit.page.get_by_role("link", name="Compare", exact=True).click()
         back = visit.page.get_by_role("link", name="Try", exact=True)  # drawn with what comes over the stream
         back.wait_for()

@@ -27,6 +27,7 @@ class Details:
                 for name, task in bundle.tasks.items():
                     self.labels[name] = gr.Label(
                         label=name,
+                        show_heading=False,  # it is in the column of the runtime
                         num_top_classes=TOP if len(task.labels) > MANY else len(task.labels),
                         min_width=280,
                     )

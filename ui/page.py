@@ -22,7 +22,7 @@ from inference.jobs import Cancelled, Lane
 from inference.loading import Models
 from ui import render, why
 from ui.answer import Details
-from ui.asking import Answers, Newest, Timed, ask_all
+from ui.asking import PASSES, Answers, Newest, Timed, ask_all
 from ui.recorded import RECEIPTS, find_recorded
 from ui.scoring import ScoreTab
 from ui.zero_gpu import INFO, PYTORCH, LentGpu
@@ -30,6 +30,7 @@ from ui.zero_gpu import INFO, PYTORCH, LentGpu
 LIMITS = ApiLimits()  # the page has the API's limits for explanations
 MAX_EXPLANATIONS_PER_ADDRESS = 2  # leaves room for others
 ANSWERING = 3  # questions that Gradio handles at the same time
+KEPT_TIMES = 3  # after which the example's answers stay, although the machine was too busy for all passes
 INVITATION = '<p class="invitation">Type a text and press Enter{}.</p>'
 ASK = Path(__file__).with_name("ask.js").read_text(encoding="utf-8")
 # A change of a setting is a question too, but leaves the last answers visible until the next ones come.
@@ -97,12 +98,11 @@ class Page:
         examples = offered(models.bundle.examples)
         self._samples = [[one.text] if isinstance(one.text, str) else list(one.text) for one in examples]
         self._sample_names = [str(one.name) for one in examples]
-        self._kept_passes = 0  # of the example's answers that the page opens with
+        self._kept_passes = self._kept_times = 0  # of the answers that the page opens with, those of the first example
         # `Models` runs one pass at a time. More events may run at once, because explanations take long and wait for
         # each other: some are always left for the rest.
         self._lane = {"concurrency_limit": LIMITS.max_explanations + ANSWERING, "concurrency_id": "inference"}
         with gr.Blocks(title="Triptych", analytics_enabled=False, delete_cache=(3600, 3600)) as self.blocks:
-            gr.HTML(render.header(models.bundle, models.sizes), elem_id="top")
             headline = str(recorded.headline) if recorded and recorded.headline else None
             gr.HTML(render.strip(models.bundle, headline, dashboard), elem_id="headline")
             with gr.Tabs(elem_id="views"):
@@ -123,7 +123,7 @@ class Page:
         takes_pairs = self._models.bundle.pairs
         first = [*(self._samples[0] if self._samples else []), "", ""]
         with gr.Row(elem_id="ask"):
-            box = partial(gr.Textbox, lines=1, max_lines=8, scale=6, min_width=280)
+            box = partial(gr.Textbox, lines=1, max_lines=8, scale=6, min_width=280, container=takes_pairs)
             keys = "Enter classifies it, Shift+Enter starts a new line."
             self.text = box(
                 first[0],
@@ -158,7 +158,7 @@ class Page:
 
     def _draw_settings(self) -> None:
         bundle = self._models.bundle
-        with gr.Accordion("Settings", open=False, elem_id="settings"):
+        with gr.Accordion("Thresholds and runtime", open=False, elem_id="settings"):
             self.runtime = gr.Radio(
                 [(TITLES[name], name) for name in bundle.backends],
                 value=self._backend,
@@ -187,6 +187,7 @@ class Page:
         private: dict[str, Any] = {**self._lane, "api_visibility": "private", "show_progress": "hidden"}
         # Components and not gr.State, because the browser writes them.
         self.wants_why = gr.Checkbox(True, visible="hidden")
+        self.settled = gr.Checkbox(not self._samples, visible="hidden")
         self.again = gr.Textbox("", visible="hidden", elem_id="again")  # another value asks again
         number = gr.Number(0, visible="hidden")
         settings = [self.runtime, *self.thresholds, self.wants_why, *self.why.inputs, number]
@@ -199,19 +200,18 @@ class Page:
         fill = f"(index) => {json.dumps([one if len(one) > 1 else one[0] for one in self._samples])}[index]"
         picked = self.examples.click(None, self.examples, self.texts, js=fill, api_visibility="private")
         picked.then(self._ask, self.inputs, shown, js=ASK, **newest)
-        moved = [self.runtime.input, *(slider.release for slider in self.thresholds)]
-        gr.on(moved, self._ask_again, self.inputs, shown, js=NUMBER, **newest)
+        moved = [self.runtime.input, *(slider.change for slider in self.thresholds)]
+        gr.on(moved, self._ask_again, self.inputs, shown, js=NUMBER, trigger_mode="always_last", **private)
         own = json.dumps([task.threshold for task in self._models.bundle.tasks.values()])
-        reset = self.reset.click(None, None, self.thresholds, js=f"() => {own}", api_visibility="private")
-        reset.then(self._ask_again, self.inputs, shown, js=NUMBER, **newest)
+        self.reset.click(None, None, self.thresholds, js=f"() => {own}", api_visibility="private")
         explain = partial(gr.on, fn=self._explain_again, inputs=self.inputs, outputs=[self.why.result], js=NUMBER)
         explain(self.why.changes, **newest)
         self.reasons.collapse(None, None, self.wants_why, js="() => false", api_visibility="private")
         opened = self.reasons.expand(None, None, self.wants_why, js="() => true", api_visibility="private")
         opened.then(self._explain_again, self.inputs, [self.why.result], js=NUMBER, **newest)
-        # The page opens with an example. Until it has been answered once, whoever opens the page asks it.
-        begin = 'answers => answers.includes("coming") ? "example" : ""'
-        self.blocks.load(None, self.comparison, self.again, js=begin, api_visibility="private")
+        # The page opens with an example and its answers. Until there are good ones, a page that is opened asks again.
+        begin = '(settled) => { window.triptychOpening = !settled; return settled ? "" : "example"; }'
+        self.blocks.load(None, self.settled, self.again, js=begin, api_visibility="private")
 
     def _is_wanted(self, request: gr.Request) -> bool:
         """Return whether anybody still waits for the answers of this session."""
@@ -306,15 +306,18 @@ class Page:
         """Let the page open with these answers, if they are those of its example with the settings of the start."""
         is_first = bool(self._samples) and question.text == as_text(*self._samples[0])
         is_plain = not question.limits and question.backend == self._backend and question.wants_why
-        if not is_first or not is_plain or passes <= self._kept_passes:
+        if self.settled.value or not is_first or not is_plain or not passes:
             return
-        self._kept_passes = passes
-        for component, value in shown.items():
-            if isinstance(value, dict) and value.get("__type__") == "update":
-                component.visible = value["visible"]
-            else:
-                content = component.postprocess(value)
-                component.value = content.model_dump() if hasattr(content, "model_dump") else content
+        self._kept_times += 1
+        self.settled.value = passes >= PASSES or self._kept_times >= KEPT_TIMES
+        if passes > self._kept_passes:
+            self._kept_passes = passes
+            for component, value in shown.items():
+                if isinstance(value, dict) and value.get("__type__") == "update":
+                    component.visible = value["visible"]
+                else:
+                    content = component.postprocess(value)
+                    component.value = content.model_dump() if hasattr(content, "model_dump") else content
         self.blocks.config = self.blocks.get_config_file()
 
     def _publish(self, default: str) -> None:

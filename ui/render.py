@@ -99,11 +99,6 @@ def docs(api: Mapping[str, Any], address: str, links: Mapping[str, str]) -> str:
     return fill("docs", api=api, commands=commands, head=Markup(head("Docs", links)), look=Markup(tokens() + look()))
 
 
-def header(bundle: Bundle, sizes: Mapping[str, int]) -> str:
-    """Return which model the page shows."""
-    return fill("header", bundle=bundle, sizes=sizes)
-
-
 def message(error: InferenceError) -> str:
     """Return an error's message; it is written for people."""
     return fill("message", text=error)

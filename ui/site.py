@@ -86,7 +86,7 @@ def _css() -> str:
 # Until Gradio has drawn its page: as wide as it will be, and without the foot, which what comes pushes down.
 EARLY = """
 .gradio-container { width: 100% !important; max-width: 1120px !important; margin: 0 auto !important; }
-.gradio-container:not(:has(#top)) footer { visibility: hidden; }
+.gradio-container:not(:has(#headline)) footer { visibility: hidden; }
 """
 HEAD = '<meta name="description" content="One text classifier on three runtimes, side by side">'
 SCORED = Path(__file__).with_name("scored.js").read_text(encoding="utf-8")

@@ -18,6 +18,7 @@ from dashboard.templating import DECISIONS, render
 from inference import cpu
 from inference.backends import TITLES
 from inference.calls.formatting import mb, ms, percent, points
+from inference.compare.results import unmeasured
 from inference.compare.verdict import ShipLimits, Verdict
 
 Receipt = Mapping[str, Any]
@@ -178,16 +179,22 @@ def provenance(receipt: Receipt) -> None:
     """Draw one line: where, when and on what the numbers were measured."""
     settings, data, versions = receipt["settings"], receipt["data"], receipt["versions"]
     tokens = sorted(data["tokens"])
-    calls = receipt["results"]["latency"][settings["reference"]]["calls"]
-    warm = min(arm["calls"] for launch in receipt["latency"]["warm_up"] for arm in launch.values())
+    if (missing := unmeasured(receipt)) is None:
+        calls = receipt["results"]["latency"][settings["reference"]]["calls"]
+        warm = min(arm["calls"] for launch in receipt["latency"]["warm_up"] for arm in launch.values())
+        speed = [
+            "one text at a time",
+            f"{calls:,} timed calls per backend after at least {warm:,} to warm up",
+            many(settings["launches"], "start"),
+            *(["quick run"] if settings["quick"] else []),
+        ]
+    else:
+        speed = [missing]
     parts = [
         f"{data['name']}, {many(len(tokens), 'row')}",
         f"{tokens[0]}–{tokens[-1]} tokens, median {tokens[len(tokens) // 2]}",
         f"{receipt['machine']['cpu']}, {many(settings['threads'], 'thread')}",
-        "one text at a time",
-        f"{calls:,} timed calls per backend after at least {warm:,} to warm up",
-        many(settings["launches"], "start"),
-        *(["quick run"] if settings["quick"] else []),
+        *speed,
         receipt["created"].replace("T", " ").removesuffix("Z") + " UTC",
         *(f"{name} {versions[name]}" for name in ("torch", "onnxruntime") if name in versions),
     ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dashboard.charts.formatting import Receipt, many, names, span
+from dashboard.charts.formatting import Receipt, many, names, sentence, span
 from inference.backends import RUNTIMES, TITLES
 from inference.calls.formatting import digits, mb, ms, percent, points, times
 from inference.compare.benchmark import BATCH_SIZES, MAX_SLOWDOWN, MAX_STEAL
-from inference.compare.results import PERCENTILES, noise_is_assumed
+from inference.compare.results import PERCENTILES, noise_is_assumed, unmeasured
 from inference.compare.stats import RESAMPLES, min_samples, rows_to_settle
 from inference.compare.summary import base_in_words
 from inference.compare.verdict import INCONCLUSIVE, ShipLimits, accuracy_decision
@@ -27,17 +27,18 @@ class Section:
 
 def method(receipt: Receipt, limits: ShipLimits | None = None) -> list[Section]:
     """Return every section in reading order."""
+    if (missing := unmeasured(receipt)) is None:
+        speed = [_latency(receipt), _noise(receipt), _percentiles(receipt), _throughput(receipt)]
+        start = [_start(receipt), _batches(receipt)]
+    else:
+        speed, start = [Section("Latency", [sentence(missing)])], []
     return [
         _rows(receipt),
-        _latency(receipt),
-        _noise(receipt),
-        _percentiles(receipt),
-        _throughput(receipt),
+        *speed,
         _accuracy(receipt),
         _difference(receipt, limits or ShipLimits()),
         _size(receipt),
-        _start(receipt),
-        _batches(receipt),
+        *start,
         _left_out(),
         _machine(receipt),
         _hashes(receipt),
@@ -217,12 +218,12 @@ def _difference(receipt: Receipt, limits: ShipLimits) -> Section:
 
 
 def _size(receipt: Receipt) -> Section:
-    memory = receipt["results"]["memory"]
+    memory = receipt["results"].get("memory", {})
     facts = [
         (
             TITLES[name],
-            f"model {mb(of['model_bytes'])}, libraries {mb(of['libraries_bytes'])}, peak memory "
-            f"{mb(memory[name]['peak_bytes'])}",
+            f"model {mb(of['model_bytes'])}, libraries {mb(of['libraries_bytes'])}"
+            + (f", peak memory {mb(memory[name]['peak_bytes'])}" if memory else ""),
         )
         for name, of in receipt["results"]["size"].items()
     ]
@@ -232,9 +233,12 @@ def _size(receipt: Receipt) -> Section:
         f"The model is every file needed for answering: weights, tokenizer, description{base}. 1 MB is 1,000,000 "
         "bytes. Libraries are the runtime and all its requirements, as installed on this disk. A container image can "
         "be smaller or larger.",
-        "Memory is that of the answering process, Python included, after it answered its texts one by one and in "
-        "batches: what it holds then, and its peak. Medians over the starts.",
     ]
+    if memory:
+        paragraphs.append(
+            "Memory is that of the answering process, Python included, after it answered its texts one by one and in "
+            "batches: what it holds then, and its peak. Medians over the starts."
+        )
     return Section("Size and memory", paragraphs, facts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import made
 import pytest
 from opened import charts, one, opened, words
 
@@ -36,3 +37,14 @@ def test_accuracy_draws_what_one_backend_changes_and_unfolds_the_rest() -> None:
     assert len(charts(test)) == 2
     assert "ONNX gives all 200 rows the same label as PyTorch" in test.success[0].value
     assert len(charts(opened("accuracy", more="true"))) == 8
+
+
+@pytest.mark.parametrize("page", ["latency", "size", "accuracy", "disagreements", "leaderboard", "method"])
+def test_page_of_a_measurement_without_times_shows_the_rest_and_says_why(folder: Path, page: str) -> None:
+    write_receipt(made.without_speed(one()), folder / "good.json")
+    test = opened(page, more="true")
+    assert not test.exception
+    expected = {"latency": 0, "size": 3, "accuracy": 8, "disagreements": 1, "leaderboard": 0, "method": 0}
+    assert len(charts(test)) == expected[page]
+    if page != "leaderboard":
+        assert "speed was not measured: the machine was busy" in words(test).lower()

@@ -11,6 +11,7 @@ from dashboard.charts.overview import unbeaten
 from dashboard.charts.style import GREY, Chart, Rows, finish, label, log_axis, marker, named, short, whiskers
 from inference.backends import RUNTIMES, TITLES
 from inference.calls.formatting import ms, percent
+from inference.compare.results import unmeasured
 
 
 def table(receipts: Mapping[str, Receipt]) -> Rows:
@@ -21,16 +22,16 @@ def table(receipts: Mapping[str, Receipt]) -> Rows:
     """
     return [
         {
-            "measurement": name,
             "model": receipt["model"]["name"],
             "backend": TITLES[backend],
             "task": task,
-            "accuracy": scores[backend]["accuracy"]["value"],
-            "macro-F1": scores[backend]["macro_f1"]["value"],
+            "accuracy, %": scores[backend]["accuracy"]["value"] * 100,
             "p50, ms": _time(receipt, backend, "p50_ms"),
             "p95, ms": _time(receipt, backend, "p95_ms"),
-            "speed-up": receipt["results"]["speedup"][backend]["value"],
-            "model, MB": round(receipt["results"]["size"][backend]["model_bytes"] / 1e6, 1),
+            "speed-up": receipt["results"]["speedup"][backend]["value"] if unmeasured(receipt) is None else None,
+            "model, MB": receipt["results"]["size"][backend]["model_bytes"] / 1e6,
+            "macro-F1": scores[backend]["macro_f1"]["value"],
+            "measurement": name,
             "data": receipt["data"]["name"],
             "rows": scores[backend]["rows"],
             "processor": receipt["machine"]["cpu"],
@@ -43,12 +44,16 @@ def table(receipts: Mapping[str, Receipt]) -> Rows:
 
 
 def _time(receipt: Receipt, backend: str, key: str) -> float | None:
+    if unmeasured(receipt) is not None:
+        return None
     estimate = receipt["results"]["latency"][backend].get(key)
     return estimate["value"] if estimate else None
 
 
 def compares(a: Receipt, b: Receipt) -> bool:
-    """Return whether accuracy and latency of two measurements compare: same file and rows, same processor."""
+    """Return whether accuracy and latency of two measurements compare: both timed, same rows, same processor."""
+    if unmeasured(a) is not None or unmeasured(b) is not None:
+        return False
     return all(a["data"][key] == b["data"][key] for key in ("sha256", "row_numbers")) and all(
         a["machine"][key] == b["machine"][key] for key in ("cpu", "flags")
     )
@@ -105,14 +110,16 @@ def pareto(receipts: Mapping[str, Receipt], task: str) -> Chart:
     times = [latency(name, backend) for name, r in receipts.items() for backend in r["settings"]["backends"]]
     log_axis(figure, min(e["low"] for e in times) / 1.4, max(e["high"] for e in times) * 1.4)
     figure.update_yaxes(tickformat=".1%")
+    several = len(receipts) > 1
     words = [
-        f"{TITLES[backend]} of {name} ({ms(latency(name, backend)['value'])}, "
+        f"{TITLES[backend]}{f' of {short(name, 40)}' if several else ''} ({ms(latency(name, backend)['value'])}, "
         f"{percent(accuracy(name, backend)['value'])})"
         for name, backend in front
     ]
     alt = f"Scatter of median time, logarithmic, against accuracy on {task}, for {len(receipts)} measurements."
-    note = (
-        "Error bars: 95% intervals. Dotted line: what no other beats in both, by the values alone. Only measurements "
-        "of the selected one's rows and processor are drawn, because others do not compare."
+    note = "Dotted line: the best trade-offs."
+    details = (
+        "Nothing is both faster and more accurate than these, by the values alone. Error bars: 95% intervals. Only "
+        "measurements of the selected one's rows and processor are drawn, because others do not compare."
     )
-    return Chart(figure, f"Best trade-offs of {task}: {joined(words)}.", alt, [], note)
+    return Chart(figure, f"Best trade-offs for {task}: {joined(words)}.", alt, [], note, details)

@@ -4,12 +4,18 @@ import streamlit as st
 
 from dashboard import components
 from dashboard.charts import latency
+from dashboard.charts.formatting import sentence
 from dashboard.components import plain
 from dashboard.state import current
+from inference.compare.results import unmeasured
 
 selection = current()
 receipt = selection.receipt
 components.page("Latency", receipt, tables=True)
+if (missing := unmeasured(receipt)) is not None:
+    components.lead_to_measuring("info", plain(sentence(missing)), "Measure it", "measure_speed")
+    components.footer(receipt)
+    st.stop()
 st.subheader("Typical and slow texts", anchor=False)
 components.chart(latency.percentiles(receipt, selection.limits.max_p95_ms), "percentiles", 4)
 left, right = st.columns(2, gap="large")

@@ -35,11 +35,13 @@ st.dataframe(
     hide_index=True,
     width="stretch",
     column_config={
-        "accuracy": st.column_config.NumberColumn(format="percent"),
+        "accuracy, %": st.column_config.NumberColumn(format="%.1f"),
         "macro-F1": st.column_config.NumberColumn(format="%.3f"),
         "p50, ms": st.column_config.NumberColumn(format="%.2f"),
         "p95, ms": st.column_config.NumberColumn(format="%.2f"),
         "speed-up": st.column_config.NumberColumn(format="%.1f×"),
+        "model, MB": st.column_config.NumberColumn(format="%.1f"),
+        "rows": st.column_config.NumberColumn(format="localized"),
     },
 )
 shown = {name: listed[name] for name in dict.fromkeys(str(row["measurement"]) for row in rows)}

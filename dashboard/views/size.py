@@ -5,6 +5,7 @@ import streamlit as st
 from dashboard import components
 from dashboard.charts import size
 from dashboard.state import current
+from inference.compare.results import unmeasured
 
 selection = current()
 receipt = selection.receipt
@@ -16,5 +17,6 @@ with left:
 with right:
     if (types := size.dtypes(receipt)) is not None:
         components.chart(types, "dtypes")
-    components.chart(size.memory(receipt), "memory")
+    if unmeasured(receipt) is None:
+        components.chart(size.memory(receipt), "memory")
 components.footer(receipt)

@@ -1,0 +1,94 @@
+"""The dashboard in a real browser: texts that differ and why, and every page in one tap on a phone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+
+import made
+import pytest
+from chromium import PATIENCE_MS, sync_api
+from conftest import ROOT, Tiny
+from ports import on_a_free_port
+
+from inference.compare.receipt import seal, write_receipt
+from inference.formats.bundle import Bundle
+
+
+@pytest.fixture(scope="module")
+def address(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A dashboard beside the tiny model, with a measurement of it: INT8 changes one label."""
+    folder = tmp_path_factory.mktemp("receipts")
+    bundle = Bundle.read(tiny.folder)
+    task, spec = next(iter(bundle.tasks.items()))
+    true = [0, 1] * 30
+    texts = [f"good text {i} <img src=x onerror=alert(1)>" for i in range(60)]
+    receipt = made.receipt(
+        true, {"onnx": true, "int8": made.flip(true, [3])}, labels=spec.labels, texts=texts, task=task
+    )
+    receipt["model"]["files"] = dict(bundle.files)
+    write_receipt(seal(receipt), folder / "mine.json")
+    settings = {"TRIPTYCH_RECEIPTS": folder, "TRIPTYCH_MODEL": tiny.folder, "TRIPTYCH_BASE": tiny.base}
+    environment = {
+        **os.environ,
+        **{name: str(path) for name, path in settings.items()},
+        "TRIPTYCH_CACHE": str(tiny.cache),
+    }
+    arguments = ["run", str(ROOT / "dashboard/main.py"), "--server.headless=true", "--server.address=127.0.0.1"]
+
+    def start(port: int) -> tuple[subprocess.Popen[bytes], str]:
+        log = folder / "log"
+        with log.open("w") as output:
+            command = [sys.executable, "-m", "streamlit", *arguments, f"--server.port={port}"]
+            process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        url = f"http://127.0.0.1:{port}"
+        while process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"{url}/_stcore/health", timeout=10):
+                    return process, url
+            except OSError:
+                time.sleep(0.25)
+        raise RuntimeError(log.read_text())
+
+    process, url = on_a_free_port(start, "is not available")
+    yield url
+    process.terminate()
+    process.wait(timeout=300)
+
+
+@pytest.fixture
+def phone(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.set_default_timeout(PATIENCE_MS)
+    yield page
+    page.close()
+
+
+def test_row_with_another_label_is_shown_in_words_and_explained_on_both_backends(
+    address: str, phone: sync_api.Page
+) -> None:
+    phone.goto(f"{address}/disagreements?receipt=mine")
+    card = phone.locator(".disagreement")
+    card.get_by_text("good text 3 <img src=x onerror=alert(1)>").wait_for()
+    assert card.count() == 1
+    phone.get_by_role("button", name="Why").first.click()
+    phone.locator(".why.int8 .words").wait_for()
+    sides = phone.locator(".why .words").all_inner_texts()
+    assert len(sides) == 2
+    assert all("good" in side and "onerror" in side for side in sides)
+    assert not phone.locator(".why img, .disagreement img").count()
+    assert phone.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
+
+
+def test_every_page_is_one_tap_away_on_a_phone_and_keeps_the_selection(address: str, phone: sync_api.Page) -> None:
+    phone.goto(f"{address}/?receipt=mine&max_drop=1.5")
+    for name in ("Leaderboard", "Latency", "Size", "Accuracy", "Disagreements", "Your data", "Method", "Overview"):
+        phone.locator(".st-key-phone_pages").get_by_role("link", name=name, exact=True).click()
+        if name != "Overview":
+            phone.get_by_role("heading", level=2, name=name).wait_for()
+        assert "max_drop=1.5" in phone.url
+        assert phone.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import streamlit as st
 from fastapi import FastAPI
+from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import FileResponse
 from fastapi.testclient import TestClient
 from test_app import models
@@ -61,6 +62,7 @@ def test_completed_page_is_whole_and_is_never_taken_for_the_librarys_file(tmp_pa
     app = FastAPI()
     app.get("/")(lambda: FileResponse(tmp_path / "page.html"))
     app.get("/data")(lambda: {"p": "old"})
+    app.add_middleware(GZipMiddleware, minimum_size=1)
     client = TestClient(CompletedPages(app, re.compile("/|/data"), lambda page: page.replace("old", "new and longer")))
     first = client.get("/")
     assert first.text == "<p>new and longer</p>"

@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference.api.middleware import path_of
 
-CONDITIONAL = (b"if-none-match", b"if-modified-since", b"range")  # they are about the library's own file
+# About the library's own file, whole and as it is.
+LEFT_OUT = (b"accept-encoding", b"if-none-match", b"if-modified-since", b"range")
 
 
 class CompletedPages:
@@ -36,7 +37,7 @@ class CompletedPages:
             if message["type"] in ("http.response.start", "http.response.body"):
                 messages.append(message)
 
-        headers = [pair for pair in scope["headers"] if pair[0] not in CONDITIONAL]
+        headers = [pair for pair in scope["headers"] if pair[0] not in LEFT_OUT]
         await self.app({**scope, "headers": headers}, receive, collect)
         start, content = messages[0], b"".join(message.get("body", b"") for message in messages[1:])
         answered = MutableHeaders(raw=list(start["headers"]))

@@ -35,6 +35,7 @@ from ui.page import build
 from ui.render import docs
 from ui.site import mount_page
 from ui.start import ServerSettings, run
+from ui.what_if import Api
 from ui.zero_gpu import LentGpu
 
 LINKS = {"Try": "./", "Compare": "dashboard/", "Docs": "docs"}
@@ -70,7 +71,8 @@ def site(
     pages = [path.stem for path in (DASHBOARD.parent / "views").glob("[!_]*.py")]
     application.mount("/dashboard", DashboardGate(dashboard, pages, settings.access.has_foreign_frames))
     application.mount("/api", api)
-    page = build(models, settings.backend, LINKS["Compare"], lent)
+    requests_to = Api("api/predict", has_key=api.state.has_key, is_gradio=False)
+    page = build(models, settings.backend, LINKS["Compare"], lent, api=requests_to)
     return application, mount_page(application, page, files, LINKS)
 
 

@@ -137,7 +137,7 @@ def test_untried_word_has_no_figure() -> None:
     found = explained("good bad")
     found = replace(found, words=(found.words[0], replace(found.words[1], attribution=None, without=None)))
     html = why.html(found)
-    assert '<span class="word untried">bad</span>' in html
+    assert '<span class="word untried" role="button" tabindex="-1" data-at="5,8">bad</span>' in html
     assert "not tried" in html
 
 
@@ -176,7 +176,9 @@ def record(low: float) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("low", "said"), [(0.1, "✓ beats random words"), (-0.1, "? no better than random words")])
+@pytest.mark.parametrize(
+    ("low", "said"), [(0.1, "✓ these words count more than random"), (-0.1, "? these words count no more than random")]
+)
 def test_badge_says_whether_the_top_words_beat_random_ones(low: float, said: str) -> None:
     text = shown(why.html(explained(), record(low)))
     assert said in text
@@ -187,9 +189,24 @@ def test_unchecked_model_has_no_badge() -> None:
     assert "badge" not in why.html(explained())
 
 
-def test_gradients_on_other_runtimes_are_refused_with_a_remedy(given: Models) -> None:
-    html = why.explain(given, "good", "int8", None, lambda: True, "sentiment", GRADIENTS, *[why.PREDICTED] * 2)
-    assert "Choose the PyTorch runtime" in html
+class Gradual(Models):
+    """Models whose gradients are those of `explained`, about the label that is asked for."""
+
+    def explain(
+        self, text: Any, backend: str, task: str | None = None, label: str | None = None, *rest: Any
+    ) -> Explanation:
+        made = explain(self.get(backend), text, task, label)
+        return replace(made, method=GRADIENTS, convergence_delta=0.0, n_steps=64, converged=True)
+
+
+def test_gradients_of_an_int8_answer_run_on_pytorch_and_say_so() -> None:
+    given = models(int8=9.0)
+    gradual = Gradual(given.bundle, given.get)
+    asked = ("bad", "int8", None, lambda: True, "sentiment", GRADIENTS, *[why.PREDICTED] * 2)
+    text = " ".join(shown(why.explain(gradual, *asked)).split())
+    assert "PyTorch explains INT8’s answer here, because INT8 has no gradients" in text
+    assert "Why positive 0.1192 (PyTorch predicts negative)" in text  # the label that INT8 shows, PyTorch's figures
+    assert "explains" not in shown(why.explain(gradual, "bad", "pytorch", *asked[2:]))
 
 
 def test_badge_requires_a_check_of_this_model(given: Models, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,13 +214,13 @@ def test_badge_requires_a_check_of_this_model(given: Models, tmp_path: Any, monk
     monkeypatch.setattr(why, "FAITHFULNESS", tmp_path / "f.json")
     asked = (given, "good", "int8", None, lambda: True, "sentiment", "occlusion", *[why.PREDICTED] * 2)
     faithfulness.add_record(tmp_path / "f.json", made)
-    assert "beats random words" in why.explain(*asked)
+    assert "count more than random" in why.explain(*asked)
     made["model"]["digest"] = "0" * 64
     (tmp_path / "f.json").unlink()
     faithfulness.add_record(tmp_path / "f.json", made)
-    assert "beats random words" not in why.explain(*asked)
+    assert "count more than random" not in why.explain(*asked)
     (tmp_path / "f.json").write_text("{")
-    assert "beats random words" not in why.explain(*asked)
+    assert "count more than random" not in why.explain(*asked)
 
 
 # --- The page

@@ -25,6 +25,7 @@ from ui.answer import Details
 from ui.asking import PASSES, Answers, Newest, Timed, ask_all
 from ui.recorded import RECEIPTS, find_recorded
 from ui.scoring import ScoreTab
+from ui.what_if import Api, WhatIf
 from ui.zero_gpu import INFO, PYTORCH, LentGpu
 
 LIMITS = ApiLimits()  # the page has the API's limits for explanations
@@ -43,6 +44,7 @@ def build(
     dashboard: str | None = None,
     lent: LentGpu | None = None,
     receipts: Sequence[Path] = (RECEIPTS,),
+    api: Api | None = None,
 ) -> gr.Blocks:
     """Build the page over these models. Its public endpoints are /predict, /compare and /explain.
 
@@ -51,11 +53,12 @@ def build(
         dashboard: the address of the dashboard; None shows no link.
         lent: answers on ZeroGPU.
         receipts: folders of recorded measurements, of which that of this model is shown.
+        api: where copied requests go; the page's own endpoint if it is left out.
     """
     # After every event Gradio summarises its last 10,000 with pandas, for a monitoring page that is off here.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
     # Closed: otherwise requests can skip the queue and its limits.
-    return Page(models, backend, dashboard, lent, receipts).blocks.queue(api_open=False)
+    return Page(models, backend, dashboard, lent, receipts, api).blocks.queue(api_open=False)
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Question:
     """Of the explanation: task, method, and the label selected for each task."""
     number: float
     """The browser counts its questions."""
+    pinned: tuple[str, ...]
+    """The text or the pair to compare with; empty strings for none."""
 
 
 class Page:
@@ -84,6 +89,7 @@ class Page:
         dashboard: str | None = None,
         lent: LentGpu | None = None,
         receipts: Sequence[Path] = (RECEIPTS,),
+        api: Api | None = None,
     ) -> None:
         self._models = models
         self._backend = backend
@@ -103,6 +109,7 @@ class Page:
         # each other: some are always left for the rest.
         self._lane = {"concurrency_limit": LIMITS.max_explanations + ANSWERING, "concurrency_id": "inference"}
         with gr.Blocks(title="Triptych", analytics_enabled=False, delete_cache=(3600, 3600)) as self.blocks:
+            self.what_if = WhatIf(models, api or Api())
             headline = str(recorded.headline) if recorded and recorded.headline else None
             gr.HTML(render.strip(models.bundle, headline, dashboard), elem_id="headline")
             with gr.Tabs(elem_id="views"):
@@ -154,7 +161,7 @@ class Page:
         places = render.side_by_side(bundle, dict.fromkeys(bundle.backends))
         gr.HTML(f"<template>{places}</template>", elem_id="places")
         self.comparison = gr.HTML(places if self._samples else INVITATION.format(""), elem_id="side-by-side")
-        self.actions = gr.Row(elem_id="actions")
+        self.what_if.draw()
 
     def _draw_settings(self) -> None:
         bundle = self._models.bundle
@@ -180,7 +187,6 @@ class Page:
     def _draw_why(self) -> None:
         with gr.Accordion("Why", open=True, elem_id="reasons") as self.reasons:
             self.why = why.WhyTab(self._models.bundle)
-        self.what_if = gr.Column(elem_id="what-if")
         self.details = Details(self._models.bundle)
 
     def _connect(self) -> None:
@@ -191,8 +197,8 @@ class Page:
         self.again = gr.Textbox("", visible="hidden", elem_id="again")  # another value asks again
         number = gr.Number(0, visible="hidden")
         settings = [self.runtime, *self.thresholds, self.wants_why, *self.why.inputs, number]
-        self.inputs = [*self.texts, *settings]
-        shown = [self.comparison, self.why.result, *self.details.outputs]
+        self.inputs = [*self.texts, *self.what_if.pinned, *settings]
+        shown = [self.comparison, self.why.result, *self.details.outputs, *self.what_if.outputs]
         # Each replaces the question before: `always_last`, Gradio's way, would wait for its answer.
         newest: dict[str, Any] = {**private, "trigger_mode": "multiple"}
         asking = [*(box.submit for box in self.texts), self.classify.click, self.again.change]
@@ -209,9 +215,12 @@ class Page:
         self.reasons.collapse(None, None, self.wants_why, js="() => false", api_visibility="private")
         opened = self.reasons.expand(None, None, self.wants_why, js="() => true", api_visibility="private")
         opened.then(self._explain_again, self.inputs, [self.why.result], js=NUMBER, **newest)
-        # The page opens with an example and its answers. Until there are good ones, a page that is opened asks again.
-        begin = '(settled) => { window.triptychOpening = !settled; return settled ? "" : "example"; }'
-        self.blocks.load(None, self.settled, self.again, js=begin, api_visibility="private")
+        # The page opens with an example and its answers, or with the text in its address. Until there are good answers
+        # to the example, a page that is opened asks again.
+        opened_with = [*self.texts, self.why.inputs[0], self.again]
+        begin = "(settled) => window.triptych.open(settled)"
+        self.blocks.load(None, self.settled, opened_with, js=begin, api_visibility="private")
+        self.what_if.connect()
 
     def _is_wanted(self, request: gr.Request) -> bool:
         """Return whether anybody still waits for the answers of this session."""
@@ -219,7 +228,8 @@ class Page:
 
     def _question(self, request: gr.Request, values: Sequence[Any]) -> tuple[Question, Callable[[], bool]]:
         """Return what the page asks, and whether it is still wanted."""
-        texts, rest = values[: len(self.texts)], list(values[len(self.texts) :])
+        count = len(self.texts)
+        texts, pinned, rest = values[:count], values[count : 2 * count], list(values[2 * count :])
         tasks = self._models.bundle.tasks
         backend, *rest = rest
         thresholds, (wants_why, *reason, number) = rest[: len(tasks)], rest[len(tasks) :]
@@ -228,18 +238,18 @@ class Page:
             for (name, task), limit in zip(tasks.items(), thresholds, strict=True)
             if limit != task.threshold
         }
-        question = Question(as_text(*texts), backend, limits, wants_why, tuple(reason), number or 0)
-        session = str(request.session_hash)
-        self._newest.note(session, question.number)
+        kept = tuple(text or "" for text in pinned)
+        question = Question(as_text(*texts), backend, limits, wants_why, tuple(reason), number or 0, kept)
 
         def is_wanted() -> bool:
-            return self._is_wanted(request) and self._newest.is_newest(session, question.number)
+            return self._is_wanted(request) and self._newest.is_newest(str(request.session_hash), question.number)
 
         return question, is_wanted
 
     def _ask(self, request: gr.Request, *values: Any) -> Iterator[dict[Any, Any]]:
         """Show the answer of each runtime as it comes, then the explanation; or why that is impossible."""
         question, is_wanted = self._question(request, values)
+        self._newest.note(str(request.session_hash), question.number)
         shown: dict[Any, Any] = {}
         passes = 0
         try:
@@ -253,8 +263,10 @@ class Page:
                 passes = min(one.passes if isinstance(one, Timed) else 0 for one in answers.values())
                 shown |= update
                 yield update
+            shown |= (update := self._what_if(question, answers, is_wanted))
+            yield update
             if question.wants_why:
-                update = self._explain(question, is_wanted, address_of(request))
+                update = self._explain(question, is_wanted, request)
                 shown |= update
                 yield update
             self._keep(question, passes, shown)
@@ -262,7 +274,7 @@ class Page:
             return
         except InferenceError as error:
             html = f'<div data-asked="{question.number}">{render.message(error)}</div>'
-            yield {self.comparison: html, self.why.result: "", **self.details.hide()}
+            yield {self.comparison: html, self.why.result: "", **self.details.hide(), **self.what_if.hide()}
 
     def _ask_again(self, request: gr.Request, *values: Any) -> Iterator[dict[Any, Any]]:
         """Ask again after a change of a setting; without a text, do nothing."""
@@ -276,15 +288,21 @@ class Page:
         if not question.wants_why or not "".join(question.text or "").strip():
             return nothing
         try:
-            return self._explain(question, is_wanted, address_of(request))
+            return self._explain(question, is_wanted, request)
         except Cancelled:
             return nothing
 
-    def _explain(self, question: Question, is_wanted: Callable[[], bool], address: str) -> dict[Any, Any]:
+    def _explain(self, question: Question, is_wanted: Callable[[], bool], request: gr.Request) -> dict[Any, Any]:
         limit = question.limits.get(question.reason[0])
+        session = f"{request.session_hash} why"  # a newer explanation replaces this one, and no answers
+        self._newest.note(session, question.number)
+
+        def is_newest() -> bool:
+            return is_wanted() and self._newest.is_newest(session, question.number)
+
         try:
-            with self._explaining.turn(is_wanted, address):
-                html = why.explain(self._models, question.text, question.backend, limit, is_wanted, *question.reason)
+            with self._explaining.turn(is_newest, address_of(request)):
+                html = why.explain(self._models, question.text, question.backend, limit, is_newest, *question.reason)
         except Cancelled:
             raise
         except InferenceError as error:
@@ -302,11 +320,15 @@ class Page:
             asked=question.number,
         )
 
+    def _what_if(self, question: Question, answers: Answers, is_wanted: Callable[[], bool]) -> dict[Any, Any]:
+        given = {name: one.answer for name, one in answers.items() if isinstance(one, Timed)}
+        return self.what_if.show(question.text, question.pinned, given, question.backend, question.limits, is_wanted)
+
     def _keep(self, question: Question, passes: int, shown: dict[Any, Any]) -> None:
         """Let the page open with these answers, if they are those of its example with the settings of the start."""
         is_first = bool(self._samples) and question.text == as_text(*self._samples[0])
         is_plain = not question.limits and question.backend == self._backend and question.wants_why
-        if self.settled.value or not is_first or not is_plain or not passes:
+        if self.settled.value or not is_first or not is_plain or any(question.pinned) or not passes:
             return
         self._kept_times += 1
         self.settled.value = passes >= PASSES or self._kept_times >= KEPT_TIMES

@@ -27,6 +27,7 @@ from ui.gate import PageGate
 from ui.look import look, tokens
 from ui.render import head
 from ui.waiting import FairQueue
+from ui.what_if import SCRIPT
 
 MAX_REQUEST_BYTES = 8_000_000  # above `MAX_UPLOAD_MB`; the API takes less: `inference.api.ApiLimits`
 MAX_SESSIONS = 100  # Gradio keeps some 150 KB of each, and makes one for every question that names none
@@ -75,8 +76,9 @@ async def _malformed(request: Request, error: Exception) -> JSONResponse:
 
 
 def _css() -> str:
-    """The common look and page.css, with the sign of each runtime where one is chosen."""
-    rules = [tokens(), look(), Path(__file__).with_name("page.css").read_text(encoding="utf-8")]
+    """The common look and the page's own, with the sign of each runtime where one is chosen."""
+    own = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "what_if.css"))
+    rules = [tokens(), look(), *own]
     for name, runtime in RUNTIMES.items():
         choice = f'#runtime label:has(input[value="{name}"]) span::before'
         rules.append(f'{choice} {{ content: "{runtime.glyph} "; color: var(--{name}); }}')
@@ -90,12 +92,13 @@ EARLY = """
 """
 HEAD = '<meta name="description" content="One text classifier on three runtimes, side by side">'
 SCORED = Path(__file__).with_name("scored.js").read_text(encoding="utf-8")
+MODULES = "".join(f'<script type="module">{script}</script>' for script in (SCORED, SCRIPT))
 CHECK_ADDRESS = Path(__file__).with_name("check_address.js").read_text(encoding="utf-8")
 # For `gr.mount_gradio_app`.
 LAUNCH: dict[str, Any] = {
     "theme": THEME,
     "css": _css(),
-    "head": f'{HEAD}<script>{CHECK_ADDRESS}</script><script type="module">{SCORED}</script>',
+    "head": f"{HEAD}<script>{CHECK_ADDRESS}</script>{MODULES}",
     "footer_links": ["api", "settings"],
     "run_history": False,  # on by default, it keeps what people typed
     "enable_monitoring": False,  # on by default, and open to everybody

@@ -15,22 +15,18 @@ from markupsafe import Markup, escape
 from inference.assets import FAITHFULNESS
 from inference.backends import RUNTIMES
 from inference.calls.texts import Text
-from inference.errors import InferenceError, InputError
+from inference.errors import InferenceError
 from inference.explain.explanation import GRADIENTS, METHOD_TITLES, OCCLUSION, Attribution, Explanation, signed
 from inference.explain.faithfulness import FIGURES, faithfulness_sentences, find_record
 from inference.formats.bundle import Bundle
 from inference.loading import Models
-from ui.render import TEMPLATES, fill, message, shorten
+from ui.render import TEMPLATES, fill, shorten
 
 PREDICTED = ""  # the choice of the label that the model predicts
 MIN_WEIGHT = 0.05  # of the largest attribution: smaller ones are only in the table
 MAX_QUOTED_CHARS = 60  # of a word in the headline
 MAX_UNREAD = 200  # characters shown of a part that was not read
 BUSY = "Too many explanations are waiting. Try again in a few seconds."
-OTHER_RUNTIME = (
-    "Integrated gradients need PyTorch. Choose the PyTorch runtime, or leave out one word at a time (occlusion), which "
-    "works on every runtime."
-)
 
 
 class WhyTab:
@@ -92,25 +88,39 @@ def explain(
     Raises:
         InferenceError: the text cannot be explained.
     """
-    if method == GRADIENTS and not RUNTIMES[backend].has_gradients:
-        return message(InputError(OTHER_RUNTIME))
     label = dict(zip(models.bundle.tasks, labels, strict=True)).get(task)  # an unknown task is refused by `explain`
-    explanation = models.explain(text, backend, task, label or None, method, is_wanted)
+    runtime = _runtime(models.bundle, backend, method)
+    if runtime != backend and not label and task in models.bundle.tasks:
+        label = models.answer(text, backend, None, is_wanted).predictions[task][0].label  # the one that is shown
+    explanation = models.explain(text, runtime, task, label or None, method, is_wanted)
     limit = models.bundle.tasks[task].threshold if threshold is None else threshold
-    return html(explanation, _record(models.bundle, explanation), limit)
+    return html(explanation, _record(models.bundle, explanation), limit, backend)
 
 
-def html(explanation: Explanation, record: Mapping[str, Any] | None = None, threshold: float = 0.0) -> str:
+def _runtime(bundle: Bundle, backend: str, method: str) -> str:
+    """Return the runtime that explains an answer of `backend`: this one, or another if it has no gradients."""
+    able = [name for name in bundle.backends if method != GRADIENTS or RUNTIMES[name].has_gradients]
+    return backend if backend in able or not able else able[0]
+
+
+def html(
+    explanation: Explanation,
+    record: Mapping[str, Any] | None = None,
+    threshold: float = 0.0,
+    backend: str | None = None,
+) -> str:
     """Return an explanation: the text with its words marked, what to know, every figure, and whether to trust it.
 
     Args:
         record: the check of this model, backend and method, if there is one.
         threshold: score below which the model's answer is uncertain.
+        backend: whose answer it is about, if another runtime explains it.
     """
     is_checked = record is not None and explanation.task in record["tasks"]
     return fill(
         "why",
         explanation=explanation,
+        answered=backend or explanation.backend,
         headline=_headline(explanation),
         parts=_parts(explanation),
         threshold=threshold,
@@ -157,6 +167,9 @@ class _Part:
 
     title: str
     """Empty if it is the only one."""
+    text: str
+    number: int
+    """0, or 1 for the second text of a pair."""
     pieces: list[_Piece]
     unread_start: str
     rest: str
@@ -168,9 +181,9 @@ def _parts(explanation: Explanation) -> list[_Part]:
     most = max((abs(word.attribution or 0.0) for word in explanation.words), default=0.0)
     titles = ("First text", "Second text") if explanation.second_text is not None else ("",)
     parts = []
-    for title, (text, (low, high), words) in zip(titles, explanation.texts, strict=True):
+    for number, (title, (text, (low, high), words)) in enumerate(zip(titles, explanation.texts, strict=True)):
         pieces, end = _pieces(text, low, words, most)
-        parts.append(_Part(title, pieces, text[:low], text[end:high], text[high:]))
+        parts.append(_Part(title, text, number, pieces, text[:low], text[end:high], text[high:]))
     return parts
 
 

@@ -71,6 +71,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.service = service
+    app.state.has_key = api_key is not None
     # As Starlette routes: FastAPI's own spend a tenth of a millisecond on finding that there is nothing to inject.
     endpoints = _endpoints(service)
     for path, (method, endpoint) in endpoints.items():

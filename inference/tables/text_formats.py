@@ -27,6 +27,8 @@ _SEPARATOR = re.compile(r"sep=([,;\t|]?)[,;\t|\s]*", re.IGNORECASE)
 # of these signs, also in the full width of East Asian fonts, also after white space and characters without a width.
 _BLANK = r"[\s\x00-\x1f\x7f\xad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*"
 _FORMULA = re.compile(_BLANK + r"[=+\-@\t\r\n＝＋－＠]")
+ESCAPED = "formula_escaped"
+"""A column that says "yes" in rows where a ' was put before each cell that looks like a formula (ui/corrections.js)."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -51,6 +53,8 @@ class CsvTable:
         columns = self._header(text_column)
         self.columns, self.row_count = self._measured(columns, max_columns)
         self.text_column = find_text_column(self.name, self.columns, text_column, max_columns, has_header=True)
+        if ESCAPED in self.columns:
+            self.remarks.append("cells that look like formulas are read without the ' before them")
         if twice := next((name for name in self.columns if name and self.columns.count(name) > 1), None):
             self.remarks.append(f"{self.columns.count(twice)} columns are named {shortened(twice)}")
 
@@ -117,6 +121,7 @@ class CsvTable:
         width = len(self.columns)
         parsed = self._parsed(self.delimiter)
         next(parsed, None)
+        escaped = self.columns.index(ESCAPED) if ESCAPED in self.columns else None
         for line, cells in parsed:
             if len(cells) > width:
                 if any(cell.strip() for cell in cells[width:]):
@@ -126,6 +131,8 @@ class CsvTable:
                     )
                 self._has_spare_cells = True
                 cells = cells[:width]
+            if escaped is not None and cells[escaped : escaped + 1] == ["yes"]:
+                cells = [_unescaped(cell) for cell in cells]
             yield cells + [""] * (width - len(cells))
 
     _has_spare_cells = False
@@ -171,6 +178,10 @@ class CsvTable:
 def harmless(text: str) -> str:
     """Return the text, with a leading ' if a spreadsheet would run it as a formula."""
     return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _unescaped(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell.lstrip("'")) else cell
 
 
 def is_number(text: str) -> bool:

@@ -1,0 +1,140 @@
+/**
+ * The request that a page shows, as a link and as code. Pure functions: they touch no page, and never a network.
+ *
+ * Every string of a snippet is written with the escapes of JSON. Nothing in it can end a quotation, and no character
+ * that turns or hides what it stands beside is pasted as it is.
+ */
+
+const MAX_LINK = 2000; // characters of the query; longer addresses are cut off by some proxies and programs
+const MAX_CHARS = 20000; // of a text, as inference/calls/texts.py
+const MAX_ARGUMENT = 30000; // characters, of up to four bytes
+const VIEWS = ["try", "why", "file"];
+const KEY = "YOUR_API_KEY";
+
+/** @typedef {{text: string | string[], backend: string, threshold: number | null}} Asked  a pair has two texts */
+/** @typedef {{url: string, hasKey: boolean, isGradio: boolean}} Address  where requests go: the API, or else the page's own endpoint */
+
+/**
+ * Read the state that an address carries. Whatever it holds is text, or one of the names that the page has.
+ * @param {string} query @param {string[]} tasks
+ * @returns {{texts: string[], task: string | null, view: string, problem: string}}
+ */
+export function readLink(query, tasks) {
+  const given = new URLSearchParams(query);
+  const twice = ["text", "second", "task", "view"].find((name) => given.getAll(name).length > 1);
+  if (twice) return { texts: [], task: null, view: "try", problem: `This link was not opened: it names “${twice}” more than once.` };
+  const task = given.get("task");
+  const view = given.get("view") ?? "";
+  return {
+    // More than is allowed, also in pairs of halves: the server then refuses the text as too long and answers no part of it.
+    texts: ["text", "second"].map((name) => (given.get(name) ?? "").slice(0, 2 * MAX_CHARS + 2)),
+    task: task !== null && tasks.includes(task) ? task : null,
+    view: VIEWS.includes(view) ? view : "try",
+    problem: task === null || tasks.includes(task) ? "" : "This model has no task of the name that is in the link.",
+  };
+}
+
+/**
+ * Return the query that opens a state, with what else the address has; null if the text is too long for a link.
+ * @param {string} query  of the address now @param {{texts: string[], task: string, view: string}} state
+ */
+export function queryOf(query, { texts, task, view }) {
+  const made = new URLSearchParams(query);
+  for (const name of ["text", "second", "task", "view"]) made.delete(name);
+  const [text, second] = texts;
+  if (text) made.set("text", text);
+  if (second) made.set("second", second);
+  if (task) made.set("task", task);
+  if (view !== "try") made.set("view", view);
+  const written = made.toString();
+  return written.length > MAX_LINK ? null : written && `?${written}`;
+}
+
+/** Characters without a look of their own, which could hide or reverse what is pasted: controls, marks of direction, halves of pairs. */
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Co}\p{Cn}]|(?! )\p{Zs}/gu;
+
+/** @param {string} letter */
+const units = (letter) => letter.split("").map((unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`).join("");
+
+/** JSON, and a literal of JavaScript, in which every character can be seen. @param {any} value */
+const literal = (value) => JSON.stringify(value).replace(UNSEEN, units);
+
+/** A literal of Python. @param {any} value @returns {string} */
+function pythonic(value) {
+  if (value === null) return "None";
+  if (typeof value === "boolean") return value ? "True" : "False";
+  if (Array.isArray(value)) return `[${value.map(pythonic).join(", ")}]`;
+  if (typeof value === "object") return `{${Object.entries(value).map(([name, inner]) => `${pythonic(name)}: ${pythonic(inner)}`).join(", ")}}`;
+  // Two halves of a pair are two characters to Python.
+  return JSON.stringify(value).replace(UNSEEN, (letter) => (letter.length > 1 ? `\\U${letter.codePointAt(0)?.toString(16).padStart(8, "0")}` : units(letter)));
+}
+
+/** Within single quotes of any shell: no quote, and no two backslashes, of which fish makes one. @param {string} json */
+const quoted = (json) => `'${json.replaceAll("\\\\", "\\u005c").replaceAll("'", "\\u0027")}'`;
+
+/** @param {string} url */
+const address = (url) => `${/[[\]{}]/.test(url) ? "-g " : ""}'${url.replaceAll("'", "%27")}'`;
+
+/** @param {Asked} asked */
+function apiBody({ text, backend, threshold }) {
+  return { text, backend, return_scores: true, ...(threshold === null ? {} : { threshold }) };
+}
+
+/** The arguments of the page's own endpoint, by name. @param {Asked} asked */
+function gradioArguments({ text, backend, threshold }) {
+  const [first, second = null] = [text].flat();
+  return { text: first, backend, threshold, second_text: second };
+}
+
+/** @param {Asked} asked @param {Address} to */
+export function asCurl(asked, { url, hasKey, isGradio }) {
+  const body = quoted(literal(isGradio ? { data: Object.values(gradioArguments(asked)) } : apiBody(asked)));
+  const key = hasKey ? ` -H 'Authorization: Bearer ${KEY}'` : "";
+  const curl = `curl -sS -H 'Content-Type: application/json'${key} -d`;
+  // printf is a command of the shell itself: an argument of another program may have 128 KB on Linux.
+  const first = body.length > MAX_ARGUMENT ? `printf %s ${body} | ${curl} @- ${address(url)}` : `${curl} ${body} ${address(url)}`;
+  if (!isGradio) return first;
+  return (
+    `${first} \\\n` +
+    `  | sed 's/.*"event_id" *: *"\\([a-z0-9]*\\)".*/\\1/' | xargs -I{} curl -sSN ${address(url).replace("-g ", "").replace(/'$/, "/{}'")}`
+  );
+}
+
+/** @param {Asked} asked @param {Address} to */
+export function asPython(asked, { url, hasKey, isGradio }) {
+  if (isGradio) {
+    const named = Object.entries(gradioArguments(asked)).map(([name, value]) => `${name}=${pythonic(value)}`).join(", ");
+    const page = url.slice(0, url.indexOf("gradio_api/"));
+    return `from gradio_client import Client\n\nclient = Client(${pythonic(page)})\nprint(client.predict(${named}, api_name="/predict"))\n`;
+  }
+  const headers = { "Content-Type": "application/json", ...(hasKey ? { Authorization: `Bearer ${KEY}` } : {}) };
+  return `import json
+import urllib.request
+
+body = ${pythonic(apiBody(asked))}
+request = urllib.request.Request(${pythonic(url)}, json.dumps(body).encode(), ${pythonic(headers)})
+with urllib.request.urlopen(request) as response:
+    print(json.dumps(json.load(response), indent=2))
+`;
+}
+
+/** @param {Asked} asked @param {Address} to */
+export function asJavaScript(asked, { url, hasKey, isGradio }) {
+  const headers = literal({ "Content-Type": "application/json", ...(hasKey ? { Authorization: `Bearer ${KEY}` } : {}) });
+  const body = literal(isGradio ? { data: Object.values(gradioArguments(asked)) } : apiBody(asked));
+  const steps = isGradio
+    ? `  .then((response) => response.json())
+  .then(({ event_id }) => fetch(\`\${url}/\${event_id}\`))
+  .then((response) => response.text())`
+    : "  .then((response) => response.json())";
+  return `// In a browser this runs on pages of this server; other sites need its option --cors-origin.
+const url = ${literal(url)};
+fetch(url, {
+  method: "POST",
+  headers: ${headers},
+  body: JSON.stringify(${body}),
+})
+${steps}
+  .then((answer) => console.log(answer));
+`;
+}

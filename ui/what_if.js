@@ -1,0 +1,258 @@
+/**
+ * What a visitor does with an answer, in the browser: pin a text, drop a word of it, copy it as a link or as code, say
+ * that it is wrong. The functions of share.js and corrections.js are in this module too: see SCRIPT in what_if.py.
+ */
+
+const MAX_SHOWN = 300; // characters of the pinned text
+
+/** @param {string} selector @returns {any} */
+const one = (selector) => document.querySelector(selector);
+/** @param {string} text */
+const shorten = (text) => (text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN - 1)}…` : text);
+
+/** What the server says about its model and its API. */
+const page = () => (page.value ??= JSON.parse(one(".share").dataset.page));
+const corrections = () => (corrections.value ??= new Corrections(page().key, page().tasks));
+/** The text that was answered, with its labels; null before the first answer. */
+const shown = () => JSON.parse(one("[data-shown]")?.dataset.shown ?? "null");
+const textsOf = (asked) => [asked?.text ?? []].flat();
+
+const say = (message) => { one(".share .done").textContent = message; };
+
+/** Type into a text box of the page, as a person would. */
+function type(id, text) {
+  const box = one(`#${id} :is(textarea, input)`);
+  box.value = text;
+  box.dispatchEvent(new Event("input", { bubbles: true }));
+}
+
+function ask(texts) {
+  texts.forEach((text, number) => type(number ? "second" : "text", text));
+  setTimeout(() => one("#classify").click()); // after the page has read the boxes
+}
+
+// --- The pinned text
+
+const pinned = () => ["pinned-0", "pinned-1"].map((id) => one(`#${id} :is(textarea, input)`)?.value).filter(Boolean);
+
+function pin(texts) {
+  ["pinned-0", "pinned-1"].forEach((id, number) => one(`#${id}`) && type(id, texts[number] ?? ""));
+  one("#pinned .original").textContent = shorten(texts.join(" / "));
+  one("#pinned .pinned").hidden = !texts.length;
+  one("#pinned .swap").hidden = true;
+  one("#changes").hidden = !texts.length;
+}
+
+/** The word of an explanation, what is before and after it, and the texts that were explained. */
+function placeOf(word) {
+  const texts = [...document.querySelectorAll("#why .words")].map((part) => part.dataset.text);
+  const number = Number(word.closest(".words").dataset.number);
+  const letters = [...texts[number]]; // positions count code points
+  const [start, end] = word.dataset.at.split(",").map(Number);
+  const part = (from, to) => letters.slice(from, to).join("");
+  return { texts, number, word: part(start, end), before: part(0, start), after: part(end) };
+}
+
+/** Ask with another word, or none, in a place. */
+function swap({ texts, number, before, after }, word) {
+  const isGap = !word && (!before || /\s$/.test(before)) && /^\s/.test(after); // or two spaces would be left
+  ask(texts.map((text, at) => (at === number ? before + word + (isGap ? after.slice(1) : after) : text)));
+}
+
+function drop(word) {
+  const place = placeOf(word);
+  if (!pinned().length) pin(place.texts);
+  const form = one("#pinned .swap");
+  form.place = place;
+  form.hidden = false;
+  one("#pinned .word-dropped").textContent = shorten(place.word);
+  form.elements.word.value = "";
+  form.elements.word.focus();
+  swap(place, "");
+}
+
+/** Move between the words of a text with the arrow keys: only one of them is a tab stop. */
+function moveTo(word, key) {
+  const words = [...word.closest(".words").querySelectorAll("[data-at]")];
+  const step = { ArrowRight: word.dir === "rtl" ? -1 : 1, ArrowLeft: word.dir === "rtl" ? 1 : -1, ArrowDown: 1, ArrowUp: -1 }[key];
+  const to = key === "Home" ? words[0] : key === "End" ? words.at(-1) : words[words.indexOf(word) + step];
+  if (!to) return;
+  word.tabIndex = -1;
+  to.tabIndex = 0;
+  to.focus();
+}
+
+// --- Links and code
+
+let view = "try";
+let isTouched = false; // an address is only written for somebody who has done something
+
+function state(texts) {
+  const isFile = one('#views button[role="tab"][aria-selected="true"]')?.textContent.trim() === "Score a file";
+  const task = one("#why-task input")?.value;
+  return { texts, task: page().names.includes(task) && page().names.length > 1 ? task : "", view: isFile ? "file" : view };
+}
+
+/** Let the address follow what is shown. */
+function remember() {
+  if (!isTouched || !one(".share")) return;
+  const query = queryOf(location.search, state(textsOf(shown()))) ?? queryOf(location.search, state([])) ?? location.search;
+  if (query !== location.search) history.replaceState(history.state, "", `${location.pathname}${query}${location.hash}`);
+}
+
+/** Open the state that the address carries, or the example; return the texts, the task of Why, and what to ask. */
+function openLink(isSettled) {
+  const { texts, task, view: asked, problem } = readLink(location.search, page().names);
+  const unchanged = { __type__: "update" };
+  const boxes = Array(page().boxes).fill("");
+  view = asked === "why" ? asked : "try";
+  if (problem) say(problem);
+  if (asked === "file") [...document.querySelectorAll('#views button[role="tab"]')].find((tab) => tab.textContent.trim() === "Score a file")?.click();
+  if (asked === "why") one("#reasons")?.scrollIntoView();
+  const given = texts[0] ? boxes.map((_, number) => texts[number] ?? "") : boxes.map(() => unchanged);
+  window.triptychOpening = !texts[0] && !isSettled; // see ask.js
+  return [...given, task ?? unchanged, texts[0] ? "link" : isSettled ? "" : "example"];
+}
+
+async function copy(text, message) {
+  const byHand = one("textarea.by-hand");
+  byHand.hidden = true;
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch { // only pages of https and of this machine may, and a frame only if it is allowed to
+    byHand.value = text;
+    byHand.hidden = false;
+    byHand.select();
+    if (!document.execCommand("copy")) return say("The browser does not let this page copy. Copy it from here.");
+    byHand.hidden = true;
+  }
+  return say(message);
+}
+
+function copyLink() {
+  const query = queryOf(location.search, state(textsOf(shown())));
+  if (query === null) return say("This text is too long for a link. Copy the request as code instead.");
+  return copy(new URL(`${location.pathname}${query}`, location.href).href, "Link copied.");
+}
+
+function copyCode(write, title) {
+  const asked = shown();
+  if (!asked) return say("Classify a text first.");
+  const { path, ...api } = page().api;
+  const url = new URL(path, `${location.origin}${location.pathname}`).href;
+  const key = api.hasKey ? ` Put your key in place of ${KEY}.` : "";
+  const limits = asked.isExact ? "" : " A request has one threshold for all tasks, so yours are left out.";
+  return copy(write(asked, { url, ...api }), `Copied as ${title}.${key}${limits}`);
+}
+
+// --- Corrections
+
+function drawForm() {
+  const form = one("#correction");
+  const asked = shown();
+  if (!form || !asked) return;
+  const task = form.elements.task.value;
+  const labels = page().tasks[task];
+  const select = form.elements.label;
+  if (select.task !== task) {
+    select.task = task;
+    select.replaceChildren(new Option("Choose a label", ""), ...labels.map((label) => new Option(label)));
+  }
+  const answers = Object.entries(asked.labels[task]).map(([runtime, label]) => `${page().titles[runtime]}: ${label}`);
+  form.querySelector(".answers").textContent = `Answers for this text: ${answers.join(" · ")}`;
+  const { count } = corrections();
+  form.querySelector(".kept").hidden = !count;
+  form.querySelector(".count").textContent = count === 1 ? "1 corrected text" : `${count.toLocaleString("en")} corrected texts`;
+}
+
+function openForm(button) {
+  const form = one("#correction");
+  if (!shown()) return say("Classify a text first.");
+  form.hidden = !form.hidden;
+  button.setAttribute("aria-expanded", String(!form.hidden));
+  if (form.hidden) return undefined;
+  const task = one("#why-task input")?.value;
+  if (task in page().tasks) form.elements.task.value = task;
+  drawForm();
+  return form.elements.label.focus();
+}
+
+function record(form) {
+  const asked = shown();
+  const [task, label] = [form.elements.task.value, form.elements.label.value];
+  if (!label) return say("Choose the right label first.");
+  const problem = corrections().record(textsOf(asked), task, label, asked.labels[task]);
+  drawForm();
+  return say(problem || `Recorded: the right ${task} is “${label}”.`);
+}
+
+function download() {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([corrections().csv()], { type: "text/csv" }));
+  link.download = "corrections.csv";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+function clear(button) {
+  if (button.textContent === "Remove all") {
+    button.textContent = "Click again to remove them";
+    return;
+  }
+  button.textContent = "Remove all";
+  corrections().clear();
+  drawForm();
+}
+
+// --- The page
+
+/** What each button does, by its data-do. @type {Record<string, (button: any) => any>} */
+const DO = {
+  pin: () => (shown() ? pin(textsOf(shown())) : say("Classify a text first.")),
+  back: () => ask(pinned()),
+  unpin: () => pin([]),
+  link: copyLink,
+  curl: () => copyCode(asCurl, "curl"),
+  python: () => copyCode(asPython, "Python"),
+  javascript: () => copyCode(asJavaScript, "JavaScript"),
+  wrong: openForm,
+  download,
+  clear,
+};
+
+document.addEventListener("click", ({ target }) => {
+  const button = target.closest?.("[data-do]");
+  if (button) DO[button.dataset.do](button);
+  const word = target.closest?.("#why [data-at]");
+  if (word && !String(getSelection())) drop(word);
+  setTimeout(remember, 100);
+});
+document.addEventListener("keydown", (event) => {
+  isTouched = true;
+  const word = event.target.closest?.("#why [data-at]");
+  if (!word || event.altKey || event.ctrlKey || event.metaKey) return;
+  if (event.key === "Enter" || event.key === " ") drop(word);
+  else if (/^(Arrow|Home|End)/.test(event.key)) moveTo(word, event.key);
+  else return;
+  event.preventDefault();
+});
+document.addEventListener("pointerdown", () => { isTouched = true; });
+document.addEventListener("focusin", ({ target }) => {
+  if (target.closest?.("#reasons")) view = "why";
+  else if (target.closest?.("#ask, #examples")) view = "try";
+});
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (!form.matches("#pinned .swap, #correction")) return;
+  event.preventDefault();
+  if (form.id) record(form);
+  else swap(form.place, form.elements.word.value.trim());
+});
+document.addEventListener("change", ({ target }) => {
+  if (target.matches?.("#correction [name=task]")) drawForm();
+});
+// For the events of the page, see what_if.py.
+window.triptych = {
+  open: openLink,
+  answered: () => setTimeout(() => { remember(); drawForm(); }),
+};

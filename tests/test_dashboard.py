@@ -352,6 +352,7 @@ def test_no_folder_is_named_pages() -> None:
     assert not (ROOT / "dashboard" / "pages").exists()
 
 
+@pytest.mark.slow
 def test_the_dashboard_needs_none_of_the_runtimes() -> None:
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)

@@ -96,6 +96,7 @@ def test_a_text_is_read_as_by_its_own_tokenizer(template: str, settings: dict[st
     assert np.abs(scores(folder, "pytorch", tmp_path) - expected).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_windows_and_masks_are_not_those_of_the_example_that_was_exported(tmp_path: Path) -> None:
     folder = foreign.classifier(tmp_path / "model", "gemma3_text", sliding_window=5)  # the example has 8 tokens
     decoders.write_tokenizer(folder, model_max_length=128)
@@ -138,7 +139,9 @@ def test_adapters_on_one_decoder_are_switched_and_answer_as_in_peft(tmp_path: Pa
         assert np.abs(score_rows(answers[task]) - rows).max() < 1e-5
 
 
-@pytest.mark.parametrize("options", [{}, {"use_dora": True}], ids=["lora", "dora"])
+@pytest.mark.parametrize(
+    "options", [pytest.param({}, marks=pytest.mark.slow), {"use_dora": True}], ids=["lora", "dora"]
+)
 def test_an_adapter_on_a_decoder_in_4_bits_answers_as_its_weights_say(options: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: requirements-qlora.txt")
     wide = {"hidden_size": 128, "head_dim": 20, "intermediate_size": 192}  # 80 is no multiple of 32
@@ -150,6 +153,7 @@ def test_an_adapter_on_a_decoder_in_4_bits_answers_as_its_weights_say(options: d
     assert np.abs(four_bit - by_hand(tmp_path / "merged")).max() < 0.02
 
 
+@pytest.mark.slow
 def test_weights_that_the_optimizer_does_not_see_give_the_same_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -299,6 +299,7 @@ def test_rows_of_another_model_than_the_one_that_is_served_are_not_explained(
     assert not [one for one in at.button if (one.key or "").startswith("why")]
 
 
+@pytest.mark.slow
 def test_the_dashboard_shows_what_the_command_prints(
     demo: Path, demo_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,6 +193,7 @@ def test_compare_measures_a_model_that_has_pytorch_alone(without_graph: Path) ->
     assert any(note.startswith("INT8 is missing: padding") for note in receipt["data"]["notes"])
 
 
+@pytest.mark.slow
 def test_attention_that_onnx_runtime_fuses_wrongly_is_exported_plain(tmp_path: Path) -> None:
     folder = foreign.classifier(tmp_path / "model", "bart")
     expected = plain(folder)

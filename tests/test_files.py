@@ -39,6 +39,7 @@ def test_all_temporary_files_are_in_one_folder_that_is_deleted(folder: Path) -> 
     assert "GRADIO_TEMP_DIR" not in os.environ
 
 
+@pytest.mark.slow
 def test_folders_of_killed_servers_are_deleted_and_others_kept(folder: Path) -> None:
     code = (
         "import sys, tempfile; from ui.files import temporary_files\n"

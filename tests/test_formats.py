@@ -54,7 +54,12 @@ def test_a_hugging_face_classifier_answers_as_in_transformers(kind: str, tmp_pat
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"use_rslora": True}, {"use_dora": True}, {"target_modules": ["query", "key", "value", "dense"]}],
+    [
+        {},
+        pytest.param({"use_rslora": True}, marks=pytest.mark.slow),
+        pytest.param({"use_dora": True}, marks=pytest.mark.slow),
+        {"target_modules": ["query", "key", "value", "dense"]},
+    ],
     ids=["lora", "rslora", "dora", "every-layer"],
 )
 def test_an_adapter_answers_merged_as_unmerged_in_peft(

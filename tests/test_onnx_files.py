@@ -119,6 +119,7 @@ def test_the_configuration_of_a_task_names_its_labels_both_ways(exported: Path) 
     }
 
 
+@pytest.mark.slow
 def test_the_snippets_of_the_guide_run_unchanged_and_give_the_answers_of_the_classifier(
     exported: Path, classifier: inference.Classifier
 ) -> None:

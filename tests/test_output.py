@@ -13,6 +13,7 @@ from pathlib import Path
 import foreign
 import pytest
 from conftest import ROOT
+from made import answers, flip, receipt
 from ports import free_port
 from served import Served
 
@@ -20,11 +21,11 @@ import training.__main__
 from dashboard import report
 from deploy import space
 from inference.commands import main
+from inference.compare.receipt import write_receipt
 from inference.jobs import ProgressLine, print_any_text
 
 LABELS = ("mécontent −", "好评 ✓")
-RECEIPT = str(ROOT / "assets/receipts/sentiment.json")
-ENCODINGS = pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+ENCODINGS = pytest.mark.parametrize("encoding", ["ascii", pytest.param("cp1252", marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     foreign.classifier(folder / "modèle−好", labels=LABELS)
     (folder / "tablé.csv").write_text("text\nsoup − was fine\nbad\n好\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="module")
+def receipt_file(made: Path) -> str:
+    """A small measurement whose verdict and table have letters that are not ASCII."""
+    true, base = answers(200, 20)
+    given = {"pytorch": base, "onnx": base, "int8": flip(base, [true.index(1)])}
+    write_receipt(receipt(true, given, labels=LABELS, task="größe"), made / "r.json")
+    return str(made / "r.json")
 
 
 def printed(run: object, arguments: Sequence[str], encoding: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
@@ -79,30 +89,32 @@ def test_every_command_on_a_model_prints_any_letter(
         assert (code, text.startswith("error: ")) == (2, True)
 
 
-def test_every_command_on_a_receipt_keeps_its_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    verdict = ["verdict", RECEIPT, "--max-drop", "0.01"]
+def test_every_command_on_a_receipt_keeps_its_exit_code(
+    receipt_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = ["verdict", receipt_file, "--max-drop", "0.01"]
     expected, lines = printed(main.main, verdict, "utf-8", monkeypatch)
     for encoding in ("ascii", "cp1252"):
         code, text = printed(main.main, verdict, encoding, monkeypatch)
         assert (code, len(text.splitlines())) == (expected, len(lines.splitlines()))
-    assert printed(main.main, ["receipt", "show", RECEIPT], "ascii", monkeypatch)[0] == 0
-    assert printed(main.main, ["receipt", "diff", RECEIPT, RECEIPT], "ascii", monkeypatch)[0] == 0
+    assert printed(main.main, ["receipt", "show", receipt_file], "ascii", monkeypatch)[0] == 0
+    assert printed(main.main, ["receipt", "diff", receipt_file, receipt_file], "ascii", monkeypatch)[0] == 0
     copy = tmp_path / "é−.json"
-    copy.write_bytes(Path(RECEIPT).read_bytes())
+    copy.write_bytes(Path(receipt_file).read_bytes())
     assert "\\xe9-.json" in printed(main.main, ["receipt", "check", str(copy)], "ascii", monkeypatch)[1]
-    assert printed(report.main, [RECEIPT, "--out", str(tmp_path / "é−.html")], "ascii", monkeypatch)[0] == 0
+    assert printed(report.main, [receipt_file, "--out", str(tmp_path / "é−.html")], "ascii", monkeypatch)[0] == 0
 
 
 @ENCODINGS
 def test_json_has_the_same_content_in_every_encoding(
-    encoding: str, made: Path, monkeypatch: pytest.MonkeyPatch
+    encoding: str, made: Path, receipt_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached = ["--model", str(made / "modèle−好"), "--cache", str(made / "cache"), "--json"]
     for command in (
         ["predict", *cached, "soup − 😡"],
         ["info", *cached],
         ["doctor", *cached],
-        ["verdict", RECEIPT, "--json"],
+        ["verdict", receipt_file, "--json"],
     ):
         utf_8, text = (printed(main.main, command, name, monkeypatch)[1] for name in ("utf-8", encoding))
         assert text.isascii()
@@ -128,11 +140,11 @@ def test_progress_prints_any_letter(monkeypatch: pytest.MonkeyPatch) -> None:
     assert printed(show, [], "ascii", monkeypatch)[1].strip() == "[####################] 100% build: \\u597d ..."
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_closed_pipe_is_no_verdict(unbuffered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("unbuffered", ["", pytest.param("1", marks=pytest.mark.slow)])
+def test_a_closed_pipe_is_no_verdict(unbuffered: str, receipt_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read, write = os.pipe()
     os.close(read)
-    verdict = ["verdict", RECEIPT, "--max-drop", "0.01"]
+    verdict = ["verdict", receipt_file, "--max-drop", "0.01"]
     done = subprocess.run(
         [sys.executable, "-m", "inference", *verdict],
         cwd=ROOT,
@@ -147,8 +159,11 @@ def test_a_closed_pipe_is_no_verdict(unbuffered: str, monkeypatch: pytest.Monkey
     assert done.returncode == expected
 
 
-def test_processes_print_in_the_encoding_of_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    verdict = ["verdict", RECEIPT, "--max-drop", "0.01"]
+@pytest.mark.slow
+def test_processes_print_in_the_encoding_of_their_environment(
+    receipt_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = ["verdict", receipt_file, "--max-drop", "0.01"]
     environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
     command = [sys.executable, "-m", "inference", *verdict]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, env=environment, check=False)

@@ -147,7 +147,7 @@ def test_trusted_fields_are_few_and_not_computed(receipts: dict[str, Receipt]) -
         assert any(len(place) == len(one) and is_trusted(place) for place in places), one
 
 
-@pytest.mark.parametrize("name", ["small", *NAMES])
+@pytest.mark.parametrize("name", ["small", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES)])
 def test_unchanged_receipt_is_accepted(receipts: dict[str, Receipt], name: str) -> None:
     assert parse_receipt(json.dumps(receipts[name]).encode(), name) == receipts[name]
 
@@ -183,9 +183,9 @@ def test_changed_figure_of_every_kind_is_rejected(receipts: dict[str, Receipt], 
     "place",
     [
         ("speedup", "int8", "value"),
-        ("shapes", 0, "interval_ms", "onnx", 0),
-        ("paired", "sentiment", "int8", "delta_accuracy_bootstrap", "low"),
-        ("accuracy", "sentiment", "int8", "per_class", 0, "precision"),
+        pytest.param(("shapes", 0, "interval_ms", "onnx", 0), marks=pytest.mark.slow),
+        pytest.param(("paired", "sentiment", "int8", "delta_accuracy_bootstrap", "low"), marks=pytest.mark.slow),
+        pytest.param(("accuracy", "sentiment", "int8", "per_class", 0, "precision"), marks=pytest.mark.slow),
     ],
 )
 def test_changed_figure_of_a_recorded_receipt_is_rejected(receipts: dict[str, Receipt], place: Place) -> None:

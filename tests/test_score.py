@@ -184,6 +184,7 @@ def test_a_worker_that_is_ended_from_outside_is_one_error(source: Path, tmp_path
         score(ScoreJob(source, tmp_path / "out.csv"), scored.model(open_one=_ended), 2)
 
 
+@pytest.mark.slow
 def test_a_pool_that_is_broken_already_says_the_same(source: Path, tmp_path: Path) -> None:
     with (
         pytest.raises(InferenceError, match="A worker process was killed.*--workers continues from here"),

@@ -199,6 +199,7 @@ def test_an_error_is_one_line_with_exit_code_2(
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
+@pytest.mark.slow
 def test_csv_and_json_lines_need_no_library_beyond_those_of_onnx(tmp_path: Path, demo: Path) -> None:
     hidden = ("torch", "transformers", "peft", "pandas", "pyarrow", "scipy", "sklearn", "tqdm", "plotly", "gradio")
     code = (

@@ -67,6 +67,7 @@ def test_a_run_goes_on_where_it_was_stopped_and_says_so(source: Path, begun: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv", "whole.csv"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_workers(source: Path, begun: Path, tmp_path: Path) -> None:
     assert run(source, begun, workers=2).resumed_rows == 28
     assert begun.read_bytes() == run(source, tmp_path / "whole.csv").out.read_bytes()
@@ -81,7 +82,9 @@ def sheet(rows: list[tuple[str, str]]) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("name", ["in.csv.gz", "in.tsv", "in.json", "in.xlsx"])
+@pytest.mark.parametrize(
+    "name", ["in.csv.gz", *(pytest.param(name, marks=pytest.mark.slow) for name in ("in.tsv", "in.json", "in.xlsx"))]
+)
 def test_a_run_over_any_container_goes_on_with_two_workers(name: str, tmp_path: Path) -> None:
     rows = [("id", "text"), *((str(i), ("good", "bad", "sad")[i % 3]) for i in range(50))]
     contents: dict[str, Callable[[], bytes]] = {

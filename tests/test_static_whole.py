@@ -62,6 +62,7 @@ def test_every_view_works_and_the_next_visit_needs_no_server(
         assert max(moved) < MAX_MOVED
 
 
+@pytest.mark.slow
 def test_recorded_comparison_is_that_of_the_same_model_alone(tmp_path: Path) -> None:
     source = ROOT / "assets" / "receipts" / "showcase.json"
     (tmp_path / "receipts").mkdir()

@@ -283,6 +283,7 @@ def agreement(model: Path, base: Path | None, texts: list[str]) -> float:
     )
 
 
+@pytest.mark.slow
 def test_a_student_learns_what_its_labels_do_not_say(train: Any, base: Any, tmp_path: Path, capsys: Any) -> None:
     fast = ("--learning-rate", "3e-3", "--epochs", 15)
     assert train("teacher", "--data", write(tmp_path / "good.csv", 160), "--method", "full", *fast) == 0

@@ -241,6 +241,7 @@ def test_page_says_where_pytorch_answers(lent: zero_gpu.LentGpu, models: Models)
 # --- The server
 
 
+@pytest.mark.slow
 def test_server_on_zerogpu_imports_spaces_first_and_starts_it_up_before_it_listens(tmp_path: Path) -> None:
     package = tmp_path / "library/spaces"
     package.mkdir(parents=True)

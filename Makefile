@@ -1,6 +1,6 @@
 # make demo       page and dashboard at http://127.0.0.1:7860   (MODEL=folder PORT=7860 BACKEND=pytorch|onnx|int8)
 # make dashboard  the dashboard alone at http://127.0.0.1:8501  (MODEL=folder PORT=8501)
-# make test       the tests to run while working, some seven minutes: all but the commands of the documents, Ray, and
+# make test       the tests to run while working, some four minutes: all but the commands of the documents, Ray, and
 #                 what is marked slow (pyproject.toml says what each marker means)
 # make test-all   every test, in half an hour or more; one that needs what is not installed is skipped
 # make check      style and types; those of the static page too, where Node is installed

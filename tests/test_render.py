@@ -8,9 +8,12 @@ import shlex
 from dataclasses import replace
 from html import unescape
 
+import fakes
 from test_app import HOSTILE, PARITY, SCRIPT, models
 
 from inference import InputError
+from inference.calls.reading import Reading
+from inference.formats.bundle import Task
 from inference.loading import Models
 from ui import render
 
@@ -92,6 +95,46 @@ def test_text_without_a_known_word_gets_a_warning() -> None:
     for text, warned in (("🤮 😡", True), ("good 🤮", False)):
         warning = "No word of this text is in the model's vocabulary, so this answer is meaningless."
         assert (warning in side_by_side(given, text)) is warned
+
+
+def test_notes_say_what_was_read_and_whether_the_script_is_known() -> None:
+    given = models()
+    answers = given.compare("good " * 20, None)
+    html = render.side_by_side(given.bundle, answers, reading=Reading(1_340, 8, 0.9))
+    assert "Only 8 of 1,340 tokens were read" in html
+    assert "barely covers this script: 90.0% of the letters" in html
+    assert "script" not in render.side_by_side(given.bundle, answers, reading=Reading(22, 8, 0.4))
+
+
+def test_out_of_scope_is_explained() -> None:
+    task = Task(("oos", "other"), fakes.SINGLE, 0.6, "oos")
+    given = models(int8=9.0, tasks={"intent": task})
+    html = side_by_side(given, "good")
+    assert "intent: <b>oos</b> means out of scope" in html
+    assert "out of scope" not in side_by_side(models(int8=9.0), "good")
+
+
+def test_answers_still_to_come_have_their_places_and_no_difference_is_claimed() -> None:
+    given = models(int8=2.0)
+    answers = given.compare("good", None) | {"pytorch": None}
+    html = render.side_by_side(given.bundle, answers)
+    assert "Asking PyTorch …" in html
+    assert html.count('class="pytorch coming"') == 3  # two tasks and the time
+    assert "Δ" not in html
+    assert "different label" not in html
+
+
+def test_times_say_how_many_passes_and_what_was_measured() -> None:
+    given = models()
+    times = {"int8": render.Times(1.8531, 5, 1.853), "onnx": render.Times(912.3, 1, None)}
+    html = render.side_by_side(given.bundle, given.compare("good", None), times=times)
+    int8, onnx = (re.findall(rf'<td class="{name}">.*?</td>', html, re.DOTALL)[-1] for name in ("int8", "onnx"))
+    assert "1.85 ms" in int8
+    assert "median of 5" in int8
+    assert "measured 1.85 ms" in int8
+    assert "912 ms" in onnx
+    assert "one pass" in onnx
+    assert "measured" not in onnx
 
 
 def test_hostile_labels_and_texts_are_escaped_everywhere() -> None:

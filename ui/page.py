@@ -16,6 +16,7 @@ import gradio as gr
 from inference import Answer, InferenceError
 from inference.api import ApiLimits
 from inference.backends import TITLES
+from inference.calls.reading import reading
 from inference.calls.texts import Text
 from inference.formats.examples import offered
 from inference.jobs import Cancelled, Lane
@@ -250,25 +251,23 @@ class Page:
         """Show the answer of each runtime as it comes, then the explanation; or why that is impossible."""
         question, is_wanted = self._question(request, values)
         self._newest.note(str(request.session_hash), question.number)
-        shown: dict[Any, Any] = {}
+        shown: dict[Any, Any] = {}  # yielded whole: of a component that is left out, Gradio's client spoils the value
         passes = 0
         try:
             for answers in ask_all(self._models, question.text, question.limits, self._order, is_wanted):
-                update = {self.comparison: self._table(question, answers)}
+                shown[self.comparison] = self._table(question, answers)
                 chosen = answers[question.backend]
                 if isinstance(chosen, Timed) and self.details.panels not in shown:
                     lent = self._lent if question.backend == PYTORCH else None
                     answer = lent.answer(question.text, PYTORCH, question.limits, is_wanted) if lent else chosen.answer
-                    update |= self.details.show(question.backend, answer)
+                    shown |= self.details.show(question.backend, answer)
                 passes = min(one.passes if isinstance(one, Timed) else 0 for one in answers.values())
-                shown |= update
-                yield update
-            shown |= (update := self._what_if(question, answers, is_wanted))
-            yield update
+                yield dict(shown)
+            shown |= self._what_if(question, answers, is_wanted)
+            yield dict(shown)
             if question.wants_why:
-                update = self._explain(question, is_wanted, request)
-                shown |= update
-                yield update
+                shown |= self._explain(question, is_wanted, request)
+                yield dict(shown)
             self._keep(question, passes, shown)
         except Cancelled:
             return
@@ -312,11 +311,16 @@ class Page:
     def _table(self, question: Question, answers: Answers) -> str:
         """Return the answers that have come so far, side by side."""
         given = {name: one for name, one in answers.items() if isinstance(one, Timed)}
+        read = None
+        if given:
+            classifier = self._models.get(next(iter(given)))
+            read = reading(question.text, classifier.encode(question.text), classifier.unknown_token)
         return render.side_by_side(
             self._models.bundle,
             {name: one.answer if isinstance(one, Timed) else one for name, one in answers.items()},
             times={n: render.Times(one.median_ms, one.passes, self._recorded_ms.get(n)) for n, one in given.items()},
             limits=question.limits,
+            reading=read,
             asked=question.number,
         )
 

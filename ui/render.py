@@ -16,10 +16,12 @@ from markupsafe import Markup, escape
 from inference import Answer, InferenceError, Prediction
 from inference.backends import RUNTIMES, TITLES
 from inference.calls.formatting import fixed, mb, ms, percent
+from inference.calls.reading import Reading
 from inference.formats.bundle import MULTI, Bundle, Task
 from ui.look import look, tokens
 
 # A shape for each runtime beside its colour (page.css): colour alone says nothing to one person in twelve.
+STRANGE = 0.5  # a larger share of letters that the vocabulary does not know is worth a note
 NOTABLE = 0.01  # a confidence that moved by this much is worth a mark
 
 TEMPLATES = Environment(
@@ -125,6 +127,7 @@ def side_by_side(
     *,
     times: Mapping[str, Times] | None = None,
     limits: Mapping[str, float] | None = None,
+    reading: Reading | None = None,
     asked: float = 0,
 ) -> str:
     """Return a table with a column per runtime: label, confidence, time, and what differs from the reference.
@@ -133,6 +136,7 @@ def side_by_side(
         answers: per backend its answer to one text, why it has none, or None while it is still to come.
         times: per backend; that of a single pass if it is left out.
         limits: per task its threshold, if it is not the model's own.
+        reading: how much of the text the model reads and knows.
         asked: the number of the question, for the browser to see that this is another answer.
     """
     first = bundle.backends[0]
@@ -150,10 +154,17 @@ def side_by_side(
         waiting=[name for name, answer in answers.items() if answer is None],
         first=first,
         predictions=_predictions(given.values()),
+        out_of_scope=[
+            name
+            for name, task in bundle.tasks.items()
+            if task.out_of_scope in {answer.predictions[name][0].label for answer in given.values()}
+        ],
+        reading=reading,
         differences=differences,
         differing={pair: it for pair, it in differences.items() if it.other_label or it.other_certainty},
         largest=max(differences, key=lambda pair: abs(differences[pair].delta), default=None),
         notable=NOTABLE,
+        strange=STRANGE,
         times={name: Times(answer.timing.total_ms, 1) for name, answer in given.items()} | dict(times or {}),
         limits={name: task.threshold for name, task in bundle.tasks.items()} | dict(limits or {}),
         asked=asked,

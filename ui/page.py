@@ -35,6 +35,13 @@ ANSWERING = 3  # questions that Gradio handles at the same time
 KEPT_TIMES = 3  # after which the example's answers stay, although the machine was too busy for all passes
 INVITATION = '<p class="invitation">Type a text and press Enter{}.</p>'
 ASK = Path(__file__).with_name("ask.js").read_text(encoding="utf-8")
+# A refused question has no answers, and those before it are of another text.
+FAILED = """() => {
+  const waiting = document.querySelector("#side-by-side .prose:has(.waiting, .coming)");
+  if (!waiting) return;
+  waiting.innerHTML = '<p class="message" role="alert">The server is too busy to answer. Try again in a few seconds.</p>';
+  for (const place of document.querySelectorAll("#why .waiting")) place.remove();
+}"""
 # A change of a setting is a question too, but leaves the last answers visible until the next ones come.
 NUMBER = "(...inputs) => [...inputs.slice(0, -1), (window.triptychAsked = (window.triptychAsked ?? 0) + 1)]"
 
@@ -203,10 +210,12 @@ class Page:
         # Each replaces the question before: `always_last`, Gradio's way, would wait for its answer.
         newest: dict[str, Any] = {**private, "trigger_mode": "multiple"}
         asking = [*(box.submit for box in self.texts), self.classify.click, self.again.change]
-        gr.on(asking, self._ask, self.inputs, shown, js=ASK, **newest)
+        asked = gr.on(asking, self._ask, self.inputs, shown, js=ASK, **newest)
         fill = f"(index) => {json.dumps([one if len(one) > 1 else one[0] for one in self._samples])}[index]"
         picked = self.examples.click(None, self.examples, self.texts, js=fill, api_visibility="private")
-        picked.then(self._ask, self.inputs, shown, js=ASK, **newest)
+        asked_example = picked.then(self._ask, self.inputs, shown, js=ASK, **newest)
+        for event in (asked, asked_example):
+            event.failure(None, None, None, js=FAILED, api_visibility="private")
         moved = [self.runtime.input, *(slider.change for slider in self.thresholds)]
         gr.on(moved, self._ask_again, self.inputs, shown, js=NUMBER, trigger_mode="always_last", **private)
         own = json.dumps([task.threshold for task in self._models.bundle.tasks.values()])

@@ -39,7 +39,7 @@ ASK = Path(__file__).with_name("ask.js").read_text(encoding="utf-8")
 FAILED = """() => {
   const waiting = document.querySelector("#side-by-side .prose:has(.waiting, .coming)");
   if (!waiting) return;
-  waiting.innerHTML = '<p class="message" role="alert">The server is too busy to answer. Try again in a few seconds.</p>';
+  waiting.innerHTML = '<p class="message" role="alert">The server did not answer. Try again in a few seconds.</p>';
   for (const place of document.querySelectorAll("#why .waiting")) place.remove();
 }"""
 # A change of a setting is a question too, but leaves the last answers visible until the next ones come.

@@ -83,7 +83,7 @@ def main(source: str, out: str, folder: str) -> None:
     job = ScoreJob(Path(source), Path(out), block_rows=50)
     report = ray_data.score(job, scored.model(open_one=partial(open_one, folder)), 1)
     thread.join(PATIENCE_S)
-    told = {
+    outcome = {
         "rows": report.tally.rows,
         "killed": len(killed),
         "opened": len(workers()),
@@ -91,7 +91,7 @@ def main(source: str, out: str, folder: str) -> None:
         "auth": os.environ["RAY_AUTH_MODE"],
         "trouble": next(iter(trouble), None),
     }
-    print(json.dumps(told))
+    print(json.dumps(outcome))
 
 
 if __name__ == "__main__":

@@ -243,7 +243,7 @@ def test_the_problem_type_is_that_of_the_config_beside_the_adapter_else_of_its_b
     assert np.abs(odds / odds.sum(1, keepdims=True) - softmax).max() < CLOSE
 
 
-def test_what_an_adapter_without_a_config_leaves_open_is_one_warning_at_load_and_by_the_doctor(
+def test_missing_config_of_an_adapter_gives_one_warning_at_load_and_in_the_doctor(
     base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = foreign.adapter(tmp_path / "adapter", base, labels=3)
@@ -326,7 +326,9 @@ TRUE_REASONS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", TRUE_REASONS)
-def test_what_cannot_be_answered_rightly_is_refused_for_its_reason(case: str, base: Path, tmp_path: Path) -> None:
+def test_adapters_that_would_answer_wrongly_are_refused_with_the_true_reason(
+    case: str, base: Path, tmp_path: Path
+) -> None:
     settings, reason = TRUE_REASONS[case]
     folder = set_in(foreign.adapter(tmp_path / "adapter", base), **settings)
     with pytest.raises(BundleError, match=reason):

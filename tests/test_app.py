@@ -61,10 +61,10 @@ class Shifted(fakes.FakeBackend):
         self.extra = extra
 
     def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        found = super().logits(input_ids, attention_mask)
-        for values in found.values():
+        outputs = super().logits(input_ids, attention_mask)
+        for values in outputs.values():
             values[:, -1] += self.extra
-        return found
+        return outputs
 
 
 def models(int8: float = 0.0, tasks: Mapping[str, Task] = fakes.TASKS) -> Models:
@@ -99,10 +99,10 @@ def client() -> Iterator[Client]:
 
 
 def test_predict_answers_every_task_with_its_timing(client: Client) -> None:
-    found = client.predict("good glad", "pytorch", api_name="/predict")
-    assert list(found) == ["predictions", "timing"]
-    assert list(found["predictions"]) == ["sentiment", "emotion"]
-    assert found["predictions"]["sentiment"] == {
+    answer = client.predict("good glad", "pytorch", api_name="/predict")
+    assert list(answer) == ["predictions", "timing"]
+    assert list(answer["predictions"]) == ["sentiment", "emotion"]
+    assert answer["predictions"]["sentiment"] == {
         "label": "positive",
         "confidence": pytest.approx(1 / (1 + np.exp(-2))),
         "scores": {"negative": pytest.approx(1 / (1 + np.exp(2))), "positive": pytest.approx(1 / (1 + np.exp(-2)))},
@@ -112,7 +112,7 @@ def test_predict_answers_every_task_with_its_timing(client: Client) -> None:
         "unpaired": False,
         "labels": ["positive"],
     }
-    assert set(found["timing"]) == {"tokenize_ms", "forward_ms", "rest_ms", "total_ms"}
+    assert set(answer["timing"]) == {"tokenize_ms", "forward_ms", "rest_ms", "total_ms"}
 
 
 def test_predict_uses_the_given_backend_and_defaults_to_int8(client: Client) -> None:
@@ -127,20 +127,28 @@ def test_threshold_replaces_the_models_own(client: Client) -> None:
     own = client.predict("good", "onnx", api_name="/predict")
     high = client.predict("good", "onnx", 0.99, api_name="/predict")
     none = client.predict("good", "onnx", 0, api_name="/predict")
-    assert [found["predictions"]["sentiment"]["uncertain"] for found in (own, high, none)] == [False, True, False]
-    assert [found["predictions"]["emotion"]["uncertain"] for found in (own, high, none)] == [True, True, False]
+    assert [given_answer["predictions"]["sentiment"]["uncertain"] for given_answer in (own, high, none)] == [
+        False,
+        True,
+        False,
+    ]
+    assert [given_answer["predictions"]["emotion"]["uncertain"] for given_answer in (own, high, none)] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_compare_answers_on_all_three_backends(client: Client) -> None:
-    found = client.predict("good", api_name="/compare")
-    assert list(found) == list(BACKENDS)
-    assert found["pytorch"]["predictions"]["sentiment"] == found["onnx"]["predictions"]["sentiment"]
-    assert found["pytorch"]["predictions"]["emotion"]["label"] == "joy"
-    assert found["int8"]["predictions"]["emotion"]["label"] == "neutral"
+    answer = client.predict("good", api_name="/compare")
+    assert list(answer) == list(BACKENDS)
+    assert answer["pytorch"]["predictions"]["sentiment"] == answer["onnx"]["predictions"]["sentiment"]
+    assert answer["pytorch"]["predictions"]["emotion"]["label"] == "joy"
+    assert answer["int8"]["predictions"]["emotion"]["label"] == "neutral"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("  ",), "The text is empty"),
         (("good", "gpu"), "Unknown backend 'gpu'. Known: pytorch, onnx, int8."),
@@ -153,10 +161,10 @@ def test_compare_answers_on_all_three_backends(client: Client) -> None:
         (("a" * 20_001,), "20,001 characters"),
     ],
 )
-def test_error_messages_reach_the_client(client: Client, arguments: tuple[object, ...], said: str) -> None:
+def test_error_messages_reach_the_client(client: Client, arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(AppError) as raised:
         client.predict(*arguments, api_name="/predict")
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert "Traceback" not in str(raised.value)
 
 
@@ -172,10 +180,10 @@ def test_compare_answers_if_a_backend_cannot_be_opened() -> None:
         return fakes.classifier(fakes.FakeBackend(name))
 
     given = Models(fakes.bundle(), open_one)
-    found = given.compare("good", None)
-    assert as_json(found["pytorch"]) == {"error": "PyTorch is <not> installed."}
-    assert isinstance(found["int8"], Answer)
-    html = render.side_by_side(given.bundle, found)
+    answer = given.compare("good", None)
+    assert as_json(answer["pytorch"]) == {"error": "PyTorch is <not> installed."}
+    assert isinstance(answer["int8"], Answer)
+    html = render.side_by_side(given.bundle, answer)
     assert "nothing to compare" in html
     assert "PyTorch is &lt;not&gt; installed." in html
 
@@ -270,9 +278,9 @@ def test_broken_model_gives_one_line_and_exit_code_2(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(TRIPTYCH_MODEL="nowhere/at/all") == 2
-    said = capsys.readouterr().err
-    assert said.startswith("Triptych cannot start: No model folder nowhere/at/all.")
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("Triptych cannot start: No model folder nowhere/at/all.")
+    assert stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("port", ["http", "70000", "0.5"])
@@ -280,9 +288,9 @@ def test_invalid_port_gives_one_line_and_exit_code_2(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str], port: str
 ) -> None:
     assert run(PORT=port) == 2
-    said = capsys.readouterr().err
-    assert f"PORT={port!r}" in said
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert f"PORT={port!r}" in stderr
+    assert stderr.count("\n") == 1
 
 
 def test_port_of_gradio_counts_unless_another_is_named() -> None:
@@ -302,9 +310,9 @@ def test_port_in_use_gives_one_line_and_exit_code_2(
         taken.listen()
         port = str(taken.getsockname()[1])
         assert run(PORT=port) == 2
-    said = capsys.readouterr().err
-    assert port in said
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert port in stderr
+    assert stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to send")

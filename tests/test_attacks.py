@@ -36,9 +36,9 @@ class Target:
         connection.request(method, path, body, {"Content-Type": "application/json"} | headers)
         with connection.getresponse() as response:
             text = response.read().decode(errors="replace")
-            found = {name.lower(): value for name, value in response.getheaders()}
+            received = {name.lower(): value for name, value in response.getheaders()}
         connection.close()
-        return response.status, found, text
+        return response.status, received, text
 
     def post(self, path: str, fields: Any, **headers: str) -> tuple[int, str]:
         status, _, text = self.ask("POST", f"/gradio_api/{path}", json.dumps(fields), **headers)

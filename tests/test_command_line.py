@@ -119,20 +119,20 @@ def test_invalid_cache_folder_is_an_error_in_one_line(run: Run) -> None:
 
 def test_info_prints_tasks_sizes_hashes_and_parity(run: Run) -> None:
     done = run("info", "--json")
-    told = json.loads(done.stdout)
-    assert set(told["tasks"]) == {"sentiment", "emotion", "intent"}
-    assert len(told["tasks"]["intent"]["labels"]) == 151
-    assert set(told["size_bytes"]) == {"pytorch", "onnx", "int8"}
-    assert told["artifact"]["parity"]["backends"]["onnx"]["label_agreement"] == 1
+    output = json.loads(done.stdout)
+    assert set(output["tasks"]) == {"sentiment", "emotion", "intent"}
+    assert len(output["tasks"]["intent"]["labels"]) == 151
+    assert set(output["size_bytes"]) == {"pytorch", "onnx", "int8"}
+    assert output["artifact"]["parity"]["backends"]["onnx"]["label_agreement"] == 1
     people = run("info").stdout
     assert "task    intent" in people
     assert "parity  INT8" in people
 
 
 def test_build_prints_the_folder_and_builds_once(run: Run) -> None:
-    told = json.loads(run("build", "--json").stdout)
+    output = json.loads(run("build", "--json").stdout)
     again = run("build")
-    assert told["folder"] in again.stdout
+    assert output["folder"] in again.stdout
     assert "quantising" not in again.stderr
 
 

@@ -56,8 +56,8 @@ def cuda_full() -> Any:
 )
 def test_a_batch_that_does_not_fit_is_answered_in_halves_in_its_order(most: int, rows: list[int]) -> None:
     given, small = feed(9, 6), Small(most)
-    found = retry_in_smaller_batches(small, **given)
-    assert found["sum"].ravel().tolist() == (given["input_ids"] * given["attention_mask"]).sum(1).tolist()
+    logits = retry_in_smaller_batches(small, **given)
+    assert logits["sum"].ravel().tolist() == (given["input_ids"] * given["attention_mask"]).sum(1).tolist()
     assert small.rows == rows
 
 
@@ -90,12 +90,12 @@ def test_a_classifier_goes_on_with_smaller_batches_when_pytorch_runs_out_of_memo
 
 
 def test_when_not_one_text_fits_device_auto_is_offered() -> None:
-    with pytest.raises(OutOfMemory) as told:
+    with pytest.raises(OutOfMemory) as error:
         TorchBackend(Cramped(0)).logits(**feed(4, 6))
-    assert "A text of 6 tokens does not fit" in str(told.value)
-    assert "device='auto' (device_map=\"auto\")" in str(told.value)
-    assert "Tried to allocate 2.00 GiB." in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "A text of 6 tokens does not fit" in str(error.value)
+    assert "device='auto' (device_map=\"auto\")" in str(error.value)
+    assert "Tried to allocate 2.00 GiB." in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_model_that_does_not_fit_is_an_error_that_offers_device_auto(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_a_model_that_does_not_fit_is_an_error_that_offers_device_auto(monkeypat
 
 
 @pytest.mark.parametrize(
-    ("backend", "device", "dtype", "compiled", "told"),
+    ("backend", "device", "dtype", "compiled", "message"),
     [
         ("pytorch", "tpu", None, False, "Unknown device 'tpu'. Known: cpu, cuda, auto"),
         ("pytorch", "cuda", "int4", False, "Unknown dtype 'int4'"),
@@ -120,10 +120,10 @@ def test_a_model_that_does_not_fit_is_an_error_that_offers_device_auto(monkeypat
         ("pytorch", "cpu", "float16", False, "Use float32 or bfloat16"),
     ],
 )
-def test_what_no_device_can_do_is_refused_with_the_reason(
-    backend: str, device: str, dtype: str | None, compiled: bool, told: str
+def test_options_that_no_device_supports_are_refused_with_the_reason(
+    backend: str, device: str, dtype: str | None, compiled: bool, message: str
 ) -> None:
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         LoadOptions(backend, device, dtype, compiled)
 
 
@@ -147,9 +147,9 @@ def test_bf16_answers_nearly_as_float32_and_in_float32(tiny: Tiny) -> None:
     expected = load(tiny.folder, base=tiny.base).predict_all_tasks(TEXTS)
     served = load(tiny.folder, base=tiny.base, dtype="bfloat16")
     assert {logits.dtype for logits in served.backend.logits(**feed(2, 8)).values()} == {np.dtype(np.float32)}
-    for task, found in served.predict_all_tasks(TEXTS).items():
-        assert [p.label for p in found] == [p.label for p in expected[task]]
-        for one, other in zip(found, expected[task], strict=True):
+    for task, predictions in served.predict_all_tasks(TEXTS).items():
+        assert [p.label for p in predictions] == [p.label for p in expected[task]]
+        for one, other in zip(predictions, expected[task], strict=True):
             assert one.scores == pytest.approx(other.scores, abs=0.05)
             assert one.scores != other.scores
 
@@ -175,8 +175,8 @@ def test_other_peoples_models_are_served_in_bf16(adapters: int, tmp_path: Path) 
     else:
         foreign.classifier(folder)
     expected = load(folder).predict_all_tasks(foreign.TEXTS)
-    found = load(folder, dtype="bfloat16").predict_all_tasks(foreign.TEXTS)
-    for task, predictions in found.items():
+    answers = load(folder, dtype="bfloat16").predict_all_tasks(foreign.TEXTS)
+    for task, predictions in answers.items():
         for one, other in zip(predictions, expected[task], strict=True):
             assert one.scores == pytest.approx(other.scores, abs=0.1)
 
@@ -220,10 +220,10 @@ def test_a_compiled_network_answers_as_the_same_one_uncompiled_from_few_graphs(t
     compiled = TorchBackend(tiny_network(tiny), buckets=Buckets(24, 0, counter))  # type: ignore[arg-type]
     for rows, tokens in ((1, 4), (1, 9), (3, 12), (4, 16), (5, 3), (5, 20), (7, 24), (2, 30)):
         given = feed(rows, tokens)
-        expected, found = plain.logits(**given), compiled.logits(**given)
+        expected, logits = plain.logits(**given), compiled.logits(**given)
         for task in expected:
-            assert found[task].shape == expected[task].shape
-            assert found[task] == pytest.approx(expected[task], abs=1e-5)
+            assert logits[task].shape == expected[task].shape
+            assert logits[task] == pytest.approx(expected[task], abs=1e-5)
     # Rows 1, 4 and 8 by 16 tokens, 8 rows by 24, and the one that is longer than was promised.
     assert counter.frame_count == 5
 
@@ -232,11 +232,13 @@ def test_compile_is_asked_for_by_load(tiny: Tiny, monkeypatch: pytest.MonkeyPatc
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(torch, "compile", lambda network, **options: asked.append(options) or network)
     expected = load(tiny.folder, base=tiny.base).predict_all_tasks(TEXTS)
-    found = load(tiny.folder, base=tiny.base, compile=True).predict_all_tasks(TEXTS)
+    predictions = load(tiny.folder, base=tiny.base, compile=True).predict_all_tasks(TEXTS)
     assert [one["backend"] for one in asked] == ["inductor"]
-    for task in found:
-        assert [p.label for p in found[task]] == [p.label for p in expected[task]]
-        assert [p.confidence for p in found[task]] == pytest.approx([p.confidence for p in expected[task]], abs=1e-5)
+    for task in predictions:
+        assert [p.label for p in predictions[task]] == [p.label for p in expected[task]]
+        assert [p.confidence for p in predictions[task]] == pytest.approx(
+            [p.confidence for p in expected[task]], abs=1e-5
+        )
 
 
 def test_adapters_that_are_switched_cannot_be_compiled(tmp_path: Path) -> None:
@@ -257,8 +259,8 @@ def test_device_auto_spreads_other_peoples_models(adapters: int, tmp_path: Path)
     expected = load(folder).predict_all_tasks(foreign.TEXTS)
     spread = load(folder, device="auto", dtype="float32")
     assert spread.backend.device == "auto"
-    for task, found in spread.predict_all_tasks(foreign.TEXTS).items():
-        assert [p.confidence for p in found] == pytest.approx([p.confidence for p in expected[task]], abs=1e-3)
+    for task, predictions in spread.predict_all_tasks(foreign.TEXTS).items():
+        assert [p.confidence for p in predictions] == pytest.approx([p.confidence for p in expected[task]], abs=1e-3)
 
 
 def test_device_auto_is_not_for_bundles(tiny: Tiny) -> None:
@@ -266,7 +268,7 @@ def test_device_auto_is_not_for_bundles(tiny: Tiny) -> None:
         load(tiny.folder, base=tiny.base, device="auto")
 
 
-def test_without_a_wish_a_cpu_gets_float32_and_a_gpu_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_dtype_is_float32_on_a_cpu_and_the_best_supported_one_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert best_dtype(torch.device("cpu")) == "float32"
     for has, dtype in ((True, "bfloat16"), (False, "float16")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
@@ -356,9 +358,9 @@ def test_onnx_goes_on_with_smaller_batches_when_a_gpu_is_full(
 ) -> None:
     given = feed(9, 7)
     backend = OnnxBackend("onnx", graph, device="cuda")
-    found = backend.logits(**given)
+    answered = backend.logits(**given)
     expected = OnnxBackend("onnx", graph).logits
-    for task, logits in found.items():
+    for task, logits in answered.items():
         rows = [expected(given["input_ids"][i : i + 1], given["attention_mask"][i : i + 1])[task] for i in range(9)]
         assert logits == pytest.approx(np.concatenate(rows), abs=1e-4)
     monkeypatch.setattr(gpu_build, "most", 0)

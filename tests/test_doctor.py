@@ -30,15 +30,15 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def graver(found: list[Finding]) -> list[Finding]:
-    return [one for one in found if one.severity != "note"]
+def graver(findings: list[Finding]) -> list[Finding]:
+    return [one for one in findings if one.severity != "note"]
 
 
 @pytest.mark.parametrize("kind", ["classifier", "shards", "adapter", "adapters", "bundle"])
 def test_healthy_model_has_no_errors_or_warnings(kind: str, originals: Path, tmp_path: Path) -> None:
-    found = examine(originals / kind / "model", cache=tmp_path)
-    assert graver(found) == []
-    assert any("not built yet" in one.what for one in found)
+    findings = examine(originals / kind / "model", cache=tmp_path)
+    assert graver(findings) == []
+    assert any("not built yet" in one.what for one in findings)
 
 
 def half(held: dict[str, Any]) -> None:
@@ -85,16 +85,16 @@ def test_a_planted_fault_is_found(
 ) -> None:
     shutil.copytree(originals / kind, tmp_path / "case")
     spoil(tmp_path / "case" / "model")
-    found = examine(tmp_path / "case" / "model", cache=tmp_path / "cache")
-    assert any(one.severity == severity and re.search(says, one.what) for one in found), found
-    assert all(one.what.isprintable() for one in found)
+    findings = examine(tmp_path / "case" / "model", cache=tmp_path / "cache")
+    assert any(one.severity == severity and re.search(says, one.what) for one in findings), findings
+    assert all(one.what.isprintable() for one in findings)
 
 
 def test_base_without_a_revision_is_a_warning(originals: Path, tmp_path: Path) -> None:
     shutil.copytree(originals / "adapter", tmp_path / "case")
     edit("adapter_config.json", base_model_name_or_path="some/body")(tmp_path / "case" / "model")
-    found = examine(tmp_path / "case" / "model", tmp_path / "case" / "base", tmp_path)
-    assert [one.what for one in graver(found)] == ["the adapter names its base some/body without a revision"]
+    findings = examine(tmp_path / "case" / "model", tmp_path / "case" / "base", tmp_path)
+    assert [one.what for one in graver(findings)] == ["the adapter names its base some/body without a revision"]
 
 
 def test_tokenizer_of_another_model_is_a_warning(tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_doctor_prints_remedies_and_exits_with_1_on_errors(
         assert do.split()[:4] == ["Do:", "python", "-m", "inference"]
         assert last == f"{model}: no errors, no warnings."
     assert main(["doctor", str(tmp_path / "none"), "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert "No model folder" in told["findings"][0]["what"]
+    lines = json.loads(capsys.readouterr().out)
+    assert "No model folder" in lines["findings"][0]["what"]
     assert main(["doctor", str(tmp_path / "none")]) == 1
     error, last = capsys.readouterr().out.splitlines()
     assert error.startswith("error    No model folder")

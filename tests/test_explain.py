@@ -21,27 +21,29 @@ from inference.formats.bundle import Task
 MULTI = {"topics": Task(("food", "travel"), "multi_label_classification", 0.5)}
 
 
-def figures(found: Explanation) -> dict[str, float | None]:
-    return {word.text: word.attribution for word in found.words}
+def figures(explanation: Explanation) -> dict[str, float | None]:
+    return {word.text: word.attribution for word in explanation.words}
 
 
 # --- Occlusion, by hand: the logits of a fake are the sum over its words
 
 
 def test_attribution_is_the_fall_of_log_odds_without_the_word() -> None:
-    found = explain(fakes.classifier(), "Good film, not bad", "sentiment")
-    assert (found.label, found.predicted) == ("negative", "negative")  # a tie, and the first one is given
-    assert figures(found) == {"Good": -2.0, "film": 0.0, ",": 0.0, "not": 0.0, "bad": 2.0}
-    assert found.log_odds == pytest.approx(0)
-    assert found.words[-1].without == pytest.approx(1 / (1 + math.exp(2)))
-    assert (found.words[0].start, found.words[0].end) == (0, 4)
-    assert found.notes[0].startswith("The model's vocabulary lacks “film”, “,”, “not”: the model reads the same token")
+    explanation = explain(fakes.classifier(), "Good film, not bad", "sentiment")
+    assert (explanation.label, explanation.predicted) == ("negative", "negative")  # a tie, and the first one is given
+    assert figures(explanation) == {"Good": -2.0, "film": 0.0, ",": 0.0, "not": 0.0, "bad": 2.0}
+    assert explanation.log_odds == pytest.approx(0)
+    assert explanation.words[-1].without == pytest.approx(1 / (1 + math.exp(2)))
+    assert (explanation.words[0].start, explanation.words[0].end) == (0, 4)
+    assert explanation.notes[0].startswith(
+        "The model's vocabulary lacks “film”, “,”, “not”: the model reads the same token"
+    )
 
 
 def test_label_that_was_not_predicted_can_be_explained() -> None:
-    found = explain(fakes.classifier(), "glad", "emotion", "sadness")
-    assert (found.label, found.predicted) == ("sadness", "joy")
-    assert found.words[0].attribution == pytest.approx(math.log(2) - math.log(math.exp(3) + 1))
+    explanation = explain(fakes.classifier(), "glad", "emotion", "sadness")
+    assert (explanation.label, explanation.predicted) == ("sadness", "joy")
+    assert explanation.words[0].attribution == pytest.approx(math.log(2) - math.log(math.exp(3) + 1))
 
 
 def test_multi_label_is_explained_by_its_own_logit() -> None:
@@ -57,8 +59,8 @@ def test_multi_label_is_explained_by_its_own_logit() -> None:
 
 def test_explained_answer_is_the_prediction() -> None:
     made = fakes.classifier()
-    found, said = explain(made, "good bad good", "sentiment"), made.predict("good bad good", "sentiment")
-    assert (found.predicted, found.score) == (said.label, said.confidence)
+    explanation, prediction = explain(made, "good bad good", "sentiment"), made.predict("good bad good", "sentiment")
+    assert (explanation.predicted, explanation.score) == (prediction.label, prediction.confidence)
 
 
 def test_single_word_can_be_left_out() -> None:
@@ -67,19 +69,22 @@ def test_single_word_can_be_left_out() -> None:
 
 def test_truncated_part_has_no_attribution_and_is_noted() -> None:
     text = "good good good good good good bad bad"  # eight tokens are read, two of them special
-    found = explain(fakes.classifier(), text, "sentiment")
-    assert (len(found.words), found.read, found.truncated) == (6, (0, 29), True)
-    assert [word.text for word in found.words] == ["good"] * 6
-    assert found.notes[:-1] == [
+    explanation = explain(fakes.classifier(), text, "sentiment")
+    assert (len(explanation.words), explanation.read, explanation.truncated) == (6, (0, 29), True)
+    assert [word.text for word in explanation.words] == ["good"] * 6
+    assert explanation.notes[:-1] == [
         "The model read characters 0 to 29 of the text; the other 8 were cut off and had no part in the answer."
     ]
 
 
 def test_note_says_that_no_word_carries_the_answer_alone() -> None:
     made = fakes.classifier()
-    found = explain(made, "good good good good good", "sentiment")
-    assert found.score > 0.99
-    assert "No word carries this answer alone: without any one of them the confidence moves by 0.00" in found.notes[0]
+    explanation = explain(made, "good good good good good", "sentiment")
+    assert explanation.score > 0.99
+    assert (
+        "No word carries this answer alone: without any one of them the confidence moves by 0.00"
+        in explanation.notes[0]
+    )
     assert explain(made, "good book", "sentiment").notes == []
     assert explain(made, "good bad book book", "sentiment").notes == []  # "good" does
     assert explain(made, "good good good good good", "sentiment", "negative").notes == []  # no answer of the model's
@@ -89,8 +94,8 @@ def test_end_of_a_text_is_explained_if_its_start_is_cut_off() -> None:
     tokenizer = fakes.tokenizer()
     tokenizer.enable_truncation(8, direction="left")
     made = Classifier(fakes.bundle(), fakes.FakeBackend(), tokenizer)
-    found = explain(made, "bad bad good good good good good good", "sentiment")
-    assert (found.read, {word.text for word in found.words}) == ((8, 37), {"good"})
+    explanation = explain(made, "bad bad good good good good good good", "sentiment")
+    assert (explanation.read, {word.text for word in explanation.words}) == ((8, 37), {"good"})
 
 
 def test_passes_are_batched_and_none_is_larger_than_the_classifier_allows() -> None:
@@ -102,12 +107,12 @@ def test_passes_are_batched_and_none_is_larger_than_the_classifier_allows() -> N
 
 def test_long_text_is_explained_in_groups_which_is_noted() -> None:
     long = Classifier(fakes.bundle(max_tokens=4096), fakes.FakeBackend(), fakes.tokenizer())
-    found = explain(long, "good " * 1300, "sentiment")
-    assert found.grouped == 3
-    assert len(found.words) == math.ceil(1300 / 3) <= occlusion.MAX_PASSES
-    assert found.words[0].text == "good good good"
-    assert found.words[0].attribution == pytest.approx(6.0)
-    assert "3 neighbouring words" in found.notes[0]
+    explanation = explain(long, "good " * 1300, "sentiment")
+    assert explanation.grouped == 3
+    assert len(explanation.words) == math.ceil(1300 / 3) <= occlusion.MAX_PASSES
+    assert explanation.words[0].text == "good good good"
+    assert explanation.words[0].attribution == pytest.approx(6.0)
+    assert "3 neighbouring words" in explanation.notes[0]
 
 
 # --- Time
@@ -133,11 +138,13 @@ class Clock:
 
 def test_with_little_time_neighbours_are_left_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, 1.0)
-    found = explain(clock.classifier(), "good " * 40, "sentiment", budget_s=14.0)
-    assert found.grouped == 6  # of 14 s five are gone with the text and four rows to time; of 9, four fifths are 7 rows
-    assert len(found.words) == 7
-    assert found.unreached == 0
-    assert found.seconds == 12.0
+    explanation = explain(clock.classifier(), "good " * 40, "sentiment", budget_s=14.0)
+    assert (
+        explanation.grouped == 6
+    )  # of 14 s five are gone with the text and four rows to time; of 9, four fifths are 7 rows
+    assert len(explanation.words) == 7
+    assert explanation.unreached == 0
+    assert explanation.seconds == 12.0
 
 
 def test_words_not_reached_in_time_have_no_attribution_which_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,28 +153,28 @@ def test_words_not_reached_in_time_have_no_attribution_which_is_noted(monkeypatc
     def slower(_: str, __: float) -> None:
         clock.seconds = 5.0
 
-    found = explain(clock.classifier(), "good " * 8, "sentiment", budget_s=20.0, progress=slower)
-    assert [word.attribution for word in found.words] == [2.0] * 8
+    explanation = explain(clock.classifier(), "good " * 8, "sentiment", budget_s=20.0, progress=slower)
+    assert [word.attribution for word in explanation.words] == [2.0] * 8
     clock.seconds = 1.0
-    found = explain(clock.classifier(), "good " * 12, "sentiment", budget_s=20.0, progress=slower)
-    assert [word.attribution for word in found.words] == [2.0] * 8 + [None] * 4
-    assert "4 of 12 parts of the text were not tried" in found.notes[0]
+    explanation = explain(clock.classifier(), "good " * 12, "sentiment", budget_s=20.0, progress=slower)
+    assert [word.attribution for word in explanation.words] == [2.0] * 8 + [None] * 4
+    assert "4 of 12 parts of the text were not tried" in explanation.notes[0]
 
 
 def test_every_word_is_tried_without_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = explain(Clock(monkeypatch, 1e6).classifier(), "good " * 40, "sentiment")
-    assert (found.grouped, found.unreached) == (1, 0)
+    explanation = explain(Clock(monkeypatch, 1e6).classifier(), "good " * 40, "sentiment")
+    assert (explanation.grouped, explanation.unreached) == (1, 0)
 
 
 def test_progress_goes_from_little_to_all() -> None:
-    told: list[tuple[str, float]] = []
+    steps: list[tuple[str, float]] = []
     explain(
         fakes.classifier(batch_size=2),
         "good bad good bad good",
         "sentiment",
-        progress=lambda step, share: told.append((step, share)),
+        progress=lambda step, share: steps.append((step, share)),
     )
-    assert [share for _, share in told] == [0.4, 0.8, 1.0]
+    assert [share for _, share in steps] == [0.4, 0.8, 1.0]
 
 
 def test_error_in_progress_ends_the_work() -> None:
@@ -182,7 +189,7 @@ def test_error_in_progress_ends_the_work() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"text": " "}, "The text is empty"),
         ({"text": "a\ud800"}, "lone surrogate"),
@@ -199,9 +206,9 @@ def test_error_in_progress_ends_the_work() -> None:
         ({"method": GRADIENTS}, "needs the gradients of a PyTorch network, and this model is loaded on INT8"),
     ],
 )
-def test_invalid_requests_are_rejected_with_a_remedy(options: dict[str, Any], said: str) -> None:
+def test_invalid_requests_are_rejected_with_a_remedy(options: dict[str, Any], message: str) -> None:
     asked = {"text": "good", "task": "sentiment"} | options
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         explain(fakes.classifier(fakes.FakeBackend("int8")), **asked)
 
 
@@ -217,17 +224,17 @@ def test_gradients_through_a_base_in_4_bits_on_a_cpu_are_refused_with_a_remedy()
 def test_nan_logits_are_an_error() -> None:
     class Broken(fakes.FakeBackend):
         def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
-            found = super().logits(input_ids, attention_mask)
-            found["sentiment"][attention_mask.sum(1) < 4] = np.nan
-            return found
+            values = super().logits(input_ids, attention_mask)
+            values["sentiment"][attention_mask.sum(1) < 4] = np.nan
+            return values
 
     with pytest.raises(InferenceError, match="NaN or infinity"):
         explain(fakes.classifier(Broken()), "good bad", "sentiment")
 
 
 def test_an_explanation_is_plain_json_with_its_notes() -> None:
-    found = explain(fakes.classifier(), "good " * 20, "sentiment").to_dict()
-    again = json.loads(json.dumps(found, allow_nan=False))
+    explanation = explain(fakes.classifier(), "good " * 20, "sentiment").to_dict()
+    again = json.loads(json.dumps(explanation, allow_nan=False))
     assert again["words"][0] == {
         "text": "good",
         "start": 0,
@@ -242,9 +249,9 @@ def test_an_explanation_is_plain_json_with_its_notes() -> None:
 
 
 def test_words_outside_the_vocabulary_are_named() -> None:
-    found = explain(fakes.classifier(), "good 😀 ☃ bad 😀 glad", "sentiment")
-    assert [word.text for word in found.words if word.unknown] == ["😀", "☃", "😀"]
-    (note,) = found.notes
+    explanation = explain(fakes.classifier(), "good 😀 ☃ bad 😀 glad", "sentiment")
+    assert [word.text for word in explanation.words if word.unknown] == ["😀", "☃", "😀"]
+    (note,) = explanation.notes
     assert note.startswith("The model's vocabulary lacks “😀”, “☃”: the model reads the same token for")
     long = explain(fakes.classifier(), "good " + "🙂" * 400, "sentiment").notes[0]
     assert f"lacks “{'🙂' * 29}…”: the model reads" in long
@@ -269,9 +276,9 @@ def test_the_same_order_of_words_has_tau_1_and_the_reverse_minus_1() -> None:
 
 def test_equal_attributions_have_no_order() -> None:
     made = fakes.classifier()
-    found = agreement(explain(made, "this that", "sentiment"), explain(made, "this that", "sentiment"))
-    assert found.tau is None
-    assert "no order" in agreement_sentence(found, "pytorch", "int8")
+    agreed = agreement(explain(made, "this that", "sentiment"), explain(made, "this that", "sentiment"))
+    assert agreed.tau is None
+    assert "no order" in agreement_sentence(agreed, "pytorch", "int8")
 
 
 def test_explanations_of_different_labels_or_texts_cannot_be_compared() -> None:
@@ -287,14 +294,14 @@ def test_comparison_explains_the_label_of_the_first_backend() -> None:
         def logits(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Any:
             return {task: -values for task, values in super().logits(input_ids, attention_mask).items()}
 
-    found = compare_explanations(
+    comparison = compare_explanations(
         {"pytorch": fakes.classifier(), "int8": fakes.classifier(Turned("int8"))},
         "good film bad good",
         "sentiment",
         None,
         "occlusion",
     )
-    assert [one.label for one in found.explanations.values()] == ["positive", "positive"]
-    assert [one.predicted for one in found.explanations.values()] == ["positive", "negative"]
-    assert found.agreements["int8"].tau == pytest.approx(-1.0)
-    assert json.dumps(found.to_dict())
+    assert [one.label for one in comparison.explanations.values()] == ["positive", "positive"]
+    assert [one.predicted for one in comparison.explanations.values()] == ["positive", "negative"]
+    assert comparison.agreements["int8"].tau == pytest.approx(-1.0)
+    assert json.dumps(comparison.to_dict())

@@ -26,14 +26,16 @@ def network(tiny: Tiny) -> Classifier:
     return load(tiny.folder, "pytorch", base=tiny.base, cache=tiny.cache)
 
 
-def complete(found: Explanation) -> None:
+def complete(explanation: Explanation) -> None:
     """The attributions add up to what lies between the text and its baseline, but for delta."""
-    assert found.baseline_log_odds is not None and found.convergence_delta is not None
-    total = sum(word.attribution or 0.0 for word in found.words)
-    assert total == pytest.approx(found.log_odds - found.baseline_log_odds + found.convergence_delta, abs=1e-5)
-    assert found.converged
-    assert abs(found.convergence_delta) <= max(
-        1e-4, 0.01 * sum(abs(word.attribution or 0) for word in found.words) + 1e-6
+    assert explanation.baseline_log_odds is not None and explanation.convergence_delta is not None
+    total = sum(word.attribution or 0.0 for word in explanation.words)
+    assert total == pytest.approx(
+        explanation.log_odds - explanation.baseline_log_odds + explanation.convergence_delta, abs=1e-5
+    )
+    assert explanation.converged
+    assert abs(explanation.convergence_delta) <= max(
+        1e-4, 0.01 * sum(abs(word.attribution or 0) for word in explanation.words) + 1e-6
     )
 
 
@@ -49,7 +51,7 @@ def test_integrated_gradients_are_those_of_captums_own_call(network: Classifier,
     from inference.formats.bundle import Bundle
     from inference.pytorch.network import load_network
 
-    found = explain(network, TEXT, "mood", "up", GRADIENTS)
+    explanation = explain(network, TEXT, "mood", "up", GRADIENTS)
     model = load_network(Bundle.read(tiny.folder), tiny.base)
     encoded = network.encode(TEXT)
     ids = torch.tensor([[encoded.encoding.ids[i] for i in encoded.read]])
@@ -64,29 +66,29 @@ def test_integrated_gradients_are_those_of_captums_own_call(network: Classifier,
         ids,
         baseline,
         additional_forward_args=(torch.ones_like(ids),),
-        n_steps=found.n_steps,
+        n_steps=explanation.n_steps,
         return_convergence_delta=True,
     )
     tokens = parts.sum(-1)[0].tolist()
-    assert sum(word.attribution or 0 for word in found.words) == pytest.approx(sum(tokens), abs=1e-5)
-    letters = [word.attribution for word in found.words if word.text == ","]
+    assert sum(word.attribution or 0 for word in explanation.words) == pytest.approx(sum(tokens), abs=1e-5)
+    letters = [word.attribution for word in explanation.words if word.text == ","]
     comma = network.encode(TEXT).encoding.ids.index(foreign.WORDS.index(","))
     assert letters == [pytest.approx(tokens[comma], abs=1e-5)]
-    assert found.words[0].attribution == pytest.approx(tokens[1] + tokens[2], abs=1e-5)  # i, ##t
-    assert found.convergence_delta == pytest.approx(float(delta), abs=1e-5)
+    assert explanation.words[0].attribution == pytest.approx(tokens[1] + tokens[2], abs=1e-5)  # i, ##t
+    assert explanation.convergence_delta == pytest.approx(float(delta), abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", foreign.ARCHITECTURE_PARAMS)
 def test_integrated_gradients_are_complete_on_every_architecture(kind: str, tmp_path: Path) -> None:
     # Not as wild as random weights are elsewhere in the tests: there some want more steps than there are.
     made = load(foreign.classifier(tmp_path / kind, kind, initializer_range=0.005), "pytorch")
-    found = explain(made, "a bad lamp, twice!", method=GRADIENTS)
-    assert found.converged
-    total = sum(word.attribution or 0.0 for word in found.words)
-    assert found.baseline_log_odds is not None and found.convergence_delta is not None
-    assert total == pytest.approx(found.log_odds - found.baseline_log_odds, abs=0.02)
-    assert found.log_odds == pytest.approx(explain(made, "a bad lamp, twice!").log_odds, abs=1e-4)
-    assert np.abs([word.attribution for word in found.words]).max() > 1e-3
+    explanation = explain(made, "a bad lamp, twice!", method=GRADIENTS)
+    assert explanation.converged
+    total = sum(word.attribution or 0.0 for word in explanation.words)
+    assert explanation.baseline_log_odds is not None and explanation.convergence_delta is not None
+    assert total == pytest.approx(explanation.log_odds - explanation.baseline_log_odds, abs=0.02)
+    assert explanation.log_odds == pytest.approx(explain(made, "a bad lamp, twice!").log_odds, abs=1e-4)
+    assert np.abs([word.attribution for word in explanation.words]).max() > 1e-3
 
 
 def test_each_task_of_switched_adapters_is_explained_with_its_own(tmp_path: Path) -> None:
@@ -95,8 +97,8 @@ def test_each_task_of_switched_adapters_is_explained_with_its_own(tmp_path: Path
         foreign.adapter(tmp_path / "model" / task, base, seed=seed)
     made = load(tmp_path / "model", "pytorch")
     before = made.predict_all_tasks("a bad lamp")
-    found = {task: explain(made, "a bad lamp", task, method=GRADIENTS) for task in made.tasks}
-    for task, one in found.items():
+    explanations = {task: explain(made, "a bad lamp", task, method=GRADIENTS) for task in made.tasks}
+    for task, one in explanations.items():
         assert one.log_odds == pytest.approx(explain(made, "a bad lamp", task, one.label).log_odds)
         assert one.baseline_log_odds is not None and one.convergence_delta is not None
         total = sum(word.attribution or 0 for word in one.words)
@@ -129,10 +131,10 @@ def test_gradients_out_of_time_are_rejected_or_noted(network: Classifier, monkey
 
     with pytest.raises(InputError, match="Time was up before integrated gradients"):
         explain(network, TEXT, "mood", method=GRADIENTS, budget_s=2.0, progress=tell)
-    found = explain(network, TEXT, "mood", method=GRADIENTS, budget_s=8.0, progress=tell)
-    assert found.converged is False
-    assert found.n_steps in gradients.STEPS[:-1]
-    assert f"After {found.n_steps} steps" in found.notes[-1]
+    explanation = explain(network, TEXT, "mood", method=GRADIENTS, budget_s=8.0, progress=tell)
+    assert explanation.converged is False
+    assert explanation.n_steps in gradients.STEPS[:-1]
+    assert f"After {explanation.n_steps} steps" in explanation.notes[-1]
     whole = explain(network, TEXT, "mood", method=GRADIENTS)
     assert whole.n_steps == gradients.STEPS[-1]
 
@@ -189,8 +191,8 @@ def test_a_planted_keyword_is_named_first_on_every_backend(
 ) -> None:
     made = load(planted, backend, cache=tmp_path_factory.getbasetemp() / "planted-cache")
     for text in ("this was a good soup", "Good. it is what it is", "a lamp and a film, both good!"):
-        found = explain(made, text, label="good", method=method)
-        ranked = sorted(found.words, key=lambda word: -(word.attribution or 0))
+        explanation = explain(made, text, label="good", method=method)
+        ranked = sorted(explanation.words, key=lambda word: -(word.attribution or 0))
         assert ranked[0].text.lower() == "good"
         assert ranked[0].attribution > 3 * abs(ranked[1].attribution)
 

@@ -113,8 +113,8 @@ def spelled(text: str) -> list[str]:
 
 
 def words(text: str, tokenizer: Tokenizer) -> list[str]:
-    found = tokenizer.encode(text)
-    return [text[word.start : word.end] for word in words_of(text, found.offsets, found.special_tokens_mask)]
+    encoded = tokenizer.encode(text)
+    return [text[word.start : word.end] for word in words_of(text, encoded.offsets, encoded.special_tokens_mask)]
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ def test_the_pieces_of_a_word_make_it_up_whole_with_every_tokenizer(name: str, t
 @settings(max_examples=200, deadline=None)
 @given(TEXTS)
 def test_words_and_gaps_give_the_text_back_and_every_piece_has_one_word(name: str, text: str) -> None:
-    found = TOKENIZERS[name].encode(text)
-    made = words_of(text, found.offsets, found.special_tokens_mask)
+    encoding = TOKENIZERS[name].encode(text)
+    made = words_of(text, encoding.offsets, encoding.special_tokens_mask)
     edges = [0, *(edge for word in made for edge in (word.start, word.end)), len(text)]
     assert edges == sorted(edges)
     assert "".join(text[a:b] for a, b in pairwise(edges)) == text
     assert all(text[word.start : word.end].strip() == text[word.start : word.end] != "" for word in made)
-    pieces = [i for i, special in enumerate(found.special_tokens_mask) if not special]
+    pieces = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
     if text.strip():
         assert sorted(i for word in made for i in word.pieces) == pieces
 
@@ -162,10 +162,10 @@ def test_words_and_gaps_give_the_text_back_and_every_piece_has_one_word(name: st
 @settings(max_examples=100, deadline=None)
 @given(TEXTS)
 def test_a_piece_is_made_of_characters_of_its_word(name: str, text: str) -> None:
-    found = TOKENIZERS[name].encode(text)
-    for word in words_of(text, found.offsets, found.special_tokens_mask):
+    encoding = TOKENIZERS[name].encode(text)
+    for word in words_of(text, encoding.offsets, encoding.special_tokens_mask):
         for i in word.pieces:
-            start, end = found.offsets[i]
+            start, end = encoding.offsets[i]
             assert text[start:end].strip() == "" or (start < word.end and end > word.start)
 
 
@@ -204,12 +204,12 @@ def test_neighbours_are_grouped_evenly_and_in_order() -> None:
 @pytest.mark.parametrize("letter", ["a", "🇩", "\u0301", "'", "a\u200d", "1,", "\u200b", "א״", "\u202e"])
 def test_the_longest_of_hostile_texts_is_split_into_short_runs(letter: str) -> None:
     text = letter * (20_000 // len(letter))
-    found = segments(text)
-    assert max(end - start for start, end in found) <= MAX_WORD_LETTERS
-    assert "".join(text[a:b] for a, b in found) == text
+    runs = segments(text)
+    assert max(end - start for start, end in runs) <= MAX_WORD_LETTERS
+    assert "".join(text[a:b] for a, b in runs) == text
 
 
-def test_a_text_of_which_only_white_space_is_read_has_no_words_to_explain() -> None:
+def test_text_cut_down_to_white_space_has_no_words_to_explain() -> None:
     class Even(fakes.FakeBackend):
         def logits(self, input_ids: Any, attention_mask: Any) -> Any:
             return {
@@ -223,13 +223,13 @@ def test_a_text_of_which_only_white_space_is_read_has_no_words_to_explain() -> N
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
-def test_a_word_of_which_the_vocabulary_has_nothing_is_unknown(kind: str) -> None:
+def test_word_without_any_piece_in_the_vocabulary_is_unknown(kind: str) -> None:
     tokenizer = TOKENIZERS[kind]
     text = "☃ well ☃ 東京☃ don't"
-    found = tokenizer.encode(text)
+    encoding = tokenizer.encode(text)
     lacking = {
-        text[word.start : word.end]: is_unknown(found, unknown_token(tokenizer), word.pieces)
-        for word in words_of(text, found.offsets, found.special_tokens_mask)
+        text[word.start : word.end]: is_unknown(encoding, unknown_token(tokenizer), word.pieces)
+        for word in words_of(text, encoding.offsets, encoding.special_tokens_mask)
     }
     assert lacking["☃"]
     assert not lacking["well"]
@@ -245,9 +245,9 @@ def test_text_without_any_known_word_is_detected(kind: str) -> None:
 
 def test_a_vocabulary_of_bytes_lacks_nothing() -> None:
     tokenizer = TOKENIZERS["byte-level"]
-    found = tokenizer.encode("☃ well")
-    words = words_of("☃ well", found.offsets, found.special_tokens_mask)
-    assert not any(is_unknown(found, unknown_token(tokenizer), word.pieces) for word in words)
+    encoding = tokenizer.encode("☃ well")
+    words = words_of("☃ well", encoding.offsets, encoding.special_tokens_mask)
+    assert not any(is_unknown(encoding, unknown_token(tokenizer), word.pieces) for word in words)
 
 
 @pytest.mark.parametrize("name", ["<unk>", "[UNK]"])

@@ -31,11 +31,11 @@ def test_the_float16_graph_answers_nearly_as_the_float32_one(graph: Graph) -> No
     for rows, tokens in ((1, 5), (4, 16)):
         given = feed(rows, tokens)
         expected = OnnxBackend("onnx", graph).logits(**given)
-        found = OnnxBackend("onnx", halved).logits(**given)
+        logits = OnnxBackend("onnx", halved).logits(**given)
         for task in expected:
-            assert found[task].dtype == np.float32
-            assert found[task] == pytest.approx(expected[task], abs=0.02)
-            assert (found[task] != expected[task]).any()
+            assert logits[task].dtype == np.float32
+            assert logits[task] == pytest.approx(expected[task], abs=0.02)
+            assert (logits[task] != expected[task]).any()
 
 
 def test_heads_and_pooling_of_the_float16_graph_stay_in_float32(graph: Graph) -> None:
@@ -55,8 +55,8 @@ def test_graphs_of_other_architectures_are_converted_too(kind: str, tmp_path: Pa
     expected = served.predict_all_tasks(foreign.TEXTS)
     halved = to_float16(obtain(served.bundle, tmp_path / "cache").read("onnx"))
     served.backend = OnnxBackend("onnx", halved)
-    for task, found in served.predict_all_tasks(foreign.TEXTS).items():
-        assert [p.confidence for p in found] == pytest.approx([p.confidence for p in expected[task]], abs=0.02)
+    for task, predictions in served.predict_all_tasks(foreign.TEXTS).items():
+        assert [p.confidence for p in predictions] == pytest.approx([p.confidence for p in expected[task]], abs=0.02)
 
 
 def test_graph_past_2_gb_is_not_converted(graph: Graph) -> None:

@@ -30,7 +30,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def scores(model: Path, backend: str, cache: Path, **options: Any) -> Any:
     classifier = load(model, backend, cache=cache, **options)
-    return {task: score_rows(found) for task, found in classifier.predict_all_tasks(foreign.TEXTS).items()}
+    return {task: score_rows(predictions) for task, predictions in classifier.predict_all_tasks(foreign.TEXTS).items()}
 
 
 @pytest.mark.parametrize("kind", foreign.ARCHITECTURE_PARAMS)
@@ -101,11 +101,11 @@ def test_several_adapters_of_one_base_are_several_tasks(base: Path, tmp_path: Pa
     for seed, task in enumerate(("mood", "topic")):
         foreign.adapter(folder / task, base, seed=seed)
     for backend in ("pytorch", "onnx"):
-        found = scores(folder, backend, cache)
+        answers = scores(folder, backend, cache)
         for task in ("mood", "topic"):
             expected = foreign.by_hand(foreign.peft_model(folder / task), base)
-            assert np.abs(found[task] - expected).max() < 1e-4
-    assert np.abs(found["mood"] - found["topic"]).max() > 0.01
+            assert np.abs(answers[task] - expected).max() < 1e-4
+    assert np.abs(answers["mood"] - answers["topic"]).max() > 0.01
 
 
 def test_several_adapters_share_one_base_in_memory(base: Path, tmp_path: Path) -> None:
@@ -125,7 +125,10 @@ def test_adapters_with_different_numbers_of_labels_are_served_too(base: Path, tm
     folder = tmp_path / "both"
     for labels, task in ((2, "mood"), (3, "topic")):
         foreign.adapter(folder / task, base, labels=labels)
-    assert {task: found.shape[1] for task, found in scores(folder, "onnx", cache).items()} == {"mood": 2, "topic": 3}
+    assert {task: answers.shape[1] for task, answers in scores(folder, "onnx", cache).items()} == {
+        "mood": 2,
+        "topic": 3,
+    }
 
 
 def test_label_names_beside_an_adapter_are_used(base: Path, tmp_path: Path, cache: Path) -> None:
@@ -152,17 +155,17 @@ def test_the_base_of_the_installed_wheel_is_found_by_its_hub_id(tmp_path: Path) 
     config = json.loads((folder / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = "sentence-transformers/all-MiniLM-L6-v2"
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    found = load(folder)
-    assert found.bundle.base is not None
-    assert found.bundle.base.folder == home
-    assert 0.5 <= found.predict("good").confidence <= 1
+    classifier = load(folder)
+    assert classifier.bundle.base is not None
+    assert classifier.bundle.base.folder == home
+    assert 0.5 <= classifier.predict("good").confidence <= 1
 
 
 def test_multi_label_comes_from_the_problem_type(tmp_path: Path) -> None:
     folder = foreign.classifier(tmp_path / "m", labels=("a", "b", "c"), problem_type="multi_label_classification")
-    found = load(folder)
-    assert found.tasks["label"].problem_type == "multi_label_classification"
-    assert sum(found.predict("good").scores.values()) != pytest.approx(1)
+    classifier = load(folder)
+    assert classifier.tasks["label"].problem_type == "multi_label_classification"
+    assert sum(classifier.predict("good").scores.values()) != pytest.approx(1)
 
 
 def test_token_limit_is_that_of_the_tokenizer_up_to_the_positions(tmp_path: Path) -> None:
@@ -196,9 +199,9 @@ def test_a_tokenizer_in_an_older_format_is_converted(tmp_path: Path) -> None:
     config = {"tokenizer_class": "BertTokenizer", "model_max_length": 32}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     for backend in ("pytorch", "onnx"):
-        found = load(folder, backend, cache=tmp_path / "cache").predict(foreign.TEXTS)
-        assert [one.label for one in found] == [one.label for one in expected]
-        assert [one.confidence for one in found] == pytest.approx([one.confidence for one in expected], abs=1e-4)
+        predictions = load(folder, backend, cache=tmp_path / "cache").predict(foreign.TEXTS)
+        assert [one.label for one in predictions] == [one.label for one in expected]
+        assert [one.confidence for one in predictions] == pytest.approx([one.confidence for one in expected], abs=1e-4)
 
 
 def test_weights_in_shards_are_read(tmp_path: Path) -> None:
@@ -228,9 +231,9 @@ def test_hub_id_is_served_from_the_cache(tmp_path: Path, monkeypatch: pytest.Mon
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(revision)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    found = load("somebody/tickets")
-    assert found.bundle.name == "tickets"
-    assert found.predict("good").label in ("bad", "good")
+    classifier = load("somebody/tickets")
+    assert classifier.bundle.name == "tickets"
+    assert classifier.predict("good").label in ("bad", "good")
 
 
 @pytest.mark.parametrize("setting", [{"do_lower_case": False}, {"truncation_side": "left"}])
@@ -245,8 +248,8 @@ def test_tokenizer_config_overrides_tokenizer_json(setting: dict[str, Any], tmp_
     expected = foreign.by_hand(model, folder, texts, 16)
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     for backend in ("pytorch", "onnx"):
-        found = score_rows(load(folder, backend, cache=cache).predict(texts))
-        assert np.abs(found - expected).max() < 1e-4
+        answers = score_rows(load(folder, backend, cache=cache).predict(texts))
+        assert np.abs(answers - expected).max() < 1e-4
 
 
 def test_checkpoints_of_one_training_are_not_tasks(base: Path, tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ onnx_on_gpu = pytest.mark.skipif(
 NEAR = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}  # of a probability; on a GPU float32 may be TF32
 
 
-def scores(found: Any) -> Any:
+def scores(predictions: Any) -> Any:
     """Probabilities of all tasks, a row per text."""
-    return np.concatenate([[list(p.scores.values()) for p in rows] for rows in found.values()], axis=1)
+    return np.concatenate([[list(p.scores.values()) for p in rows] for rows in predictions.values()], axis=1)
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +77,11 @@ def test_a_batch_beyond_the_memory_is_answered_in_halves(demo: Path, texts: list
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((held + 2**28) / total)
     try:
-        found = scores(served.predict_all_tasks(texts * 64))
+        answers = scores(served.predict_all_tasks(texts * 64))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert np.abs(found[:64] - expected).max() < NEAR["float32"]
-    assert np.abs(found[-64:] - expected).max() < NEAR["float32"]
+    assert np.abs(answers[:64] - expected).max() < NEAR["float32"]
+    assert np.abs(answers[-64:] - expected).max() < NEAR["float32"]
 
 
 def test_a_gpu_that_is_not_there_is_refused(demo: Path) -> None:
@@ -96,8 +96,8 @@ def test_device_auto_uses_the_gpu(tmp_path: Path) -> None:
     before = load(folder).predict(foreign.TEXTS)
     served = load(folder, device="auto", dtype="float32")
     assert isinstance(served.backend, TorchBackend)
-    found = served.predict(foreign.TEXTS)
-    assert [p.confidence for p in found] == pytest.approx([p.confidence for p in before], abs=1e-3)
+    predictions = served.predict(foreign.TEXTS)
+    assert [p.confidence for p in predictions] == pytest.approx([p.confidence for p in before], abs=1e-3)
 
 
 @onnx_on_gpu

@@ -80,8 +80,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     (adapter / "config.json").write_text(json.dumps({"id2label": dict(enumerate(LABELS["sentiment"]))}))
     checkpoints.write_checkpoint(home / "checkpoint")
     checkpoints.write_classifier(home / "pickled")
-    things, said = ["soup", "film", "bus", "lamp", "song"], {"Negative": "bad", "Positive": "good"}
-    labelled = [(f"the {a} and the {b} are {said[label]}", label) for a in things for b in things for label in said]
+    things, words = ["soup", "film", "bus", "lamp", "song"], {"Negative": "bad", "Positive": "good"}
+    labelled = [(f"the {a} and the {b} are {words[label]}", label) for a in things for b in things for label in words]
     with (home / "rows.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *labelled])
     (home / "texts.txt").write_text("what a lovely film\nthe parcel never came\n")
@@ -118,7 +118,7 @@ def filled(code: str, paths: dict[str, str]) -> str:
 
 @pytest.mark.docs
 @pytest.mark.parametrize("row", ROWS, ids=[f"{i}-{row.heading}" for i, row in enumerate(ROWS)])
-def test_what_stands_beside_a_heading_runs(
+def test_code_beside_each_heading_of_the_guide_runs(
     row: Row, workplace: Workplace, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     paths = workplace.paths | {"OUT": str(tmp_path / "out")}
@@ -143,9 +143,9 @@ def test_what_stands_beside_a_heading_runs(
             with pytest.raises(InferenceError, match="device='cuda', but"):
                 value(code, workplace.names)
         else:
-            found = value(code, workplace.names)
+            result = value(code, workplace.names)
             for piece, check in CHECKS.items():
-                assert piece not in written or check(found), (written, found)
+                assert piece not in written or check(result), (written, result)
 
 
 # What a call must have given, beyond that it ran: by a piece of it.
@@ -234,8 +234,8 @@ def test_every_heading_of_a_guide_has_its_row(guide: str, table: list[Row]) -> N
     if not path.is_file():
         pytest.skip(f"the guide is not part of the repository, and is not beside it (looked for {path})")
     text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    found = [(len(marks), title.strip()) for marks, title in re.findall(r"^(#+) (.+)$", text, re.MULTILINE)]
+    headings = [(len(marks), title.strip()) for marks, title in re.findall(r"^(#+) (.+)$", text, re.MULTILINE)]
     # A heading with headings below it only groups them.
-    depths = [*(depth for depth, _ in found[1:]), 0]
-    leaves = {title for (depth, title), following in zip(found, depths, strict=True) if following <= depth}
+    depths = [*(depth for depth, _ in headings[1:]), 0]
+    leaves = {title for (depth, title), following in zip(headings, depths, strict=True) if following <= depth}
     assert leaves == {row.heading for row in table}

@@ -105,8 +105,8 @@ def refusal(model: str | Path, cache: Path, backend: str = "pytorch") -> str:
 
 @pytest.mark.parametrize("kind", ["classifier", "shards", "adapter", "adapters", "bundle"])
 def test_models_without_planted_faults_are_healthy(kind: str, originals: Path, tmp_path: Path) -> None:
-    found = load(originals / kind / "model", cache=tmp_path).predict_all_tasks("it was good")
-    assert all(0 <= one.confidence <= 1 for one in found.values())
+    predictions = load(originals / kind / "model", cache=tmp_path).predict_all_tasks("it was good")
+    assert all(0 <= one.confidence <= 1 for one in predictions.values())
 
 
 @pytest.mark.usefixtures("bounded")
@@ -114,12 +114,12 @@ def test_models_without_planted_faults_are_healthy(kind: str, originals: Path, t
 def test_a_folder_with_one_fault_is_refused_in_one_line(fault: Fault, originals: Path, tmp_path: Path) -> None:
     model = made(fault, originals, tmp_path / "case")
     cache = tmp_path / "cache"
-    said = refusal(model, cache, "onnx" if fault.kind == "onnx" else "pytorch")
-    assert re.search(fault.says, said), said
-    assert said.isprintable()
-    assert len(said) < 1500
-    assert str(model.parent) in said or "base" in said or said.startswith(f"{model.name}: "), said
-    assert REMEDY.search(said), said
+    message = refusal(model, cache, "onnx" if fault.kind == "onnx" else "pytorch")
+    assert re.search(fault.says, message), message
+    assert message.isprintable()
+    assert len(message) < 1500
+    assert str(model.parent) in message or "base" in message or message.startswith(f"{model.name}: "), message
+    assert REMEDY.search(message), message
     assert WATCH.run == []
     assert not (tmp_path / "case" / "mark").exists()
     outside = [path for path in WATCH.opened if path.startswith(str(tmp_path)) and not _own(Path(path), tmp_path)]
@@ -146,9 +146,9 @@ def test_a_folder_may_have_any_name_and_messages_stay_one_line(name: str, origin
 )
 def test_name_of_no_folder_is_refused_in_one_line(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    said = refusal(model, tmp_path / "cache")
-    assert said.isprintable()
-    assert REMEDY.search(said)
+    message = refusal(model, tmp_path / "cache")
+    assert message.isprintable()
+    assert REMEDY.search(message)
 
 
 def test_file_or_pipe_instead_of_a_folder_is_refused(tmp_path: Path) -> None:

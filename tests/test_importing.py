@@ -65,21 +65,21 @@ def test_an_imported_checkpoint_answers_as_it_did_before(
     assert notes == []
     classifier = load(tmp_path / "out")
     assert classifier.bundle.max_tokens == 20
-    assert {task: list(found.labels) for task, found in classifier.tasks.items()} == TASKS
+    assert {task: list(answer.labels) for task, answer in classifier.tasks.items()} == TASKS
     assert list(classifier.tasks) == list(TASKS)
     for task, expected in original(checkpoint, layers, activation, pooling).items():
-        for found, row in zip(classifier.predict(TEXTS, task), expected, strict=True):
-            assert found.scores == pytest.approx(dict(zip(TASKS[task], row.tolist(), strict=True)), abs=1e-6)
-            assert not found.uncertain
+        for answer, row in zip(classifier.predict(TEXTS, task), expected, strict=True):
+            assert answer.scores == pytest.approx(dict(zip(TASKS[task], row.tolist(), strict=True)), abs=1e-6)
+            assert not answer.uncertain
 
 
 def test_import_command_says_which_length_it_uses(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["import", "rapidfit", str(checkpoint), str(tmp_path / "out")]) == 0
-    said = capsys.readouterr()
-    assert said.err.startswith("warning: ") and "using 64 (" in said.err and "--max-length" in said.err
-    assert str(tmp_path / "out") in said.out
+    printed = capsys.readouterr()
+    assert printed.err.startswith("warning: ") and "using 64 (" in printed.err and "--max-length" in printed.err
+    assert str(tmp_path / "out") in printed.out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out"]
     assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()) == [
         "bundle.json",
@@ -177,9 +177,9 @@ def test_a_value_that_rapidfit_never_writes_is_refused(
     raw = saved()
     change(raw)
     torch.save(raw, checkpoint / "task_heads.pt")
-    with pytest.raises(BundleError) as found:
+    with pytest.raises(BundleError) as error:
         import_rapidfit(checkpoint, tmp_path / "out", 20)
-    assert message in str(found.value) and "\n" not in str(found.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
@@ -277,9 +277,9 @@ def test_weights_in_a_pickle_become_safetensors_and_nothing_else_comes_along(cla
         "tokenizer.json",
     ]
     expected = torch.load(classifier / "pytorch_model.bin", weights_only=True)
-    found = load_file(tmp_path / "out" / "model.safetensors")
-    assert set(found) == set(expected)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    assert set(tensors) == set(expected)
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     assert load(tmp_path / "out").predict("it was fine").label in ("down", "up")
 
 
@@ -290,9 +290,9 @@ def test_tensors_that_share_memory_are_all_kept(classifier: Path, tmp_path: Path
     odd = {"a": table, "b": table, "half": table[1:], "turned": table.T, "number": torch.tensor(7)}
     torch.save(odd | {"parameter": nn.Parameter(torch.ones(2, dtype=torch.bfloat16))}, classifier / "adapter_model.bin")
     import_weights(classifier, tmp_path / "out")
-    found = load_file(tmp_path / "out" / "adapter_model.safetensors")
-    assert all(torch.equal(found[name], tensor) for name, tensor in odd.items())
-    assert found["parameter"].dtype == torch.bfloat16
+    tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in odd.items())
+    assert tensors["parameter"].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -308,9 +308,9 @@ def test_tensors_that_share_memory_are_all_kept(classifier: Path, tmp_path: Path
 )
 def test_pickles_without_weights_are_refused(classifier: Path, tmp_path: Path, raw: Any, message: str) -> None:
     torch.save(raw, classifier / "pytorch_model.bin")
-    with pytest.raises(BundleError) as found:
+    with pytest.raises(BundleError) as error:
         import_weights(classifier, tmp_path / "out")
-    assert message in str(found.value)
+    assert message in str(error.value)
     assert not (tmp_path / "out").exists()
 
 

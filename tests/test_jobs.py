@@ -68,7 +68,7 @@ def test_cancelled_job_ends_at_its_next_progress_call() -> None:
         job.outcome()
 
 
-def test_job_that_nobody_waits_for_is_cancelled() -> None:
+def test_abandoned_job_is_cancelled() -> None:
     job = BackgroundJob("rows.csv", endless, is_wanted=lambda: False, patience_s=0.05)
     assert job.wait(PATIENCE_S)
     assert job.cancelled

@@ -179,7 +179,7 @@ def test_positions_that_count_from_one_are_explained(tmp_path: Path) -> None:
         read_data(path, TASKS, "sentiment")
 
 
-def test_a_model_without_label_names_is_told_where_they_belong(tmp_path: Path) -> None:
+def test_error_about_missing_label_names_says_where_to_put_them(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", ["bad", "good"] * 20)
     task = {"label": Task(("LABEL_0", "LABEL_1"), SINGLE, 0.5)}
     with pytest.raises(UnknownLabels, match=r'into its config.json: "id2label": \{"0": "…", "1": "…"\} in the order'):

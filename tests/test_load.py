@@ -20,14 +20,14 @@ from client import Run, load
 def test_every_answer_is_counted_with_its_status_and_its_time(tmp_path: Path) -> None:
     bodies = ['{"text": "good"}', '{"text": 1}']
     with Served([*FAKES, str(tmp_path)]) as server:
-        found = asyncio.run(load(Run("127.0.0.1", server.port, "/api/predict", bodies, 4, 0.2, least=20)))
-        told = server.ask("/api/model")[1]["name"]
-    assert told == "fake"
-    assert set(found["statuses"]) == {"200", "422"}
-    assert sum(found["statuses"].values()) == len(found["latencies_ms"]) >= 20
-    assert min(found["latencies_ms"]) > 0
-    cell = bench.summary([found], texts=1)
-    assert cell["failures"] == found["statuses"]["422"]
+        record = asyncio.run(load(Run("127.0.0.1", server.port, "/api/predict", bodies, 4, 0.2, least=20)))
+        name = server.ask("/api/model")[1]["name"]
+    assert name == "fake"
+    assert set(record["statuses"]) == {"200", "422"}
+    assert sum(record["statuses"].values()) == len(record["latencies_ms"]) >= 20
+    assert min(record["latencies_ms"]) > 0
+    cell = bench.summary([record], texts=1)
+    assert cell["failures"] == record["statuses"]["422"]
     assert cell["p50_ms"] <= cell["p95_ms"] <= cell["p99_ms"]
 
 
@@ -72,11 +72,11 @@ def test_api_page_has_the_recorded_figures() -> None:
     record = json.loads((ROOT / "assets" / "load.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     servers = ("triptych int8", "triptych onnx", "infinity optimum", "infinity torch")
-    found = {(c["connections"], c["texts_per_request"], c["server"]): c for c in record["cells"]}
+    cells = {(c["connections"], c["texts_per_request"], c["server"]): c for c in record["cells"]}
     assert sum(cell["failures"] for cell in record["cells"]) == 0
     for connections in (1, 8, 32):
         for texts in (1, 8):
-            rates = " | ".join(str(round(found[connections, texts, name]["requests_per_s"])) for name in servers)
+            rates = " | ".join(str(round(cells[connections, texts, name]["requests_per_s"])) for name in servers)
             assert f"| {connections}, {texts} text{'s' if texts > 1 else ''} a request | {rates} |" in page
     times = record["times_the_requests_of_infinity"]
     assert f"answers {times['1']} times the requests" in page and f"{times['32']} times at 32" in " ".join(page.split())

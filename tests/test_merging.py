@@ -37,9 +37,9 @@ def test_a_merged_adapter_is_a_plain_model_that_transformers_loads_unchanged(
     assert plain.config.id2label == {0: "no", 1: "yes"}
     expected = foreign.by_hand(foreign.peft_model(folder), base)
     assert np.abs(foreign.by_hand(plain, out) - expected).max() < 1e-4
-    found = load(out)
-    assert found.bundle.format == "transformers"
-    assert np.abs(score_rows(found.predict(foreign.TEXTS)) - expected).max() < 1e-4
+    classifier = load(out)
+    assert classifier.bundle.format == "transformers"
+    assert np.abs(score_rows(classifier.predict(foreign.TEXTS)) - expected).max() < 1e-4
 
 
 def test_one_of_several_adapters_is_merged_by_its_name(base: Path, tmp_path: Path) -> None:
@@ -48,9 +48,9 @@ def test_one_of_several_adapters_is_merged_by_its_name(base: Path, tmp_path: Pat
     with pytest.raises(InputError, match="has 2 tasks; name one of them: mood, topic"):
         export_merged(tmp_path / "both", tmp_path / "out")
     export_merged(tmp_path / "both", tmp_path / "out", task="topic", max_tokens=20)
-    found = describe(tmp_path / "out")
-    assert len(found.tasks["label"].labels) == 3
-    assert found.max_tokens == 20
+    bundle = describe(tmp_path / "out")
+    assert len(bundle.tasks["label"].labels) == 3
+    assert bundle.max_tokens == 20
 
 
 def test_invalid_merge_requests_are_rejected(base: Path, tmp_path: Path) -> None:
@@ -98,8 +98,8 @@ def test_a_base_that_is_stored_in_4_bits_is_known_by_its_config(tmp_path: Path) 
     foreign.write_tokenizer(tmp_path / "stored")
     assert describe(folder, tmp_path / "stored").four_bit
     expected = score_rows(load(folder, load_in_4bit=True).predict(foreign.TEXTS))
-    found = score_rows(load(folder, base=tmp_path / "stored").predict(foreign.TEXTS))
-    assert np.abs(found - expected).max() < 0.02
+    answers = score_rows(load(folder, base=tmp_path / "stored").predict(foreign.TEXTS))
+    assert np.abs(answers - expected).max() < 0.02
 
 
 def test_exported_files_are_a_model_again_and_answer_the_same(base: Path, tmp_path: Path) -> None:
@@ -111,15 +111,15 @@ def test_exported_files_are_a_model_again_and_answer_the_same(base: Path, tmp_pa
     assert {path.name for path in written} >= {"mood.onnx", "mood_int8.onnx", "topic_config.json", "model.onnx"}
     for backend in ("onnx", "int8"):
         expected = load(folder, backend, cache=cache).predict_all_tasks(foreign.TEXTS)
-        found = load(tmp_path / "files", backend, cache=cache).predict_all_tasks(foreign.TEXTS)
+        answers = load(tmp_path / "files", backend, cache=cache).predict_all_tasks(foreign.TEXTS)
         for task in ("mood", "topic"):
-            assert np.abs(score_rows(found[task]) - score_rows(expected[task])).max() < 1e-5
+            assert np.abs(score_rows(answers[task]) - score_rows(expected[task])).max() < 1e-5
     with pytest.raises(InputError, match="has no PyTorch: its folder holds the files of ONNX and INT8"):
         load(tmp_path / "files", "pytorch")
     built = obtain(describe(tmp_path / "files"), cache)
     assert built.manifest["quantized"]["recipe"] == "as found"
     assert (built.manifest["quantized"]["held"], built.manifest["quantized"]["why"]) == (True, "Every bound holds.")
-    assert {task: found["label_agreement"] for task, found in built.parity["single_graphs"].items()} == {
+    assert {task: answers["label_agreement"] for task, answers in built.parity["single_graphs"].items()} == {
         "mood": 1,
         "topic": 1,
     }
@@ -170,10 +170,10 @@ def test_selected_tasks_are_exported_and_int8_can_follow(
     assert f"{size:.1f} MB  {out / 'mood.onnx'}" in capsys.readouterr().out
     assert main(["quantize", str(out / "mood.onnx")]) == 0
     assert (out / "mood_int8.onnx").exists()
-    told = capsys.readouterr().out.splitlines()[-3:]
-    assert told[0] == str(out / "mood_int8.onnx")
-    assert told[1].startswith("Recipe 'static': every product in INT8 with static scales. Every bound holds.")
-    assert told[2].startswith("Compared with mood.onnx on the showcase, on the worst task: largest |Δprobability|")
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    assert lines[0] == str(out / "mood_int8.onnx")
+    assert lines[1].startswith("Recipe 'static': every product in INT8 with static scales. Every bound holds.")
+    assert lines[2].startswith("Compared with mood.onnx on the showcase, on the worst task: largest |Δprobability|")
     assert quantize_onnx(out / "mood.onnx", tmp_path / "elsewhere.onnx") == tmp_path / "elsewhere.onnx"
     with pytest.raises(InputError, match="Unknown task 'intent'"):
         load(model, cache=tmp_path / "cache").export_onnx(out, tasks=["intent"])
@@ -190,12 +190,12 @@ def test_json_output_is_a_single_document(base: Path, tmp_path: Path, capfd: pyt
     assert err == ""
     assert main(["export", "--model", str(folder), *cache, str(tmp_path / "files")]) == 0
     label = tmp_path / "files" / "label.onnx"
-    told = json.loads(capfd.readouterr().out)
-    assert str(label) in told["files"]
-    assert told["size_bytes"][str(label)] == label.stat().st_size
+    output = json.loads(capfd.readouterr().out)
+    assert str(label) in output["files"]
+    assert output["size_bytes"][str(label)] == label.stat().st_size
     assert main(["quantize", "--json", str(label)]) == 0
     out, err = capfd.readouterr()
-    told = json.loads(out)
-    assert told["file"] == str(label.with_stem("label_int8"))
-    assert told["tried"][-1]["label_agreement"] == 1
+    output = json.loads(out)
+    assert output["file"] == str(label.with_stem("label_int8"))
+    assert output["tried"][-1]["label_agreement"] == 1
     assert err == ""

@@ -19,10 +19,10 @@ def measured(given: str, confidence: list[float], true: str, labels: str = "abo"
 
 
 def test_accuracy_and_macro_f1_match_the_hand_computed_ones() -> None:
-    found = measured("aabb", [0.9] * 4, "abbb", "ab")
-    assert found["accuracy"] == 0.75
+    metrics = measured("aabb", [0.9] * 4, "abbb", "ab")
+    assert metrics["accuracy"] == 0.75
     # a: precision 1/2, recall 1, F1 2/3. b: precision 1, recall 2/3, F1 4/5.
-    assert found["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert metrics["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
 
 
 def test_macro_f1_is_over_the_labels_that_occur() -> None:
@@ -30,22 +30,22 @@ def test_macro_f1_is_over_the_labels_that_occur() -> None:
 
 
 def test_coverage_counts_the_rows_that_were_answered() -> None:
-    found = measured("ab", [0.9, 0.4], "aa")
-    assert found["coverage"] == 0.5
-    assert found["covered_accuracy"] == 1.0
+    metrics = measured("ab", [0.9, 0.4], "aa")
+    assert metrics["coverage"] == 0.5
+    assert metrics["covered_accuracy"] == 1.0
 
 
 def test_out_of_scope_rows_are_caught_by_their_label_or_by_doubt() -> None:
-    found = measured("oabaobb", [0.9, 0.3, 0.9, 0.9, 0.9, 0.3, 0.9], "oooaaba")
-    assert found["out_of_scope_recall"] == pytest.approx(2 / 3)
-    assert found["in_scope_coverage"] == pytest.approx(2 / 4)  # one doubted, one called out of scope
-    assert found["in_scope_accuracy"] == pytest.approx(2 / 4)
+    metrics = measured("oabaobb", [0.9, 0.3, 0.9, 0.9, 0.9, 0.3, 0.9], "oooaaba")
+    assert metrics["out_of_scope_recall"] == pytest.approx(2 / 3)
+    assert metrics["in_scope_coverage"] == pytest.approx(2 / 4)  # one doubted, one called out of scope
+    assert metrics["in_scope_accuracy"] == pytest.approx(2 / 4)
 
 
 def test_a_classifier_is_evaluated_at_its_own_threshold() -> None:
-    found = evaluate(fakes.classifier(), "sentiment", ["good", "bad", "book"], [1] * 3)
-    assert found["accuracy"] == pytest.approx(1 / 3)
-    assert found["coverage"] == pytest.approx(2 / 3)  # "book" tells it nothing
+    metrics = evaluate(fakes.classifier(), "sentiment", ["good", "bad", "book"], [1] * 3)
+    assert metrics["accuracy"] == pytest.approx(1 / 3)
+    assert metrics["coverage"] == pytest.approx(2 / 3)  # "book" tells it nothing
 
 
 def test_parity_compares_probabilities_and_labels() -> None:
@@ -59,10 +59,10 @@ def test_parity_compares_probabilities_and_labels() -> None:
 def test_parity_notices_an_answer_that_depends_on_its_neighbours() -> None:
     class Moody(fakes.FakeBackend):
         def logits(self, input_ids, attention_mask):  # type: ignore[no-untyped-def]
-            found = super().logits(input_ids, attention_mask)
+            values = super().logits(input_ids, attention_mask)
             if len(input_ids) > 1:
-                found["sentiment"] = found["sentiment"][:, ::-1].copy()
-            return found
+                values["sentiment"] = values["sentiment"][:, ::-1].copy()
+            return values
 
     texts = ["good", "bad", "good good"]
     expected = parity.score_matrix(fakes.classifier(), texts)

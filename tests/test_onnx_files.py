@@ -134,7 +134,9 @@ def test_the_snippets_of_the_guide_run_unchanged_and_give_the_answers_of_the_cla
     assert (label, confidence) == (expected.label, pytest.approx(expected.confidence, abs=1e-5))
     texts = ["Great!", "Terrible service", "It's okay I guess"]
     labels = classifier.tasks["topic"].labels
-    assert [labels[found] for found in predictions] == [one.label for one in classifier.predict(texts, task="topic")]
+    assert [labels[label_id] for label_id in predictions] == [
+        one.label for one in classifier.predict(texts, task="topic")
+    ]
 
 
 def test_the_tokenizer_gives_ids_and_mask_only_and_cuts_and_pads_like_the_model(
@@ -144,11 +146,11 @@ def test_the_tokenizer_gives_ids_and_mask_only_and_cuts_and_pads_like_the_model(
 
     tokenizer = AutoTokenizer.from_pretrained(exported / "tokenizer")
     assert (tokenizer.model_max_length, tokenizer.padding_side, tokenizer.pad_token_id) == (16, "right", 0)
-    found = tokenizer(TEXTS, padding=True, truncation=True)
-    assert set(found) == {"input_ids", "attention_mask"}
-    rows = zip(found["input_ids"], found["attention_mask"], strict=True)
+    encoded = tokenizer(TEXTS, padding=True, truncation=True)
+    assert set(encoded) == {"input_ids", "attention_mask"}
+    rows = zip(encoded["input_ids"], encoded["attention_mask"], strict=True)
     assert [ids[: sum(mask)] for ids, mask in rows] == classifier.tokenize(TEXTS).ids
-    assert max(map(len, found["input_ids"])) == 16
+    assert max(map(len, encoded["input_ids"])) == 16
 
 
 def test_onnx_runtime_tokenizers_and_numpy_are_enough(exported: Path, classifier: inference.Classifier) -> None:
@@ -173,7 +175,9 @@ print(json.dumps(labels))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=exported, capture_output=True, text=True, check=True)
     expected = classifier.predict_all_tasks(TEXTS)
-    assert json.loads(done.stdout) == {task: [one.label for one in found] for task, found in expected.items()}
+    assert json.loads(done.stdout) == {
+        task: [one.label for one in predictions] for task, predictions in expected.items()
+    }
 
 
 @pytest.mark.parametrize("ending", ["", "_int8"])
@@ -187,8 +191,8 @@ def test_the_graph_of_a_task_answers_like_the_graph_of_all_of_them(exported: Pat
 
 def test_only_selected_tasks_are_exported(artifact: Artifact, tiny: Tiny, tmp_path: Path) -> None:
     written = export(artifact, tiny, tmp_path / "out", ["topic"])
-    found = {name for name in files(tmp_path / "out") if not name.startswith("tokenizer/")}
-    assert found == {"topic.onnx", "topic_config.json", "export.json"}
+    graphs = {name for name in files(tmp_path / "out") if not name.startswith("tokenizer/")}
+    assert graphs == {"topic.onnx", "topic_config.json", "export.json"}
     assert {path.name for path in written} >= {"topic.onnx", "topic_config.json"}
     weights = [tensor.name for tensor in onnx.load(tmp_path / "out/topic.onnx").graph.initializer]
     assert any("topic" in name for name in weights)
@@ -200,8 +204,8 @@ def test_weights_can_lie_beside_each_graph(artifact: Artifact, tiny: Tiny, expor
     assert {"mood_weights.bin", "topic_weights.bin", "model_weights.bin"} <= files(tmp_path / "out")
     assert (tmp_path / "out/mood.onnx").stat().st_size < 0.5 * (exported / "mood.onnx").stat().st_size
     ids = [[2, 9, 10, 3]]
-    found, expected = answer(tmp_path / "out/mood.onnx", ids), answer(exported / "mood.onnx", ids)
-    np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-6)
+    logits, expected = answer(tmp_path / "out/mood.onnx", ids), answer(exported / "mood.onnx", ids)
+    np.testing.assert_allclose(logits["logits"], expected["logits"], atol=1e-6)
 
 
 def test_an_export_replaces_the_one_before_it_and_keeps_its_other_tasks(
@@ -210,11 +214,11 @@ def test_an_export_replaces_the_one_before_it_and_keeps_its_other_tasks(
     export(artifact, tiny, tmp_path / "out", external_data=True)
     (tmp_path / "out/notes.txt").write_text("mine", encoding="utf-8")
     export(artifact, tiny, tmp_path / "out", ["mood"])
-    found = files(tmp_path / "out")
-    assert "mood_weights.bin" not in found
-    assert {"mood.onnx", "topic.onnx", "topic_weights.bin", "model.onnx", "notes.txt"} <= found
+    written = files(tmp_path / "out")
+    assert "mood_weights.bin" not in written
+    assert {"mood.onnx", "topic.onnx", "topic_weights.bin", "model.onnx", "notes.txt"} <= written
     listed = json.loads((tmp_path / "out/export.json").read_text(encoding="utf-8"))["files"]
-    assert listed == {name: sha256(tmp_path / "out" / name) for name in found - {"export.json", "notes.txt"}}
+    assert listed == {name: sha256(tmp_path / "out" / name) for name in written - {"export.json", "notes.txt"}}
 
 
 @pytest.mark.parametrize("name", ["mood.onnx", "mood_config.json", "tokenizer/tokenizer.json"])
@@ -300,8 +304,8 @@ def test_a_graph_is_converted_to_int8_beside_itself(exported: Path, tmp_path: Pa
         name for name in files(exported) if name.startswith("tokenizer/")
     }
     ids = [[2, 9, 10, 3], [2, 20, 21, 3]]
-    found, expected = answer(tmp_path / "m/mood_int8.onnx", ids), answer(exported / "mood_int8.onnx", ids)
-    np.testing.assert_allclose(found["logits"], expected["logits"], atol=0.05)
+    logits, expected = answer(tmp_path / "m/mood_int8.onnx", ids), answer(exported / "mood_int8.onnx", ids)
+    np.testing.assert_allclose(logits["logits"], expected["logits"], atol=0.05)
 
 
 def test_converted_graph_goes_to_output_path_and_replaces_nothing(exported: Path, tmp_path: Path) -> None:
@@ -362,7 +366,9 @@ def test_weights_that_are_transposed_when_read_and_a_third_input_are_converted_t
     assert [node.op_type for node in made.graph.node].count("MatMulIntegerToFloat") == 2
 
 
-def test_a_tokenizer_that_reads_more_than_the_model_is_told_of_in_one_line(exported: Path, tmp_path: Path) -> None:
+def test_tokenizer_without_the_maximum_length_of_the_model_is_refused_in_one_line(
+    exported: Path, tmp_path: Path
+) -> None:
     source = folder_of(tmp_path / "m", exported)
     (tmp_path / "m/tokenizer/tokenizer_config.json").unlink()  # which says that 16 tokens are read
     with pytest.raises(InputError, match="say so in tokenizer/tokenizer_config.json: model_max_length") as refused:

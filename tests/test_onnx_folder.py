@@ -47,10 +47,10 @@ def edit(path: Path, **fields: Any) -> None:
 
 
 def test_an_exported_model_keeps_its_labels_thresholds_and_length(exported: Path, tiny: Tiny) -> None:
-    made, found = Bundle.read(tiny.folder), describe(exported)
-    assert dict(found.tasks) == dict(made.tasks)
-    assert found.tasks["topic"].out_of_scope == "other"
-    assert found.max_tokens == made.max_tokens
+    made, bundle = Bundle.read(tiny.folder), describe(exported)
+    assert dict(bundle.tasks) == dict(made.tasks)
+    assert bundle.tasks["topic"].out_of_scope == "other"
+    assert bundle.max_tokens == made.max_tokens
 
 
 @pytest.mark.parametrize("threshold", [2, -0.1, float("nan"), "0.5", True])

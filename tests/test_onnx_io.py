@@ -68,14 +68,14 @@ def test_a_graph_and_its_weights_are_read_as_one(split: Path, tmp_path: Path) ->
     assert graph.weights == {}
     shutil.rmtree(split.parent)  # nothing is read later
     session = onnxruntime.InferenceSession(graph.model)
-    found = session.run(None, {"input_ids": np.array([[3, 4]]), "attention_mask": np.ones((1, 2), np.int64)})[0]
-    np.testing.assert_array_equal(found, logits(whole))
+    outputs = session.run(None, {"input_ids": np.array([[3, 4]]), "attention_mask": np.ones((1, 2), np.int64)})[0]
+    np.testing.assert_array_equal(outputs, logits(whole))
 
 
 def test_onnx_runtime_opens_what_was_split_by_itself(split: Path) -> None:
     session = onnxruntime.InferenceSession(split)
-    found = session.run(None, {"input_ids": np.array([[3, 4]]), "attention_mask": np.ones((1, 2), np.int64)})[0]
-    np.testing.assert_array_equal(found, logits(split))
+    outputs = session.run(None, {"input_ids": np.array([[3, 4]]), "attention_mask": np.ones((1, 2), np.int64)})[0]
+    np.testing.assert_array_equal(outputs, logits(split))
 
 
 def test_a_graph_in_a_folder_of_the_model_finds_its_weights_beside_it(split: Path, tmp_path: Path) -> None:

@@ -85,11 +85,11 @@ def one_task(path: Path, prefix: str, head: int, *, up: int = 1, table: int = 0,
 def same(path: Path, singles: Mapping[str, Path], given: Feed | None = None) -> None:
     """The merged graph gives what each single one gives."""
     given = given or feed()
-    found = answers(path, given)
-    assert list(found) == [f"logits_{task}" for task in singles]
+    logits = answers(path, given)
+    assert list(logits) == [f"logits_{task}" for task in singles]
     for task, single in singles.items():
         (expected,) = answers(single, given).values()
-        np.testing.assert_allclose(found[f"logits_{task}"], expected, atol=1e-6)
+        np.testing.assert_allclose(logits[f"logits_{task}"], expected, atol=1e-6)
 
 
 def test_copies_of_one_encoder_are_joined_whatever_their_names(tmp_path: Path) -> None:
@@ -120,8 +120,8 @@ def test_encoders_branch_where_one_weight_differs(tmp_path: Path) -> None:
     }
     join_graphs(singles, tmp_path / "merged.onnx")
     same(tmp_path / "merged.onnx", singles)
-    found = operators(tmp_path / "merged.onnx")
-    assert (found.count("Gather"), found.count("Relu"), found.count("MatMul")) == (1, 2, 4)
+    counts = operators(tmp_path / "merged.onnx")
+    assert (counts.count("Gather"), counts.count("Relu"), counts.count("MatMul")) == (1, 2, 4)
 
 
 def test_encoders_that_have_nothing_in_common_are_all_kept(tmp_path: Path) -> None:
@@ -183,11 +183,11 @@ def test_token_types_become_zeros_and_narrow_integers_and_half_floats_are_conver
     )
     join_graphs({"mood": half}, tmp_path / "merged.onnx")
     given = feed()
-    found = answers(tmp_path / "merged.onnx", given)["logits_mood"]
-    assert found.dtype == np.float32
+    logits = answers(tmp_path / "merged.onnx", given)["logits_mood"]
+    assert logits.dtype == np.float32
     narrow = {name: values.astype(np.int32) for name, values in given.items()}
     expected = answers(half, {**narrow, "token_type_ids": np.zeros((3, 7), np.int32)})["logits"]
-    np.testing.assert_array_equal(found, expected.astype(np.float32))
+    np.testing.assert_array_equal(logits, expected.astype(np.float32))
 
 
 def branch(name: str, scale: str) -> GraphProto:
@@ -257,9 +257,9 @@ def test_model_exported_task_by_task_and_joined_is_the_model_again(
         singles[task] = tmp_path / f"{task}.onnx"
         save_model(select(source, load_model(source), {"logits": f"logits_{task}"}), singles[task])
     join_graphs(singles, tmp_path / "merged.onnx")
-    expected, found = answers(source, feed()), answers(tmp_path / "merged.onnx", feed())
+    expected, logits = answers(source, feed()), answers(tmp_path / "merged.onnx", feed())
     for name, values in expected.items():
-        np.testing.assert_array_equal(found[name], values)
+        np.testing.assert_array_equal(logits[name], values)
     assert len(operators(tmp_path / "merged.onnx")) <= len(operators(source))
     assert (tmp_path / "merged.onnx").stat().st_size < 1.05 * source.stat().st_size
     assert len(operators(singles["mood"])) > 0.9 * len(operators(tmp_path / "merged.onnx"))

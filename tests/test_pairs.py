@@ -250,7 +250,7 @@ def test_a_tuple_is_a_pair_and_a_list_is_several_texts() -> None:
         (("bad", "\x00"), "The second text has nothing to classify"),
     ],
 )
-def test_what_is_no_pair_is_refused(texts: Any, message: str) -> None:
+def test_input_that_is_not_a_pair_is_refused(texts: Any, message: str) -> None:
     model = of_pairs()
     if "nothing" in message:
         model.tokenizer.normalizer = __import__("tokenizers").normalizers.Replace("\x00", "")

@@ -42,14 +42,14 @@ def test_a_log_has_every_new_step_and_the_end_at_once(clock: Clock, capsys: Log)
     assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["exporting", "quantising", "done"]
 
 
-def test_a_count_that_goes_on_is_the_same_step(clock: Clock, capsys: Log) -> None:
+def test_a_rising_count_is_the_same_step(clock: Clock, capsys: Log) -> None:
     show = ProgressLine(clock=clock)
     show("2,000 of 9,000 rows, 431 rows/s", 0.02)
     show("4,000 of 9,000 rows, 1,502 rows/s", 0.04)
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_time_left_is_told_once_it_can_be_known(clock: Clock, capsys: Log) -> None:
+def test_time_left_is_shown_once_it_can_be_estimated(clock: Clock, capsys: Log) -> None:
     show = ProgressLine(clock=clock)
     for share in (0.0, 0.1, 0.5, 0.75, 1.0):
         show("timing", share)
@@ -63,7 +63,7 @@ def test_the_time_left_is_told_once_it_can_be_known(clock: Clock, capsys: Log) -
     ]
 
 
-def test_what_an_earlier_run_had_done_took_none_of_the_time(clock: Clock, capsys: Log) -> None:
+def test_work_of_an_earlier_run_does_not_count_in_the_time_left(clock: Clock, capsys: Log) -> None:
     show = ProgressLine(clock=clock)
     for share in (0.6, 0.62, 0.7, 0.8):  # a tenth of the whole in a hundred seconds
         show("4 of 9 rows", share)
@@ -76,7 +76,7 @@ def test_what_an_earlier_run_had_done_took_none_of_the_time(clock: Clock, capsys
     ]
 
 
-def test_steps_that_are_told_once_say_nothing_of_the_time(clock: Clock, capsys: Log) -> None:
+def test_steps_with_one_report_show_no_time_left(clock: Clock, capsys: Log) -> None:
     show = ProgressLine(clock=clock)
     for step, share in (("loading", 0.0), ("exporting", 0.3), ("quantising", 0.45), ("done", 1.0)):
         show(step, share)
@@ -102,16 +102,16 @@ def test_a_terminal_has_one_line_that_is_written_over_and_never_wraps(
     show = ProgressLine(clock=clock)
     show("one", 0.0)
     show("a step with a very long name that goes on", 0.05)
-    said = capsys.readouterr().err
-    assert "\n" not in said
-    lines = said.split("\r\033[K")
+    stderr = capsys.readouterr().err
+    assert "\n" not in stderr
+    lines = stderr.split("\r\033[K")
     assert lines[1] == f"[{' ' * 20}]   0% one"
     assert lines[2] == "  5% a step with a very long name that goes on"[:39]
     show("done", 1.0)
     assert capsys.readouterr().err.endswith("done\n")
 
 
-def test_what_is_said_after_an_unfinished_line_begins_a_line(
+def test_text_after_an_unfinished_progress_line_starts_on_a_new_line(
     clock: Clock, capsys: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -124,7 +124,7 @@ def test_what_is_said_after_an_unfinished_line_begins_a_line(
     assert not capsys.readouterr().err.endswith("\n\n")
 
 
-def test_what_is_over_in_a_moment_shows_nothing(clock: Clock, capsys: Log) -> None:
+def test_progress_of_a_short_task_is_not_shown(clock: Clock, capsys: Log) -> None:
     with ProgressLine(after_s=1.0, clock=clock) as show:
         show("explaining", 0.5)
         show("explaining", 1.0)

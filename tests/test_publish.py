@@ -112,7 +112,7 @@ def test_base_that_no_space_can_reach_is_refused(adapter: Path, base: Path, tmp_
     assert not (tmp_path / "space").exists()
 
 
-def test_a_static_space_needs_no_base_and_names_none_that_nobody_finds(adapter: Path) -> None:
+def test_static_space_needs_no_base_and_names_none_that_cannot_be_found(adapter: Path) -> None:
     bundle = prepare("static", adapter, None, Details())
     assert (bundle.base.hub_id, bundle.base.folder.is_dir()) == (None, True)
 
@@ -356,7 +356,7 @@ def test_a_staged_space_serves_its_own_model(foods: Path, tmp_path: Path) -> Non
 # --- Before the upload
 
 
-def test_what_becomes_public_is_said(tmp_path: Path) -> None:
+def test_publishing_lists_what_becomes_public(tmp_path: Path) -> None:
     stage(tmp_path / "space", "docker")
     public = publication(tmp_path / "space", describe(DEMO))
     assert (public["model"], public["licence"], public["language"]) == ("demo", "apache-2.0", ["en"])

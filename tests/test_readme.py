@@ -39,8 +39,8 @@ PAGES = [
 def blocks(language: str, pages: Sequence[Path] = PAGES) -> list[str]:
     """Return the code blocks of the pages in this language, each once."""
     texts = [page.read_text(encoding="utf-8") for page in pages]
-    found = [re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE) for text in texts]
-    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+    groups = [re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE) for text in texts]
+    return list(dict.fromkeys(itertools.chain.from_iterable(groups)))
 
 
 COMMANDS = list(dict.fromkeys(line for block in blocks("bash") for line in block.splitlines() if line))

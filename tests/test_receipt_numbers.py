@@ -154,18 +154,18 @@ def test_unchanged_receipt_is_accepted(receipts: dict[str, Receipt], name: str) 
 
 @pytest.mark.parametrize("name", ["small", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES)])
 def test_every_changed_figure_differs_from_the_computed_one(receipts: dict[str, Receipt], name: str) -> None:
-    told, worked_out = receipts[name]["results"], results(receipts[name])
-    assert first_difference(told, worked_out) is None
+    recorded, worked_out = receipts[name]["results"], results(receipts[name])
+    assert first_difference(recorded, worked_out) is None
     count = 0
-    for place, value in leaves(told):
-        parent, expected, key = at(told, place[:-1]), at(worked_out, place[:-1]), place[-1]
+    for place, value in leaves(recorded):
+        parent, expected, key = at(recorded, place[:-1]), at(worked_out, place[:-1]), place[-1]
         for other in changes(value):
             parent[key] = other
             # Of the parent alone: to walk the whole tree for each of some thousand figures takes minutes.
             assert first_difference(parent, expected), (place, value, other)
             count += 1
         parent[key] = value
-    assert first_difference(told, worked_out) is None
+    assert first_difference(recorded, worked_out) is None
     assert count > 1000
 
 

@@ -83,9 +83,9 @@ def judge_against(source: Path) -> Judge:
     expected = scores(source)
 
     def judge(path: Path) -> Mapping[str, Any]:
-        found, batched = scores(path), scores(path, alone=False)
-        flips = sum(int((found[task].argmax(1) != batched[task].argmax(1)).sum()) for task in found)
-        return {"tasks": differences(expected, found), "batch_flips": flips}
+        alone, batched = scores(path), scores(path, alone=False)
+        flips = sum(int((alone[task].argmax(1) != batched[task].argmax(1)).sum()) for task in alone)
+        return {"tasks": differences(expected, alone), "batch_flips": flips}
 
     return judge
 
@@ -101,12 +101,17 @@ def best(source: Path, target: Path, judge: Judge) -> dict[str, Any]:
 
 
 def test_healthy_model_keeps_the_fastest_recipe(healthy: Path, tmp_path: Path) -> None:
-    found = best(healthy, tmp_path / "int8.onnx", judge_against(healthy))
+    quantized = best(healthy, tmp_path / "int8.onnx", judge_against(healthy))
     counts = quantize(healthy, tmp_path / "plain.onnx", CALIBRATION, reduce_range=False)
     assert (tmp_path / "int8.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
-    assert (found["recipe"], found["held"], found["counts"], found["kept_float"]) == ("static", True, counts, [])
-    assert [attempt["recipe"] for attempt in found["tried"]] == ["static"]
-    assert found["tried"][0]["why"] == "Every bound holds."
+    assert (quantized["recipe"], quantized["held"], quantized["counts"], quantized["kept_float"]) == (
+        "static",
+        True,
+        counts,
+        [],
+    )
+    assert [attempt["recipe"] for attempt in quantized["tried"]] == ["static"]
+    assert quantized["tried"][0]["why"] == "Every bound holds."
 
 
 def test_planted_outliers_change_no_answer_in_fp32(outliers: Path, tmp_path: Path) -> None:
@@ -116,21 +121,21 @@ def test_planted_outliers_change_no_answer_in_fp32(outliers: Path, tmp_path: Pat
 
 
 def test_a_model_with_planted_outliers_is_rescued(outliers: Path, tmp_path: Path) -> None:
-    found = best(outliers, tmp_path / "int8.onnx", judge_against(outliers))
-    first, kept = found["tried"]
+    quantized = best(outliers, tmp_path / "int8.onnx", judge_against(outliers))
+    first, kept = quantized["tried"]
     assert first["recipe"] == "static"
     assert not first["held"]
     assert first["label_agreement"] < MIN_AGREEMENT
     assert first["mean_abs_dp"] > 2 * SMALL_DP
     assert "of the labels of task 'topic' are those of the FP32 model, below 97%" in first["why"]
-    assert kept["recipe"] == found["recipe"] == "static-half"
-    assert kept["held"] and found["held"]
+    assert kept["recipe"] == quantized["recipe"] == "static-half"
+    assert kept["held"] and quantized["held"]
     assert kept["label_agreement"] > 0.99
     assert kept["mean_abs_dp"] < SMALL_DP / 4
     assert kept["batch_flips"] == first["batch_flips"] == 0
-    assert len(found["kept_float"]) == 1
-    assert "layer.0/intermediate" in found["kept_float"][0]
-    assert found["counts"] == {"QAttention": 2, "MatMulIntegerToFloat": 5, "MatMul": 1, "Gather": 1}
+    assert len(quantized["kept_float"]) == 1
+    assert "layer.0/intermediate" in quantized["kept_float"][0]
+    assert quantized["counts"] == {"QAttention": 2, "MatMulIntegerToFloat": 5, "MatMul": 1, "Gather": 1}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -139,8 +144,8 @@ def test_with_every_recipe_a_text_gets_the_same_answer_alone_and_in_a_padded_bat
     name: str, model: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     refused = [BAD] * NAMES.index(name)
-    found = best(request.getfixturevalue(model), tmp_path / "int8.onnx", made_up(*refused, GOOD, GOOD))
-    assert found["recipe"] in NAMES[NAMES.index(name) :]
+    quantized = best(request.getfixturevalue(model), tmp_path / "int8.onnx", made_up(*refused, GOOD, GOOD))
+    assert quantized["recipe"] in NAMES[NAMES.index(name) :]
     alone, batched = scores(tmp_path / "int8.onnx"), scores(tmp_path / "int8.onnx", alone=False)
     for task, values in alone.items():
         np.testing.assert_allclose(values, batched[task], atol=1e-5)
@@ -161,21 +166,21 @@ def test_each_recipe_computes_less_in_eight_bits_and_the_last_one_nothing(health
 
 
 def test_safest_recipe_is_kept_if_none_is_within_the_bounds(healthy: Path, tmp_path: Path) -> None:
-    found = best(healthy, tmp_path / "int8.onnx", lambda path: BAD)
-    assert found["recipe"] == "weights"
-    assert found["held"] is False
-    assert [attempt["recipe"] for attempt in found["tried"]] == NAMES
-    assert all(attempt["held"] is False and "Out of bounds: 80.0%" in attempt["why"] for attempt in found["tried"])
+    quantized = best(healthy, tmp_path / "int8.onnx", lambda path: BAD)
+    assert quantized["recipe"] == "weights"
+    assert quantized["held"] is False
+    assert [attempt["recipe"] for attempt in quantized["tried"]] == NAMES
+    assert all(attempt["held"] is False and "Out of bounds: 80.0%" in attempt["why"] for attempt in quantized["tried"])
 
 
 def test_a_recipe_that_would_repeat_the_one_before_is_not_tried(outliers: Path, tmp_path: Path) -> None:
-    found = best(outliers, tmp_path / "int8.onnx", made_up(BAD, BAD, GOOD, GOOD))
-    repeated = [attempt for attempt in found["tried"] if attempt["why"].startswith("Not tried")]
+    quantized = best(outliers, tmp_path / "int8.onnx", made_up(BAD, BAD, GOOD, GOOD))
+    repeated = [attempt for attempt in quantized["tried"] if attempt["why"].startswith("Not tried")]
     assert [attempt["recipe"] for attempt in repeated] == ["static-quarter"]
-    assert found["recipe"] == "weights"
+    assert quantized["recipe"] == "weights"
 
 
-def test_what_was_tried_fits_into_a_receipt(outliers: Path, tmp_path: Path) -> None:
+def test_tried_recipes_can_be_stored_in_a_receipt(outliers: Path, tmp_path: Path) -> None:
     schema = json.loads((ROOT / "inference/compare/receipt.schema.json").read_text(encoding="utf-8"))
     entry = schema["properties"]["backends"]["additionalProperties"]["properties"]["quantized"]
     jsonschema.validate(best(outliers, tmp_path / "int8.onnx", made_up(BAD, BAD, GOOD)), entry)
@@ -183,22 +188,22 @@ def test_what_was_tried_fits_into_a_receipt(outliers: Path, tmp_path: Path) -> N
 
 def test_labels_of_ties_may_differ(healthy: Path, tmp_path: Path) -> None:
     tied = {"label_agreement": 0.5, "mean_abs_dp": 0.004, "max_abs_dp": 0.9 * SMALL_DP}
-    found = best(healthy, tmp_path / "int8.onnx", made_up({"tasks": {"mood": tied}, "batch_flips": 0}))
-    assert (found["recipe"], found["held"]) == ("static", True)
+    quantized = best(healthy, tmp_path / "int8.onnx", made_up({"tasks": {"mood": tied}, "batch_flips": 0}))
+    assert (quantized["recipe"], quantized["held"]) == ("static", True)
 
 
 def test_the_task_that_fares_worst_decides(healthy: Path, tmp_path: Path) -> None:
     figures = {"tasks": {"topic": GOOD["tasks"]["mood"], **BAD["tasks"]}, "batch_flips": 0}  # type: ignore[index,dict-item]
-    found = best(healthy, tmp_path / "int8.onnx", made_up(figures, GOOD))
-    assert found["tried"][0]["label_agreement"] == 0.8
-    assert found["tried"][0]["held"] is False
-    assert "'topic'" not in found["tried"][0]["why"]
+    quantized = best(healthy, tmp_path / "int8.onnx", made_up(figures, GOOD))
+    assert quantized["tried"][0]["label_agreement"] == 0.8
+    assert quantized["tried"][0]["held"] is False
+    assert "'topic'" not in quantized["tried"][0]["why"]
 
 
 def test_one_label_that_depends_on_its_neighbours_is_too_many(healthy: Path, tmp_path: Path) -> None:
-    found = best(healthy, tmp_path / "int8.onnx", made_up({**GOOD, "batch_flips": 1}, GOOD))
-    assert found["recipe"] == "static-half"
-    assert found["tried"][0]["why"] == "Out of bounds: 1 labels depend on the texts beside them."
+    quantized = best(healthy, tmp_path / "int8.onnx", made_up({**GOOD, "batch_flips": 1}, GOOD))
+    assert quantized["recipe"] == "static-half"
+    assert quantized["tried"][0]["why"] == "Out of bounds: 1 labels depend on the texts beside them."
 
 
 def test_next_recipe_is_tried_if_a_file_cannot_be_measured(healthy: Path, tmp_path: Path) -> None:
@@ -207,9 +212,9 @@ def test_next_recipe_is_tried_if_a_file_cannot_be_measured(healthy: Path, tmp_pa
             raise RuntimeError("no kernel for QAttention")
         return GOOD
 
-    found = best(healthy, tmp_path / "int8.onnx", judge)
-    assert (found["recipe"], found["held"]) == ("weights", True)
-    assert found["tried"][0]["why"] == "It could not be measured: no kernel for QAttention"
+    quantized = best(healthy, tmp_path / "int8.onnx", judge)
+    assert (quantized["recipe"], quantized["held"]) == ("weights", True)
+    assert quantized["tried"][0]["why"] == "It could not be measured: no kernel for QAttention"
 
 
 def test_error_is_raised_if_the_last_file_cannot_be_measured(healthy: Path, tmp_path: Path) -> None:

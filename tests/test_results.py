@@ -28,46 +28,52 @@ def receipt() -> dict[str, object]:
 
 
 def test_accuracy_is_over_the_labelled_rows(receipt: dict) -> None:
-    found = receipt["results"]["accuracy"]["mood"]["pytorch"]
-    assert found["rows"] == 35
-    assert found["accuracy"]["value"] == pytest.approx(5 / 7, abs=1e-6)
+    figures = receipt["results"]["accuracy"]["mood"]["pytorch"]
+    assert figures["rows"] == 35
+    assert figures["accuracy"]["value"] == pytest.approx(5 / 7, abs=1e-6)
     # a: precision 2/3, recall 2/3. b: precision 2/3, recall 1. oos: precision 1, recall 1/2.
-    assert [round(one["f1"], 4) for one in found["per_class"]] == [0.6667, 0.8, 0.6667]
-    assert found["macro_f1"]["value"] == pytest.approx((2 / 3 + 0.8 + 2 / 3) / 3, abs=1e-6)
-    assert found["confusion"] == [[0, 0, 10], [0, 1, 5], [1, 1, 10], [2, 0, 5], [2, 2, 5]]
+    assert [round(one["f1"], 4) for one in figures["per_class"]] == [0.6667, 0.8, 0.6667]
+    assert figures["macro_f1"]["value"] == pytest.approx((2 / 3 + 0.8 + 2 / 3) / 3, abs=1e-6)
+    assert figures["confusion"] == [[0, 0, 10], [0, 1, 5], [1, 1, 10], [2, 0, 5], [2, 2, 5]]
 
 
 def test_coverage_uses_the_threshold_of_the_task(receipt: dict) -> None:
-    found = receipt["results"]["accuracy"]["mood"]["pytorch"]
-    assert found["coverage"] == pytest.approx(4 / 7, abs=1e-6)  # 0.6 or more
-    assert found["covered_accuracy"] == 1.0
-    assert found["in_scope_coverage"] == pytest.approx(3 / 5)
-    assert found["out_of_scope_recall"] == 1.0  # one called so, one doubted
-    curve = found["coverage_curve"]
+    figures = receipt["results"]["accuracy"]["mood"]["pytorch"]
+    assert figures["coverage"] == pytest.approx(4 / 7, abs=1e-6)  # 0.6 or more
+    assert figures["covered_accuracy"] == 1.0
+    assert figures["in_scope_coverage"] == pytest.approx(3 / 5)
+    assert figures["out_of_scope_recall"] == 1.0  # one called so, one doubted
+    curve = figures["coverage_curve"]
     assert curve["coverage"][50] == 1.0
     assert curve["coverage"][51] == pytest.approx(4 / 7, abs=1e-6)
     assert curve["accuracy"][95] is None  # nothing is that sure: there is no accuracy to speak of
 
 
 def test_pairs_are_counted_row_by_row(receipt: dict) -> None:
-    found = receipt["results"]["paired"]["mood"]["int8"]
-    assert (found["rows"], found["flips"], found["broken"], found["fixed"], found["both_wrong"]) == (35, 10, 5, 5, 0)
-    assert found["mcnemar_p"] == 1.0
-    assert found["agreement"]["value"] == pytest.approx(25 / 35, abs=1e-6)
-    assert found["delta_accuracy"]["value"] == 0.0
-    assert found["max_abs_dp"] == 0.01
+    figures = receipt["results"]["paired"]["mood"]["int8"]
+    assert (figures["rows"], figures["flips"], figures["broken"], figures["fixed"], figures["both_wrong"]) == (
+        35,
+        10,
+        5,
+        5,
+        0,
+    )
+    assert figures["mcnemar_p"] == 1.0
+    assert figures["agreement"]["value"] == pytest.approx(25 / 35, abs=1e-6)
+    assert figures["delta_accuracy"]["value"] == 0.0
+    assert figures["max_abs_dp"] == 0.01
 
 
 def test_latency_of_constant_times(receipt: dict) -> None:
-    found = receipt["results"]
-    assert found["latency"]["int8"]["calls"] == 160
-    assert found["latency"]["int8"]["texts"] == 40
-    assert found["latency"]["int8"]["p50_ms"] == {"value": 2.0, "low": 2.0, "high": 2.0}
-    assert "p90_ms" not in found["latency"]["int8"]  # 40 different texts do not carry it, however often each is timed
-    assert found["stages"]["int8"] == pytest.approx({"tokenize_ms": 0.2, "forward_ms": 1.6, "rest_ms": 0.2})
-    assert found["speedup"]["int8"] == {"value": 6.0, "low": 6.0, "high": 6.0, "different": True}
-    assert found["control"]["noise"] == 1.0
-    assert found["start"]["pytorch"]["total_s"] == pytest.approx(1.2 + 0.25)
+    figures = receipt["results"]
+    assert figures["latency"]["int8"]["calls"] == 160
+    assert figures["latency"]["int8"]["texts"] == 40
+    assert figures["latency"]["int8"]["p50_ms"] == {"value": 2.0, "low": 2.0, "high": 2.0}
+    assert "p90_ms" not in figures["latency"]["int8"]  # 40 different texts do not carry it, however often each is timed
+    assert figures["stages"]["int8"] == pytest.approx({"tokenize_ms": 0.2, "forward_ms": 1.6, "rest_ms": 0.2})
+    assert figures["speedup"]["int8"] == {"value": 6.0, "low": 6.0, "high": 6.0, "different": True}
+    assert figures["control"]["noise"] == 1.0
+    assert figures["start"]["pytorch"]["total_s"] == pytest.approx(1.2 + 0.25)
 
 
 def test_latency_by_length_counts_calls_per_band(receipt: dict) -> None:
@@ -93,12 +99,12 @@ def test_a_disturbed_round_does_not_count() -> None:
 
 
 def test_throughput_and_cost_follow_from_the_fastest_batch_size(receipt: dict) -> None:
-    found = receipt["results"]["throughput"]["int8"]
-    rates = {one["batch_size"]: one["texts_per_s"]["value"] for one in found["sweep"]}
+    figures = receipt["results"]["throughput"]["int8"]
+    rates = {one["batch_size"]: one["texts_per_s"]["value"] for one in figures["sweep"]}
     assert rates[1] == pytest.approx(500)
     assert rates[32] == pytest.approx(700, rel=1e-5)
-    assert found["best_batch_size"] == 32
-    assert found["predictions_per_hour"] == pytest.approx(700 * 3600, rel=1e-5)
+    assert figures["best_batch_size"] == 32
+    assert figures["predictions_per_hour"] == pytest.approx(700 * 3600, rel=1e-5)
     assert cost_per_million(receipt, "int8", 2.52) == pytest.approx(1.0, rel=1e-5)
 
 

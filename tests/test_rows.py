@@ -33,23 +33,23 @@ def csv(header: str, lines: list[str], repeat: int = MIN_ROWS) -> bytes:
 
 
 def test_a_csv_keeps_texts_that_look_like_missing_values() -> None:
-    found = parse_data("a.csv", csv("text,label", ["NA,up", "null,down", '"two\nlines, one text",up']), MOOD)
-    assert found.texts[:3] == ["NA", "null", "two\nlines, one text"]
-    assert found.labels["mood"][:3] == [1, 0, 1]
-    assert found.rows_in_file == len(found) == 3 * MIN_ROWS
+    labelled = parse_data("a.csv", csv("text,label", ["NA,up", "null,down", '"two\nlines, one text",up']), MOOD)
+    assert labelled.texts[:3] == ["NA", "null", "two\nlines, one text"]
+    assert labelled.labels["mood"][:3] == [1, 0, 1]
+    assert labelled.rows_in_file == len(labelled) == 3 * MIN_ROWS
 
 
 def test_rows_without_a_label_are_left_out_and_keep_their_numbers() -> None:
-    found = parse_data("a.csv", csv("text,label", ["one,up", ",", "two,", "three,down"]), MOOD)
-    assert found.row_numbers[:4] == [1, 4, 5, 8]
-    assert found.texts[:4] == ["one", "three", "one", "three"]
-    assert f"{2 * MIN_ROWS} of {4 * MIN_ROWS} rows have no label and are left out" in found.notes
+    labelled = parse_data("a.csv", csv("text,label", ["one,up", ",", "two,", "three,down"]), MOOD)
+    assert labelled.row_numbers[:4] == [1, 4, 5, 8]
+    assert labelled.texts[:4] == ["one", "three", "one", "three"]
+    assert f"{2 * MIN_ROWS} of {4 * MIN_ROWS} rows have no label and are left out" in labelled.notes
 
 
 def test_columns_named_like_tasks_hold_their_labels() -> None:
-    found = parse_data("a.csv", csv("text,mood,topic", ["a,up,food", "b,,travel"]), TASKS)
-    assert found.labels["mood"][:2] == [1, -1]
-    assert found.labels["topic"][:2] == [0, 2]
+    labelled = parse_data("a.csv", csv("text,mood,topic", ["a,up,food", "b,,travel"]), TASKS)
+    assert labelled.labels["mood"][:2] == [1, -1]
+    assert labelled.labels["topic"][:2] == [0, 2]
 
 
 def test_a_column_that_is_named_is_the_one_that_is_read() -> None:
@@ -60,13 +60,13 @@ def test_a_column_that_is_named_is_the_one_that_is_read() -> None:
         parse_data("a.csv", content, MOOD, label_column="gold")
 
 
-def test_a_task_with_next_to_no_labels_is_left_out() -> None:
-    found = parse_data("a.csv", csv("text,mood,topic", ["a,up,"]) + b"\nb,down,food", TASKS)
-    assert set(found.labels) == {"mood"}
-    assert "1 rows are left out" not in found.notes[0]
-    assert "too few rows are labelled to judge topic (1)" in found.remarks[-1]
+def test_task_with_almost_no_labels_is_left_out() -> None:
+    labelled = parse_data("a.csv", csv("text,mood,topic", ["a,up,"]) + b"\nb,down,food", TASKS)
+    assert set(labelled.labels) == {"mood"}
+    assert "1 rows are left out" not in labelled.notes[0]
+    assert "too few rows are labelled to judge topic (1)" in labelled.remarks[-1]
     with pytest.raises(InputError, match="has 5 labelled rows"):
-        found.sample(5, 0)
+        labelled.sample(5, 0)
 
 
 def test_jsonl_and_parquet_give_what_a_csv_gives(tmp_path: Path) -> None:
@@ -74,20 +74,20 @@ def test_jsonl_and_parquet_give_what_a_csv_gives(tmp_path: Path) -> None:
     lines = "\n".join(json.dumps({"text": t, "label": x}) for t, x in zip(texts, labels, strict=True))
     pyarrow.parquet.write_table(pa.table({"text": texts, "label": labels}), tmp_path / "a.parquet")
     for name, content in (("a.jsonl", lines.encode()), ("a.parquet", (tmp_path / "a.parquet").read_bytes())):
-        found = parse_data(name, content, MOOD)
-        assert found.texts == texts
-        assert found.labels["mood"] == [1, 0] * MIN_ROWS
+        labelled = parse_data(name, content, MOOD)
+        assert labelled.texts == texts
+        assert labelled.labels["mood"] == [1, 0] * MIN_ROWS
 
 
-def test_labels_that_are_positions_are_read_as_such_and_it_is_said() -> None:
-    found = parse_data("a.csv", csv("text,label", ["a,1", "b,0"]), MOOD)
-    assert found.labels["mood"][:2] == [1, 0]
-    assert "the labels of mood are numbers, read as positions: 0 is 'down', 1 is 'up'" in found.notes
+def test_numeric_labels_are_read_as_positions_with_a_note() -> None:
+    labelled = parse_data("a.csv", csv("text,label", ["a,1", "b,0"]), MOOD)
+    assert labelled.labels["mood"][:2] == [1, 0]
+    assert "the labels of mood are numbers, read as positions: 0 is 'down', 1 is 'up'" in labelled.notes
 
 
 def test_a_file_of_one_class_is_read_with_a_note() -> None:
-    found = parse_data("a.csv", csv("text,label", ["a,up"]), MOOD)
-    assert any("every mood row is labelled 'up', so a drop" in note for note in found.notes)
+    labelled = parse_data("a.csv", csv("text,label", ["a,up"]), MOOD)
+    assert any("every mood row is labelled 'up', so a drop" in note for note in labelled.notes)
 
 
 @pytest.mark.parametrize(
@@ -152,12 +152,12 @@ def test_a_sample_is_the_same_for_the_same_seed_and_keeps_the_order() -> None:
     assert data.sample(100, seed=4) is data
 
 
-def test_rows_that_made_the_model_are_left_out_of_its_judgement() -> None:
+def test_rows_that_the_model_was_trained_on_are_left_out_of_the_comparison() -> None:
     data = parse_data("a.csv", csv("text,label", [f"text {i},up" for i in range(40)], 1), MOOD)
-    found = data.without({"text 3", "text 5", "elsewhere"}, "they were seen")
-    assert len(found) == 38
-    assert found.row_numbers[3:5] == [5, 7]
-    assert found.remarks[-1] == "2 rows are left out: they were seen"
+    labelled = data.without({"text 3", "text 5", "elsewhere"}, "they were seen")
+    assert len(labelled) == 38
+    assert labelled.row_numbers[3:5] == [5, 7]
+    assert labelled.remarks[-1] == "2 rows are left out: they were seen"
     assert data.without({"elsewhere"}, "") is data
     with pytest.raises(InputError, match="has 1 labelled row .*39 rows are left out: they were seen"):
         data.without({f"text {i}" for i in range(39)}, "they were seen")
@@ -165,11 +165,11 @@ def test_rows_that_made_the_model_are_left_out_of_its_judgement() -> None:
 
 @pytest.mark.slow
 def test_two_hundred_thousand_rows_are_read() -> None:
-    found = parse_data("a.csv", csv("text,label", ["a good soup,up", "a bad lamp,down"], 100_000), MOOD)
-    assert len(found) == 200_000
+    labelled = parse_data("a.csv", csv("text,label", ["a good soup,up", "a bad lamp,down"], 100_000), MOOD)
+    assert len(labelled) == 200_000
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_missing_file_is_reported_as_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No file .*nothing.csv"):
         read_data(tmp_path / "nothing.csv", MOOD)
 
@@ -195,7 +195,7 @@ def test_a_file_on_the_hub_is_fetched_at_its_revision(tmp_path: Path, monkeypatc
     assert asked == [("me/mine", "deep/a.csv", "dataset", "v1")]
 
 
-def test_a_hub_that_cannot_be_reached_is_said_so() -> None:
+def test_unreachable_hub_is_reported_as_such() -> None:
     with pytest.raises(InputError, match="not in the cache and the Hub cannot be reached"):
         read_data("hf://datasets/nobody/nothing/a.csv", MOOD)  # the tests run with HF_HUB_OFFLINE
 
@@ -204,5 +204,5 @@ def test_the_showcase_is_readable_for_its_own_model() -> None:
     from inference.assets import DEMO_MODEL, SHOWCASE
     from inference.formats.bundle import Bundle
 
-    found = rows.read_data(SHOWCASE, Bundle.read(DEMO_MODEL).tasks)
-    assert set(found.labels) == {"sentiment", "emotion", "intent"}
+    labelled = rows.read_data(SHOWCASE, Bundle.read(DEMO_MODEL).tasks)
+    assert set(labelled.labels) == {"sentiment", "emotion", "intent"}

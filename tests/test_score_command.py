@@ -34,19 +34,19 @@ def test_the_showcase_is_answered_as_predict_answers_it(
     from inference import load
 
     assert main(["score", str(SHOWCASE), "--out", str(tmp_path / "out.csv"), "--workers", "1"]) == 0
-    said = capsys.readouterr()
-    assert "388 rows in" in said.out
-    assert "all added columns begin with predicted_" in said.out
-    assert "388 of 388 rows on INT8" in said.err
+    printed = capsys.readouterr()
+    assert "388 rows in" in printed.out
+    assert "all added columns begin with predicted_" in printed.out
+    assert "388 of 388 rows on INT8" in printed.err
     rows = read_csv(tmp_path / "out.csv")
     alone = load(demo, "int8")
     for row in rows[::40]:
-        for task, found in alone.predict_all_tasks(row["text"]).items():
-            assert row[f"predicted_{task}"] == found.label
-            assert row[f"predicted_{task}_confidence"] == f"{found.confidence:.6f}"
+        for task, predictions in alone.predict_all_tasks(row["text"]).items():
+            assert row[f"predicted_{task}"] == predictions.label
+            assert row[f"predicted_{task}_confidence"] == f"{predictions.confidence:.6f}"
 
 
-def test_the_column_that_says_why_is_called_as_it_is_in_the_file(
+def test_error_column_is_named_in_the_message_as_in_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write_csv(tmp_path / "in.csv", ["text", "error"], [["good", "x"], ["", "y"]])
@@ -55,19 +55,19 @@ def test_the_column_that_says_why_is_called_as_it_is_in_the_file(
     assert read_csv(tmp_path / "out.csv")[1]["predicted_error"]
 
 
-def test_what_is_scored_and_what_is_replaced_is_told_before_it_starts(
+def test_command_names_its_columns_and_the_file_it_replaces_before_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_csv(tmp_path / "in.csv", ["text"], [["good"], ["bad"]])
     command = ["score", "in.csv", "--out", "out.csv", "--workers", "1", "--tasks", "sentiment"]
     begins = "Scoring 2 rows of column 'text' on INT8 …"
-    for told in ([begins], ["out.csv exists and will be replaced at the end.", begins]):
+    for expected in ([begins], ["out.csv exists and will be replaced at the end.", begins]):
         assert main(command) == 0
-        assert capsys.readouterr().err.splitlines()[: len(told)] == told
+        assert capsys.readouterr().err.splitlines()[: len(expected)] == expected
 
 
-def test_a_file_without_a_header_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_header_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "in.csv"
     source.write_text("what a lovely film\nso slow\n")
     command = ["score", str(source), "--out", str(tmp_path / "out.csv"), "--workers", "1", "--tasks", "sentiment"]
@@ -97,9 +97,9 @@ def test_rows_without_a_text_have_no_answer_and_na_is_a_text(
         assert sum(bool(row["error"]) for row in rows) == refused
 
 
-@pytest.mark.parametrize(("engine", "said"), [("local", "continues from here"), ("ray", "starts again")])
-def test_who_stops_it_is_told_what_the_same_command_does(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, engine: str, said: str
+@pytest.mark.parametrize(("engine", "message"), [("local", "continues from here"), ("ray", "starts again")])
+def test_stopped_run_says_what_the_same_command_will_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, engine: str, message: str
 ) -> None:
     from inference.score import ray_data, run
 
@@ -113,11 +113,11 @@ def test_who_stops_it_is_told_what_the_same_command_does(
     command = ["score", str(SHOWCASE), "--out", str(tmp_path / "out.csv"), "--engine", engine, "--workers", "1"]
     with contextlib.suppress(KeyboardInterrupt):
         main(command)
-    assert f"Stopped. The same command {said}." in capsys.readouterr().err
+    assert f"Stopped. The same command {message}." in capsys.readouterr().err
     assert seen == [1 if engine == "ray" else cpu.cores()]
 
 
-def test_a_run_that_was_gone_on_with_says_which_rows_took_the_time(
+def test_resumed_run_says_which_rows_its_time_covers(
     tmp_path: Path, demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from inference.score import run
@@ -152,9 +152,9 @@ def test_workers_give_the_same_bytes_on_every_backend(tmp_path: Path, backend: s
 def test_json_output_is_a_single_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--tasks", "sentiment", "--all-scores", "--threshold", "0.9", "--format", "jsonl", "--json"]
     assert main(["score", str(SHOWCASE), "--out", str(tmp_path / "out"), *arguments]) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    report = json.loads(said.out)
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    report = json.loads(printed.out)
     assert (report["tally"]["rows"], report["format"]) == (388, "jsonl")
     row = read_jsonl(tmp_path / "out")[0]
     assert row["predicted_sentiment_positive"] == row["predicted_sentiment_confidence"] > 0.9
@@ -162,7 +162,7 @@ def test_json_output_is_a_single_document(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["no.csv", "--out", "out.csv"], "error: No file no.csv."),
         (["in.csv", "--out", "in.csv"], "error: --out in.csv is the input."),
@@ -188,13 +188,13 @@ def test_an_error_is_one_line_with_exit_code_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.csv").write_text("text\ngood\n")
     assert main(["score", *arguments]) == 2
     err = capsys.readouterr().err
-    assert err.startswith(said)
+    assert err.startswith(message)
     assert err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
@@ -226,8 +226,8 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path: Path) -> None:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=300)
+        _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert said.endswith("Stopped. The same command continues from here.\n")
-    assert "Traceback" not in said
+    assert stderr.endswith("Stopped. The same command continues from here.\n")
+    assert "Traceback" not in stderr
     shutil.rmtree(tmp_path / "out.csv.partial")

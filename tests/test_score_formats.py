@@ -104,8 +104,8 @@ def test_any_cells_are_the_same_afterwards_but_for_a_mark_before_formulas(
     run(source, tmp_path / "out.csv")
     run(source, tmp_path / "out.jsonl")
     assert [(row["text"], row["more"]) for row in read_jsonl(tmp_path / "out.jsonl")] == rows
-    found = [(row["text"], row["more"]) for row in read_csv(tmp_path / "out.csv")]
-    for before, after in zip(rows, found, strict=True):
+    scored_rows = [(row["text"], row["more"]) for row in read_csv(tmp_path / "out.csv")]
+    for before, after in zip(rows, scored_rows, strict=True):
         for one, other in zip(before, after, strict=True):
             assert other == harmless(one) or (other == one and float(one) is not None)
 
@@ -133,11 +133,11 @@ def test_a_json_line_is_kept_to_the_letter_with_the_answers_behind_it(tmp_path: 
     ]
     (tmp_path / "in.jsonl").write_text("\ufeff" + "\r\n\n".join(lines) + "\n", encoding="utf-8")
     run(tmp_path / "in.jsonl", tmp_path / "out.jsonl", tasks=("sentiment",))
-    found = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(found) == len(lines)
-    for before, after in zip(lines, found, strict=True):
+    scored_lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(scored_lines) == len(lines)
+    for before, after in zip(lines, scored_lines, strict=True):
         assert after.startswith(before[:-1].rstrip())
-    rows = [json.loads(line) for line in found]
+    rows = [json.loads(line) for line in scored_lines]
     assert [row["sentiment"] for row in rows] == ["positive", "negative", "negative", None, None]
     assert "lone surrogate (U+D800" in rows[4]["error"]
     assert list(rows[3]) == ["sentiment", "sentiment_confidence", "sentiment_uncertain", "error"]
@@ -179,9 +179,9 @@ def test_json_lines_become_parquet_with_the_types_that_hold_all_values(tmp_path:
     ]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
     run(tmp_path / "in.jsonl", tmp_path / "out.parquet")
-    found = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
-    assert [found[0][name] for name in rows[0]] == ["good", 1, 1.0, True, "1", "[1]", str(2**70), None]
-    assert [found[1][name] for name in rows[1]] == ["bad", None, 0.5, False, "x", "{}", "1"]
+    scored_rows = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [scored_rows[0][name] for name in rows[0]] == ["good", 1, 1.0, True, "1", "[1]", str(2**70), None]
+    assert [scored_rows[1][name] for name in rows[1]] == ["bad", None, 0.5, False, "x", "{}", "1"]
 
 
 # --- Parquet
@@ -228,12 +228,12 @@ def test_two_columns_of_one_name_stay_in_parquet(tmp_path: Path) -> None:
     )
     pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
     run(tmp_path / "in.parquet", tmp_path / "out.parquet")
-    found = pyarrow.parquet.ParquetFile(tmp_path / "out.parquet").read()
-    assert found.column_names[:3] == ["a", "a", "text"]
-    assert [found.column(at).to_pylist() for at in (0, 1)] == [["x"] * 20, [1] * 20]
+    read_back = pyarrow.parquet.ParquetFile(tmp_path / "out.parquet").read()
+    assert read_back.column_names[:3] == ["a", "a", "text"]
+    assert [read_back.column(at).to_pylist() for at in (0, 1)] == [["x"] * 20, [1] * 20]
 
 
-def test_what_is_no_number_in_json_is_null_however_deep_it_lies(tmp_path: Path) -> None:
+def test_values_without_a_json_number_become_null_at_any_depth(tmp_path: Path) -> None:
     nan = float("nan")
     table = pyarrow.table({"text": ["good"], "a": [[[nan, 1.5]]], "b": [{"c": float("inf")}], "d": [nan]})
     pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
@@ -334,12 +334,12 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "said"), REFUSED, ids=[f"{name}-{said}" for name, _, said in REFUSED])
-def test_a_file_that_is_wrong_is_refused_with_its_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+@pytest.mark.parametrize(("name", "content", "message"), REFUSED, ids=[f"{name}-{said}" for name, _, said in REFUSED])
+def test_a_file_that_is_wrong_is_refused_with_its_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError) as raised:
         run(tmp_path / name, tmp_path / "out.csv")
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert "\n" not in str(raised.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]
 
@@ -365,8 +365,8 @@ def test_a_parquet_file_that_is_cut_off_or_damaged_inside_is_one_line(tmp_path: 
 
 
 def test_the_column_of_texts_is_found_by_its_name_or_because_it_is_the_only_one(tmp_path: Path) -> None:
-    for header, found in ((["id", "Text"], "Text"), (["review", "text"], "text"), (["anything"], "anything")):
-        assert open_table(write_csv(tmp_path / "in.csv", header, [])).text_column == found
+    for header, expected in ((["id", "Text"], "Text"), (["review", "text"], "text"), (["anything"], "anything")):
+        assert open_table(write_csv(tmp_path / "in.csv", header, [])).text_column == expected
     assert open_table(write_csv(tmp_path / "in.csv", ["a;b", "Review"], [], delimiter=";")).columns == ["a;b", "Review"]
 
 

@@ -45,11 +45,11 @@ def test_a_worker_that_is_killed_costs_no_row_and_changes_no_byte(tmp_path: Path
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["trouble"] is None
-    assert (told["rows"], told["killed"], told["opened"]) == (1_500, 1, 2), done.stderr
-    assert told["auth"] == "token"
-    assert {"127.0.0.1"} <= set(told["addresses"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    lines = json.loads(done.stdout.splitlines()[-1])
+    assert lines["trouble"] is None
+    assert (lines["rows"], lines["killed"], lines["opened"]) == (1_500, 1, 2), done.stderr
+    assert lines["auth"] == "token"
+    assert {"127.0.0.1"} <= set(lines["addresses"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     run(tmp_path / "in.parquet", tmp_path / "here.parquet", block_rows=50)
     assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "here.parquet").read_bytes()
     assert sorted(path.name for path in tmp_path.glob("*.parquet*")) == ["here.parquet", "in.parquet", "out.parquet"]

@@ -129,8 +129,8 @@ def test_the_model_is_not_opened_when_all_is_done(source: Path, tmp_path: Path) 
 def test_parts_of_another_setting_are_refused_and_stay(
     source: Path, begun: Path, change: dict[str, object], named: str
 ) -> None:
-    told = re.escape(f"out.csv.partial holds 4 parts of another run: other {named}. Use the")
-    with pytest.raises(InputError, match=told):
+    message = re.escape(f"out.csv.partial holds 4 parts of another run: other {named}. Use the")
+    with pytest.raises(InputError, match=message):
         run(source, begun, **change)
     assert run(source, begun).resumed_rows == 28
 
@@ -160,7 +160,7 @@ def test_parts_of_another_input_are_refused(source: Path, begun: Path) -> None:
         run(source, begun)
 
 
-def test_an_input_that_changes_meanwhile_is_refused(source: Path, tmp_path: Path) -> None:
+def test_input_that_changes_during_the_run_is_refused(source: Path, tmp_path: Path) -> None:
     def change(step: str, share: float) -> None:
         if share == 1:
             source.write_text(source.read_text() + "50,good\n")
@@ -205,7 +205,7 @@ def test_a_kill_between_the_replacement_and_the_end_of_the_journal_changes_nothi
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
 
 
-def test_what_is_there_stays_until_all_is_done(source: Path, tmp_path: Path) -> None:
+def test_existing_output_stays_until_the_run_is_complete(source: Path, tmp_path: Path) -> None:
     (tmp_path / "out.csv").write_text("of yesterday")
     with pytest.raises(Stopped):
         run(source, tmp_path / "out.csv", progress=stop_at(1))
@@ -224,7 +224,7 @@ def test_two_runs_cannot_write_one_file(source: Path, begun: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "notes.tmp", "part-00000-abc.csv", "part-1", "lock.tmp"])
-def test_a_folder_with_files_of_somebody_else_is_not_emptied(source: Path, tmp_path: Path, name: str) -> None:
+def test_folder_with_files_of_other_programs_is_not_emptied(source: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "out.csv.partial"
     folder.mkdir()
     (folder / name).write_text("mine")
@@ -239,14 +239,14 @@ def test_a_journal_that_holds_something_else_counts_for_nothing(source: Path, be
     assert run(source, begun).resumed_rows == 0
 
 
-def test_parts_whose_journal_a_kill_took_are_begun_anew(source: Path, begun: Path) -> None:
+def test_resume_without_a_journal_starts_again(source: Path, begun: Path) -> None:
     (begun.with_name("out.csv.partial") / "journal.jsonl").unlink()
     assert run(source, begun).resumed_rows == 0
     assert not begun.with_name("out.csv.partial").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="an open file cannot be deleted there")
-def test_nobody_else_can_begin_while_the_folder_is_taken_away(
+def test_no_other_run_can_start_while_the_folder_is_deleted(
     source: Path, begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = []
@@ -267,9 +267,7 @@ def test_nobody_else_can_begin_while_the_folder_is_taken_away(
 
 
 @pytest.mark.parametrize("error", [InputError("too few rows"), KeyboardInterrupt()])
-def test_what_fails_while_it_is_written_leaves_the_old_file_and_nothing_beside_it(
-    tmp_path: Path, error: BaseException
-) -> None:
+def test_failure_during_writing_leaves_the_old_file_and_no_temporary_one(tmp_path: Path, error: BaseException) -> None:
     (tmp_path / "out.parquet").write_text("of yesterday")
     (tmp_path / "out.parquet.tmp").write_text("mine")
 
@@ -280,8 +278,8 @@ def test_what_fails_while_it_is_written_leaves_the_old_file_and_nothing_beside_i
 
     with pytest.raises(type(error)):
         write(tmp_path / "out.parquet", fill, free_name(tmp_path / "out.parquet"))
-    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert found == {"out.parquet": "of yesterday", "out.parquet.tmp": "mine"}
+    contents = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert contents == {"out.parquet": "of yesterday", "out.parquet.tmp": "mine"}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

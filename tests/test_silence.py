@@ -92,7 +92,7 @@ def recorded(code: str, env: dict[str, str]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", TALKERS)
-def test_what_leaves_the_machine_is_recorded(kind: str, tmp_path: Path) -> None:
+def test_connections_to_other_machines_are_recorded(kind: str, tmp_path: Path) -> None:
     code, expected = TALKERS[kind]
     if not NATIVE and kind != "a proxy that is obeyed":
         pytest.skip("only Linux 5.6 or newer shows what passes by a proxy")
@@ -101,7 +101,7 @@ def test_what_leaves_the_machine_is_recorded(kind: str, tmp_path: Path) -> None:
     assert all(expected in record for record in records)
 
 
-def test_what_stays_on_the_machine_is_not_recorded(tmp_path: Path) -> None:
+def test_connections_within_the_machine_are_not_recorded(tmp_path: Path) -> None:
     assert recorded(ON_THIS_MACHINE, bare(tmp_path)) == []
 
 
@@ -183,13 +183,13 @@ def gradio_routes() -> set[tuple[str, str]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydantic about Gradio's own annotations
         app = gr.routes.App.create_app(gr.Blocks())
-    found: set[tuple[str, str]] = set()
+    routes: set[tuple[str, str]] = set()
     for route in app.routes:
         included = getattr(route, "original_router", None)
         for one in included.routes if included else [route]:
-            found |= {(method, one.path) for method in getattr(one, "methods", None) or ()}
-    assert ("GET", "/gradio_api/file={path_or_url:path}") in found
-    return found - {("GET", "/logout")}
+            routes |= {(method, one.path) for method in getattr(one, "methods", None) or ()}
+    assert ("GET", "/gradio_api/file={path_or_url:path}") in routes
+    return routes - {("GET", "/logout")}
 
 
 def api(program: Program) -> None:

@@ -221,7 +221,7 @@ def test_lone_surrogate_and_things_that_are_no_texts_are_refused(run: Callable[.
     assert "texts[1] is empty" in failure(run, '() => engine.classify(["a", ""])')["message"]
 
 
-def test_with_skip_unreadable_texts_have_an_error_and_the_others_an_answer(run: Callable[..., Any]) -> None:
+def test_skip_gives_unreadable_texts_an_error_and_the_others_an_answer(run: Callable[..., Any]) -> None:
     answer = run('() => engine.classify(["good", "", "bad"], { skip: true })')
     assert answer["errors"] == [None, "The text is empty: give it at least one word.", None]
     for predictions in answer["predictions"].values():

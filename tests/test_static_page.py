@@ -44,7 +44,7 @@ def test_text_that_cannot_be_read_gives_the_reason_and_the_next_text_an_answer(p
     assert page.get_by_role("alert").count() == 0
 
 
-def test_edited_text_makes_the_answer_beside_it_pale(page: sync_api.Page) -> None:
+def test_answer_is_shown_as_stale_while_the_text_is_edited(page: sync_api.Page) -> None:
     page.locator("#text").fill("another text")
     page.locator("#answer.stale").wait_for()
     page.locator("#text").fill("good glad day")
@@ -145,7 +145,7 @@ def test_text_typed_while_the_model_comes_is_answered_when_it_is_there(
         card(page, "sentiment").get_by_text("negative").first.wait_for()
 
 
-def test_model_that_cannot_be_fetched_is_said_so_and_tried_again(
+def test_failed_download_of_the_model_is_reported_and_can_be_retried(
     browser: sync_api.Browser, static_address: str
 ) -> None:
     seen = Visiting(browser, service_workers="block")
@@ -175,7 +175,7 @@ def test_second_visit_needs_no_network(browser: sync_api.Browser, tmp_path: Path
         page.locator("#why .words").wait_for()
 
 
-def test_kept_file_gives_way_to_a_new_one_and_other_pages_below_are_not_kept(
+def test_new_version_replaces_the_cached_file_and_pages_below_are_not_cached(
     browser: sync_api.Browser, tmp_path: Path
 ) -> None:
     stage(tmp_path / "site", site_json(), PAGES)

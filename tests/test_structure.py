@@ -52,19 +52,19 @@ HOMES = {
 def imports(path: Path) -> set[str]:
     """Full names of all modules that a file imports anywhere, type-checking blocks left out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    found: set[str] = set()
+    imported: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             node.body = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            imported.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            imported.update(f"{node.module}.{alias.name}" for alias in node.names)
             # `from package import module` names the module alone.
             if any(f"{node.module}.{alias.name}" not in modules() for alias in node.names):
-                found.add(node.module)
-    return found
+                imported.add(node.module)
+    return imported
 
 
 @cache

@@ -18,7 +18,7 @@ from training.data import TaskData
 from training.teacher import Distillation, SoftLabels
 
 
-def test_the_loss_is_as_worked_out_by_hand() -> None:
+def test_loss_equals_the_one_computed_by_hand() -> None:
     import torch
 
     from training.loop import distillation_loss

@@ -160,29 +160,29 @@ def test_the_figures_of_a_report_are_those_of_scikit_learn(tiny: Tiny) -> None:
         true = [entry.labels[i] for i in rows.label_ids]
         given = [p.label for p in classifier.predict(rows.texts, task)]
         expected = classification_report(true, given, labels=entry.labels, output_dict=True, zero_division=0)
-        found = validate(classifier, {task: entry})[task]
-        assert found["rows"] == "tuning"
-        assert found["accuracy"] == pytest.approx(accuracy_score(true, given), abs=1e-4)
-        assert found["macro_f1"] == pytest.approx(
+        report = validate(classifier, {task: entry})[task]
+        assert report["rows"] == "tuning"
+        assert report["accuracy"] == pytest.approx(accuracy_score(true, given), abs=1e-4)
+        assert report["macro_f1"] == pytest.approx(
             f1_score(true, given, average="macro", labels=sorted(set(true))), abs=1e-4
         )
-        for label, one in found["per_label"].items():
+        for label, one in report["per_label"].items():
             assert one["precision"] == pytest.approx(expected[label]["precision"], abs=1e-4)
             assert one["recall"] == pytest.approx(expected[label]["recall"], abs=1e-4)
             assert one["f1"] == pytest.approx(expected[label]["f1-score"], abs=1e-4)
             assert one["rows"] == expected[label]["support"]
         wrong = [(t, g) for t, g in zip(true, given, strict=True) if t != g]
-        counts = [one["rows"] for one in found["confusions"]]
+        counts = [one["rows"] for one in report["confusions"]]
         assert counts == sorted(counts, reverse=True)
-        assert all(one["rows"] == wrong.count((one["true"], one["given"])) for one in found["confusions"])
+        assert all(one["rows"] == wrong.count((one["true"], one["given"])) for one in report["confusions"])
         assert sum(counts) == len(wrong) or len(counts) == CONFUSIONS
-        told = markdown({task: found})
-        first = found["confusions"][0]
-        assert f"- {first['true']} taken for {first['given']}: {first['rows']} row" in told
-        assert "There are no validation rows" in told
+        page = markdown({task: report})
+        first = report["confusions"][0]
+        assert f"- {first['true']} taken for {first['given']}: {first['rows']} row" in page
+        assert "There are no validation rows" in page
 
 
-def test_drift_is_told_by_the_probability_that_moves_most_in_each_text(tiny: Tiny) -> None:
+def test_drift_is_the_largest_change_of_a_probability_in_each_text(tiny: Tiny) -> None:
     from conftest import tiny_data
 
     from inference.artifacts.parity import score_rows
@@ -196,10 +196,10 @@ def test_drift_is_told_by_the_probability_that_moves_most_in_each_text(tiny: Tin
     four_bit[0] = np.roll(four_bit[0], 1)
     served = score_rows(classifier.predict(rows.texts, "topic"))
     moved = np.abs(served - four_bit).max(axis=1)
-    found = drift(classifier, data, {"topic": four_bit})["topic"]
-    assert found["labels_that_differ"] == 1
-    assert found["max_difference"] == pytest.approx(moved[0], abs=1e-4)
-    assert found["mean_difference"] == pytest.approx((moved[0] + 0.01 * (len(moved) - 1)) / len(moved), abs=1e-4)
+    largest = drift(classifier, data, {"topic": four_bit})["topic"]
+    assert largest["labels_that_differ"] == 1
+    assert largest["max_difference"] == pytest.approx(moved[0], abs=1e-4)
+    assert largest["mean_difference"] == pytest.approx((moved[0] + 0.01 * (len(moved) - 1)) / len(moved), abs=1e-4)
 
 
 def test_a_report_on_many_labels_shows_the_weakest() -> None:
@@ -214,11 +214,11 @@ def test_a_report_on_many_labels_shows_the_weakest() -> None:
         "per_label": per_label,
         "confusions": [],
     }
-    told = markdown({"intent": report})
-    assert "the 20 weakest of 50 labels" in told
-    assert "label 19 " in told
-    assert "label 20 " not in told
-    assert "4 of them have a text that was also fitted" in told
+    page = markdown({"intent": report})
+    assert "the 20 weakest of 50 labels" in page
+    assert "label 19 " in page
+    assert "label 20 " not in page
+    assert "4 of them have a text that was also fitted" in page
 
 
 def test_several_tasks_of_one_file_are_trained_stopped_early_and_measured_together(train, tmp_path, capsys) -> None:

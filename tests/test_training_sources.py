@@ -59,12 +59,12 @@ def test_a_folder_per_task_is_read_with_its_validation_rows(ending: str, tmp_pat
         write(tmp_path / task / f"train{ending}")
     write(tmp_path / "mood" / "validation.csv", ["new one", "new two"], label=["up", "down"])
     (tmp_path / "notes").mkdir()
-    found = read(tmp_path)
-    assert list(found) == ["mood", "topic"]
-    assert found["mood"].validation is not None
-    assert found["mood"].validation.texts == ["new one", "new two"]
-    assert found["mood"].measure == ("--data", str(tmp_path / "mood" / "validation.csv"), "--task", "mood")
-    assert found["topic"].validation is None
+    tasks = read(tmp_path)
+    assert list(tasks) == ["mood", "topic"]
+    assert tasks["mood"].validation is not None
+    assert tasks["mood"].validation.texts == ["new one", "new two"]
+    assert tasks["mood"].measure == ("--data", str(tmp_path / "mood" / "validation.csv"), "--task", "mood")
+    assert tasks["topic"].validation is None
     assert list(read(tmp_path, tasks=("topic",))) == ["topic"]
 
 
@@ -73,9 +73,9 @@ def test_a_folder_with_a_training_file_is_one_task(tmp_path: Path) -> None:
     assert list(read(tmp_path)) == ["label"]
     assert read(tmp_path)["label"].validation is None
     write(tmp_path / "validation.jsonl", ["new"], label=["up"])
-    found = read(tmp_path, tasks=("mood",))
-    assert found["mood"].validation is not None
-    assert found["mood"].validation.texts == ["new"]
+    sources = read(tmp_path, tasks=("mood",))
+    assert sources["mood"].validation is not None
+    assert sources["mood"].validation.texts == ["new"]
 
 
 def test_a_single_file_gives_up_a_share_of_each_label_for_validation(tmp_path: Path) -> None:
@@ -107,10 +107,10 @@ def test_several_label_columns_are_several_tasks_and_a_row_may_lack_a_label(tmp_
     mood: list[str | None] = [None if i < 10 else "ab"[i % 2] for i in range(40)]
     topic: list[str | None] = [None if 5 <= i < 20 else "xy"[i % 2] for i in range(40)]
     path = write(tmp_path / "a.csv", mood=mood, topic=topic)
-    found = read(path, label_columns=("mood", "topic"), validation_share=0.0)
-    assert found["mood"].train.texts == TEXTS[10:]
-    assert found["topic"].train.texts == TEXTS[:5] + TEXTS[20:]
-    assert found == read(path, tasks=("mood", "topic"), validation_share=0.0)
+    tasks = read(path, label_columns=("mood", "topic"), validation_share=0.0)
+    assert tasks["mood"].train.texts == TEXTS[10:]
+    assert tasks["topic"].train.texts == TEXTS[:5] + TEXTS[20:]
+    assert tasks == read(path, tasks=("mood", "topic"), validation_share=0.0)
     sources, rest = read_sources(Request(str(path), label_columns=("mood", "topic")))
     held = {row["text"] for row in rest}
     assert not held & {text for source in sources.values() for text in source.train.texts}
@@ -120,8 +120,8 @@ def test_several_label_columns_are_several_tasks_and_a_row_may_lack_a_label(tmp_
 def test_columns_and_tasks_can_have_other_names(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("body,my class\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(20)))
     write(tmp_path / "b.csv", ["x"], label=["a"])
-    found = read(tmp_path / "a.csv", text_column="body", label_columns=("my class",), tasks=("mood",))
-    assert list(found) == ["mood"]
+    sources = read(tmp_path / "a.csv", text_column="body", label_columns=("my class",), tasks=("mood",))
+    assert list(sources) == ["mood"]
     with pytest.raises(InputError, match="task 'my class' must be 1 to 64 letters.*Name the task with --tasks"):
         read(tmp_path / "a.csv", text_column="body", label_columns=("my class",))
 

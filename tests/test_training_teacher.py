@@ -215,7 +215,7 @@ def test_texts_of_held_out_rows_are_not_learnt_from() -> None:
     assert teach({"mood": phrases}, lessons, texts, scores)["mood"].unlabelled == ["glad"]
 
 
-def test_texts_without_labels_are_read_from_any_table_and_what_is_left_out_is_said(tmp_path: Path) -> None:
+def test_unlabelled_texts_are_read_from_any_table_and_skipped_rows_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,review\n1,fine\n2,\n3,fine\n4,sad\n")
     (tmp_path / "b.jsonl").write_text('{"text": "sad"}\n{"text": 3}\n{"text": "dull"}\n')
     texts, remarks, digests = read_unlabelled([str(tmp_path / "a.csv"), str(tmp_path / "b.jsonl")], None)

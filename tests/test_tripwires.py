@@ -76,7 +76,7 @@ def _tripwires(mark: Path) -> dict[str, bytes]:
     good = _saved({"a": torch.ones(64)})
     text = f"cos\nsystem\n(S'touch {mark}'\ntR.".encode()  # protocol 0
     inst = f"(S'touch {mark}'\nios\nsystem\n.".encode()
-    found = {
+    files = {
         "bare os.system": pickle.dumps(run),
         "bare eval": pickle.dumps(code, protocol=2),
         "text os.system": text,
@@ -101,8 +101,8 @@ def _tripwires(mark: Path) -> dict[str, bytes]:
         "noise": bytes(range(256)) * 40,
     }
     for share in (0.1, 0.5, 0.9, 0.999):
-        found[f"cut at {share}"] = good[: int(len(good) * share)]
-    return found
+        files[f"cut at {share}"] = good[: int(len(good) * share)]
+    return files
 
 
 @pytest.fixture
@@ -125,8 +125,8 @@ def _places(checkpoint: Path, classifier: Path) -> list[tuple[str, Path]]:
 
 def _refused(kind: str, folder: Path, out: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
     assert main(["import", kind, str(folder), str(out)]) == 2, case
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and said.count("\n") == 1 and len(said) < 1_000, (case, said)
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1 and len(stderr) < 1_000, (case, stderr)
     assert sorted(path.name for path in out.parent.iterdir()) == ["checkpoint", "classifier"], case
 
 

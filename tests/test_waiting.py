@@ -58,7 +58,7 @@ def asked() -> Asked:
     return Asked()
 
 
-def test_question_is_run_once_somebody_listens(asked: Asked) -> None:
+def test_question_runs_only_once_a_client_listens(asked: Asked) -> None:
     event = asked.ask()
     assert asked.next() is None
     asked.listen(event)

@@ -42,9 +42,9 @@ def predict_sentiment(texts: list[str], model: Any, tokenizer: Any) -> list[list
 
 def ask(folder: Path, labels: Any = LABELS, problem: str | None = None, batch: int | None = None) -> dict[str, Any]:
     """What the adapter in `folder` answers."""
-    found = PeftConfig.from_pretrained(folder)
+    config = PeftConfig.from_pretrained(folder)
     own = any(folder.glob("tokenizer*"))
-    tokenizer = AutoTokenizer.from_pretrained(folder if own else found.base_model_name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(folder if own else config.base_model_name_or_path)
     options = {"num_labels": len(labels), "ignore_mismatched_sizes": True}
     model = AutoPeftModelForSequenceClassification.from_pretrained(folder, **options)
     if problem or batch:

@@ -224,18 +224,18 @@ def compare(folder: Path, where: Path, full: bool) -> Result:
             return Result(kind, "loaded and answered, although it has no right answer", True)
         if reread:
             expected["tasks"] = {"label": plain_answers(folder, pairs() if expected["pairs"] else texts())}
-        found = differences(classifier, expected)
+        distance = differences(classifier, expected)
         least = 1 if kind == "is-decoder" else 2  # its first token sees no other, so that all its answers are one
-        outcome, failed = str(found), found.flips > 0 or found.largest > TOLERANCE or found.labels < least
-        if found.labels < least:
+        outcome, failed = str(distance), distance.flips > 0 or distance.largest > TOLERANCE or distance.labels < least
+        if distance.labels < least:
             outcome += ", and the original has only one label"
         for backend in ("onnx", "int8") if full and not failed else ():
-            found = differences(load(model, backend, threads=1, cache=where / "cache"), expected)
-            outcome += f"; {backend} {found}"
+            distance = differences(load(model, backend, threads=1, cache=where / "cache"), expected)
+            outcome += f"; {backend} {distance}"
             if backend == "onnx":
-                failed |= found.flips > 0 or found.largest > TOLERANCE
+                failed |= distance.flips > 0 or distance.largest > TOLERANCE
             else:
-                failed |= not found.within(MIN_AGREEMENT, SMALL_DP)
+                failed |= not distance.within(MIN_AGREEMENT, SMALL_DP)
     except InferenceError as error:
         message = f"{type(error).__name__}: {error}"
         if words is None or not re.search(words, str(error)):

@@ -36,9 +36,9 @@ class Run:
 class Connection(asyncio.Protocol):
     """One connection: sends, waits for the whole answer, sends again."""
 
-    def __init__(self, requests: Iterator[bytes], found: Found) -> None:
+    def __init__(self, requests: Iterator[bytes], record: Found) -> None:
         self._requests = requests
-        self._found = found
+        self._found = record
         self._buffer = bytearray()
         self._length = -1
         self._started = 0.0
@@ -100,16 +100,16 @@ async def load(run: Run) -> dict[str, Any]:
     requests = cycle([_request(run, body.encode()) for body in run.bodies])
     loop = asyncio.get_running_loop()
     started, used = time.perf_counter(), _processor_s()
-    found = Found(run.seconds, run.least)
+    record = Found(run.seconds, run.least)
     made = [
-        (await loop.create_connection(lambda: Connection(requests, found), run.host, run.port))[1]
+        (await loop.create_connection(lambda: Connection(requests, record), run.host, run.port))[1]
         for _ in range(run.connections)
     ]
     await asyncio.gather(*(one.over for one in made))
     wall = time.perf_counter() - started
     return {
-        "latencies_ms": [round(one * 1e3, 3) for one in found.latencies_s],
-        "statuses": {str(status): count for status, count in found.statuses.items()},
+        "latencies_ms": [round(one * 1e3, 3) for one in record.latencies_s],
+        "statuses": {str(status): count for status, count in record.statuses.items()},
         "wall_s": wall,
         "client_cpu_s": _processor_s() - used,
     }

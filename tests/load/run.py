@@ -90,8 +90,8 @@ def exported(python: Path, model: Path, out: Path) -> Path:
 
 def bodies(kind: str, texts: int) -> list[str]:
     """Requests with so many texts each: all texts of the showcase, in its order."""
-    found = showcase_texts()
-    groups = [found[i : i + texts] for i in range(0, len(found) - texts + 1, texts)]
+    showcase = showcase_texts()
+    groups = [showcase[i : i + texts] for i in range(0, len(showcase) - texts + 1, texts)]
     if kind == "infinity":
         return [json.dumps({"model": "default", "input": group}) for group in groups]
     return [json.dumps({"texts": group}) for group in groups]
@@ -106,8 +106,8 @@ def measure(port: int, kind: str, texts: int, connections: int, seconds: float) 
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    measurement: dict[str, Any] = json.loads(done.stdout)
+    return measurement
 
 
 def summary(rounds: list[dict[str, Any]], texts: int) -> dict[str, Any]:
@@ -132,18 +132,18 @@ def summary(rounds: list[dict[str, Any]], texts: int) -> dict[str, Any]:
 def compare(servers: dict[str, tuple[int, str]], rounds: int, seconds: float) -> list[dict[str, Any]]:
     """Every cell of every server; the order of the servers is reversed each round."""
     cells = [(connections, texts) for texts in TEXTS for connections in CONNECTIONS]
-    found: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+    by_cell: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for number in range(-1, rounds):  # the first one warms up and is thrown away
         for connections, texts in cells:
             names = list(servers) if number % 2 else list(reversed(servers))
             for name in names:
                 one = measure(*servers[name], texts, connections, seconds if number >= 0 else min(seconds, 1))
                 if number >= 0:
-                    found.setdefault((name, connections, texts), []).append(one)
+                    by_cell.setdefault((name, connections, texts), []).append(one)
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     return [
         {"server": name, "connections": connections, "texts_per_request": texts} | summary(runs, texts)
-        for (name, connections, texts), runs in sorted(found.items(), key=lambda pair: (pair[0][2], pair[0][1]))
+        for (name, connections, texts), runs in sorted(by_cell.items(), key=lambda pair: (pair[0][2], pair[0][1]))
     ]
 
 
@@ -159,12 +159,12 @@ def ratios(cells: list[dict[str, Any]]) -> dict[str, float]:
     rate = {
         (one["server"], one["connections"]): one["requests_per_s"] for one in cells if one["texts_per_request"] == 1
     }
-    found = {}
+    shares = {}
     for connections in CONNECTIONS:
         others = [value for (name, at), value in rate.items() if at == connections and name.startswith("infinity")]
         if others:
-            found[str(connections)] = round(rate["triptych int8", connections] / max(others), 2)
-    return found
+            shares[str(connections)] = round(rate["triptych int8", connections] / max(others), 2)
+    return shares
 
 
 def table(cells: list[dict[str, Any]]) -> str:
@@ -239,8 +239,8 @@ def installed(python: Path) -> dict[str, str]:
     names = ["infinity_emb", "torch", "transformers", "optimum", "onnxruntime", "numpy"]
     code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {names!r}}}))"
     done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
+    versions: dict[str, str] = json.loads(done.stdout)
+    return versions
 
 
 if __name__ == "__main__":

@@ -52,8 +52,8 @@ def document(args: argparse.Namespace) -> bool:
     seed = random.randrange(2**32)
     with tempfile.TemporaryDirectory() as folder, Served([*FAKES, folder]) as server:
         done = schemathesis(server.url, Path(folder), args.cases // 2, seed)
-    (said,) = [line.strip() for line in done.stdout.splitlines() if " generated" in line] or ["nothing generated"]
-    print(f"document: {said}, seed {seed}")
+    (summary,) = [line.strip() for line in done.stdout.splitlines() if " generated" in line] or ["nothing generated"]
+    print(f"document: {summary}, seed {seed}")
     if done.returncode:
         print("\n".join(line[:300] for line in done.stdout.splitlines()), done.stderr)
     return done.returncode == 0
@@ -65,13 +65,11 @@ def overload(args: argparse.Namespace) -> bool:
     bodies = [json.dumps({"texts": (texts * 2)[i : i + 16]}) for i in range(0, len(texts), 16)]
     connections = 5 * 1024 // 16
     with Served(SERVE) as server:
-        found = ask(server, bodies, connections, args.seconds)
+        load = ask(server, bodies, connections, args.seconds)
         after = server.ask("/api/ready")[0]
-    statuses = found["statuses"]
+    statuses = load["statuses"]
     answered = sum(statuses.values())
-    print(
-        f"overload: {connections} connections of 16 texts for {found['wall_s']:.0f} s: {statuses}, then ready {after}"
-    )
+    print(f"overload: {connections} connections of 16 texts for {load['wall_s']:.0f} s: {statuses}, then ready {after}")
     return set(statuses) <= {"200", "429", "503"} and {"200", "429"} <= set(statuses) and answered > 0 and after == 200
 
 
@@ -86,13 +84,13 @@ def memory(args: argparse.Namespace) -> bool:
     with Served(SERVE) as server:
         ask(server, bodies, 8, args.memory_seconds / 10)
         before = server.resident_kb()
-        found = ask(server, bodies, 8, args.memory_seconds * 9 / 10)
+        load = ask(server, bodies, 8, args.memory_seconds * 9 / 10)
         growth = server.resident_kb() - before
     print(
-        f"memory: {before / 1e3:.0f} MB, and {growth / 1e3:+.1f} MB after {found['wall_s']:.0f} s and "
-        f"{len(found['latencies_ms']):,} requests more: {found['statuses']}"
+        f"memory: {before / 1e3:.0f} MB, and {growth / 1e3:+.1f} MB after {load['wall_s']:.0f} s and "
+        f"{len(load['latencies_ms']):,} requests more: {load['statuses']}"
     )
-    return growth <= GROWTH_KB and set(found["statuses"]) <= {"200", "400", "422"}
+    return growth <= GROWTH_KB and set(load["statuses"]) <= {"200", "400", "422"}
 
 
 def ask(server: Served, bodies: list[str], connections: int, seconds: float) -> dict[str, Any]:

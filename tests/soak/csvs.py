@@ -135,17 +135,17 @@ def check(content: bytes, folder: Path) -> bool:
     delimiter = next(one for one in ",;\t|" if report.text_column in header_of(content, one))
     given = rows_of(content, delimiter)
     width = len(given[0])
-    found = rows_of(out.read_bytes(), delimiter)
-    assert len(found) == len(given)
-    for before, after in zip(given, found, strict=True):
+    rows = rows_of(out.read_bytes(), delimiter)
+    assert len(rows) == len(given)
+    for before, after in zip(given, rows, strict=True):
         for one, other in zip(before, after[:width], strict=True):
             assert other in (one, f"'{one}"), (one, other)
             assert harmless(other) == other or other == one  # what is left as it is, is a number
     is_marked = out.read_bytes().startswith(codecs.BOM_UTF8)
     assert is_marked == (content.startswith(codecs.BOM_UTF8) or not is_utf8(content))
     at = given[0].index(report.text_column)
-    tasks = dict.fromkeys(found[0][width:])
-    for before, after in zip(given[1:], found[1:], strict=True):
+    tasks = dict.fromkeys(rows[0][width:])
+    for before, after in zip(given[1:], rows[1:], strict=True):
         answers = dict(zip(tasks, after[width:], strict=True))
         text = before[at]
         error = answers[f"{report.prefix}error"]

@@ -85,10 +85,10 @@ def sources(folder: Path) -> dict[str, Path]:
     """The same rows in each format; some of them cannot be answered."""
     texts = ["good", "bad glad", "", "=sad", 'a "quoted\nline"', "NA"]
     rows = [[str(i), texts[i % 6]] for i in range(ROWS)]
-    found = {"csv": scored.write_csv(folder / "in.csv", ["id", "text"], rows)}
-    scored.run(found["csv"], folder / "in.jsonl", tasks=("emotion",))
-    scored.run(found["csv"], folder / "in.parquet", tasks=("emotion",))
-    return found | {kind: folder / f"in.{kind}" for kind in ("jsonl", "parquet")}
+    files = {"csv": scored.write_csv(folder / "in.csv", ["id", "text"], rows)}
+    scored.run(files["csv"], folder / "in.jsonl", tasks=("emotion",))
+    scored.run(files["csv"], folder / "in.parquet", tasks=("emotion",))
+    return files | {kind: folder / f"in.{kind}" for kind in ("jsonl", "parquet")}
 
 
 def kill(points: int, seed: int = 0) -> dict[str, int]:

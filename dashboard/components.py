@@ -13,23 +13,17 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard import served
 from dashboard.charts.formatting import many, requirements
+from dashboard.charts.overview import Drawing
 from dashboard.charts.style import Chart, named
 from dashboard.templating import DECISIONS, render
 from inference import cpu
 from inference.backends import TITLES
-from inference.calls.formatting import mb, ms, percent, points
+from inference.calls.formatting import percent
 from inference.compare.results import unmeasured
 from inference.compare.verdict import ShipLimits, Verdict
 
 Receipt = Mapping[str, Any]
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$^=&\"'])")
-KPIS = {
-    "p50": "Half of the texts take at most this long, one at a time.",
-    "p95": "95 of 100 texts take at most this long.",
-    "accuracy": "The share of rows with the right label. The change is in percentage points, on the same rows; it is "
-    "grey if its interval contains zero.",
-    "model": "The files of the model. The libraries that run it are not counted; see Size.",
-}
 TABLES = "tables"  # the switch of the page
 TEXT_COLORS = {"light": "#31333F", "dark": "#FAFAFA"}  # Streamlit's own
 
@@ -68,6 +62,16 @@ def chart(chart: Chart, key: str, level: int = 3) -> None:
         st.caption(plain(chart.note))
     if chart.table and shows_tables():
         st.dataframe(chart.table, hide_index=True, width="stretch")
+
+
+def drawing(drawing: Drawing, level: int = 3) -> None:
+    """Draw what `chart` does, for a chart in HTML."""
+    st.markdown(f"{'#' * level} {plain(drawing.takeaway)}")
+    st.html(drawing.html)
+    if drawing.note:
+        st.caption(plain(drawing.note))
+    if drawing.table and shows_tables():
+        st.dataframe(drawing.table, hide_index=True, width="stretch")
 
 
 def shows_tables() -> bool:
@@ -131,48 +135,6 @@ def verdict(verdict: Verdict, limits: ShipLimits | None = None) -> None:
             st.markdown(f"**{situation}**: {named(pick.backend) if pick.backend else 'none'}. {plain(pick.why)}")
     if verdict.caveats:
         st.caption("  \n".join(f"⚠ {plain(caveat)}" for caveat in verdict.caveats))
-
-
-def kpis(receipt: Receipt, task: str) -> None:
-    """Draw a card per backend: median, tail, accuracy and size, each against the reference."""
-    names, reference = receipt["settings"]["backends"], receipt["settings"]["reference"]
-    for column, name in zip(st.columns(len(names)), names, strict=True):
-        with column.container(border=True, height="stretch"):
-            st.markdown(f"**{named(name)}**" + (" · the reference" if name == reference else ""))
-            with st.container(horizontal=True, gap="small"):
-                for what, meaning in KPIS.items():
-                    value, change, color = _kpi(receipt, task, name, what)
-                    arrow: Literal["auto", "off"] = "off" if color == "off" else "auto"
-                    st.metric(what, value, change, delta_color=color, delta_arrow=arrow, width=104, help=meaning)
-
-
-def _kpi(
-    receipt: Receipt, task: str, name: str, what: str
-) -> tuple[str, str | None, Literal["normal", "inverse", "off"]]:
-    """Return a figure as text, its change against the reference if it has one, and whether more of it is better."""
-    results, reference = receipt["results"], receipt["settings"]["reference"]
-    if what == "accuracy":
-        value = percent(results["accuracy"][task][name]["accuracy"]["value"])
-        if name == reference:
-            return value, None, "off"
-        pair = results["paired"][task][name]
-        change = points(pair["delta_accuracy"]["value"]).replace("−", "-")  # Streamlit reads the sign
-        return value, change, "normal" if pair["mcnemar_p"] < 0.05 else "off"
-    if what == "model":
-        size, whole = (results["size"][each]["model_bytes"] for each in (name, reference))
-        if name == reference or round(size / whole, 2) == 1:
-            return mb(size), None, "off"
-        return mb(size), f"{(size / whole - 1) * 100:+.0f}%", "inverse"
-    time, base = (results["latency"][each].get(f"{what}_ms") for each in (name, reference))
-    if time is None:
-        return "too few", None, "off"
-    if name == reference or base is None:
-        return ms(time["value"]), None, "off"
-    noise = results["control"]["noise"]
-    settled = time["high"] * noise < base["low"] or time["low"] > base["high"] * noise
-    if what == "p50":
-        settled = results["speedup"][name]["different"]
-    return ms(time["value"]), f"{(time['value'] / base['value'] - 1) * 100:+.0f}%", "inverse" if settled else "off"
 
 
 def provenance(receipt: Receipt) -> None:

@@ -1,4 +1,4 @@
-"""Write a report: one HTML file with verdict, charts, disagreements and method.
+"""Write a report: one HTML file with verdict, charts, disagreements and method, or a summary of one page.
 
 python -m dashboard.report receipt.json --out report.html
 """
@@ -28,12 +28,19 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
     p.add_argument("--out", type=Path, default=Path("report.html"), help="(default: %(default)s)")
     p.add_argument("--small", action="store_true", help="write 1.3 MB instead of 5: fetches a smaller plotly.js")
+    p.add_argument("--summary", action="store_true", help="write one A4 page on the model, from all its measurements")
     add_limits(p)
     return p
 
 
 def write(args: argparse.Namespace) -> None:
     receipts = [read_receipt(path) for path in args.receipts]
+    if args.summary:
+        from dashboard.report_summary import summary_of_files
+
+        args.out.write_text(summary_of_files(args.receipts, receipts, ship_limits(args)), encoding="utf-8")
+        print(f"The summary is {args.out}.")
+        return
     with importing("A report", "-r requirements.txt"):
         from dashboard.report_page import basic_plotly, report
     library = basic_plotly() if args.small else None

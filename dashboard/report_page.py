@@ -7,13 +7,15 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from dashboard.answer import Cell
 from dashboard.charts import accuracy, latency, overview, size
 from dashboard.charts.formatting import many, names, requirements
+from dashboard.charts.overview import Drawing
 from dashboard.charts.style import Chart
 from dashboard.method import method
 from dashboard.templating import asset, render
@@ -27,13 +29,6 @@ from ui.look import tokens
 
 Receipt = Mapping[str, Any]
 MAX_EXAMPLES = 8  # rows shown per task and backend
-
-
-class Cell(NamedTuple):
-    """A figure of the table, with its interval if it has one."""
-
-    value: str
-    interval: str = ""
 
 
 def report(
@@ -54,13 +49,18 @@ def report(
         title=f"Which runtime to ship: {', '.join(dict.fromkeys(receipt['model']['name'] for receipt in receipts))}",
         policy=f"default-src 'none'; script-src {' '.join(map(_digest, scripts))}; "
         "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'",
-        style=Markup(tokens()) + asset("report.css"),
+        style=Markup(tokens()) + asset("report.css") + asset("overview.css"),
         scripts=scripts,
         home=home,
         requirements=requirements(limits),
         differences=_differences(receipts),
         sections=sections,
-        drawings=[json.loads(chart.figure.to_json()) for section in sections for _, chart, _ in section["charts"]],
+        drawings=[
+            json.loads(chart.figure.to_json())
+            for section in sections
+            for _, chart, _ in section["charts"]
+            if isinstance(chart, Chart)
+        ],
     )
 
 
@@ -103,7 +103,10 @@ def _section(receipt: Receipt, limits: ShipLimits, number: Iterator[int]) -> dic
         "backends": settings["backends"],
         "others": names([name for name in settings["backends"] if name != settings["reference"]]),
         "figures": _figures(receipt),
-        "charts": [(about, chart, next(number)) for about, chart in _charts(receipt, limits)],
+        "charts": [
+            (about, chart, next(number) if isinstance(chart, Chart) else None)
+            for about, chart in _charts(receipt, limits)
+        ],
         "has_texts": data["texts"] is not None,
         "examples": _examples(receipt),
         "method": method(receipt, limits),
@@ -152,10 +155,10 @@ def _figures(receipt: Receipt) -> list[tuple[str, list[Cell]]]:
     ]
 
 
-def _charts(receipt: Receipt, limits: ShipLimits) -> list[tuple[str, Chart]]:
+def _charts(receipt: Receipt, limits: ShipLimits) -> list[tuple[str, Chart | Drawing]]:
     """Return each chart with its subject."""
     tasks = list(receipt["data"]["labels"])
-    charts: list[tuple[str, Chart | None]] = [
+    charts: list[tuple[str, Chart | Drawing | None]] = [
         *((f"Speed and accuracy: {task}", overview.pareto(receipt, task)) for task in tasks),
         ("Speed-up", overview.speedup(receipt)),
         ("Latency", latency.percentiles(receipt, limits.max_p95_ms)),

@@ -6,8 +6,9 @@ Only main.py calls `select`: widgets of the entry file stay in the address on ev
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -17,11 +18,14 @@ from dashboard.components import lead_to_measuring, plain
 from dashboard.receipts import Shelf
 from inference.assets import SHOWCASE
 from inference.compare.receipt import Receipt
+from inference.compare.results import DEFAULT_MAX_DROP
 from inference.compare.slices import row_columns
-from inference.compare.verdict import ShipLimits
+from inference.compare.verdict import MAX_DROP_OFFERED, ShipLimits
 from inference.errors import InputError
 
+MAX_MEASUREMENTS = 20  # of one model; checking one takes up to a second
 SELECTION, OWN, NEXT, TEXTS, COLUMNS = "_selection", "_own_receipts", "_next_receipt", "_texts", "_columns"
+BROKEN = "_broken"  # names of receipts that `select` warned of
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,14 @@ class Selection:
         name: of the receipt in the list; it may contain anything that a file name can.
         task: one that the receipt has labels for.
         limits: what a backend must meet to be shipped.
+        is_chosen: the reader chose this measurement, or made it in this session.
     """
 
     name: str
     receipt: Receipt
     task: str
     limits: ShipLimits
+    is_chosen: bool = False
 
 
 def current() -> Selection:
@@ -108,6 +114,8 @@ def select() -> None:
         st.session_state["receipt"] = following
     asked = st.session_state.get("receipt", st.query_params.get("receipt"))
     broken = dict(shelf.broken)
+    is_broken: set[str] = set()
+    st.session_state[BROKEN] = is_broken
     while (first := _first(asked, offered, shelf)) is not None:
         try:
             receipt(first, shelf)
@@ -115,6 +123,7 @@ def select() -> None:
         except InputError as error:
             broken[shelf.files[first].name] = str(error)
             offered.remove(first)
+            is_broken.add(first)
             st.session_state.pop("receipt", None)
     for file, message in broken.items():
         st.warning(f"**{plain(file)}** is not shown. {plain(message)}")
@@ -133,7 +142,8 @@ def select() -> None:
         selected = receipt(name, shelf)
         task = st.selectbox("Task", list(selected["data"]["labels"]), key="task", bind="query-params")
         limits = _limits()
-    st.session_state[SELECTION] = Selection(name, selected, task, limits)
+    is_chosen = name != names(shelf)[0] or name in own()
+    st.session_state[SELECTION] = Selection(name, selected, task, limits, is_chosen)
 
 
 def _first(asked: str | None, offered: list[str], shelf: Shelf) -> str | None:
@@ -150,29 +160,78 @@ def _first(asked: str | None, offered: list[str], shelf: Shelf) -> str | None:
 
 def _limits() -> ShipLimits:
     st.markdown("**Requirements for shipping**")
-    drop = st.slider(
+    drop, p95, size, flips, speedup = (
+        draw(key, {"bind": "query-params", "value": DEFAULT_MAX_DROP * 100 if key == "max_drop" else None})
+        for key, draw in LIMITS.items()
+    )
+    return ShipLimits((drop or 0) / 100, p95, size, None if flips is None else int(flips), speedup)
+
+
+def limits_here() -> None:
+    """Draw the limits again, in the page: on a phone the sidebar is closed. A change is one of those in the sidebar."""
+    with st.popover("Change the limits"):
+        for key, draw in LIMITS.items():
+            here = f"{key}_here"
+            st.session_state[here] = st.session_state.get(key)
+            draw(here, {"value": None, "on_change": partial(_take, key, here)})
+
+
+def _take(key: str, here: str) -> None:
+    st.session_state[key] = st.session_state[here]
+
+
+def _drop(key: str, options: dict[str, Any]) -> float | None:
+    drop: float = st.slider(
         "Largest drop in accuracy, pp",
         0.1,
-        3.0,
-        0.5,
-        0.1,
-        key="max_drop",
-        bind="query-params",
+        MAX_DROP_OFFERED * 100,
+        step=0.1,
+        key=key,
         help="Against the reference, on the same rows. To ship, the whole interval of the drop must be below this.",
+        **options,
     )
-    p95 = _limit("p95 at most, ms", "max_p95", 0.1, 1.0)
-    size = _limit("Model at most, MB", "max_mb", 0.1, 5.0)
-    flips = _limit("Changed labels at most", "max_flips", 0, 1)
-    speedup = _limit("Speed-up at least, ×", "min_speedup", 0.1, 0.5)
-    return ShipLimits(drop / 100, p95, size, None if flips is None else int(flips), speedup)
+    return drop
 
 
-def _limit(label: str, key: str, minimum: float, step: float) -> float | None:
-    """Draw a limit that may be left empty."""
-    value: float | None = st.number_input(
-        label, minimum, None, None, step, key=key, bind="query-params", placeholder="any"
-    )
-    return value
+def _number(label: str, minimum: float, step: float) -> Callable[[str, dict[str, Any]], float | None]:
+    """Return a function that draws a limit that may be left empty."""
+
+    def draw(key: str, options: dict[str, Any]) -> float | None:
+        value: float | None = st.number_input(label, minimum, None, step=step, key=key, placeholder="any", **options)
+        return value
+
+    return draw
+
+
+LIMITS = {
+    "max_drop": _drop,
+    "max_p95": _number("p95 at most, ms", 0.1, 1.0),
+    "max_mb": _number("Model at most, MB", 0.1, 5.0),
+    "max_flips": _number("Changed labels at most", 0, 1),
+    "min_speedup": _number("Speed-up at least, ×", 0.1, 0.5),
+}
+"""Key in the address -> what draws its field."""
+
+
+def of_this_model() -> tuple[dict[str, Receipt], ShipLimits, str | None]:
+    """Return the arguments of `decide_overall`: every measurement of the selected one's weights, that one first."""
+    selection, shelf = current(), receipts.shelf()
+    files = served.weights(selection.receipt["model"]["files"])
+    measurements = {selection.name: selection.receipt}
+    for name in names(shelf):
+        of = own()[name]["model"]["files"] if name in own() else shelf.models[name]
+        if (
+            name in measurements
+            or name in st.session_state[BROKEN]
+            or len(measurements) == MAX_MEASUREMENTS
+            or served.weights(of) != files
+        ):
+            continue
+        try:
+            measurements[name] = receipt(name, shelf)
+        except InputError as error:
+            st.warning(f"**{plain(name)}** is left out. {plain(str(error))}")
+    return measurements, selection.limits, selection.name if selection.is_chosen else None
 
 
 def keep_texts(receipt: Mapping[str, Any], texts: list[str]) -> None:

@@ -32,9 +32,6 @@ def every_chart(receipt: Any) -> dict[str, Chart]:
     """All there are for this receipt, by name."""
     task = next(iter(receipt["data"]["labels"]))
     found: dict[str, Chart | None] = {
-        "pareto": overview.pareto(receipt, task),
-        "speedup": overview.speedup(receipt),
-        "cost": overview.cost(receipt, 0.1),
         "percentiles": latency.percentiles(receipt),
         "distribution": latency.distribution(receipt),
         "by_length": latency.by_length(receipt),
@@ -77,7 +74,7 @@ def trace(chart: Chart, name: str) -> Any:
 
 
 def test_every_chart_has_a_takeaway_an_alt_text_and_a_table(charts: dict[str, Chart]) -> None:
-    assert len(charts) == 25
+    assert len(charts) == 22
     for name, chart in charts.items():
         assert chart.takeaway.endswith("."), name
         assert len(chart.alt) > 20, name
@@ -107,7 +104,7 @@ def test_every_chart_draws_a_further_runtime(monkeypatch: pytest.MonkeyPatch) ->
     true, base = made.answers(ROWS, 12)
     receipt = made.receipt(true, dict.fromkeys(TITLES, base), ms=made.FOUR)
     charts = every_chart(receipt)
-    assert len(charts) == 26
+    assert len(charts) == 23
     for name, chart in charts.items():
         if not name.startswith("confusion"):
             assert "Fourth" in chart.takeaway + chart.alt + str(chart.table), name
@@ -163,27 +160,9 @@ def test_minimum_samples_are_those_of_mlperf(percentile: float, samples: int) ->
     assert latency.min_samples(percentile) == samples
 
 
-def test_the_pareto_scatter_has_a_logarithmic_time_and_areas_by_size(receipt: Any, charts: dict[str, Chart]) -> None:
-    figure = charts["pareto"].figure
-    assert figure.layout.xaxis.type == "log"
-    markers = {data.marker.symbol: data.marker.size for data in figure.data if data.mode == "markers"}
-    area = {name: markers[RUNTIMES[name].marker] ** 2 for name in made.MS}
-    sizes = {name: receipt["results"]["size"][name]["model_bytes"] for name in made.MS}
-    assert area["pytorch"] / area["onnx"] == pytest.approx(sizes["pytorch"] / sizes["onnx"], rel=0.01)
-    assert all(data.error_x.array and data.error_y.array for data in figure.data if data.mode == "markers")
-
-
 def test_only_backends_that_no_other_beats_are_joined(receipt: Any) -> None:
     # ONNX is as accurate as PyTorch and faster; INT8 is faster and less accurate.
     assert overview.front(receipt, "mood") == ["int8", "onnx"]
-
-
-def test_the_speed_up_is_shown_with_the_noise_of_a_second_reference(receipt: Any, charts: dict[str, Chart]) -> None:
-    figure, noise = charts["speedup"].figure, receipt["results"]["control"]["noise"]
-    band, line = figure.layout.shapes
-    assert (band.x0, band.x1) == (1 / noise, noise)
-    assert (line.x0, line.x1) == (1, 1)
-    assert charts["speedup"].takeaway.startswith("INT8 is ")
 
 
 def test_gain_within_the_noise_is_not_called_a_gain() -> None:

@@ -25,7 +25,7 @@ from inference.compare.receipt import read_receipt, seal, write_receipt
 from inference.formats.describe import describe
 
 PAGES = ("overview", "leaderboard", "latency", "size", "accuracy", "disagreements", "your_data", "method")
-MINE = ("overview", "latency", "size", "accuracy")
+MINE = ("latency", "size", "accuracy")
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_every_page_opens(folder: Path, page: str) -> None:
     test = opened(page)
     assert not test.exception
-    assert test.main.header or test.main.title
+    assert test.main.header or "<h2>" in html(test)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_every_page_shows_a_further_runtime(folder: Path, page: str, monkeypatch
     if page in MINE:
         assert all("Fourth" in proto.spec for proto in charts(test) if '"heatmap"' not in proto.spec)
     if page == "overview":
-        assert "◆</span> Fourth" in html(test)
+        assert "◆</span> <b>Fourth" in html(test)
 
 
 @pytest.mark.parametrize("page", MINE)
@@ -83,12 +83,13 @@ def test_every_chart_has_a_takeaway_and_one_switch_shows_every_table(folder: Pat
 
 def test_overview_says_what_to_ship_and_why(folder: Path) -> None:
     test = opened()
-    assert "Stay with PyTorch" in html(test)
-    assert "INCONCLUSIVE" in html(test)
+    page = html(test)
+    assert page.index("Stay with PyTorch") < page.index("No other runtime is known to meet") < page.index("<table")
+    assert "not settled: accuracy<span" in page
+    assert "would pass with a drop of" in page
     assert "accuracy falls by at most 0.5 pp" in words(test)
-    assert [metric.label for metric in test.metric[:4]] == ["p50", "p95", "accuracy", "model"]
-    assert test.metric[0].delta == ""
-    assert test.metric[8].delta.startswith("-8")  # INT8's median against PyTorch's
+    assert next(button.label for button in test.main.get("download_button")) == "Download the one-page summary"
+    assert not charts(test)  # drawn without a library
 
 
 def test_limit_changes_the_verdict_at_once(folder: Path) -> None:
@@ -96,7 +97,8 @@ def test_limit_changes_the_verdict_at_once(folder: Path) -> None:
     test.sidebar.slider[0].set_value(3.0).run()
     assert "Ship INT8" in html(test)
     test.sidebar.number_input[0].set_value(1.0).run()  # no backend answers within a millisecond
-    assert "No backend is known to meet these limits" in html(test)
+    assert "Nothing to ship under these limits" in html(test)
+    assert "ruled out by p95" in html(test)
     assert "p95 is at most 1 ms" in words(test)
 
 
@@ -130,17 +132,17 @@ def test_receipt_of_this_session_is_selected_and_not_written(folder: Path) -> No
 
 
 def test_price_and_threshold_are_in_the_address(folder: Path) -> None:
-    assert "$2.5 an hour" in charts(opened(price="2.5"))[2].spec
+    assert "$0." not in html(opened(price="250"))
     assert any("threshold of 0.25" in proto.alt for proto in charts(opened("accuracy", more="true", threshold="0.25")))
 
 
 def test_page_without_receipts_says_how_to_make_one(folder: Path) -> None:
     (folder / "good.json").unlink()
-    for page in MINE:
+    for page in ("overview", *MINE):
         test = opened(page)
         assert not test.exception
         assert "python -m inference compare" in test.info[0].value
-        assert not charts(test)
+        assert not charts(test) and "<table" not in html(test)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +161,7 @@ def test_invalid_receipt_gets_a_message_and_hides_no_other(folder: Path, content
     assert says in test.warning[0].value
     assert "bad\\.json" in test.warning[0].value and str(folder) not in test.warning[0].value
     assert test.sidebar.selectbox[0].options == ["good"]
-    assert charts(test)
+    assert "<table" in html(test)
 
 
 def test_repaired_receipt_is_read_again(folder: Path) -> None:
@@ -172,16 +174,18 @@ def test_repaired_receipt_is_read_again(folder: Path) -> None:
     assert test.sidebar.selectbox[0].options == ["bad", "good"]
 
 
-def test_only_the_receipt_that_is_shown_is_checked_in_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("other", "third"):
-        write_receipt(one(seed=1), folder / f"{name}.json")
+def test_only_receipts_that_are_shown_are_checked_in_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = one(seed=1)
+    other["model"]["files"] = {"heads.safetensors": "9" * 64}
+    write_receipt(seal(other), folder / "other.json")
+    write_receipt(one(seed=1), folder / "third.json")
     checked: list[str] = []
     monkeypatch.setattr(receipts, "read_receipt", lambda path: (checked.append(Path(path).stem), read_receipt(path))[1])
     test = opened()
     assert test.sidebar.selectbox[0].options == ["good", "other", "third"]
-    assert checked == ["good"]
+    assert checked == ["good", "third"]  # what to ship depends on every measurement of the model
     test.switch_page("views/leaderboard.py").run()
-    assert checked == ["good", "other", "third"]
+    assert checked == ["good", "third", "other"]
 
 
 def forged(path: Path) -> None:
@@ -200,7 +204,7 @@ def test_receipt_whose_figures_do_not_follow_is_never_shown(folder: Path, asked:
     assert "a forged one" in warning.value and "is inconsistent" in warning.value.replace("\\", "")
     assert test.sidebar.selectbox[0].value == "good"
     assert test.sidebar.selectbox[0].options == ["good"]
-    assert charts(test)
+    assert "<table" in html(test)
 
 
 def test_selecting_a_receipt_whose_figures_do_not_follow_shows_another(folder: Path) -> None:
@@ -340,7 +344,7 @@ def test_hostile_names_and_labels_are_shown_literally(folder: Path) -> None:
     found["data"]["name"] = hostile
     write_receipt(seal(found), folder / "good.json")
     (folder / "<b>[x](y).json").write_text("{", encoding="utf-8")
-    for page in MINE:
+    for page in ("overview", *MINE):
         test = opened(page)
         assert not test.exception
         # In markdown a backslash stands before each.

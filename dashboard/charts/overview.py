@@ -1,25 +1,55 @@
-"""What a manager sees first: speed against accuracy, the speed-up with its noise, the cost of a million answers."""
+"""What a manager sees first, drawn in HTML: speed against accuracy, the speed-up with its noise, the cost.
+
+These drawings need no script, so that the first page loads quickly and the summary prints as it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from math import log10, sqrt
-from typing import TypeVar
+from math import ceil, floor, log10, sqrt
+from typing import Any, NamedTuple, TypeVar
 
-import plotly.graph_objects as go
+from markupsafe import Markup
 
 from dashboard.charts.formatting import Estimate, Receipt, each, ends, joined, names, overlap, sentence, span
-from dashboard.charts.style import FAINT, GREY, Chart, Rows, finish, label, log_axis, marker, named, whiskers
-from dashboard.charts.traces import grouped
+from dashboard.charts.style import GREY, Rows
+from dashboard.templating import render
 from inference.backends import RUNTIMES, TITLES
-from inference.calls.formatting import digits, mb, ms, percent, points, times
+from inference.calls.formatting import digits, fixed, mb, ms, percent, points, times
 from inference.compare.benchmark import CONTROL
 from inference.compare.results import cost_per_million, noise_is_assumed
 from inference.compare.stats import enough_samples
 
 Key = TypeVar("Key")
-LARGEST = 46  # pixels across the marker of the largest model
+LARGEST = 38  # pixels across the marker of the largest model
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A chart in HTML; the other fields are those of `Chart`."""
+
+    html: Markup
+    takeaway: str
+    alt: str
+    table: Rows
+    note: str = ""
+    details: str = ""
+
+
+class Bar(NamedTuple):
+    """A bar with its interval; lengths in percent of the track."""
+
+    name: str
+    glyph: str
+    color: str
+    value: float
+    low: float
+    high: float
+    amount: str
+    title: str
+    is_faint: bool = False
 
 
 def front(receipt: Receipt, task: str) -> list[str]:
@@ -43,31 +73,13 @@ def unbeaten(points: Mapping[Key, tuple[float, float]]) -> list[Key]:
     return sorted((key for key in points if not is_beaten(key)), key=lambda key: points[key][0])
 
 
-def pareto(receipt: Receipt, task: str) -> Chart:
+def pareto(receipt: Receipt, task: str) -> Drawing:
     """Median latency against accuracy; the marker's area is the model's size; the best trade-offs are joined."""
     results = receipt["results"]
     best = front(receipt, task)
     p50: dict[str, Estimate] = {name: of["p50_ms"] for name, of in results["latency"].items()}
     right: dict[str, Estimate] = {name: results["accuracy"][task][name]["accuracy"] for name in p50}
     size = {name: results["size"][name]["model_bytes"] for name in p50}
-    slowest = max(p50, key=lambda name: p50[name]["value"])
-    figure = go.Figure()
-    if len(best) > 1:
-        figure.add_scatter(
-            x=[p50[name]["value"] for name in best],
-            y=[right[name]["value"] for name in best],
-            mode="lines",
-            line={"color": GREY, "dash": "dot", "width": 1.5},
-            hoverinfo="skip",
-        )
-    for name in p50:
-        across = max(10.0, LARGEST * sqrt(size[name] / max(size.values())))
-        _add_backend(figure, name, p50[name], right[name], mb(size[name]), across, name == slowest)
-    finish(figure, height=420, x="median ms per text (log scale)", y="accuracy")
-    log_axis(figure, min(e["low"] for e in p50.values()) / 1.4, max(e["high"] for e in p50.values()) * 1.4)
-    bottom, top = min(e["low"] for e in right.values()), max(e["high"] for e in right.values())
-    pad = 0.15 * (top - bottom)
-    figure.update_yaxes(tickformat=".1%", range=[bottom - pad, top + pad])
     table: Rows = [
         {
             "backend": TITLES[name],
@@ -85,42 +97,87 @@ def pareto(receipt: Receipt, task: str) -> Chart:
     alt = f"Scatter of median time, logarithmic, against accuracy on {task}. " + " ".join(
         f"{TITLES[name]}: {ms(p50[name]['value'])}, {percent(right[name]['value'])}, {mb(size[name])}." for name in p50
     )
-    dotted = "Dotted line: backends that no other beats in both, by the values alone. " if len(best) > 1 else ""
-    note = (
-        f"Error bars: 95% intervals. Area: size of the model's files. {dotted}The accuracies are of the same rows, so "
-        "their difference is known more precisely than the error bars suggest: see Accuracy."
-    )
-    return Chart(figure, _trade(receipt, task), alt, table, note)
+    note = "Lines at a marker: 95% intervals. Area: size of the model."
+    if len(best) > 1:
+        note += " Joined: no other is both faster and more accurate."
+    return Drawing(_scatter(p50, right, size, best, alt), _trade(receipt, task), alt, table, note)
 
 
-def _add_backend(
-    figure: go.Figure, name: str, p50: Estimate, right: Estimate, size: str, across: float, is_slowest: bool
-) -> None:
-    """Draw a marker with its intervals, and the name beside it; `across` is the marker's size in pixels."""
-    figure.add_scatter(
-        x=[p50["value"]],
-        y=[right["value"]],
-        error_x=whiskers([p50]) | {"color": RUNTIMES[name].color},
-        error_y=whiskers([right]) | {"color": RUNTIMES[name].color},
-        mode="markers",
-        marker=marker(name, across) | {"opacity": 0.85},
-        hovertemplate=(
-            f"{named(name)}<br>p50 {span(p50, ms)}<br>accuracy {span(right, percent)}<br>{size}<extra></extra>"
-        ),
+def _scatter(
+    p50: Mapping[str, Estimate], right: Mapping[str, Estimate], size: Mapping[str, int], best: Sequence[str], alt: str
+) -> Markup:
+    first, last = (
+        log10(end) for end in (min(e["low"] for e in p50.values()) / 1.4, max(e["high"] for e in p50.values()) * 1.4)
     )
-    # Right of the marker and above it; for the slowest left and below, where there is room on a narrow screen.
-    side, edge, sign = ("right", "top", -1) if is_slowest else ("left", "bottom", 1)
-    figure.add_annotation(
-        x=log10(p50["value"]),
-        y=right["value"],
-        text=f"<b>{named(name)}</b><br>{size}",
-        showarrow=False,
-        xanchor=side,
-        align=side,
-        yanchor=edge,
-        xshift=sign * (across / 2 - 2),
-        yshift=sign * (across / 2 - 4),
+    bottom, top = min(e["low"] for e in right.values()), max(e["high"] for e in right.values())
+    pad = max(0.15 * (top - bottom), 0.001)
+    bottom, top = bottom - pad, top + pad
+
+    def x(value: float) -> float:
+        return _share((log10(value) - first) / (last - first))
+
+    def y(value: float) -> float:
+        return _share((value - bottom) / (top - bottom))
+
+    dots: list[dict[str, Any]] = []
+    for name in sorted(p50, key=lambda name: p50[name]["value"]):
+        time, share = p50[name], right[name]
+        # Names are above the markers, and below where one would touch the name before.
+        is_close = bool(dots) and x(time["value"]) - dots[-1]["x"] < 25 and not dots[-1]["is_below"]
+        dots.append(
+            {
+                "name": f"{RUNTIMES[name].glyph} {TITLES[name]}",
+                "size": mb(size[name]),
+                "color": RUNTIMES[name].color,
+                "marker": RUNTIMES[name].marker,
+                "across": max(10, round(LARGEST * sqrt(size[name] / max(size.values())))),
+                "title": f"{TITLES[name]}: p50 {span(time, ms)}, accuracy {span(share, percent)}, {mb(size[name])}",
+                "is_below": is_close,
+                **{
+                    key: place(e[end])
+                    for place, e, keys in ((x, time, ("x", "x_low", "x_high")), (y, share, ("y", "y_low", "y_high")))
+                    for key, end in zip(keys, ("value", "low", "high"), strict=True)
+                },
+            }
+        )
+    return Markup(
+        render(
+            "scatter.html",
+            alt=alt,
+            dots=dots,
+            joins=[
+                _join(*((x(p50[name]["value"]), y(right[name]["value"])) for name in pair)) for pair in pairwise(best)
+            ],
+            x_ticks=[(x(tick), f"{tick:,.10g}") for tick in _ticks_log(10**first, 10**last)],
+            y_ticks=[(y(tick), f"{fixed(tick * 100, 1)}%") for tick in _ticks(bottom, top) if tick <= 1],
+            x_title="median ms per text (log scale)",
+            y_title="accuracy",
+        )
     )
+
+
+def _share(part: float) -> float:
+    return round(100 * part, 2)
+
+
+def _join(start: tuple[float, float], end: tuple[float, float]) -> dict[str, Any]:
+    (x, y), (x_end, y_end) = start, end
+    height = abs(y_end - y)
+    slope = "flat" if height < 3 else "up" if y_end > y else "down"
+    return {"x": x, "width": round(x_end - x, 2), "y": min(y, y_end), "height": round(height, 2), "slope": slope}
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return three to seven round values between two ends."""
+    rough = (high - low) / 4
+    power = 10.0 ** floor(log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    return [round(step * i, 10) for i in range(ceil(low / step), floor(high / step) + 1)]
+
+
+def _ticks_log(low: float, high: float) -> list[float]:
+    ticks = [mantissa * 10.0**power for power in range(-4, 7) for mantissa in (1, 2, 5)]
+    return [tick for tick in ticks if low <= tick <= high]
 
 
 def _trade(receipt: Receipt, task: str) -> str:
@@ -143,38 +200,17 @@ def _trade(receipt: Receipt, task: str) -> str:
     return f"{TITLES[fastest]} is {times(gain['value'])} as fast as {TITLES[reference]}, and {then}."
 
 
-def speedup(receipt: Receipt) -> Chart:
+def speedup(receipt: Receipt) -> Drawing:
     """How many times as fast as the reference, with the noise between two processes of the reference."""
     results, reference = receipt["results"], receipt["settings"]["reference"]
     base, control = TITLES[reference], results["control"]
     gains = {name: gain for name, gain in results["speedup"].items() if name != reference}
-    again = f"{base} again"
-    bars = {named(name): (RUNTIMES[name].color, gain) for name, gain in gains.items()} | {again: (GREY, control)}
-    figure = go.Figure()
-    for line, (color, gain) in bars.items():
-        figure.add_bar(
-            orientation="h",
-            x=[gain["value"]],
-            y=[line],
-            error_x=whiskers([gain]),
-            marker={"color": color, "opacity": 0.55 if line == again else 1},
-            hovertemplate=f"{line}: {span(gain, times)}<extra></extra>",
-        )
-        figure.add_scatter(
-            x=[gain["high"]],
-            y=[line],
-            mode="text",
-            text=f"  <b>{times(gain['value'])}</b>",
-            textposition="middle right",
-            hoverinfo="skip",
-            cliponaxis=False,
-        )
+    again = f"{base} against itself"
     noise = control["noise"]
-    figure.add_vrect(x0=1 / noise, x1=noise, fillcolor=FAINT, line_width=0, layer="below")
-    figure.add_vline(x=1, line={"color": GREY, "width": 1.5})
-    finish(figure, height=80 + 52 * len(bars), x=f"times as fast as {base}")
-    figure.update_xaxes(range=[0, max(float(gain["high"]) for _, gain in bars.values()) * 1.2])
-    figure.update_yaxes(autorange="reversed", showgrid=False)
+    longest = max([float(gain["high"]) for gain in (*gains.values(), control)] + [noise])
+    bars = [_bar(name, gain, times, longest) for name, gain in gains.items()]
+    bars.append(_bar(reference, control, times, longest)._replace(name=again, color=GREY, glyph="○", is_faint=True))
+    bars[-1] = bars[-1]._replace(title=f"{again} {span(control, times)}")
     rows = {TITLES[name]: (gain, "yes" if gain["different"] else "no") for name, gain in gains.items()}
     table: Rows = [
         {"backend": title, "times as fast": gain["value"], **ends(gain), "beyond noise": beyond}
@@ -192,20 +228,28 @@ def speedup(receipt: Receipt) -> Chart:
         if not results["ratios"][a][b]["different"]
     ]
     takeaway = sentence("; ".join(parts)) if parts else f"Only {base} was measured."
-    described = [f"{label(line)} {span(gain, times)}" for line, (_, gain) in bars.items()]
+    described = [bar.title for bar in bars]
     reason = (
         "each process was started once, and two starts are assumed to differ by up to"
         if noise_is_assumed(control)
         else f"two processes of {base}, measured like any two backends, differ by up to"
     )
-    note = (
-        f"Grey band: {reason} {percent(noise - 1, 0)}. A gain inside it is noise. Bars: ratios of medians with 95% "
-        "intervals."
+    note = f"Grey band: {reason} {percent(noise - 1, 0)}. A gain inside it is noise."
+    alt = f"Bars of the speed-up over {base}: {joined(described)}."
+    band = [_share(1 / noise / longest), _share(noise / longest)]
+    html = Markup(render("bars.html", alt=alt, bars=bars, band=band, one=_share(1 / longest)))
+    return Drawing(html, takeaway, alt, table, note)
+
+
+def _bar(name: str, estimate: Estimate, text: Callable[[float], str], longest: float) -> Bar:
+    value, low, high = (_share(estimate[key] / longest) for key in ("value", "low", "high"))
+    title = f"{TITLES[name]} {span(estimate, text)}"
+    return Bar(
+        TITLES[name], RUNTIMES[name].glyph, RUNTIMES[name].color, value, low, high, text(estimate["value"]), title
     )
-    return Chart(figure, takeaway, f"Bars of the speed-up over {base}: {joined(described)}.", table, note)
 
 
-def cost(receipt: Receipt, price_per_hour: float, currency: str = "$") -> Chart:
+def cost(receipt: Receipt, price_per_hour: float, currency: str = "$") -> Drawing:
     """The cost of a million texts at each backend's best batch size, on a machine with that price."""
     throughput = receipt["results"]["throughput"]
     values: dict[str, Estimate] = {}
@@ -220,13 +264,6 @@ def cost(receipt: Receipt, price_per_hour: float, currency: str = "$") -> Chart:
     def money(value: float) -> str:
         return currency + digits(value, 2)
 
-    figure = grouped(
-        [f"a million texts at {money(price_per_hour)} an hour"],
-        {name: [estimate] for name, estimate in values.items()},
-        y=f"{currency} per million texts",
-        say=money,
-        height=320,
-    )
     table: Rows = [
         {
             "backend": TITLES[name],
@@ -248,4 +285,7 @@ def cost(receipt: Receipt, price_per_hour: float, currency: str = "$") -> Chart:
     samples = min(step["texts_per_s"]["samples"] for of in throughput.values() for step in of["sweep"])
     if not enough_samples(samples, 50):
         note += f" Error bars: the range of {samples} calls each, too few for an interval."
-    return Chart(figure, f"{takeaway}.", alt, table, note)
+    longest = max(estimate["high"] for estimate in values.values())
+    bars = [_bar(name, estimate, money, longest) for name, estimate in values.items()]
+    html = Markup(render("bars.html", alt=alt, bars=bars, band=None, one=None))
+    return Drawing(html, f"{takeaway}.", alt, table, note)

@@ -1,25 +1,92 @@
-"""What to ship, and why."""
+"""What to ship, and why: of the model, by all its measurements."""
 
 import streamlit as st
+from markupsafe import Markup
 
-from dashboard import components, state
+from dashboard import answer, components, state
 from dashboard.charts import overview
-from inference.compare.verdict import decide
+from dashboard.charts.formatting import requirements
+from dashboard.components import plain
+from dashboard.report_page import report
+from dashboard.report_summary import summary
+from dashboard.templating import DECISIONS, asset, render
+from inference.backends import RUNTIMES, TITLES
+from inference.compare.overall import Overall, decide_overall, is_timed
+from inference.compare.verdict import recommendations
 
 selection = state.current()
-receipt, task = selection.receipt, selection.task
-components.page("Overview", receipt, tables=True)
-components.verdict(decide(receipt, selection.limits), selection.limits)
-components.kpis(receipt, task)
-components.chart(overview.pareto(receipt, task), "pareto")
-left, right = st.columns(2, gap="large")
-with left:
-    components.chart(overview.speedup(receipt), "speedup")
-with right:
-    slot = st.container()  # the price is below the chart that it moves, and is needed first
-    price = st.number_input(
-        "Price of the machine, $ an hour", 0.001, None, 0.10, 0.01, format="%.3f", key="price", bind="query-params"
+
+
+def page() -> None:
+    """Draw the answer first, then every task and backend, then the charts, and below what they rest on."""
+    overall = decide_overall(*state.of_this_model())
+    st.html(Markup("<style>") + asset("overview.css") + Markup("</style>"))
+    components.model_banner(selection.receipt)
+    st.html(render("answer.html", **answer.shown(overall)))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        downloads(overall)
+        state.limits_here()
+        st.caption(f"Limits: {requirements(overall.limits)}.", width="stretch")
+    st.html(render("lines.html", blocks=answer.task_lines(overall), reference=overall.reference))
+    charts(overall)
+    details(overall)
+    components.cpu_banner(selection.receipt)
+
+
+def downloads(overall: Overall) -> None:
+    name = selection.receipt["model"]["name"]
+    st.download_button(
+        "Download the one-page summary",
+        lambda: summary(overall),
+        f"{name}-summary.html",
+        "text/html",
+        type="primary",
+        help="The answer on one A4 page, for a meeting. It needs no network.",
     )
-    with slot:
-        components.chart(overview.cost(receipt, price), "cost")
-components.footer(receipt)
+    st.download_button(
+        "Full report",
+        lambda: report(list(answer.counting(overall).values()), overall.limits),
+        f"{name}-report.html",
+        "text/html",
+        help="Charts, disagreements and method of every measurement that counts, in one file.",
+    )
+
+
+def charts(overall: Overall) -> None:
+    """Draw the charts of the task that the reader chose, if it was timed."""
+    task = selection.task if selection.task in overall.used else next(iter(overall.used))
+    receipt = overall.receipt(task)
+    if not is_timed(receipt):
+        return
+    st.toggle("Show tables", key=components.TABLES, bind="query-params")
+    left, right = st.columns(2, gap="large")
+    with left:
+        components.drawing(overview.pareto(receipt, task))
+    with right:
+        components.drawing(overview.speedup(receipt))
+        slot = st.container()  # the price is below the chart that it moves, and is needed first
+        price = st.number_input(
+            "Price of the machine, $ an hour", 0.001, None, 0.10, 0.01, format="%.3f", key="price", bind="query-params"
+        )
+        with slot:
+            components.drawing(overview.cost(receipt, price))
+    if len(overall.used) > 1:
+        st.caption(f"These charts are of {plain(task)}. Choose another task in the sidebar.")
+
+
+def details(overall: Overall) -> None:
+    """Draw the reasons, the use in each situation, and what was measured where."""
+    with st.expander("Why"):
+        for name, verdict in overall.backends.items():
+            reasons = "".join(f"\n- {DECISIONS[e.reason.decision][0]} {plain(e.reason.text)}" for e in verdict.reasons)
+            st.markdown(f"**{RUNTIMES[name].glyph} {TITLES[name]}: {plain(overall.status(name))}**{reasons}")
+    receipt = overall.receipt(next(iter(overall.used)))
+    with st.expander("Where it will run"):
+        allowed = [name for name, verdict in overall.backends.items() if verdict.decision == "SHIP"]
+        for situation, pick in recommendations(receipt, allowed).items():
+            st.markdown(f"**{situation}**: {TITLES[pick.backend] if pick.backend else 'none'}. {plain(pick.why)}")
+    with st.expander("What was measured, and what to know about it"):
+        st.markdown("".join(f"\n- {plain(text)}" for text in [*answer.sources(overall), *overall.caveats]))
+
+
+page()

@@ -363,7 +363,7 @@ def nearest_in_words(limits: ShipLimits, nearest: ShipLimits) -> str:
     texts = {
         "max_drop": f"a drop of {nearest.max_drop * 100:.1f} pp",
         "max_p95_ms": f"a p95 of {nearest.max_p95_ms:g} ms" if nearest.max_p95_ms is not None else "",
-        "max_size_mb": f"a size of {nearest.max_size_mb:g} MB" if nearest.max_size_mb is not None else "",
+        "max_size_mb": f"a size of {nearest.max_size_mb:.1f} MB" if nearest.max_size_mb is not None else "",
         "max_flips": f"{nearest.max_flips:,} changed labels" if nearest.max_flips is not None else "",
         "min_speedup": f"a speed-up of {nearest.min_speedup:g}×" if nearest.min_speedup is not None else "",
     }

@@ -99,9 +99,14 @@ def decide(receipt: Mapping[str, Any], limits: ShipLimits = ShipLimits()) -> Ver
     names, reference = receipt["settings"]["backends"], receipt["settings"]["reference"]
     decided = {name: _decide_backend(receipt, name, limits) for name in names}
     shippable = [name for name in names if decided[name].decision == SHIP]
-    recommended = {situation: _recommend(receipt, situation, shippable) for situation in SITUATIONS}
+    recommended = recommendations(receipt, shippable)
     sentence = _sentence(receipt, decided, recommended["CPU service"].backend)
     return Verdict(decided, recommended, sentence, caveats(receipt), reference)
+
+
+def recommendations(receipt: Mapping[str, Any], shippable: Sequence[str]) -> dict[str, Recommendation]:
+    """Return which of the backends that may be shipped to use in each situation."""
+    return {situation: _recommend(receipt, situation, shippable) for situation in SITUATIONS}
 
 
 def accuracy_decision(receipt: Mapping[str, Any], task: str, name: str, max_drop: float) -> Reason:
@@ -276,7 +281,7 @@ def size_reason(size_bytes: int, limit_mb: float) -> Reason:
     if size_bytes / 1e6 <= limit_mb:
         return Reason(SHIP, text, "max_size_mb")
     nearest = math.ceil(size_bytes / 1e5) / 10
-    return Reason(NO, f"{text}; {nearest:g} MB would pass", "max_size_mb", nearest)
+    return Reason(NO, f"{text}; {nearest:.1f} MB would pass", "max_size_mb", nearest)
 
 
 def p95_reason(receipt: Mapping[str, Any], name: str, limit: float) -> Reason:
@@ -297,7 +302,7 @@ def p95_reason(receipt: Mapping[str, Any], name: str, limit: float) -> Reason:
     return Reason(NO if p95["low"] > limit else INCONCLUSIVE, text, "max_p95_ms", nearest)
 
 
-def _recommend(receipt: Mapping[str, Any], situation: str, shippable: list[str]) -> Recommendation:
+def _recommend(receipt: Mapping[str, Any], situation: str, shippable: Sequence[str]) -> Recommendation:
     """Return the backend for a kind of deployment, chosen by the figure that matters there."""
     figures = receipt["results"]
     if situation == "GPU service":

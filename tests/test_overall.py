@@ -1,0 +1,165 @@
+"""What to ship for a model with several tasks and measurements: nothing is averaged away, nothing is mixed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import made
+import pytest
+
+from inference.compare.overall import NO_SPEED, Overall, decide_overall, nearest_in_words
+from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, ShipLimits
+
+TASKS = ("mood", "topic", "tone")
+
+
+def measured(task: str, rows: int = 5000, flipped: int = 20, broken: int = 0, **changes: Any) -> Any:
+    """A measurement of one of three tasks: INT8 changes as many right labels as wrong ones, and breaks some more."""
+    true, given = made.answers(rows, rows // 10)
+    wrong = [i for i in range(rows) if true[i] != given[i]]
+    right = [i for i in range(rows) if true[i] == given[i]]
+    int8 = made.flip(given, {*wrong[: flipped // 2], *right[: flipped - flipped // 2 + broken]})
+    answers = {"pytorch": given, "onnx": given, "int8": int8}
+    receipt = made.receipt(
+        true, {name: answers[name] for name in changes.pop("backends", answers)}, task=task, **changes
+    )
+    spec = receipt["model"]["tasks"][task]
+    receipt["model"]["tasks"] = dict.fromkeys(TASKS, spec)
+    receipt["data"]["name"] = f"{task}.csv"
+    return receipt
+
+
+def decided(limits: ShipLimits | None = None, preferred: str | None = None, **receipts: Any) -> Overall:
+    return decide_overall(receipts, limits or ShipLimits(), preferred)
+
+
+@pytest.fixture(scope="module")
+def three() -> dict[str, Any]:
+    return {task: measured(task) for task in TASKS}
+
+
+def test_one_backend_is_recommended_for_all_tasks_and_the_others_are_allowed(three: dict[str, Any]) -> None:
+    overall = decided(**three)
+    assert overall.headline == "Ship INT8"
+    assert overall.because.startswith("6.0× as fast as PyTorch, 6.0× smaller, at most 0.")
+    assert overall.because.endswith(" less accurate, on all 3 tasks.")
+    assert [overall.status(name) for name in overall.backends] == ["reference", "allowed", "recommended"]
+
+
+def test_one_task_decides_against_a_backend_and_is_named(three: dict[str, Any]) -> None:
+    overall = decided(**three | {"topic": measured("topic", broken=150)})
+    assert overall.backends["int8"].decision == NO
+    assert overall.status("int8") == "ruled out by accuracy on topic"
+    assert overall.backends["int8"].by_task == {"mood": SHIP, "topic": NO, "tone": SHIP}
+    assert overall.headline == "Ship ONNX"
+    assert "at most 0.06 pp less accurate, on all 3 tasks" in overall.because
+
+
+def test_task_with_few_rows_leaves_a_backend_open_and_the_nearest_limit_settles_it(three: dict[str, Any]) -> None:
+    receipts = three | {"tone": measured("tone", rows=800, flipped=8)}
+    overall = decided(**receipts)
+    assert overall.status("int8") == "not settled: accuracy on tone"
+    nearest = overall.backends["int8"].nearest
+    assert nearest is not None
+    assert nearest_in_words(overall.limits, nearest).startswith("a drop of ")
+    assert decided(nearest, **receipts).recommended == "int8"
+    nearer = ShipLimits(max_drop=nearest.max_drop - 0.001)
+    assert decided(nearer, **receipts).backends["int8"].decision == INCONCLUSIVE
+
+
+def test_nearest_limits_hold_for_every_task_and_every_limit(three: dict[str, Any]) -> None:
+    limits = ShipLimits(max_p95_ms=1, max_size_mb=10, max_flips=5, min_speedup=20)
+    overall = decided(limits, **three)
+    assert overall.headline == "Nothing to ship under these limits"
+    assert overall.because == "Every runtime fails a limit."
+    for name in ("onnx", "int8"):
+        nearest = overall.backends[name].nearest
+        assert nearest is not None
+        assert decided(nearest, **three).backends[name].decision == SHIP
+
+
+def test_changed_labels_are_counted_over_all_tasks(three: dict[str, Any]) -> None:
+    assert decided(ShipLimits(max_flips=60), **three).backends["int8"].decision == SHIP
+    overall = decided(ShipLimits(max_flips=59), **three)
+    assert overall.status("int8") == "ruled out by changed labels"
+
+
+def test_task_counts_by_its_largest_measurement_unless_another_is_preferred() -> None:
+    receipts = {"small": measured("mood", rows=400), "large": measured("mood")}
+    assert decided(**receipts).used == {"mood": "large"}
+    assert decided(preferred="small", **receipts).used == {"mood": "small"}
+    assert decided(**receipts).unmeasured == ["topic", "tone"]
+    assert "on mood (topic and tone not measured)" in decided(**receipts).because
+
+
+def test_limit_that_a_smaller_measurement_breaks_rules_a_backend_out() -> None:
+    overall = decided(large=measured("mood"), small=measured("mood", rows=2000, broken=100))
+    assert overall.used == {"mood": "large"}
+    assert overall.backends["int8"].decision == NO
+    assert any("(measurement small)" in each.reason.text for each in overall.backends["int8"].reasons)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"machine": {"cpu": "Other CPU"}}, "another processor, Other CPU"),
+        ({"settings": {"threads": 1}}, "1 threads instead of 2"),
+        ({"settings": {"reference": "onnx"}}, "compared with ONNX"),
+        ({"model": {"files": {"heads.safetensors": "9" * 64}, "name": "second"}}, "another model, second"),
+        ({"model": {"max_tokens": 5}}, "labels or settings have changed since"),
+        ({"versions": {"torch": "1.0", "onnxruntime": "1.0"}}, "torch 1.0 instead of "),
+    ],
+)
+def test_measurements_that_do_not_compare_are_left_out_with_the_reason(
+    three: dict[str, Any], change: dict[str, dict[str, Any]], why: str
+) -> None:
+    other = measured("topic")
+    other |= {part: {**other[part], **values} for part, values in change.items()}
+    overall = decided(mood=three["mood"], topic=other)
+    assert overall.left_out["topic"].startswith(why)
+    assert overall.used == {"mood": "mood"}
+    assert "topic and tone not measured" in overall.because
+
+
+def test_other_contents_of_the_int8_file_do_not_compare(three: dict[str, Any]) -> None:
+    other = measured("topic")
+    for file in other["backends"]["int8"]["files"].values():
+        file["sha256"] = "8" * 64
+    assert decided(mood=three["mood"], topic=other).left_out == {"topic": "other files of INT8"}
+
+
+def test_renamed_folder_of_the_same_model_compares(three: dict[str, Any]) -> None:
+    other = measured("topic")
+    other["model"]["name"] = "copy"
+    assert not decided(mood=three["mood"], topic=other).left_out
+
+
+def test_backend_that_was_not_measured_on_every_task_is_not_settled(three: dict[str, Any]) -> None:
+    overall = decided(mood=three["mood"], topic=measured("topic", backends=("pytorch", "onnx")))
+    assert overall.status("int8") == "not measured on topic"
+    assert overall.headline == "Ship ONNX"
+
+
+def test_measurement_of_the_reference_alone_has_nothing_to_ship() -> None:
+    overall = decided(mood=measured("mood", backends=("pytorch",)))
+    assert overall.headline == "Stay with PyTorch"
+    assert overall.because.startswith("Only PyTorch was measured")
+
+
+def test_no_faster_backend_leaves_the_reference() -> None:
+    overall = decided(mood=measured("mood", ms={"pytorch": 5.0, "onnx": 5.0, "int8": 5.0}, jitter=0.1))
+    assert overall.headline == "Stay with PyTorch"
+    assert "No runtime that meets the limits is measurably faster" in overall.because
+
+
+def test_measurement_without_times_says_so_and_a_timed_one_goes_first(three: dict[str, Any]) -> None:
+    untimed = made.without_speed(measured("mood", rows=6000), "busy")
+    assert decided(mood=untimed).headline == NO_SPEED
+    assert "ONNX and INT8 would pass the other limits" in decided(mood=untimed).because
+    assert decided(untimed=untimed, timed=three["mood"]).used == {"mood": "timed"}
+
+
+def test_caveats_name_the_measurements_that_they_are_about(three: dict[str, Any]) -> None:
+    receipts = three | {"topic": measured("topic")}
+    receipts["topic"]["data"]["copies"] = 7
+    assert "topic: 7 of 5,000 rows repeat a text." in decided(**receipts).caveats

@@ -33,6 +33,9 @@ LIMITS = ApiLimits()  # the page has the API's limits for explanations
 MAX_EXPLANATIONS_PER_ADDRESS = 2  # leaves room for others
 ANSWERING = 3  # questions that Gradio handles at the same time
 KEPT_TIMES = 3  # after which the example's answers stay, although the machine was too busy for all passes
+# Not a link: its address would be one below Gradio's <base>, another page.
+_FOCUS = "document.querySelector('#side-by-side .triptych')?.focus()"
+SKIP = f'<button class="skip" onclick="{_FOCUS}">Go to the answers</button>'
 INVITATION = '<p class="invitation">Type a text and press Enter{}.</p>'
 ASK = Path(__file__).with_name("ask.js").read_text(encoding="utf-8")
 # A refused question has no answers, and those before it are of another text.
@@ -153,7 +156,7 @@ class Page:
                 second = box(first[1], label=label, placeholder="The text to compare it with.", elem_id="second")
                 self.texts.append(second)
             self.classify = gr.Button("Classify", variant="primary", scale=1, min_width=140, elem_id="classify")
-        gr.HTML('<a class="skip" href="#side-by-side">Go to the answers</a>', elem_id="skip")
+        gr.HTML(SKIP, elem_id="skip")
         self.examples = gr.Dataset(
             label="Examples",
             components=self.texts,

@@ -40,11 +40,9 @@ def changes(receipt: Receipt, task: str, name: str, max_shown: int = MAX_SHOWN) 
         for right, given, rows in receipt["results"]["accuracy"][task][of]["confusion"]:
             cells[right, given] += sign * rows
     cells = Counter({cell: rows for cell, rows in cells.items() if rows})
-    weight: Counter[int] = Counter()
-    for cell, rows in cells.items():
-        for position in set(cell):
-            weight[position] += abs(rows)
-    ranked = sorted(weight, key=lambda position: (-weight[position], position))
+    swaps = _swaps(receipt, task, name)
+    largest = [*(pair for pair, _ in swaps.most_common()), *sorted(cells, key=lambda cell: -abs(cells[cell]))]
+    ranked = list(dict.fromkeys(position for pair in largest for position in pair))
     shown = sorted(ranked[:max_shown])
     figure = _matrix([[cells[right, given] for given in shown] for right in shown], [labels[i] for i in shown], name)
     pair = receipt["results"]["paired"][task][name]
@@ -53,7 +51,7 @@ def changes(receipt: Receipt, task: str, name: str, max_shown: int = MAX_SHOWN) 
         for (right, given), rows in sorted(cells.items(), key=lambda cell: (-abs(cell[1]), cell[0]))
     ]
     takeaway = f"{title} changes {percent(pair['flips'] / pair['rows'])} of the labels"
-    if swaps := _swaps(receipt, task, name):
+    if swaps:
         (before, after), rows = swaps.most_common(1)[0]
         takeaway += f", mostly {short(labels[before], 30)} → {short(labels[after], 30)} ({many(rows, 'row')})"
     note = f"+: {title} gives this label more often than {base}; −: less often."

@@ -11,6 +11,8 @@
 #                 and fed 50,000 changed files
 # make load       requests/s of the API at 1, 8 and 32 connections, on a machine that does nothing else, into
 #                 assets/load.json (INFINITY=python of an environment with infinity-emb, to be measured beside it)
+# make weight   bytes, seconds and layout shift of the first load of page, dashboard and static page
+# make pictures  renew the pictures of README: assets/page.png, dashboard.png and static.png
 # make figures    measure the demo model again and write the tables that README and model card show: some 20 minutes,
 #                 on a machine that does nothing else (DATA=folder with <task>/validation.csv)
 
@@ -21,7 +23,7 @@ MODEL  ?= assets/models/demo
 BACKEND ?= int8
 TSC := npx --yes --package typescript@5.9.3 tsc
 
-.PHONY: demo dashboard test test-all check interop soak load figures clean
+.PHONY: demo dashboard test test-all check interop soak load weight pictures figures clean
 
 demo: $(VENV)/app
 	TRIPTYCH_MODEL="$(MODEL)" TRIPTYCH_BACKEND="$(BACKEND)" PORT="$(or $(PORT),7860)" $(BIN)/python serve.py
@@ -56,6 +58,12 @@ soak: $(VENV)/dev
 
 load: $(VENV)/dev
 	$(BIN)/python tests/load/run.py --out assets/load.json $(if $(INFINITY),--infinity "$(INFINITY)")
+
+weight: $(VENV)/dev
+	$(BIN)/python tests/views.py weigh
+
+pictures: $(VENV)/dev
+	$(BIN)/python tests/views.py pictures
 
 RECEIPTS := assets/receipts
 figures: $(VENV)/dev

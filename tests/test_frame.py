@@ -27,11 +27,11 @@ def test_streamlits_page_gets_the_head_before_its_root(monkeypatch: pytest.Monke
     monkeypatch.delenv("TRIPTYCH_DOCS_URL", raising=False)
     given = STREAMLIT.read_text(encoding="utf-8")
     html = framed(given)
-    assert 0 < html.index("--paper:") < html.index('<header class="head">') < html.index('<div id="root">')
+    assert 0 < html.index("--paper:") < html.index('<nav class="head"') < html.index('<div id="root">')
     assert "<title>Triptych: compare</title>" in html
     assert given.count('as="font"') == 1
     assert 'as="font"' not in html
-    assert "<nav" not in html  # alone, there is nowhere to go
+    assert 'class="places"' not in html  # alone, there is nowhere to go
     early = re.findall(r'modulepreload" crossorigin href="\./static/js/([\w.-]+)"', html)
     assert all((STREAMLIT.parent / "static" / "js" / name).is_file() for name in early)
     assert {name.rsplit(".", 2)[0] for name in early} >= set(EARLY)
@@ -77,6 +77,6 @@ def test_gradios_page_gets_the_head_before_the_app() -> None:
     with temporary_files() as files:
         mount_page(site, build(models()), files, {"Try": "./", "Compare": "dashboard/"})
         html = TestClient(site).get("/").text
-    assert 0 < html.index('<header class="head">') < html.index("<gradio-app")
+    assert 0 < html.index('<nav class="head"') < html.index("<gradio-app")
     assert html.count("<h1>") == 1
     assert '<a href="dashboard/" target="_self">Compare</a>' in html

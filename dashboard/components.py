@@ -130,7 +130,7 @@ def verdict(verdict: Verdict, limits: ShipLimits | None = None) -> None:
         for name, judged in verdict.backends.items():
             reasons = "".join(f"\n- {DECISIONS[r.decision][0]} {plain(r.text)}" for r in judged.reasons)
             st.markdown(f"**{named(name)}: {verdict.in_words(name)}**{reasons}")
-    with where.expander("Which for what"):
+    with where.expander("Where it will run"):
         for situation, pick in verdict.recommended.items():
             st.markdown(f"**{situation}**: {named(pick.backend) if pick.backend else 'none'}. {plain(pick.why)}")
     if verdict.caveats:

@@ -18,7 +18,7 @@ if ROOT not in sys.path:
 import streamlit as st  # noqa: E402
 from streamlit.web.server.server_util import get_display_address, get_url  # noqa: E402
 
-from dashboard import state  # noqa: E402
+from dashboard import receipts, state  # noqa: E402
 from dashboard.origin import MIDDLEWARE  # noqa: E402
 
 
@@ -51,6 +51,7 @@ async def announce(_: object) -> AsyncIterator[None]:
     """Print the address. Streamlit's own message is off, because for it Streamlit looks up the external address."""
     address = get_display_address(st.get_option("server.address") or "localhost")
     print(f"The dashboard is at {get_url(address)}", flush=True)
+    receipts.check_in_background()
     yield
 
 

@@ -6,15 +6,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import streamlit as st
 
+from dashboard import served
 from inference.compare.receipt import Receipt, peek_receipt, read_receipt
 from inference.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = ROOT / "assets" / "receipts"
+MAX_MEASUREMENTS = 20  # of one model that decide together
 MAX_CACHED = 100  # a receipt of 200,000 rows takes some 20 MB as text
 
 
@@ -67,10 +70,23 @@ def load(path: Path) -> Receipt:
     Raises:
         InputError: it cannot be read, is damaged, or was made by a newer version. The message has no folder.
     """
-    receipt: Receipt | str = _read(str(path), *_written(path))
+    with st.spinner("Checking the measurement …"):  # shown only if it takes a while
+        receipt: Receipt | str = _read(str(path), *_written(path))
     if isinstance(receipt, str):
         raise InputError(receipt)
     return receipt
+
+
+def check_in_background() -> None:
+    """Start to check the receipts of the served model, so that the first visitor does not wait for it."""
+    Thread(target=_check, name="receipts", daemon=True).start()
+
+
+def _check() -> None:
+    listed, bundle = shelf(), served.described()
+    weights = served.weights(bundle.files) if bundle else None
+    for name in [name for name, files in listed.models.items() if served.weights(files) == weights][:MAX_MEASUREMENTS]:
+        _read(str(listed.files[name]), *_written(listed.files[name]))
 
 
 def _written(path: Path) -> tuple[int, int]:
@@ -82,9 +98,7 @@ def _written(path: Path) -> tuple[int, int]:
     return stat.st_mtime_ns, stat.st_size
 
 
-@st.cache_resource(  # type: ignore[untyped-decorator,unused-ignore]
-    max_entries=MAX_CACHED, show_spinner="Checking the measurement …"
-)
+@st.cache_resource(max_entries=MAX_CACHED, show_spinner=False)  # type: ignore[untyped-decorator,unused-ignore]
 def _read(path: str, changed_ns: int, size_bytes: int) -> Receipt | str:
     """Return the receipt, or what is wrong with it, which is cached too."""
     try:

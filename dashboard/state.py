@@ -15,7 +15,7 @@ import streamlit as st
 
 from dashboard import receipts, served
 from dashboard.components import lead_to_measuring, plain
-from dashboard.receipts import Shelf
+from dashboard.receipts import MAX_MEASUREMENTS, Shelf
 from inference.assets import SHOWCASE
 from inference.compare.receipt import Receipt
 from inference.compare.results import DEFAULT_MAX_DROP
@@ -23,7 +23,6 @@ from inference.compare.slices import row_columns
 from inference.compare.verdict import MAX_DROP_OFFERED, ShipLimits
 from inference.errors import InputError
 
-MAX_MEASUREMENTS = 20  # of one model; checking one takes up to a second
 SELECTION, OWN, NEXT, TEXTS, COLUMNS = "_selection", "_own_receipts", "_next_receipt", "_texts", "_columns"
 BROKEN = "_broken"  # names of receipts that `select` warned of
 

@@ -225,7 +225,7 @@ def test_more_exact_backend_is_recommended_at_equal_speed() -> None:
 def test_nothing_is_recommended_if_no_backend_meets_the_limits() -> None:
     found = decide(three(5000, 500, 40), ShipLimits(max_p95_ms=0.1))
     assert {c.backend for s, c in found.recommended.items() if s != "GPU service"} == {None}
-    assert found.sentence.startswith("No backend is known to meet these limits.")
+    assert found.sentence.startswith("No runtime is known to meet these limits.")
 
 
 def test_noise_and_batch_flips_are_caveats() -> None:

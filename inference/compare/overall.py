@@ -105,10 +105,12 @@ class Overall:
         against = [each for each in verdict.reasons if each.reason.decision == verdict.decision]
         if not against:
             return f"not measured on {_joined([task for task in self.used if task not in verdict.by_task])}"
-        limits = dict.fromkeys(LIMITS[each.reason.limit] for each in against)
-        tasks = list(dict.fromkeys(each.task for each in against if each.task))
-        where = f" on {_joined(tasks)}" if len(self.used) > 1 and 0 < len(tasks) < len(self.used) else ""
-        return f"{'ruled out by' if verdict.decision == NO else 'not settled:'} {_joined(list(limits))}{where}"
+        tasks: dict[str, list[str]] = {}  # limit -> those on which it decides
+        for each in against:
+            on = tasks.setdefault(LIMITS[each.reason.limit], [])
+            on += [each.task] if each.task and each.task not in on else []
+        parts = [f"{limit} on {_joined(on)}" if 0 < len(on) < len(self.used) else limit for limit, on in tasks.items()]
+        return f"{'ruled out by' if verdict.decision == NO else 'not settled:'} {', '.join(parts)}"
 
 
 def decide_overall(receipts: Mapping[str, Receipt], limits: ShipLimits, preferred: str | None = None) -> Overall:

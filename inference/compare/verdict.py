@@ -308,7 +308,7 @@ def _recommend(receipt: Mapping[str, Any], situation: str, shippable: Sequence[s
     if situation == "GPU service":
         return _recommend_for_gpu(receipt["settings"]["backends"], shippable)
     if not shippable:
-        return Recommendation(None, "No backend is known to meet the limits.")
+        return Recommendation(None, "No runtime is known to meet the limits.")
     if (why := unmeasured(receipt)) is not None:
         return Recommendation(None, f"{_capital(why)}.")
     p50 = {name: figures["latency"][name]["p50_ms"]["value"] for name in shippable}
@@ -354,7 +354,7 @@ def _sentence(receipt: Mapping[str, Any], decided: Mapping[str, BackendVerdict],
             if name != reference and decided[name].decision == SHIP:
                 parts.append(f"{TITLES[name]} meets the other limits: {_loss(figures, name)}.")
     elif best is None:
-        parts = ["No backend is known to meet these limits."]
+        parts = ["No runtime is known to meet these limits."]
     elif best == reference:
         parts = [f"Stay with {TITLES[best]}."]
     else:

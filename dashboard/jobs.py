@@ -1,76 +1,221 @@
 """Measuring and explaining for visitors: one job at a time in the whole server, because two would disturb each other.
 
+A measurement waits for its turn; an explanation does not, because its reader would not.
+
 PyTorch and the measured backends run in processes of their own and are never imported here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import secrets
 import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dashboard import served
-from inference.compare.receipt import Receipt
+from inference.artifacts.cache import find as find_artifact
+from inference.compare.answering import Answers, WarmProcesses
+from inference.compare.receipt import Receipt, seal
 from inference.compare.rows import LabelledRows
-from inference.compare.run import measure
+from inference.compare.run import measure, warm_up
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Bundle
 from inference.formats.identity import content_key
-from inference.jobs import BackgroundJob, Progress
+from inference.jobs import BackgroundJob, Lane, Progress
 
 Result = TypeVar("Result")
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 60  # a visitor whose connection is gone for longer does not come back for the result
 EXPLAIN_S = 180  # a model may have to be built first
-POLL_S = 1.0
+POLL_S = 0.5
+WARM_S = 300.0  # that processes wait for a measurement
+WARM_BYTES = 3_000_000_000  # of free memory, below which none are started before they are needed
+WAITING = 4  # measurements that may wait for their turn
 BUSY = (
     "Another measurement or explanation is running on this server, and two would disturb each other. Try again when it "
     "is done."
 )
+FULL = f"{WAITING} measurements are waiting already. Try again in a few minutes."
 _lock = threading.Lock()
+_lane = Lane(WAITING + 1, busy=FULL)
 # Weak: a job lives as long as its thread, and then as long as the session that shows it. It may hold a visitor's texts.
-_latest: weakref.ref[BackgroundJob[Any]] | None = None
+_jobs: list[weakref.ref[BackgroundJob[Any]]] = []
+_measurements: dict[str, Measurement] = {}
+"""By key: those that run, and for `PATIENCE_S` those that have ended, so that a reloaded page finds its own."""
+_warm: list[WarmProcesses] = []
+_warming: list[bool] = []  # one while `_warm` is being filled
+
+
+class Measurement(BackgroundJob[Receipt]):
+    """A comparison of the backends, and what is known of it before it is done.
+
+    Args:
+        data: None for the showcase.
+        texts: row number -> text, for the visitor who uploaded them.
+        time_limit: seconds that timing may take.
+
+    Attributes:
+        key: nobody else can guess it.
+        answers: those that come in, once the backends are opened.
+        accuracy: the measurement without times, once all rows are answered.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data: LabelledRows | None,
+        quick: bool,
+        time_limit: float,
+        texts: Mapping[int, str] | None,
+        is_wanted: Callable[[], bool],
+    ) -> None:
+        self.key = secrets.token_urlsafe(16)
+        self.texts = texts
+        self.answers: Answers | None = None
+        self.accuracy: Receipt | None = None
+        _measurements[self.key] = self
+        super().__init__(
+            name,
+            lambda progress: self._measure(data, quick, time_limit, progress),
+            is_wanted=is_wanted,
+            patience_s=PATIENCE_S,
+        )
+
+    def follow(self, is_wanted: Callable[[], bool]) -> None:
+        """Wait for this job from now on in another session."""
+        self._is_wanted = is_wanted
+
+    def without_times(self) -> Receipt | None:
+        """Return the accuracy of a job that was cancelled or failed after it was known."""
+        if self.accuracy is None:
+            return None
+        return seal(self.accuracy | {"latency": self.accuracy["latency"] | {"unmeasured": "interrupted"}})
+
+    def _measure(self, data: LabelledRows | None, quick: bool, time_limit: float, progress: Progress) -> Receipt:
+        def waiting(ahead: int) -> None:
+            progress(f"waiting for your turn: {ahead} ahead of you", 0.0)
+
+        try:
+            with _lane.turn(waiting=waiting):
+                progress("looking for the ONNX and INT8 files", 0.0)
+                model = served.unchanged()
+                warm = _warm.pop() if _warm else None
+                try:
+                    if warm is None:
+                        build(model, progress)
+                    return measure(
+                        model,
+                        data,
+                        quick=quick,
+                        cache=served.cache(),
+                        base=served.base(),
+                        progress=progress,
+                        time_limit=time_limit,
+                        on_start=lambda answers: setattr(self, "answers", answers),
+                        on_accuracy=lambda receipt: setattr(self, "accuracy", receipt),
+                        warm=warm,
+                    )
+                finally:
+                    if warm is not None:
+                        warm.close()
+        finally:
+            _later(PATIENCE_S, lambda: forget(self.key))
 
 
 def running() -> BackgroundJob[Any] | None:
-    """Return the job that is running on this server now, from any visitor."""
-    latest = _latest
-    job = latest() if latest is not None else None
-    return job if job is not None and not job.done else None
+    """Return the first job on this server that is not done, from any visitor."""
+    return next((job for job in _unfinished()), None)
+
+
+def _unfinished() -> list[BackgroundJob[Any]]:
+    _jobs[:] = [one for one in _jobs if (job := one()) is not None and not job.done]
+    return [job for one in _jobs if (job := one()) is not None]
+
+
+def ahead() -> int:
+    """Return how many jobs are running or waiting."""
+    return len(_unfinished())
+
+
+def find(key: str) -> Measurement | None:
+    """Return a measurement by its key, unless its result was collected or nobody asked for it in `PATIENCE_S`."""
+    return _measurements.get(key)
+
+
+def forget(key: str) -> None:
+    """Let go of a measurement: its session holds the result now."""
+    _measurements.pop(key, None)
+
+
+def _later(seconds: float, work: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, work)
+    timer.daemon = True
+    timer.start()
 
 
 def start_measurement(
-    name: str, data: LabelledRows | None, quick: bool, is_wanted: Callable[[], bool] = lambda: True
-) -> BackgroundJob[Receipt]:
-    """Start a comparison of the backends and return at once.
-
-    Args:
-        name: of the rows.
-        data: None for the showcase.
-        is_wanted: whether anybody still waits for it.
+    name: str,
+    data: LabelledRows | None,
+    quick: bool,
+    is_wanted: Callable[[], bool] = lambda: True,
+    time_limit: float = 60.0,
+    texts: Mapping[int, str] | None = None,
+) -> Measurement:
+    """Start a comparison of the backends, or let it wait for its turn, and return at once; see `Measurement`.
 
     Raises:
-        InputError: another job is running.
+        InputError: too many wait already.
     """
+    with _lock:
+        if ahead() > WAITING:
+            raise InputError(FULL)
+        job = Measurement(name, data, quick, time_limit, texts, is_wanted)
+        _jobs.append(weakref.ref(job))
+    return job
 
-    def work(progress: Progress) -> Receipt:
-        progress("looking for the ONNX and INT8 files", 0.0)
-        model = served.unchanged()
-        build(model, progress)
-        return measure(model, data, quick=quick, cache=served.cache(), base=served.base(), progress=progress)
 
-    return _start(name, work, is_wanted, PATIENCE_S)
+def prepare() -> None:
+    """Start to load the served model's backends, so that the next measurement begins at once; return immediately."""
+    import psutil
+
+    with _lock:
+        if _warming or _warm or running() is not None or psutil.virtual_memory().available < WARM_BYTES:
+            return
+        _warming.append(True)
+    threading.Thread(target=_prepare, daemon=True).start()
+
+
+def _prepare() -> None:
+    try:
+        with contextlib.suppress(InferenceError):  # the form says what is wrong with the model
+            processes = warm_up(served.unchanged(), served.cache(), served.base())
+            if processes is not None:
+                _warm.append(processes)
+                _later(WARM_S, lambda: _cool(processes))
+    finally:
+        _warming.clear()
+
+
+def _cool(processes: WarmProcesses) -> None:
+    if processes in _warm:
+        _warm.remove(processes)
+    processes.close()
 
 
 def build(model: Bundle, progress: Progress) -> None:
-    """Build the ONNX and INT8 files if they are missing."""
+    """Build the ONNX and INT8 files if they are missing or damaged."""
+    with contextlib.suppress(InferenceError):
+        if (artifact := find_artifact(model, served.cache())) is not None:
+            artifact.verify()
+            return
     _command(
         ["build", *served.options(), "--content", content_key(model), "--cache", str(served.cache())],
         lambda step: progress(f"building: {step}" if step else "looking for the ONNX and INT8 files", 0.0),
@@ -106,12 +251,15 @@ def _start(
     patience_s: float,
     budget_s: float = math.inf,
 ) -> BackgroundJob[Result]:
-    global _latest
+    def in_turn(progress: Progress) -> Result:
+        with _lane.turn():
+            return work(progress)
+
     with _lock:
         if running() is not None:
             raise InputError(BUSY)
-        job = BackgroundJob(name, work, is_wanted=is_wanted, patience_s=patience_s, budget_s=budget_s)
-        _latest = weakref.ref(job)
+        job = BackgroundJob(name, in_turn, is_wanted=is_wanted, patience_s=patience_s, budget_s=budget_s)
+        _jobs.append(weakref.ref(job))
     return job
 
 

@@ -24,7 +24,7 @@ from dashboard import jobs, served
 from inference import load
 from inference.artifacts.cache import find, obtain
 from inference.commands.score import open_model
-from inference.compare.benchmark import Process
+from inference.compare.processes import Process
 from inference.errors import BundleError, ChangedModelError, InferenceError, without_folders
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe

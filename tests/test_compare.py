@@ -21,7 +21,8 @@ from dashboard import report
 from inference import cpu
 from inference.__main__ import main
 from inference.compare import benchmark
-from inference.compare.benchmark import CONTROL, Plan, Process, group_by_length, turn_order
+from inference.compare.benchmark import CONTROL, Plan, group_by_length, turn_order
+from inference.compare.processes import Process
 from inference.compare.receipt import read_receipt, seal, write_receipt
 from inference.compare.results import results
 from inference.compare.rows import read_data
@@ -69,7 +70,7 @@ def receipt(tiny: Tiny, rows: Any, plan: Plan) -> dict[str, Any]:
     shares = [share for _, share in steps]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
-    assert any("accuracy, 40 of 40 rows" in step for step, _ in steps)
+    assert any("accuracy: PyTorch 40, ONNX 40, INT8 40 of 40 rows" in step for step, _ in steps)
     return found
 
 
@@ -223,7 +224,7 @@ def test_disturbed_round_is_repeated_and_marked(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(benchmark, "PAUSE_S", 0)
     ticks = []
     pool = {"onnx": Quick(), CONTROL: Quick()}
-    found = benchmark.latency_rounds(pool, [[0], [1]], 0, probe, lambda: ticks.append(1))  # type: ignore[arg-type]
+    found = list(benchmark.latency_rounds(pool, [[0], [1]], 0, probe, lambda: ticks.append(1)))  # type: ignore[arg-type]
     assert [(b["round"], b["disturbed"]) for b in found[::2]] == [(0, False), (1, True), (1, True), (1, False)]
     assert found[-1]["slowdown"] == 1.5  # the third try counts, and tells how it was
     assert len(ticks) == 2

@@ -6,9 +6,7 @@ import csv
 import hashlib
 import io
 import re
-import threading
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,13 @@ import pytest
 from conftest import ROOT
 from streamlit.testing.v1 import AppTest
 
-from dashboard import jobs, receipts
+from dashboard import receipts
 from dashboard.components import plain
 from dashboard.upload import MAX_MB, guess, read_upload
-from inference.assets import DEMO_MODEL
 from inference.compare.receipt import seal, write_receipt
 from inference.compare.results import results
-from inference.errors import InferenceError, InputError
-from inference.formats.bundle import Bundle, Task
+from inference.errors import InputError
+from inference.formats.bundle import Task
 from inference.tables.text_formats import as_csv
 
 TEXTS = [f"text of row {i + 1}" for i in range(120)]
@@ -46,17 +43,13 @@ def receipt(texts: bool = False, name: str = "rows.csv") -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the dashboard looks for receipts: one without texts."""
     write_receipt(receipt(), tmp_path / "mine.json")
     monkeypatch.setattr(receipts, "RECORDED", tmp_path)
     monkeypatch.delenv("TRIPTYCH_RECEIPTS", raising=False)
     monkeypatch.delenv("TRIPTYCH_MODEL", raising=False)
-    yield tmp_path
-    job = jobs.running()
-    if job is not None:
-        job.cancel()
-        assert job.wait(300)
+    return tmp_path
 
 
 def page(name: str) -> AppTest:
@@ -70,6 +63,10 @@ def said(at: AppTest) -> str:
     """What there is to read, without the escapes of Markdown."""
     shown = [*at.markdown, *at.caption, *at.info, *at.error, *at.success, *at.warning]
     return " ".join(one.value for one in shown).replace("\\", "").replace("\u2060", "")
+
+
+def press(at: AppTest, label: str) -> AppTest:
+    return next(one for one in at.button if one.label == label).click().run()
 
 
 def test_server_accepts_uploads_up_to_the_size_on_the_pages() -> None:
@@ -209,176 +206,6 @@ def test_method_page_has_every_section_with_its_values() -> None:
     assert [one.value for one in at.subheader][:3] == ["The rows", "Latency", "Noise: the A/A control"]
     assert "4 starts of each" in said(at)
     assert "p99 would be a guess" in said(at)
-
-
-# --- Your data
-
-
-class Compare:
-    """In place of the measurement: waits until it is let go, then gives a receipt of its rows."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, failure: Exception | None = None) -> None:
-        self.go, self.begun, self.failure = threading.Event(), threading.Event(), failure
-        self.asked: dict[str, Any] = {}
-        monkeypatch.setattr(jobs, "measure", self)
-        monkeypatch.setattr(jobs, "build", lambda *_: None)
-
-    def __call__(
-        self, model: Bundle, data: Any, *, quick: bool, cache: Path, base: Path | None, progress: Any
-    ) -> dict[str, Any]:
-        self.asked = {"model": model.folder, "texts": data and list(data.texts), "quick": quick}
-        while not self.go.wait(0.02):
-            progress("latency", 0.5)
-            self.begun.set()
-        if self.failure:
-            raise self.failure
-        rows = len(data) if data else 40
-        true = [i % 2 for i in range(rows)]
-        return made.receipt(true, {"pytorch": true, "int8": true}, rounds=2)
-
-
-def upload(at: AppTest, content: bytes = SENTIMENTS, name: str = "reviews.csv") -> AppTest:
-    return at.file_uploader(key="file").set_value((name, content, "text/csv")).run()
-
-
-def press(at: AppTest, label: str) -> AppTest:
-    return next(one for one in at.button if one.label == label).click().run()
-
-
-def finish(at: AppTest, compare: Compare) -> AppTest:
-    compare.go.set()
-    job = jobs.running()
-    assert job is None or job.wait(300)
-    return at.run()
-
-
-def test_uploaded_file_is_measured_and_every_page_shows_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    compare = Compare(monkeypatch)
-    at = upload(page("your_data"))
-    assert "40 rows labelled for sentiment: positive 20, negative 20." in said(at)
-    press(at, "Measure")
-    assert compare.begun.wait(300)
-    at.run()
-    assert [one.label for one in at.button] == ["Cancel"]
-    assert len(at.file_uploader(key="file").value.getvalue()) == len(SENTIMENTS)
-    finish(at, compare)
-    assert "The verdict" in [one.value for one in at.subheader]
-    assert compare.asked["texts"] == [f"review {i}" for i in range(40)]
-    assert compare.asked["quick"] is True
-    assert at.selectbox(key="receipt").value.startswith("reviews here")
-    at.switch_page("views/disagreements.py").run()
-    assert not at.exception
-    assert "INT8 gives all 40 rows the same label as PyTorch" in said(at)
-
-
-def test_showcase_is_measured_without_an_upload(monkeypatch: pytest.MonkeyPatch) -> None:
-    compare = Compare(monkeypatch)
-    at = page("your_data")
-    at.segmented_control(key="measure_on").set_value("The showcase").run()
-    at.radio(key="plan").set_value("full").run()
-    press(at, "Measure")
-    finish(at, compare)
-    assert compare.asked == {"model": DEMO_MODEL, "texts": None, "quick": False}
-    assert "The verdict" in [one.value for one in at.subheader]
-
-
-def test_measurement_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    compare = Compare(monkeypatch)
-    at = press(upload(page("your_data")), "Measure")
-    assert compare.begun.wait(300)
-    job = jobs.running()
-    press(at.run(), "Cancel")
-    assert job is not None
-    assert job.wait(300)
-    assert "The measurement was cancelled" in said(at.run())
-    assert job.result is None
-
-
-def test_second_session_has_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    compare = Compare(monkeypatch)
-    press(upload(page("your_data")), "Measure")
-    assert compare.begun.wait(300)
-    other = upload(page("your_data"))
-    assert "Another visitor is measuring" in said(other)
-    assert not [one for one in other.button if one.label == "Measure"]
-    with pytest.raises(InputError, match="two would disturb"):
-        jobs.start_measurement("x", None, True)
-
-
-def test_failure_is_shown_above_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    compare = Compare(monkeypatch, InferenceError("The measuring process ended with code -9."))
-    at = finish(press(upload(page("your_data")), "Measure"), compare)
-    assert "The measuring process ended with code -9." in said(at)
-    assert [one.label for one in at.button] == ["Measure"]
-
-
-def test_measurement_that_nobody_waits_for_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    Compare(monkeypatch)
-    monkeypatch.setattr(jobs, "PATIENCE_S", 0.1)
-    job = jobs.start_measurement("gone.csv", None, True, lambda: False)
-    assert job.wait(300)
-    assert job.cancelled
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"text,sentiment\nfine,positive\n", "1 labelled row"),
-        (b"text,sentiment\n" + b"".join(b"fine,%d\n" % i for i in range(2, 60)), "58 labels that task 'sentiment'"),
-        (b"text,sentiment\n" + "плохо,positive\n".encode("cp1251") * 30, "not UTF-8"),
-        (b"", "is empty"),
-        (b"text,sentiment\n", "no rows"),
-        (b"text" + b"," * 600 + b"\n", "more than 500 columns"),
-        (b'"a\n",' + b"," * 600 + b"\n", "more than 500 columns"),
-    ],
-)
-def test_unmeasurable_file_gets_a_message_with_the_remedy(content: bytes, message: str) -> None:
-    at = upload(page("your_data"), content)
-    assert message in said(at)
-    assert not [one for one in at.button if one.label == "Measure"]
-
-
-def test_labels_that_the_model_does_not_have_are_mapped_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    compare = Compare(monkeypatch)
-    lines = ["text,sentiment", *(f"text {i},{('great', 'negativ', 'skip')[i % 3]}" for i in range(90))]
-    at = upload(page("your_data"), "\n".join(lines).encode())
-    assert "**sentiment** does not have 3 labels of this file. What do they mean?" in said(at)
-    assert not [button for button in at.button if button.label == "Measure"]
-    great, negative, skipped = [box for box in at.selectbox if "30 rows" in box.label]
-    assert (great.value, negative.value, skipped.value) == ("", "negative", "")
-    great.set_value("positive").run()
-    at.checkbox[-1].check().run()
-    assert "60 rows labelled for sentiment: positive 30, negative 30." in said(at)
-    assert "30 rows labelled 'skip' are left out" in said(at)
-    finish(press(at, "Measure"), compare)
-    assert len(compare.asked["texts"]) == 60
-
-
-def test_the_task_of_labels_that_fit_none_is_asked_for() -> None:
-    at = upload(page("your_data"), b"text,label\n" + b"fine,great\nbad,awful\n" * 20)
-    assert "The labels do not show which task they are of." in said(at)
-    assert not [box for box in at.selectbox if "20 rows" in box.label]
-    next(box for box in at.selectbox if box.label == "Task of the labels").set_value("sentiment").run()
-    assert [box.label.split()[0] for box in at.selectbox if "20 rows" in box.label] == ["great", "awful"]
-
-
-def test_labels_of_several_tasks_are_mapped_a_task_at_a_time() -> None:
-    at = upload(page("your_data"), b"text,sentiment,emotion\n" + b"fine,happy,happy\nbad,sad,sadness\n" * 20)
-    assert "Choose one task in “Labels of” to say what they mean." in said(at)
-    next(box for box in at.selectbox if box.label == "Labels of").set_value("emotion").run()
-    assert [box.label.split()[0] for box in at.selectbox if "20 rows" in box.label] == ["happy"]
-
-
-def test_single_label_is_measured_with_a_warning() -> None:
-    at = upload(page("your_data"), b"text,sentiment\n" + b"fine,positive\n" * 30)
-    assert "a drop on the other labels would go unnoticed" in said(at)
-    assert [one.label for one in at.button] == ["Measure"]
-
-
-def test_many_rows_are_sampled_with_a_note() -> None:
-    rows = "".join(f"{i},{('negative', 'positive')[i % 2]}\n" for i in range(200_000))
-    at = upload(page("your_data"), f"text,sentiment\n{rows}".encode())
-    assert "The file has 200,000 rows. This page measures 20,000 of them" in said(at)
 
 
 # --- Reading an upload

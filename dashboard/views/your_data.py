@@ -11,79 +11,138 @@ import streamlit as st
 from dashboard import components, jobs, served
 from dashboard.charts.formatting import joined, many
 from dashboard.components import plain, reader
+from dashboard.jobs import Measurement
 from dashboard.report_page import report
 from dashboard.state import SELECTION, keep_texts, own, show
 from dashboard.upload import MAX_MB, TYPES, guess, read_upload
+from inference.backends import TITLES
+from inference.calls.formatting import percent, points
+from inference.compare import stats
+from inference.compare.answering import SoFar
 from inference.compare.labels import LEAVE_OUT, UnknownLabels, guesses
-from inference.compare.receipt import Receipt
 from inference.compare.rows import LabelledRows, read_data, read_showcase
 from inference.compare.run import QUICK_ROWS
 from inference.compare.verdict import ShipLimits, decide
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Bundle
-from inference.jobs import BackgroundJob, duration
+from inference.jobs import BackgroundJob
 from inference.tables.source import Source
 
 MAX_ROWS = 20_000
 MAX_UNKNOWN = 50  # labels to map by hand; more are a wrong column
-JOB, RESULT, TEXTS = "_measurement", "_measured", "_measured_texts"
+JOB, RESULT = "_measurement", "_measured"
+MESSAGE = "_measurement_message"
+ADDRESS = "job"  # of the running measurement, in the page's address
 FILE, SHOWN = "Your file", "The showcase"
 PLANS = {
-    "quick": "Quick: about a minute",
-    "full": "Full: a few minutes, with the variation between starts in the intervals",
+    "quick": f"Quick: up to {QUICK_ROWS} rows, each runtime started once",
+    "full": "Full: every row, each runtime started six times",
 }
+LIMITS = {
+    0: "Accuracy only",
+    60: "Speed: at most 1 minute",
+    180: "Speed: at most 3 minutes",
+    600: "Speed: at most 10 minutes",
+    1800: "Speed: at most 30 minutes",
+}
+USUAL_LIMITS = {"quick": 60, "full": 600}
 
 
 def page() -> None:
     st.header("Your data", anchor=False)
     st.markdown("Measure the model's backends on this machine with your own labelled texts, and see which one to ship.")
-    job: BackgroundJob[Receipt] | None = st.session_state.get(JOB)
+    job: Measurement | None = st.session_state.get(JOB) or found()
     if job is not None and not job.done:
         st.fragment(progress, run_every=1.0)(job)
         st.divider()
         form(False)
         return
     if job is not None:
-        del st.session_state[JOB]
+        st.session_state.pop(JOB, None)
         collect(job)
+    if (message := st.session_state.pop(MESSAGE, None)) is not None:
+        st.info(message)
     result()
     form()
 
 
-def progress(job: BackgroundJob[Receipt]) -> None:
-    """Draw the progress every second; run the page again when the job is done."""
+def found() -> Measurement | None:
+    """Return the measurement that the address names, which another session of this visitor started."""
+    key = st.query_params.get(ADDRESS)
+    if key is None:
+        return None
+    job = jobs.find(key)
+    if job is None:
+        del st.query_params[ADDRESS]
+        st.session_state[MESSAGE] = (
+            "The measurement of this address is not here any more: the server was restarted, or the page was closed "
+            "for longer than a minute. Measure again."
+        )
+        return None
+    job.follow(reader())
+    st.session_state[JOB] = job
+    return job
+
+
+def progress(job: Measurement) -> None:
+    """Draw the progress and what is known every second; run the page again when the job is done."""
     if job.done:
         st.rerun()
-    st.progress(job.share, bar_text(job))
+    st.progress(job.share, plain(f"{job.share:.0%} · {job.step}"))
     if job.cancelled:
-        st.caption("Cancelling: the current timing is finished first, which takes a few seconds.")
+        st.caption("Cancelling.")
     else:
         st.caption(f"{plain(job.name)} continues while you look at other pages. Come back for the result.")
-        if st.button("Cancel"):
+        label = "Cancel" if job.accuracy is None else "Stop here and keep the accuracy"
+        if st.button(label):
             job.cancel()
             st.rerun(scope="fragment")
+    if job.accuracy is not None:
+        selection = st.session_state.get(SELECTION)
+        components.verdict(decide(job.accuracy, selection.limits if selection else ShipLimits()))
+    if job.answers is not None:
+        for task, known in job.answers.so_far().items():
+            so_far(task, known)
 
 
-def bar_text(job: BackgroundJob[Receipt]) -> str:
-    left = "" if job.left_s is None else f", about {duration(job.left_s)} left"
-    return plain(f"{job.share:.0%} · {job.step}{left}")
+def so_far(task: str, known: SoFar) -> None:
+    """Draw the accuracy of each runtime on the rows that it has answered, and the labels that it changes."""
+    names = list(known.accuracy)
+    lines = []
+    for name, (rows, right) in known.accuracy.items():
+        line = {"Runtime": TITLES[name], "Rows answered": f"{rows:,}", "Accuracy": "…", "Changed labels": "…"}
+        if rows:
+            share = stats.share(right, rows)
+            line["Accuracy"] = f"{percent(share.value)} ({percent(share.low)} to {percent(share.high)})"
+        if name == names[0]:
+            line["Changed labels"] = "the reference"
+        elif known.rows:
+            broken, fixed, changed = known.paired[name]
+            change = stats.paired_difference(broken, fixed, known.rows)
+            line["Changed labels"] = (
+                f"{changed:,} of {known.rows:,}: {broken:,} broken, {fixed:,} fixed; accuracy {points(change.value)} "
+                f"({points(change.low)} to {points(change.high)})"
+            )
+        lines.append(line)
+    st.markdown(f"**{plain(task)}**, so far")
+    st.table([{key: plain(value) for key, value in line.items()} for line in lines], hide_index=True)
 
 
-def collect(job: BackgroundJob[Receipt]) -> None:
+def collect(job: Measurement) -> None:
     """Add the result of a finished job to the list, and run the page again so that everything shows it."""
-    texts: dict[int, str] | None = st.session_state.pop(TEXTS, None)
-    receipt = job.result
-    if receipt is None:
-        if job.error:
-            st.error(plain(served.shown(job.error)))
-        else:
-            st.info("The measurement was cancelled; nothing of it was stored.")
-        return
-    name = f"{Path(job.name).stem} here, {time.strftime('%H:%M:%S', time.gmtime())} UTC"
-    if texts is not None:
-        keep_texts(receipt, [texts[row] for row in receipt["data"]["row_numbers"]])
-    show(name, receipt)
-    st.session_state[RESULT] = name
+    jobs.forget(job.key)
+    st.query_params.pop(ADDRESS, None)
+    receipt = job.result or job.without_times()
+    if job.error:
+        st.session_state[MESSAGE] = plain(served.shown(job.error))
+    elif job.result is None and receipt is None:
+        st.session_state[MESSAGE] = "The measurement was cancelled; nothing of it was stored."
+    if receipt is not None:
+        name = f"{Path(job.name).stem} here, {time.strftime('%H:%M:%S', time.gmtime())} UTC"
+        if job.texts is not None:
+            keep_texts(receipt, [job.texts[row] for row in receipt["data"]["row_numbers"]])
+        show(name, receipt)
+        st.session_state[RESULT] = name
     st.rerun()
 
 
@@ -135,31 +194,39 @@ def form(ready: bool = True) -> None:
         plan = st.radio("How thorough", list(PLANS), format_func=PLANS.__getitem__, key="plan")
         if plan == "quick" and len(data) > QUICK_ROWS:
             st.caption(f"Quick uses {QUICK_ROWS:,} of the rows, drawn at random with seed 0.")
+        limit_s = st.selectbox(
+            "Time for speed",
+            list(LIMITS),
+            list(LIMITS).index(USUAL_LIMITS[plan]),
+            format_func=LIMITS.__getitem__,
+            key=f"limit_{plan}",
+            help="Accuracy comes first and is always complete. Speed needs a quiet machine: if it stays busy, the "
+            "result says so and has no times.",
+        )
         if not ready:
             return
+        jobs.prepare()
         if (other := jobs.running()) is not None:
             st.fragment(wait_for, run_every=2.0)(other)
-            return
         if st.button("Measure"):
-            st.session_state[TEXTS] = (
-                None if source == SHOWN else dict(zip(data.row_numbers, data.texts_as_strings, strict=True))
+            texts = None if source == SHOWN else dict(zip(data.row_numbers, data.texts_as_strings, strict=True))
+            job = jobs.start_measurement(
+                name, None if source == SHOWN else data, plan == "quick", reader(), limit_s, texts
             )
-            st.session_state[JOB] = jobs.start_measurement(
-                name, None if source == SHOWN else data, plan == "quick", reader()
-            )
+            st.session_state[JOB] = job
+            st.query_params[ADDRESS] = job.key
             st.rerun()
     except InferenceError as error:
         st.error(plain(served.shown(error)))
 
 
 def wait_for(other: BackgroundJob[Any]) -> None:
-    """Draw the progress of another session's job; run the page again when it is done."""
+    """Draw how many jobs of other sessions are before this one; run the page again when the first is done."""
     if other.done:
         st.rerun()
-    left = "" if other.left_s is None else f" for about {duration(other.left_s)}"
     st.info(
-        "Another visitor is measuring or explaining on this server. Two at once would disturb each other, so yours has "
-        f"to wait{left}."
+        f"Another visitor is measuring on this server, and two would disturb each other: {jobs.ahead()} ahead of you. "
+        "Yours starts after that."
     )
     st.progress(other.share)
 

@@ -43,7 +43,16 @@ def add(commands: Any) -> None:
     choices = {dtype for r in RUNTIMES.values() if len(r.dtypes["cpu"]) > 1 for dtype in r.dtypes["cpu"]}
     p.add_argument("--dtype", choices=sorted(choices), help="of the backends that have a choice (default: float32)")
     p.add_argument("--threads", type=int, help="CPU threads per backend (default: all cores)")
-    p.add_argument("--quick", action="store_true", help="take under a minute: fewer samples, at most 500 rows")
+    p.add_argument(
+        "--quick", action="store_true", help="at most 500 rows, fewer samples, and a time limit of 60 s for speed"
+    )
+    p.add_argument(
+        "--time-limit",
+        type=seconds,
+        metavar="SECONDS",
+        help="stop timing after so long; accuracy comes first and is always complete. 0: accuracy only (default: none; "
+        "60 with --quick)",
+    )
     p.add_argument("--rows", type=int, help="measure a random sample of this many rows (default: all)")
     p.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     p.add_argument("--keep-texts", action="store_true", help="store the texts in the receipt, readable by everyone")
@@ -113,6 +122,14 @@ def positive(text: str) -> float:
     return number
 
 
+def seconds(text: str) -> float:
+    """Parse a finite number of seconds, at least zero."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError(text)
+    return number
+
+
 def percentage_points(text: str) -> float:
     """Parse "0.5pp" or "0.5" as the share 0.005."""
     number = float(text.strip().removesuffix("pp"))
@@ -139,6 +156,7 @@ def compare_command(args: argparse.Namespace) -> None:
     if len(args.models) > 1:
         _compare_models(args)
         return
+    from inference.compare.results import unmeasured
     from inference.compare.summary import summary
     from inference.compare.verdict import decide
 
@@ -153,6 +171,10 @@ def compare_command(args: argparse.Namespace) -> None:
     print(f"\n{verdict.sentence}")
     for caveat in verdict.caveats:
         print(f"  note: {caveat}")
+    if (why := unmeasured(receipt)) is not None:
+        print(
+            f"\n{why[:1].upper()}{why[1:]}. Accuracy is above. Try again on a quiet machine, or with --time-limit 600."
+        )
     print(f"\nReceipt: {out}. Decide with your own limits: python -m inference verdict {out} --max-drop 1pp")
 
 
@@ -217,6 +239,7 @@ def _measure(args: argparse.Namespace, model: Path, out: Path) -> dict[str, Any]
         base=args.base,
         keep_texts=args.keep_texts,
         progress=args.progress,
+        time_limit=args.time_limit,
     )
     write_receipt(receipt, out)
     return receipt

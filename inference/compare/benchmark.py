@@ -12,25 +12,19 @@ started is measured again.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
-import subprocess
-import sys
-import tempfile
-import threading
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from inference.compare.processes import Process
 from inference.errors import InferenceError
 
-ROOT = Path(__file__).resolve().parents[2]
 CONTROL = "control"
 BATCH_SIZES = (1, 4, 8, 16, 32)
 LENGTHS = ((1, 16), (17, 32), (33, 64), (65, None))  # tokens with special ones: from, to
@@ -39,7 +33,8 @@ MAX_STEAL = 0.1  # share of CPU time taken by the host above which a round is me
 MAX_SLOWDOWN = 1.2  # ratio of the probe's time to its best above which the machine counts as busy
 PAUSE_S = 0.1  # before every turn: the previous process's threads keep spinning for about 30 ms
 MAX_TRIES = 3  # attempts per round; the last one always counts
-REPLY_TIMEOUT_S = 1800
+QUIET = 0.7  # share of the CPU time that this process gets when it wants all, below which others keep the machine busy
+MIN_ROUNDS = 3  # of a run that is cut short: fewer say little about the variation between rounds
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,30 @@ class Plan:
 
 
 FULL = Plan(6, 4, 32, 2, 64, 1, 400, True, 60.0)
-QUICK = Plan(1, 8, 24, 3, 32, 0, 100, False, 5.0)
+QUICK = Plan(1, 8, 24, 2, 32, 0, 100, False, 5.0)
+
+
+def cut_short(plan: Plan, launches: int, rounds: int, sweeps: int, shape_rounds: int, has_flips: bool) -> Plan | None:
+    """Return the part of a plan that was carried out before the time was over; None if it is too little.
+
+    Args:
+        launches: starts that were completed. Without one, the other arguments say what was completed of the first.
+    """
+    if launches:
+        return replace(plan, launches=launches, best_threads=False)
+    swept = [min(plan.sweep_texts, count * plan.texts) for count in (rounds, plan.rounds)]
+    if rounds < min(MIN_ROUNDS, plan.rounds) or sweeps == 0 or swept[0] != swept[1]:
+        return None
+    alone_rows = plan.alone_rows if has_flips else 0
+    return replace(
+        plan,
+        launches=1,
+        rounds=rounds,
+        sweeps=sweeps,
+        shape_rounds=shape_rounds,
+        alone_rows=alone_rows,
+        best_threads=False,
+    )
 
 
 class Probe:
@@ -103,79 +121,64 @@ class Probe:
             self._left_s -= 0.5
 
 
-class Process:
-    """A worker process with one backend, see `worker`.
+class OutOfTime(InferenceError):
+    """The time limit of a measurement is over."""
+
+    def __init__(self) -> None:
+        super().__init__("The time limit is over.")
+
+
+class Budget:
+    """The seconds that the timing may take.
 
     Args:
-        options: arguments of `load`.
+        clock: seconds, as `time.monotonic`.
     """
 
-    def __init__(self, model: Path, backend: str, **options: Any) -> None:
-        self.backend = backend
-        self.tokens: dict[str, list[int]] = {}  # the reply of `Worker.read` for its texts
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        options = {name: str(v.resolve()) if isinstance(v, Path) else v for name, v in options.items()}
-        arguments = {"model": str(model.resolve()), "backend": backend, **options}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "inference.compare.worker", json.dumps(arguments), str(time.time_ns())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            encoding="utf-8",
-            cwd=ROOT,
-        )
-        try:
-            self.ready = self._reply()
-        except BaseException:
-            self.close()
-            raise
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._started = clock()
 
-    def ask(self, order: str, **details: Any) -> Any:
-        """Return the reply to an order, the name of a method of `worker.Worker`.
+    @property
+    def spent_s(self) -> float:
+        return self._clock() - self._started
 
-        Raises:
-            InferenceError: the worker reported an error or ended.
-        """
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # `_reply` reports why it ended
-            self._process.stdin.write(json.dumps({"order": order, **details}) + "\n")
-            self._process.stdin.flush()
-        return self._reply()
+    def check(self) -> None:
+        """Raise `OutOfTime` if it is spent."""
+        if self.spent_s >= self.seconds:
+            raise OutOfTime
 
-    def _reply(self) -> Any:
-        assert self._process.stdout is not None
-        alarm = threading.Timer(REPLY_TIMEOUT_S, self._process.kill)
-        alarm.start()
-        try:
-            line = self._process.stdout.readline()
-        finally:
-            alarm.cancel()
-        if not line:
-            self._process.wait()
-            self._log.seek(0)
-            last = (self._log.read().strip().splitlines() or ["no message"])[-1]
-            raise InferenceError(
-                f"The measuring process of backend {self.backend!r} ended ({self._process.returncode}): {last}. "
-                "If it was killed, memory may have run out."
-            )
-        reply = json.loads(line)
-        if isinstance(reply, dict) and "error" in reply:
-            raise InferenceError(reply["error"])
-        return reply
 
-    def close(self) -> None:
-        """End the process: it exits when its stdin is closed."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.close()
+def cpu_share(threads: int, seconds: float = 0.2) -> float:
+    """Return the share of the CPU time that so many busy threads of this process get: 1 if nothing else runs."""
+    block = bytes(65536)
+
+    def work() -> float:
+        end, before = time.monotonic() + seconds, time.thread_time()
+        while time.monotonic() < end:
+            hashlib.sha256(block).digest()  # other Python threads run meanwhile
+        return time.thread_time() - before
+
+    start = time.monotonic()
+    with ThreadPoolExecutor(threads) as pool:
+        got = sum(pool.map(lambda _: work(), range(threads)))
+    return min(1.0, got / threads / (time.monotonic() - start))
+
+
+def wait_until_quiet(share: Callable[[], float], is_over: Callable[[], bool], report: Callable[[str], None]) -> bool:
+    """Wait until other programs leave the CPU alone; return whether they did.
+
+    Args:
+        share: of the CPU time that this process gets, measured again at each call.
+        is_over: whether to give up.
+        report: called with what it waits for.
+    """
+    while (got := share()) < QUIET:
+        if is_over():
+            return False
+        report(f"waiting for a quiet machine: other programs use {1 - got:.0%} of the CPU")
+    return True
 
 
 Pool = Mapping[str, Process]
@@ -259,12 +262,14 @@ def length_name(low: int, high: int | None) -> str:
 
 def latency_rounds(
     pool: Pool, rows: Sequence[Sequence[int]], number: int, probe: Probe, progress: Callable[[], None]
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Measure the rounds of launch `number`: in each, every process answers the same texts one by one.
+
+    Yields the samples of each process after every round.
 
     A round in which the machine was busy is marked as disturbed, kept, and measured again.
     """
-    blocks: list[dict[str, Any]] = []
+    tries = [0] * len(rows)
     queue = list(enumerate(rows))
     cores = next(iter(pool.values())).ready["cores"]
     while queue:
@@ -279,68 +284,61 @@ def latency_rounds(
         steal = steal_share(cores, before)
         time.sleep(PAUSE_S)
         slowdown = probe.slowdown()
-        tries = sum(block["round"] == index for block in blocks) // len(pool)
-        disturbed = (steal > MAX_STEAL or slowdown > MAX_SLOWDOWN) and tries + 1 < MAX_TRIES
+        tries[index] += 1
+        disturbed = (steal > MAX_STEAL or slowdown > MAX_SLOWDOWN) and tries[index] < MAX_TRIES
         marks = {"steal": round(steal, 4), "slowdown": round(slowdown, 3), "disturbed": disturbed}
-        blocks += [block | marks for block in attempt]
+        yield from [block | marks for block in attempt]
         if disturbed:
             queue.append((index, texts))
         else:
             progress()
-    return blocks
 
 
 def sweep_rounds(
-    pool: Pool, rows: Sequence[int], rounds: int, number: int, probe: Probe, progress: Callable[[], None]
-) -> list[dict[str, Any]]:
-    """Measure one call with all these rows per process and batch size, taking turns."""
+    pool: Pool, rows: Sequence[int], rounds: Iterable[int], number: int, probe: Probe, progress: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
+    """Measure one call with all these rows per process and batch size, taking turns; yields the samples."""
     cases = [({"batch_size": size}, {"rows": list(rows)}) for size in BATCH_SIZES]
     return _rounds(pool, "throughput", cases, rounds, number, probe, progress)
 
 
 def shape_rounds(
     pool: Pool, rounds: int, max_tokens: int, number: int, probe: Probe, progress: Callable[[], None]
-) -> list[dict[str, Any]]:
-    """Measure forward passes over exact shapes within the token limit, taking turns; more calls of small shapes."""
+) -> Iterator[dict[str, Any]]:
+    """Measure forward passes over exact shapes within the token limit, taking turns; more calls of small shapes.
+
+    Yields the samples.
+    """
     cases = [
         ({"texts": texts, "tokens": tokens}, {"calls": max(2, min(12, 1024 // (texts * tokens)))})
         for texts, tokens in SHAPES
         if tokens <= max_tokens
     ]
-    return _rounds(pool, "shape", cases, rounds, number, probe, progress)
+    return _rounds(pool, "shape", cases, range(rounds), number, probe, progress)
 
 
 def _rounds(
     pool: Pool,
     order: str,
     cases: Sequence[tuple[dict[str, Any], dict[str, Any]]],
-    rounds: int,
+    rounds: Iterable[int],
     number: int,
     probe: Probe,
     progress: Callable[[], None],
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Give every process but the control the order once per round and case.
 
     Args:
         cases: details of the order that are kept with the samples, and further details.
     """
-    samples = []
-    for index in range(rounds):
+    for index in rounds:
         for case, details in cases:
             probe.wait()
             for arm in turn_order([arm for arm in pool if arm != CONTROL], number + index):
                 time.sleep(PAUSE_S)
                 reply = pool[arm].ask(order, **case, **details)
-                samples.append({"launch": number, "round": index, "arm": arm, **case, **reply})
+                yield {"launch": number, "round": index, "arm": arm, **case, **reply}
         progress()
-    return samples
-
-
-def scores(reply: Mapping[str, str], tasks: Mapping[str, int]) -> dict[str, NDArray[np.float32]]:
-    """Decode the reply of `Worker.answer` to shape (rows, labels) per task; `tasks` has the number of labels."""
-    return {
-        task: np.frombuffer(base64.b64decode(reply[task]), "<f4").reshape(-1, labels) for task, labels in tasks.items()
-    }
 
 
 def cpu_times(cores: Sequence[int]) -> tuple[float, float]:

@@ -26,6 +26,7 @@ UNMEASURED = {
     "busy": "speed was not measured: the machine was busy with other programs",
     "time limit": "speed was not measured: the time limit came first",
     "not asked": "speed was not measured: only accuracy was asked for",
+    "interrupted": "speed was not measured: timing was interrupted",
     "pending": "speed is still being measured",
 }
 """`latency.unmeasured` of a receipt -> why there are no times, as part of a sentence."""
@@ -39,12 +40,11 @@ def results(receipt: Mapping[str, Any]) -> dict[str, Any]:
     """
     backends, tasks = receipt["backends"].items(), receipt["data"]["labels"]
     figures = {
-        **(_speed(receipt) if unmeasured(receipt) is None else {}),
         "size": {name: _size(entry) for name, entry in backends},
         "accuracy": {task: _accuracy(receipt, task) for task in tasks},
         "paired": {task: _paired(receipt, task) for task in tasks},
     }
-    return {key: rounded(value) for key, value in figures.items()}
+    return speed(receipt) | {key: rounded(value) for key, value in figures.items()}
 
 
 def unmeasured(receipt: Mapping[str, Any]) -> str | None:
@@ -57,9 +57,12 @@ def unmeasured(receipt: Mapping[str, Any]) -> str | None:
     return None if reason is None else UNMEASURED[reason]
 
 
-def _speed(receipt: Mapping[str, Any]) -> dict[str, Any]:
+def speed(receipt: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of `results` that needs times; nothing if there are none."""
+    if unmeasured(receipt) is not None:
+        return {}
     backends = receipt["backends"].items()
-    return {
+    figures = {
         **_latency(receipt),
         "throughput": _throughput(receipt),
         "shapes": _shapes(receipt),
@@ -67,6 +70,7 @@ def _speed(receipt: Mapping[str, Any]) -> dict[str, Any]:
         "start": {name: _start(entry["starts"]) for name, entry in backends},
         "memory": {name: _medians(entry["memory"], ("resident_bytes", "peak_bytes"), int) for name, entry in backends},
     }
+    return {key: rounded(value) for key, value in figures.items()}
 
 
 def rounded(value: Any) -> Any:

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
+import math
 import os
 import platform
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from inference import cpu
-from inference.artifacts.cache import Artifact, default_cache, obtain, tool_versions
+from inference.artifacts.cache import Artifact, default_cache, find, obtain, tool_versions
 from inference.assets import CALIBRATION
 from inference.backends import BACKENDS, RUNTIMES, TITLES, LoadOptions, check_backend
 from inference.compare import benchmark
+from inference.compare.answering import Answers, WarmProcesses
 from inference.compare.footprint import footprint
+from inference.compare.processes import Process
 from inference.compare.receipt import FORMAT, VERSION, Receipt, seal
-from inference.compare.results import results
+from inference.compare.results import results, speed
 from inference.compare.rows import LabelledRows, read_showcase
+from inference.compare.timing import START, Timing
 from inference.errors import InputError
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
@@ -33,11 +34,10 @@ from inference.formats.pairs import PAIRS_REMEDY
 from inference.jobs import Progress
 from inference.version import __version__
 
-CHUNK = 500  # rows that a backend answers before the next one takes its turn
 QUICK_ROWS = 500
+QUICK_S = 60.0  # that the timing of a quick run may take
 UNPAIRED = "the model was trained on pairs of texts, and the rows are single ones: name the column of the second texts"
-# Approximate seconds of each part, on two cores with a small encoder. Only the ratios matter, for progress.
-START, WARM_UP, CALL, SWEEP, ROW, SHAPE_ROUND = 14.0, 4.0, 0.035, 6.0, 0.022, 6.0
+ROW = 0.022  # approximate seconds of an answer, for progress
 
 
 def measure(
@@ -54,8 +54,15 @@ def measure(
     keep_texts: bool = False,
     progress: Progress | None = None,
     plan: benchmark.Plan | None = None,
+    time_limit: float | None = None,
+    on_start: Callable[[Answers], None] | None = None,
+    on_accuracy: Callable[[Receipt], None] | None = None,
+    warm: WarmProcesses | None = None,
 ) -> Receipt:
     """Measure latency, throughput, size, memory, start-up and accuracy of each backend on the same rows.
+
+    Accuracy is measured first, and completely. Timing follows. If it has a time limit and the machine is too busy, or
+    the time is over too early, the receipt is without times, see `results.unmeasured`.
 
     Args:
         model: a folder, a Hub id, or the description of a model.
@@ -63,13 +70,17 @@ def measure(
         backends: default: all that the model has. The most exact one is the reference.
         dtype: as for `load`, for the backends that offer a choice.
         threads: CPU threads per backend (default: all cores that this process may use).
-        quick: take under a minute: one start per process, fewer samples, at most `QUICK_ROWS` rows.
+        quick: one start per process, fewer samples, at most `QUICK_ROWS` rows.
         seed: seed for the rows to time, the sample of rows, and the bootstrap.
         cache: folder of built models (default: `~/.cache/triptych`).
         base: folder of the base model, as for `load`.
         keep_texts: store the texts in the receipt. Leave it off for confidential texts.
         progress: called with the step and the share done.
         plan: how much to measure (default: `benchmark.QUICK` or `benchmark.FULL`).
+        time_limit: seconds that timing may take; 0 for accuracy alone (default: `QUICK_S` if quick, else no limit).
+        on_start: called with the answers that will come in, before the first.
+        on_accuracy: called with a receipt that has everything but times, as soon as that is known.
+        warm: processes that have loaded this model, see `warm_up`.
 
     Raises:
         InferenceError: the model does not load, a backend does not start, or an argument is invalid.
@@ -78,7 +89,7 @@ def measure(
     chosen = backends
     backends = bundle.backends if chosen is None else chosen
     threads = cpu.cores() if threads is None else threads
-    _check_arguments(bundle, backends, threads, seed)
+    _check_arguments(bundle, backends, threads, seed, time_limit)
     dtypes = _dtypes(backends, dtype)
     progress = progress or (lambda step, share: None)
     cache = cache or default_cache()
@@ -98,42 +109,75 @@ def measure(
     data = replace(data, remarks=[*data.remarks, *missing])
     names = [name for name in RUNTIMES if name in backends]  # the most exact first: the reference
     plan = plan or (benchmark.QUICK if quick else benchmark.FULL)
-    run = _Run(bundle, artifact, data, names, dtypes, threads, cache, base, seed, plan, progress)
+    limit_s = (QUICK_S if quick else math.inf) if time_limit is None else time_limit
     before, cpu_times, started = _load_and_clock(), benchmark.cpu_times([]), time.monotonic()
-    measured = run.measure()
-    progress("statistics", 0.99)
-    receipt: Receipt = {
-        "format": FORMAT,
-        "version": VERSION,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seconds": round(time.monotonic() - started, 1),
-        "settings": {
-            "backends": names,
-            "reference": names[0],
-            "threads": threads,
-            "quick": quick,
-            "seed": seed,
-            **({"dtypes": dtypes} if dtypes else {}),
-            **asdict(plan),
-        },
-        "model": _model_entry(bundle),
-        "data": _data_entry(data, run.tokens, run.truncated, keep_texts),
-        "machine": _machine_entry()
-        | {"before": before, "after": _load_and_clock()}
-        | {"steal_share": round(benchmark.steal_share([], cpu_times), 5)},
-        "versions": _versions(),
-        **measured,
-    }
-    receipt["results"] = results(receipt)
+    open_process = partial(open_worker, bundle, cache, base, dtypes)
+
+    def open_warm(name: str, watch: Callable[[], None]) -> Process:
+        ready = warm.take(name, watch) if warm and not dtypes and warm.content == content_key(bundle) else None
+        return ready or open_process(name, max(1, threads // len(names)), watch, False)  # they run at the same time
+
+    counts = {task: len(bundle.tasks[task].labels) for task in data.labels}
+    answers = Answers(open_warm, names, data.texts, data.labels, counts, seed)
+    if on_start is not None:
+        on_start(answers)
+    timing = Timing(
+        names, plan, data.texts, list(counts), bundle.max_tokens, threads, seed, limit_s, open_process, lambda *_: None
+    )
+    shares = _Shares(progress, START + len(data) * ROW, timing.seconds)
+    timing.progress = shares.timing
+    with ThreadPoolExecutor(1) as aside:  # hashing the files takes seconds on a busy machine
+        described = aside.submit(lambda: {name: _backend_entry(bundle, artifact, name, base) for name in names})
+        _answer(answers, len(data), shares.answering)
+        entries = described.result()
+    for name, entry in entries.items():
+        entry["predictions"] = answers.predictions[name]
+
+    def receipt(plan: benchmark.Plan, raw: dict[str, Any]) -> Receipt:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seconds": round(time.monotonic() - started, 1),
+            "settings": {
+                "backends": names,
+                "reference": names[0],
+                "threads": threads,
+                "quick": quick,
+                "seed": seed,
+                **({"dtypes": dtypes} if dtypes else {}),
+                **asdict(plan),
+            },
+            "model": _model_entry(bundle),
+            "data": _data_entry(data, answers.tokens, answers.truncated, keep_texts),
+            "machine": _machine_entry()
+            | {"before": before, "after": _load_and_clock()}
+            | {"steal_share": round(benchmark.steal_share([], cpu_times), 5)},
+            "versions": _versions(),
+            **raw,
+            "backends": {name: entries[name] | raw["backends"][name] for name in names},
+        }
+
+    first = receipt(*timing.nothing("pending"))
+    known = results(first)
+    if on_accuracy is not None:
+        on_accuracy(seal(first | {"results": known}))
+    final = receipt(*timing.run())
+    shares.timing("statistics", 1.0)
+    final["results"] = speed(final) | known
     progress("done", 1.0)
-    return seal(receipt)
+    return seal(final)
 
 
-def _check_arguments(bundle: Bundle, backends: Sequence[str], threads: int, seed: int) -> None:
+def _check_arguments(
+    bundle: Bundle, backends: Sequence[str], threads: int, seed: int, time_limit: float | None
+) -> None:
     for name in backends:
         check_backend(name, bundle.backends)
     if not backends or len(set(backends)) < len(backends):
         raise InputError(f"backends={','.join(backends)} must name each backend once. Known: {', '.join(BACKENDS)}.")
+    if time_limit is not None and not time_limit >= 0:
+        raise InputError(f"time_limit={time_limit:g} must not be negative.")
     if seed < 0:
         raise InputError(f"seed={seed} must not be negative.")
     if not 1 <= threads <= cpu.cores():
@@ -197,156 +241,83 @@ def _dtypes(backends: Sequence[str], dtype: str | None) -> dict[str, str]:
     return dict.fromkeys(choosing, dtype)
 
 
-@dataclass
-class _Run:
-    """A measurement in progress, and what it has gathered."""
-
-    bundle: Bundle
-    artifact: Artifact
-    data: LabelledRows
-    names: list[str]
-    dtypes: dict[str, str]
-    threads: int
-    cache: Path
-    base: Path | None
-    seed: int
-    plan: benchmark.Plan
-    progress: Progress
-
-    def __post_init__(self) -> None:
-        self.tokens: list[int] = []
-        self.truncated = 0
-        rng, plan, rows = np.random.default_rng(self.seed), self.plan, len(self.data)
-        self.timed = benchmark.timed_rows(plan, rows, rng)
-        self.alone: list[int] = rng.permutation(rows)[: plan.alone_rows].tolist()
-        self.other_threads = benchmark.other_threads(plan, self.threads, cpu.cores())
-        self._total = (
-            plan.launches * (START + WARM_UP + plan.sweeps * SWEEP + plan.shape_rounds * SHAPE_ROUND)
-            + plan.launches * plan.rounds * plan.texts * CALL
-            + rows * ROW
-            + len(self.alone) * CALL
-            + len(self.other_threads) * (START / 2 + WARM_UP + 2 * plan.texts * CALL)
-        )
-        self._done = 0.0
-
-    def _advance(self, seconds: float, step: str) -> None:
-        self._done += seconds
-        self.progress(step, min(0.98, self._done / self._total))
-
-    def _launch(
-        self, threads: int, rows: list[list[int]], number: int = 0, control: str | None = None
-    ) -> AbstractContextManager[dict[str, benchmark.Process]]:
-        """Start the processes with the texts of these rounds."""
-        options = {
-            "cache": self.cache,
-            "base": self.base,
-            "content": content_key(self.bundle),
-            "threads": threads,
-            "pairs": self.bundle.pairs,
-        }
-
-        def open_process(name: str) -> benchmark.Process:
-            return benchmark.Process(self.bundle.folder, name, **options, dtype=self.dtypes.get(name))
-
-        texts = [self.data.texts[row] for round_ in rows for row in round_]
-        return benchmark.launch(open_process, self.names, texts, control, number)
-
-    def measure(self) -> dict[str, Any]:
-        """Return the fields `backends`, `latency`, `throughput`, `shapes` and `other_threads` of the receipt."""
-        backends: dict[str, dict[str, Any]] = {
-            name: footprint(self.bundle, self.artifact, name, self.base) | {"starts": [], "memory": []}
-            for name in self.names
-        }
-        quantized = self.artifact.manifest.get("quantized", {})  # empty if INT8 is missing
-        if "int8" in backends and "tried" in quantized:  # an imported graph has no record of recipes
-            backends["int8"]["quantized"] = quantized
-        latency: dict[str, Any] = {"rows": self.timed, "warm_up": [], "blocks": []}
-        sweeps: list[dict[str, Any]] = []
-        shapes: list[dict[str, Any]] = []
-        plan, probe = self.plan, benchmark.Probe(self.plan.wait_s)
-        swept = min(plan.sweep_texts, plan.rounds * plan.texts)
-        for number, rows in enumerate(self.timed):
-            step = f"start {number + 1} of {plan.launches}: "
-            self._advance(0.0, step + "opening the backends")
-            with self._launch(self.threads, rows, number, self.names[0]) as pool:
-                for arm, process in pool.items():
-                    name = self.names[0] if arm == benchmark.CONTROL else arm
-                    backends[name]["starts"].append(process.ready["start"])
-                latency["cores"] = pool[self.names[0]].ready["cores"]
-                self._advance(START, step + "warming up")
-                latency["warm_up"].append(benchmark.warm_up(pool, pool[self.names[0]].tokens["tokens"]))
-                self._advance(WARM_UP, step + "latency")
-                advance = partial(self._advance, plan.texts * CALL, step + "latency")
-                latency["blocks"] += benchmark.latency_rounds(pool, _positions(rows), number, probe, advance)
-                advance = partial(self._advance, SWEEP, step + "batch sizes")
-                sweeps += benchmark.sweep_rounds(pool, range(swept), plan.sweeps, number, probe, advance)
-                for name in self.names:
-                    backends[name]["memory"].append(pool[name].ask("memory"))
-                advance, most = partial(self._advance, SHAPE_ROUND, step + "fixed shapes"), self.bundle.max_tokens
-                shapes += benchmark.shape_rounds(pool, plan.shape_rounds, most, number, probe, advance)
-                if number == 0:
-                    self._predict(pool, backends)
-                    self._count_batch_flips(pool, backends)
-        others = [self._with_threads(count, probe) for count in self.other_threads]
-        latency["waited_s"] = probe.waited_s
-        return {
-            "backends": backends,
-            "latency": latency,
-            "throughput": {"texts": swept, "samples": sweeps},
-            "shapes": shapes,
-            "other_threads": others,
-        }
-
-    def _with_threads(self, threads: int, probe: benchmark.Probe) -> dict[str, Any]:
-        """Measure the first two rounds of latency again with another number of threads."""
-        step = f"with {threads} thread{'s' * (threads > 1)}"
-        rows = self.timed[0][:2]
-        with self._launch(threads, rows) as pool:
-            self._advance(START / 2, step)
-            benchmark.warm_up(pool, pool[self.names[0]].tokens["tokens"])
-            self._advance(WARM_UP, step)
-            advance = partial(self._advance, self.plan.texts * CALL, step)
-            return {"threads": threads, "blocks": benchmark.latency_rounds(pool, _positions(rows), 0, probe, advance)}
-
-    def _predict(self, pool: dict[str, benchmark.Process], backends: dict[str, dict[str, Any]]) -> None:
-        """Add `predictions`, the answers to every row by the processes that were just timed."""
-        tasks = {task: len(self.bundle.tasks[task].labels) for task in self.data.labels}
-        for entry in backends.values():
-            entry["predictions"] = {task: {"label_ids": [], "confidence": [], "max_abs_dp": 0.0} for task in tasks}
-        total = len(self.data)
-        for first in range(0, total, CHUNK):
-            texts = self.data.texts[first : first + CHUNK]
-            expected: dict[str, Any] = {}
-            for name in self.names:
-                lengths = pool[name].ask("read", texts=texts)
-                reply = pool[name].ask("answer", rows=list(range(len(texts))), tasks=list(tasks))
-                scores = benchmark.scores(reply, tasks)
-                if name == self.names[0]:
-                    expected = scores
-                    self.tokens += lengths["tokens"]
-                    self.truncated += sum(lengths["truncated"])
-                for task, table in scores.items():
-                    entry = backends[name]["predictions"][task]
-                    entry["label_ids"] += table.argmax(1).tolist()
-                    entry["confidence"] += np.round(table.max(1).astype(float), 6).tolist()
-                    gap = float(np.abs(table - expected[task]).max())
-                    entry["max_abs_dp"] = max(entry["max_abs_dp"], gap)
-            self._advance(len(texts) * ROW, f"accuracy, {min(first + CHUNK, total):,} of {total:,} rows")
-
-    def _count_batch_flips(self, pool: dict[str, benchmark.Process], backends: dict[str, dict[str, Any]]) -> None:
-        """Add `batch_flips`, the labels that differ between a text alone and in a batch."""
-        texts = [self.data.texts[row] for row in self.alone]
-        for name in self.names:
-            pool[name].ask("read", texts=texts)
-            flips = pool[name].ask("alone", rows=list(range(len(texts))), tasks=list(self.data.labels))
-            backends[name]["batch_flips"] = {"rows": len(texts), "tasks": flips}
-            self._advance(len(texts) * CALL / len(self.names), "alone and in a batch")
+def open_worker(
+    bundle: Bundle,
+    cache: Path,
+    base: Path | None,
+    dtypes: Mapping[str, str],
+    name: str,
+    threads: int,
+    watch: Callable[[], None],
+    pinned: bool = True,
+) -> Process:
+    """Open a process with a backend of a model whose files are built; see `Process`."""
+    return Process(
+        bundle.folder,
+        name,
+        pinned=pinned,
+        watch=watch,
+        cache=cache,
+        base=base,
+        content=content_key(bundle),
+        threads=threads,
+        pairs=bundle.pairs,
+        dtype=dtypes.get(name),
+    )
 
 
-def _positions(rounds: list[list[int]]) -> list[list[int]]:
-    """Number the rows of the rounds consecutively, as their texts are."""
-    count = itertools.count()
-    return [[next(count) for _ in rows] for rows in rounds]
+def warm_up(model: Bundle, cache: Path, base: Path | None) -> WarmProcesses | None:
+    """Start to load every backend of a model, for a later `measure`; None if its files are not built."""
+    artifact = find(model, cache)
+    if artifact is None:
+        return None
+    bundle = artifact.served(model)
+    return WarmProcesses(
+        lambda name, watch: open_worker(bundle, cache, base, {}, name, 1, watch, False),
+        bundle.backends,
+        content_key(bundle),
+    )
+
+
+class _Shares:
+    """Turns the progress of the two parts, answering and timing, into one that never runs backwards."""
+
+    def __init__(self, progress: Progress, answering_s: float, timing_s: float) -> None:
+        self._progress, self._share = progress, 0.0
+        self._first = answering_s / (answering_s + timing_s)
+
+    def answering(self, step: str, share: float) -> None:
+        self._report(step, share * self._first)
+
+    def timing(self, step: str, share: float) -> None:
+        self._report(step, self._first + share * (1 - self._first))
+
+    def _report(self, step: str, share: float) -> None:
+        self._share = max(self._share, min(0.98, share))
+        self._progress(step, self._share)
+
+
+def _answer(answers: Answers, total: int, progress: Progress) -> None:
+    """Let all backends answer every row."""
+
+    def report() -> None:
+        counts = ", ".join(f"{TITLES[name]} {count:,}" for name, count in answers.answered.items())
+        is_open = [count > 0 for count in answers.answered.values()]
+        step = f"accuracy: {counts} of {total:,} rows" if any(is_open) else "accuracy: opening the backends"
+        done = sum(is_open) * START + sum(answers.answered.values()) * ROW
+        progress(step, done / len(is_open) / (START + total * ROW))
+
+    report()
+    answers.collect(report)
+
+
+def _backend_entry(bundle: Bundle, artifact: Artifact, name: str, base: Path | None) -> dict[str, Any]:
+    """Return what a receipt holds of a backend, but for its answers and times."""
+    entry = footprint(bundle, artifact, name, base)
+    quantized = artifact.manifest.get("quantized", {})  # empty if INT8 is missing
+    if name == "int8" and "tried" in quantized:  # an imported graph has no record of recipes
+        entry["quantized"] = quantized
+    return entry
 
 
 def _load_and_clock() -> dict[str, Any]:

@@ -14,9 +14,11 @@ import importlib
 import json
 import os
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from statistics import median
 from typing import Any
 
@@ -177,10 +179,28 @@ def pin(threads: int) -> list[int]:
     return cores
 
 
+def read_orders() -> Iterator[dict[str, Any]]:
+    """Return the orders on stdin as they come.
+
+    When the parent has gone, this process ends at once, even in the middle of an order.
+    """
+    orders: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+    def read() -> None:
+        # Not sys.stdin: Python would wait for its lock when the process ends.
+        for line in os.fdopen(os.dup(0), encoding="utf-8"):
+            orders.put(json.loads(line))
+        os._exit(1)
+
+    threading.Thread(target=read, daemon=True).start()
+    return iter(orders.get, None)
+
+
 def main() -> int:
     from inference.errors import InferenceError
 
     arguments, started_ns = json.loads(sys.argv[1]), int(sys.argv[2])
+    orders = read_orders()
     # Replies go to a copy of stdout, so that nothing that a library prints is mixed in.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -190,10 +210,10 @@ def main() -> int:
         replies.flush()
 
     try:
-        cores = pin(arguments["threads"])
+        cores = pin(arguments["threads"]) if arguments.pop("pinned") else []
         worker, seconds = start(arguments, started_ns)
         reply({"start": seconds, "cores": cores})
-        for order in map(json.loads, sys.stdin):
+        for order in orders:
             name = order.pop("order")
             if not hasattr(Worker, name):
                 raise AttributeError(f"no such order: {name}")

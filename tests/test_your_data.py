@@ -1,0 +1,290 @@
+"""The page Your data: a measurement is started, watched, cancelled, waited for and found again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import made
+import pytest
+from streamlit.testing.v1 import AppTest
+from test_dashboard_data import SENTIMENTS, page, press, receipt, said
+
+from dashboard import jobs, receipts
+from inference.assets import DEMO_MODEL
+from inference.compare.receipt import write_receipt
+from inference.errors import InferenceError, InputError
+from inference.formats.bundle import Bundle
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where the dashboard looks for receipts, and no processes before a measurement."""
+    write_receipt(receipt(), tmp_path / "mine.json")
+    monkeypatch.setattr(receipts, "RECORDED", tmp_path)
+    monkeypatch.setattr(jobs, "warm_up", lambda *_: None)
+    monkeypatch.delenv("TRIPTYCH_RECEIPTS", raising=False)
+    monkeypatch.delenv("TRIPTYCH_MODEL", raising=False)
+    yield
+    while (job := jobs.running()) is not None:
+        job.cancel()
+        assert job.wait(300)
+
+
+class Compare:
+    """In place of the measurement: waits until it is let go, then gives a receipt of its rows."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, failure: Exception | None = None, knows_accuracy: bool = False
+    ) -> None:
+        self.go, self.begun, self.failure = threading.Event(), threading.Event(), failure
+        self.knows_accuracy = knows_accuracy
+        self.asked: dict[str, Any] = {}
+        monkeypatch.setattr(jobs, "measure", self)
+        monkeypatch.setattr(jobs, "build", lambda *_: None)
+
+    def __call__(
+        self,
+        model: Bundle,
+        data: Any,
+        *,
+        quick: bool,
+        time_limit: float,
+        progress: Any,
+        on_start: Any,
+        on_accuracy: Any,
+        **_: Any,
+    ) -> dict[str, Any]:
+        self.asked = {"model": model.folder, "texts": data and list(data.texts), "quick": quick, "limit": time_limit}
+        rows = len(data) if data else 40
+        true = [i % 2 for i in range(rows)]
+        receipt = made.receipt(true, {"pytorch": true, "int8": true}, rounds=2)
+        if self.knows_accuracy:
+            on_accuracy(made.without_speed(receipt, "pending"))
+        while not self.go.wait(0.02):
+            progress("latency", 0.5)
+            self.begun.set()
+        if self.failure:
+            raise self.failure
+        return receipt
+
+
+def upload(at: AppTest, content: bytes = SENTIMENTS, name: str = "reviews.csv") -> AppTest:
+    return at.file_uploader(key="file").set_value((name, content, "text/csv")).run()
+
+
+def finish(at: AppTest, compare: Compare) -> AppTest:
+    compare.go.set()
+    job = jobs.running()
+    assert job is None or job.wait(300)
+    return at.run()
+
+
+def test_uploaded_file_is_measured_and_every_page_shows_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch)
+    at = upload(page("your_data"))
+    assert "40 rows labelled for sentiment: positive 20, negative 20." in said(at)
+    press(at, "Measure")
+    assert compare.begun.wait(300)
+    at.run()
+    assert [one.label for one in at.button] == ["Cancel"]
+    assert len(at.file_uploader(key="file").value.getvalue()) == len(SENTIMENTS)
+    finish(at, compare)
+    assert "The verdict" in [one.value for one in at.subheader]
+    assert compare.asked["texts"] == [f"review {i}" for i in range(40)]
+    assert compare.asked["quick"] is True
+    assert at.selectbox(key="receipt").value.startswith("reviews here")
+    at.switch_page("views/disagreements.py").run()
+    assert not at.exception
+    assert "INT8 gives all 40 rows the same label as PyTorch" in said(at)
+
+
+def test_showcase_is_measured_without_an_upload(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch)
+    at = page("your_data")
+    at.segmented_control(key="measure_on").set_value("The showcase").run()
+    at.radio(key="plan").set_value("full").run()
+    press(at, "Measure")
+    finish(at, compare)
+    assert compare.asked == {"model": DEMO_MODEL, "texts": None, "quick": False, "limit": 600}
+    assert "The verdict" in [one.value for one in at.subheader]
+
+
+def test_measurement_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch)
+    at = press(upload(page("your_data")), "Measure")
+    assert compare.begun.wait(300)
+    job = jobs.running()
+    press(at.run(), "Cancel")
+    assert job is not None
+    assert job.wait(300)
+    assert "The measurement was cancelled" in said(at.run())
+    assert job.result is None
+
+
+def test_second_session_is_told_its_place_and_measures_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch)
+    press(upload(page("your_data")), "Measure")
+    assert compare.begun.wait(300)
+    other = upload(page("your_data"))
+    assert "Another visitor is measuring on this server, and two would disturb each other: 1 ahead of you." in said(
+        other
+    )
+    press(other, "Measure")
+    second = jobs.find(address_of(other))
+    assert second is not None
+    while second.step == "starting":
+        second.wait(0.05)
+    assert second.step == "waiting for your turn: 1 ahead of you"
+    compare.go.set()
+    assert second.wait(300)
+    assert second.result is not None
+
+
+def test_visitors_beyond_the_queue_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    Compare(monkeypatch)
+    for _ in range(jobs.WAITING + 1):
+        jobs.start_measurement("x", None, True)
+    with pytest.raises(InputError, match="4 measurements are waiting already"):
+        jobs.start_measurement("x", None, True)
+    with pytest.raises(InputError, match="two would disturb each other"):
+        jobs.explain("fine", "sentiment", "positive", "onnx", "int8")
+
+
+def test_reloaded_page_finds_its_measurement_and_its_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch)
+    key = address_of(press(upload(page("your_data")), "Measure"))
+    assert compare.begun.wait(300)
+    again = page("your_data")
+    assert [one.label for one in again.button] == ["Measure"] or not again.button
+    again.query_params["job"] = key
+    again.run()
+    assert [one.label for one in again.button] == ["Cancel"]
+    finish(again, compare)
+    assert "The verdict" in [one.value for one in again.subheader]
+    assert "job" not in again.query_params
+    assert jobs.find(key) is None
+    checksum = next(iter(again.session_state["_own_receipts"].values()))["checksum"]
+    assert again.session_state["_texts"][checksum][:2] == ["review 0", "review 1"]
+
+
+@pytest.mark.parametrize("key", ["../../etc", "x" * 5000, "<b>"])
+def test_address_of_a_measurement_that_is_gone_says_so(key: str) -> None:
+    at = page("your_data")
+    at.query_params["job"] = key
+    at.run()
+    assert "is not here any more: the server was restarted" in said(at)
+    assert key not in said(at)
+    assert "job" not in at.query_params
+
+
+def test_accuracy_is_shown_and_kept_when_timing_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch, knows_accuracy=True)
+    at = press(upload(page("your_data")), "Measure")
+    assert compare.begun.wait(300)
+    at.run()
+    assert "Speed is still being measured." in verdict_of(at)
+    job = jobs.running()
+    press(at, "Stop here and keep the accuracy")
+    assert job is not None
+    assert job.wait(300)
+    at.run()
+    assert "Speed was not measured: timing was interrupted." in verdict_of(at)
+    for name in ("overview", "latency", "size", "accuracy", "disagreements", "leaderboard", "method"):
+        at.switch_page(f"views/{name}.py").run()
+        assert not at.exception, name
+
+
+def test_failure_of_timing_keeps_the_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch, InferenceError("The measuring process ended (-9)."), knows_accuracy=True)
+    at = finish(press(upload(page("your_data")), "Measure"), compare)
+    assert "The measuring process ended (-9)." in said(at)
+    assert "Speed was not measured: timing was interrupted." in verdict_of(at)
+
+
+def verdict_of(at: AppTest) -> str:
+    return " ".join(one.body for one in at.get("html"))
+
+
+def test_failure_is_shown_above_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch, InferenceError("The measuring process ended with code -9."))
+    at = finish(press(upload(page("your_data")), "Measure"), compare)
+    assert "The measuring process ended with code -9." in said(at)
+    assert [one.label for one in at.button] == ["Measure"]
+
+
+def test_measurement_that_nobody_waits_for_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    Compare(monkeypatch)
+    monkeypatch.setattr(jobs, "PATIENCE_S", 0.1)
+    job = jobs.start_measurement("gone.csv", None, True, lambda: False)
+    assert job.wait(300)
+    assert job.cancelled
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text,sentiment\nfine,positive\n", "1 labelled row"),
+        (b"text,sentiment\n" + b"".join(b"fine,%d\n" % i for i in range(2, 60)), "58 labels that task 'sentiment'"),
+        (b"text,sentiment\n" + "плохо,positive\n".encode("cp1251") * 30, "not UTF-8"),
+        (b"", "is empty"),
+        (b"text,sentiment\n", "no rows"),
+        (b"text" + b"," * 600 + b"\n", "more than 500 columns"),
+        (b'"a\n",' + b"," * 600 + b"\n", "more than 500 columns"),
+    ],
+)
+def test_unmeasurable_file_gets_a_message_with_the_remedy(content: bytes, message: str) -> None:
+    at = upload(page("your_data"), content)
+    assert message in said(at)
+    assert not [one for one in at.button if one.label == "Measure"]
+
+
+def test_labels_that_the_model_does_not_have_are_mapped_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch)
+    lines = ["text,sentiment", *(f"text {i},{('great', 'negativ', 'skip')[i % 3]}" for i in range(90))]
+    at = upload(page("your_data"), "\n".join(lines).encode())
+    assert "**sentiment** does not have 3 labels of this file. What do they mean?" in said(at)
+    assert not [button for button in at.button if button.label == "Measure"]
+    great, negative, skipped = [box for box in at.selectbox if "30 rows" in box.label]
+    assert (great.value, negative.value, skipped.value) == ("", "negative", "")
+    great.set_value("positive").run()
+    at.checkbox[-1].check().run()
+    assert "60 rows labelled for sentiment: positive 30, negative 30." in said(at)
+    assert "30 rows labelled 'skip' are left out" in said(at)
+    finish(press(at, "Measure"), compare)
+    assert len(compare.asked["texts"]) == 60
+
+
+def test_the_task_of_labels_that_fit_none_is_asked_for() -> None:
+    at = upload(page("your_data"), b"text,label\n" + b"fine,great\nbad,awful\n" * 20)
+    assert "The labels do not show which task they are of." in said(at)
+    assert not [box for box in at.selectbox if "20 rows" in box.label]
+    next(box for box in at.selectbox if box.label == "Task of the labels").set_value("sentiment").run()
+    assert [box.label.split()[0] for box in at.selectbox if "20 rows" in box.label] == ["great", "awful"]
+
+
+def test_labels_of_several_tasks_are_mapped_a_task_at_a_time() -> None:
+    at = upload(page("your_data"), b"text,sentiment,emotion\n" + b"fine,happy,happy\nbad,sad,sadness\n" * 20)
+    assert "Choose one task in “Labels of” to say what they mean." in said(at)
+    next(box for box in at.selectbox if box.label == "Labels of").set_value("emotion").run()
+    assert [box.label.split()[0] for box in at.selectbox if "20 rows" in box.label] == ["happy"]
+
+
+def test_single_label_is_measured_with_a_warning() -> None:
+    at = upload(page("your_data"), b"text,sentiment\n" + b"fine,positive\n" * 30)
+    assert "a drop on the other labels would go unnoticed" in said(at)
+    assert [one.label for one in at.button] == ["Measure"]
+
+
+def test_many_rows_are_sampled_with_a_note() -> None:
+    rows = "".join(f"{i},{('negative', 'positive')[i % 2]}\n" for i in range(200_000))
+    at = upload(page("your_data"), f"text,sentiment\n{rows}".encode())
+    assert "The file has 200,000 rows. This page measures 20,000 of them" in said(at)
+
+
+def address_of(at: AppTest) -> str:
+    """The measurement that the page's address names."""
+    value = at.query_params["job"]
+    return value if isinstance(value, str) else value[0]

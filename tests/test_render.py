@@ -80,6 +80,11 @@ def test_different_label_is_marked_in_words_and_by_a_sign() -> None:
     assert html.count("changed") == 1
 
 
+def test_many_differences_are_counted() -> None:
+    tasks = {f"task {number}": Task(("a", "b"), fakes.SINGLE, 0.0) for number in range(12)}
+    assert "INT8 differs from PyTorch in 12 of 12 tasks." in side_by_side(models(int8=2.0, tasks=tasks), "book")
+
+
 def test_answer_uncertain_on_one_runtime_only_is_marked() -> None:
     html = side_by_side(models(int8=-1.7), "good")
     assert "INT8 is uncertain about sentiment and PyTorch is not." in html
@@ -102,8 +107,8 @@ def test_notes_say_what_was_read_and_whether_the_script_is_known() -> None:
     answers = given.compare("good " * 20, None)
     html = render.side_by_side(given.bundle, answers, reading=Reading(1_340, 8, 0.9))
     assert "Only 8 of 1,340 tokens were read" in html
-    assert "barely covers this script: 90.0% of the letters" in html
-    assert "script" not in render.side_by_side(given.bundle, answers, reading=Reading(22, 8, 0.4))
+    assert "barely covers this text: 90.0% of its letters" in html
+    assert "barely" not in render.side_by_side(given.bundle, answers, reading=Reading(22, 8, 0.4))
 
 
 def test_out_of_scope_is_explained() -> None:

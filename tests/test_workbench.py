@@ -1,0 +1,178 @@
+"""A file with right labels is scored in a real browser: its wrong rows are found, opened and downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chromium import Visit, sync_api
+from scored import read_csv, write_csv
+from test_app import models, served
+from test_score_page import upload
+
+RIGHT = [["good", "positive"]] * 20 + [["bad", "negative"]] * 20
+WRONG = [["good good", "negative"], ["bad bad", "positive"], ["bad", "positive"]]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with served(models()) as url:
+        yield url
+
+
+def scored(visit: Visit, path: Path) -> sync_api.Locator:
+    """The table of the rows of a scored file."""
+    upload(visit, path)
+    button = visit.page.get_by_role("button", name="Score the file")
+    sync_api.expect(button).to_be_enabled()
+    button.click()
+    visit.page.locator("#score-rows .rows").wait_for()
+    return visit.page.locator("#score-rows")
+
+
+def texts(table: sync_api.Locator) -> list[str]:
+    return table.locator(".body .text").all_inner_texts()
+
+
+def count(table: sync_api.Locator) -> str:
+    return table.get_by_role("status").inner_text()
+
+
+@pytest.mark.smoke
+def test_wrong_rows_are_found_sorted_filtered_and_downloaded(visit: Visit, tmp_path: Path) -> None:
+    table = scored(visit, write_csv(tmp_path / "my rows.csv", ["text", "label"], RIGHT + WRONG))
+    card = visit.page.locator("#score-report .card[data-task=sentiment]")
+    assert "93.0% right, 3 wrong" in card.inner_text()
+    assert "81.4% to 97.6% with 95% confidence, on 43 labelled rows" in card.inner_text()
+    table.get_by_role("button", name="≠ Wrong (3)").click()
+    assert count(table) == "3 of 43 rows"
+    confidence = table.get_by_role("button", name="sentiment: confidence")
+    confidence.click()
+    assert texts(table) == ["bad", "good good", "bad bad"]
+    confidence.click()
+    assert texts(table)[2] == "bad"
+    sync_api.expect(table.get_by_role("columnheader", name="sentiment: confidence")).to_have_attribute(
+        "aria-sort", "descending"
+    )
+    table.get_by_role("combobox", name="Right label").select_option("positive (2)")
+    assert sorted(texts(table)) == ["bad", "bad bad"]
+    with visit.page.expect_download() as waiting:
+        table.get_by_role("button", name="Download these 2 rows").click()
+    assert waiting.value.suggested_filename == "my_rows.rows.csv"
+    rows = read_csv(Path(waiting.value.path()))
+    assert [[row[name] for name in ("row", "text", "label", "sentiment", "sentiment_right")] for row in rows] == [
+        ["42", "bad bad", "positive", "negative", "positive"],
+        ["43", "bad", "positive", "negative", "positive"],
+    ]
+
+
+def test_figures_of_the_cards_and_the_confusion_matrix_filter_the_rows(visit: Visit, tmp_path: Path) -> None:
+    table = scored(visit, write_csv(tmp_path / "in.csv", ["text", "label"], RIGHT + WRONG))
+    report = visit.page.locator("#score-report")
+    report.get_by_role("button", name="2 rows labelled positive, answered negative. Show them.").click()
+    assert texts(table) == ["bad bad", "bad"]
+    report.get_by_role("button", name="3 wrong").click()
+    assert count(table) == "3 of 43 rows"
+    report.get_by_role("button", name="joy").click()  # a bar of the other task
+    sync_api.expect(table.get_by_role("combobox", name="Task")).to_have_value("1")
+    table.get_by_role("searchbox").fill("BAD B")
+    sync_api.expect(table.get_by_role("status")).to_have_text("1 of 43 rows")
+    table.get_by_role("button", name="Show all").click()
+    assert count(table) == "43 rows"
+
+
+@pytest.mark.parametrize("how", ["click", "keyboard"])
+def test_a_row_opens_side_by_side_and_the_table_stays_as_it_was(visit: Visit, tmp_path: Path, how: str) -> None:
+    table = scored(visit, write_csv(tmp_path / "in.csv", ["text", "label"], RIGHT + WRONG))
+    table.get_by_role("button", name="≠ Wrong (3)").click()
+    if how == "click":
+        table.get_by_role("row").get_by_text("bad bad").click()
+    else:
+        table.get_by_role("grid").focus()
+        for key in ("End", "ArrowUp", "Enter"):
+            visit.page.keyboard.press(key)
+    sync_api.expect(visit.box).to_have_value("bad bad")
+    visit.cell("sentiment").get_by_text("0.9820").wait_for()
+    visit.page.get_by_role("tab", name="Score a file").press("Enter")
+    assert count(table) == "3 of 43 rows"
+
+
+def test_labels_of_other_names_are_mapped_by_hand(visit: Visit, tmp_path: Path) -> None:
+    names = {"positive": "praise", "negative": "negativ"}
+    upload(visit, write_csv(tmp_path / "in.csv", ["text", "label"], [[text, names[label]] for text, label in RIGHT]))
+    visit.page.get_by_label("Right sentiment label").click()
+    visit.page.get_by_role("option", name="label").click()
+    visit.see("has 2 labels that this task does not have: 'praise' (20 rows), 'negativ' (20 rows)")
+    mapping = visit.page.get_by_label("What the sentiment labels mean")
+    sync_api.expect(mapping).to_have_value("praise =\nnegativ = negative")
+    mapping.fill("praise = positive\nnegativ = negative")
+    visit.page.get_by_role("checkbox", name="Use this mapping").check()
+    visit.see("sentiment: 40 rows with a right label in 'label'.")
+    visit.page.get_by_role("button", name="Score the file").click()
+    visit.page.locator("#score-report").get_by_text("100% right").wait_for()
+
+
+def test_20_000_rows_scroll_with_few_of_them_in_the_document(visit: Visit, tmp_path: Path) -> None:
+    rows = [[f"{'good' if number % 2 else 'bad'} {number}"] for number in range(20_000)]
+    table = scored(visit, write_csv(tmp_path / "in.csv", ["text"], rows))
+    assert count(table) == "20,000 rows"
+    table.get_by_role("grid").focus()
+    visit.page.keyboard.press("End")
+    table.locator(".body").get_by_text("good 19999").wait_for()
+    assert table.locator(".body [role=row]").count() < 60
+    table.get_by_role("searchbox").fill("1999")
+    sync_api.expect(table.get_by_role("status")).to_have_text("12 of 20,000 rows")
+
+
+def test_progress_does_not_run_backwards(visit: Visit, tmp_path: Path) -> None:
+    visit.page.evaluate(
+        """() => {
+          window.shares = [];
+          new MutationObserver(() => {
+            const bar = document.querySelector("#score-status progress");
+            if (bar) window.shares.push(bar.value);
+          }).observe(document.body, { childList: true, subtree: true, attributes: true });
+        }"""
+    )
+    scored(visit, write_csv(tmp_path / "in.csv", ["text"], [["good"]] * 3_000))
+    shares = visit.page.evaluate("window.shares")
+    assert shares[0] == 0
+    assert shares == sorted(shares)
+
+
+def test_cells_that_look_like_formulas_are_disarmed_in_the_rows_that_are_downloaded(
+    visit: Visit, tmp_path: Path
+) -> None:
+    rows = [["=1+1 good", "-2.5", "@x"], ['a "quoted", good\nline', "+3", "\t=2"]]
+    table = scored(visit, write_csv(tmp_path / "in.csv", ["text", "=number", "more"], rows))
+    with visit.page.expect_download() as waiting:
+        table.get_by_role("button", name="Download these 2 rows").click()
+    found = read_csv(Path(waiting.value.path()))
+    assert [[row["text"], row["'=number"], row["more"]] for row in found] == [
+        ["'=1+1 good", "-2.5", "'@x"],
+        ['a "quoted", good\nline', "+3", "'\t=2"],
+    ]
+
+
+def test_a_click_before_the_columns_are_known_scores_nothing(visit: Visit, tmp_path: Path) -> None:
+    button = visit.page.get_by_role("button", name="Score the file")
+    upload(visit, write_csv(tmp_path / "in.csv", ["a", "b"], [["good", "1"]]))
+    visit.page.locator("#score-preview [role=alert]").wait_for()
+    sync_api.expect(button).to_be_disabled()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_phone_shows_the_answers_below_each_text(
+    browser: sync_api.Browser, address: str, tmp_path: Path, theme: str
+) -> None:
+    visit = Visit(browser, f"{address}/?__theme={theme}", width=390)
+    table = scored(visit, write_csv(tmp_path / "in.csv", ["text", "label"], RIGHT + WRONG))
+    line = table.locator(".body [role=row]").first
+    text, label = (line.locator(f"[role=gridcell].{name}").bounding_box() for name in ("text", "given"))
+    assert text is not None
+    assert label is not None
+    assert label["y"] >= text["y"] + text["height"]
+    assert label["x"] + label["width"] <= 390
+    assert visit.overflow() <= 0
+    visit.page.close()

@@ -101,6 +101,7 @@ def test_unknown_labels_are_listed_with_a_map_that_reads_back(tmp_path: Path) ->
         ("happy", "'happy' does not say what a label means"),
         ("= positive", "does not say what a label means"),
         ("a = positive\na = negative", "'a' is mapped twice"),
+        ("a = positive\n" * 201, "The map has 201 lines; the maximum is 200"),
         ("happy = glad", "names 'glad', which the task does not have"),
         (f"{'x' * 5000} = {'y' * 5000}", "a string of 5,000 characters"),
     ],
@@ -114,6 +115,19 @@ def test_a_map_that_cannot_be_used_is_refused(tmp_path: Path, lines: str, messag
 def test_a_column_of_texts_asks_for_another_column(tmp_path: Path) -> None:
     table = table_of(tmp_path, ["text", "label"], [["good", f"a text {number}"] for number in range(80)])
     assert "Choose another column." in str(read(table).problem)
+
+
+def test_long_labels_and_columns_are_not_repeated_to_the_browser(tmp_path: Path) -> None:
+    import gradio as gr
+
+    table = table_of(tmp_path, ["text", "label", "x" * 100_000], [["good", "y" * 100_000, "positive"]] * 30)
+    with gr.Blocks(), gr.Row():
+        fields = LabelFields(fakes.TASKS)
+    assert len(str(fields.guess(table, {"sentiment": "label"}).values())) < 5_000
+    assert guess_label_columns(table, fakes.TASKS, ["text"]) == {}
+    with pytest.raises(InputError) as refused:
+        read(table, column="z" * 100_000)
+    assert len(str(refused.value)) < 1_000
 
 
 def test_too_few_labelled_rows_give_no_accuracy(tmp_path: Path) -> None:

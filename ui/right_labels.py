@@ -10,10 +10,9 @@ import gradio as gr
 from inference import InferenceError
 from inference.errors import counted
 from inference.formats.bundle import Task
-from inference.tables.reading import unique
-from inference.tables.table import Table
+from inference.tables.table import Table, shortened
 from ui import render
-from ui.scored import MAX_UNKNOWN, RightLabels, label_tasks, map_as_text, read_map, read_right_labels
+from ui.scored import MAX_UNKNOWN, RightLabels, label_tasks, map_as_text, named_columns, read_map, read_right_labels
 
 NONE = ""  # no column
 
@@ -53,7 +52,7 @@ class LabelFields:
 
     def guess(self, table: Table, guessed: Mapping[str, str]) -> dict[Any, Any]:
         """Return the updates for another file, whose label columns are probably these."""
-        choices = [("none", NONE), *((render.shorten(column, 60), column) for column in unique(table.columns))]
+        choices = [("none", NONE), *((render.shorten(column, 60), column) for column in named_columns(table))]
         shown: dict[Any, Any] = {
             column: gr.update(choices=choices, value=guessed.get(name, NONE))
             for name, column in zip(self._names, self.columns, strict=True)
@@ -104,4 +103,6 @@ def _line(task: str, right: RightLabels) -> tuple[bool, str]:
     if right.problem is not None:
         return False, f"{task}: {right.problem}"
     labelled = counted(sum(position >= 0 for position in right.ids), "row")
-    return True, ". ".join([f"{task}: {labelled} with a right label in {right.column!r}", *right.remarks]) + "."
+    return True, ". ".join(
+        [f"{task}: {labelled} with a right label in {shortened(right.column)}", *right.remarks]
+    ) + "."

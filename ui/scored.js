@@ -28,6 +28,7 @@ async function readRows(response) {
   if (!response.ok) throw new Error("The server has deleted the rows. Score the file again.");
   const text = await new Response(response.body.pipeThrough(new DecompressionStream("gzip"))).text();
   const [about, ...lines] = text.split("\n").filter(Boolean).map((line) => JSON.parse(line));
+  if (!about) throw new Error("The columns are too large for a table. The download has all rows.");
   const rows = lines.map(([cells, answers, error], at) => ({
     number: at + 1,
     cells,
@@ -155,7 +156,7 @@ class RowTable {
       const places = new Map(ranks.map((label, place) => [label, place]));
       return (label) => places.get(label) ?? labels.length;
     };
-    const named = (at, what) => { const of = rank(at); return ({ answers }) => of(answers[at][what]); };
+    const named = (at, what) => { let of; return ({ answers }) => (of ??= rank(at))(answers[at][what]); };
     return [
       ...(NARROW.matches ? [] : [{ key: "row", head: "row", width: widths.row, value: ({ number }) => number, fill: (row) => [count(row.number)], of: "figure" }]),
       ...texts.map((column) => ({ key: `text ${column}`, head: columns[column], width: widths.text, grows: 2, value: ({ cells }) => cells[column].toLowerCase(), fill: (row) => [row.cells[column]], of: "text" })),

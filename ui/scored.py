@@ -12,6 +12,7 @@ from typing import Any
 
 from inference.compare.labels import (
     GUESS_ROWS,
+    MAX_LABEL_LETTERS,
     fitting_tasks,
     guesses,
     match_labels,
@@ -29,6 +30,8 @@ from inference.tables.table import LABEL_NAMES, Block, Table, find_column, short
 SINGLE = "single_label_classification"
 MAX_TABLE_BYTES = 16_000_000  # of the rows that a browser gets, unpacked
 MAX_UNKNOWN = 50  # labels to map by hand; more are a wrong column
+MAX_MAP_LINES = 200
+MAX_COLUMN_LETTERS = 200
 MAX_LISTED = 3  # unknown labels in a sentence
 NOT_SHOWN = "Accuracy is not shown: "
 
@@ -69,13 +72,18 @@ def label_tasks(tasks: Mapping[str, Task]) -> list[str]:
     return [name for name, task in tasks.items() if task.problem_type == SINGLE]
 
 
+def named_columns(table: Table) -> list[str]:
+    """Return the columns that can be chosen: the browser gets their names once for each task, so they must be short."""
+    return [column for column in unique(table.columns) if len(column) <= MAX_COLUMN_LETTERS]
+
+
 def guess_label_columns(table: Table, tasks: Mapping[str, Task], taken: Collection[str]) -> dict[str, str]:
     """Guess which column holds the right labels of which task, by names as `compare` does, else by what they hold.
 
     Args:
         taken: columns that hold texts. Columns with a model's answers, as `score` adds them, are no right labels.
     """
-    names = [name for name in unique(table.columns) if name not in taken and f"{name}_confidence" not in table.columns]
+    names = [name for name in named_columns(table) if name not in taken and f"{name}_confidence" not in table.columns]
     by_task = {task: column for task in label_tasks(tasks) if (column := find_label_column(names, task))}
     likely = find_column(names, LABEL_NAMES)
     if by_task or not names:
@@ -126,7 +134,8 @@ def read_right_labels(
 
 def map_as_text(unknown: Mapping[str, int], task: Task) -> str:
     """Return a line "label in the file = label of the task" for each unknown label, with the most similar one."""
-    guessed = guesses((label for label in unknown if "\n" not in label), task.labels)
+    short = (label for label in unknown if len(label) <= MAX_LABEL_LETTERS and len(label.splitlines()) == 1)
+    guessed = guesses(short, task.labels)
     return "\n".join(f"{label} = {guess}".rstrip() for label, guess in guessed.items())
 
 
@@ -134,10 +143,12 @@ def read_map(text: str) -> dict[str, str]:
     """Parse such lines; nothing behind the = leaves rows with this label out.
 
     Raises:
-        InputError: a line has no =, or a label is mapped twice.
+        InputError: a line has no =, a label is mapped twice, or there are too many lines.
     """
     mapping: dict[str, str] = {}
-    for line in text.splitlines():
+    if len(lines := text.splitlines()) > MAX_MAP_LINES:
+        raise InputError(f"The map has {len(lines):,} lines; the maximum is {MAX_MAP_LINES}. Choose another column.")
+    for line in lines:
         label, equals, theirs = (part.strip() for part in line.rpartition("="))
         if not line.strip():
             continue

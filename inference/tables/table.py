@@ -161,7 +161,7 @@ def check_column_count(name: str, count: int, max_columns: int) -> None:
 
 def listed(columns: Sequence[str]) -> str:
     """Return "it has 'id', 'text'", with at most 20 columns."""
-    return f"it has {', '.join(map(repr, columns[:20])) or 'none'}{', …' if len(columns) > 20 else ''}"
+    return f"it has {', '.join(map(shortened, columns[:20])) or 'none'}{', …' if len(columns) > 20 else ''}"
 
 
 def is_sentence(column: str) -> bool:

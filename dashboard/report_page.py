@@ -23,6 +23,7 @@ from inference.artifacts.npm import PLOTLY, fetch_package
 from inference.backends import TITLES
 from inference.calls.formatting import digits, mb, ms, percent, points, times
 from inference.compare.disagreements import disagreements
+from inference.compare.results import unmeasured
 from inference.compare.summary import provenance
 from inference.compare.verdict import ShipLimits, decide
 from ui.look import tokens
@@ -129,11 +130,21 @@ def _figures(receipt: Receipt) -> list[tuple[str, list[Cell]]]:
     def plain(text: Callable[[str], str]) -> list[Cell]:
         return [Cell(text(name)) for name in backends]
 
-    lines = [
-        (f"{p}, one text", [estimate(results["latency"][name].get(f"{p}_ms"), ms) for name in backends])
-        for p in ("p50", "p95", "p99")
-    ]
-    lines.append((f"as fast as {TITLES[reference]}", against(results["speedup"], lambda gain: estimate(gain, times))))
+    lines: list[tuple[str, list[Cell]]] = [("one text", plain(lambda _: "not measured"))]
+    costs: list[tuple[str, list[Cell]]] = []
+    if unmeasured(receipt) is None:
+        lines = [
+            *(
+                (f"{p}, one text", [estimate(results["latency"][name].get(f"{p}_ms"), ms) for name in backends])
+                for p in ("p50", "p95", "p99")
+            ),
+            (f"as fast as {TITLES[reference]}", against(results["speedup"], lambda gain: estimate(gain, times))),
+        ]
+        costs = [
+            ("peak memory", plain(lambda name: mb(results["memory"][name]["peak_bytes"]))),
+            ("cold start", plain(lambda name: f"{digits(results['start'][name]['total_s'])} s")),
+            ("an hour in batches", plain(lambda name: f"{results['throughput'][name]['predictions_per_hour']:,.0f}")),
+        ]
     for task, scores in results["accuracy"].items():
         pairs = results["paired"][task]
         lines += [
@@ -149,20 +160,23 @@ def _figures(receipt: Receipt) -> list[tuple[str, list[Cell]]]:
         *lines,
         ("model", plain(lambda name: mb(results["size"][name]["model_bytes"]))),
         ("libraries", plain(lambda name: mb(results["size"][name]["libraries_bytes"]))),
-        ("peak memory", plain(lambda name: mb(results["memory"][name]["peak_bytes"]))),
-        ("cold start", plain(lambda name: f"{digits(results['start'][name]['total_s'])} s")),
-        ("an hour in batches", plain(lambda name: f"{results['throughput'][name]['predictions_per_hour']:,.0f}")),
+        *costs,
     ]
 
 
 def _charts(receipt: Receipt, limits: ShipLimits) -> list[tuple[str, Chart | Drawing]]:
     """Return each chart with its subject."""
     tasks = list(receipt["data"]["labels"])
+    timed: list[tuple[str, Chart | Drawing | None]] = []
+    if unmeasured(receipt) is None:
+        timed = [
+            *((f"Speed and accuracy: {task}", overview.pareto(receipt, task)) for task in tasks),
+            ("Speed-up", overview.speedup(receipt)),
+            ("Latency", latency.percentiles(receipt, limits.max_p95_ms)),
+            ("Latency by length", latency.by_length(receipt)),
+        ]
     charts: list[tuple[str, Chart | Drawing | None]] = [
-        *((f"Speed and accuracy: {task}", overview.pareto(receipt, task)) for task in tasks),
-        ("Speed-up", overview.speedup(receipt)),
-        ("Latency", latency.percentiles(receipt, limits.max_p95_ms)),
-        ("Latency by length", latency.by_length(receipt)),
+        *timed,
         *((f"Difference in accuracy: {task}", accuracy.differences(receipt, task, limits.max_drop)) for task in tasks),
         ("Size", size.model(receipt, limits.max_size_mb)),
     ]

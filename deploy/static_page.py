@@ -11,6 +11,7 @@ from dashboard.report_page import basic_plotly, report
 from inference.assets import ASSETS
 from inference.backends import RUNTIMES, TITLES
 from inference.compare.receipt import peek_receipt, read_receipt
+from inference.compare.results import unmeasured
 from inference.compare.summary import headline, provenance
 from inference.formats.bundle import Bundle
 from inference.tables.table import LABEL_NAMES, TEXT_NAMES
@@ -33,11 +34,12 @@ def page_files(bundle: Bundle, receipts: Path = RECEIPTS) -> dict[str, bytes]:
     """
     paths = [path for path in sorted(receipts.glob("*.json")) if _is_of(path, bundle)]
     recorded = {path.name: read_receipt(path) for path in paths}
+    timed = {name: receipt for name, receipt in recorded.items() if unmeasured(receipt) is None}
     page = {
         "runtimes": {name: {"title": runtime.title, "glyph": runtime.glyph} for name, runtime in RUNTIMES.items()},
         "text_names": TEXT_NAMES,
         "label_names": LABEL_NAMES,
-        "recorded": summary(recorded) if recorded else None,
+        "recorded": summary(timed) if timed else None,
     }
     files = {"tokens.css": tokens() + look(), "page.json": json.dumps(page, ensure_ascii=False)}
     if recorded:

@@ -8,6 +8,7 @@ from typing import Any
 import made
 import pytest
 
+from dashboard.report_page import report
 from inference.__main__ import main
 from inference.compare.candidates import decide_models
 from inference.compare.diff import diff
@@ -98,6 +99,14 @@ def test_difference_of_receipts_leaves_times_out(untimed: dict[str, Any]) -> Non
     assert any("Times and memory are not compared: speed was not measured" in note for note in notes)
     assert not [change for change in changes if "ms" in change.what]
     assert [change for change in changes if "accuracy" in change.what]
+
+
+def test_report_has_its_accuracy_and_says_that_speed_is_open(untimed: dict[str, Any]) -> None:
+    html = report([untimed, timed()])
+    assert "Speed was not measured: the machine was busy with other programs." in html
+    assert "not measured" in html
+    assert "Difference in accuracy: mood" in report([untimed])
+    assert "Latency by length" not in report([untimed])
 
 
 def test_commands_read_it(untimed: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

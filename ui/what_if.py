@@ -123,7 +123,7 @@ class WhatIf:
         limits: Threshold,
         is_wanted: Callable[[], bool],
     ) -> str:
-        if not any(pinned) or max(map(len, pinned)) > MAX_CHARS:
+        if not any(map(str.strip, pinned)) or max(map(len, pinned)) > MAX_CHARS:
             return ""
         before: Text = pinned[0] if len(pinned) < 2 or not pinned[1].strip() else (pinned[0], pinned[1])
         if before == text:

@@ -56,7 +56,7 @@ class View:
 
 
 PAGE = View("", ".triptych .best", ".triptych tbody tr:nth-last-child(2) td:last-child .meter")
-OVERVIEW = View("dashboard/", ".verdict", "[data-testid=stMain] svg[role=img]")
+OVERVIEW = View("dashboard/", ".answer", ".drawing[role=img]")
 STATIC = View("", ".card .guess", ".card .bars")
 
 

@@ -2,6 +2,7 @@
 
 import streamlit as st
 from markupsafe import Markup
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import answer, components, state
 from dashboard.charts import overview
@@ -14,6 +15,8 @@ from inference.backends import RUNTIMES, TITLES
 from inference.compare.overall import Overall, decide_overall, is_timed
 from inference.compare.verdict import recommendations
 
+ANSWER_HEIGHT, ROW_HEIGHT, TASK_HEIGHT = 262, 55, 40  # pixels, on a screen
+
 selection = state.current()
 
 
@@ -22,15 +25,25 @@ def page() -> None:
     overall = decide_overall(*state.of_this_model())
     st.html(Markup("<style>") + asset("overview.css") + Markup("</style>"))
     components.model_banner(selection.receipt)
-    st.html(render("answer.html", **answer.shown(overall)))
+    reserved("answer_place", ANSWER_HEIGHT).html(render("answer.html", **answer.shown(overall)))
     with st.container(horizontal=True, vertical_alignment="center"):
         downloads(overall)
         state.limits_here()
         st.caption(f"Limits: {requirements(overall.limits)}.", width="stretch")
-    st.html(render("lines.html", blocks=answer.task_lines(overall), reference=overall.reference))
+    blocks = answer.task_lines(overall)
+    height = sum(len(block.lines) * ROW_HEIGHT + TASK_HEIGHT for block in blocks) + TASK_HEIGHT
+    reserved("lines_place", height).html(render("lines.html", blocks=blocks, reference=overall.reference))
     charts(overall)
     details(overall)
     components.cpu_banner(selection.receipt)
+
+
+def reserved(key: str, height: int) -> DeltaGenerator:
+    """Return a place of about the height of what comes: Streamlit draws HTML late, and what is below must not jump.
+
+    overview.css frees its height when that is there.
+    """
+    return st.container(height=height, border=False, key=key)
 
 
 def downloads(overall: Overall) -> None:

@@ -39,8 +39,8 @@ def plain(text: str) -> str:
 
 def page(title: str, receipt: Receipt, about: str = "", *, tables: bool = False) -> None:
     """Draw the page's heading, a warning about another model, and the switch for its tables if it has some."""
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
-        st.header(plain(title), anchor=False, width="content")
+    with st.container(horizontal=True, wrap=False, horizontal_alignment="distribute", vertical_alignment="bottom"):
+        st.header(plain(title), anchor=False)
         if tables:
             st.toggle("Show tables", key=TABLES, bind="query-params")
     if about:

@@ -98,13 +98,13 @@ def pareto(receipts: Mapping[str, Receipt], task: str) -> Chart:
         figure.add_scatter(
             x=[each["value"] for each in slow],
             y=[each["value"] for each in right],
-            error_x=whiskers(slow),
-            error_y=whiskers(right),
+            error_x=whiskers(slow) | {"color": RUNTIMES[backend].color},
+            error_y=whiskers(right) | {"color": RUNTIMES[backend].color},
             mode="markers",
             marker=marker(backend, 12),
-            name=named(backend),
+            name=TITLES[backend],
             text=[label(short(name, 60)) for name in names],
-            hovertemplate="%{text}: %{x:.3g} ms, %{y:.2%}<extra>" + TITLES[backend] + "</extra>",
+            hovertemplate=f"{named(backend)}, " + "%{text}: %{x:.3g} ms, %{y:.1%}<extra></extra>",
         )
     finish(figure, height=420, x="median ms per text (log scale)", y=f"accuracy on {label(task)}", legend=True)
     times = [latency(name, backend) for name, r in receipts.items() for backend in r["settings"]["backends"]]

@@ -54,7 +54,9 @@ first, second = st.columns(2, gap="large")
 a = first.selectbox("In use", list(listed), list(listed).index(selection.name), key="in_use", bind="query-params")
 others = [name for name in listed if name != a]
 b = second.selectbox("Candidate", others, None, key="candidate", bind="query-params", placeholder="none")
-if b is not None:
+if b is None:
+    st.caption("Choose a candidate to see whether it may replace the one in use.")
+else:
     try:
         verdict = decide_models(listed[a], listed[b], selection.limits, names=(a, b))
         st.markdown(f"**{plain(verdict.sentence)}**")

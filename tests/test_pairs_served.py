@@ -347,7 +347,10 @@ def test_a_second_box_and_a_second_column_are_on_the_page_of_a_model_of_pairs(
     column.fill("answer")
     column.press("Enter")
     visit.page.get_by_role("button", name="Score the file").click()
-    visit.see("positive 100.0%")
+    visit.page.locator("#score-report .card[data-task=sentiment] .bars li").get_by_text("100%").wait_for()
+    visit.page.locator("#score-rows .body [role=row]").click()
+    visit.page.wait_for_function("document.querySelector('#second textarea').value === 'good'")
+    visit.cell("sentiment").get_by_text("0.9820").wait_for()
     assert visit.errors == []
 
 

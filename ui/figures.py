@@ -67,6 +67,7 @@ def report(
                 **_judged(at, known, right.get(task), rows.confusion.get(task, Counter())),
             }
         )
+    cards.sort(key=lambda card: card["accuracy"] is None)  # what the file was scored for comes first
     return fill("score_report", backend=backend, cards=cards, bin_width=1 / BINS, height=CHART_HEIGHT)
 
 

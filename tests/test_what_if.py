@@ -22,6 +22,7 @@ from chromium import PATIENCE_MS, Visit, sync_api
 from conftest import ROOT
 from fastapi import FastAPI
 from test_app import HOSTILE, IMAGE, SCRIPT, models
+from test_pairs import of_pairs
 from threads import running
 
 from inference.api import create_app
@@ -159,6 +160,7 @@ def test_a_link_opens_its_text_task_and_view(browser: sync_api.Browser, address:
     sync_api.expect(visit.box).to_have_value("glad <b>")
     visit.see("Why joy")
     visit.page.locator("#side-by-side .triptych:not(.waiting)[data-asked='1']").wait_for()
+    sync_api.expect(visit.page.locator("#reasons")).to_be_in_viewport()
     visit.page.close()
     page = browser.new_page()
     page.set_default_timeout(PATIENCE_MS)
@@ -385,6 +387,30 @@ def test_corrections_are_kept_in_the_tab_and_can_be_removed(visit: Visit) -> Non
     visit.page.get_by_role("button", name="Remove all").click()
     visit.page.get_by_role("button", name="Click again to remove them").click()
     sync_api.expect(visit.page.locator("#correction .kept")).to_be_hidden()
+
+
+def test_both_texts_of_a_pair_are_pinned_linked_and_corrected(browser: sync_api.Browser, tmp_path: Path) -> None:
+    given = of_pairs()
+    with served(Models(given.bundle, lambda name: of_pairs())) as url:
+        visit = Visit(browser, f"{url}/?text=good&second=bad%20film")
+        second = visit.page.get_by_role("textbox", name="Second text")
+        visit.page.locator("#why .words[data-text='bad film'] [data-at]").last.click()
+        visit.page.wait_for_function("document.querySelector('#second textarea').value === 'bad '")
+        assert "good / bad film" in visit.page.locator("#pinned").inner_text()
+        visit.page.locator("#changes table").wait_for()
+        visit.page.get_by_role("button", name="Back to it").click()
+        visit.page.locator("[data-shown*='bad film']").wait_for(state="attached")
+        assert (visit.box.input_value(), second.input_value()) == ("good", "bad film")
+        visit.page.get_by_role("button", name="Wrong?").click()
+        visit.page.locator("#correction [name=label]").select_option(index=1)
+        visit.page.get_by_role("button", name="Record").click()
+        with visit.page.expect_download() as event:
+            visit.page.get_by_role("button", name="Download CSV").click()
+        event.value.save_as(tmp_path / "corrections.csv")
+        table = open_table(tmp_path / "corrections.csv")
+        assert read_columns(table, ["text", "text_pair"]) == {"text": ["good"], "text_pair": ["bad film"]}
+        assert visit.errors == []
+        visit.page.close()
 
 
 def test_cells_of_other_files_keep_their_apostrophes(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ function type(id, text) {
 }
 
 function ask(texts) {
-  texts.forEach((text, number) => type(number ? "second" : "text", text));
+  for (let number = 0; number < page().boxes; number++) type(number ? "second" : "text", texts[number] ?? "");
   setTimeout(() => one("#classify").click()); // after the page has read the boxes
 }
 
@@ -85,6 +85,7 @@ function moveTo(word, key) {
 // --- Links and code
 
 let view = "try";
+let goesToWhy = false; // once there are answers, which the page scrolls to
 let isTouched = false; // an address is only written for somebody who has done something
 
 function state(texts) {
@@ -108,7 +109,7 @@ function openLink(isSettled) {
   view = asked === "why" ? asked : "try";
   if (problem) say(problem);
   if (asked === "file") [...document.querySelectorAll('#views button[role="tab"]')].find((tab) => tab.textContent.trim() === "Score a file")?.click();
-  if (asked === "why") one("#reasons")?.scrollIntoView();
+  goesToWhy = asked === "why";
   const given = texts[0] ? boxes.map((_, number) => texts[number] ?? "") : boxes.map(() => unchanged);
   window.triptychOpening = !texts[0] && !isSettled; // see ask.js
   return [...given, task ?? unchanged, texts[0] ? "link" : isSettled ? "" : "example"];
@@ -127,6 +128,14 @@ async function copy(text, message) {
     byHand.hidden = true;
   }
   return say(message);
+}
+
+/** Follow an answer that has come. */
+function answered() {
+  remember();
+  drawForm();
+  if (goesToWhy) one("#reasons").scrollIntoView();
+  goesToWhy = false;
 }
 
 function copyLink() {
@@ -254,5 +263,5 @@ document.addEventListener("change", ({ target }) => {
 // For the events of the page, see what_if.py.
 window.triptych = {
   open: openLink,
-  answered: () => setTimeout(() => { remember(); drawForm(); }),
+  answered: () => setTimeout(answered),
 };

@@ -15,10 +15,10 @@ from inference.compare.receipt import seal
 def one(here: bool = True, **changes: Any) -> Any:
     """A receipt of 200 rows on which INT8 breaks one, measured here or on a processor that nobody has."""
     true, base = made.answers(200, 20)
-    found = made.receipt(true, {"pytorch": base, "onnx": base, "int8": made.flip(base, [true.index(1)])}, **changes)
+    receipt = made.receipt(true, {"pytorch": base, "onnx": base, "int8": made.flip(base, [true.index(1)])}, **changes)
     if here:
-        found["machine"] |= {"cpu": cpu.model(), "flags": cpu.int8_flags()}
-    return seal(found)
+        receipt["machine"] |= {"cpu": cpu.model(), "flags": cpu.int8_flags()}
+    return seal(receipt)
 
 
 def opened(page: str = "overview", **choices: str) -> AppTest:

@@ -63,11 +63,11 @@ def test_every_backend_refuses_control_characters_alone(classifier: Classifier) 
 
 
 def test_onnx_agrees_with_pytorch_and_int8_is_near(built: Artifact) -> None:
-    found = built.parity["backends"]
-    assert found["onnx"]["max_abs_dp"] < 1e-4
-    assert found["onnx"]["label_agreement"] == 1
-    assert found["int8"]["max_abs_dp"] < 0.2
-    assert found["int8"]["batch_flips"] == 0
+    parity = built.parity["backends"]
+    assert parity["onnx"]["max_abs_dp"] < 1e-4
+    assert parity["onnx"]["label_agreement"] == 1
+    assert parity["int8"]["max_abs_dp"] < 0.2
+    assert parity["int8"]["batch_flips"] == 0
 
 
 def test_attention_and_layer_norms_are_fused(built: Artifact) -> None:
@@ -109,9 +109,9 @@ def test_progress_runs_from_zero_to_one(own: Tiny) -> None:
 @pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx", "tokenizer.json", "manifest.json"])
 def test_a_damaged_artefact_is_noticed_and_rebuilt(own: Tiny, name: str) -> None:
     bundle = Bundle.read(own.folder)
-    found = find(bundle, own.cache)
-    assert found is not None
-    path = found.folder / name
+    artifact = find(bundle, own.cache)
+    assert artifact is not None
+    path = artifact.folder / name
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     again = obtain(bundle, own.cache, base=own.base)
@@ -120,14 +120,14 @@ def test_a_damaged_artefact_is_noticed_and_rebuilt(own: Tiny, name: str) -> None
 
 
 def test_a_damaged_file_is_refused_when_it_is_read(own: Tiny) -> None:
-    found = find(Bundle.read(own.folder), own.cache)
-    assert found is not None
-    path = found.folder / "model.int8.onnx"
+    artifact = find(Bundle.read(own.folder), own.cache)
+    assert artifact is not None
+    path = artifact.folder / "model.int8.onnx"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(BundleError, match=r"model.int8.onnx is damaged.*python -m inference build"):
-        found.read("int8")
+        artifact.read("int8")
 
 
 def test_any_change_of_the_model_is_another_artefact(own: Tiny) -> None:

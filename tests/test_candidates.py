@@ -102,7 +102,7 @@ def test_only_rows_that_both_have_are_compared() -> None:
     assert "0 pp" in result.sentence
 
 
-def test_what_cannot_be_compared_is_refused_with_the_reason() -> None:
+def test_incomparable_measurements_are_refused_with_the_reason() -> None:
     other_file, other_rows, other_labels, other_task = model(), model(), model(labels=("a", "b")), model()
     other_file["data"]["sha256"] = "0" * 64
     other_rows["data"]["row_numbers"] = [number + ROWS for number in other_rows["data"]["row_numbers"]]

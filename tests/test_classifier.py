@@ -206,9 +206,9 @@ def test_invalid_threshold_is_refused(threshold: float) -> None:
 def test_logits_that_are_no_numbers_are_an_error_and_never_an_answer(value: float) -> None:
     class Broken(fakes.FakeBackend):
         def logits(self, input_ids, attention_mask):  # type: ignore[no-untyped-def]
-            found = super().logits(input_ids, attention_mask)
-            found["sentiment"][-1, 0] = value
-            return found
+            values = super().logits(input_ids, attention_mask)
+            values["sentiment"][-1, 0] = value
+            return values
 
     with pytest.raises(InferenceError, match=r"NaN or infinity for texts\[1\], task 'sentiment'"):
         fakes.classifier(Broken()).predict_all_tasks(["bad", "good good good"])
@@ -216,10 +216,10 @@ def test_logits_that_are_no_numbers_are_an_error_and_never_an_answer(value: floa
 
 @pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
 def test_probabilities_of_huge_logits_neither_overflow_nor_warn(problem_type: str) -> None:
-    found = probabilities(np.array([[1e4, -1e4, 0.0]], np.float32), problem_type)
-    assert np.isfinite(found).all()
-    assert found[0, 0] == pytest.approx(1)
-    assert found[0, 1] == pytest.approx(0)
+    scores = probabilities(np.array([[1e4, -1e4, 0.0]], np.float32), problem_type)
+    assert np.isfinite(scores).all()
+    assert scores[0, 0] == pytest.approx(1)
+    assert scores[0, 1] == pytest.approx(0)
 
 
 def test_a_numpy_threshold_leaves_plain_types() -> None:

@@ -58,7 +58,7 @@ def rows(tiny: Tiny) -> Any:
 @pytest.fixture(scope="module")
 def receipt(tiny: Tiny, rows: Any, plan: Plan) -> dict[str, Any]:
     steps: list[tuple[str, float]] = []
-    found = measure(
+    measured = measure(
         tiny.folder,
         rows,
         cache=tiny.cache,
@@ -71,7 +71,7 @@ def receipt(tiny: Tiny, rows: Any, plan: Plan) -> dict[str, Any]:
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     assert any("accuracy: PyTorch 40, ONNX 40, INT8 40 of 40 rows" in step for step, _ in steps)
-    return found
+    return measured
 
 
 def test_written_receipt_reads_back_unchanged(receipt: dict[str, Any], tmp_path: Path) -> None:
@@ -103,10 +103,10 @@ def test_answers_are_those_of_the_classifier(receipt: dict[str, Any], rows: Any,
 
     for backend in ("onnx", "int8"):
         classifier = load(tiny.folder, backend, cache=tiny.cache, base=tiny.base)
-        found = [classifier.predict(text, "mood") for text in rows.texts]
+        predictions = [classifier.predict(text, "mood") for text in rows.texts]
         kept = receipt["backends"][backend]["predictions"]["mood"]
-        assert kept["label_ids"] == [classifier.tasks["mood"].labels.index(p.label) for p in found]
-        assert kept["confidence"] == pytest.approx([p.confidence for p in found], abs=2e-6)
+        assert kept["label_ids"] == [classifier.tasks["mood"].labels.index(p.label) for p in predictions]
+        assert kept["confidence"] == pytest.approx([p.confidence for p in predictions], abs=2e-6)
     assert receipt["results"]["paired"]["mood"]["onnx"]["max_abs_dp"] < 1e-4
     assert receipt["backends"]["int8"]["batch_flips"] == {"rows": 10, "tasks": {"mood": 0}}
 
@@ -195,8 +195,8 @@ def test_turn_order_is_abba_and_rotates() -> None:
 
 
 def test_group_by_length_covers_every_length() -> None:
-    found = group_by_length([1, 16, 17, 32, 33, 64, 65, 500])
-    assert list(found.values()) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    groups = group_by_length([1, 16, 17, 32, 33, 64, 65, 500])
+    assert list(groups.values()) == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
 def test_disturbed_round_is_repeated_and_marked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,9 +224,9 @@ def test_disturbed_round_is_repeated_and_marked(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(benchmark, "PAUSE_S", 0)
     ticks = []
     pool = {"onnx": Quick(), CONTROL: Quick()}
-    found = list(benchmark.latency_rounds(pool, [[0], [1]], 0, probe, lambda: ticks.append(1)))  # type: ignore[arg-type]
-    assert [(b["round"], b["disturbed"]) for b in found[::2]] == [(0, False), (1, True), (1, True), (1, False)]
-    assert found[-1]["slowdown"] == 1.5  # the third try counts, and tells how it was
+    blocks = list(benchmark.latency_rounds(pool, [[0], [1]], 0, probe, lambda: ticks.append(1)))  # type: ignore[arg-type]
+    assert [(b["round"], b["disturbed"]) for b in blocks[::2]] == [(0, False), (1, True), (1, True), (1, False)]
+    assert blocks[-1]["slowdown"] == 1.5  # the third try counts, and tells how it was
     assert len(ticks) == 2
 
 
@@ -307,9 +307,9 @@ def test_exit_code_of_verdict_is_the_decision(files: dict[str, str], capsys: pyt
 
 def test_verdict_as_json(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verdict", files["broken"], "--json"]) == 1
-    found = json.loads(capsys.readouterr().out)
-    assert found["backends"]["int8"]["decision"] == "NO"
-    assert found["exit_code"] == 1
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["backends"]["int8"]["decision"] == "NO"
+    assert verdict["exit_code"] == 1
 
 
 def test_receipt_show_and_diff(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -368,8 +368,8 @@ def test_quick_comparison_of_the_demo_model(demo: Path, demo_cache: Path, tmp_pa
     assert "| sentiment of showcase.csv: accuracy (247 rows) |" in done.stdout
     assert "is inconclusive: about" in done.stdout
     assert "% statistics" in done.stderr
-    found = read_receipt(tmp_path / "r.json")
+    measured = read_receipt(tmp_path / "r.json")
     with (ROOT / "assets" / "showcase.csv").open(encoding="utf-8", newline="") as file:
-        assert found["data"]["texts"] == [row["text"] for row in csv.DictReader(file)]
-    pair = found["results"]["paired"]["intent"]["onnx"]
+        assert measured["data"]["texts"] == [row["text"] for row in csv.DictReader(file)]
+    pair = measured["results"]["paired"]["intent"]["onnx"]
     assert (pair["flips"], pair["agreement"]["value"]) == (0, 1.0)

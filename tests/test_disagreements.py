@@ -39,17 +39,17 @@ def receipt(**data: Any) -> dict[str, Any]:
 
 
 def test_disagreements_are_sorted_by_kind_and_confidence() -> None:
-    found = disagreements(receipt(), "mood", "int8")
-    assert [(d.row, d.kind) for d in found[:4]] == [(5, BROKEN), (1, BROKEN), (2, FIXED), (6, BOTH_WRONG)]
+    rows = disagreements(receipt(), "mood", "int8")
+    assert [(d.row, d.kind) for d in rows[:4]] == [(5, BROKEN), (1, BROKEN), (2, FIXED), (6, BOTH_WRONG)]
 
 
 def test_a_row_has_its_labels_confidences_and_length() -> None:
-    found = disagreements(receipt(), "mood", "int8")[0]
-    assert (found.true, found.reference, found.backend) == ("up", "up", "odd")
-    assert (found.reference_confidence, found.backend_confidence, found.tokens) == (0.6, 0.95, 8)
+    row = disagreements(receipt(), "mood", "int8")[0]
+    assert (row.true, row.reference, row.backend) == ("up", "up", "odd")
+    assert (row.reference_confidence, row.backend_confidence, row.tokens) == (0.6, 0.95, 8)
 
 
-def test_unlabelled_row_comes_last_and_nobody_is_called_right() -> None:
+def test_unlabelled_row_comes_last_and_no_backend_is_called_right() -> None:
     changed = disagreements(receipt(), "mood", "int8")[-1]
     assert (changed.row, changed.kind, changed.true) == (3, CHANGED, None)
 
@@ -58,7 +58,7 @@ def test_the_reference_agrees_with_itself() -> None:
     assert disagreements(receipt(), "mood", "pytorch") == []
 
 
-def test_text_of_a_disagreement_is_none_without_texts() -> None:
+def test_disagreement_has_no_text_if_the_receipt_has_none() -> None:
     assert {d.text for d in disagreements(receipt(), "mood", "int8")} == {None}
     held = receipt(texts=["a", "b", "c", "d", "e"])
     assert [d.text for d in disagreements(held, "mood", "int8")] == ["d", "a", "b", "e", "c"]
@@ -80,7 +80,7 @@ def test_attach_texts_names_existing_columns() -> None:
         attach_texts(receipt(), "moods.csv", FILE, "body")
 
 
-@pytest.mark.parametrize(("task", "backend", "said"), [("topic", "int8", "mood"), ("mood", "onnx", "pytorch, int8")])
-def test_unknown_task_or_backend_is_rejected(task: str, backend: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+@pytest.mark.parametrize(("task", "backend", "message"), [("topic", "int8", "mood"), ("mood", "onnx", "pytorch, int8")])
+def test_unknown_task_or_backend_is_rejected(task: str, backend: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         disagreements(receipt(), task, backend)

@@ -62,9 +62,9 @@ def test_explain_prints_a_line_per_word(run: Run) -> None:
 
 def test_without_a_task_every_task_is_explained(run: Run) -> None:
     _, out, _ = run("it was bad", "--json")
-    found = json.loads(out)
-    assert found["model"] == "tiny"
-    assert [one["task"] for one in found["explanations"]] == ["mood", "topic"]
+    output = json.loads(out)
+    assert output["model"] == "tiny"
+    assert [one["task"] for one in output["explanations"]] == ["mood", "topic"]
 
 
 def test_convergence_delta_is_printed(run: Run) -> None:
@@ -78,9 +78,9 @@ def test_two_backends_are_compared_on_the_label_of_the_first(run: Run) -> None:
     assert code == 0
     assert "INT8 against ONNX, 4 words: " in out
     _, out, _ = run("it was so bad", "--task", "mood", "--compare", "onnx,int8", "--json")
-    (found,) = json.loads(out)["comparisons"]
-    assert list(found["explanations"]) == ["onnx", "int8"]
-    assert -1 <= found["agreements"]["int8"]["tau"] <= 1
+    (comparison,) = json.loads(out)["comparisons"]
+    assert list(comparison["explanations"]) == ["onnx", "int8"]
+    assert -1 <= comparison["agreements"]["int8"]["tau"] <= 1
 
 
 def test_dash_reads_stdin_as_one_text(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_dash_reads_stdin_as_one_text(run: Run, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((), "explain needs a TEXT"),
         (("bad", "--label", "up"), "This model has 2 tasks; name one"),
@@ -104,16 +104,16 @@ def test_dash_reads_stdin_as_one_text(run: Run, monkeypatch: pytest.MonkeyPatch)
         (("bad", "--check"), "leave out TEXT"),
     ],
 )
-def test_invalid_command_is_one_line_and_exit_code_2(run: Run, arguments: tuple[str, ...], said: str) -> None:
+def test_invalid_command_is_one_line_and_exit_code_2(run: Run, arguments: tuple[str, ...], message: str) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
-    assert said in err.splitlines()[-1]
+    assert message in err.splitlines()[-1]
 
 
 def test_control_characters_are_escaped() -> None:
     text = "good\u202e\x9b31m bad \x1b]0;x\x07"
-    told = format_explanation(explain(fakes.classifier(), text, "sentiment"))
-    assert all(letter.isprintable() or letter == "\n" for letter in told)
+    lines = format_explanation(explain(fakes.classifier(), text, "sentiment"))
+    assert all(letter.isprintable() or letter == "\n" for letter in lines)
     assert printable("\x1b[31m👩\u200d👩") == "\\x1b[31m👩\u200d👩"
 
 
@@ -124,13 +124,13 @@ def test_columns_of_wide_letters_and_marks() -> None:
 # --- Faithfulness
 
 
-def test_the_figures_are_those_worked_out_by_hand() -> None:
+def test_figures_equal_the_ones_computed_by_hand() -> None:
     # Four words, of which "good" alone counts: every bin takes one word, and 50% two.
-    found = faithfulness.measure_faithfulness(
+    record = faithfulness.measure_faithfulness(
         fakes.classifier(), ["good this that it"], OCCLUSION, tasks=["sentiment"], draws=200
     )
     whole = 1 / (1 + math.exp(-2))
-    figures = found["sentiment"]
+    figures = record["sentiment"]
     assert figures["comprehensiveness"]["explained"] == pytest.approx(whole - 0.5)
     assert figures["sufficiency"]["explained"] == pytest.approx(0.0)
     # A random word is "good" one time in four, two random words every other time.
@@ -139,12 +139,14 @@ def test_the_figures_are_those_worked_out_by_hand() -> None:
 
 
 def test_words_that_do_not_matter_are_no_better_than_random_ones() -> None:
-    found = faithfulness.measure_faithfulness(
+    record = faithfulness.measure_faithfulness(
         fakes.classifier(), ["this that it", "it this"], OCCLUSION, tasks=["sentiment"]
     )
-    assert found["sentiment"]["comprehensiveness"]["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    told = faithfulness.faithfulness_sentences({"backend": "int8", "method": OCCLUSION, "tasks": found}, "sentiment")
-    assert all("no better than chance" in sentence for sentence in told)
+    assert record["sentiment"]["comprehensiveness"]["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    sentences = faithfulness.faithfulness_sentences(
+        {"backend": "int8", "method": OCCLUSION, "tasks": record}, "sentiment"
+    )
+    assert all("no better than chance" in sentence for sentence in sentences)
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
@@ -158,8 +160,8 @@ def test_record_replaces_only_its_predecessor(tmp_path: Path) -> None:
         one = faithfulness.make_record(classifier, method, {"sentiment": {"texts": number}}, "0" * 64)
         faithfulness.add_record(path, one)
     assert [one["tasks"]["sentiment"]["texts"] for one in faithfulness.read_records(path)] == [2, 3]
-    found = faithfulness.find_record(path, classifier.bundle, "int8", OCCLUSION)
-    assert found is not None and found["tasks"]["sentiment"]["texts"] == 3
+    record = faithfulness.find_record(path, classifier.bundle, "int8", OCCLUSION)
+    assert record is not None and record["tasks"]["sentiment"]["texts"] == 3
     assert faithfulness.find_record(path, classifier.bundle, "onnx", OCCLUSION) is None
 
 
@@ -174,8 +176,8 @@ def test_file_with_other_content_is_not_overwritten(tmp_path: Path, content: str
 @pytest.mark.slow
 def test_the_words_that_the_demo_model_names_first_matter_more_than_random_ones(demo: Path, demo_cache: Path) -> None:
     texts = showcase_texts()[::8]
-    found = faithfulness.measure_faithfulness(load(demo, "int8", cache=demo_cache), texts, OCCLUSION, draws=2)
-    for figures in found.values():
+    record = faithfulness.measure_faithfulness(load(demo, "int8", cache=demo_cache), texts, OCCLUSION, draws=2)
+    for figures in record.values():
         for name in faithfulness.FIGURES:
             assert figures[name]["difference"]["low"] > 0
 
@@ -271,9 +273,9 @@ def test_a_row_is_explained_on_both_backends_with_how_far_they_agree(
     table = next(one.value for one in at.dataframe if "Word" in one.value)
     assert list(table["Word"]) == ["<b>", "text"]
     assert list(table["Difference"]) == [0.0, -0.5]
-    told = " ".join(one.value for one in [*at.markdown, *at.caption]).replace("\\", "").replace("\u2060", "")
-    assert "Why positive: both weigh the words alike." in told
-    assert "The text is long." in told
+    page_text = " ".join(one.value for one in [*at.markdown, *at.caption]).replace("\\", "").replace("\u2060", "")
+    assert "Why positive: both weigh the words alike." in page_text
+    assert "The text is long." in page_text
     at.button(key="why_4_1").click().run()
     assert asked[1][2] == "negative"
 
@@ -304,9 +306,9 @@ def test_the_dashboard_shows_what_the_command_prints(
     demo: Path, demo_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TRIPTYCH_MODEL", raising=False)
-    found = jobs.explain("what a lovely film", "sentiment", "positive", "onnx", "int8")
-    assert [word["text"] for word in found["explanations"]["int8"]["words"]] == ["what", "a", "lovely", "film"]
-    assert set(found["agreements"]) == {"int8"}
+    comparison = jobs.explain("what a lovely film", "sentiment", "positive", "onnx", "int8")
+    assert [word["text"] for word in comparison["explanations"]["int8"]["words"]] == ["what", "a", "lovely", "film"]
+    assert set(comparison["agreements"]) == {"int8"}
     with pytest.raises(InferenceError, match="has no label 'great'"):
         jobs.explain("what a lovely film", "sentiment", "great", "onnx", "int8")
 

@@ -35,9 +35,9 @@ def receipt(backends: tuple[str, ...] = ("pytorch", "onnx", "int8"), **model: An
     """200 rows on which the last backend breaks one."""
     true, first = made.answers(200, 20)
     given = dict.fromkeys(backends, first) | {backends[-1]: made.flip(first, [true.index(1)])}
-    found = made.receipt(true, given)
-    found["model"] |= model
-    return seal(found)
+    measured = made.receipt(true, given)
+    measured["model"] |= model
+    return seal(measured)
 
 
 @pytest.fixture
@@ -49,26 +49,26 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     receipts._read.clear()
 
 
-@pytest.mark.parametrize(("base", "said"), BASES)
-def test_method_and_report_describe_any_base(folder: Path, base: Any, said: str) -> None:
+@pytest.mark.parametrize(("base", "message"), BASES)
+def test_method_and_report_describe_any_base(folder: Path, base: Any, message: str) -> None:
     one = receipt(base=base)
     write_receipt(one, folder / "one.json")
     test = opened("method")
     assert not test.exception
-    assert base_in_words(one["model"]) == said
+    assert base_in_words(one["model"]) == message
     (hashes,) = (section for section in method(one) if section.heading == "Hashes")
-    assert f"The model is made, {said}. " in hashes.paragraphs[0]
-    for told in (words(test), report([one]), summary([one, one])):
-        assert not re.search("(on|at|revision) None", told)
-    assert said in report([one])
+    assert f"The model is made, {message}. " in hashes.paragraphs[0]
+    for text in (words(test), report([one]), summary([one, one])):
+        assert not re.search("(on|at|revision) None", text)
+    assert message in report([one])
 
 
 @pytest.mark.parametrize("base", [base for base, _ in BASES])
 def test_receipts_with_any_base_are_compared(base: Any) -> None:
     one = receipt(base=base)
     assert not any(change.what == "base files" for change in diff(one, one)[0])
-    told = {change.what: (change.before, change.after) for change in diff(one, receipt(base=PINNED))[0]}
-    assert told.get("base files") == (("none", "4" * 8) if base is None else None)
+    changes = {change.what: (change.before, change.after) for change in diff(one, receipt(base=PINNED))[0]}
+    assert changes.get("base files") == (("none", "4" * 8) if base is None else None)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -78,9 +78,9 @@ def test_every_page_opens_with_a_receipt_of_a_folder_of_onnx_files(folder: Path,
     assert not test.exception
     assert "PyTorch" not in words(test) + html(test)
     if page in MINE:
-        found = charts(test)
-        assert len(found) >= 3
-        assert not any("PyTorch" in proto.spec + proto.alt for proto in found)
+        drawn = charts(test)
+        assert len(drawn) >= 3
+        assert not any("PyTorch" in proto.spec + proto.alt for proto in drawn)
     if page == "overview":
         assert "as fast as ONNX" in html(test)
         assert "Stay with ONNX" in html(test) or "Ship INT8" in html(test)
@@ -94,7 +94,7 @@ def test_report_and_table_of_onnx_files_do_not_mention_pytorch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backends", "best", "said"),
+    ("backends", "best", "message"),
     [
         (("pytorch", "onnx", "int8"), "pytorch", "PyTorch and ONNX run on GPUs"),
         (("onnx", "int8"), "onnx", "ONNX runs on GPUs"),
@@ -103,11 +103,11 @@ def test_report_and_table_of_onnx_files_do_not_mention_pytorch() -> None:
     ],
 )
 def test_gpu_recommendation_names_only_measured_backends(
-    backends: tuple[str, ...], best: str | None, said: str
+    backends: tuple[str, ...], best: str | None, message: str
 ) -> None:
     choice = decide(receipt(backends)).recommended["GPU service"]
     assert choice.backend == best
-    assert said in choice.why
+    assert message in choice.why
 
 
 def test_model_card_needs_a_model_trained_here(tmp_path: Path) -> None:

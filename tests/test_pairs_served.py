@@ -243,7 +243,7 @@ def test_faithfulness_is_measured_on_pairs() -> None:
         ({"texts": [3]}, 422, "texts[0] should be a valid string"),
     ],
 )
-def test_the_api_takes_pairs_and_says_what_is_none(body: dict[str, Any], status: int, message: str) -> None:
+def test_api_accepts_pairs_and_rejects_malformed_ones(body: dict[str, Any], status: int, message: str) -> None:
     with TestClient(create_app(of_pairs())) as client:
         response = client.post("/api/predict", json=body | {"tasks": ["sentiment"]})
         assert response.status_code == status

@@ -123,20 +123,20 @@ def test_diff_reports_a_slower_backend() -> None:
         made.receipt(true, {"pytorch": given, "int8": given}, seed=seed, ms={"pytorch": 12.0, "int8": ms})
         for seed, ms in ((1, 2.0), (2, 3.0))
     )
-    found = {change.what: change.status for change in diff(a, b)[0]}
-    assert found["INT8: p50, ms"] == CHANGED
-    assert found["INT8: speed-up"] == CHANGED
-    assert found["PyTorch: p50, ms"] == NOISE
+    changes = {change.what: change.status for change in diff(a, b)[0]}
+    assert changes["INT8: p50, ms"] == CHANGED
+    assert changes["INT8: speed-up"] == CHANGED
+    assert changes["PyTorch: p50, ms"] == NOISE
 
 
 def test_diff_reports_lower_accuracy() -> None:
     true, given = made.answers(200, 0)
     a = made.receipt(true, {"pytorch": given, "int8": given})
     b = made.receipt(true, {"pytorch": given, "int8": made.flip(given, range(12))})
-    found = {one.what: one for one in diff(a, b)[0]}
-    assert found["INT8: accuracy of mood"].status == CHANGED
-    assert "12 labels differ" in found["INT8: accuracy of mood"].after
-    assert found["PyTorch: accuracy of mood"].status == SAME
+    changes = {one.what: one for one in diff(a, b)[0]}
+    assert changes["INT8: accuracy of mood"].status == CHANGED
+    assert "12 labels differ" in changes["INT8: accuracy of mood"].after
+    assert changes["PyTorch: accuracy of mood"].status == SAME
 
 
 def test_diff_skips_accuracy_and_latency_on_different_rows() -> None:
@@ -161,5 +161,5 @@ def test_diff_reports_changed_files_and_memory() -> None:
     b = copy.deepcopy(a)
     b["backends"]["int8"]["files"]["int8.bin"]["sha256"] = "8" * 64
     b["results"]["memory"]["int8"]["peak_bytes"] *= 2
-    found = {change.what for change in diff(a, b)[0] if change.status == CHANGED}
-    assert found == {"files of INT8", "INT8: memory, MB"}
+    changes = {change.what for change in diff(a, b)[0] if change.status == CHANGED}
+    assert changes == {"files of INT8", "INT8: memory, MB"}

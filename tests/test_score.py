@@ -48,10 +48,10 @@ def test_every_row_gets_the_answers_that_the_classifier_gives(source: Path, tmp_
     assert list(rows[0]) == ["id", "text", "more", *ADDED]
     assert [row["id"] for row in rows] == [str(i) for i in range(30)]
     for row in rows:
-        for task, found in classifier.predict_all_tasks(row["text"]).items():
-            assert row[task] == found.label
-            assert row[f"{task}_confidence"] == f"{found.confidence:.6f}"
-            assert row[f"{task}_uncertain"] == str(found.uncertain).lower()
+        for task, predictions in classifier.predict_all_tasks(row["text"]).items():
+            assert row[task] == predictions.label
+            assert row[f"{task}_confidence"] == f"{predictions.confidence:.6f}"
+            assert row[f"{task}_uncertain"] == str(predictions.uncertain).lower()
         assert row["error"] == ""
     assert (report.tally.rows, report.tally.errors, report.text_column) == (30, 0, "text")
     assert report.tally.tasks["sentiment"].labels == {"positive": 12, "negative": 18}
@@ -112,26 +112,26 @@ def test_a_row_that_cannot_be_answered_says_why_and_the_others_are_as_without_it
     assert [row for row in rows if not row["error"]] == read_csv(tmp_path / "fewer.csv")
 
 
-def test_a_text_in_which_the_tokenizer_reads_nothing_is_the_only_row_without_an_answer(tiny: Tiny) -> None:
+def test_only_the_text_without_tokens_gets_no_answer(tiny: Tiny) -> None:
     from inference import load
 
     classifier = load(tiny.folder, base=tiny.base, threads=1)
     options = AnswerOptions(("mood",))
-    found = answer(classifier, ["so good", "\x00\x01", "\u200b", "so bad"], options)
-    assert found.columns["error"][0] is found.columns["error"][3] is None
-    assert "nothing to classify" in found.columns["error"][1]
-    assert found.columns["mood"][1] is None
-    assert found.tally.errors == 2
+    predictions = answer(classifier, ["so good", "\x00\x01", "\u200b", "so bad"], options)
+    assert predictions.columns["error"][0] is predictions.columns["error"][3] is None
+    assert "nothing to classify" in predictions.columns["error"][1]
+    assert predictions.columns["mood"][1] is None
+    assert predictions.tally.errors == 2
     alone = answer(classifier, ["so good", "so bad"], options)
-    assert [found.columns["mood_confidence"][i] for i in (0, 3)] == alone.columns["mood_confidence"]
+    assert [predictions.columns["mood_confidence"][i] for i in (0, 3)] == alone.columns["mood_confidence"]
 
 
 @pytest.mark.parametrize("value", [None, 3, 2.5, True, ["good"], {"a": 1}, "\ud800", float("nan"), "a\udfffb"])
-def test_whatever_is_no_text_is_an_error_of_its_row(value: object) -> None:
+def test_value_that_is_not_text_is_an_error_in_its_row(value: object) -> None:
     options = AnswerOptions(("sentiment",))
-    found = answer(fakes.classifier(), ["good", value, "bad"], options)
-    assert found.columns["error"][1]
-    assert found.columns["sentiment"] == ["positive", None, "negative"]
+    predictions = answer(fakes.classifier(), ["good", value, "bad"], options)
+    assert predictions.columns["error"][1]
+    assert predictions.columns["sentiment"] == ["positive", None, "negative"]
 
 
 def test_rows_that_all_lack_a_text_are_all_errors(tmp_path: Path) -> None:
@@ -167,9 +167,7 @@ def _broken() -> object:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_model_that_cannot_be_opened_is_said_by_every_kind_of_worker(
-    source: Path, tmp_path: Path, workers: int
-) -> None:
+def test_every_kind_of_worker_reports_a_model_that_cannot_be_opened(source: Path, tmp_path: Path, workers: int) -> None:
     with pytest.raises(InferenceError, match="^The weights are damaged.$"):
         score(ScoreJob(source, tmp_path / "out.csv"), scored.model(open_one=_broken), workers)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv"]
@@ -213,9 +211,9 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         path = write_csv(tmp_path / f"{rows}.csv", ["id", "text"], [[str(i), f"good {i}"] for i in range(rows)])
         tracemalloc.start()
         run(path, tmp_path / "out.csv", block_rows=250)
-        found = tracemalloc.get_traced_memory()[1]
+        peak_bytes = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return found
+        return peak_bytes
 
     peak(250)  # what is imported and cached once
     assert peak(20_000) < peak(2_000) + 1_000_000  # kept, these rows would take some 4 MB
@@ -263,19 +261,19 @@ def test_a_run_cancelled_before_its_first_block_has_no_result(source: Path, tmp_
 def test_out_must_be_a_file_other_than_the_input(source: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.csv"
     link.symlink_to(source)
-    for out, said in (
+    for out, message in (
         (source, "is the input"),
         (link, "is the input"),
         (tmp_path, "is a folder"),
         (tmp_path / "no" / "out.csv", "there is no folder"),
         (Path("/dev/null"), "is not a regular file"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             run(source, out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "link.csv"]
 
 
-def test_a_disk_that_is_full_is_one_line_and_with_room_it_goes_on(
+def test_full_disk_gives_one_line_and_the_run_resumes_once_there_is_room(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
@@ -291,7 +289,7 @@ def test_a_disk_that_is_full_is_one_line_and_with_room_it_goes_on(
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "other.csv").read_bytes()
 
 
-def test_tasks_and_thresholds_that_are_none_are_refused(source: Path, tmp_path: Path) -> None:
+def test_invalid_tasks_and_thresholds_are_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Unknown task 'mood'. This model has: sentiment, emotion."):
         run(source, tmp_path / "out.csv", tasks=("mood",))
     with pytest.raises(InputError, match="threshold=2 is not a probability"):

@@ -223,7 +223,7 @@ def test_without_wrong_rows_there_is_no_confusion_to_look_at(tmp_path: Path) -> 
     assert "confusion" not in html
 
 
-def test_of_many_labels_the_pairs_confused_most_often_are_listed() -> None:
+def test_with_many_labels_the_most_confused_pairs_are_listed() -> None:
     tally = TaskTally()
     confusion = {"sentiment": {(number, (number + 1) % 30): number + 1 for number in range(30)} | {(0, 0): 50}}
     bundle = fakes.bundle({"sentiment": MANY})

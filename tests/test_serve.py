@@ -228,15 +228,15 @@ def test_dashboard_settings_are_found_from_any_working_directory(tmp_path: Path)
         "import json, sys, streamlit as st; from streamlit import config; st.App(sys.argv[1]);"
         "print(json.dumps([config.get_option(name) for name in sys.argv[2:]]))"
     )
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code, str(ROOT / "dashboard/main.py"), *names],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    *found, colours = json.loads(said.stdout)
-    assert found == ["none", 5, False, True]
+    *output, colours = json.loads(done.stdout)
+    assert output == ["none", 5, False, True]
     assert colours[:3] == ["#0072B2", "#D55E00", "#009E73"]
     assert len(set(colours)) == 10  # with fewer, Streamlit 1.67 breaks the colours of Plotly
 
@@ -258,9 +258,9 @@ def test_running_requests_are_answered_before_the_server_ends(tmp_path: Path, nu
         server.wait_until(lambda: not server.listens())
         assert server.process.poll() is None
         server.let_go()
-        said = answer.read().decode()
-        assert "event: complete" in said
-        assert '"label":"negative"' in said.replace(" ", "")
+        event = answer.read().decode()
+        assert "event: complete" in event
+        assert '"label":"negative"' in event.replace(" ", "")
         page.close()
         out, err = server.process.communicate(timeout=PATIENCE_S)
         assert (server.process.returncode, out, err) == (0, "Triptych stops.\n", "")

@@ -26,13 +26,13 @@ def test_mcnemar_is_the_exact_binomial_test() -> None:
 
 
 def test_a_share_has_the_wilson_interval() -> None:
-    found = stats.share(90, 100)
+    estimate = stats.share(90, 100)
     z, p, n = 1.959964, 0.9, 100
     centre, half = (
         (p + z * z / 2 / n) / (1 + z * z / n),
         z / (1 + z * z / n) * math.sqrt(p * 0.1 / n + z * z / 4 / n / n),
     )
-    assert (found.low, found.high) == pytest.approx((centre - half, centre + half), abs=1e-6)
+    assert (estimate.low, estimate.high) == pytest.approx((centre - half, centre + half), abs=1e-6)
 
 
 @pytest.mark.parametrize(("broken", "fixed", "rows"), [(12, 2, 100), (4, 5, 872), (0, 3, 60), (7, 0, 44)])
@@ -53,10 +53,10 @@ def test_tangos_interval_ends_where_the_score_test_rejects(broken: int, fixed: i
         ).x
         return (fixed - broken - rows * delta) / math.sqrt(rows * (2 * q + delta - delta * delta))
 
-    found = stats.paired_difference(broken, fixed, rows, level=0.95)
-    assert statistic(found.low) == pytest.approx(1.96, abs=0.01)
-    assert statistic(found.high) == pytest.approx(-1.96, abs=0.01)
-    assert found.low < found.value < found.high
+    estimate = stats.paired_difference(broken, fixed, rows, level=0.95)
+    assert statistic(estimate.low) == pytest.approx(1.96, abs=0.01)
+    assert statistic(estimate.high) == pytest.approx(-1.96, abs=0.01)
+    assert estimate.low < estimate.value < estimate.high
 
 
 def test_interval_of_rows_that_all_agree_depends_on_their_number() -> None:
@@ -88,9 +88,9 @@ def test_the_bootstrap_of_accuracy_agrees_with_drawing_rows() -> None:
     difference = np.repeat([-1.0, 1.0, 0.0], [30, 12, 458])
     rng = np.random.default_rng(3)
     drawn = [rng.choice(difference, 500).mean() for _ in range(3000)]
-    found = stats.accuracy_bootstrap(30, 12, 500, seed=0)
-    assert found.value == pytest.approx(-18 / 500)
-    assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.003)
+    estimate = stats.accuracy_bootstrap(30, 12, 500, seed=0)
+    assert estimate.value == pytest.approx(-18 / 500)
+    assert (estimate.low, estimate.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.003)
 
 
 def test_the_bootstrap_of_macro_f1_agrees_with_scikit_learn_on_drawn_rows() -> None:
@@ -110,8 +110,8 @@ def test_the_bootstrap_of_macro_f1_agrees_with_scikit_learn_on_drawn_rows() -> N
     own, gain = stats.macro_f1_bootstrap(true, first, second, 4, seed=0)  # a fourth label that never occurs
     assert own.value == pytest.approx(macro(every, second))
     assert gain.value == pytest.approx(macro(every, second) - macro(every, first))
-    for found, column in ((own, 0), (gain, 1)):
-        assert (found.low, found.high) == pytest.approx(
+    for estimate, column in ((own, 0), (gain, 1)):
+        assert (estimate.low, estimate.high) == pytest.approx(
             np.quantile([d[column] for d in drawn], [0.025, 0.975]), abs=0.012
         )
 
@@ -121,8 +121,8 @@ def test_labels_missing_from_a_draw_do_not_lower_macro_f1() -> None:
     assert stats.macro_f1_bootstrap(true, true, true, 100, seed=0)[0] == stats.Estimate(1, 1, 1)
     worse = true.copy()
     worse[:20] = (worse[:20] + 1) % 100
-    for found in stats.macro_f1_bootstrap(true, true, worse, 100, seed=0):
-        assert found.low < found.value < found.high
+    for estimate in stats.macro_f1_bootstrap(true, true, worse, 100, seed=0):
+        assert estimate.low < estimate.value < estimate.high
 
 
 def test_rows_needed_follow_the_rule_of_thumb() -> None:
@@ -137,8 +137,8 @@ def test_rows_needed_follow_the_rule_of_thumb() -> None:
 def test_percentiles_ignore_nan() -> None:
     blocks = np.array([[1.0, 2.0, np.nan], [3.0, 4.0, 100.0]])
     draws = stats.Draws(np.array([[0, 1]]), 1.0)
-    (found,) = stats.percentile_intervals(blocks, draws, [50])
-    assert found.value == found.low == found.high == 3.0
+    (estimate,) = stats.percentile_intervals(blocks, draws, [50])
+    assert estimate.value == estimate.low == estimate.high == 3.0
     (p90,) = stats.percentile_intervals(blocks, draws, [90])
     assert p90.value == pytest.approx(np.percentile([1, 2, 3, 4, 100], 90))
 
@@ -161,8 +161,8 @@ def test_coverage_of_the_interval_of_a_median() -> None:
         luck = np.repeat(rng.normal(0, 0.04, 6), 4)[:, None]
         blocks = np.exp(luck + rng.normal(0, 0.4, (24, 32)))
         draws = stats.resample_blocks(np.repeat(range(6), 4).tolist(), np.random.default_rng(trial), 300)
-        (found,) = stats.percentile_intervals(blocks, draws, [50])
-        inside += found.low < 1 < found.high
+        (estimate,) = stats.percentile_intervals(blocks, draws, [50])
+        inside += estimate.low < 1 < estimate.high
     assert inside >= 186  # 190 less two standard deviations and a little
 
 
@@ -186,9 +186,9 @@ def test_a_speed_up_of_noise_is_not_called_different(luck: float) -> None:
 def test_a_true_speed_up_is_found() -> None:
     rng = np.random.default_rng(4)
     slow, fast = (scale * np.exp(rng.normal(0, 0.1, (24, 20))) for scale in (3.0, 1.0))
-    found = stats.ratio_interval(slow, fast, stats.resample_blocks([0] * 24, rng))
-    assert found.low < 3 < found.high
-    assert found.high - found.low < 0.3
+    estimate = stats.ratio_interval(slow, fast, stats.resample_blocks([0] * 24, rng))
+    assert estimate.low < 3 < estimate.high
+    assert estimate.high - estimate.low < 0.3
 
 
 def test_calibration_error_is_the_mean_gap_weighted_by_rows() -> None:

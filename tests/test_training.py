@@ -129,7 +129,7 @@ def test_background_texts_come_from_other_tasks_and_are_only_fitted() -> None:
         add_background(tiny_data(), "topic", "other", 1000, seed=1)
 
 
-def test_background_texts_are_none_that_the_task_has_itself() -> None:
+def test_background_texts_exclude_those_of_the_task() -> None:
     own = {"fit": ["one", "two"], "tuning": ["three", "four"], "validation": ["five", "six"]}
     topic = TaskData(("food", "other"), *(labelled(texts, [0, 1]) for texts in own.values()))
     theirs = labelled(["one", "three", "five", "seven", "eight"], [0, 1, 0, 1, 0])
@@ -156,7 +156,7 @@ def test_class_weights_of_power_one_are_those_that_scikit_learn_calls_balanced()
     assert class_weights(labelled([""] * 7, ids), ["a", "b", "c"], power=1.0) == pytest.approx(expected.tolist())
 
 
-def test_class_weights_and_smoothing_change_the_loss_as_worked_out_by_hand() -> None:
+def test_loss_with_class_weights_and_smoothing_equals_the_one_computed_by_hand() -> None:
     import torch
 
     from training.loop import Settings, task_loss
@@ -361,8 +361,8 @@ def test_early_stopping_ends_a_run_that_gets_no_better_and_keeps_its_best_weight
     assert history.written()["kept"] == best + 1
     scores = []
     for name, task in data.items():
-        found = loop.answer(network, tokenizer, name, task.tuning.texts).argmax(1)
-        scores.append(f1_score(task.tuning.label_ids, found, average="macro"))
+        predictions = loop.answer(network, tokenizer, name, task.tuning.texts).argmax(1)
+        scores.append(f1_score(task.tuning.label_ids, predictions, average="macro"))
     assert np.mean(scores) == pytest.approx(max(history.scores))
 
 

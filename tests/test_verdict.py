@@ -19,11 +19,13 @@ def three(rows: int, wrong: int, flipped: int, **options: object) -> dict:
 
 
 def test_backends_that_agree_on_enough_rows_ship() -> None:
-    found = decide(three(5000, 500, 40))
-    assert {name: one.decision for name, one in found.backends.items()} == dict.fromkeys(made.MS, SHIP)
-    assert found.exit_code() == 0
-    assert found.sentence.startswith("Ship INT8: 6.0 times as fast as PyTorch (2.0 ms instead of 12.0 ms per text), 17")
-    assert {s: c.backend for s, c in found.recommended.items()} == {
+    verdict = decide(three(5000, 500, 40))
+    assert {name: one.decision for name, one in verdict.backends.items()} == dict.fromkeys(made.MS, SHIP)
+    assert verdict.exit_code() == 0
+    assert verdict.sentence.startswith(
+        "Ship INT8: 6.0 times as fast as PyTorch (2.0 ms instead of 12.0 ms per text), 17"
+    )
+    assert {s: c.backend for s, c in verdict.recommended.items()} == {
         "CPU service": "int8",
         "GPU service": "pytorch",
         "serverless": "int8",
@@ -40,24 +42,24 @@ def test_further_runtime_is_judged_like_int8_and_shipped_if_it_is_the_fastest(
     true, given = made.answers(5000, 500)
     wrong = [i for i in range(5000) if true[i] != given[i]]
     answers = {"pytorch": given, "onnx": given, "fourth": made.flip(given, wrong[:3])}
-    found = decide(made.receipt(true, answers, ms=made.FOUR | {"fourth": ms}))
-    assert list(found.backends) == ["pytorch", "onnx", "fourth"]
-    assert found.backends["fourth"].decision == SHIP
-    assert found.recommended["CPU service"].backend == best
+    verdict = decide(made.receipt(true, answers, ms=made.FOUR | {"fourth": ms}))
+    assert list(verdict.backends) == ["pytorch", "onnx", "fourth"]
+    assert verdict.backends["fourth"].decision == SHIP
+    assert verdict.recommended["CPU service"].backend == best
     broken = answers | {"fourth": [1] * 5000}
     assert decide(made.receipt(true, broken, ms=made.FOUR)).backends["fourth"].decision == NO
 
 
 def test_backend_with_a_constant_answer_is_rejected() -> None:
     true, given = made.answers(600, 60)
-    found = decide(made.receipt(true, {"pytorch": given, "onnx": given, "int8": [1] * 600}))
-    assert found.backends["int8"].decision == NO
-    assert any("gives the same label to all" in reason.text for reason in found.backends["int8"].reasons)
-    assert found.backends["onnx"].decision == SHIP
-    assert found.exit_code() == 1
-    assert found.exit_code("onnx") == 0
-    assert found.recommended["CPU service"].backend == "onnx"
-    assert "Not INT8" in found.sentence
+    verdict = decide(made.receipt(true, {"pytorch": given, "onnx": given, "int8": [1] * 600}))
+    assert verdict.backends["int8"].decision == NO
+    assert any("gives the same label to all" in reason.text for reason in verdict.backends["int8"].reasons)
+    assert verdict.backends["onnx"].decision == SHIP
+    assert verdict.exit_code() == 1
+    assert verdict.exit_code("onnx") == 0
+    assert verdict.recommended["CPU service"].backend == "onnx"
+    assert "Not INT8" in verdict.sentence
 
 
 def test_four_broken_rows_of_fifty_are_inconclusive() -> None:
@@ -70,12 +72,12 @@ def test_four_broken_rows_of_fifty_are_inconclusive() -> None:
 
 @pytest.mark.parametrize("flipped", [0, 2])
 def test_fifty_rows_are_inconclusive(flipped: int) -> None:
-    found = decide(three(50, 5, flipped))
-    assert {found.backends[name].decision for name in ("onnx", "int8")} == {INCONCLUSIVE}
-    assert found.exit_code() == 3
-    needed = found.backends["int8"].rows_needed
+    verdict = decide(three(50, 5, flipped))
+    assert {verdict.backends[name].decision for name in ("onnx", "int8")} == {INCONCLUSIVE}
+    assert verdict.exit_code() == 3
+    needed = verdict.backends["int8"].rows_needed
     assert needed is not None and needed > 4000
-    assert f"about {needed:,} labelled rows would settle it" in found.sentence
+    assert f"about {needed:,} labelled rows would settle it" in verdict.sentence
 
 
 def test_runtime_that_is_the_same_to_rounding_ships_on_few_rows() -> None:
@@ -129,9 +131,9 @@ def test_duplicate_rows_are_inconclusive() -> None:
     true, given = made.answers(2000, 200)
     copied = made.receipt(true, {"pytorch": given, "int8": given})
     copied["data"]["copies"] = 1800
-    found = decide(copied).backends["int8"]
-    assert found.decision == INCONCLUSIVE
-    assert "duplicates, which add no evidence" in found.reasons[0].text
+    verdict = decide(copied).backends["int8"]
+    assert verdict.decision == INCONCLUSIVE
+    assert "duplicates, which add no evidence" in verdict.reasons[0].text
 
 
 def test_identical_classifiers_are_rarely_called_worse() -> None:
@@ -153,10 +155,10 @@ def test_lost_label_is_rejected_despite_a_small_drop_in_accuracy() -> None:
     true = [0] * 4900 + [1] * 100
     given = list(true)
     lost = [0] * 4910 + [1] * 90  # a tenth of a rare label: 0.2 pp of accuracy
-    found = decide(made.receipt(true, {"pytorch": given, "int8": lost})).backends["int8"]
-    assert found.decision == NO
-    assert [reason.decision for reason in found.reasons] == [SHIP, NO]
-    assert "macro-F1" in found.reasons[1].text
+    verdict = decide(made.receipt(true, {"pytorch": given, "int8": lost})).backends["int8"]
+    assert verdict.decision == NO
+    assert [reason.decision for reason in verdict.reasons] == [SHIP, NO]
+    assert "macro-F1" in verdict.reasons[1].text
 
 
 @pytest.mark.parametrize(
@@ -176,9 +178,9 @@ def test_lost_label_is_rejected_despite_a_small_drop_in_accuracy() -> None:
     ],
 )
 def test_each_limit_decides(limits: ShipLimits, decision: str) -> None:
-    found = decide(three(5000, 500, 40), limits).backends["int8"]
-    assert found.decision == decision
-    assert found.reasons[-1].decision == decision
+    verdict = decide(three(5000, 500, 40), limits).backends["int8"]
+    assert verdict.decision == decision
+    assert verdict.reasons[-1].decision == decision
 
 
 @pytest.mark.parametrize(
@@ -209,23 +211,23 @@ def test_no_limit_is_suggested_that_would_not_help_or_is_absurd() -> None:
 
 def test_p95_limit_is_inconclusive_with_too_few_texts() -> None:
     short = three(5000, 500, 40, launches=1, rounds=2, calls=20)
-    found = decide(short, ShipLimits(max_p95_ms=50)).backends["int8"]
-    assert found.decision == INCONCLUSIVE
-    assert found.rows_needed is None  # labelled rows would not help
-    assert "p95 needs at least 130 different texts; 40 were timed. Measure more rows" in found.reasons[-1].text
+    verdict = decide(short, ShipLimits(max_p95_ms=50)).backends["int8"]
+    assert verdict.decision == INCONCLUSIVE
+    assert verdict.rows_needed is None  # labelled rows would not help
+    assert "p95 needs at least 130 different texts; 40 were timed. Measure more rows" in verdict.reasons[-1].text
 
 
 def test_more_exact_backend_is_recommended_at_equal_speed() -> None:
     even = three(5000, 500, 40, ms={"pytorch": 12.0, "onnx": 2.0, "int8": 1.9}, jitter=0.2)
-    found = decide(even).recommended["CPU service"]
-    assert found.backend == "onnx"
-    assert "INT8 is not measurably faster" in found.why
+    verdict = decide(even).recommended["CPU service"]
+    assert verdict.backend == "onnx"
+    assert "INT8 is not measurably faster" in verdict.why
 
 
 def test_nothing_is_recommended_if_no_backend_meets_the_limits() -> None:
-    found = decide(three(5000, 500, 40), ShipLimits(max_p95_ms=0.1))
-    assert {c.backend for s, c in found.recommended.items() if s != "GPU service"} == {None}
-    assert found.sentence.startswith("No runtime is known to meet these limits.")
+    verdict = decide(three(5000, 500, 40), ShipLimits(max_p95_ms=0.1))
+    assert {c.backend for s, c in verdict.recommended.items() if s != "GPU service"} == {None}
+    assert verdict.sentence.startswith("No runtime is known to meet these limits.")
 
 
 def test_noise_and_batch_flips_are_caveats() -> None:

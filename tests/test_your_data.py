@@ -215,7 +215,7 @@ def test_failure_is_shown_above_the_form(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [one.label for one in at.button] == ["Measure"]
 
 
-def test_measurement_that_nobody_waits_for_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_abandoned_measurement_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     Compare(monkeypatch)
     monkeypatch.setattr(jobs, "PATIENCE_S", 0.1)
     job = jobs.start_measurement("gone.csv", None, True, lambda: False)

@@ -91,9 +91,9 @@ def models(tiny: Tiny) -> Models:
 
 @pytest.fixture
 def lent(spaces: Spaces, models: Models) -> zero_gpu.LentGpu:
-    found = zero_gpu.start(models, 7860)
-    assert found
-    return found
+    gpus = zero_gpu.start(models, 7860)
+    assert gpus
+    return gpus
 
 
 def scores(answer: Answer) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from dashboard import answer
 from dashboard.answer import Cell
 from dashboard.charts import accuracy, latency, overview, size
 from dashboard.charts.formatting import many, names, requirements
@@ -23,6 +24,7 @@ from inference.artifacts.npm import PLOTLY, fetch_package
 from inference.backends import TITLES
 from inference.calls.formatting import digits, mb, ms, percent, points, times
 from inference.compare.disagreements import disagreements
+from inference.compare.overall import decide_overall
 from inference.compare.results import unmeasured
 from inference.compare.summary import provenance
 from inference.compare.verdict import ShipLimits, decide
@@ -54,6 +56,7 @@ def report(
         scripts=scripts,
         home=home,
         requirements=requirements(limits),
+        **_answer(receipts, limits),
         differences=_differences(receipts),
         sections=sections,
         drawings=[
@@ -63,6 +66,14 @@ def report(
             if isinstance(chart, Chart)
         ],
     )
+
+
+def _answer(receipts: Sequence[Receipt], limits: ShipLimits) -> dict[str, Any]:
+    """Return the answer for the model, if several measurements of one model on one machine need one."""
+    overall = decide_overall({f"section {number}": receipt for number, receipt in enumerate(receipts, 1)}, limits)
+    if len(receipts) == 1 or overall.left_out:
+        return {"overall": None}
+    return answer.shown(overall)
 
 
 def basic_plotly() -> str:

@@ -82,6 +82,13 @@ def test_each_receipt_has_a_section_and_differences_are_named() -> None:
     for said in ("of different models", "different processors", "of different rows", "In short"):
         assert said in html
     assert "Compare backends within a section" not in report([one, one])
+    assert 'class="answer"' not in html + report([one])
+
+
+def test_report_of_one_model_opens_with_the_answer_for_it() -> None:
+    html = report([measured("mood", rows=2000), measured("topic", rows=2000)])
+    places = [html.index('class="answer"'), html.index("on mood and topic (tone not measured)"), html.index("In short")]
+    assert places == sorted(places)
 
 
 def test_receipt_of_one_backend_gives_a_report() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import streamlit as st
 from markupsafe import Markup
 
-from dashboard.templating import render
+from dashboard.templating import asset, render
 from ui.look import look, tokens
 from ui.render import head
 
@@ -24,7 +24,8 @@ def framed(page: str) -> str:
     """Return Streamlit's page with title, look and head."""
     scripts = Path(st.__file__).parent / "static" / "static" / "js"
     early = [path.name for name in EARLY for path in scripts.glob(f"{name}.*.js")]
-    frame = render("frame.html", look=Markup(tokens() + look()), head=Markup(head("Compare", _links())), early=early)
+    style = Markup(tokens() + look()) + asset("overview.css")
+    frame = render("frame.html", look=style, head=Markup(head("Compare", _links())), early=early)
     page = FONT.sub("", page).replace("<title>Streamlit</title>", "<title>Triptych: compare</title>")
     return page.replace(ROOT, frame + ROOT)
 

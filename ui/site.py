@@ -85,14 +85,15 @@ def _css() -> str:
     return "\n".join(rules)
 
 
-# What Gradio would put below its own classes, if it were in page.css. Until the page is drawn, it is without its foot,
-# which what comes would push down.
+# What Gradio would put below its own classes, if it were in page.css. Until the page is drawn, it nothing shows that
+# what comes would push down.
 EARLY = """
 .gradio-container { width: 100% !important; max-width: 1160px !important; margin: 0 auto !important; }
 .gradio-container > .main.app { padding: .5rem 1.25rem 1rem !important; } /* as the head */
 .gradio-container .contain > .column { gap: .5rem; }
 @media (max-width: 640px) { .gradio-container > .main.app { padding-inline: .9rem !important; } }
-.gradio-container:not(:has(#headline)) footer { visibility: hidden; }
+.gradio-container:has(p.loading) :is(main, footer), .gradio-container:not(:has(main)) footer { visibility: hidden; }
+#text textarea { field-sizing: content; } /* as high as its text from the start */
 """
 HEAD = '<meta name="description" content="One text classifier on three runtimes, side by side">'
 SCORED = Path(__file__).with_name("scored.js").read_text(encoding="utf-8")

@@ -1,7 +1,6 @@
 """What to ship, and why: of the model, by all its measurements."""
 
 import streamlit as st
-from markupsafe import Markup
 from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import answer, components, state
@@ -10,7 +9,7 @@ from dashboard.charts.formatting import requirements
 from dashboard.components import plain
 from dashboard.report_page import report
 from dashboard.report_summary import summary
-from dashboard.templating import DECISIONS, asset, render
+from dashboard.templating import DECISIONS, render
 from inference.backends import RUNTIMES, TITLES
 from inference.compare.overall import Overall, decide_overall, is_timed
 from inference.compare.verdict import recommendations
@@ -23,7 +22,6 @@ selection = state.current()
 def page() -> None:
     """Draw the answer first, then every task and backend, then the charts, and below what they rest on."""
     overall = decide_overall(*state.of_this_model())
-    st.html(Markup("<style>") + asset("overview.css") + Markup("</style>"))
     components.model_banner(selection.receipt)
     reserved("answer_place", ANSWER_HEIGHT).html(render("answer.html", **answer.shown(overall)))
     with st.container(horizontal=True, vertical_alignment="center"):

@@ -106,8 +106,9 @@ class Measurement(BackgroundJob[Receipt]):
         try:
             with _lane.turn(waiting=waiting):
                 progress("looking for the ONNX and INT8 files", 0.0)
-                model = served.unchanged()
                 warm = _warm.pop() if _warm else None
+                # The files of warm processes were checked when those started.
+                model = served.unchanged() if warm is None else served.bundle()
                 try:
                     if warm is None:
                         build(model, progress)

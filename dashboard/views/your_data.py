@@ -39,11 +39,11 @@ PLANS = {
     "full": "Full: every row, each runtime started six times",
 }
 LIMITS = {
-    0: "Accuracy only",
-    60: "Speed: at most 1 minute",
-    180: "Speed: at most 3 minutes",
-    600: "Speed: at most 10 minutes",
-    1800: "Speed: at most 30 minutes",
+    0: "none: accuracy only",
+    60: "at most 1 minute",
+    180: "at most 3 minutes",
+    600: "at most 10 minutes",
+    1800: "at most 30 minutes",
 }
 USUAL_LIMITS = {"quick": 60, "full": 600}
 
@@ -63,6 +63,7 @@ def page() -> None:
     if (message := st.session_state.pop(MESSAGE, None)) is not None:
         st.info(message)
     result()
+    jobs.prepare()  # while the visitor chooses a file
     form()
 
 
@@ -92,7 +93,7 @@ def progress(job: Measurement) -> None:
     if job.cancelled:
         st.caption("Cancelling.")
     else:
-        st.caption(f"{plain(job.name)} continues while you look at other pages. Come back for the result.")
+        st.caption(f"Measuring {plain(job.name)} continues while you look at other pages. Come back for the result.")
         label = "Cancel" if job.accuracy is None else "Stop here and keep the accuracy"
         if st.button(label):
             job.cancel()
@@ -205,19 +206,25 @@ def form(ready: bool = True) -> None:
         )
         if not ready:
             return
-        jobs.prepare()
         if (other := jobs.running()) is not None:
             st.fragment(wait_for, run_every=2.0)(other)
-        if st.button("Measure"):
-            texts = None if source == SHOWN else dict(zip(data.row_numbers, data.texts_as_strings, strict=True))
-            job = jobs.start_measurement(
-                name, None if source == SHOWN else data, plan == "quick", reader(), limit_s, texts
-            )
-            st.session_state[JOB] = job
-            st.query_params[ADDRESS] = job.key
-            st.rerun()
+        # A callback: it runs before the page, which then begins with the progress and need not read the file again.
+        measured = None if source == SHOWN else data
+        st.button("Measure", on_click=start, args=(name, measured, plan == "quick", limit_s), type="primary")
     except InferenceError as error:
         st.error(plain(served.shown(error)))
+
+
+def start(name: str, data: LabelledRows | None, quick: bool, limit_s: float) -> None:
+    """Start a measurement; `data` is None for the showcase."""
+    texts = None if data is None else dict(zip(data.row_numbers, data.texts_as_strings, strict=True))
+    try:
+        job = jobs.start_measurement(name, data, quick, reader(), limit_s, texts)
+    except InputError as error:
+        st.session_state[MESSAGE] = plain(str(error))
+        return
+    st.session_state[JOB] = job
+    st.query_params[ADDRESS] = job.key
 
 
 def wait_for(other: BackgroundJob[Any]) -> None:

@@ -82,10 +82,13 @@ class Verdict:
     sentence: str
     caveats: list[str]
     reference: str
+    is_timed: bool = True
 
     def in_words(self, name: str) -> str:
         """Return the decision on a backend; the reference, which is compared with nothing, is only ever ruled out."""
         decision = self.backends[name].decision
+        if decision == SHIP and not self.is_timed and name != self.reference:
+            return "meets the limits; speed is open"
         return "the reference" if name == self.reference and decision == SHIP else decision
 
     def exit_code(self, backend: str | None = None) -> int:
@@ -101,7 +104,7 @@ def decide(receipt: Mapping[str, Any], limits: ShipLimits = ShipLimits()) -> Ver
     shippable = [name for name in names if decided[name].decision == SHIP]
     recommended = recommendations(receipt, shippable)
     sentence = _sentence(receipt, decided, recommended["CPU service"].backend)
-    return Verdict(decided, recommended, sentence, caveats(receipt), reference)
+    return Verdict(decided, recommended, sentence, caveats(receipt), reference, unmeasured(receipt) is None)
 
 
 def recommendations(receipt: Mapping[str, Any], shippable: Sequence[str]) -> dict[str, Recommendation]:

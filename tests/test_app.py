@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import fakes
+import httpx
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -212,6 +213,16 @@ def test_malformed_request_is_refused(client: Client, path: str, body: str, stat
     connection.request("POST", f"/gradio_api/{path}", body.encode("latin-1"), {"Content-Type": "application/json"})
     assert connection.getresponse().status == status
     connection.close()
+
+
+def test_functions_that_run_in_the_browser_are_none_of_the_server(client: Client) -> None:
+    numbers = [fn["id"] for fn in client.config["dependencies"] if not fn["backend_fn"]]
+    assert numbers
+    for number in numbers:
+        asked = httpx.post(
+            f"{client.src}gradio_api/queue/join", json={"data": [], "fn_index": number, "session_hash": "a"}
+        )
+        assert (asked.status_code, asked.json()) == (404, {"detail": "No such function."})
 
 
 def test_page_has_no_analytics_and_no_history(client: Client) -> None:

@@ -69,7 +69,7 @@ class PageGate:
         self.queue = queue
         self.files = files
         functions = page.fns.values()
-        self._inputs = {fn._id: fn.inputs for fn in functions}
+        self._inputs = {fn._id: fn.inputs for fn in functions if fn.fn is not None}  # others run in the browser
         described = page.get_api_info()["named_endpoints"]
         # Name -> the number of the function, and its parameters with their defaults.
         self._public = {

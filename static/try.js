@@ -4,6 +4,7 @@ import { card, placeholder, readingNotes, timing } from "./answer.js";
 import { announce, button, byId, el, fill, message } from "./dom.js";
 import { confidence, count } from "./format.js";
 import { WhyPanel } from "./why_panel.js";
+import { WrongPanel } from "./wrong.js";
 
 const MAX_LINK = 2000; // characters of a text that a link carries
 
@@ -35,6 +36,7 @@ export class TryView {
       byId("second-box").hidden = false;
     }
     this.why = new WhyPanel(site, page, engine, (task) => this.#remember(task));
+    this.wrong = new WrongPanel(site);
     this.#drawExamples();
     this.#connect();
   }
@@ -98,6 +100,7 @@ export class TryView {
   /** @param {unknown} error */
   #fail(error) {
     fill(byId("answer"));
+    this.wrong.hide();
     this.#answered = null;
     fill(byId("message"), message(error instanceof Error ? error.message : String(error)));
   }
@@ -110,6 +113,7 @@ export class TryView {
     fill(answer, el("div.cards", {}, answers.map(({ name, prediction }) => card(name, tasks[name], prediction, this.loader.runtime))),
       readingNotes(answers.map(({ prediction }) => prediction), maxTokens), foot);
     this.#answered = text;
+    this.wrong.show(text, this.loader.runtime, Object.fromEntries(answers.map(({ name, prediction }) => [name, prediction.label])));
     answer.classList.remove("stale");
   }
 

@@ -18,7 +18,7 @@ from conftest import ROOT
 
 from inference.backends import RUNTIMES
 from inference.tables.table import LABEL_NAMES, TEXT_NAMES
-from ui.look import look, tokens
+from ui.look import CORRECTIONS, look, tokens
 
 PAGE = {
     "runtimes": {name: {"title": runtime.title, "glyph": runtime.glyph} for name, runtime in RUNTIMES.items()},
@@ -26,7 +26,11 @@ PAGE = {
     "label_names": LABEL_NAMES,
     "recorded": None,
 }
-PAGES = {"tokens.css": (tokens() + look()).encode(), "page.json": json.dumps(PAGE).encode()}
+PAGES = {
+    "tokens.css": (tokens() + look()).encode(),
+    "page.json": json.dumps(PAGE).encode(),
+    "corrections.js": CORRECTIONS.read_bytes(),
+}
 TASKS: dict[str, Any] = {
     "sentiment": {"labels": ["negative", "positive"], "threshold": 0.6},
     "emotion": {"labels": ["anger", "sadness", "joy"], "threshold": 0.4},

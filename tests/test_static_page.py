@@ -10,6 +10,8 @@ import pytest
 from chromium import sync_api
 from static_site import IMAGE, PAGES, SCRIPT, Visiting, ask, card, served, site_json, stage
 
+from inference.tables.reading import open_table, read_columns
+
 pytestmark = pytest.mark.browser
 
 
@@ -60,6 +62,24 @@ def test_why_marks_the_words_and_explains_other_tasks_and_labels(page: sync_api.
     page.locator("#why-label").select_option("anger")
     page.locator("#why .summary").get_by_text("the model predicts").wait_for()
     assert "task=emotion" in page.url
+
+
+def test_correction_is_kept_in_the_tab_and_downloaded_as_labelled_rows(page: sync_api.Page, tmp_path: Path) -> None:
+    ask(page, "=good, bad")
+    page.locator("#why .word.for").first.wait_for()
+    page.get_by_text("Wrong?").click()
+    page.get_by_label("Task").first.select_option("emotion")
+    page.get_by_role("button", name="Record").click()
+    page.get_by_text("Choose the right label first").wait_for()
+    page.get_by_label("Right label").select_option("anger")
+    page.get_by_role("button", name="Record").click()
+    page.get_by_text("Recorded: the right emotion is “anger”").wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    download.value.save_as(tmp_path / "corrections.csv")
+    table = open_table(tmp_path / "corrections.csv")
+    assert table.columns[:2] == ["text", "emotion"]
+    assert read_columns(table, ["text", "emotion"]) == {"text": ["=good, bad"], "emotion": ["anger"]}
 
 
 def test_link_opens_its_text_and_task(browser: sync_api.Browser, static_address: str) -> None:

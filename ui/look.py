@@ -6,6 +6,8 @@ from pathlib import Path
 
 from inference.backends import RUNTIMES
 
+CORRECTIONS = Path(__file__).with_name("corrections.js")  # of the page and of the static page
+
 
 def tokens() -> str:
     """Return the design tokens, the colour of each runtime among them."""

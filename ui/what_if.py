@@ -23,11 +23,13 @@ from inference.formats.identity import content_key
 from inference.jobs import Cancelled
 from inference.loading import Models
 from ui import render
+from ui.look import CORRECTIONS
 
 MANY, TOP = 8, 5  # a task with more labels shows those that moved most, and every predicted one
 SINGLE = "single_label_classification"
 SCRIPT = "\n".join(
-    Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("share.js", "corrections.js", "what_if.js")
+    path.read_text(encoding="utf-8")
+    for path in (Path(__file__).with_name("share.js"), CORRECTIONS, Path(__file__).with_name("what_if.js"))
 )
 
 

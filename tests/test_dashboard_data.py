@@ -123,7 +123,7 @@ def test_filters_are_read_from_the_address(address: dict[str, str | list[str]], 
 def test_measured_file_shows_the_texts_and_another_file_is_refused() -> None:
     at = page("disagreements")
     at.file_uploader(key="texts_file").set_value(("other.csv", FILE + b"\n", "text/csv")).run()
-    assert "other.csv is not the file of this receipt" in said(at)
+    assert "other.csv is not the file of this measurement" in said(at)
     at.file_uploader(key="texts_file").set_value(("rows.csv", FILE, "text/csv")).run()
     next(one for one in at.button if one.label == "Show the texts").click().run()
     at.toggle(key="tables").set_value(True).run()

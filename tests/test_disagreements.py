@@ -71,7 +71,7 @@ def test_attach_texts_uses_row_numbers() -> None:
 
 
 def test_attach_texts_rejects_another_file() -> None:
-    with pytest.raises(InputError, match="moods.csv is not the file of this receipt"):
+    with pytest.raises(InputError, match="moods.csv is not the file of this measurement"):
         attach_texts(receipt(), "moods.csv", FILE + b"\n")
 
 

@@ -106,7 +106,7 @@ def test_only_columns_with_few_values_are_read_from_the_measured_file() -> None:
 
 
 def test_columns_of_another_file_are_rejected() -> None:
-    with pytest.raises(InputError, match=r"rows.csv is not the file of this receipt"):
+    with pytest.raises(InputError, match=r"rows.csv is not the file of this measurement"):
         row_columns(receipt(), "rows.csv", FILE + b"\n")
 
 

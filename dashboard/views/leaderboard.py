@@ -9,6 +9,7 @@ from inference.compare.candidates import decide_models
 from inference.compare.diff import CHANGED, diff
 from inference.errors import InputError
 
+ROW_HEIGHT, MAX_HEIGHT = 35, 400  # Streamlit's own, in pixels
 MAX_LISTED = 40  # checking a measurement takes up to a second
 
 selection = state.current()
@@ -34,6 +35,7 @@ st.dataframe(
     rows,
     hide_index=True,
     width="stretch",
+    height=min(MAX_HEIGHT, ROW_HEIGHT * (len(rows) + 1) + 3),  # known before the table is drawn: nothing moves then
     column_config={
         "accuracy, %": st.column_config.NumberColumn(format="%.1f"),
         "macro-F1": st.column_config.NumberColumn(format="%.3f"),

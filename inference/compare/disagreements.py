@@ -48,10 +48,10 @@ def disagreements(receipt: Mapping[str, Any], task: str, backend: str) -> list[D
     """
     data, reference = receipt["data"], receipt["settings"]["reference"]
     if task not in data["labels"]:
-        raise InputError(f"The receipt has no rows labelled for {task!r}; it has {', '.join(data['labels'])}.")
+        raise InputError(f"The measurement has no rows labelled for {task!r}; it has {', '.join(data['labels'])}.")
     if backend not in receipt["settings"]["backends"]:
         names = ", ".join(receipt["settings"]["backends"])
-        raise InputError(f"The receipt has no answers from {backend!r}; it has {names}.")
+        raise InputError(f"The measurement has no answers from {backend!r}; it has {names}.")
     labels = receipt["model"]["tasks"][task]["labels"]
     first, second = (receipt["backends"][name]["predictions"][task] for name in (reference, backend))
     ids = first["label_ids"], second["label_ids"]
@@ -99,10 +99,12 @@ def measured_table(receipt: Mapping[str, Any], name: str, content: bytes, text_c
     data, digest = receipt["data"], hashlib.sha256(content).hexdigest()
     if digest != data["sha256"]:
         raise InputError(
-            f"{name} is not the file of this receipt: its SHA-256 begins with {digest[:12]}, that of {data['name']} "
+            f"{name} is not the file of this measurement: its SHA-256 begins with {digest[:12]}, that of {data['name']} "
             f"with {data['sha256'][:12]}. Saving a file again may change its bytes; use the original file."
         )
     table = open_table(Source(name, content), text_column)
     if max(data["row_numbers"]) > table.row_count:
-        raise InputError(f"The receipt names row {max(data['row_numbers']):,}; {name} has {table.row_count:,} rows.")
+        raise InputError(
+            f"The measurement names row {max(data['row_numbers']):,}; {name} has {table.row_count:,} rows."
+        )
     return table

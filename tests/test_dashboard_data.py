@@ -171,7 +171,7 @@ def labels_of(one: dict[str, Any]) -> list[list[int]]:
 
 
 def test_slices_are_chosen_and_the_measured_file_brings_its_columns(folder: Path) -> None:
-    content = "\n".join(["text,label,shop", *(f"{text},x,{i % 2}" for i, text in enumerate(TEXTS))]).encode()
+    content = "\n".join(["text,label,:red[shop]", *(f"{text},x,{i % 3}" for i, text in enumerate(TEXTS))]).encode()
     one = receipt(texts=True)
     one["data"]["sha256"] = hashlib.sha256(content).hexdigest()
     write_receipt(seal(one), folder / "mine.json")
@@ -179,7 +179,8 @@ def test_slices_are_chosen_and_the_measured_file_brings_its_columns(folder: Path
     assert at.pills(key="slices").options == ["Length", "Right label"]
     at.file_uploader(key="texts_file").set_value(("rows.csv", content, "text/csv")).run()
     press(at, "Slice by the file's other columns")
-    at.pills(key="slices").set_value("shop").run()
+    assert at.pills(key="slices").options == ["Length", "Right label", plain(":red[shop]")]
+    at.pills(key="slices").set_value(":red[shop]").run()
     assert "Accuracy of ■ INT8:" in said(at)
     assert not at.exception
 

@@ -17,6 +17,7 @@ from inference.compare.slices import (
     FEW_ROWS,
     LABEL,
     LENGTH,
+    MAX_COLUMNS,
     NEGATED,
     NEGATION,
     groups,
@@ -103,6 +104,14 @@ def test_only_columns_with_few_values_are_read_from_the_measured_file() -> None:
     columns = row_columns(receipt(), "rows.csv", FILE)
     assert set(columns) == {"shop"}
     assert columns["shop"][:4] == [EMPTY, "1", "2", EMPTY]
+
+
+def test_only_so_many_columns_are_offered() -> None:
+    whole = receipt()
+    rows = [",".join([text, *str(i % 2) * 40]) for i, text in enumerate(TEXTS)]
+    content = "\n".join([",".join(["text", *(f"c{n}" for n in range(40))]), *rows]).encode()
+    whole["data"]["sha256"] = hashlib.sha256(content).hexdigest()
+    assert list(row_columns(whole, "rows.csv", content)) == [f"c{n}" for n in range(MAX_COLUMNS)]
 
 
 def test_columns_of_another_file_are_rejected() -> None:

@@ -81,7 +81,7 @@ def rows_of(selection: Selection, backend: str) -> Receipt:
         list(sources),
         default=other[0],
         required=True,
-        format_func=lambda name: short(name, 40),
+        format_func=lambda name: plain(short(name, 40)),
         key="rows_of",
         help=f"{plain(selection.name)} has no texts. {plain(other[0])} is of the same model and has.",
     )
@@ -292,7 +292,14 @@ def draw_slices(receipt: Receipt, task: str, backend: str) -> None:
         return
     ways = groups(receipt, task, columns_of(receipt))
     st.subheader("Where it changes", anchor=False)
-    way = st.pills("Rows by", list(ways), default=next(iter(ways)), required=True, key="slices", bind="query-params")
+    way = st.pills(
+        "Rows by",
+        list(ways),
+        default=next(iter(ways)),
+        required=True,
+        format_func=lambda name: plain(short(name, 40)),
+        key="slices",
+    )
     parts = slices(receipt, task, backend, ways[way])
     components.chart(slice_charts.differences(receipt, backend, way, parts), "slices_chart")
     if spread := slice_charts.accuracies(parts, backend):

@@ -99,8 +99,9 @@ def measured_table(receipt: Mapping[str, Any], name: str, content: bytes, text_c
     data, digest = receipt["data"], hashlib.sha256(content).hexdigest()
     if digest != data["sha256"]:
         raise InputError(
-            f"{name} is not the file of this measurement: its SHA-256 begins with {digest[:12]}, that of {data['name']} "
-            f"with {data['sha256'][:12]}. Saving a file again may change its bytes; use the original file."
+            f"{name} is not the file of this measurement: its SHA-256 begins with {digest[:12]}, that of "
+            f"{data['name']} with {data['sha256'][:12]}. Saving a file again may change its bytes; use the original "
+            "file."
         )
     table = open_table(Source(name, content), text_column)
     if max(data["row_numbers"]) > table.row_count:

@@ -20,6 +20,7 @@ LENGTH, LABEL, NEGATION = "Length", "Right label", "Negation"
 FEW_ROWS = 100  # below, one row more or less moves the accuracy by more than a percentage point
 MAX_VALUES = 20  # of a column that rows are grouped by
 MAX_VALUE_CHARS = 100
+MAX_COLUMNS = 12  # by which rows are grouped: the first that have few values
 NEGATED, AFFIRMED, EMPTY = "with a negation", "without", "(empty)"
 _NEGATION = re.compile(
     r"\b(?:no|not|never|none|nobody|nothing|nowhere|neither|nor|without|cannot|hardly|barely"
@@ -135,7 +136,8 @@ def row_columns(
     names = [name for name, count in columns.items() if count == 1 and name.strip() and name not in texts]
     cells = {column: [of[row - 1] for row in numbers] for column, of in read_columns(table, names).items()}
     values = {column: [_value(cell) for cell in of] for column, of in cells.items()}
-    return {column: of for column, of in values.items() if 1 < len(set(of)) <= MAX_VALUES}
+    few = [(column, of) for column, of in values.items() if 1 < len(set(of)) <= MAX_VALUES]
+    return dict(few[:MAX_COLUMNS])
 
 
 def _value(cell: Any) -> str:

@@ -22,9 +22,7 @@ def test_backends_that_agree_on_enough_rows_ship() -> None:
     verdict = decide(three(5000, 500, 40))
     assert {name: one.decision for name, one in verdict.backends.items()} == dict.fromkeys(made.MS, SHIP)
     assert verdict.exit_code() == 0
-    assert verdict.sentence.startswith(
-        "Ship INT8: 6.0 times as fast as PyTorch (2.0 ms instead of 12.0 ms per text), 17"
-    )
+    assert verdict.sentence.startswith("Ship INT8: 6.0× as fast as PyTorch (2.00 ms instead of 12.0 ms per text), 17")
     assert {s: c.backend for s, c in verdict.recommended.items()} == {
         "CPU service": "int8",
         "GPU service": "pytorch",

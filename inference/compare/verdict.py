@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inference.backends import RUNTIMES, TITLES
-from inference.calls.formatting import digits, ms, points
+from inference.calls.formatting import digits, mb, ms, points, times
 from inference.compare import stats
 from inference.compare.benchmark import MAX_SLOWDOWN
 from inference.compare.results import DEFAULT_MAX_DROP, unmeasured
@@ -267,20 +267,20 @@ def speedup_reason(gain: Mapping[str, float], noise: float, other: str, minimum:
     """Return the decision by a speed-up over `other`, its interval widened by the ratio that is noise."""
     low, high = gain["low"] / noise, gain["high"] * noise
     text = (
-        f"it is {gain['value']:.2f} times as fast as {other} ({low:.2f} to {high:.2f} with noise); "
-        f"at least {minimum:g} times required"
+        f"it is {times(gain['value'])} as fast as {other} ({low:.2f} to {high:.2f} with noise); "
+        f"at least {minimum:g}× required"
     )
     if low >= minimum:
         return Reason(SHIP, text, "min_speedup")
     nearest = math.floor(low * 10) / 10
     if nearest > 0:
-        text += f"; {nearest:g} would pass"
+        text += f"; {nearest:g}× would pass"
     return Reason(NO if high < minimum else INCONCLUSIVE, text, "min_speedup", nearest or None)
 
 
 def size_reason(size_bytes: int, limit_mb: float) -> Reason:
     """Return the decision by the size of a model's files."""
-    text = f"its files take {size_bytes / 1e6:.1f} MB; limit {limit_mb:g} MB"
+    text = f"its files take {mb(size_bytes)}; limit {limit_mb:g} MB"
     if size_bytes / 1e6 <= limit_mb:
         return Reason(SHIP, text, "max_size_mb")
     nearest = math.ceil(size_bytes / 1e5) / 10
@@ -318,24 +318,24 @@ def _recommend(receipt: Mapping[str, Any], situation: str, shippable: Sequence[s
     start = {name: figures["start"][name]["total_s"] for name in shippable}
     size = {name: figures["size"][name]["model_bytes"] for name in shippable}
     if situation == "notebook" and "pytorch" in shippable:
-        why = f"Only PyTorch can be trained further; it takes {p50['pytorch']:.1f} ms per text."
+        why = f"Only PyTorch can be trained further; it takes {ms(p50['pytorch'])} per text."
         return Recommendation("pytorch", why)
     if situation in ("notebook", "serverless"):
         best = min(shippable, key=start.__getitem__)
         if situation == "notebook":
             return Recommendation(best, f"It starts fastest of those that meet the limits: {start[best]:.1f} s.")
-        install = (size[best] + figures["size"][best]["libraries_bytes"]) / 1e6
-        return Recommendation(best, f"Ready after {start[best]:.1f} s, with {install:,.0f} MB to install.")
+        install = size[best] + figures["size"][best]["libraries_bytes"]
+        return Recommendation(best, f"Ready after {start[best]:.1f} s, with {mb(install)} to install.")
     if situation == "edge":
         best = min(shippable, key=size.__getitem__)
-        memory = figures["memory"][best]["peak_bytes"] / 1e6
-        return Recommendation(best, f"{size[best] / 1e6:.0f} MB of files and at most {memory:.0f} MB of memory.")
+        memory = figures["memory"][best]["peak_bytes"]
+        return Recommendation(best, f"{mb(size[best])} of files and at most {mb(memory)} of memory.")
     best = min(shippable, key=p50.__getitem__)
     for name in shippable[: shippable.index(best)]:  # the most exact first
         if not figures["ratios"][best][name]["different"]:
-            return Recommendation(name, f"{p50[name]:.1f} ms per text; {TITLES[best]} is not measurably faster.")
+            return Recommendation(name, f"{ms(p50[name])} per text; {TITLES[best]} is not measurably faster.")
     per_hour = figures["throughput"][best]["predictions_per_hour"]
-    return Recommendation(best, f"{p50[best]:.1f} ms per text, {per_hour:,.0f} texts per hour in batches.")
+    return Recommendation(best, f"{ms(p50[best])} per text, {per_hour:,.0f} texts per hour in batches.")
 
 
 def _recommend_for_gpu(names: Sequence[str], shippable: Sequence[str]) -> Recommendation:
@@ -361,10 +361,10 @@ def _sentence(receipt: Mapping[str, Any], decided: Mapping[str, BackendVerdict],
     elif best == reference:
         parts = [f"Stay with {TITLES[best]}."]
     else:
-        p50 = {name: f"{figures['latency'][name]['p50_ms']['value']:.1f} ms" for name in (best, reference)}
+        p50 = {name: ms(figures["latency"][name]["p50_ms"]["value"]) for name in (best, reference)}
         size = figures["size"][best]["model_bytes"] / figures["size"][reference]["model_bytes"]
         parts = [
-            f"Ship {TITLES[best]}: {figures['speedup'][best]['value']:.1f} times as fast as {TITLES[reference]} "
+            f"Ship {TITLES[best]}: {times(figures['speedup'][best]['value'])} as fast as {TITLES[reference]} "
             f"({p50[best]} instead of {p50[reference]} per text), {size:.0%} of its size, {_loss(figures, best)}."
         ]
     for name in decided:

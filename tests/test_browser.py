@@ -153,9 +153,22 @@ def test_the_newest_question_replaces_those_before_it(browser: sync_api.Browser)
         visit.page.close()
 
 
+def test_answers_fade_while_the_box_holds_another_text(visit: Visit) -> None:
+    visit.ask("good")
+    visit.answered()
+    visit.page.locator("[data-shown*=good]").wait_for(state="attached")
+    stale = visit.page.locator(".triptych.stale")
+    visit.box.fill("good bad")
+    stale.wait_for()
+    visit.box.fill("good")
+    stale.wait_for(state="detached")
+
+
 def test_text_of_unknown_words_gets_a_warning(visit: Visit) -> None:
     visit.ask("😡😡😡 🤮")
     visit.see("No word of this text is in the model's vocabulary")
+    visit.ask("Это очень bad")
+    visit.see("barely covers this text")
     visit.ask("good 🤮")
     visit.page.locator(".triptych").get_by_text("No word of this text").wait_for(state="detached")
 

@@ -245,6 +245,13 @@ document.addEventListener("keydown", (event) => {
   else return;
   event.preventDefault();
 });
+// An answer beside a text that it is not of would be a wrong one.
+document.addEventListener("input", ({ target }) => {
+  if (!target.closest("#text, #second") || !shown()) return;
+  const texts = [...document.querySelectorAll(":is(#text, #second) :is(textarea, input)")].map((box) => box.value);
+  const isStale = texts.some((text, number) => text.trim() !== (textsOf(shown())[number] ?? "").trim());
+  one("#side-by-side .triptych")?.classList.toggle("stale", isStale);
+});
 document.addEventListener("pointerdown", () => { isTouched = true; });
 document.addEventListener("focusin", ({ target }) => {
   if (target.closest?.("#reasons")) view = "why";

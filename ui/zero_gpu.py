@@ -41,8 +41,8 @@ REQUIREMENTS = (
     "other hardware for the Space."
 )
 INFO = (
-    "PyTorch answers on a GPU in half precision if ZeroGPU lends one. Side by side, explanations, files, the dashboard "
-    "and the API run it on the CPU in float32."
+    "The details of PyTorch are computed on a GPU in half precision if ZeroGPU lends one. The answers side by side, "
+    "explanations, files, the dashboard and the API come from the CPU, in float32."
 )
 _log = logging.getLogger(__name__)
 

@@ -85,7 +85,7 @@ def _css() -> str:
     return "\n".join(rules)
 
 
-# What Gradio would put below its own classes, if it were in page.css. Until the page is drawn, it nothing shows that
+# What Gradio would put below its own classes, if it were in page.css. Until the page is drawn, it shows nothing that
 # what comes would push down.
 EARLY = """
 .gradio-container { width: 100% !important; max-width: 1160px !important; margin: 0 auto !important; }

@@ -219,13 +219,11 @@ def of_this_model() -> tuple[dict[str, Receipt], ShipLimits, str | None]:
     measurements = {selection.name: selection.receipt}
     for name in names(shelf):
         of = own()[name]["model"]["files"] if name in own() else shelf.models[name]
-        if (
-            name in measurements
-            or name in st.session_state[BROKEN]
-            or len(measurements) == MAX_MEASUREMENTS
-            or served.weights(of) != files
-        ):
+        if name in measurements or name in st.session_state[BROKEN] or served.weights(of) != files:
             continue
+        if len(measurements) == MAX_MEASUREMENTS:
+            st.caption(f"Only the first {MAX_MEASUREMENTS} measurements of this model count here.")
+            break
         try:
             measurements[name] = receipt(name, shelf)
         except InputError as error:

@@ -111,7 +111,8 @@ def test_selection_comes_from_the_address_and_stays_on_every_page(folder: Path) 
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("receipt", "none such"), ("max_drop", "-7"), ("max_p95", "x"), ("task", "?")]
+    ("key", "value"),
+    [("receipt", "none such"), ("max_drop", "-7"), ("max_p95", "x"), ("task", "?"), ("price", "1e308")],
 )
 def test_invalid_values_in_the_address_are_ignored(folder: Path, key: str, value: str) -> None:
     test = opened(**{key: value})

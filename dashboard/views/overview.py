@@ -77,7 +77,7 @@ def charts(overall: Overall) -> None:
         components.drawing(overview.speedup(receipt))
         slot = st.container()  # the price is below the chart that it moves, and is needed first
         price = st.number_input(
-            "Price of the machine, $ an hour", 0.001, None, 0.10, 0.01, format="%.3f", key="price", bind="query-params"
+            "Price of the machine, $ an hour", 0.001, 1e6, 0.10, 0.01, format="%.3f", key="price", bind="query-params"
         )
         with slot:
             components.drawing(overview.cost(receipt, price))

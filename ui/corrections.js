@@ -20,7 +20,8 @@ export class Corrections {
     this.key = key;
     this.tasks = tasks;
     try {
-      this.#rows = JSON.parse(sessionStorage.getItem(key) ?? "[]");
+      const kept = JSON.parse(sessionStorage.getItem(key) ?? "[]");
+      if (Array.isArray(kept)) this.#rows = kept;
     } catch {
       // A frame on another site has no storage: they last until the page is closed.
     }

@@ -23,7 +23,9 @@ import gradio as gr
 from gradio.queueing import Event, EventQueue, Queue
 
 MAX_UNHEARD_S = 10
-RETURN_S = 2  # a page closes its stream after the last answer, and opens another for a question asked at that moment
+# A page closes its stream after the last answer, and opens another for a question asked at that moment; that takes
+# seconds on a busy machine.
+RETURN_S = 5
 MAX_UNHEARD = 256
 MAX_UNHEARD_BYTES = 16_000_000
 MAX_PER_SESSION = 16

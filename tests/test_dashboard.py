@@ -150,7 +150,7 @@ def test_page_without_receipts_says_how_to_make_one(folder: Path) -> None:
     ("content", "says"),
     [
         ("{", "not valid JSON"),
-        ('{"format": "other"}', "not a receipt"),
+        ('{"format": "other"}', "not a measurement"),
         (json.dumps(seal({**one(), "version": 99})), "Update Triptych"),
         (json.dumps({**one(), "created": "2020-01-01T00:00:00Z"}), "checksum does not match"),
     ],

@@ -46,7 +46,7 @@ def change(receipt: dict[str, Any], *path: Any, value: Any) -> bytes:
     [
         (("version",), 2, "version 2; this Triptych reads up to version 1. Update Triptych"),
         (("version",), 0, "at version: 1 was expected"),
-        (("format",), "other", "not a receipt"),
+        (("format",), "other", "not a measurement"),
         (("data", "tokens"), [3], "200 rows, but not an answer of every backend to each"),
         (("backends", "int8", "predictions", "mood", "label_ids"), [1], "not an answer of every backend"),
         (("settings", "backends"), ["pytorch", "tensorflow"], "measures .*, a runtime that this version does not have"),
@@ -83,7 +83,7 @@ def test_altered_receipt_is_rejected(receipt: dict[str, Any], path: Any, value: 
     [
         (b"", "not valid JSON"),
         (b'{"format": "trip', "not valid JSON"),
-        (b"[]", "not a receipt"),
+        (b"[]", "not a measurement"),
         (b"[" * 100_000, "not valid JSON"),
         (b'{"format": "triptych-receipt"}', "is damaged"),
         (b"\xff\xfe", "not valid JSON"),

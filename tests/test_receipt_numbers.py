@@ -323,7 +323,7 @@ def test_error_names_other_library_versions(receipts: dict[str, Receipt]) -> Non
     receipt = copy.deepcopy(receipts["small"])
     receipt["versions"]["numpy"] = "1.0"
     receipt["results"]["control"]["high"] *= 1.01
-    with pytest.raises(InputError, match=r"follows from the receipt \(made with numpy 1.0, .*; checked with numpy"):
+    with pytest.raises(InputError, match=r"follows from the measurement \(made with numpy 1.0, .*; checked with numpy"):
         parse_receipt(json.dumps(seal(receipt)).encode(), "r.json")
 
 

@@ -56,7 +56,7 @@ class View:
 
 
 PAGE = View("", ".triptych .best", ".triptych tbody tr:nth-last-child(2) td:last-child .meter")
-OVERVIEW = View("dashboard/", ".answer", ".drawing[role=img]")
+OVERVIEW = View("dashboard/", ".answer h2", "[data-testid=stMain] svg[role=img]")
 STATIC = View("", ".card .guess", ".card .bars")
 
 

@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
         commands,
         "compare",
         compare_command,
-        "Measure the backends of one model or of several on labelled rows, and write receipts.",
+        "Measure the backends of one model or of several on labelled rows, and write the measurements.",
         several=True,
     )
     p.add_argument(
@@ -55,10 +55,12 @@ def add(commands: Any) -> None:
     )
     p.add_argument("--rows", type=int, help="measure a random sample of this many rows (default: all)")
     p.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
-    p.add_argument("--keep-texts", action="store_true", help="store the texts in the receipt, readable by everyone")
+    p.add_argument("--keep-texts", action="store_true", help="store the texts in the measurement, readable by everyone")
     _add_price(p)
     p.add_argument(
-        "--out", type=Path, help="receipt to write (default: receipt.json); of several models a folder (receipts)"
+        "--out",
+        type=Path,
+        help="file to write (default: receipt.json); of several models a folder (receipts)",
     )
 
     p = add_command(
@@ -77,17 +79,17 @@ def add(commands: Any) -> None:
     )
     add_json(p)
 
-    help = "Show, check and compare receipts."
+    help = "Show, check and compare measurements."
     kinds = commands.add_parser("receipt", help=help, description=help).add_subparsers(required=True, metavar="COMMAND")
-    p = add_command(kinds, "show", show_command, "Show the figures of receipts of one model as a table.")
+    p = add_command(kinds, "show", show_command, "Show the figures of measurements of one model as a table.")
     p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
     _add_price(p)
     p = add_command(
-        kinds, "check", check_command, "Compute every figure of receipts again; exit code 2 if one differs."
+        kinds, "check", check_command, "Compute every figure of measurements again; exit code 2 if one differs."
     )
     p.add_argument("receipts", type=Path, nargs="+", metavar="RECEIPT")
     p = add_command(
-        kinds, "diff", diff_command, "Show what changed between two receipts; exit code 1 if anything beyond noise."
+        kinds, "diff", diff_command, "Show what changed between two measurements; exit code 1 if anything beyond noise."
     )
     p.add_argument("before", type=Path)
     p.add_argument("after", type=Path)

@@ -157,7 +157,7 @@ def cpu_share(threads: int, seconds: float = 0.2) -> float:
     def work() -> float:
         end, before = time.monotonic() + seconds, time.thread_time()
         while time.monotonic() < end:
-            hashlib.sha256(block).digest()  # other Python threads run meanwhile
+            hashlib.sha256(block).digest()  # other Python threads run at the same time
         return time.thread_time() - before
 
     start = time.monotonic()

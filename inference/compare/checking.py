@@ -54,10 +54,12 @@ def first_difference(stored: Any, computed: Any, where: str = "results") -> str 
         pairs: Iterable[Any] = ((key, stored[key], computed[key]) for key in computed)
     elif isinstance(computed, list) and isinstance(stored, list):
         if len(stored) != len(computed):
-            return f"{where} has {len(stored):,} entries, but {len(computed):,} follow from the receipt"
+            return f"{where} has {len(stored):,} entries, but {len(computed):,} follow from the measurement"
         pairs = zip(range(len(stored)), stored, computed, strict=True)
     else:
-        return None if _same(stored, computed) else f"{where} is {stored!r}, but {computed!r} follows from the receipt"
+        return (
+            None if _same(stored, computed) else f"{where} is {stored!r}, but {computed!r} follows from the measurement"
+        )
     return next((text for key, a, b in pairs if (text := first_difference(a, b, f"{where}/{key}"))), None)
 
 

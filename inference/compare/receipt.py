@@ -52,7 +52,7 @@ def write_receipt(receipt: Receipt, path: Path) -> None:
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise InputError(f"Cannot write the receipt to {path}: {error.strerror}.") from None
+        raise InputError(f"Cannot write the measurement to {path}: {error.strerror}.") from None
 
 
 def read_receipt(path: str | Path) -> Receipt:
@@ -105,11 +105,12 @@ def parse_receipt(content: bytes, name: str) -> Receipt:
 def _content(path: Path) -> bytes:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} has {path.stat().st_size:,} bytes; receipts are limited to {MAX_BYTES:,}.")
+            raise InputError(f"{path} has {path.stat().st_size:,} bytes; measurements are limited to {MAX_BYTES:,}.")
         return path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"Cannot read a receipt from {path}: {error.strerror}. Make one: python -m inference compare --out {path}"
+            f"Cannot read a measurement from {path}: {error.strerror}. "
+            f"Make one: python -m inference compare --out {path}"
         ) from None
 
 
@@ -118,14 +119,14 @@ def _parse(content: bytes, name: str) -> Receipt:
     try:
         receipt = json.loads(content, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError):
-        raise InputError(f"{name} is not valid JSON: it is damaged, or not a receipt. {AGAIN}") from None
+        raise InputError(f"{name} is not valid JSON: it is damaged, or not a measurement. {AGAIN}") from None
     if not isinstance(receipt, dict) or receipt.get("format") != FORMAT:
-        raise InputError(f"{name} is JSON, but not a receipt (its format is not {FORMAT!r}). {AGAIN}")
+        raise InputError(f"{name} is JSON, but not a measurement (its format is not {FORMAT!r}). {AGAIN}")
     version = receipt.get("version")
     if isinstance(version, int) and version > VERSION:
         raise InputError(
-            f"{name} is a receipt of version {version}; this Triptych reads up to version {VERSION}. "
-            "Update Triptych, or make the receipt again with this version."
+            f"{name} is a measurement of version {version}; this Triptych reads up to version {VERSION}. "
+            "Update Triptych, or measure again with this version."
         )
     return receipt
 

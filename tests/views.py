@@ -55,7 +55,7 @@ class View:
     chart: str
 
 
-PAGE = View("", ".triptych .best", ".triptych tbody tr:nth-last-child(2) td:last-child .meter")
+PAGE = View("", ".triptych td:not(.coming) .best", ".triptych:not(:has(.coming)) .best")
 OVERVIEW = View("dashboard/", ".answer h2", "[data-testid=stMain] svg[role=img]")
 STATIC = View("", ".card .guess", ".card .bars")
 
@@ -155,8 +155,7 @@ def pictures(folder: Path) -> int:
             page.set_default_timeout(PATIENCE_MS)
             page.goto(start + view.path)
             page.locator(view.chart).first.wait_for()
-            page.wait_for_load_state("networkidle")
-            page.wait_for_timeout(3_000)  # transitions
+            page.wait_for_timeout(3_000)  # what comes last
             page.screenshot(path=folder / f"{name}.png", animations="disabled", caret="hide")
             page.close()
             print(f"{folder / name}.png: {(folder / name).with_suffix('.png').stat().st_size / 1e3:.0f} kB")

@@ -26,7 +26,7 @@ def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready
         raise InputError("--cors-origin opens the API, which app.py does not serve. Run serve.py, or leave it out.")
     site = FastAPI(openapi_url=None)
     lent = zero_gpu.start(models, settings.port) if settings.zero_gpu else None
-    page = mount_page(site, build(models, settings.backend, lent=lent), files)
+    page = mount_page(site, build(models, settings.backend, lent=lent, receipts=settings.receipts), files)
     server.serve(site, settings.bind(), ready, page.stop_event.set, settings.access, abandon=files.remove)
 
 

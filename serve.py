@@ -73,7 +73,7 @@ def site(
     application.mount("/dashboard", DashboardGate(dashboard, pages, settings.access.has_foreign_frames))
     application.mount("/api", api)
     requests_to = Api("api/predict", has_key=api.state.has_key, is_gradio=False)
-    page = build(models, settings.backend, LINKS["Compare"], lent, api=requests_to)
+    page = build(models, settings.backend, LINKS["Compare"], lent, settings.receipts, requests_to)
     return application, mount_page(application, page, files, LINKS)
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import fakes
 import httpx
@@ -35,6 +36,7 @@ from inference.loading import Models
 from ui import render, scoring, start
 from ui.files import temporary_files
 from ui.page import ANSWERING, LIMITS, as_json, build
+from ui.recorded import RECEIPTS
 from ui.site import CONTENT, mount_page
 
 SCRIPT, IMAGE = "<script>window.hacked=1</script>", "<img src=x onerror=window.hacked=1>"
@@ -310,6 +312,12 @@ def test_port_of_gradio_counts_unless_another_is_named() -> None:
     assert read({"GRADIO_SERVER_PORT": "7861", "PORT": "7862"}).port == 7862
     with pytest.raises(InputError, match="GRADIO_SERVER_PORT='٣x' is not a port number"):
         read({"GRADIO_SERVER_PORT": "٣x"})
+
+
+def test_page_looks_for_measurements_where_the_dashboard_does(tmp_path: Path) -> None:
+    read = start.ServerSettings.read
+    assert read({"TRIPTYCH_RECEIPTS": ""}).receipts == (RECEIPTS,)
+    assert read({"TRIPTYCH_RECEIPTS": str(tmp_path)}).receipts == (RECEIPTS, tmp_path)
 
 
 def test_port_in_use_gives_one_line_and_exit_code_2(

@@ -4,6 +4,7 @@ Environment variables:
     TRIPTYCH_MODEL            model folder or Hub id; default assets/models/demo
     TRIPTYCH_BASE             folder of the base model, if it is not where the model says
     TRIPTYCH_PAIRS            1 or 0, as --pairs and --no-pairs; default what the folder says
+    TRIPTYCH_RECEIPTS         folder of further measurements; the page shows the largest of this model
     TRIPTYCH_BACKEND          runtime selected at the start: pytorch, onnx or int8; default int8
     PORT                      default $GRADIO_SERVER_PORT, which a Gradio Space may set, else 7860
     GRADIO_SERVER_NAME        address to listen on; default 127.0.0.1, 0.0.0.0 for all
@@ -34,6 +35,7 @@ from inference.formats.pairs import read_pairs
 from inference.jobs import ProgressLine, print_any_text
 from inference.loading import Models
 from ui.files import TemporaryFiles, temporary_files
+from ui.recorded import RECEIPTS
 from ui.site import CONTENT
 from ui.zero_gpu import import_spaces
 
@@ -55,6 +57,8 @@ class ServerSettings:
     access: Access
     zero_gpu: bool = False
     """This is a Space on ZeroGPU."""
+    receipts: tuple[Path, ...] = (RECEIPTS,)
+    """Folders of measurements."""
 
     @classmethod
     def read(cls, environment: Mapping[str, str], arguments: Sequence[str] = ()) -> ServerSettings:
@@ -80,6 +84,7 @@ class ServerSettings:
             port=int(port),
             access=_access(args, environment),
             zero_gpu=environment.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"),
+            receipts=(RECEIPTS, *([Path(extra)] if (extra := environment.get("TRIPTYCH_RECEIPTS")) else [])),
         )
 
     @property

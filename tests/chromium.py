@@ -17,6 +17,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 PATIENCE_MS = 300_000  # a busy machine is no broken page
+sync_api.expect.set_options(timeout=PATIENCE_MS)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class RowTable {
     this.page = page;
     // The task that has right labels is what the file was scored for.
     const labelled = data.tasks.flatMap(({ right }, at) => (right || data.tasks.length === 1 ? [at] : []));
-    this.state = { task: labelled.length === 1 ? labelled[0] : -1, label: -1, right: -1, uncertain: false, wrong: false, query: "" };
+    this.state = { task: labelled.length === 1 || NARROW.matches ? (labelled[0] ?? 0) : -1, label: -1, right: -1, uncertain: false, wrong: false, query: "" };
     this.sort = { key: "row", down: false };
     this.active = 0;
     this.grid = make("div", { class: "rows", role: "grid", tabindex: "0", "aria-label": "Scored rows. Arrow keys move, Enter opens a row.", onscroll: () => this.draw(), onkeydown: (event) => this.press(event) });
@@ -311,11 +311,11 @@ function ask(texts) {
   requestAnimationFrame(() => requestAnimationFrame(() => { document.getElementById("classify")?.click(); scrollTo(0, 0); }));
 }
 
-/** Wait for the place of the table, which Gradio draws after the event that fills it. @param {string} id */
-async function placeOf(id) {
-  for (let tries = 0; tries < 100; tries += 1) {
-    const place = document.getElementById(id);
-    if (place) return place;
+/** Wait for the place of the table, which Gradio draws some time after the event that fills it. @param {string} url */
+async function placeOf(url) {
+  for (const end = Date.now() + 60_000; Date.now() < end; ) {
+    const place = document.getElementById("score-rows");
+    if (place && url.endsWith(place.dataset.rows)) return place; // and not that of the file before
     await new Promise((drawn) => setTimeout(drawn, 50));
   }
   return null;
@@ -326,7 +326,7 @@ let shown = new AbortController(); // of the table on the page
 /** Show the rows of a scored file. @param {{url: string} | null} file */
 async function showScored(file) {
   if (!file?.url) return;
-  const place = await placeOf("score-rows");
+  const place = await placeOf(file.url);
   if (!place) return;
   shown.abort();
   shown = new AbortController();

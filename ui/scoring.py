@@ -44,7 +44,6 @@ GONE = "The server has deleted the file. Upload it again."
 BLOCK_ROWS = 250  # half a second: how often progress is reported and a cancel noticed
 PATIENCE_S = 20  # a visitor not seen for longer has left
 SHOW_S = 0.3  # between two updates of the progress bar
-ROWS = "rows.jsonl.gz"
 PREVIEW_ROWS, PREVIEW_COLUMNS, MAX_CELL_CHARS = 5, 12, 120
 
 
@@ -259,7 +258,8 @@ class ScoreTab:
                 right = self.labels.read(table, labels)
                 texts = [table.text_column, *([] if task.pair_column is None else [task.pair_column])]
                 model = Model(bundle, backend, partial(self._models.get, backend))
-                with ScoredRows(task.out.parent / ROWS, table, texts, bundle.tasks, right) as rows:
+                path = task.out.parent / f"{task.out.parent.name}.jsonl.gz"  # a name that no other file's rows have
+                with ScoredRows(path, table, texts, bundle.tasks, right) as rows:
                     report = score(task, model, progress=progress, keep=rows.add)
                 return Scored(report, right, rows)
 
@@ -289,7 +289,7 @@ class ScoreTab:
             self.download: gr.update(visible=True, value=str(report.out), label=f"Download {report.out.name}"),
             self.results: gr.update(visible=True),
             self.report: figures.report(report, backend, self._models.bundle, thresholds, scored.right, rows),
-            self.table: fill("score_rows", name=f"{name}rows.csv", backend=backend),
+            self.table: fill("score_rows", rows=rows.path.name, name=f"{name}rows.csv", backend=backend),
             self.rows: str(rows.path),
         }
 

@@ -92,3 +92,23 @@ def test_every_page_is_one_tap_away_on_a_phone_and_keeps_the_selection(address: 
             phone.get_by_role("heading", level=2, name=name).wait_for()
         assert "max_drop=1.5" in phone.url
         assert phone.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
+
+
+@pytest.mark.slow
+def test_own_rows_are_measured_and_found_again_after_a_reload(address: str, phone: sync_api.Page) -> None:
+    lines = [f"it was {word} {i},{label}" for i in range(50) for word, label in (("bad", "down"), ("fine", "up"))]
+    phone.goto(f"{address}/your_data")
+    content = "\n".join(["text,mood", *lines]).encode()
+    phone.locator("input[type=file]").set_input_files({"name": "mine.csv", "mimeType": "text/csv", "buffer": content})
+    phone.get_by_text("100 rows labelled for mood").wait_for()
+    phone.get_by_role("combobox", name="Time for speed").click()
+    phone.get_by_role("option", name="none: accuracy only").click()
+    phone.get_by_role("button", name="Measure", exact=True).click()
+    phone.get_by_role("button", name="Cancel").wait_for()
+    phone.reload()
+    phone.get_by_text("Speed was not measured: only accuracy was asked for.").first.wait_for()
+    assert "job=" not in phone.url
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    phone.locator("[data-testid=stMain]").get_by_role("link", name="Disagreements").last.click()
+    phone.get_by_role("heading", name="Disagreements").wait_for()
+    assert phone.locator(".stException").count() == 0

@@ -103,15 +103,21 @@ def progress(job: Measurement) -> None:
         components.verdict(decide(job.accuracy, selection.limits if selection else ShipLimits()))
     if job.answers is not None:
         for task, known in job.answers.so_far().items():
-            so_far(task, known)
+            so_far(task, known, job.answers.labelled(task))
 
 
-def so_far(task: str, known: SoFar) -> None:
+def so_far(task: str, known: SoFar, total: int) -> None:
     """Draw the accuracy of each runtime on the rows that it has answered, and the labels that it changes."""
     names = list(known.accuracy)
     lines = []
     for name, (rows, right) in known.accuracy.items():
-        line = {"Runtime": TITLES[name], "Rows answered": f"{rows:,}", "Accuracy": "…", "Changed labels": "…"}
+        line = {
+            "Runtime": TITLES[name],
+            "Rows answered": f"{rows:,}",
+            "Accuracy": "…",
+            "Changed labels": "…",
+            "Difference": "",
+        }
         if rows:
             share = stats.share(right, rows)
             line["Accuracy"] = f"{percent(share.value)} ({percent(share.low)} to {percent(share.high)})"
@@ -120,12 +126,10 @@ def so_far(task: str, known: SoFar) -> None:
         elif known.rows:
             broken, fixed, changed = known.paired[name]
             change = stats.paired_difference(broken, fixed, known.rows)
-            line["Changed labels"] = (
-                f"{changed:,} of {known.rows:,}: {broken:,} broken, {fixed:,} fixed; accuracy {points(change.value)} "
-                f"({points(change.low)} to {points(change.high)})"
-            )
+            line["Changed labels"] = f"{changed:,} of {known.rows:,} ({broken:,} broken, {fixed:,} fixed)"
+            line["Difference"] = f"{points(change.value)} ({points(change.low)} to {points(change.high)})"
         lines.append(line)
-    st.markdown(f"**{plain(task)}**, so far")
+    st.markdown(f"**{plain(task)}**" + (", so far" if min(rows for rows, _ in known.accuracy.values()) < total else ""))
     st.table([{key: plain(value) for key, value in line.items()} for line in lines], hide_index=True)
 
 

@@ -181,6 +181,10 @@ class Answers:
                 known[task] = SoFar(accuracy, paired, int(counted.sum()))
         return known
 
+    def labelled(self, task: str) -> int:
+        """Return how many rows have a label of this task."""
+        return int((self._labels[task] >= 0).sum())
+
     def _check(self) -> None:
         if self._stopped.is_set():
             raise Cancelled

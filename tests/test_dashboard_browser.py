@@ -75,6 +75,7 @@ def test_row_with_another_label_is_shown_in_words_and_explained_on_both_backends
     card = phone.locator(".disagreement")
     card.get_by_text("good text 3 <img src=x onerror=alert(1)>").wait_for()
     assert card.count() == 1
+    assert card.bounding_box()["height"] < 200  # the labels stand beside each other
     phone.get_by_role("button", name="Why").first.click()
     phone.locator(".why.int8 .words").wait_for()
     sides = phone.locator(".why .words").all_inner_texts()

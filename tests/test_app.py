@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import fakes
+import gradio as gr
 import httpx
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ from inference.backends import BACKENDS
 from inference.formats.bundle import Task
 from inference.jobs import Cancelled, Lane
 from inference.loading import Models
-from ui import render, scoring, start
+from ui import gate, render, scoring, start
 from ui.files import temporary_files
 from ui.page import ANSWERING, LIMITS, as_json, build
 from ui.recorded import RECEIPTS
@@ -225,6 +226,15 @@ def test_functions_that_run_in_the_browser_are_none_of_the_server(client: Client
             f"{client.src}gradio_api/queue/join", json={"data": [], "fn_index": number, "session_hash": "a"}
         )
         assert (asked.status_code, asked.json()) == (404, {"detail": "No such function."})
+
+
+@pytest.mark.parametrize(("value", "is_accepted"), [(3, True), (None, True), ("3", False), (True, False)])
+def test_number_of_a_question_is_a_number(value: object, is_accepted: bool) -> None:
+    if is_accepted:
+        assert gate._checked(gr.Number(), value) == value
+    else:
+        with pytest.raises(gate.Refused, match="requires a number"):
+            gate._checked(gr.Number(), value)
 
 
 def test_page_has_no_analytics_and_no_history(client: Client) -> None:

@@ -321,6 +321,8 @@ def _checked(block: Any, value: Any) -> str | int | float | bool | None:
         raise Refused(400, f"A text has at most {MAX_CHARS:,} characters here.")
     if isinstance(block, gr.Slider) and not (is_number and block.minimum <= value <= block.maximum):
         raise Refused(400, f"This field requires a number from {block.minimum} to {block.maximum}.")
+    if isinstance(block, gr.Number) and not (is_number or value is None):
+        raise Refused(400, "This field requires a number.")
     if isinstance(block, gr.Checkbox) and not isinstance(value, bool):
         raise Refused(400, "This field requires true or false.")
     if isinstance(block, gr.Textbox) and not isinstance(value, str | None):

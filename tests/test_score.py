@@ -292,7 +292,7 @@ def test_full_disk_gives_one_line_and_the_run_resumes_once_there_is_room(
 def test_invalid_tasks_and_thresholds_are_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Unknown task 'mood'. This model has: sentiment, emotion."):
         run(source, tmp_path / "out.csv", tasks=("mood",))
-    with pytest.raises(InputError, match="threshold=2 is not a probability"):
+    with pytest.raises(InputError, match="threshold=2.0 is not a probability"):
         run(source, tmp_path / "out.csv", threshold=2)
     with pytest.raises(InputError, match="Unknown format 'xlsx'. Known: csv, jsonl, parquet."):
         run(source, tmp_path / "out", format="xlsx")

@@ -334,7 +334,7 @@ class Answer(BaseHTTPRequestHandler):
                 ]
             }
         elif "/commit/" in path:
-            self.server.commit = [json.loads(line) for line in body.splitlines()]
+            self.server.commit += [json.loads(line) for line in body.splitlines()]
             answer = {"commitUrl": f"{self.server.url}/spaces/me/demo/commit/{'0' * 40}", "commitOid": "0" * 40}
         data = json.dumps(answer).encode()
         self.send_response(self.server.status)
@@ -373,7 +373,8 @@ def test_upload_replaces_the_contents_of_the_space(tmp_path: Path, hub: Hub) -> 
     assert done.stdout == f"{hub.url}/spaces/me/demo\n", done.stderr
     assert hub.asked[0] == "POST /api/repos/create"
     assert hub.sdk == "docker"
-    assert hub.asked[-2:] == ["POST /api/spaces/me/demo/preupload/main", "POST /api/spaces/me/demo/commit/main"]
+    assert hub.asked[-1] == "POST /api/spaces/me/demo/commit/main"  # the last of them, if the library makes several
+    assert "POST /api/spaces/me/demo/preupload/main" in hub.asked
     sent = {
         line["key"]: {one["value"].get("path") for one in hub.commit if one["key"] == line["key"]}
         for line in hub.commit

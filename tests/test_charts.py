@@ -31,7 +31,7 @@ def one(**changes: Any) -> Any:
 def every_chart(receipt: Any) -> dict[str, Chart]:
     """All there are for this receipt, by name."""
     task = next(iter(receipt["data"]["labels"]))
-    found: dict[str, Chart | None] = {
+    drawn: dict[str, Chart | None] = {
         "percentiles": latency.percentiles(receipt),
         "distribution": latency.distribution(receipt),
         "by_length": latency.by_length(receipt),
@@ -54,9 +54,9 @@ def every_chart(receipt: Any) -> dict[str, Chart]:
     _, *others = receipt["settings"]["backends"]
     if others:
         parts = slices(receipt, task, others[-1], groups(receipt, task)[LABEL])
-        found["changes"] = labels.changes(receipt, task, others[-1])
-        found["by_label"] = slice_charts.differences(receipt, others[-1], LABEL, parts)
-    return {name: chart for name, chart in found.items() if chart is not None}
+        drawn["changes"] = labels.changes(receipt, task, others[-1])
+        drawn["by_label"] = slice_charts.differences(receipt, others[-1], LABEL, parts)
+    return {name: chart for name, chart in drawn.items() if chart is not None}
 
 
 @pytest.fixture(scope="module")
@@ -136,12 +136,12 @@ def test_bars_tell_backends_apart_without_colour(charts: dict[str, Chart]) -> No
 
 
 def test_percentile_bars_are_the_receipts_figures_with_their_intervals(receipt: Any, charts: dict[str, Chart]) -> None:
-    found = receipt["results"]["latency"]["int8"]
+    figures = receipt["results"]["latency"]["int8"]
     bars = trace(charts["percentiles"], "INT8")
-    assert list(bars.y) == [found[f"p{p}_ms"]["value"] for p in (50, 90, 95)]
+    assert list(bars.y) == [figures[f"p{p}_ms"]["value"] for p in (50, 90, 95)]
     for p, value, up, down in zip((50, 90, 95), bars.y, bars.error_y.array, bars.error_y.arrayminus, strict=True):
-        assert value + up == pytest.approx(found[f"p{p}_ms"]["high"])
-        assert value - down == pytest.approx(found[f"p{p}_ms"]["low"])
+        assert value + up == pytest.approx(figures[f"p{p}_ms"]["high"])
+        assert value - down == pytest.approx(figures[f"p{p}_ms"]["low"])
 
 
 def test_percentile_with_too_few_samples_is_left_out_with_the_reason(charts: dict[str, Chart]) -> None:
@@ -202,25 +202,25 @@ def test_accuracy_is_drawn_on_a_zoomed_axis_and_says_so(charts: dict[str, Chart]
 
 
 def test_a_small_difference_does_not_fill_the_axis() -> None:
-    found = accuracy.scores(one(), "mood")
-    low, high = found.figure.layout.xaxis.range
+    chart = accuracy.scores(one(), "mood")
+    low, high = chart.figure.layout.xaxis.range
     assert high - low >= 0.02
 
 
 def test_an_interval_that_misses_its_value_is_not_drawn(receipt: Any) -> None:
     odd = {**receipt, "results": results(receipt)}
     odd["results"]["accuracy"]["mood"]["int8"]["macro_f1"] = {"value": 0.9, "low": 0.5, "high": 0.6}
-    found = accuracy.scores(odd, "mood", "macro_f1")
-    assert list(found.figure.data[2].error_x.array) == [0]
-    assert found.note == "No interval for INT8: too few rows per label."
+    chart = accuracy.scores(odd, "mood", "macro_f1")
+    assert list(chart.figure.data[2].error_x.array) == [0]
+    assert chart.note == "No interval for INT8: too few rows per label."
 
 
 def test_paired_differences_count_what_was_broken_and_fixed(charts: dict[str, Chart]) -> None:
-    found = charts["differences"]
-    assert "ONNX gives the same label on every row" in found.takeaway
-    assert "INT8 changes 3 of 200 labels (2 broken, 1 fixed)" in found.takeaway
-    assert found.table[1]["broken"] == 2
-    zero, limit = found.figure.layout.shapes
+    chart = charts["differences"]
+    assert "ONNX gives the same label on every row" in chart.takeaway
+    assert "INT8 changes 3 of 200 labels (2 broken, 1 fixed)" in chart.takeaway
+    assert chart.table[1]["broken"] == 2
+    zero, limit = chart.figure.layout.shapes
     assert (zero.x0, limit.x0) == (0, -0.5)
 
 
@@ -239,10 +239,10 @@ def test_a_confusion_matrix_of_many_labels_shows_those_in_mistakes() -> None:
     shown = labels.confused_labels(many, "mood")
     assert len(shown) == labels.MAX_SHOWN
     assert {3, 4, 140} <= set(shown)
-    found = labels.confusion(many, "mood", "int8")
-    assert "Shown: the 10 labels most often in a mistake, of 150." in found.note
-    assert found.takeaway == "INT8 is wrong on 2 rows of 300."
-    assert found.table[0]["rows"] == 1 and found.table[0]["right label"] != found.table[0]["label given"]
+    chart = labels.confusion(many, "mood", "int8")
+    assert "Shown: the 10 labels most often in a mistake, of 150." in chart.note
+    assert chart.takeaway == "INT8 is wrong on 2 rows of 300."
+    assert chart.table[0]["rows"] == 1 and chart.table[0]["right label"] != chart.table[0]["label given"]
 
 
 def test_both_matrices_of_a_receipt_show_the_same_labels(charts: dict[str, Chart]) -> None:
@@ -276,9 +276,9 @@ def test_label_that_changes_beyond_chance_is_named() -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
 def test_the_threshold_marks_its_place_on_the_curve(receipt: Any, threshold: float) -> None:
-    found = accuracy.coverage(receipt, "mood", threshold)
-    assert f"threshold of {threshold:.2f}" in found.takeaway
-    marks = [data for data in found.figure.data if data.mode == "markers"]
+    chart = accuracy.coverage(receipt, "mood", threshold)
+    assert f"threshold of {threshold:.2f}" in chart.takeaway
+    marks = [data for data in chart.figure.data if data.mode == "markers"]
     assert [list(mark.x) for mark in marks] == [[1.0 if threshold < 1 else 0.0]] * 3
 
 
@@ -311,8 +311,8 @@ def test_note_names_backends_whose_weight_types_are_unknown(receipt: Any) -> Non
         **receipt,
         "backends": {n: {**b, "dtypes": {}} if n == "onnx" else b for n, b in receipt["backends"].items()},
     }
-    found = size.dtypes(less)
-    assert found is not None and "Unknown for ONNX" in found.note
+    chart = size.dtypes(less)
+    assert chart is not None and "Unknown for ONNX" in chart.note
     none = {**receipt, "backends": {n: {**b, "dtypes": {}} for n, b in receipt["backends"].items()}}
     assert size.dtypes(none) is None
 

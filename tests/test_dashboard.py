@@ -64,9 +64,9 @@ def test_every_page_shows_a_further_runtime(folder: Path, page: str, monkeypatch
 
 @pytest.mark.parametrize("page", MINE)
 def test_every_chart_has_an_alt_text_and_a_drawable_figure(folder: Path, page: str) -> None:
-    found = charts(opened(page))
-    assert len(found) >= 3
-    for proto in found:
+    drawn = charts(opened(page))
+    assert len(drawn) >= 3
+    for proto in drawn:
         assert len(proto.alt) > 20
         assert json.loads(proto.spec)["data"]
 
@@ -341,9 +341,9 @@ def test_receipt_of_this_processor_has_no_warning(folder: Path) -> None:
 @pytest.mark.slow
 def test_hostile_names_and_labels_are_shown_literally(folder: Path) -> None:
     hostile = "<img src=x onerror=alert(1)> [a](b) :red[c] $d$"
-    found = one(task=hostile, labels=["<script>alert(1)</script>", "**b**"])
-    found["data"]["name"] = hostile
-    write_receipt(seal(found), folder / "good.json")
+    receipt = one(task=hostile, labels=["<script>alert(1)</script>", "**b**"])
+    receipt["data"]["name"] = hostile
+    write_receipt(seal(receipt), folder / "good.json")
     (folder / "<b>[x](y).json").write_text("{", encoding="utf-8")
     for page in ("overview", *MINE):
         test = opened(page)

@@ -219,7 +219,7 @@ TASKS = {
 
 
 @pytest.mark.parametrize(
-    ("columns", "found"),
+    ("columns", "expected"),
     [
         ({"mood": ["up"], "text": ["a"]}, ("text", None, None)),
         ({"id": ["1"], "Sentence": ["a b"], "label": ["up"]}, ("Sentence", "label", "mood")),
@@ -228,9 +228,11 @@ TASKS = {
         ({"a": ["only texts here"]}, ("a", "a", None)),
     ],
 )
-def test_columns_and_task_are_guessed(columns: dict[str, list[str]], found: tuple[str, str | None, str | None]) -> None:
+def test_columns_and_task_are_guessed(
+    columns: dict[str, list[str]], expected: tuple[str, str | None, str | None]
+) -> None:
     one = guess(columns, TASKS)
-    assert (one.text_column, one.label_column, one.task) == found
+    assert (one.text_column, one.label_column, one.task) == expected
 
 
 @pytest.mark.slow

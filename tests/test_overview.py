@@ -46,8 +46,8 @@ def on_shelf(folder: Path, name: str, receipt: Any) -> None:
 
 def styles(drawing: overview.Drawing, part: str) -> list[dict[str, float]]:
     """Return the lengths in percent of each element of a class."""
-    found = re.findall(rf'class="{part}[^"]*"[^>]*style="([^"]*)"', drawing.html)
-    return [{key: float(value) for key, value in re.findall(r"(\w+):([\d.]+)(?:%|px)", text)} for text in found]
+    matches = re.findall(rf'class="{part}[^"]*"[^>]*style="([^"]*)"', drawing.html)
+    return [{key: float(value) for key, value in re.findall(r"(\w+):([\d.]+)(?:%|px)", text)} for text in matches]
 
 
 def test_every_drawing_has_a_takeaway_an_alt_text_and_a_table(receipt: Any) -> None:

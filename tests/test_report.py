@@ -36,11 +36,11 @@ def receipt(**changes: Any) -> dict[str, Any]:
 
 def test_verdict_comes_first_with_its_reasons() -> None:
     one = receipt()
-    found = decide(one)
+    verdict = decide(one)
     html = report([one])
-    places = [html.index(found.sentence), html.index("Where it will run"), html.index("The figures")]
+    places = [html.index(verdict.sentence), html.index("Where it will run"), html.index("The figures")]
     assert places == sorted(places)
-    assert all(reason.text in html for judged in found.backends.values() for reason in judged.reasons)
+    assert all(reason.text in html for judged in verdict.backends.values() for reason in judged.reasons)
 
 
 def test_further_runtime_has_its_column_and_its_method(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +79,8 @@ def test_each_receipt_has_a_section_and_differences_are_named() -> None:
     two["model"]["name"], two["machine"]["cpu"], two["data"]["sha256"] = "other", "Other CPU", "9" * 64
     html = report([one, two])
     assert len(re.findall(r'<section id="receipt-\d">', html)) == 2
-    for said in ("of different models", "different processors", "of different rows", "In short"):
-        assert said in html
+    for words in ("of different models", "different processors", "of different rows", "In short"):
+        assert words in html
     assert "Compare backends within a section" not in report([one, one])
     assert 'class="answer"' not in html + report([one])
 
@@ -97,12 +97,12 @@ def test_receipt_of_one_backend_gives_a_report() -> None:
 
 
 def test_method_has_the_values_of_the_receipt() -> None:
-    told = {one.heading: " ".join(one.paragraphs) + str(one.facts) for one in method(receipt())}
-    assert "4 starts of each, in every start 2 rounds of 20 texts" in told["Latency"]
-    assert "64 texts for p90, 130 for p95 and 662 for p99" in told["Percentiles and their intervals"]
-    assert "p99 would be a guess" in told["Percentiles and their intervals"]
-    assert "2 broken, 1 fixed" in told["The difference in accuracy, and the verdict"]
-    assert "2" * 64 in told["Hashes"]
+    sections = {one.heading: " ".join(one.paragraphs) + str(one.facts) for one in method(receipt())}
+    assert "4 starts of each, in every start 2 rounds of 20 texts" in sections["Latency"]
+    assert "64 texts for p90, 130 for p95 and 662 for p99" in sections["Percentiles and their intervals"]
+    assert "p99 would be a guess" in sections["Percentiles and their intervals"]
+    assert "2 broken, 1 fixed" in sections["The difference in accuracy, and the verdict"]
+    assert "2" * 64 in sections["Hashes"]
 
 
 def test_report_can_link_back_and_carry_another_library() -> None:
@@ -124,14 +124,14 @@ def test_report_opens_offline_draws_every_chart_and_prints(tmp_path: Path, is_sm
     except InputError as error:
         pytest.skip(str(error))
     path.write_text(report([receipt(labels=(HOSTILE, "yes"))], library=library), encoding="utf-8")
-    asked, said = [], []
+    asked, printed = [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_context(offline=True, viewport={"width": 390, "height": 800}).new_page()
         page.on("request", lambda request: asked.append(request.url[:60]))
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.on("console", lambda message: printed.append(message.text))
+        page.on("pageerror", lambda error: printed.append(str(error)))
+        page.on("dialog", lambda dialog: printed.append(dialog.message))
         page.goto(path.as_uri())
         page.evaluate("window.drawn")
         plots = page.locator(".plot").count()
@@ -145,7 +145,7 @@ def test_report_opens_offline_draws_every_chart_and_prints(tmp_path: Path, is_sm
         assert not page.locator(".plot > div").first.is_visible()
         browser.close()
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert said == []
+    assert printed == []
 
 
 @pytest.mark.browser

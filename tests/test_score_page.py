@@ -72,13 +72,13 @@ def scored_file(visit: Visit) -> Path:
 def test_file_is_uploaded_scored_and_downloaded_with_its_charts(visit: Visit, tmp_path: Path) -> None:
     rows = [[str(i), ["good", "bad", ""][i % 3]] for i in range(700)]
     begin(visit, write_csv(tmp_path / "my rows.csv", ["id", "text"], rows))
-    found = scored_file(visit)
-    assert found.name == "my_rows.scored.csv"
-    assert [[row["id"], row["text"]] for row in read_csv(found)] == rows
-    assert [row["sentiment"] for row in read_csv(found)][:3] == ["positive", "negative", ""]
-    told = visit.page.locator("#score-status").inner_text()
-    assert "700 rows on INT8" in told
-    assert "233 without an answer" in told
+    scored_rows = scored_file(visit)
+    assert scored_rows.name == "my_rows.scored.csv"
+    assert [[row["id"], row["text"]] for row in read_csv(scored_rows)] == rows
+    assert [row["sentiment"] for row in read_csv(scored_rows)][:3] == ["positive", "negative", ""]
+    status = visit.page.locator("#score-status").inner_text()
+    assert "700 rows on INT8" in status
+    assert "233 without an answer" in status
     assert visit.page.locator("#score-report .card svg[role=img]").count() == 2
 
 
@@ -92,8 +92,8 @@ def test_selected_column_runtime_and_format_are_used(visit: Visit, tmp_path: Pat
     visit.page.get_by_role("radio", name="JSONL").check()
     visit.page.get_by_role("checkbox", name="Include the probability of every label").check()
     visit.page.get_by_role("button", name="Score the file").click()
-    found = scored_file(visit)
-    first = json.loads(found.read_text().splitlines()[0])
+    scored_rows = scored_file(visit)
+    first = json.loads(scored_rows.read_text().splitlines()[0])
     assert first["said"] == "good"
     assert first["sentiment_positive"] == pytest.approx(0.880797)
     assert "2 rows on PyTorch" in visit.page.locator("#score-status").inner_text()
@@ -108,9 +108,9 @@ def test_missing_header_is_pointed_out(visit: Visit, tmp_path: Path) -> None:
 def test_text_column_must_be_selected_if_it_is_unclear(visit: Visit, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("1,what a good film\n2,bad\n3,good\n")
     upload(visit, tmp_path / "in.csv")
-    said = visit.page.locator("#score-preview [role=alert]")
-    said.get_by_text("Which column of in.csv holds the texts?").wait_for()
-    assert "If 'what a good film' is a text, the file has no header: add one." in said.inner_text()
+    alert = visit.page.locator("#score-preview [role=alert]")
+    alert.get_by_text("Which column of in.csv holds the texts?").wait_for()
+    assert "If 'what a good film' is a text, the file has no header: add one." in alert.inner_text()
     column, button = (
         visit.page.get_by_label("Text column"),
         visit.page.get_by_role("button", name="Score the"),
@@ -242,11 +242,11 @@ def test_scripts_in_texts_columns_labels_and_file_names_are_shown_and_not_run(
         begin(visit, source)
         assert IMAGE in str(visit.page.locator("#score-preview").text_content())
         assert SCRIPT in str(visit.page.locator("#score-preview thead").text_content())
-        found = scored_file(visit)
-        assert found.name == "img_src_x_onerror_window.hacked_1.scored.csv"
+        scored_rows = scored_file(visit)
+        assert scored_rows.name == "img_src_x_onerror_window.hacked_1.scored.csv"
         assert IMAGE in visit.page.locator("#score-report").inner_text()  # the label given most often
         visit.page.locator("#score-rows").get_by_role("row").get_by_text(SCRIPT).first.wait_for()
-        with found.open(newline="") as file:
+        with scored_rows.open(newline="") as file:
             assert [row[:3] for row in csv.reader(file)][1] == [rows[0][0], IMAGE, "'=1+1"]
         assert visit.page.evaluate("window.hacked") is None
         assert visit.outside == []
@@ -308,8 +308,8 @@ def test_large_text_shared_by_all_rows_does_not_fill_memory(tmp_path: Path) -> N
             [sys.executable, "-c", EXAMINED, path], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        said, most = done.stdout.splitlines()
-        assert said.startswith("The file unpacks to more than 200 MB. Use the command line")
+        answer, most = done.stdout.splitlines()
+        assert answer.startswith("The file unpacks to more than 200 MB. Use the command line")
         assert int(most) < 1_000_000  # kB of the process that read it first
 
 

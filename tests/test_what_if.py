@@ -170,7 +170,7 @@ def test_a_link_opens_its_text_task_and_view(browser: sync_api.Browser, address:
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "message"),
     [
         ("text=good&text=bad", "names “text” more than once"),
         (f"text=good&task={quote(IMAGE)}", "no task of the name"),
@@ -181,10 +181,10 @@ def test_a_link_opens_its_text_task_and_view(browser: sync_api.Browser, address:
     ],
 )
 def test_whatever_a_link_holds_is_only_ever_a_text(
-    browser: sync_api.Browser, address: str, query: str, said: str
+    browser: sync_api.Browser, address: str, query: str, message: str
 ) -> None:
     visit = opened(browser, address, query)
-    visit.page.wait_for_function("said => document.body.innerText.includes(said)", arg=said, timeout=PATIENCE_MS)
+    visit.page.wait_for_function("said => document.body.innerText.includes(said)", arg=message, timeout=PATIENCE_MS)
     assert visit.page.evaluate("window.hacked") is None
     assert visit.errors == []
     visit.page.close()

@@ -50,9 +50,9 @@ def shown(html: str) -> str:
 
 def test_explain_gives_every_word_its_figure_and_its_place(address: str) -> None:
     client = Client(address, verbose=False, analytics_enabled=False)
-    found = client.predict("good film", "sentiment", None, "occlusion", "onnx", api_name="/explain")
-    assert (found["label"], found["backend"], found["method"]) == ("positive", "onnx", "occlusion")
-    assert [(word["text"], word["start"], word["attribution"]) for word in found["words"]] == [
+    answer = client.predict("good film", "sentiment", None, "occlusion", "onnx", api_name="/explain")
+    assert (answer["label"], answer["backend"], answer["method"]) == ("positive", "onnx", "occlusion")
+    assert [(word["text"], word["start"], word["attribution"]) for word in answer["words"]] == [
         ("good", 0, 2.0),
         ("film", 5, 0.0),
     ]
@@ -60,7 +60,7 @@ def test_explain_gives_every_word_its_figure_and_its_place(address: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("good",), "has 2 tasks; name one"),
         (("good", "sentiment", "great"), "has no label 'great'"),
@@ -70,9 +70,9 @@ def test_explain_gives_every_word_its_figure_and_its_place(address: str) -> None
         (("good", 3), "Unknown task"),
     ],
 )
-def test_errors_of_explain_reach_the_client(address: str, arguments: tuple[Any, ...], said: str) -> None:
+def test_errors_of_explain_reach_the_client(address: str, arguments: tuple[Any, ...], message: str) -> None:
     client = Client(address, verbose=False, analytics_enabled=False)
-    with pytest.raises(AppError, match=said):
+    with pytest.raises(AppError, match=message):
         client.predict(*arguments, api_name="/explain")
     client.close()
 
@@ -106,22 +106,24 @@ def test_beginning_of_unread_text_is_shown_and_the_rest_counted() -> None:
     assert f'<span class="unread"> {"x" * 199} <small>… 1,035 more characters that were not read</small></span>' in html
     assert "Struck through</span>: not read." in html
     assert html.index("were cut off") < html.index('class="words"')
-    found = replace(explained("y" * 1_234 + " good"), read=(1_234, 1_239), words=())
-    assert f"1,034 more characters that were not read …</small> {'y' * 200}</span> good" in why.html(found)
+    explanation = replace(explained("y" * 1_234 + " good"), read=(1_234, 1_239), words=())
+    assert f"1,034 more characters that were not read …</small> {'y' * 200}</span> good" in why.html(explanation)
 
 
 def test_headline_says_first_that_no_single_word_decides() -> None:
-    found = explained("good glad")
-    words = tuple(replace(found.words[0], without=found.score - 0.01, attribution=value) for value in (0.1, 0.2, 0.3))
-    html = why.html(replace(found, words=words))
+    explanation = explained("good glad")
+    words = tuple(
+        replace(explanation.words[0], without=explanation.score - 0.01, attribution=value) for value in (0.1, 0.2, 0.3)
+    )
+    html = why.html(replace(explanation, words=words))
     assert ": no single word decides it; supported slightly by <q>" in html
-    assert "no single word" not in why.html(found)
+    assert "no single word" not in why.html(explanation)
 
 
 def test_answer_below_the_threshold_is_called_uncertain() -> None:
-    found = explained("good")
-    assert "0.8808</span> (uncertain): supported" in why.html(found, threshold=0.9)
-    assert "uncertain" not in why.html(found, threshold=0.8)
+    explanation = explained("good")
+    assert "0.8808</span> (uncertain): supported" in why.html(explanation, threshold=0.9)
+    assert "uncertain" not in why.html(explanation, threshold=0.8)
     assert "uncertain" not in why.html(explained("bad"), threshold=0.9)  # not the model's answer
 
 
@@ -134,18 +136,20 @@ def test_direction_of_a_text_is_that_of_its_first_directed_letter(text: str, dir
 
 
 def test_untried_word_has_no_figure() -> None:
-    found = explained("good bad")
-    found = replace(found, words=(found.words[0], replace(found.words[1], attribution=None, without=None)))
-    html = why.html(found)
+    explanation = explained("good bad")
+    explanation = replace(
+        explanation, words=(explanation.words[0], replace(explanation.words[1], attribution=None, without=None))
+    )
+    html = why.html(explanation)
     assert '<span class="word untried" role="button" tabindex="-1" data-at="5,8">bad</span>' in html
     assert "not tried" in html
 
 
 def test_convergence_delta_of_gradients_is_shown() -> None:
-    found = replace(
+    explanation = replace(
         explained(), method=GRADIENTS, baseline_log_odds=-1.0, convergence_delta=0.0123, n_steps=64, converged=False
     )
-    text = shown(why.html(found))
+    text = shown(why.html(explanation))
     assert "in 64 steps; the sum of the figures is off by +0.0123" in text
     assert "treat them as rough" in text
 
@@ -177,11 +181,11 @@ def record(low: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("low", "said"), [(0.1, "✓ these words count more than random"), (-0.1, "? these words count no more than random")]
+    ("low", "badge"), [(0.1, "✓ these words count more than random"), (-0.1, "? these words count no more than random")]
 )
-def test_badge_says_whether_the_top_words_beat_random_ones(low: float, said: str) -> None:
+def test_badge_says_whether_the_top_words_beat_random_ones(low: float, badge: str) -> None:
     text = shown(why.html(explained(), record(low)))
-    assert said in text
+    assert badge in text
     assert "lowers the confidence by 0.300 on average, removing as many random words by 0.100" in text
 
 
@@ -295,13 +299,13 @@ def test_moving_the_threshold_calls_the_explained_answer_uncertain(visit: Visit)
 
 def test_task_and_label_can_be_chosen_with_the_keys(visit: Visit) -> None:
     ask_why(visit, "good bad glad")
-    for name, option, said in (("Task", "emotion", "Why joy"), ("Label", "sadness", "Why sadness")):
+    for name, option, heading in (("Task", "emotion", "Why joy"), ("Label", "sadness", "Why sadness")):
         box = visit.page.get_by_role("combobox", name=name)
         box.fill(option)
         box.press("ArrowDown")
         box.press("Enter")
         sync_api.expect(box).to_have_value(option)
-        visit.see(said)
+        visit.see(heading)
 
 
 def test_every_figure_can_be_reached_with_the_keyboard(visit: Visit) -> None:

@@ -296,8 +296,8 @@ def test_page_and_dashboard_link_to_each_other(server: Started) -> None:
         visit.ask("good")
         visit.answered()
         visit.page.get_by_role("link", name="Compare", exact=True).click()
-        back = visit.page.get_by_role("link", name="Try", exact=True)  # drawn with what comes over the stream
-        back.wait_for()
+        visit.page.locator(".answer").wait_for()  # comes over the stream; the link is on both pages
+        back = visit.page.get_by_role("link", name="Try", exact=True)
         assert visit.page.url.startswith(f"{server.url}/dashboard/")
         assert back.evaluate("link => link.href") == f"{server.url}/"
         assert streams == [f"ws://127.0.0.1:{server.port}/dashboard/_stcore/stream"]

@@ -95,9 +95,7 @@ def progress(job: Measurement) -> None:
     else:
         st.caption(f"Measuring {plain(job.name)} continues while you look at other pages. Come back for the result.")
         label = "Cancel" if job.accuracy is None else "Stop here and keep the accuracy"
-        if st.button(label):
-            job.cancel()
-            st.rerun(scope="fragment")
+        st.button(label, on_click=job.cancel)
     if job.accuracy is not None:
         selection = st.session_state.get(SELECTION)
         components.verdict(decide(job.accuracy, selection.limits if selection else ShipLimits()))

@@ -126,10 +126,11 @@ def measure(
     )
     shares = _Shares(progress, START + len(data) * ROW, timing.seconds)
     timing.progress = shares.timing
-    with ThreadPoolExecutor(1) as aside:  # hashing the files takes seconds on a busy machine
-        described = aside.submit(lambda: {name: _backend_entry(bundle, artifact, name, base) for name in names})
-        _answer(answers, len(data), shares.answering)
-        entries = described.result()
+    aside = ThreadPoolExecutor(1)  # hashing the files takes seconds on a busy machine
+    described = aside.submit(lambda: {name: _backend_entry(bundle, artifact, name, base) for name in names})
+    aside.shutdown(wait=False)  # a cancelled run does not wait for it
+    _answer(answers, len(data), shares.answering)
+    entries = described.result()
     for name, entry in entries.items():
         entry["predictions"] = answers.predictions[name]
 

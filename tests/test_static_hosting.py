@@ -250,6 +250,7 @@ def test_unknown_names_are_refused(tiny_run: Callable[..., Any]) -> None:
     assert "no such label" in failure(tiny_run, '() => engine.explain("a", "mood", { label: "x" })')["message"]
 
 
+@pytest.mark.slow
 def test_page_that_offers_nothing_is_reported(tiny_space: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_space, tmp_path / "space")
     (tmp_path / "space/worker.js").write_text("throw new Error('broken')")
@@ -268,6 +269,7 @@ def test_model_without_a_graph_for_browsers_is_refused(
         staged(tiny.folder, tiny.cache, tiny.base)
 
 
+@pytest.mark.slow
 def test_a_large_download_is_warned_of_and_the_offline_cache_is_named_by_the_content(
     tiny: Tiny, tiny_space: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -293,6 +295,7 @@ def with_examples(folder: Path, python: list[list[Any]]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_labels_that_differ_are_named_and_a_page_that_answers_something_else_is_refused(
     tiny: Tiny, tiny_space: Path, tmp_path: Path
 ) -> None:

@@ -56,7 +56,7 @@ class View:
 
 
 PAGE = View("", ".triptych td:not(.coming) .best", ".triptych:not(:has(.coming)) .best")
-OVERVIEW = View("dashboard/", ".answer h2", "[data-testid=stMain] svg[role=img]")
+OVERVIEW = View("dashboard/", ".answer h2", "[data-testid=stMain] .drawing[role=img]")
 STATIC = View("", ".card .guess", ".card .bars")
 
 

@@ -189,6 +189,21 @@ def test_question_asked_while_a_stream_ends_is_kept(
     assert asked.next() == second
 
 
+def test_question_asked_after_a_stream_ended_waits_for_its_own_listener(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked.listen(asked.ask("a"))
+    asked.next()
+    asked.queue.stop_listening("a", is_gone=True)
+    after(monkeypatch, waiting.RETURN_S - 0.1)
+    second = asked.ask("a")
+    after(monkeypatch, 0.2)  # longer since the stream ended than RETURN_S
+    asked.queue._forget_unheard()
+    assert asked.queue.is_known("a")
+    asked.listen(second)
+    assert asked.next() == second
+
+
 @pytest.mark.parametrize("is_gone", [False, True])
 def test_question_answered_while_a_stream_ends_can_still_be_read(
     asked: Asked, is_gone: bool, monkeypatch: pytest.MonkeyPatch

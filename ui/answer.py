@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
 
-from inference import Answer
+from inference import Answer, InferenceError
 from inference.formats.bundle import Bundle
 from ui import render
 
@@ -64,3 +65,12 @@ class Details:
 def by_score(scores: Mapping[str, float]) -> list[list[Any]]:
     """Return rows of label and probability to six digits, the most likely first."""
     return [[label, round(score, 6)] for label, score in sorted(scores.items(), key=lambda pair: -pair[1])]
+
+
+def as_json(answer: Answer | InferenceError) -> dict[str, Any]:
+    """Return one backend's answer to one text in plain types: `predictions` per task, `timing` in ms, any `note`."""
+    if not isinstance(answer, Answer):
+        return {"error": str(answer)}
+    predictions = {task: prediction.to_dict() for task, (prediction,) in answer.predictions.items()}
+    timing = asdict(answer.timing) | {"total_ms": answer.timing.total_ms}
+    return {"predictions": predictions, "timing": timing} | ({"note": answer.note} if answer.note else {})

@@ -6,14 +6,14 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from inference import Answer, InferenceError
+from inference import InferenceError
 from inference.api import ApiLimits
 from inference.backends import TITLES
 from inference.calls.reading import reading
@@ -22,7 +22,7 @@ from inference.formats.examples import offered
 from inference.jobs import Cancelled, Lane
 from inference.loading import Models
 from ui import render, why
-from ui.answer import Details
+from ui.answer import Details, as_json
 from ui.asking import PASSES, Answers, Newest, Timed, ask_all
 from ui.recorded import RECEIPTS, find_recorded
 from ui.scoring import ScoreTab
@@ -344,6 +344,7 @@ class Page:
         """Let the page open with these answers, if they are those of its example with the settings of the start."""
         is_first = bool(self._samples) and question.text == as_text(*self._samples[0])
         is_plain = not question.limits and question.backend == self._backend and question.wants_why
+        is_plain = is_plain and list(question.reason) == [widget.value for widget in self.why.inputs]
         if self.settled.value or not is_first or not is_plain or any(question.pinned) or not passes:
             return
         self._kept_times += 1
@@ -439,12 +440,3 @@ def client_errors() -> Iterator[None]:
 def address_of(request: gr.Request) -> str:
     """Return the address that a question comes from."""
     return request.client.host if request.client else ""
-
-
-def as_json(answer: Answer | InferenceError) -> dict[str, Any]:
-    """Return one backend's answer to one text in plain types: `predictions` per task, `timing` in ms, any `note`."""
-    if not isinstance(answer, Answer):
-        return {"error": str(answer)}
-    predictions = {task: prediction.to_dict() for task, (prediction,) in answer.predictions.items()}
-    timing = asdict(answer.timing) | {"total_ms": answer.timing.total_ms}
-    return {"predictions": predictions, "timing": timing} | ({"note": answer.note} if answer.note else {})

@@ -30,7 +30,7 @@ class Process:
 
     Args:
         pinned: bind it to as many cores as it has threads.
-        watch: called every `POLL_S` while a reply is awaited; an exception that it raises ends the wait.
+        watch: called before a reply is awaited, and then every `POLL_S`; an exception that it raises ends the wait.
         options: arguments of `load`.
     """
 
@@ -87,6 +87,7 @@ class Process:
 
     def _reply(self) -> Any:
         until = time.monotonic() + REPLY_TIMEOUT_S
+        self.watch()
         while True:
             try:
                 line = self._lines.get(timeout=POLL_S)

@@ -10,12 +10,9 @@ the wire in a new browser without a cache, websockets included; the times are of
 from __future__ import annotations
 
 import argparse
-import functools
-import http.server
 import json
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -29,10 +26,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from chromium import PATIENCE_MS, chromium, sync_api  # noqa: E402
 from ports import free_port  # noqa: E402
 from served import Served  # noqa: E402
+from static_site import served  # noqa: E402
 
 from deploy.static import static_files  # noqa: E402
 from inference.assets import DEMO_MODEL  # noqa: E402
-from inference.formats.bundle import Bundle  # noqa: E402
+from inference.formats.describe import describe  # noqa: E402
 
 MAX_BYTES = 2_000_000  # of a first load
 QUIET_S = 3  # without a request: all of it is there
@@ -72,15 +70,12 @@ def product() -> Iterator[str]:
 def static_page() -> Iterator[str]:
     """Serve the static page of the demo model from a temporary folder, as a host would: nothing is compressed twice."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in static_files(Bundle.read(DEMO_MODEL), None, "---\nlicense: mit\n---\n").items():
+        for name, content in static_files(describe(DEMO_MODEL), None, "---\nlicense: mit\n---\n").items():
             path = Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield f"http://127.0.0.1:{server.server_port}/"
-            server.shutdown()
+        with served(Path(folder)) as (address, _):
+            yield address
 
 
 def weigh(browser: sync_api.Browser, address: str, view: View) -> dict[str, float]:

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import fakes
 import gradio as gr
@@ -28,7 +30,7 @@ from ports import free_port
 from threads import PATIENCE_S, running
 
 import app
-from inference import Answer, Classifier, InputError, MissingDependencyError
+from inference import Answer, Classifier, InferenceError, InputError, MissingDependencyError
 from inference.api.front import Access
 from inference.backends import BACKENDS
 from inference.formats.bundle import Task
@@ -36,7 +38,7 @@ from inference.jobs import Cancelled, Lane
 from inference.loading import Models
 from ui import gate, render, scoring, start
 from ui.files import temporary_files
-from ui.page import ANSWERING, LIMITS, as_json, build
+from ui.page import ANSWERING, LIMITS, Page, as_json, build
 from ui.recorded import RECEIPTS
 from ui.site import CONTENT, mount_page
 
@@ -420,3 +422,21 @@ def test_unwanted_job_leaves_its_lane() -> None:
             raise AssertionError("it had a turn")
         with pytest.raises(Cancelled), lane.turn(lambda: False):  # the first one's place is free
             raise AssertionError("it had a turn")
+
+
+def test_details_of_the_text_before_go_if_the_chosen_runtime_fails() -> None:
+    given = models()
+    page = Page(given, "int8")
+    page._is_wanted = lambda request: True  # type: ignore[method-assign]
+    answer = given.answer
+
+    def failing(text: Any, backend: str, *rest: Any) -> Answer:
+        if backend == "pytorch":
+            raise InferenceError("PyTorch does not open.")
+        return answer(text, backend, *rest)
+
+    given.answer = failing  # type: ignore[method-assign]
+    thresholds = [task.threshold for task in given.bundle.tasks.values()]
+    asked = ["bad", "", "pytorch", *thresholds, False, *(widget.value for widget in page.why.inputs), 1]
+    *_, last = page._ask(SimpleNamespace(session_hash="a", client=None), *asked)  # type: ignore[arg-type]
+    assert last[page.details.panels] == gr.update(visible=False)

@@ -34,7 +34,7 @@ def test_head_links_to_what_is_served_and_marks_where_one_is() -> None:
 
 def test_strip_says_how_the_runtimes_compare_or_how_to_measure_them() -> None:
     bundle = models().bundle
-    sentence = "INT8: 5.9× faster than PyTorch"
+    sentence = "INT8: 5.9× as fast as PyTorch"
     html = render.strip(bundle, sentence, "dashboard/")
     assert "Model <b>fake</b>" in html
     assert f"<b>{sentence}</b>" in html

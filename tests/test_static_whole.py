@@ -75,8 +75,8 @@ def test_recorded_comparison_is_that_of_the_same_model_alone(tmp_path: Path) -> 
         pytest.skip(str(error))
     recorded = json.loads(files["page.json"])["recorded"]
     gain = read_receipt(source)["results"]["speedup"]["int8"]["value"]
-    assert recorded["sentence"].startswith(f"Recorded: INT8: {gain:.1f}× faster than PyTorch, 4.0× smaller, accuracy ")
-    assert recorded["sentence"].endswith("(n = 1,023).")
+    assert recorded["sentence"].startswith(f"Recorded: INT8: {gain:.1f}× as fast as PyTorch, 4.0× smaller, accuracy ")
+    assert recorded["sentence"].endswith("over 3 tasks (n = 1,023 labels).")
     assert recorded["receipts"] == {"showcase.json": [388, 388]}
     assert [row["runtime"] for row in recorded["rows"]] == ["pytorch", "onnx", "int8"]
     assert "Try the classifier" in files["comparison.html"].decode()

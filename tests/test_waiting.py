@@ -204,6 +204,20 @@ def test_question_asked_after_a_stream_ended_waits_for_its_own_listener(
     assert asked.next() == second
 
 
+def test_question_that_nobody_listens_to_keeps_no_abandoned_work_running(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked.listen(asked.ask("a"))
+    taken: Any = asked.queue.get_events()
+    asked.queue.active_jobs = [taken[0], None]
+    asked.queue.stop_listening("a", is_gone=True)
+    asked.ask("a")
+    after(monkeypatch, waiting.MAX_UNHEARD_S + 0.1)
+    asked.queue._forget_unheard()
+    assert not taken[0][0].alive
+    assert not asked.queue.is_known("a")
+
+
 @pytest.mark.parametrize("is_gone", [False, True])
 def test_question_answered_while_a_stream_ends_can_still_be_read(
     asked: Asked, is_gone: bool, monkeypatch: pytest.MonkeyPatch

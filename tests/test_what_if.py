@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,26 @@ def test_task_of_many_labels_shows_those_that_moved_most_and_counts_the_rest() -
     assert change.labels[:2] == ["label3", "label7"]
     assert before.label in change.labels
     assert len(change.labels) + change.rest == 20
+
+
+@pytest.mark.parametrize(
+    ("limits", "threshold", "is_exact"),
+    [
+        ({}, None, True),
+        ({"emotion": 0.9}, None, False),
+        ({"emotion": 0.9, "sentiment": 0.9}, 0.9, True),
+        ({"emotion": 0.9, "sentiment": 0.8}, None, False),
+    ],
+)
+def test_copied_request_has_the_threshold_that_all_tasks_share(
+    limits: dict[str, float], threshold: float | None, is_exact: bool
+) -> None:
+    given = models()
+    what_if = WhatIf.__new__(WhatIf)
+    what_if._models, what_if._shown, what_if._result = given, "shown", "result"  # type: ignore[assignment]
+    html = what_if.show("good", [""], given.compare("good", None), "int8", limits, lambda: True)["shown"]  # type: ignore[arg-type, index]
+    shown = json.loads(unescape(html.split('data-shown="')[1].split('"')[0]))
+    assert (shown["threshold"], shown["isExact"]) == (threshold, is_exact)
 
 
 def test_labels_cannot_break_out_of_the_comparison_or_of_what_the_browser_reads() -> None:

@@ -21,7 +21,7 @@ export class Corrections {
     this.tasks = tasks;
     try {
       const kept = JSON.parse(sessionStorage.getItem(key) ?? "[]");
-      if (Array.isArray(kept)) this.#rows = kept;
+      if (Array.isArray(kept)) this.#rows = kept.filter(isRow);
     } catch {
       // A frame on another site has no storage: they last until the page is closed.
     }
@@ -80,6 +80,12 @@ export class Corrections {
     }
   }
 }
+
+/** Whether what the browser kept is a row: another page of this host may have written it. @param {any} row */
+const isRow = (row) =>
+  Array.isArray(row?.texts) && row.texts.every((/** @type {unknown} */ text) => typeof text === "string") &&
+  [row.right, row.answers].every((part) => part && typeof part === "object") &&
+  Object.values(row.answers).every((part) => part && typeof part === "object");
 
 /** @param {string} cell */
 const escaped = (cell) => (FORMULA.test(cell) ? `'${cell}` : cell);

@@ -273,6 +273,8 @@ class Page:
                     lent = self._lent if question.backend == PYTORCH else None
                     answer = lent.answer(question.text, PYTORCH, question.limits, is_wanted) if lent else chosen.answer
                     shown |= self.details.show(question.backend, answer)
+                elif isinstance(chosen, InferenceError):
+                    shown |= self.details.hide()
                 passes = min(one.passes if isinstance(one, Timed) else 0 for one in answers.values())
                 yield dict(shown)
             shown |= self._what_if(question, answers, is_wanted)

@@ -20,14 +20,13 @@ from inference.compare.labels import (
 )
 from inference.compare.rows import MIN_ROWS, find_label_column, label_remarks
 from inference.errors import InputError, counted, shown
-from inference.formats.bundle import Task
+from inference.formats.bundle import SINGLE, Task
 from inference.score.annotate import Answers
 from inference.score.writing import as_text
 from inference.tables.parquet import class_names
 from inference.tables.reading import read_columns, unique
 from inference.tables.table import LABEL_NAMES, Block, Table, find_column, shortened
 
-SINGLE = "single_label_classification"
 MAX_TABLE_BYTES = 16_000_000  # of the rows that a browser gets, unpacked
 MAX_UNKNOWN = 50  # labels to map by hand; more are a wrong column
 MAX_MAP_LINES = 200

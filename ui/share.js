@@ -127,7 +127,7 @@ export function asJavaScript(asked, { url, hasKey, isGradio }) {
   .then(({ event_id }) => fetch(\`\${url}/\${event_id}\`))
   .then((response) => response.text())`
     : "  .then((response) => response.json())";
-  return `// In a browser this runs on pages of this server; other sites need its option --cors-origin.
+  return `// In a browser this runs on pages of this server${isGradio ? "" : "; other sites need its option --cors-origin"}.
 const url = ${literal(url)};
 fetch(url, {
   method: "POST",

@@ -117,7 +117,8 @@ class FairQueue(Queue):  # type: ignore[misc]
         )
         if waiting >= (MAX_PER_SESSION if body.session_hash else MAX_WITHOUT_SESSION):
             return False, BUSY, FULL
-        self._left_at.pop(body.session_hash, None)  # it is still there: its next listener may come late
+        if body.session_hash in self._left_at:  # it is still there, and its next listener may be as late as any other
+            self._left_at[body.session_hash] = time.monotonic() + MAX_UNHEARD_S - RETURN_S
         pushed = await super().push(body, request, username)
         if pushed[0]:
             event = self.event_ids_to_events[pushed[1]]

@@ -165,7 +165,7 @@ function drawForm() {
   const select = form.elements.label;
   if (select.task !== task) {
     select.task = task;
-    select.replaceChildren(new Option("Choose a label", ""), ...labels.map((label) => new Option(label)));
+    select.replaceChildren(new Option("Choose a label", ""), ...labels.map((label) => new Option(label, label)));
   }
   const answers = Object.entries(asked.labels[task]).map(([runtime, label]) => `${page().titles[runtime]}: ${label}`);
   form.querySelector(".answers").textContent = `Answers for this text: ${answers.join(" · ")}`;

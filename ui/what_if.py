@@ -18,7 +18,7 @@ from inference import Answer, InferenceError, Prediction
 from inference.backends import TITLES
 from inference.calls.texts import MAX_CHARS, Text
 from inference.classifier import Threshold
-from inference.formats.bundle import Bundle, Task
+from inference.formats.bundle import SINGLE, Bundle, Task
 from inference.formats.identity import content_key
 from inference.jobs import Cancelled
 from inference.loading import Models
@@ -26,7 +26,6 @@ from ui import render
 from ui.look import CORRECTIONS
 
 MANY, TOP = 8, 5  # a task with more labels shows those that moved most, and every predicted one
-SINGLE = "single_label_classification"
 SCRIPT = "\n".join(
     path.read_text(encoding="utf-8")
     for path in (Path(__file__).with_name("share.js"), CORRECTIONS, Path(__file__).with_name("what_if.js"))
@@ -101,11 +100,12 @@ class WhatIf:
             for task in self._models.bundle.tasks
         }
         same = set(limits.values()) if len(limits) == len(labels) else set()
+        threshold = same.pop() if len(same) == 1 else None
         shown = {
             "text": text,
             "backend": backend,
-            "threshold": same.pop() if len(same) == 1 else None,
-            "isExact": not limits or not same,
+            "threshold": threshold,
+            "isExact": not limits or threshold is not None,
             "labels": labels,
         }
         return {

@@ -44,24 +44,34 @@ def summary(receipts: Sequence[Mapping[str, Any]], price_per_hour: float | None 
 
 @dataclass(frozen=True)
 class Headline:
-    """How the last runtime of a receipt, the smallest, compares with the reference, over all its labelled rows."""
+    """How the last runtime of a receipt, the smallest, compares with the reference."""
 
     backend: str
     reference: str
-    faster: float | None
+    speedup: float | None
     """Times as fast; None if speed was not measured."""
+    is_different: bool
+    """Whether the speed-up is more than noise."""
     smaller: float
     """Times as small."""
     difference: float | None
     """In accuracy; None without labels."""
-    rows: int
+    tasks: tuple[str, ...]
+    """With labels."""
+    labels: int
 
     def __str__(self) -> str:
-        than = f" than {TITLES[self.reference]}"
-        parts = [] if self.faster is None else [_ratio(self.faster, "faster", "slower") + than]
-        parts.append(_ratio(self.smaller, "smaller", "larger") + ("" if parts else than))
-        if self.difference is not None:
-            parts.append(f"accuracy {points(self.difference)} (n = {self.rows:,})")
+        reference = TITLES[self.reference]
+        parts = []
+        if self.speedup is not None:
+            measured = f"{times(self.speedup)} as fast as {reference}"
+            parts.append(measured if self.is_different else f"not measurably faster than {reference}")
+        parts.append(_ratio(self.smaller, "smaller", "larger") + ("" if parts else f" than {reference}"))
+        if self.difference is not None and len(self.tasks) == 1:
+            parts.append(f"accuracy of {self.tasks[0]} {points(self.difference)} (n = {self.labels:,})")
+        elif self.difference is not None:
+            over = f"{len(self.tasks)} tasks (n = {self.labels:,} labels)"
+            parts.append(f"accuracy {points(self.difference)} over {over}")
         return f"{TITLES[self.backend]}: {', '.join(parts)}"
 
 
@@ -72,15 +82,18 @@ def headline(receipt: Mapping[str, Any]) -> Headline | None:
         return None
     figures = receipt["results"]
     sizes = figures["size"]
-    pairs = [pair[backend] for pair in figures["paired"].values() if "fixed" in pair.get(backend, ())]
-    rows = sum(pair["rows"] for pair in pairs)
+    pairs = {task: pair[backend] for task, pair in figures["paired"].items() if "fixed" in pair.get(backend, ())}
+    labels = sum(pair["rows"] for pair in pairs.values())
+    speedup = figures["speedup"][backend] if unmeasured(receipt) is None else None
     return Headline(
         backend,
         reference,
-        figures["speedup"][backend]["value"] if unmeasured(receipt) is None else None,
+        speedup and speedup["value"],
+        bool(speedup and speedup["different"]),
         sizes[reference]["model_bytes"] / sizes[backend]["model_bytes"],
-        sum(pair["fixed"] - pair["broken"] for pair in pairs) / rows if rows else None,
-        rows,
+        sum(pair["fixed"] - pair["broken"] for pair in pairs.values()) / labels if labels else None,
+        tuple(pairs),
+        labels,
     )
 
 

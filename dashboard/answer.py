@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from dashboard.charts.formatting import Estimate, joined, many
+from dashboard.charts.formatting import Estimate, many
 from inference.backends import TITLES
-from inference.calls.formatting import mb, ms, percent, points, times
+from inference.calls.formatting import joined, mb, ms, percent, points, times
 from inference.compare.overall import (
     LIMITS,
+    MAX_NAMED,
     Overall,
     is_timed,
     least_known,
@@ -19,6 +20,7 @@ from inference.compare.overall import (
     size_share,
     speedups,
     spread,
+    timed_tasks,
 )
 from inference.compare.verdict import NO, SHIP, is_same
 
@@ -106,7 +108,9 @@ def _speed(overall: Overall, name: str, reference: str) -> Figure:
     gains = speedups(overall, name)
     if not gains:
         return Figure(UNTIMED, "speed", "Measure on a quiet machine.")
-    label = f"as fast as {reference}, one text at a time"
+    tasks = timed_tasks(overall, name)
+    where = f" on {joined(tasks, MAX_NAMED)}" if tasks != overall.measured(name) else ""
+    label = f"as fast as {reference}{where}, one text at a time"
     low, high = min(gain["low"] for gain in gains), max(gain["high"] for gain in gains)
     note = f"95% interval{'s from' if len(gains) > 1 else ''} {times(low)} to {times(high)}"
     if not all(gain["different"] for gain in gains):
@@ -117,7 +121,8 @@ def _speed(overall: Overall, name: str, reference: str) -> Figure:
 def _size(overall: Overall, name: str, reference: str) -> Figure:
     sizes = overall.receipt(overall.measured(name)[0])["results"]["size"]
     words = size_in_words(overall, name)
-    value, _, word = words.rpartition(" ") if round(size_share(overall, name), 2) != 1 else (words, "", "model")
+    is_same_size = round(size_share(overall, name), 2) == 1
+    value, _, word = (words, "", f"as {reference}") if is_same_size else words.rpartition(" ")
     ours, theirs = (mb(sizes[each]["model_bytes"]) for each in (name, overall.reference))
     return Figure(value, word, f"{ours}; {reference} takes {theirs}")
 
@@ -130,7 +135,7 @@ def _accuracy(overall: Overall, name: str, reference: str) -> Figure:
     pair = overall.receipt(task)["results"]["paired"][task][name]
     change = pair["delta_accuracy"]
     which = f" on {task}, the least certain of {len(measured)} tasks" if len(measured) > 1 else ""
-    interval = f"{points(change['low'])} to {points(change['high'])}"
+    interval = f"{points(change['low'])} to {points(change['high'])}, each bound at 95%"
     return Figure(points(change["value"]), f"accuracy{which}", f"{interval}, {many(pair['rows'], 'row')}")
 
 
@@ -205,8 +210,21 @@ def sources(overall: Overall) -> list[str]:
         )
     others = [name for name in overall.receipts if name not in overall.used.values()]
     if others:
-        texts.append(f"Fewer rows, so only what breaks a limit counts: {', '.join(others)}.")
+        texts.append(
+            f"Counted only where a limit is broken: {', '.join(others)}. Another was chosen, is complete or timed, "
+            "or has more rows."
+        )
     return texts + [f"Left out: {name} ({why})." for name, why in overall.left_out.items()]
+
+
+def notes(overall: Overall) -> list[str]:
+    """Return the limits that measurements which do not count break, and what was measured where."""
+    broken = [
+        f"{TITLES[name]}: {each.reason.text}."
+        for name, verdict in overall.backends.items()
+        for each in verdict.objections
+    ]
+    return [*dict.fromkeys(broken), *sources(overall), *overall.caveats]
 
 
 def counting(overall: Overall) -> dict[str, Mapping[str, Any]]:

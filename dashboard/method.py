@@ -148,7 +148,8 @@ def _throughput(receipt: Receipt) -> Section:
     paragraphs = [
         f"{receipt['throughput']['texts']} texts in one call, with at most {sizes} or {BATCH_SIZES[-1]} of them in a "
         "forward pass; shorter texts are padded to the longest of their batch. Predictions per hour are those of the "
-        "best batch size, around the clock, on this machine.",
+        "best batch size, around the clock, on this machine. On ONNX and INT8, several batches run side by side, one "
+        "per core, if that keeps all cores busy; in measurements from before 29 November 2026, one ran at a time.",
         "The fixed shapes are single forward passes over texts cut to exactly 16, 32 or 128 tokens; they compare "
         "machines and models regardless of the lengths of these rows."
         if receipt["shapes"]

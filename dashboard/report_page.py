@@ -24,7 +24,7 @@ from inference.artifacts.npm import PLOTLY, fetch_package
 from inference.backends import TITLES
 from inference.calls.formatting import digits, mb, ms, percent, points, times
 from inference.compare.disagreements import disagreements
-from inference.compare.overall import decide_overall
+from inference.compare.overall import Overall, decide_overall
 from inference.compare.results import unmeasured
 from inference.compare.summary import provenance
 from inference.compare.verdict import ShipLimits, decide
@@ -35,15 +35,21 @@ MAX_EXAMPLES = 8  # rows shown per task and backend
 
 
 def report(
-    receipts: Sequence[Receipt], limits: ShipLimits | None = None, library: str | None = None, home: str | None = None
+    receipts: Sequence[Receipt],
+    limits: ShipLimits | None = None,
+    library: str | None = None,
+    home: str | None = None,
+    overall: Overall | None = None,
 ) -> str:
     """Return the report as HTML. Each receipt has its own section: figures of different rows do not share a table.
 
     Args:
         library: the script that draws the charts; by default the one of the package plotly.
         home: the address of a page to link back to.
+        overall: the decision on the model under these limits; by default the one by these receipts, if they compare.
     """
     limits = limits or ShipLimits()
+    overall = overall or _decided(receipts, limits)
     number = count()
     sections = [_section(receipt, limits, number) for receipt in receipts]
     scripts = [Markup(library or get_plotlyjs()), asset("report.js")]
@@ -56,7 +62,7 @@ def report(
         scripts=scripts,
         home=home,
         requirements=requirements(limits),
-        **_answer(receipts, limits),
+        **(answer.shown(overall) | {"notes": answer.notes(overall)} if overall else {"overall": None}),
         differences=_differences(receipts),
         sections=sections,
         drawings=[
@@ -68,12 +74,10 @@ def report(
     )
 
 
-def _answer(receipts: Sequence[Receipt], limits: ShipLimits) -> dict[str, Any]:
-    """Return the answer for the model, if several measurements of one model on one machine need one."""
+def _decided(receipts: Sequence[Receipt], limits: ShipLimits) -> Overall | None:
+    """Return the decision on the model, if several measurements of one model on one machine need one."""
     overall = decide_overall({f"section {number}": receipt for number, receipt in enumerate(receipts, 1)}, limits)
-    if len(receipts) == 1 or overall.left_out:
-        return {"overall": None}
-    return answer.shown(overall)
+    return None if len(receipts) == 1 or overall.left_out else overall
 
 
 def basic_plotly() -> str:

@@ -59,6 +59,7 @@ def summary(overall: Overall) -> str:
         requirements=requirements(overall.limits),
         blocks=blocks,
         reference=overall.reference,
+        bounds="",  # the last line of the page says what all intervals are
         left_out=left_out,
         drawing=drawing if drawing and len(blocks) <= 4 else None,
         drawn_task=short(task, 60) if len(overall.used) > 1 else "",

@@ -42,6 +42,12 @@ def test_numbers_are_written_as_people_read_them(write: Callable[[float], str], 
     assert write(value) == text
 
 
+def test_lists_are_written_as_people_read_them() -> None:
+    assert [formatting.joined(list(parts)) for parts in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
+    assert formatting.joined(list("abcd"), most=3) == "a, b and 2 more"
+    assert formatting.joined(list("abc"), most=3) == "a, b and c"
+
+
 def test_the_static_page_writes_numbers_as_python_does(browser: Any) -> None:
     page = browser.new_page()
     written = page.evaluate(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import made
 import pytest
 
+from dashboard import answer
 from inference.compare.overall import NO_SPEED, Overall, decide_overall, nearest_in_words
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, ShipLimits
 
@@ -99,11 +101,44 @@ def test_limit_that_a_smaller_measurement_breaks_rules_a_backend_out() -> None:
     assert any("(measurement small)" in each.reason.text for each in overall.backends["int8"].reasons)
 
 
+def slow(times: float = 5, **changes: Any) -> Any:
+    """A measurement of 2,000 rows that took so many times as long."""
+    return measured("mood", rows=2000, calls=150, ms={name: ms * times for name, ms in made.MS.items()}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("limits", "objecting", "field", "step"),
+    [
+        (ShipLimits(max_p95_ms=3), {"jitter": 0.3}, "max_p95_ms", 0.2),
+        (ShipLimits(max_drop=0.005), {"times": 1, "broken": 60}, "max_drop", 0.001),
+        (ShipLimits(max_size_mb=20), {}, "max_size_mb", 0.1),
+    ],
+)
+def test_nearest_limit_is_where_another_measurement_no_longer_objects(
+    limits: ShipLimits, objecting: dict[str, Any], field: str, step: float
+) -> None:
+    receipts = {"large": measured("mood", calls=150), "small": slow(**objecting)}
+    int8 = decided(limits, **receipts).backends["int8"]
+    assert int8.decision == NO and int8.nearest is not None
+    assert int8.objections and not any("would pass" in each.reason.text for each in int8.objections)
+    assert decided(int8.nearest, **receipts).backends["int8"].decision == SHIP
+    stricter = replace(limits, **{field: getattr(int8.nearest, field) - step})
+    assert decided(stricter, **receipts).backends["int8"].decision == NO
+
+
+def test_nearest_speed_up_is_where_another_measurement_no_longer_objects() -> None:
+    receipts = {"large": measured("mood"), "small": measured("mood", rows=2000, ms=made.MS | {"int8": 6.0}, jitter=0.2)}
+    int8 = decided(ShipLimits(min_speedup=4), **receipts).backends["int8"]
+    assert int8.decision == NO and int8.nearest is not None and int8.nearest.min_speedup
+    assert decided(int8.nearest, **receipts).backends["int8"].decision == SHIP
+    assert decided(ShipLimits(min_speedup=int8.nearest.min_speedup + 0.1), **receipts).backends["int8"].decision == NO
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
         ({"machine": {"cpu": "Other CPU"}}, "another processor, Other CPU"),
-        ({"settings": {"threads": 1}}, "1 threads instead of 2"),
+        ({"settings": {"threads": 1}}, "1 thread instead of 2"),
         ({"settings": {"reference": "onnx"}}, "compared with ONNX"),
         ({"model": {"files": {"heads.safetensors": "9" * 64}, "name": "second"}}, "another model, second"),
         ({"model": {"max_tokens": 5}}, "labels or settings have changed since"),
@@ -157,6 +192,41 @@ def test_measurement_without_times_says_so_and_a_timed_one_goes_first(three: dic
     assert decided(mood=untimed).headline == NO_SPEED
     assert "ONNX and INT8 would pass the other limits" in decided(mood=untimed).because
     assert decided(untimed=untimed, timed=three["mood"]).used == {"mood": "timed"}
+
+
+def test_speed_is_claimed_only_for_the_tasks_on_which_it_was_measured(three: dict[str, Any]) -> None:
+    receipts = {"mood": three["mood"], "topic": made.without_speed(three["topic"])}
+    overall = decided(**receipts)
+    assert overall.because.startswith("6.0× as fast as PyTorch (measured on mood alone), 6.0× smaller")
+    assert "Speed is not measured on topic." in overall.caveats
+    assert answer.figures(overall)[0].label == "as fast as PyTorch on mood, one text at a time"
+    assert "alone" not in decided(**three).because
+    assert not any("Speed" in caveat for caveat in decided(**three).caveats)
+
+
+def test_reference_is_the_fastest_only_where_speed_was_measured() -> None:
+    receipts = {task: measured(task, ms=dict.fromkeys(made.MS, 5.0), jitter=0.1) for task in ("mood", "topic")}
+    overall = decided(mood=receipts["mood"], topic=made.without_speed(receipts["topic"]))
+    assert "measurably faster, on mood and topic (tone not measured) (measured on mood alone)." in overall.because
+
+
+def test_model_of_the_same_size_is_said_to_be_so() -> None:
+    receipt = measured("mood")
+    sizes = receipt["results"]["size"]
+    sizes["int8"]["model_bytes"] = sizes["pytorch"]["model_bytes"]
+    overall = decided(mood=receipt)
+    assert "6.0× as fast as PyTorch, the same size, at most 0." in overall.because
+    assert answer.figures(overall)[1][:2] == ("the same size", "as PyTorch")
+
+
+def test_measurements_that_do_not_count_are_not_said_to_have_fewer_rows() -> None:
+    overall = decided(preferred="small", small=measured("mood", rows=400), large=measured("mood"))
+    text = "Counted only where a limit is broken: large. Another was chosen, is complete or timed, or has more rows."
+    assert text in answer.sources(overall)
+
+
+def test_difference_in_accuracy_says_what_its_interval_is(three: dict[str, Any]) -> None:
+    assert "pp, each bound at 95%, 5,000 rows" in answer.figures(decided(**three))[2].note
 
 
 def test_caveats_name_the_measurements_that_they_are_about(three: dict[str, Any]) -> None:

@@ -110,6 +110,7 @@ def test_page_has_a_row_per_task_and_backend_over_all_measurements(folder: Path)
     page = html(test)
     assert page.count('class="runtime"') == 9
     assert [page.index(f">{task} <small>2,000 rows of {task}.csv") for task in TASKS]
+    assert "Against PyTorch (each bound at 95%)</th>" in page
     assert page.count("<h2>") == 1 and "on all 3 tasks" in page
 
 

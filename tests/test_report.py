@@ -9,8 +9,10 @@ from typing import Any
 
 import made
 import pytest
-from test_overall import measured
+from markupsafe import escape
+from test_overall import measured, slow
 
+from dashboard.answer import counting
 from dashboard.method import method
 from dashboard.report import main
 from dashboard.report_page import basic_plotly, report
@@ -91,6 +93,24 @@ def test_report_of_one_model_opens_with_the_answer_for_it() -> None:
     assert places == sorted(places)
 
 
+def test_full_report_gives_the_answer_of_the_overview_that_it_comes_from() -> None:
+    limits = ShipLimits(max_p95_ms=3)
+    overall = decide_overall({"mine": measured("mood", calls=150), "quick": slow()}, limits)
+    assert overall.headline == "Nothing to ship under these limits"
+    html = report(list(counting(overall).values()), limits, library="", overall=overall)
+    assert len(re.findall(r'<section id="receipt-\d">', html)) == 1
+    assert re.findall(r"<h2>(?:<span.*?</span> )?(Ship|Nothing).*?</h2>", html) == ["Nothing"]
+    assert re.search(r"<li>INT8: p95 is [^<]+; limit 3 ms \(measurement quick\)\.</li>", html)
+    assert html.index("Nothing to ship") < html.index("By this measurement alone:")
+
+
+def test_report_keeps_the_measurement_that_the_reader_chose() -> None:
+    receipts = {"chosen": measured("mood", rows=400, broken=20), "large": measured("mood", rows=2000)}
+    overall = decide_overall(receipts, ShipLimits(), "chosen")
+    html = report(list(counting(overall).values()), overall.limits, library="", overall=overall)
+    assert str(escape(overall.because)) in html and "mood: 400 rows of mood.csv" in html
+
+
 def test_receipt_of_one_backend_gives_a_report() -> None:
     true, given = made.answers(60, 6)
     assert "Where they differ" not in report([made.receipt(true, {"pytorch": given})])
@@ -100,6 +120,7 @@ def test_method_has_the_values_of_the_receipt() -> None:
     sections = {one.heading: " ".join(one.paragraphs) + str(one.facts) for one in method(receipt())}
     assert "4 starts of each, in every start 2 rounds of 20 texts" in sections["Latency"]
     assert "64 texts for p90, 130 for p95 and 662 for p99" in sections["Percentiles and their intervals"]
+    assert "On ONNX and INT8, several batches run side by side, one per core" in sections["Throughput"]
     assert "p99 would be a guess" in sections["Percentiles and their intervals"]
     assert "2 broken, 1 fixed" in sections["The difference in accuracy, and the verdict"]
     assert "2" * 64 in sections["Hashes"]

@@ -88,6 +88,22 @@ def test_negation_is_found_as_a_word(text: str, is_negated: bool) -> None:
     assert groups(whole, "mood")[NEGATION][0] == (NEGATED if is_negated else AFFIRMED)
 
 
+@pytest.mark.parametrize(("broken", "changes"), [(4, False), (5, False), (6, True)])
+def test_few_rows_change_beyond_chance_only_if_the_exact_test_agrees(broken: int, changes: bool) -> None:
+    true = [0] * 20
+    whole = made.receipt(true, {"pytorch": true, "int8": made.flip(true, range(broken))})
+    (part,) = slices(whole, "mood", "int8", ["all"] * 20)
+    assert part.difference.high < 0
+    assert part.changes is changes  # exact p: 0.125, 0.0625, 0.031
+
+
+def test_exact_test_allows_for_the_number_of_groups() -> None:
+    true = [0] * 40
+    whole = made.receipt(true, {"pytorch": true, "int8": made.flip(true, range(6))})
+    parts = slices(whole, "mood", "int8", ["first"] * 20 + ["second"] * 20)
+    assert not any(part.changes for part in parts)
+
+
 def test_grouping_that_parts_nothing_is_left_out() -> None:
     whole = receipt(["fine"] * 120, tokens=[8] * 120)
     assert list(groups(whole, "mood", {"same": ["a"] * 120})) == [LABEL]

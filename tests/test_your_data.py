@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import made
@@ -14,6 +15,7 @@ from test_dashboard_data import SENTIMENTS, page, press, receipt, said
 
 from dashboard import jobs, receipts
 from inference.assets import DEMO_MODEL
+from inference.compare.answering import SoFar
 from inference.compare.receipt import write_receipt
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Bundle
@@ -39,6 +41,7 @@ class Compare:
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, failure: Exception | None = None, knows_accuracy: bool = False
     ) -> None:
+        self.answers: Any = None
         self.go, self.begun, self.failure = threading.Event(), threading.Event(), failure
         self.knows_accuracy = knows_accuracy
         self.asked: dict[str, Any] = {}
@@ -59,6 +62,8 @@ class Compare:
     ) -> dict[str, Any]:
         self.asked = {"model": model.folder, "texts": data and list(data.texts), "quick": quick, "limit": time_limit}
         rows = len(data) if data else 40
+        if self.answers:
+            on_start(self.answers)
         true = [i % 2 for i in range(rows)]
         receipt = made.receipt(true, {"pytorch": true, "int8": true}, rounds=2)
         if self.knows_accuracy:
@@ -110,6 +115,18 @@ def test_showcase_is_measured_without_an_upload(monkeypatch: pytest.MonkeyPatch)
     finish(at, compare)
     assert compare.asked == {"model": DEMO_MODEL, "texts": None, "quick": False, "limit": 600}
     assert "The verdict" in [one.value for one in at.subheader]
+
+
+def test_figures_so_far_say_what_their_intervals_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch)
+    known = SoFar({"pytorch": (40, 36), "int8": (40, 35)}, {"int8": (2, 1, 3)}, 40)
+    compare.answers = SimpleNamespace(so_far=lambda: {"sentiment": known}, labelled=lambda _: 100)
+    at = press(upload(page("your_data")), "Measure")
+    assert compare.begun.wait(300)
+    (line,) = at.run().table[0].value.to_dict("records")[1:]
+    assert line["Difference (each bound at 95%)"].startswith("−2\\.50 pp ")
+    assert line["Accuracy (95% interval)"].startswith("87\\.5% ")
+    finish(at, compare)
 
 
 def test_measurement_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:

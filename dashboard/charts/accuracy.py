@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from dashboard.charts.formatting import Estimate, Receipt, each, ends, joined, many, names, overlap, sentence, span
+from dashboard.charts.formatting import Estimate, Receipt, each, ends, many, names, overlap, sentence, span
 from dashboard.charts.style import FAINT, GREY, Chart, Rows, finish, marker, named
 from dashboard.charts.traces import dots, line_style
 from inference.backends import TITLES
-from inference.calls.formatting import percent, points
+from inference.calls.formatting import joined, percent, points
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, accuracy_decision
 
 MEANING = {SHIP: "within the limit", NO: "beyond the limit", INCONCLUSIVE: "not settled whether within the limit"}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from inference.backends import TITLES
+from inference.calls.formatting import joined
 from inference.compare.verdict import ShipLimits
 
 Receipt = Mapping[str, Any]
@@ -17,11 +18,6 @@ Value = TypeVar("Value")
 def many(count: int, noun: str) -> str:
     """Return "1 row", "7 rows" or "no rows"."""
     return f"1 {noun}" if count == 1 else f"{f'{count:,}' if count else 'no'} {noun}s"
-
-
-def joined(parts: Sequence[str]) -> str:
-    """Return "a", "a and b", "a, b and c" or ""."""
-    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)
 
 
 def names(backends: Sequence[str]) -> str:

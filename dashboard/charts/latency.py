@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.formatting import Estimate, Receipt, each, ends, joined, many, names, overlap, sentence
+from dashboard.charts.formatting import Estimate, Receipt, each, ends, many, names, overlap, sentence
 from dashboard.charts.style import Chart, Rows, finish, label, limit, log_axis, marker, named, whiskers
 from dashboard.charts.traces import grouped, line_style, lines, stacked
 from inference.backends import RUNTIMES, TITLES
-from inference.calls.formatting import digits, ms, percent, times
+from inference.calls.formatting import digits, joined, ms, percent, times
 from inference.compare.results import PERCENTILES, blocks_of, noise_is_assumed
 from inference.compare.stats import enough_samples, min_samples
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
-from dashboard.charts.formatting import Receipt, joined
+from dashboard.charts.formatting import Receipt
 from dashboard.charts.overview import unbeaten
 from dashboard.charts.style import GREY, Chart, Rows, finish, label, log_axis, marker, named, short, whiskers
 from inference.backends import RUNTIMES, TITLES
-from inference.calls.formatting import ms, percent
+from inference.calls.formatting import joined, ms, percent
 from inference.compare.results import unmeasured
 
 

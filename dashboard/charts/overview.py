@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from markupsafe import Markup
 
-from dashboard.charts.formatting import Estimate, Receipt, each, ends, joined, names, overlap, sentence, span
+from dashboard.charts.formatting import Estimate, Receipt, each, ends, names, overlap, sentence, span
 from dashboard.charts.style import GREY, Rows
 from dashboard.templating import render
 from inference.backends import RUNTIMES, TITLES
-from inference.calls.formatting import digits, fixed, mb, ms, percent, points, times
+from inference.calls.formatting import digits, fixed, joined, mb, ms, percent, points, times
 from inference.compare.benchmark import CONTROL
 from inference.compare.results import cost_per_million, noise_is_assumed
 from inference.compare.stats import enough_samples

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dashboard.charts.formatting import Estimate, Receipt, each, joined, many
+from dashboard.charts.formatting import Estimate, Receipt, each, many
 from dashboard.charts.style import Chart, Rows, limit
 from dashboard.charts.traces import grouped, stacked
 from inference.backends import TITLES
-from inference.calls.formatting import mb, percent, times
+from inference.calls.formatting import joined, mb, percent, times
 
 MB = 1e6
 TOP_LIBRARIES = 4

@@ -71,7 +71,8 @@ def differences(receipt: Receipt, name: str, way: str, parts: Sequence[Slice], m
         note += f" Shown: {len(shown)} of {len(parts)}."
     details = (
         f"The difference in accuracy on the same rows. All {len(parts)} intervals hold together with 95% confidence. "
-        "Those of few rows may run off the chart."
+        "Those of few rows may run off the chart, and are approximate: a change is beyond chance only if "
+        "McNemar's exact test agrees."
     )
     takeaway = _takeaway(title, way, parts)
     alt = f"Dots of the difference in accuracy on {many(len(shown), 'part')} of the rows. {takeaway}"

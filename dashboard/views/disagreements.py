@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard import components, served, why
 from dashboard.charts import slices as slice_charts
-from dashboard.charts.formatting import joined, many
+from dashboard.charts.formatting import many
 from dashboard.charts.style import short
 from dashboard.components import plain, reader
 from dashboard.jobs import explain
@@ -16,7 +16,7 @@ from dashboard.state import Selection, columns_of, current, keep_columns, keep_t
 from dashboard.templating import render
 from dashboard.upload import MAX_MB, TYPES, guess_text, read_upload
 from inference.backends import TITLES
-from inference.calls.formatting import digits, percent, points
+from inference.calls.formatting import digits, joined, percent, points
 from inference.compare.benchmark import LENGTHS, length_name
 from inference.compare.disagreements import (
     BOTH_WRONG,

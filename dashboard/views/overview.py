@@ -30,7 +30,8 @@ def page() -> None:
         st.caption(f"Limits: {requirements(overall.limits)}.", width="stretch")
     blocks = answer.task_lines(overall)
     height = sum(len(block.lines) * ROW_HEIGHT + TASK_HEIGHT for block in blocks) + TASK_HEIGHT
-    reserved("lines_place", height).html(render("lines.html", blocks=blocks, reference=overall.reference))
+    lines = render("lines.html", blocks=blocks, reference=overall.reference, bounds=" (each bound at 95%)")
+    reserved("lines_place", height).html(lines)
     charts(overall)
     details(overall)
     components.cpu_banner(selection.receipt)
@@ -56,7 +57,7 @@ def downloads(overall: Overall) -> None:
     )
     st.download_button(
         "Full report",
-        lambda: report(list(answer.counting(overall).values()), overall.limits),
+        lambda: report(list(answer.counting(overall).values()), overall.limits, overall=overall),
         f"{name}-report.html",
         "text/html",
         help="Charts, disagreements and method of every measurement that counts, in one file.",

@@ -9,14 +9,14 @@ from typing import Any
 import streamlit as st
 
 from dashboard import components, jobs, served
-from dashboard.charts.formatting import joined, many
+from dashboard.charts.formatting import many
 from dashboard.components import plain, reader
 from dashboard.jobs import Measurement
 from dashboard.report_page import report
 from dashboard.state import SELECTION, keep_texts, own, show
 from dashboard.upload import MAX_MB, TYPES, guess, read_upload
 from inference.backends import TITLES
-from inference.calls.formatting import percent, points
+from inference.calls.formatting import joined, percent, points
 from inference.compare import stats
 from inference.compare.answering import SoFar
 from inference.compare.labels import LEAVE_OUT, UnknownLabels, guesses
@@ -30,6 +30,7 @@ from inference.tables.source import Source
 
 MAX_ROWS = 20_000
 MAX_UNKNOWN = 50  # labels to map by hand; more are a wrong column
+ACCURACY, DIFFERENCE = "Accuracy (95% interval)", "Difference (each bound at 95%)"
 JOB, RESULT = "_measurement", "_measured"
 MESSAGE = "_measurement_message"
 ADDRESS = "job"  # of the running measurement, in the page's address
@@ -112,20 +113,20 @@ def so_far(task: str, known: SoFar, total: int) -> None:
         line = {
             "Runtime": TITLES[name],
             "Rows answered": f"{rows:,}",
-            "Accuracy": "…",
+            ACCURACY: "…",
             "Changed labels": "…",
-            "Difference": "",
+            DIFFERENCE: "",
         }
         if rows:
             share = stats.share(right, rows)
-            line["Accuracy"] = f"{percent(share.value)} ({percent(share.low)} to {percent(share.high)})"
+            line[ACCURACY] = f"{percent(share.value)} ({percent(share.low)} to {percent(share.high)})"
         if name == names[0]:
             line["Changed labels"] = "the reference"
         elif known.rows:
             broken, fixed, changed = known.paired[name]
             change = stats.paired_difference(broken, fixed, known.rows)
             line["Changed labels"] = f"{changed:,} of {known.rows:,} ({broken:,} broken, {fixed:,} fixed)"
-            line["Difference"] = f"{points(change.value)} ({points(change.low)} to {points(change.high)})"
+            line[DIFFERENCE] = f"{points(change.value)} ({points(change.low)} to {points(change.high)})"
         lines.append(line)
     st.markdown(f"**{plain(task)}**" + (", so far" if min(rows for rows, _ in known.accuracy.values()) < total else ""))
     st.table([{key: plain(value) for key, value in line.items()} for line in lines], hide_index=True)

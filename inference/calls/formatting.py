@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Context, Decimal
 from math import floor, log10
 
@@ -56,3 +57,10 @@ def times(ratio: float) -> str:
 
 def confidence(score: float) -> str:
     return fixed(score, 4)
+
+
+def joined(parts: Sequence[str], most: int | None = None) -> str:
+    """Return "a", "a and b", "a, b and c" or ""; of more than `most` parts, "a, b and 3 more"."""
+    if most is not None and len(parts) > most:
+        parts = [*parts[: most - 1], f"{len(parts) - most + 1} more"]
+    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from inference.backends import RUNTIMES, TITLES
-from inference.calls.formatting import points, times
+from inference.calls.formatting import joined, points, times
 from inference.compare.results import unmeasured
 from inference.compare.verdict import (
     INCONCLUSIVE,
@@ -32,6 +32,7 @@ from inference.compare.verdict import (
 Receipt = Mapping[str, Any]
 NO_SPEED = "Speed is not measured"
 MAX_NAMED = 4  # tasks or measurements in a sentence
+_joined = partial(joined, most=MAX_NAMED)
 LIMITS = {
     "max_drop": "accuracy",
     "max_p95_ms": "p95",
@@ -54,12 +55,14 @@ class RuntimeVerdict:
     """The decision on a backend over all tasks.
 
     Attributes:
+        objections: those of the reasons that are limits broken by measurements that do not count.
         by_task: task -> the decision by that task alone, for tasks on which it was measured.
         nearest: the limits, no stricter than asked, under which it could be shipped; None if none is known.
     """
 
     decision: str
     reasons: list[TaskReason]
+    objections: list[TaskReason]
     by_task: Mapping[str, str]
     nearest: ShipLimits | None
 
@@ -155,7 +158,7 @@ def difference(first: Receipt, other: Receipt) -> str:
     if any(first["machine"][key] != machine[key] for key in ("cpu", "flags")):
         return f"another processor, {machine['cpu']}"
     if first["settings"]["threads"] != threads:
-        return f"{threads} threads instead of {first['settings']['threads']}"
+        return f"{threads} thread{'s' * (threads > 1)} instead of {first['settings']['threads']}"
     if first["settings"]["reference"] != other["settings"]["reference"]:
         return f"compared with {TITLES[other['settings']['reference']]}"
     if first["settings"].get("dtypes") != other["settings"].get("dtypes"):
@@ -205,11 +208,11 @@ def _decide(receipts: Mapping[str, Receipt], used: Mapping[str, str], name: str,
     by_task = {task: worst(each.reason.decision for each in reasons if each.task == task) for task in measured}
     decision = worst(each.reason.decision for each in reasons)
     if len(measured) < len(used):
-        return RuntimeVerdict(NO if decision == NO else INCONCLUSIVE, reasons, by_task, None)
+        return RuntimeVerdict(NO if decision == NO else INCONCLUSIVE, reasons, objections, by_task, None)
     nearest = _nearest(limits, own)
     if nearest is None or NO in (each.reason.decision for each in _all_reasons(receipts, used, name, nearest)[1]):
         nearest = _nearest(limits, reasons)
-    return RuntimeVerdict(decision, reasons, by_task, nearest)
+    return RuntimeVerdict(decision, reasons, objections, by_task, nearest)
 
 
 def _all_reasons(
@@ -227,12 +230,17 @@ def _all_reasons(
                 pairs += [pair for backend, pair in receipt["results"]["paired"][task].items() if backend == name]
             else:
                 broken = [reason for reason in reasons if reason.decision == NO]
-                about = f" (measurement {measurement})"
-                objections += [TaskReason(task, replace(reason, text=reason.text + about)) for reason in broken]
+                objections += [TaskReason(task, _objection(reason, measurement)) for reason in broken]
     if limits.max_flips is not None and pairs:
         reference = next(iter(receipts.values()))["settings"]["reference"]
         own.append(TaskReason("", flips_reason(pairs, TITLES[reference], limits.max_flips)))
     return own, objections
+
+
+def _objection(reason: Reason, measurement: str) -> Reason:
+    """Return a reason for NO of a measurement that does not count: a limit that it no longer breaks is enough."""
+    text = reason.text.rsplit("; ", 1)[0] if reason.text.endswith(" would pass") else reason.text
+    return replace(reason, text=f"{text} (measurement {measurement})", nearest=reason.unbroken)
 
 
 def _reasons(receipt: Receipt, task: str, name: str, limits: ShipLimits) -> list[Reason]:
@@ -299,21 +307,33 @@ def _because(overall: Overall) -> str:
         allowed = [other for other in others if overall.backends[other].decision == SHIP]
         if not allowed:
             return f"No other runtime is known to meet every limit{where}."
-        return f"No runtime that meets the limits is measurably faster{where}."
+        return f"No runtime that meets the limits is measurably faster{where}{_timed_alone(overall, name)}."
     return f"{speed_in_words(overall, name)}, {size_in_words(overall, name)}, {loss_in_words(overall, name)}{where}."
 
 
 def speed_in_words(overall: Overall, name: str) -> str:
-    """Return "2.3× to 3.1× as fast as PyTorch": the range over the measurements that count."""
+    """Return "2.3× to 3.1× as fast as PyTorch": the range over the measurements that count and have times."""
     gains = speedups(overall, name)
-    return f"{spread([gain['value'] for gain in gains])} as fast as {TITLES[overall.reference]}"
+    where = _timed_alone(overall, name)
+    return f"{spread([gain['value'] for gain in gains])} as fast as {TITLES[overall.reference]}{where}"
+
+
+def _timed_alone(overall: Overall, name: str) -> str:
+    """Return " (measured on mood alone)" if a backend was measured on other tasks too, but not its speed."""
+    tasks = timed_tasks(overall, name)
+    return f" (measured on {_joined(tasks)} alone)" if tasks != overall.measured(name) else ""
+
+
+def timed_tasks(overall: Overall, name: str) -> list[str]:
+    """Return the tasks on which the speed of a backend was measured."""
+    return [task for task in overall.measured(name) if is_timed(overall.receipt(task))]
 
 
 def size_in_words(overall: Overall, name: str) -> str:
     """Return "4.0× smaller", or "6% smaller" if it is not much."""
     share = size_share(overall, name)
     if round(share, 2) == 1:
-        return "as large"
+        return "the same size"
     if share > 1:
         return f"{share - 1:.0%} larger"
     return f"{times(1 / share)} smaller" if share < 0.75 else f"{1 - share:.0%} smaller"
@@ -330,8 +350,8 @@ def loss_in_words(overall: Overall, name: str) -> str:
 
 def speedups(overall: Overall, name: str) -> list[Mapping[str, Any]]:
     """Return the speed-up of a backend in each measurement that counts."""
-    receipts = {overall.used[task]: overall.receipt(task) for task in overall.measured(name)}
-    return [receipt["results"]["speedup"][name] for receipt in receipts.values() if is_timed(receipt)]
+    receipts = {overall.used[task]: overall.receipt(task) for task in timed_tasks(overall, name)}
+    return [receipt["results"]["speedup"][name] for receipt in receipts.values()]
 
 
 def is_timed(receipt: Receipt) -> bool:
@@ -381,13 +401,9 @@ def _caveats(receipts: Mapping[str, Receipt], used: Mapping[str, str]) -> list[s
         quick = ["A quick run, so the intervals are wide."] if receipts[name]["settings"]["quick"] else []
         for caveat in [*quick, *caveats(receipts[name])]:
             about.setdefault(caveat, []).append(name)
-    return [
+    untimed = [task for task, name in used.items() if not is_timed(receipts[name])]
+    on_speed = [f"Speed is not measured on {_joined(untimed)}."] if 0 < len(untimed) < len(used) else []
+    return on_speed + [
         caveat if len(names) == len(counting) else f"{_joined(names)}: {caveat[:1].lower()}{caveat[1:]}"
         for caveat, names in about.items()
     ]
-
-
-def _joined(parts: Sequence[str]) -> str:
-    if len(parts) > MAX_NAMED:
-        parts = [*parts[: MAX_NAMED - 1], f"{len(parts) - MAX_NAMED + 1} more"]
-    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)

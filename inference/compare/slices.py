@@ -13,7 +13,7 @@ import numpy as np
 from inference.compare.benchmark import LENGTHS, length_name
 from inference.compare.disagreements import measured_table
 from inference.compare.results import count_flips
-from inference.compare.stats import Array, Estimate, paired_difference, share
+from inference.compare.stats import Array, Estimate, mcnemar, paired_difference, share
 from inference.tables.reading import read_columns
 
 LENGTH, LABEL, NEGATION = "Length", "Right label", "Negation"
@@ -44,11 +44,13 @@ class Slice:
     difference: Estimate
     """Accuracy of the backend minus that of the reference, on the same rows. The intervals of all slices of a grouping
     hold together with 95% confidence (Bonferroni), so that of many slices none seems to change by chance."""
+    error: float
+    """The rate of errors that is allowed for this slice: 5%, divided by the number of slices."""
 
     @property
     def changes(self) -> bool:
-        """Whether the accuracy changes beyond chance."""
-        return self.difference.low > 0 or self.difference.high < 0
+        """Whether the accuracy changes beyond chance. The interval is approximate, so the exact test must agree."""
+        return (self.difference.low > 0 or self.difference.high < 0) and mcnemar(self.broken, self.fixed) < self.error
 
     @property
     def has_few_rows(self) -> bool:
@@ -96,13 +98,13 @@ def slices(receipt: Mapping[str, Any], task: str, backend: str, of_rows: Sequenc
         for name in (receipt["settings"]["reference"], backend)
     )
     distinct = [name for name in dict.fromkeys(of_rows) if name]
-    level = 1 - 0.05 / max(1, len(distinct))
-    parts = [_slice(name, level, *(ids[names == name] for ids in (true, first, second))) for name in distinct]
+    error = 0.05 / max(1, len(distinct))
+    parts = [_slice(name, error, *(ids[names == name] for ids in (true, first, second))) for name in distinct]
     order = [length_name(low, high) for low, high in LENGTHS]
     return sorted(parts, key=lambda part: (order.index(part.name) if part.name in order else 0, -part.rows, part.name))
 
 
-def _slice(name: str, level: float, true: Array, first: Array, second: Array) -> Slice:
+def _slice(name: str, error: float, true: Array, first: Array, second: Array) -> Slice:
     rows = len(true)
     flips, broken, fixed = count_flips(true, first, second)
     return Slice(
@@ -113,7 +115,8 @@ def _slice(name: str, level: float, true: Array, first: Array, second: Array) ->
         fixed,
         share(int((first == true).sum()), rows),
         share(int((second == true).sum()), rows),
-        paired_difference(broken, fixed, rows, level),
+        paired_difference(broken, fixed, rows, 1 - error),
+        error,
     )
 
 

@@ -47,12 +47,14 @@ class Reason:
     Attributes:
         limit: the field of `ShipLimits`.
         nearest: the nearest value of that field that would pass, in its unit; None if it is met, or if none would.
+        unbroken: for NO, the nearest value that would not be broken for certain; None if there is none.
     """
 
     decision: str
     text: str
     limit: str = "max_drop"
     nearest: float | None = None
+    unbroken: float | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def decide_accuracy(
     if nearest is not None and change["low"] <= -max_drop:
         text += f"; {nearest * 100:.1f} pp would pass"
     if change["high"] < -max_drop and _is_worse(pair):
-        return Reason(NO, text, nearest=nearest), None
+        return Reason(NO, text, nearest=nearest, unbroken=_nearest_drop(change["high"])), None
     if labels_present == 1:
         return Reason(INCONCLUSIVE, f"{text}; all rows have one label; rows with other labels are needed"), None
     if has_copies:
@@ -209,7 +211,7 @@ def decide_accuracy(
 
 
 def _nearest_drop(low: float) -> float | None:
-    """Return the smallest limit, in tenths of a point, that a drop of at most -`low` passes; None if it is absurd."""
+    """Return the smallest limit, in tenths of a point, above a drop of -`low`; None if it is absurd."""
     tenths = math.floor(-low * 1000) + 1  # the limit itself is not passed
     return tenths / 1000 if tenths <= MAX_DROP_OFFERED * 1000 else None
 
@@ -228,8 +230,8 @@ def decide_labels(
     change, reasons = pair["delta_macro_f1"], []
     if change["high"] < -max_drop and _is_worse(pair):
         interval = f"{points(change['value'])} ({points(change['low'])} to {points(change['high'])})"
-        nearest = _nearest_drop(change["high"])
-        reasons.append(Reason(NO, f"{task}: macro-F1 {interval}: some labels get worse", nearest=nearest))
+        text, nearest = f"{task}: macro-F1 {interval}: some labels get worse", _nearest_drop(change["high"])
+        reasons.append(Reason(NO, text, nearest=nearest, unbroken=nearest))
     if labels_after == 1 < labels_before and pair["flips"] > 0.05 * pair["rows"]:
         reasons.append(Reason(NO, f"{task}: it gives the same label to all {pair['rows']:,} rows"))
     return reasons
@@ -257,7 +259,7 @@ def _speedup(receipt: Mapping[str, Any], name: str, minimum: float) -> Reason:
     figures, reference = receipt["results"], receipt["settings"]["reference"]
     if name == reference:
         text = f"it is the reference, so its speed-up is 1; at least {minimum:g} required"
-        return Reason(SHIP if minimum <= 1 else NO, text, "min_speedup", None if minimum <= 1 else 1)
+        return Reason(SHIP, text, "min_speedup") if minimum <= 1 else Reason(NO, text, "min_speedup", 1, 1)
     if (why := unmeasured(receipt)) is not None:
         return Reason(INCONCLUSIVE, f"{why}; at least {minimum:g} times as fast required", "min_speedup")
     return speedup_reason(figures["speedup"][name], figures["control"]["noise"], TITLES[reference], minimum)
@@ -275,7 +277,8 @@ def speedup_reason(gain: Mapping[str, float], noise: float, other: str, minimum:
     nearest = math.floor(low * 10) / 10
     if nearest > 0:
         text += f"; {nearest:g}× would pass"
-    return Reason(NO if high < minimum else INCONCLUSIVE, text, "min_speedup", nearest or None)
+    unbroken = math.floor(high * 10) / 10 if high < minimum else 0
+    return Reason(NO if high < minimum else INCONCLUSIVE, text, "min_speedup", nearest or None, unbroken or None)
 
 
 def size_reason(size_bytes: int, limit_mb: float) -> Reason:
@@ -284,7 +287,7 @@ def size_reason(size_bytes: int, limit_mb: float) -> Reason:
     if size_bytes / 1e6 <= limit_mb:
         return Reason(SHIP, text, "max_size_mb")
     nearest = math.ceil(size_bytes / 1e5) / 10
-    return Reason(NO, f"{text}; {nearest:.1f} MB would pass", "max_size_mb", nearest)
+    return Reason(NO, f"{text}; {nearest:.1f} MB would pass", "max_size_mb", nearest, nearest)
 
 
 def p95_reason(receipt: Mapping[str, Any], name: str, limit: float) -> Reason:
@@ -299,10 +302,15 @@ def p95_reason(receipt: Mapping[str, Any], name: str, limit: float) -> Reason:
     text = f"p95 is {ms(p95['value'])} ({digits(p95['low'])} to {digits(p95['high'])}); limit {limit:g} ms"
     if p95["high"] <= limit:
         return Reason(SHIP, text, "max_p95_ms")
-    step = 10.0 ** (math.floor(math.log10(p95["high"])) - 2)  # the third significant digit
-    nearest = round(math.ceil(p95["high"] / step) * step, 9)
+    nearest = _rounded_up(p95["high"])
     text += f"; {nearest:g} ms would pass"
-    return Reason(NO if p95["low"] > limit else INCONCLUSIVE, text, "max_p95_ms", nearest)
+    unbroken = _rounded_up(p95["low"]) if p95["low"] > limit else None
+    return Reason(INCONCLUSIVE if unbroken is None else NO, text, "max_p95_ms", nearest, unbroken)
+
+
+def _rounded_up(value: float) -> float:
+    step = 10.0 ** (math.floor(math.log10(value)) - 2)  # the third significant digit
+    return round(math.ceil(value / step) * step, 9)
 
 
 def _recommend(receipt: Mapping[str, Any], situation: str, shippable: Sequence[str]) -> Recommendation:

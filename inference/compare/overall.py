@@ -307,7 +307,7 @@ def _because(overall: Overall) -> str:
         allowed = [other for other in others if overall.backends[other].decision == SHIP]
         if not allowed:
             return f"No other runtime is known to meet every limit{where}."
-        return f"No runtime that meets the limits is measurably faster{where}{_timed_alone(overall, name)}."
+        return f"No runtime that meets the limits is measurably faster{_timed_alone(overall, name)}{where}."
     return f"{speed_in_words(overall, name)}, {size_in_words(overall, name)}, {loss_in_words(overall, name)}{where}."
 
 

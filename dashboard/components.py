@@ -10,6 +10,8 @@ import plotly.graph_objects as go
 import streamlit as st
 from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.web.server.starlette.starlette_app_utils import decode_xsrf_token_string
+from streamlit.web.server.starlette.starlette_server_config import XSRF_COOKIE_NAME
 
 from dashboard import served
 from dashboard.charts.formatting import many, requirements
@@ -207,6 +209,12 @@ def cpu_banner(receipt: Receipt) -> None:
         "Measure here",
         "measure_here",
     )
+
+
+def browser() -> str | None:
+    """Return the secret in this browser's cookie, by which a reloaded page is known; None if it has none."""
+    secret, _ = decode_xsrf_token_string(st.context.cookies.get(XSRF_COOKIE_NAME, ""))
+    return secret.hex() if secret else None
 
 
 def reader() -> Callable[[], bool]:

@@ -39,6 +39,7 @@ POLL_S = 0.5
 WARM_S = 300.0  # that processes wait for a measurement
 WARM_BYTES = 3_000_000_000  # of free memory, below which none are started before they are needed
 WAITING = 4  # measurements that may wait for their turn
+READERS = 8  # sessions that a measurement counts as waiting for it
 BUSY = (
     "Another measurement or explanation is running on this server, and two would disturb each other. Try again when it "
     "is done."
@@ -63,7 +64,8 @@ class Measurement(BackgroundJob[Receipt]):
         time_limit: seconds that timing may take.
 
     Attributes:
-        key: nobody else can guess it.
+        key: nobody else can guess it, but an address with it may be passed on: it gives no right to `texts`.
+        browser: secret of the browser that started it; None if that has none.
         answers: those that come in, once the backends are opened.
         accuracy: the measurement without times, once all rows are answered.
     """
@@ -79,19 +81,29 @@ class Measurement(BackgroundJob[Receipt]):
     ) -> None:
         self.key = secrets.token_urlsafe(16)
         self.texts = texts
+        self.browser: str | None = None
+        self._readers = [is_wanted]
         self.answers: Answers | None = None
         self.accuracy: Receipt | None = None
         _measurements[self.key] = self
         super().__init__(
             name,
             lambda progress: self._measure(data, quick, time_limit, progress),
-            is_wanted=is_wanted,
+            is_wanted=lambda: any(reader() for reader in self._readers),
             patience_s=PATIENCE_S,
         )
 
     def follow(self, is_wanted: Callable[[], bool]) -> None:
-        """Wait for this job from now on in another session."""
-        self._is_wanted = is_wanted
+        """Let another session wait for this job too; beyond `READERS`, in place of those that are gone."""
+        with _lock:
+            readers = self._readers
+            if len(readers) == READERS:
+                readers = [readers[0], *(reader for reader in readers[1:] if reader())]
+            self._readers = [*readers, is_wanted][:READERS]
+
+    def is_of(self, browser: str | None) -> bool:
+        """Return whether it was started in the browser with this secret."""
+        return self.browser is not None and browser is not None and secrets.compare_digest(self.browser, browser)
 
     def without_times(self) -> Receipt | None:
         """Return the accuracy of a job that was cancelled or failed after it was known."""
@@ -197,10 +209,18 @@ def prepare() -> None:
 def _prepare() -> None:
     try:
         with contextlib.suppress(InferenceError):  # the form says what is wrong with the model
-            processes = warm_up(served.unchanged(), served.cache(), served.base())
-            if processes is not None:
-                _warm.append(processes)
-                _later(WARM_S, lambda: _cool(processes))
+            model = served.unchanged()
+            if running() is not None:  # it was started in the seconds that this took, and would be disturbed
+                return
+            processes = warm_up(model, served.cache(), served.base())
+            if processes is None:
+                return
+            with _lock:
+                if running() is None:
+                    _warm.append(processes)
+                    _later(WARM_S, lambda: _cool(processes))
+                    return
+            processes.close()
     finally:
         _warming.clear()
 

@@ -80,14 +80,14 @@ class Fake:
 
 
 def timed(
-    monkeypatch: pytest.MonkeyPatch, limit_s: float, share: float = 1.0, slowdown: float = 1.0
+    monkeypatch: pytest.MonkeyPatch, limit_s: float, share: float = 1.0, slowdown: float = 1.0, max_tokens: int = 64
 ) -> tuple[Timing, list[tuple[str, float]]]:
     """A timing of two backends on fakes whose orders take a second each."""
     clock = Clock()
 
     class Probe(benchmark.Probe):
         def __init__(self, wait_s: float) -> None:
-            self.waited_s = self._left_s = 0.0
+            self.waited_s, self._left_s = 1.5, 0.0
 
         def slowdown(self) -> float:
             return slowdown
@@ -109,7 +109,7 @@ def timed(
             PLAN,
             texts,
             ["mood"],
-            64,
+            max_tokens,
             1,
             0,
             limit_s,
@@ -148,9 +148,17 @@ def test_what_was_completed_in_time_is_a_smaller_plan(
     assert len(raw["backends"]["onnx"]["starts"]) == 2  # and the control
     assert len(raw["throughput"]["samples"]) == plan.sweeps * 5 * 2
     assert raw["other_threads"] == []
+    assert raw["latency"]["waited_s"] == 1.5
     shares = [share for _, share in steps]
     assert max(shares) <= 1
     assert "s left)" in steps[-1][0]
+
+
+def test_model_too_short_for_every_fixed_shape_may_run_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = timed(monkeypatch, 29, max_tokens=8)
+    plan, raw = run.run()
+    assert (plan.launches, plan.rounds, plan.shape_rounds) == (1, 3, 0)
+    assert raw["shapes"] == []
 
 
 def test_too_little_time_gives_no_times(monkeypatch: pytest.MonkeyPatch) -> None:

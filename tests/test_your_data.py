@@ -10,6 +10,7 @@ from typing import Any
 
 import made
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 from test_dashboard_data import SENTIMENTS, page, press, receipt, said
 
@@ -170,10 +171,84 @@ def test_visitors_beyond_the_queue_are_turned_away(monkeypatch: pytest.MonkeyPat
         jobs.explain("fine", "sentiment", "positive", "onnx", "int8")
 
 
-def test_reloaded_page_finds_its_measurement_and_its_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+def cookie(monkeypatch: pytest.MonkeyPatch, secret: str | None) -> None:
+    """Let the sessions that run from now on be in the browser with this cookie of Streamlit's."""
+    cookies = {} if secret is None else {"_streamlit_xsrf": secret}
+    monkeypatch.setattr(type(st.context), "cookies", cookies)
+
+
+@pytest.mark.parametrize("other", [None, "", "2|00000000||0", "é", "2|00000000|0f0f|0"])
+@pytest.mark.parametrize("own", [None, "2|00000000|f0f0|0"])
+def test_address_in_another_browser_gives_the_result_without_the_texts(
+    monkeypatch: pytest.MonkeyPatch, own: str | None, other: str | None
+) -> None:
     compare = Compare(monkeypatch)
+    cookie(monkeypatch, own)
     key = address_of(press(upload(page("your_data")), "Measure"))
     assert compare.begun.wait(300)
+    cookie(monkeypatch, other)
+    foreign = page("your_data")
+    foreign.query_params["job"] = key
+    foreign.run()
+    assert not foreign.button
+    finish(foreign, compare)
+    assert "The verdict" in [one.value for one in foreign.subheader]
+    assert "only the browser that started it gets them" in said(foreign)
+    assert "_texts" not in foreign.session_state
+    assert jobs.find(key) is not None
+
+
+def test_measurement_goes_on_while_any_of_its_readers_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch)
+    monkeypatch.setattr(jobs, "PATIENCE_S", 0.1)
+    asked, is_here = threading.Semaphore(0), True
+
+    def first() -> bool:
+        asked.release()
+        return is_here
+
+    job = jobs.start_measurement("mine.csv", None, True, first)
+    for _ in range(3 * jobs.READERS):
+        job.follow(lambda: False)
+    for _ in range(20):  # of the 0.02 s that the measurement takes between its reports
+        assert asked.acquire(timeout=300)
+    assert compare.begun.wait(300)
+    assert not job.cancelled
+    assert len(job._readers) <= jobs.READERS
+    is_here = False
+    assert job.wait(300)
+    assert job.cancelled
+
+
+def test_processes_that_are_ready_after_a_measurement_has_begun_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Processes:
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    opened: list[Processes] = []
+
+    def warm_up(*_: object) -> Processes:
+        jobs.start_measurement("mine.csv", None, True)
+        opened.append(Processes())
+        return opened[0]
+
+    Compare(monkeypatch)
+    monkeypatch.setattr(jobs, "warm_up", warm_up)
+    jobs._prepare()
+    assert opened[0].closed
+    assert not jobs._warm
+    jobs._prepare()  # the measurement runs
+    assert len(opened) == 1
+
+
+def test_reloaded_page_finds_its_measurement_and_its_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch)
+    cookie(monkeypatch, "2|00000000|f0f0|0")
+    key = address_of(press(upload(page("your_data")), "Measure"))
+    assert compare.begun.wait(300)
+    cookie(monkeypatch, "2|ffffffff|0f0f|9")  # the same secret, masked again
     again = page("your_data")
     assert [one.label for one in again.button] == ["Measure"] or not again.button
     again.query_params["job"] = key

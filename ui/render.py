@@ -20,7 +20,6 @@ from inference.calls.reading import Reading
 from inference.formats.bundle import MULTI, Bundle, Task
 from ui.look import look, tokens
 
-# A shape for each runtime beside its colour (page.css): colour alone says nothing to one person in twelve.
 STRANGE = 0.5  # a larger share of letters that the vocabulary does not know is worth a note
 NOTABLE = 0.01  # a confidence that moved by this much is worth a mark
 

@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard import components, jobs, served
 from dashboard.charts.formatting import many
-from dashboard.components import plain, reader
+from dashboard.components import browser, plain, reader
 from dashboard.jobs import Measurement
 from dashboard.report_page import report
 from dashboard.state import SELECTION, keep_texts, own, show
@@ -32,6 +32,7 @@ MAX_ROWS = 20_000
 MAX_UNKNOWN = 50  # labels to map by hand; more are a wrong column
 ACCURACY, DIFFERENCE = "Accuracy (95% interval)", "Difference (each bound at 95%)"
 JOB, RESULT = "_measurement", "_measured"
+MINE = "_measurement_is_mine"  # this session, or an earlier one of this browser, started it
 MESSAGE = "_measurement_message"
 ADDRESS = "job"  # of the running measurement, in the page's address
 FILE, SHOWN = "Your file", "The showcase"
@@ -69,7 +70,7 @@ def page() -> None:
 
 
 def found() -> Measurement | None:
-    """Return the measurement that the address names, which another session of this visitor started."""
+    """Return the measurement that the address names, which another session started, perhaps in another browser."""
     key = st.query_params.get(ADDRESS)
     if key is None:
         return None
@@ -83,6 +84,7 @@ def found() -> Measurement | None:
         return None
     job.follow(reader())
     st.session_state[JOB] = job
+    st.session_state[MINE] = job.is_of(browser())
     return job
 
 
@@ -95,8 +97,9 @@ def progress(job: Measurement) -> None:
         st.caption("Cancelling.")
     else:
         st.caption(f"Measuring {plain(job.name)} continues while you look at other pages. Come back for the result.")
-        label = "Cancel" if job.accuracy is None else "Stop here and keep the accuracy"
-        st.button(label, on_click=job.cancel)
+        if st.session_state.get(MINE):
+            label = "Cancel" if job.accuracy is None else "Stop here and keep the accuracy"
+            st.button(label, on_click=job.cancel)
     if job.accuracy is not None:
         selection = st.session_state.get(SELECTION)
         components.verdict(decide(job.accuracy, selection.limits if selection else ShipLimits()))
@@ -134,7 +137,9 @@ def so_far(task: str, known: SoFar, total: int) -> None:
 
 def collect(job: Measurement) -> None:
     """Add the result of a finished job to the list, and run the page again so that everything shows it."""
-    jobs.forget(job.key)
+    is_mine = st.session_state.pop(MINE, False)
+    if is_mine:  # others leave it for the browser that started it
+        jobs.forget(job.key)
     st.query_params.pop(ADDRESS, None)
     receipt = job.result or job.without_times()
     if job.error:
@@ -143,7 +148,10 @@ def collect(job: Measurement) -> None:
         st.session_state[MESSAGE] = "The measurement was cancelled; nothing of it was stored."
     if receipt is not None:
         name = f"{Path(job.name).stem} here, {time.strftime('%H:%M:%S', time.gmtime())} UTC"
-        if job.texts is not None:
+        if job.texts is not None and not is_mine:
+            message = "The texts of this measurement are not shown here: only the browser that started it gets them."
+            st.session_state.setdefault(MESSAGE, message)
+        elif job.texts is not None:
             keep_texts(receipt, [job.texts[row] for row in receipt["data"]["row_numbers"]])
         show(name, receipt)
         st.session_state[RESULT] = name
@@ -226,7 +234,9 @@ def start(name: str, data: LabelledRows | None, quick: bool, limit_s: float) -> 
     except InputError as error:
         st.session_state[MESSAGE] = plain(str(error))
         return
+    job.browser = browser()
     st.session_state[JOB] = job
+    st.session_state[MINE] = True
     st.query_params[ADDRESS] = job.key
 
 

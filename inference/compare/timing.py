@@ -76,10 +76,13 @@ class Timing:
         if self.limit_s < math.inf and not self._is_quiet():
             return self.nothing("busy")
         plan: benchmark.Plan | None = self.plan
+        probe = benchmark.Probe(self.plan.wait_s)
         try:
-            self._time(benchmark.Probe(self.plan.wait_s))
+            self._time(probe)
         except benchmark.OutOfTime:
             plan = self._carried_out()
+        finally:
+            self.latency["waited_s"] = probe.waited_s
         blocks = self.latency["blocks"]
         slow = [block["slowdown"] > benchmark.MAX_SLOWDOWN for block in blocks if not (plan and block["disturbed"])]
         if self.limit_s < math.inf and sum(slow) > MAX_BUSY * len(slow):
@@ -163,10 +166,8 @@ class Timing:
                 if number == 0:
                     self._count_batch_flips(pool)
             self._launches += 1
-            self.latency["waited_s"] = probe.waited_s
         for count in self.other_threads:
             self.others.append(self._with_threads(count, probe))
-        self.latency["waited_s"] = probe.waited_s
 
     def _add(self, samples: list[dict[str, Any]], measured: Iterable[dict[str, Any]]) -> None:
         """Keep each sample as it comes: the time may be over before the last."""
@@ -177,7 +178,7 @@ class Timing:
         """Return the part of the plan that was completed when the time was over."""
         rounds = {block["round"] for block in self.latency["blocks"] if not block["disturbed"]}
         most = self.max_tokens
-        shapes = sum(tokens <= most for _, tokens in benchmark.SHAPES)
+        shapes = max(1, sum(tokens <= most for _, tokens in benchmark.SHAPES))  # a very short model fits none
         return benchmark.cut_short(
             self.plan,
             self._launches,

@@ -56,7 +56,8 @@ function placeOf(word) {
 /** Ask with another word, or none, in a place. */
 function swap({ texts, number, before, after }, word) {
   const isGap = !word && (!before || /\s$/.test(before)) && /^\s/.test(after); // or two spaces would be left
-  ask(texts.map((text, at) => (at === number ? before + word + (isGap ? after.slice(1) : after) : text)));
+  const kept = !word && /^[,.;:!?)\]]/.test(after) ? before.trimEnd() : before; // or a space before a comma
+  ask(texts.map((text, at) => (at === number ? kept + word + (isGap ? after.slice(1) : after) : text)));
 }
 
 function drop(word) {
@@ -141,7 +142,7 @@ function answered() {
 function copyLink() {
   const query = queryOf(location.search, state(textsOf(shown())));
   if (query === null) return say("This text is too long for a link. Copy the request as code instead.");
-  return copy(new URL(`${location.pathname}${query}`, location.href).href, "Link copied.");
+  return copy(new URL(`${location.pathname}${query}`, location.href).href, "Link copied: text, task and view.");
 }
 
 function copyCode(write, title) {

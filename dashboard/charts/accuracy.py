@@ -86,9 +86,10 @@ def differences(receipt: Receipt, task: str, max_drop: float) -> Chart | None:
         pair = pairs[name]
         if not pair["flips"]:
             return f"{TITLES[name]} gives the same label on every row"
+        neither = f", {pair['both_wrong']:,} wrong on both" if pair["both_wrong"] else ""
         return (
             f"{TITLES[name]} changes {pair['flips']:,} of {pair['rows']:,} labels ({pair['broken']:,} broken, "
-            f"{pair['fixed']:,} fixed): {MEANING[accuracy_decision(receipt, task, name, max_drop).decision]}"
+            f"{pair['fixed']:,} fixed{neither}): {MEANING[accuracy_decision(receipt, task, name, max_drop).decision]}"
         )
 
     described = joined(each(changes, lambda e: span(e, points)))

@@ -13,6 +13,7 @@ from inference.compare.overall import (
     LIMITS,
     MAX_NAMED,
     Overall,
+    RuntimeVerdict,
     is_timed,
     least_known,
     nearest_in_words,
@@ -62,7 +63,7 @@ class TaskLines:
 
 
 class Standing(NamedTuple):
-    """The decision on a backend over all tasks, in words, and what would have to be allowed for it to pass."""
+    """The decision on a backend over all tasks, in words, and what would settle it or let it pass."""
 
     backend: str
     decision: str
@@ -73,14 +74,18 @@ class Standing(NamedTuple):
 def standings(overall: Overall) -> list[Standing]:
     """Return the decision on each backend."""
     return [
-        Standing(
-            name,
-            verdict.decision,
-            overall.status(name),
-            f"would pass with {nearest_in_words(overall.limits, verdict.nearest)}" if verdict.nearest else "",
-        )
+        Standing(name, verdict.decision, overall.status(name), "; ".join(_ways_out(overall, verdict)))
         for name, verdict in overall.backends.items()
     ]
+
+
+def _ways_out(overall: Overall, verdict: RuntimeVerdict) -> list[str]:
+    """Return how many more labelled rows would settle what is open, and the limits that would be met, in words."""
+    open_ = [each.reason.text for each in verdict.reasons if each.reason.decision == verdict.decision]
+    ways = [text.rsplit("; ", 1)[1] for text in open_ if text.endswith("labelled rows would settle it")][:1]
+    if verdict.nearest:
+        ways.append(f"would pass with {nearest_in_words(overall.limits, verdict.nearest)}")
+    return ways
 
 
 def candidate(overall: Overall) -> str | None:

@@ -93,11 +93,11 @@ def _takeaway(title: str, way: str, parts: Sequence[Slice]) -> str:
 
 
 def accuracies(parts: Sequence[Slice], name: str) -> str:
-    """Return the best and the worst part in a sentence."""
-    large = [part for part in parts if not part.has_few_rows] or list(parts)
-    best, worst = (f(large, key=lambda part: part.backend.value) for f in (max, min))
-    if best is worst:
+    """Return the best and the worst part in a sentence, of those with enough rows; "" if fewer than two have."""
+    large = [part for part in parts if not part.has_few_rows]
+    if len(large) < 2:
         return ""
+    best, worst = (f(large, key=lambda part: part.backend.value) for f in (max, min))
     return (
         f"Accuracy of {named(name)}: {percent(best.backend.value)} at best ({short(best.name, 40)}), "
         f"{percent(worst.backend.value)} at worst ({short(worst.name, 40)})."

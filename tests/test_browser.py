@@ -148,6 +148,9 @@ def test_the_newest_question_replaces_those_before_it(browser: sync_api.Browser)
         visit.ask("good bad")
         visit.ask("bad")
         held.on.set()
+        visit.cell("sentiment").get_by_text(
+            "negative"
+        ).first.wait_for()  # an older answer may come before it, not after
         visit.answered()
         assert visit.cell("sentiment").inner_text().split()[:2] == ["negative", "0.8808"]
         visit.page.close()

@@ -31,7 +31,7 @@ def test_measuring_compares_both_versions_and_names_the_labels_that_differ(page:
     page.get_by_role("button", name="Measure (fetches FP32 first, 83.0 MB)").click()
     summary = page.locator("#measured .summary")
     summary.wait_for()
-    assert "INT8 is 1.93× as fast as FP32 in this browser" in summary.inner_text()
+    assert "INT8 is 1.9× as fast as FP32 in this browser" in summary.inner_text()
     assert "2 of 62 labels differ" in summary.inner_text()
     page.locator("#measured summary").click()
     page.get_by_role("cell", name="bad wobbly").first.wait_for()

@@ -51,7 +51,9 @@ def upload(context: Any, tmp_path: Path) -> Callable[..., int]:
     def upload(url: str, in_frame: bool = False) -> int:
         page = context.new_page()
         page.goto(url)
-        field = (page.frame_locator("iframe") if in_frame else page).locator("input[type=file]").first
+        dashboard = page.frame_locator("iframe") if in_frame else page
+        dashboard.get_by_test_id("stButtonGroup").get_by_text("emotion", exact=True).click()  # without its texts
+        field = dashboard.locator("input[type=file]").first
         with page.expect_response(lambda response: "/upload_file/" in response.url) as answer:
             field.set_input_files(file)
         page.close()
@@ -81,7 +83,7 @@ def test_files_are_uploaded_in_a_frame_of_another_site_over_tls(
 ) -> None:
     folder, port = hub
     with proxy(server.port, "", headers, tls) as (space, _):
-        address = f"https://space.example:{space}/dashboard/your_data"
+        address = f"https://space.example:{space}/dashboard/disagreements"
         (folder / "index.html").write_text(f'<iframe src="{address}" width=1200 height=800></iframe>')
         assert upload(f"https://hub.example:{port}/", in_frame=True) == 204
 
@@ -92,16 +94,16 @@ def test_each_way_to_the_dashboard_has_a_cookie_that_works(
 ) -> None:
     folder, port = hub
     with proxy(server.port, "", tls=tls) as (space, _):
-        address = f"https://space.example:{space}/dashboard/your_data"
+        address = f"https://space.example:{space}/dashboard/disagreements"
         (folder / "index.html").write_text(f'<iframe src="{address}" width=1200 height=800></iframe>')
         for _ in range(2):
             assert upload(f"https://hub.example:{port}/", in_frame=True) == 204
-            assert upload(f"http://space.example:{server.port}/dashboard/your_data") == 204
+            assert upload(f"http://space.example:{server.port}/dashboard/disagreements") == 204
             assert upload(address) == 204
 
 
 def test_files_are_uploaded_under_a_second_name_without_tls(server: Started, upload: Callable[..., int]) -> None:
-    assert upload(f"http://lan.example:{server.port}/dashboard/your_data") == 204
+    assert upload(f"http://lan.example:{server.port}/dashboard/disagreements") == 204
 
 
 def test_page_dashboard_and_api_work_below_a_path(server: Started, upload: Callable[..., int], context: Any) -> None:
@@ -123,7 +125,7 @@ def test_page_dashboard_and_api_work_below_a_path(server: Started, upload: Calla
         page.locator("#text textarea").wait_for()
         assert page.url == f"{site}/"
         page.close()
-        assert upload(f"{site}/dashboard/your_data") == 204
+        assert upload(f"{site}/dashboard/disagreements") == 204
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
         connection.request("POST", "/demo/api/predict", '{"text": "good"}', {"Content-Type": "application/json"})
         with connection.getresponse() as answer:

@@ -181,7 +181,7 @@ def test_slices_are_chosen_and_the_measured_file_brings_its_columns(folder: Path
     press(at, "Slice by the file's other columns")
     assert at.pills(key="slices").options == ["Length", "Right label", plain(":red[shop]")]
     at.pills(key="slices").set_value(":red[shop]").run()
-    assert "Accuracy of ■ INT8:" in said(at)
+    assert "Accuracy of ■ INT8:" not in said(at)  # its parts are too small for a best and a worst
     assert not at.exception
 
 

@@ -23,7 +23,7 @@ from inference.compare.overall import (
     spread,
     timed_tasks,
 )
-from inference.compare.verdict import NO, SHIP, is_same
+from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, is_same, most_rows
 
 UNTIMED = "not measured"
 
@@ -81,8 +81,8 @@ def standings(overall: Overall) -> list[Standing]:
 
 def _ways_out(overall: Overall, verdict: RuntimeVerdict) -> list[str]:
     """Return how many more labelled rows would settle what is open, and the limits that would be met, in words."""
-    open_ = [each.reason.text for each in verdict.reasons if each.reason.decision == verdict.decision]
-    ways = [text.rsplit("; ", 1)[1] for text in open_ if text.endswith("labelled rows would settle it")][:1]
+    rows = most_rows(each.reason for each in verdict.reasons) if verdict.decision == INCONCLUSIVE else None
+    ways = [f"about {rows:,} labelled rows would settle it"] if rows else []
     if verdict.nearest:
         ways.append(f"would pass with {nearest_in_words(overall.limits, verdict.nearest)}")
     return ways

@@ -27,6 +27,7 @@ from inference.compare.verdict import (
     decide_accuracy,
     decide_labels,
     flips_reason,
+    most_rows,
     p95_reason,
     size_reason,
     speedup_reason,
@@ -82,16 +83,14 @@ def decide_models(
     first, second = map(Candidate, _names(a, b, names), _backends(a, b, backend))
     rows = _common_rows(a, b)
     reasons: list[Reason] = []
-    needed: list[int] = []
     pairs = {}
     for task, other in _common_tasks(a, b).items():
         true, before, after, labels = _answers(a, b, task, other, first.backend, second.backend, rows)
         pair = paired(true, before, after, labels, a["settings"]["seed"], math.inf)
         has_copies = a["data"]["copies"] > MAX_COPIES * len(a["data"]["row_numbers"])
-        reason, more = decide_accuracy(task, pair, limits.max_drop, len(set(true.tolist())), has_copies)
+        reason = decide_accuracy(task, pair, limits.max_drop, len(set(true.tolist())), has_copies)
         given = [len(set(ids.tolist())) for ids in (before, after)]
         reasons += [reason, *decide_labels(task, pair, limits.max_drop, *given)]
-        needed += [more] if more is not None else []
         pairs[task] = pair
     speed = _speed(a, b, first.backend, second.backend)
     if limits.max_p95_ms is not None:
@@ -104,7 +103,7 @@ def decide_models(
         reasons.append(_speedup(speed, a, b, first, limits.min_speedup))
     decision = worst(reason.decision for reason in reasons)
     sizes = [r["results"]["size"][c.backend]["model_bytes"] for r, c in ((a, first), (b, second))]
-    sentence = _sentence(decision, first, second, pairs, speed, sizes, reasons, max(needed, default=None))
+    sentence = _sentence(decision, first, second, pairs, speed, sizes, reasons, most_rows(reasons))
     return ModelVerdict(first, second, decision, sentence, reasons, _caveats(a, b, len(rows[0])))
 
 

@@ -245,7 +245,7 @@ def _objection(reason: Reason, measurement: str) -> Reason:
 
 def _reasons(receipt: Receipt, task: str, name: str, limits: ShipLimits) -> list[Reason]:
     is_reference = name == receipt["settings"]["reference"]
-    by_labels = [] if is_reference else accuracy_reasons(receipt, task, name, limits.max_drop)[0]
+    by_labels = [] if is_reference else accuracy_reasons(receipt, task, name, limits.max_drop)
     return [*by_labels, *cost_reasons(receipt, name, limits)]
 
 

@@ -48,6 +48,7 @@ class Reason:
         limit: the field of `ShipLimits`.
         nearest: the nearest value of that field that would pass, in its unit; None if it is met, or if none would.
         unbroken: for NO, the nearest value that would not be broken for certain; None if there is none.
+        rows_needed: about how many labelled rows would settle an INCONCLUSIVE accuracy; None if rows are not the issue.
     """
 
     decision: str
@@ -55,6 +56,7 @@ class Reason:
     limit: str = "max_drop"
     nearest: float | None = None
     unbroken: float | None = None
+    rows_needed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class BackendVerdict:
     decision: str
     reasons: list[Reason]
     rows_needed: int | None
-    """About how many labelled rows would settle an INCONCLUSIVE accuracy; None if rows are not the issue."""
+    """The most that a reason names, if the decision is INCONCLUSIVE."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def recommendations(receipt: Mapping[str, Any], shippable: Sequence[str]) -> dic
 
 def accuracy_decision(receipt: Mapping[str, Any], task: str, name: str, max_drop: float) -> Reason:
     """Return the decision on a backend other than the reference by its accuracy on one task."""
-    return _accuracy(receipt, task, name, max_drop)[0]
+    return _accuracy(receipt, task, name, max_drop)
 
 
 def worst(decisions: Iterable[str]) -> str:
@@ -127,28 +129,26 @@ def worst(decisions: Iterable[str]) -> str:
 def _decide_backend(receipt: Mapping[str, Any], name: str, limits: ShipLimits) -> BackendVerdict:
     figures, reference = receipt["results"], receipt["settings"]["reference"]
     reasons: list[Reason] = []
-    needed: list[int] = []
     if name != reference:
         for task in figures["paired"]:
-            judged, rows = accuracy_reasons(receipt, task, name, limits.max_drop)
-            reasons += judged
-            needed += [rows] if rows is not None else []
+            reasons += accuracy_reasons(receipt, task, name, limits.max_drop)
         if limits.max_flips is not None:
             pairs = [pairs[name] for pairs in figures["paired"].values()]
             reasons.append(flips_reason(pairs, TITLES[reference], limits.max_flips))
     reasons += cost_reasons(receipt, name, limits)
     decision = worst(reason.decision for reason in reasons)
-    if not reasons:
-        reasons.append(Reason(SHIP, "it is the reference, and no other limit was set"))
-    return BackendVerdict(decision, reasons, max(needed, default=None) if decision == INCONCLUSIVE else None)
+    reasons = reasons or [Reason(SHIP, "it is the reference, and no other limit was set")]
+    return BackendVerdict(decision, reasons, most_rows(reasons) if decision == INCONCLUSIVE else None)
 
 
-def accuracy_reasons(
-    receipt: Mapping[str, Any], task: str, name: str, max_drop: float
-) -> tuple[list[Reason], int | None]:
-    """Return the decisions on a backend other than the reference by its labels, and the rows that would settle them."""
-    reason, rows = _accuracy(receipt, task, name, max_drop)
-    return [reason, *_label_losses(receipt, task, name, max_drop)], rows
+def most_rows(reasons: Iterable[Reason]) -> int | None:
+    """Return about how many labelled rows would settle all that is open; None if rows are not the issue."""
+    return max((reason.rows_needed for reason in reasons if reason.rows_needed is not None), default=None)
+
+
+def accuracy_reasons(receipt: Mapping[str, Any], task: str, name: str, max_drop: float) -> list[Reason]:
+    """Return the decisions on a backend other than the reference by its labels."""
+    return [_accuracy(receipt, task, name, max_drop), *_label_losses(receipt, task, name, max_drop)]
 
 
 def cost_reasons(receipt: Mapping[str, Any], name: str, limits: ShipLimits) -> list[Reason]:
@@ -163,13 +163,12 @@ def cost_reasons(receipt: Mapping[str, Any], name: str, limits: ShipLimits) -> l
     return reasons
 
 
-def _accuracy(receipt: Mapping[str, Any], task: str, name: str, max_drop: float) -> tuple[Reason, int | None]:
-    """Return the decision by the drop in accuracy on a task, and the rows that would settle an inconclusive one."""
+def _accuracy(receipt: Mapping[str, Any], task: str, name: str, max_drop: float) -> Reason:
     pair, reference = receipt["results"]["paired"][task][name], receipt["settings"]["reference"]
     if is_same(pair):
         same = f"{task}: numerically the same as {TITLES[reference]}"
         what = f"all {pair['rows']:,} labels are equal, and no probability differs by more than {MAX_ROUNDING:g}"
-        return Reason(SHIP, f"{same}: {what}"), None
+        return Reason(SHIP, f"{same}: {what}")
     labels = receipt["results"]["accuracy"][task][reference]["labels_present"]
     has_copies = receipt["data"]["copies"] > MAX_COPIES * len(receipt["data"]["row_numbers"])
     return decide_accuracy(task, pair, max_drop, labels, has_copies)
@@ -177,8 +176,8 @@ def _accuracy(receipt: Mapping[str, Any], task: str, name: str, max_drop: float)
 
 def decide_accuracy(
     task: str, pair: Mapping[str, Any], max_drop: float, labels_present: int, has_copies: bool
-) -> tuple[Reason, int | None]:
-    """Return the decision by the drop in accuracy on a task, and the rows that would settle an inconclusive one.
+) -> Reason:
+    """Return the decision by the drop in accuracy on a task.
 
     Args:
         pair: the answers compared row by row, see `paired`.
@@ -194,20 +193,21 @@ def decide_accuracy(
     if nearest is not None and change["low"] <= -max_drop:
         text += f"; {nearest * 100:.1f} pp would pass"
     if change["high"] < -max_drop and _is_worse(pair):
-        return Reason(NO, text, nearest=nearest, unbroken=_nearest_drop(change["high"])), None
+        return Reason(NO, text, nearest=nearest, unbroken=_nearest_drop(change["high"]))
     if labels_present == 1:
-        return Reason(INCONCLUSIVE, f"{text}; all rows have one label; rows with other labels are needed"), None
+        return Reason(INCONCLUSIVE, f"{text}; all rows have one label; rows with other labels are needed")
     if has_copies:
-        return Reason(INCONCLUSIVE, f"{text}; many rows are duplicates, which add no evidence"), None
+        return Reason(INCONCLUSIVE, f"{text}; many rows are duplicates, which add no evidence")
     if change["low"] > -max_drop:
-        return Reason(SHIP, text), None
+        return Reason(SHIP, text)
     rows = stats.rows_to_settle(pair["broken"], pair["fixed"], pair["rows"], max_drop)
     if rows is None:
         text += "; more rows will not settle it: the measured drop equals the limit"
-        return Reason(INCONCLUSIVE, text, nearest=nearest), None
+        return Reason(INCONCLUSIVE, text, nearest=nearest)
     # If the drop is so large that only the exact test is still open, a few more rows settle it.
     rows = max(rows, pair["rows"] + 1)
-    return Reason(INCONCLUSIVE, f"{text}; about {rows:,} labelled rows would settle it", nearest=nearest), rows
+    text += f"; about {rows:,} labelled rows would settle it"
+    return Reason(INCONCLUSIVE, text, nearest=nearest, rows_needed=rows)
 
 
 def _nearest_drop(low: float) -> float | None:
@@ -384,8 +384,8 @@ def _sentence(receipt: Mapping[str, Any], decided: Mapping[str, BackendVerdict],
             parts.append(f"Not {TITLES[name]}: {reason}.")
         elif verdict.decision == INCONCLUSIVE:
             rows = verdict.rows_needed
-            parts.append(f"{TITLES[name]} is inconclusive: ")
-            parts[-1] += f"about {rows:,} labelled rows would settle it." if rows else f"{reason}."
+            why = f"about {rows:,} labelled rows would settle it" if rows else reason
+            parts.append(f"{TITLES[name]} is inconclusive: {why}.")
     return " ".join(parts)
 
 

@@ -300,15 +300,9 @@ function csvCell(value) {
 
 /** Ask a text of a row in the view "Try". @param {string[]} texts */
 function ask(texts) {
-  for (const [at, id] of ["text", "second"].entries()) {
-    const box = document.querySelector(`#${id} textarea`);
-    if (!box || at >= texts.length) continue;
-    Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value").set.call(box, texts[at]);
-    box.dispatchEvent(new Event("input", { bubbles: true }));
-  }
   [...document.querySelectorAll('button[role="tab"]')].find((tab) => tab.textContent.trim() === "Try")?.click();
-  // Gradio learns of the new text first.
-  requestAnimationFrame(() => requestAnimationFrame(() => { document.getElementById("classify")?.click(); scrollTo(0, 0); }));
+  window.triptych.ask(texts);
+  scrollTo(0, 0);
 }
 
 /** Wait for the place of the table, which Gradio draws some time after the event that fills it. @param {string} url */

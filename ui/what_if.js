@@ -270,6 +270,7 @@ document.addEventListener("change", ({ target }) => {
 });
 // For the events of the page, see what_if.py.
 window.triptych = {
+  ask,
   open: openLink,
   answered: () => setTimeout(answered),
 };

@@ -23,9 +23,9 @@ from inference.formats.identity import content_key
 from inference.jobs import Cancelled
 from inference.loading import Models
 from ui import render
+from ui.answer import MANY, TOP
 from ui.look import CORRECTIONS
 
-MANY, TOP = 8, 5  # a task with more labels shows those that moved most, and every predicted one
 SCRIPT = "\n".join(
     path.read_text(encoding="utf-8")
     for path in (Path(__file__).with_name("share.js"), CORRECTIONS, Path(__file__).with_name("what_if.js"))
@@ -152,7 +152,7 @@ class Change:
     predictions: Mapping[str, tuple[Prediction, Prediction]]
     """The prediction for the pinned text, and the one now."""
     labels: list[str]
-    """Those to show, the one that moved most first; none if no label moved."""
+    """Those to show, the one that moved most first, and every predicted one; none if no label moved."""
     rest: int = 0
     """The number of the other labels."""
     rest_moved: float = 0.0

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 
 from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from inference.api.middleware import path_of
+from inference.api.middleware import path_of, whole_answer
 
 # About the library's own file, whole and as it is.
 LEFT_OUT = (b"accept-encoding", b"if-none-match", b"if-modified-since", b"range")
@@ -31,15 +31,8 @@ class CompletedPages:
         if scope["type"] != "http" or scope["method"] != "GET" or not self._pages.fullmatch(path_of(scope)):
             await self.app(scope, receive, send)
             return
-        messages: list[Message] = []
-
-        async def collect(message: Message) -> None:
-            if message["type"] in ("http.response.start", "http.response.body"):
-                messages.append(message)
-
         headers = [pair for pair in scope["headers"] if pair[0] not in LEFT_OUT]
-        await self.app({**scope, "headers": headers}, receive, collect)
-        start, content = messages[0], b"".join(message.get("body", b"") for message in messages[1:])
+        start, content = await whole_answer(self.app, {**scope, "headers": headers}, receive)
         answered = MutableHeaders(raw=list(start["headers"]))
         if answered.get("content-type", "").startswith("text/html"):
             content = self._complete(content.decode()).encode()

@@ -150,3 +150,15 @@ def path_of(scope: Scope) -> str:
     """Return the path within the application, without the path it is mounted at."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
+
+
+async def whole_answer(app: ASGIApp, scope: Scope, receive: Receive) -> tuple[Message, bytes]:
+    """Return the start and the body of what an app answers, without its messages for debugging; nothing is sent."""
+    messages: list[Message] = []
+
+    async def collect(message: Message) -> None:
+        if message["type"] in ("http.response.start", "http.response.body"):
+            messages.append(message)
+
+    await app(scope, receive, collect)
+    return messages[0], b"".join(message.get("body", b"") for message in messages[1:])

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inference.api.middleware import SEGMENT, path_of
+from inference.api.middleware import SEGMENT, path_of, whole_answer
 
 MAX_KEPT_BYTES = 32_000_000  # of all packed files; Gradio and Streamlit have some hundred, with a few MB
 CHUNK_BYTES = 65_536  # a slow reader holds no more than this of a file
@@ -60,13 +60,7 @@ class PackedFiles:
         async with self._packing:
             if path in self._kept:
                 return self._kept[path]
-            messages: list[Message] = []
-
-            async def collect(message: Message) -> None:
-                messages.append(message)
-
-            await self.app(scope, receive, collect)
-            start, content = messages[0], b"".join(message.get("body", b"") for message in messages[1:])
+            start, content = await whole_answer(self.app, scope, receive)
             _add_headers(path, start)
             if start["status"] == 200:
                 content = await asyncio.to_thread(gzip.compress, content, mtime=0)

@@ -77,9 +77,10 @@ class LabelFields:
             unknown = right[name].unknown if name in right else {}
             if is_new or unknown:
                 is_shown = 0 < len(unknown) <= MAX_UNKNOWN
-                shown[use] = gr.update(visible=is_shown, value=False)
+                shown[use] = gr.update(visible=is_shown)
                 shown[text] = gr.update(visible=is_shown)
                 if is_new:
+                    shown[use]["value"] = False
                     shown[text]["value"] = map_as_text(unknown, self._tasks[name]) if is_shown else ""
         return shown
 

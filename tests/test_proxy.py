@@ -115,13 +115,13 @@ def test_page_dashboard_and_api_work_below_a_path(server: Started, upload: Calla
         page.locator("#text textarea").press("Enter")
         page.locator("td.int8[data-task=sentiment]").get_by_text("positive").wait_for()
         assert page.get_by_role("alert").count() == 0
-        page.get_by_role("link", name="Compare the runtimes").click()
+        page.get_by_role("link", name="Compare", exact=True).click()
         page.locator(".answer").wait_for()
         assert page.url == f"{site}/dashboard/"
         page.get_by_text("Method", exact=True).first.click()
         page.wait_for_url(f"{site}/dashboard/method")
         page.reload()
-        page.get_by_role("link", name="Try the classifier").click()
+        page.get_by_role("link", name="Try", exact=True).click()
         page.locator("#text textarea").wait_for()
         assert page.url == f"{site}/"
         page.close()

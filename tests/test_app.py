@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import os
 import signal
 import socket
@@ -424,6 +425,15 @@ def test_unwanted_job_leaves_its_lane() -> None:
             raise AssertionError("it had a turn")
 
 
+SESSION: Any = SimpleNamespace(session_hash="a", client=None)
+
+
+def question(page: Page, text: str, backend: str) -> list[Any]:
+    """What the page's inputs hold when this text is asked."""
+    thresholds = [task.threshold for task in page._models.bundle.tasks.values()]
+    return [text, "", backend, *thresholds, False, *(widget.value for widget in page.why.inputs), 1]
+
+
 def test_details_of_the_text_before_go_if_the_chosen_runtime_fails() -> None:
     given = models()
     page = Page(given, "int8")
@@ -436,7 +446,16 @@ def test_details_of_the_text_before_go_if_the_chosen_runtime_fails() -> None:
         return answer(text, backend, *rest)
 
     given.answer = failing  # type: ignore[method-assign]
-    thresholds = [task.threshold for task in given.bundle.tasks.values()]
-    asked = ["bad", "", "pytorch", *thresholds, False, *(widget.value for widget in page.why.inputs), 1]
-    *_, last = page._ask(SimpleNamespace(session_hash="a", client=None), *asked)  # type: ignore[arg-type]
+    *_, last = page._ask(SESSION, *question(page, "bad", "pytorch"))
     assert last[page.details.panels] == gr.update(visible=False)
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("", 99), ("bad", 0), ("bad", 1), ("bad", 7)])
+def test_question_without_an_answer_sets_no_output_to_null(text: str, wanted: int) -> None:
+    """Gradio does, of a generator that yields nothing. The question is unwanted after `wanted` looks."""
+    page = Page(models(), "int8")
+    looks = itertools.count(1)
+    page._is_wanted = lambda request: next(looks) <= wanted  # type: ignore[method-assign]
+    updates = list(page._ask_again(SESSION, *question(page, text, "int8")))
+    assert updates
+    assert None not in updates[-1].values()

@@ -126,13 +126,9 @@ def test_labels_cannot_break_out_of_the_comparison_or_of_what_the_browser_reads(
 # --- The words of an explanation
 
 
-def pin_by_dropping(visit: Visit, word: str) -> None:
-    visit.page.locator("#why .words [data-at]").get_by_text(word).first.click()
-
-
 def test_click_on_a_word_drops_it_and_the_pinned_text_is_one_click_away(visit: Visit) -> None:
     visit.ask("good film, bad")
-    pin_by_dropping(visit, "good")
+    visit.page.locator("#why .words[data-text='good film, bad'] [data-at]").get_by_text("good").click()
     sync_api.expect(visit.box).to_have_value("film, bad")
     changed = visit.page.locator("#changes table")
     changed.get_by_text("was positive").first.wait_for()
@@ -142,6 +138,16 @@ def test_click_on_a_word_drops_it_and_the_pinned_text_is_one_click_away(visit: V
     visit.see("The text is the pinned one")
     visit.page.get_by_role("button", name="Unpin").click()
     sync_api.expect(visit.page.locator("#pinned .pinned")).to_be_hidden()
+
+
+def test_words_of_the_text_before_cannot_be_dropped_while_a_newer_one_is_asked(visit: Visit) -> None:
+    visit.ask("good film")
+    words = visit.page.locator("#why .words[data-text='good film']")
+    words.wait_for()
+    for is_waiting, text in ((True, "good film"), (False, "film")):
+        words.evaluate("(words, on) => words.closest('.why').classList.toggle('waiting', on)", is_waiting)
+        words.get_by_text("good").dispatch_event("click")
+        assert visit.box.input_value() == text
 
 
 def test_the_keys_alone_reach_a_word_drop_it_and_replace_it(visit: Visit) -> None:

@@ -210,6 +210,8 @@ class Page:
         settings = [self.runtime, *self.thresholds, self.wants_why, *self.why.inputs, number]
         self.inputs = [*self.texts, *self.what_if.pinned, *settings]
         shown = [self.comparison, self.why.result, *self.details.outputs, *self.what_if.outputs]
+        # Of a generator that yields nothing, Gradio sets every output to null, at which its Label stops the page.
+        self._nothing: dict[Any, Any] = {self.comparison: gr.skip()}
         # Each replaces the question before: `always_last`, Gradio's way, would wait for its answer.
         newest: dict[str, Any] = {**private, "trigger_mode": "multiple"}
         asking = [*(box.submit for box in self.texts), self.classify.click, self.again.change]
@@ -284,15 +286,19 @@ class Page:
                 yield dict(shown)
             self._keep(question, passes, shown)
         except Cancelled:
-            return
+            if not shown:
+                yield self._nothing
         except InferenceError as error:
             html = f'<div data-asked="{question.number}">{render.message(error)}</div>'
-            yield {self.comparison: html, self.why.result: "", **self.details.hide(), **self.what_if.hide()}
+            shown |= {self.comparison: html, self.why.result: "", **self.details.hide(), **self.what_if.hide()}
+            yield shown
 
     def _ask_again(self, request: gr.Request, *values: Any) -> Iterator[dict[Any, Any]]:
         """Ask again after a change of a setting; without a text, do nothing."""
         if any(text and text.strip() for text in values[: len(self.texts)]):
             yield from self._ask(request, *values)
+        else:
+            yield self._nothing
 
     def _explain_again(self, request: gr.Request, *values: Any) -> dict[Any, Any]:
         """Explain again after a change of what is to be explained; without a text, or closed, do nothing."""

@@ -4,6 +4,7 @@
  */
 
 const MAX_SHOWN = 300; // characters of the pinned text
+const WORD = "#why .why:not(.waiting) [data-at]"; // of the newest question's explanation
 
 /** @param {string} selector @returns {any} */
 const one = (selector) => document.querySelector(selector);
@@ -233,13 +234,13 @@ const DO = {
 document.addEventListener("click", ({ target }) => {
   const button = target.closest?.("[data-do]");
   if (button) DO[button.dataset.do](button);
-  const word = target.closest?.("#why [data-at]");
+  const word = target.closest?.(WORD);
   if (word && !String(getSelection())) drop(word);
   setTimeout(remember, 100);
 });
 document.addEventListener("keydown", (event) => {
   isTouched = true;
-  const word = event.target.closest?.("#why [data-at]");
+  const word = event.target.closest?.(WORD);
   if (!word || event.altKey || event.ctrlKey || event.metaKey) return;
   if (event.key === "Enter" || event.key === " ") drop(word);
   else if (/^(Arrow|Home|End)/.test(event.key)) moveTo(word, event.key);

@@ -37,9 +37,9 @@ from inference.backends import BACKENDS
 from inference.formats.bundle import Task
 from inference.jobs import Cancelled, Lane
 from inference.loading import Models
-from ui import gate, render, scoring, start
+from ui import answer, gate, render, scoring, start
 from ui.files import temporary_files
-from ui.page import ANSWERING, LIMITS, Page, as_json, build
+from ui.page import ANSWERING, LIMITS, Page, build
 from ui.recorded import RECEIPTS
 from ui.site import CONTENT, mount_page
 
@@ -187,10 +187,10 @@ def test_compare_answers_if_a_backend_cannot_be_opened() -> None:
         return fakes.classifier(fakes.FakeBackend(name))
 
     given = Models(fakes.bundle(), open_one)
-    answer = given.compare("good", None)
-    assert as_json(answer["pytorch"]) == {"error": "PyTorch is <not> installed."}
-    assert isinstance(answer["int8"], Answer)
-    html = render.side_by_side(given.bundle, answer)
+    answers = given.compare("good", None)
+    assert answer.as_json(answers["pytorch"]) == {"error": "PyTorch is <not> installed."}
+    assert isinstance(answers["int8"], Answer)
+    html = render.side_by_side(given.bundle, answers)
     assert "nothing to compare" in html
     assert "PyTorch is &lt;not&gt; installed." in html
 

@@ -37,7 +37,7 @@ from inference.formats.examples import Example
 from inference.formats.identity import content_key
 from inference.loading import Models
 from ui import why
-from ui.page import as_text
+from ui.endpoints import as_text
 from ui.start import ServerSettings
 
 PREMISE, HYPOTHESIS = "it was so good", "a bad lamp, twice!"

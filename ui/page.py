@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +21,9 @@ from inference.formats.examples import offered
 from inference.jobs import Cancelled, Lane
 from inference.loading import Models
 from ui import render, why
-from ui.answer import Details, as_json
+from ui.answer import Details
 from ui.asking import PASSES, Answers, Newest, Timed, ask_all
+from ui.endpoints import address_of, as_text, publish
 from ui.recorded import RECEIPTS, find_recorded
 from ui.scoring import ScoreTab
 from ui.what_if import Api, WhatIf
@@ -105,7 +105,6 @@ class Page:
         self._models = models
         self._backend = backend
         self._lent = lent
-        self._answer = lent.answer if lent else models.answer
         self._explaining = Lane(LIMITS.max_explanations, MAX_EXPLANATIONS_PER_ADDRESS, why.BUSY)
         self._newest = Newest()
         recorded = find_recorded(models.bundle, receipts)
@@ -135,7 +134,8 @@ class Page:
             with gr.Accordion(heading, open=False, elem_id="about"):
                 gr.HTML(render.about(models.bundle, models.sizes, models.parity))
             self._connect()
-            self._publish(backend)
+            answer = lent.answer if lent else models.answer
+            publish(models, backend, answer, self._explaining, self._is_wanted, self._lane)
 
     def _draw_question(self) -> None:
         takes_pairs = self._models.bundle.pairs
@@ -366,85 +366,3 @@ class Page:
                     content = component.postprocess(value)
                     component.value = content.model_dump() if hasattr(content, "model_dump") else content
         self.blocks.config = self.blocks.get_config_file()
-
-    def _publish(self, default: str) -> None:
-        """Add the public endpoints. Gradio shows their docstrings under "Use via API"."""
-        models, answer = self._models, self._answer
-
-        def predict(
-            request: gr.Request,
-            text: str,
-            backend: str = default,
-            threshold: float | None = None,
-            second_text: str | None = None,
-        ) -> dict[str, Any]:
-            """Classify a text: label, confidence, every score and whether it is uncertain, per task; and the timing.
-
-            Args:
-                text: the text to classify.
-                backend: "pytorch", "onnx" or "int8".
-                threshold: confidence below which an answer is uncertain; null for the model's own per task.
-                second_text: of a pair, for a model that takes pairs.
-            """
-            with client_errors():
-                asked = as_text(text, second_text)
-                return as_json(answer(asked, backend, threshold, partial(self._is_wanted, request)))
-
-        def compare(
-            request: gr.Request, text: str, threshold: float | None = None, second_text: str | None = None
-        ) -> dict[str, Any]:
-            """Classify a text on every backend, each as in /predict; {"error": …} for one that cannot answer.
-
-            Args:
-                text: the text to classify.
-                threshold: confidence below which an answer is uncertain; null for the model's own per task.
-                second_text: of a pair, for a model that takes pairs.
-            """
-            with client_errors():
-                answers = models.compare(as_text(text, second_text), threshold, partial(self._is_wanted, request))
-                return {name: as_json(answer) for name, answer in answers.items()}
-
-        def explain(
-            request: gr.Request,
-            text: str,
-            task: str | None = None,
-            label: str | None = None,
-            method: str = "occlusion",
-            backend: str = default,
-            second_text: str | None = None,
-        ) -> dict[str, Any]:
-            """Explain a label: what each word of the text adds to its log-odds, and what to know about the figures.
-
-            Args:
-                text: the text to explain.
-                task: optional if the model has only one.
-                label: null for the predicted label.
-                method: "occlusion", or "integrated_gradients" on PyTorch.
-                backend: "pytorch", "onnx" or "int8".
-                second_text: of a pair, for a model that takes pairs.
-            """
-            is_wanted = partial(self._is_wanted, request)
-            with client_errors(), self._explaining.turn(is_wanted, address_of(request)):
-                return models.explain(as_text(text, second_text), backend, task, label, method, is_wanted).to_dict()
-
-        for endpoint in (explain, predict, compare):
-            gr.api(endpoint, api_name=endpoint.__name__, **self._lane)
-
-
-def as_text(first: str, second: str | None = None) -> Text:
-    """Return what two text boxes hold: a pair, or a single text if the second is empty."""
-    return first if second is None or (isinstance(second, str) and not second.strip()) else (first, second)
-
-
-@contextmanager
-def client_errors() -> Iterator[None]:
-    """Send the message of an InferenceError to the client."""
-    try:
-        yield
-    except InferenceError as error:
-        raise gr.Error(str(error), print_exception=False) from error
-
-
-def address_of(request: gr.Request) -> str:
-    """Return the address that a question comes from."""
-    return request.client.host if request.client else ""

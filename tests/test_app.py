@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import itertools
 import os
 import signal
 import socket
@@ -14,8 +13,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import fakes
 import gradio as gr
@@ -31,7 +28,7 @@ from ports import free_port
 from threads import PATIENCE_S, running
 
 import app
-from inference import Answer, Classifier, InferenceError, InputError, MissingDependencyError
+from inference import Answer, Classifier, InputError, MissingDependencyError
 from inference.api.front import Access
 from inference.backends import BACKENDS
 from inference.formats.bundle import Task
@@ -39,7 +36,7 @@ from inference.jobs import Cancelled, Lane
 from inference.loading import Models
 from ui import answer, gate, render, scoring, start
 from ui.files import temporary_files
-from ui.page import ANSWERING, LIMITS, Page, build
+from ui.page import ANSWERING, LIMITS, build
 from ui.recorded import RECEIPTS
 from ui.site import CONTENT, mount_page
 
@@ -423,39 +420,3 @@ def test_unwanted_job_leaves_its_lane() -> None:
             raise AssertionError("it had a turn")
         with pytest.raises(Cancelled), lane.turn(lambda: False):  # the first one's place is free
             raise AssertionError("it had a turn")
-
-
-SESSION: Any = SimpleNamespace(session_hash="a", client=None)
-
-
-def question(page: Page, text: str, backend: str) -> list[Any]:
-    """What the page's inputs hold when this text is asked."""
-    thresholds = [task.threshold for task in page._models.bundle.tasks.values()]
-    return [text, "", backend, *thresholds, False, *(widget.value for widget in page.why.inputs), 1]
-
-
-def test_details_of_the_text_before_go_if_the_chosen_runtime_fails() -> None:
-    given = models()
-    page = Page(given, "int8")
-    page._is_wanted = lambda request: True  # type: ignore[method-assign]
-    answer = given.answer
-
-    def failing(text: Any, backend: str, *rest: Any) -> Answer:
-        if backend == "pytorch":
-            raise InferenceError("PyTorch does not open.")
-        return answer(text, backend, *rest)
-
-    given.answer = failing  # type: ignore[method-assign]
-    *_, last = page._ask(SESSION, *question(page, "bad", "pytorch"))
-    assert last[page.details.panels] == gr.update(visible=False)
-
-
-@pytest.mark.parametrize(("text", "wanted"), [("", 99), ("bad", 0), ("bad", 1), ("bad", 7)])
-def test_question_without_an_answer_sets_no_output_to_null(text: str, wanted: int) -> None:
-    """Gradio does, of a generator that yields nothing. The question is unwanted after `wanted` looks."""
-    page = Page(models(), "int8")
-    looks = itertools.count(1)
-    page._is_wanted = lambda request: next(looks) <= wanted  # type: ignore[method-assign]
-    updates = list(page._ask_again(SESSION, *question(page, text, "int8")))
-    assert updates
-    assert None not in updates[-1].values()

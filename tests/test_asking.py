@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import fakes
+import gradio as gr
 import pytest
 from conftest import ROOT
 from test_app import models
@@ -20,6 +24,7 @@ from inference.jobs import Cancelled
 from inference.loading import Models
 from ui import asking
 from ui.asking import PASSES, Newest, Timed, ask_all, timed
+from ui.page import Page
 from ui.recorded import find_recorded
 
 DEMO = ROOT / "assets" / "models" / "demo"
@@ -135,3 +140,42 @@ def test_damaged_measurement_does_not_hide_another(tmp_path: Path) -> None:
     recorded = find_recorded(bundle, [tmp_path])
     assert recorded
     assert recorded.name == "c"
+
+
+# --- The page
+
+
+SESSION: Any = SimpleNamespace(session_hash="a", client=None)
+
+
+def question(page: Page, text: str, backend: str) -> list[Any]:
+    """What the page's inputs hold when this text is asked."""
+    thresholds = [task.threshold for task in page._models.bundle.tasks.values()]
+    return [text, "", backend, *thresholds, False, *(widget.value for widget in page.why.inputs), 1]
+
+
+def test_details_of_the_text_before_go_if_the_chosen_runtime_fails() -> None:
+    given = models()
+    page = Page(given, "int8")
+    page._is_wanted = lambda request: True  # type: ignore[method-assign]
+    answer = given.answer
+
+    def failing(text: Any, backend: str, *rest: Any) -> Answer:
+        if backend == "pytorch":
+            raise InferenceError("PyTorch does not open.")
+        return answer(text, backend, *rest)
+
+    given.answer = failing  # type: ignore[method-assign]
+    *_, last = page._ask(SESSION, *question(page, "bad", "pytorch"))
+    assert last[page.details.panels] == gr.update(visible=False)
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("", 99), ("bad", 0), ("bad", 1), ("bad", 7)])
+def test_question_without_an_answer_sets_no_output_to_null(text: str, wanted: int) -> None:
+    """Gradio does, of a generator that yields nothing. The question is unwanted after `wanted` looks."""
+    page = Page(models(), "int8")
+    looks = itertools.count(1)
+    page._is_wanted = lambda request: next(looks) <= wanted  # type: ignore[method-assign]
+    updates = list(page._ask_again(SESSION, *question(page, text, "int8")))
+    assert updates
+    assert None not in updates[-1].values()

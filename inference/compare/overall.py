@@ -14,6 +14,7 @@ from typing import Any
 
 from inference.backends import RUNTIMES, TITLES
 from inference.calls.formatting import joined, points, times
+from inference.compare.caveats import caveats
 from inference.compare.results import unmeasured
 from inference.compare.verdict import (
     INCONCLUSIVE,
@@ -22,7 +23,6 @@ from inference.compare.verdict import (
     Reason,
     ShipLimits,
     accuracy_reasons,
-    caveats,
     cost_reasons,
     flips_reason,
     is_same,

@@ -16,6 +16,7 @@ from inference.errors import ChangedModelError, InferenceError, without_folders
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
 from inference.formats.identity import check_content, check_same, content_key
+from inference.formats.identity import weights as weights
 from inference.formats.pairs import read_pairs
 
 Written = tuple[tuple[str, int, int], ...]
@@ -92,11 +93,6 @@ def described() -> Bundle | None:
 def named() -> Bundle | None:
     """Return the served model if TRIPTYCH_MODEL names it, else None."""
     return described() if os.environ.get("TRIPTYCH_MODEL") else None
-
-
-def weights(files: Mapping[str, str]) -> dict[str, str]:
-    """Return the files without each config.json, which holds labels and settings."""
-    return {name: digest for name, digest in files.items() if Path(name).name != "config.json"}
 
 
 def renamed_labels(receipt: Mapping[str, Any], bundle: Bundle) -> list[tuple[str, str]]:

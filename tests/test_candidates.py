@@ -14,8 +14,8 @@ from conftest import Tiny
 
 from inference.commands.main import main
 from inference.compare import benchmark
-from inference.compare.candidates import ModelVerdict, decide_models
-from inference.compare.receipt import write_receipt
+from inference.compare.candidates import ModelVerdict, decide_models, decide_pair
+from inference.compare.receipt import seal, write_receipt
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, ShipLimits
 from inference.errors import InputError
 
@@ -30,6 +30,16 @@ def model(rows: int = ROWS, wrong: int = 500, fixed: int = 0, broken: int = 0, *
     good = [i for i in range(rows) if true[i] == given[i]][:broken]
     answers = made.flip(given, {*bad, *good})
     return made.receipt(true, {"pytorch": answers, "int8": answers}, **options)
+
+
+def of_another(receipt: Any, digest: str = "9") -> Any:
+    """The same measurement, of other weights."""
+    return seal({**receipt, "model": {**receipt["model"], "files": {"heads.safetensors": digest * 64}}})
+
+
+def later(receipt: Any) -> Any:
+    """The same measurement, made at another time."""
+    return seal({**receipt, "created": "2026-02-03T04:05:06Z"})
 
 
 def verdict(a: Any, b: Any, backend: str | None = "int8", **limits: Any) -> ModelVerdict:
@@ -63,8 +73,7 @@ def test_equal_model_may_replace_the_first_without_gain() -> None:
 def test_faster_model_ships_and_its_speed_can_be_required() -> None:
     result = verdict(model(), model(ms=FAST), min_speedup=1.5)
     assert result.decision == SHIP
-    assert "2.0" in result.sentence
-    assert "times as fast;" in result.sentence
+    assert "2.0× as fast;" in result.sentence
     assert verdict(model(), model(), min_speedup=1.5).decision == NO
 
 
@@ -74,7 +83,7 @@ def test_backends_are_those_that_each_model_would_ship() -> None:
 
 
 def test_speeds_of_different_machines_are_not_compared() -> None:
-    other = model(ms=FAST)
+    other = of_another(model(ms=FAST))
     other["machine"]["cpu"] = "another"
     result = verdict(model(), other, min_speedup=1.5)
     assert result.decision == INCONCLUSIVE
@@ -88,7 +97,7 @@ def test_labels_in_another_order_are_matched_by_name() -> None:
     swapped = made.receipt([1 - i for i in true], {"pytorch": turned, "int8": turned}, labels=("yes", "no"))
     result = verdict(model(), swapped)
     assert result.decision == SHIP
-    assert "accuracy mood 0 pp" in result.sentence
+    assert "accuracy mood numerically the same" in result.sentence
 
 
 def test_only_rows_that_both_have_are_compared() -> None:
@@ -96,10 +105,14 @@ def test_only_rows_that_both_have_are_compared() -> None:
     for values in (half["data"]["row_numbers"], half["data"]["labels"]["mood"]):
         del values[: ROWS // 2]
     for entry in half["backends"].values():
-        del entry["predictions"]["mood"]["label_ids"][: ROWS // 2]
+        for values in (entry["predictions"]["mood"][key] for key in ("label_ids", "confidence")):
+            del values[: ROWS // 2]
     result = verdict(model(), half)
-    assert result.caveats == ["Accuracy is compared on the 2,500 rows that both measurements have."]
-    assert "0 pp" in result.sentence
+    assert result.caveats == [
+        "Speeds are not compared: other rows were timed.",
+        "Accuracy is compared on the 2,500 rows that both measurements have.",
+    ]
+    assert "numerically the same" in result.sentence
 
 
 def test_incomparable_measurements_are_refused_with_the_reason() -> None:
@@ -110,7 +123,7 @@ def test_incomparable_measurements_are_refused_with_the_reason() -> None:
     disagreeing = model()
     disagreeing["data"]["labels"]["mood"] = [1 - i for i in disagreeing["data"]["labels"]["mood"]]
     for receipt, message in [
-        (other_file, "measured on different files"),
+        (other_file, "measurements are of different files"),
         (other_rows, "0 rows in common"),
         (other_labels, "different labels for mood"),
         (other_task, r"no task in common \(mood; x, y\)"),
@@ -124,7 +137,7 @@ def test_incomparable_measurements_are_refused_with_the_reason() -> None:
 
 def test_command_has_the_exit_code_of_the_decision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
-    for path, receipt in zip(paths, (model(), model(fixed=20, broken=80)), strict=True):
+    for path, receipt in zip(paths, (model(), of_another(model(fixed=20, broken=80))), strict=True):
         write_receipt(receipt, path)
     a, b = map(str, paths)
     assert main(["verdict", a, b, "--backend", "int8"]) == 1
@@ -133,6 +146,62 @@ def test_command_has_the_exit_code_of_the_decision(tmp_path: Path, capsys: pytes
     assert f"{b} (INT8) in place of {a} (INT8): NO" in out
     assert main(["verdict", b, a, "--backend", "int8", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["decision"] == SHIP
+
+
+def test_of_one_model_measured_twice_each_runtime_is_compared_with_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    true, given = made.answers(ROWS, 500)
+    right = [i for i in range(ROWS) if true[i] == given[i]]
+    before = made.receipt(true, {"pytorch": given, "int8": given})
+    after = made.receipt(true, {"pytorch": given, "int8": made.flip(given, right[:100])})
+    after["versions"]["torch"] = "2.14.0"
+    paths = [tmp_path / "before.json", tmp_path / "after.json"]
+    for path, receipt in zip(paths, (before, seal(after)), strict=True):
+        write_receipt(receipt, path)
+    a, b = map(str, paths)
+    assert main(["verdict", a, b]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("Both measurements are of one model, made: each runtime is compared with itself.\nChanged: ")
+    assert "torch version 2.13.0 → 2.14.0" in out
+    assert f"{b} (PyTorch) in place of {a} (PyTorch): SHIP" in out
+    assert f"mood: numerically the same as {a} (PyTorch): all 5,000 labels are equal, and no confidence" in out
+    assert f"{b} (INT8) in place of {a} (INT8): NO" in out
+    assert main(["verdict", a, b, "--backend", "pytorch", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [one["second"]["backend"] for one in content["runtimes"]] == ["pytorch"]
+    assert main(["verdict", a, a]) == 2
+    assert "This is one measurement, named twice" in capsys.readouterr().err
+
+
+def test_speed_of_one_model_is_compared_across_threads_and_machines_because_they_are_the_change() -> None:
+    other = later(model(ms=made.MS | {"pytorch": 1.0}))
+    other["machine"]["cpu"] = "another"
+    other["settings"]["threads"] = 1
+    first, second = decide_pair(model(), other, ShipLimits(min_speedup=2))
+    assert (first.decision, second.decision) == (SHIP, NO)
+    assert "12.0× as fast" in first.sentence
+    assert "speed-up is known" in verdict(model(), of_another(other), min_speedup=2).reasons[-1].text
+
+
+def test_few_rows_settle_it_if_every_answer_is_the_same() -> None:
+    assert verdict(model(60, 6), model(60, 6)).decision == SHIP
+    moved = model(60, 6)
+    moved["backends"]["int8"]["predictions"]["mood"]["confidence"][0] -= 0.001
+    assert verdict(model(60, 6), moved).decision == INCONCLUSIVE
+
+
+def test_runtimes_of_one_model_are_measured_together() -> None:
+    true, given = made.answers(ROWS, 500)
+    alone = [made.receipt(true, {name: given}) for name in ("pytorch", "int8")]
+    with pytest.raises(InputError, match=r"no runtime in common \(PyTorch; INT8\).* compare --backends pytorch,int8"):
+        decide_pair(*alone, ShipLimits())
+
+
+def test_runtime_that_is_compared_without_times_is_said_to_be_a_default() -> None:
+    untimed = [made.without_speed(receipt) for receipt in (model(), of_another(model(fixed=80)))]
+    assert "so PyTorch is compared. Name another" in decide_pair(*untimed, ShipLimits())[0].caveats[-1]
+    assert len(decide_pair(*untimed, ShipLimits(), "int8")[0].caveats) == 1
 
 
 @pytest.mark.slow
@@ -151,6 +220,6 @@ def test_several_models_are_measured_on_the_same_rows_in_one_go(
     assert sorted(path.name for path in out.iterdir()) == [f"1-{tiny.folder.name}.json", "2-again.json"]
     assert f"| 1-{tiny.folder.name} | PyTorch |" in printed
     assert "| 2-again | PyTorch |" in printed
-    assert "Not settled between 1-" in printed
+    assert "2-again (PyTorch) may replace 1-" in printed
     assert main(["compare", *models]) == 2
     assert "Several models need --data" in capsys.readouterr().err

@@ -70,7 +70,12 @@ def add(commands: Any) -> None:
         "Decide SHIP, NO or INCONCLUSIVE (exit code 0, 1 or 3) per backend, or whether one model may replace another.",
     )
     p.add_argument("receipt", type=Path)
-    p.add_argument("candidate", type=Path, nargs="?", help="of another model, measured on the same rows")
+    p.add_argument(
+        "candidate",
+        type=Path,
+        nargs="?",
+        help="of another model, or of this one after a change, measured on the same rows",
+    )
     add_limits(p)
     p.add_argument(
         "--backend",
@@ -181,7 +186,7 @@ def compare_command(args: argparse.Namespace) -> None:
 
 
 def _compare_models(args: argparse.Namespace) -> None:
-    from inference.compare.candidates import decide_models
+    from inference.compare.candidates import decide_pair
     from inference.compare.summary import leaderboard
     from inference.compare.verdict import ShipLimits
 
@@ -198,8 +203,9 @@ def _compare_models(args: argparse.Namespace) -> None:
     named = [receipt["model"]["name"] for receipt in receipts]
     named = named if len({*named}) == len(named) else [out.stem for out in outs]
     verdicts = [
-        decide_models(receipts[0], receipt, ShipLimits(), names=(named[0], name))
+        verdict
         for receipt, name in zip(receipts[1:], named[1:], strict=True)
+        for verdict in decide_pair(receipts[0], receipt, ShipLimits(), names=(named[0], name))
     ]
     if args.json:
         print_json(
@@ -253,7 +259,7 @@ def verdict_command(args: argparse.Namespace) -> int:
 
     receipt = read_receipt(args.receipt)
     if args.candidate is not None:
-        return _verdict_on_models(args, receipt)
+        return _verdict_on_pair(args, receipt)
     if args.backend and args.backend not in receipt["settings"]["backends"]:
         raise InputError(f"{args.receipt} has no {args.backend}; it has {', '.join(receipt['settings']['backends'])}.")
     verdict = decide(receipt, ship_limits(args))
@@ -279,21 +285,34 @@ def verdict_command(args: argparse.Namespace) -> int:
     return code
 
 
-def _verdict_on_models(args: argparse.Namespace, receipt: dict[str, Any]) -> int:
-    from inference.compare.candidates import decide_models
+def _verdict_on_pair(args: argparse.Namespace, receipt: dict[str, Any]) -> int:
+    """Print the verdict on the second model, or of one model measured twice on each of its runtimes."""
+    from inference.compare.candidates import decide_pair, is_one_model
+    from inference.compare.diff import setting_changes
     from inference.compare.receipt import read_receipt
+    from inference.compare.verdict import EXIT_CODES, worst
 
+    candidate = read_receipt(args.candidate)
     names = str(args.receipt), str(args.candidate)
-    verdict = decide_models(receipt, read_receipt(args.candidate), ship_limits(args), args.backend, names)
+    verdicts = decide_pair(receipt, candidate, ship_limits(args), args.backend, names)
+    code = EXIT_CODES[worst(verdict.decision for verdict in verdicts)]
+    is_one = is_one_model(receipt, candidate)
     if args.json:
-        print_json(asdict(verdict) | {"exit_code": verdict.exit_code})
-        return verdict.exit_code
-    print(f"{verdict.sentence}\n\n{verdict.second} in place of {verdict.first}: {verdict.decision}")
-    for reason in verdict.reasons:
-        print(f"  {reason.decision:<12} {reason.text}")
-    for caveat in verdict.caveats:
+        content = {"runtimes": [asdict(verdict) for verdict in verdicts]} if is_one else asdict(verdicts[0])
+        print_json(content | {"exit_code": code})
+        return code
+    if is_one:
+        print(f"Both measurements are of one model, {receipt['model']['name']}: each runtime is compared with itself.")
+        changes = [f"{change.what} {change.before} → {change.after}" for change in setting_changes(receipt, candidate)]
+        print(f"Changed: {'; '.join(changes) or 'no setting, file or version'}.\n")
+    for verdict in verdicts:
+        print(f"{verdict.sentence}\n\n{verdict.second} in place of {verdict.first}: {verdict.decision}")
+        for reason in verdict.reasons:
+            print(f"  {reason.decision:<12} {reason.text}")
+        print(end="\n" if len(verdicts) > 1 else "")
+    for caveat in dict.fromkeys(caveat for verdict in verdicts for caveat in verdict.caveats):
         print(f"note: {caveat}")
-    return verdict.exit_code
+    return code
 
 
 def show_command(args: argparse.Namespace) -> None:

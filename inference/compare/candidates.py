@@ -1,4 +1,7 @@
-"""Decide between two models: whether the second may replace the first, by their measurements on the same rows."""
+"""Decide between two measurements on the same rows: whether the second model may replace the first.
+
+Of one model, measured before and after a change or on two machines, each runtime is compared with itself.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from inference.backends import TITLES
-from inference.calls.formatting import points
+from inference.calls.formatting import mb, points, times
 from inference.compare import stats
 from inference.compare.labels import match_labels
 from inference.compare.results import Array, exceeds_noise, paired, unmeasured
@@ -27,13 +30,16 @@ from inference.compare.verdict import (
     decide_accuracy,
     decide_labels,
     flips_reason,
+    is_same,
     most_rows,
     p95_reason,
+    same_reason,
     size_reason,
     speedup_reason,
     worst,
 )
 from inference.errors import InputError
+from inference.formats.identity import weights
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,59 @@ class ModelVerdict:
         return EXIT_CODES[self.decision]
 
 
+def decide_pair(
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    limits: ShipLimits,
+    backend: str | None = None,
+    names: tuple[str, str] | None = None,
+) -> list[ModelVerdict]:
+    """Return the verdict on the second model; of one model measured twice, a verdict on each runtime of both.
+
+    Args:
+        backend: see `decide_models`; of one model, the only runtime to decide on.
+        names: what to call the models if their own names are the same.
+
+    Raises:
+        InputError: as `check_comparable`, or a receipt lacks the backend.
+    """
+    check_comparable(a, b)
+    backends = [backend] if backend or not is_one_model(a, b) else _common_backends(a, b)
+    return [decide_models(a, b, limits, name, names) for name in backends]
+
+
+def is_one_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Return whether two receipts are of the same weights."""
+    return _weights(a) == _weights(b)
+
+
+def _weights(receipt: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    model, base = receipt["model"], receipt["model"]["base"]
+    return weights(model["files"]), weights(base["files"]) if base else {}
+
+
+def check_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    """Raise InputError if two receipts are the same, have no common rows, tasks or labels, or no common runtime."""
+    if a["checksum"] == b["checksum"]:
+        raise InputError("This is one measurement, named twice. Pass two.")
+    rows = _common_rows(a, b)
+    for task, other in _common_tasks(a, b).items():
+        _answers(a, b, task, other, a["settings"]["reference"], b["settings"]["reference"], rows)
+    if is_one_model(a, b):
+        _common_backends(a, b)
+
+
+def _common_backends(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    first, second = (r["settings"]["backends"] for r in (a, b))
+    if common := [name for name in first if name in second]:
+        return common
+    titles = [", ".join(TITLES[name] for name in names) for names in (first, second)]
+    raise InputError(
+        f"Both measurements are of {a['model']['name']} and have no runtime in common ({titles[0]}; {titles[1]}). "
+        f"To compare runtimes of one model, measure them together: compare --backends {','.join([*first, *second])}"
+    )
+
+
 def decide_models(
     a: Mapping[str, Any],
     b: Mapping[str, Any],
@@ -84,14 +143,16 @@ def decide_models(
     rows = _common_rows(a, b)
     reasons: list[Reason] = []
     pairs = {}
+    has_copies = a["data"]["copies"] > MAX_COPIES * len(a["data"]["row_numbers"])
     for task, other in _common_tasks(a, b).items():
-        true, before, after, labels = _answers(a, b, task, other, first.backend, second.backend, rows)
-        pair = paired(true, before, after, labels, a["settings"]["seed"], math.inf)
-        has_copies = a["data"]["copies"] > MAX_COPIES * len(a["data"]["row_numbers"])
-        reason = decide_accuracy(task, pair, limits.max_drop, len(set(true.tolist())), has_copies)
+        true, before, after, labels, moved = _answers(a, b, task, other, first.backend, second.backend, rows)
+        pair = pairs[task] = paired(true, before, after, labels, a["settings"]["seed"], moved)
+        if is_same(pair):
+            reasons.append(same_reason(task, pair, str(first), "confidence"))
+            continue
         given = [len(set(ids.tolist())) for ids in (before, after)]
-        reasons += [reason, *decide_labels(task, pair, limits.max_drop, *given)]
-        pairs[task] = pair
+        reasons.append(decide_accuracy(task, pair, limits.max_drop, len(set(true.tolist())), has_copies))
+        reasons += decide_labels(task, pair, limits.max_drop, *given)
     speed = _speed(a, b, first.backend, second.backend)
     if limits.max_p95_ms is not None:
         reasons.append(p95_reason(b, second.backend, limits.max_p95_ms))
@@ -100,11 +161,17 @@ def decide_models(
     if limits.max_flips is not None:
         reasons.append(flips_reason(list(pairs.values()), str(first), limits.max_flips))
     if limits.min_speedup is not None:
-        reasons.append(_speedup(speed, a, b, first, limits.min_speedup))
+        reasons.append(_speedup(speed, first, limits.min_speedup))
     decision = worst(reason.decision for reason in reasons)
     sizes = [r["results"]["size"][c.backend]["model_bytes"] for r, c in ((a, first), (b, second))]
     sentence = _sentence(decision, first, second, pairs, speed, sizes, reasons, most_rows(reasons))
-    return ModelVerdict(first, second, decision, sentence, reasons, _caveats(a, b, len(rows[0])))
+    caveats = _caveats(a, b, len(rows[0]), speed)
+    if backend is None and unmeasured(a) and unmeasured(b):
+        caveats.append(
+            f"Without times no runtime is recommended, so {TITLES[first.backend]} is compared. Name another with "
+            "--backend."
+        )
+    return ModelVerdict(first, second, decision, sentence, reasons, caveats)
 
 
 @dataclass(frozen=True)
@@ -113,12 +180,12 @@ class _Speed:
 
     gain: stats.Estimate
     noise: float
-    is_comparable: bool
-    """Both were timed, on the same processor with as many threads."""
+    why_not: str | None = None
+    """Why the two do not compare; None if they do."""
 
     @property
     def differs(self) -> bool:
-        return self.is_comparable and exceeds_noise(self.gain, self.noise)
+        return self.why_not is None and exceeds_noise(self.gain, self.noise)
 
 
 def _names(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] | None) -> tuple[str, str]:
@@ -153,8 +220,8 @@ def _common_rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[int],
     if a["data"]["sha256"] != b["data"]["sha256"]:
         first, second = (f"{r['data']['name']}, SHA-256 {r['data']['sha256'][:8]}…" for r in (a, b))
         raise InputError(
-            f"The models were measured on different files ({first}; {second}). Measure both on the same one: compare "
-            "--model A --model B --data FILE."
+            f"The measurements are of different files ({first}; {second}). Measure both on the same one: compare "
+            "--data FILE."
         )
     at = {number: place for place, number in enumerate(b["data"]["row_numbers"])}
     numbers = [(place, at[number]) for place, number in enumerate(a["data"]["row_numbers"]) if number in at]
@@ -188,8 +255,10 @@ def _answers(
     first: str,
     second: str,
     rows: Sequence[list[int]],
-) -> tuple[Array, Array, Array, int]:
-    """Return the true label ids, those of both models, as positions in the first model's labels, and their number."""
+) -> tuple[Array, Array, Array, int, float]:
+    """Return the true label ids, those of both models, as positions in the first model's labels, the number of labels,
+    and the largest difference of a confidence.
+    """
     labels = a["model"]["tasks"][task]["labels"]
     matching = match_labels(Counter(b["model"]["tasks"][other]["labels"]), labels)
     if matching.unknown or matching.by_position or len(labels) != len(b["model"]["tasks"][other]["labels"]):
@@ -201,31 +270,41 @@ def _answers(
     true, again = true[labelled], position[again[labelled]]
     if len(true) < MIN_ROWS or not np.array_equal(true, again):
         raise InputError(f"The rows have other labels of {task} in the two measurements. Measure both again.")
-    before = np.array(a["backends"][first]["predictions"][task]["label_ids"])[rows[0]][labelled]
-    after = np.array(b["backends"][second]["predictions"][other]["label_ids"])[rows[1]][labelled]
-    return true, before, position[after], len(labels)
+    predictions = a["backends"][first]["predictions"][task], b["backends"][second]["predictions"][other]
+    before, after = (np.array(of["label_ids"])[at][labelled] for of, at in zip(predictions, rows, strict=True))
+    confident = [np.array(of["confidence"])[at][labelled] for of, at in zip(predictions, rows, strict=True)]
+    return true, before, position[after], len(labels), float(np.abs(confident[0] - confident[1]).max())
 
 
 def _speed(a: Mapping[str, Any], b: Mapping[str, Any], first: str, second: str) -> _Speed:
     """Return the ratio of the medians; the two runs are independent, so their half-widths add as squares."""
     if unmeasured(a) or unmeasured(b):
-        return _Speed(stats.Estimate(1.0, 1.0, 1.0), 1.0, False)
+        return _Speed(stats.Estimate(1.0, 1.0, 1.0), 1.0, f"in a measurement, {unmeasured(a) or unmeasured(b)}")
     slow, fast = (r["results"]["latency"][name]["p50_ms"] for r, name in ((a, first), (b, second)))
     value = slow["value"] / fast["value"]
     up = math.hypot(math.log(slow["high"] / slow["value"]), math.log(fast["value"] / fast["low"]))
     down = math.hypot(math.log(slow["value"] / slow["low"]), math.log(fast["high"] / fast["value"]))
     noise = max(r["results"]["control"]["noise"] for r in (a, b))
     gain = stats.Estimate(value, value / math.exp(down), value * math.exp(up))
-    return _Speed(gain, noise, _same_machine(a, b))
+    return _Speed(gain, noise, _why_not(a, b))
 
 
-def _speedup(speed: _Speed, a: Mapping[str, Any], b: Mapping[str, Any], first: Candidate, minimum: float) -> Reason:
-    if (why := unmeasured(a) or unmeasured(b)) is not None:
-        return Reason(INCONCLUSIVE, f"{why}; at least {minimum:g} times as fast required", "min_speedup")
-    if not speed.is_comparable:
-        return Reason(
-            INCONCLUSIVE, "the models were measured on different machines, so no speed-up is known", "min_speedup"
-        )
+def _why_not(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
+    """Return why the times of two receipts do not compare. Of one model, processor and threads may be the change."""
+    if a["data"]["row_numbers"] != b["data"]["row_numbers"]:
+        return "other rows were timed"
+    if is_one_model(a, b):
+        return None
+    if any(a["machine"][key] != b["machine"][key] for key in ("cpu", "flags")):
+        return "the models were measured on different machines"
+    threads = [r["settings"]["threads"] for r in (a, b)]
+    return None if threads[0] == threads[1] else f"the models were measured with {threads[0]} and {threads[1]} threads"
+
+
+def _speedup(speed: _Speed, first: Candidate, minimum: float) -> Reason:
+    if speed.why_not is not None:
+        text = f"{speed.why_not}, so no speed-up is known; at least {minimum:g}× required"
+        return Reason(INCONCLUSIVE, text, "min_speedup")
     return speedup_reason(speed.gain.to_dict(), speed.noise, str(first), minimum)
 
 
@@ -240,13 +319,16 @@ def _sentence(
     needed: int | None,
 ) -> str:
     changes = ", ".join(
-        f"{task} {points(pair['delta_accuracy']['value'])} "
+        f"{task} numerically the same"
+        if is_same(pair)
+        else f"{task} {points(pair['delta_accuracy']['value'])} "
         f"({points(pair['delta_accuracy']['low'])} to {points(pair['delta_accuracy']['high'])})"
         for task, pair in pairs.items()
     )
-    how_fast = f"{speed.gain.value:.2f} times as fast" if speed.differs else "not measurably faster or slower"
-    how_fast = how_fast if speed.is_comparable else "of unknown speed in comparison"
-    facts = f"accuracy {changes}; {how_fast}; {sizes[1] / 1e6:.1f} MB instead of {sizes[0] / 1e6:.1f} MB"
+    how_fast = f"{times(speed.gain.value)} as fast" if speed.differs else "not measurably faster or slower"
+    how_fast = how_fast if speed.why_not is None else "of unknown speed in comparison"
+    size = f"{mb(sizes[1])} instead of {mb(sizes[0])}" if mb(sizes[1]) != mb(sizes[0]) else f"{mb(sizes[1])} as before"
+    facts = f"accuracy {changes}; {how_fast}; {size}"
     if decision == NO:
         why = next(reason.text for reason in reasons if reason.decision == NO)
         return f"Keep {first}. {second} breaks a limit: {why}. In all: {facts}."
@@ -261,20 +343,13 @@ def _sentence(
     return f"{second} may replace {first}, with no measured gain: {facts}."
 
 
-def _caveats(a: Mapping[str, Any], b: Mapping[str, Any], rows: int) -> list[str]:
+def _caveats(a: Mapping[str, Any], b: Mapping[str, Any], rows: int, speed: _Speed) -> list[str]:
     caveats = []
-    if (why := unmeasured(a) or unmeasured(b)) is not None:
-        caveats.append(f"In a measurement, {why}.")
-    elif not _same_machine(a, b):
-        caveats.append("The models were measured on different machines or with other threads: speeds do not compare.")
+    if speed.why_not is not None:
+        caveats.append(f"Speeds are not compared: {speed.why_not}.")
     sizes = [len(r["data"]["row_numbers"]) for r in (a, b)]
     if min(sizes) < max(sizes) or rows < max(sizes):
         caveats.append(f"Accuracy is compared on the {rows:,} rows that both measurements have.")
     if a["data"].get("pair_column") != b["data"].get("pair_column"):
         caveats.append("The models read other columns of the file.")
     return caveats
-
-
-def _same_machine(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    same = all(a["machine"][key] == b["machine"][key] for key in ("cpu", "flags"))
-    return same and bool(a["settings"]["threads"] == b["settings"]["threads"])

@@ -37,7 +37,7 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[Change], list
     two half-widths that face each other. The half-widths are stretched for the number of comparisons (Bonferroni): at
     95% each, two of forty unchanged figures would differ by chance.
     """
-    changes, notes = list(_identity(a, b)), []
+    changes, notes = list(setting_changes(a, b)), []
     names = _both(a, b)
     same_rows = all(a["data"][key] == b["data"][key] for key in ("sha256", "row_numbers"))
     if not same_rows:
@@ -71,7 +71,8 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[Change], list
     return changes, notes
 
 
-def _identity(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Change]:
+def setting_changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Change]:
+    """Yield what differs in files, settings, processor and versions."""
     versions = dict.fromkeys([*a["versions"], *b["versions"]])
     for what, before, after in (
         ("model", a["model"]["name"], b["model"]["name"]),

@@ -166,12 +166,16 @@ def cost_reasons(receipt: Mapping[str, Any], name: str, limits: ShipLimits) -> l
 def _accuracy(receipt: Mapping[str, Any], task: str, name: str, max_drop: float) -> Reason:
     pair, reference = receipt["results"]["paired"][task][name], receipt["settings"]["reference"]
     if is_same(pair):
-        same = f"{task}: numerically the same as {TITLES[reference]}"
-        what = f"all {pair['rows']:,} labels are equal, and no probability differs by more than {MAX_ROUNDING:g}"
-        return Reason(SHIP, f"{same}: {what}")
+        return same_reason(task, pair, TITLES[reference], "probability")
     labels = receipt["results"]["accuracy"][task][reference]["labels_present"]
     has_copies = receipt["data"]["copies"] > MAX_COPIES * len(receipt["data"]["row_numbers"])
     return decide_accuracy(task, pair, max_drop, labels, has_copies)
+
+
+def same_reason(task: str, pair: Mapping[str, Any], other: str, compared: str) -> Reason:
+    """Return that the answers on a task are those of `other` to rounding; `compared` is what the difference is of."""
+    what = f"all {pair['rows']:,} labels are equal, and no {compared} differs by more than {MAX_ROUNDING:g}"
+    return Reason(SHIP, f"{task}: numerically the same as {other}: {what}")
 
 
 def decide_accuracy(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ def content_key(bundle: Bundle) -> str:
         }
         | ({"pairs": [bundle.pairs, bundle.token_types]} if bundle.pairs or bundle.token_types else {})
     )
+
+
+def weights(files: Mapping[str, str]) -> dict[str, str]:
+    """Return the files without each config.json, which holds labels and settings."""
+    return {name: digest for name, digest in files.items() if Path(name).name != "config.json"}
 
 
 def check_same(bundle: Bundle, base: Path | None = None) -> None:

@@ -224,8 +224,37 @@ def test_two_receipts_of_different_rows_are_not_compared(folder: Path) -> None:
     other["data"]["sha256"] = "9" * 64
     write_receipt(seal(other), folder / "other.json")
     test = opened("leaderboard", receipt="good", candidate="other")
-    assert "measured on different files" in test.main.info[0].value
-    assert "Accuracy and latency are not compared" in words(test)
+    assert "measurements are of different files" in test.main.info[0].value
+    assert test.selectbox(key="candidate").options == []
+    assert test.selectbox(key="candidate").value is None
+
+
+def test_candidates_are_the_measurements_that_compare_and_the_others_are_named_with_the_reason(folder: Path) -> None:
+    other = one(calls=10)
+    other["data"]["sha256"] = "9" * 64
+    write_receipt(seal(other), folder / "other file.json")
+    write_receipt(one(seed=1), folder / "again.json")
+    write_receipt(one(labels=("x", "y")), folder / "other labels.json")
+    test = opened("leaderboard", receipt="good")
+    assert test.selectbox(key="candidate").options == ["again"]
+    assert not test.main.info
+    assert "Not offered: 2 measurements" in test.main.expander[-1].label
+    (why,) = test.main.expander[-1].markdown
+    assert "**other file**: The measurements are of different files" in why.value.replace("\\", "")
+    assert "**other labels**: The models have different labels for mood" in why.value.replace("\\", "")
+
+
+def test_runtimes_of_one_model_are_each_compared_with_themselves_unless_one_is_chosen(folder: Path) -> None:
+    write_receipt(one(seed=1), folder / "again.json")
+    test = opened("leaderboard", receipt="good", candidate="again")
+    assert "each runtime is compared with itself" in words(test)
+    assert [title for title in ("PyTorch", "ONNX", "INT8") if f"again ({title})" in words(test).replace("\\", "")] == [
+        "PyTorch",
+        "ONNX",
+        "INT8",
+    ]
+    test.segmented_control(key="runtime_of_both").set_value("int8").run()
+    assert "again (PyTorch)" not in words(test).replace("\\", "")
 
 
 def test_two_receipts_of_the_same_rows_are(folder: Path) -> None:

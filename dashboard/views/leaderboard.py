@@ -4,13 +4,58 @@ import streamlit as st
 
 from dashboard import components, receipts, state
 from dashboard.charts import leaderboard
+from dashboard.charts.formatting import Receipt, many
 from dashboard.components import plain
-from inference.compare.candidates import decide_models
+from inference.backends import TITLES
+from inference.compare.candidates import check_comparable, decide_pair, is_one_model
 from inference.compare.diff import CHANGED, diff
 from inference.errors import InputError
 
 ROW_HEIGHT, MAX_HEIGHT = 35, 400  # Streamlit's own, in pixels
 MAX_LISTED = 40  # checking a measurement takes up to a second
+
+
+def incomparable(first: Receipt, second: Receipt) -> str | None:
+    """Return why two measurements cannot be compared; None if they can."""
+    try:
+        check_comparable(first, second)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def draw_pair(a: str, b: str) -> None:
+    """Draw whether the second measurement's model may replace the first's, and what differs."""
+    common = [name for name in listed[a]["settings"]["backends"] if name in listed[b]["settings"]["backends"]]
+    backend = st.segmented_control(
+        "Runtime of both",
+        common,
+        format_func=TITLES.__getitem__,
+        key="runtime_of_both",
+        help="None chosen: of two models the one that each would ship; of one model every runtime, with itself.",
+    )
+    if is_one_model(listed[a], listed[b]):
+        st.caption("Both measurements are of one model, so each runtime is compared with itself.")
+    verdicts = decide_pair(listed[a], listed[b], selection.limits, backend, (a, b))
+    for verdict in verdicts:
+        st.markdown(f"**{plain(verdict.sentence)}**")
+        st.markdown("\n".join(f"- {reason.decision}: {plain(reason.text)}" for reason in verdict.reasons))
+    for caveat in dict.fromkeys(caveat for verdict in verdicts for caveat in verdict.caveats):
+        st.caption(plain(caveat))
+    changes, notes = diff(listed[a], listed[b])
+    for note in notes:
+        st.caption(plain(note))
+    beyond = sum(change.status == CHANGED for change in changes)
+    with st.expander(f"{beyond} of {len(changes)} figures and settings differ beyond noise"):
+        st.dataframe(
+            [
+                {"figure": change.what, "in use": change.before, "candidate": change.after, "verdict": change.status}
+                for change in changes
+            ],
+            hide_index=True,
+            width="stretch",
+        )
+
 
 selection = state.current()
 shelf = receipts.shelf()
@@ -54,29 +99,23 @@ if any(selection.task in receipt["results"]["accuracy"] for receipt in alike.val
 st.subheader("Compare two", anchor=False)
 first, second = st.columns(2, gap="large")
 a = first.selectbox("In use", list(listed), list(listed).index(selection.name), key="in_use", bind="query-params")
-others = [name for name in listed if name != a]
+refused = {name: why for name in listed if name != a and (why := incomparable(listed[a], listed[name]))}
+others = [name for name in listed if name != a and name not in refused]
+asked = st.query_params.get("candidate")
+if st.session_state.get("candidate") not in others:
+    st.session_state.pop("candidate", None)
 b = second.selectbox("Candidate", others, None, key="candidate", bind="query-params", placeholder="none")
-if b is None:
+if asked in refused:
+    st.info(f"**{plain(asked)}** cannot be compared with {plain(a)}. {plain(refused[asked])}")
+if b is not None:
+    draw_pair(a, b)
+elif others:
     st.caption("Choose a candidate to see whether it may replace the one in use.")
 else:
-    try:
-        verdict = decide_models(listed[a], listed[b], selection.limits, names=(a, b))
-        st.markdown(f"**{plain(verdict.sentence)}**")
-        st.markdown("\n".join(f"- {reason.decision}: {plain(reason.text)}" for reason in verdict.reasons))
-        for caveat in verdict.caveats:
-            st.caption(plain(caveat))
-    except InputError as error:
-        st.info(plain(str(error)))
-    changes, notes = diff(listed[a], listed[b])
-    for note in notes:
-        st.caption(plain(note))
-    beyond = sum(change.status == CHANGED for change in changes)
-    with st.expander(f"{beyond} of {len(changes)} figures and settings differ beyond noise"):
-        st.dataframe(
-            [
-                {"figure": change.what, "in use": change.before, "candidate": change.after, "verdict": change.status}
-                for change in changes
-            ],
-            hide_index=True,
-            width="stretch",
-        )
+    st.caption(
+        "No other measurement here can be compared with the one in use. Measure two models on the same rows: "
+        "`python -m inference compare --model A --model B --data FILE`"
+    )
+if refused:
+    with st.expander(f"Not offered: {many(len(refused), 'measurement')} that cannot be compared with {plain(a)}"):
+        st.markdown("\n".join(f"- **{plain(name)}**: {plain(why)}" for name, why in refused.items()))

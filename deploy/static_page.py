@@ -15,7 +15,7 @@ from inference.compare.results import unmeasured
 from inference.compare.summary import headline, provenance
 from inference.formats.bundle import Bundle
 from inference.tables.table import LABEL_NAMES, TEXT_NAMES
-from ui.look import CORRECTIONS, look, tokens
+from ui.look import SCRIPTS, look, read, tokens
 
 RECEIPTS = ASSETS / "receipts"
 HOME = "./"  # of the report's link back
@@ -24,7 +24,7 @@ Receipt = Mapping[str, Any]
 
 
 def page_files(bundle: Bundle, receipts: Path = RECEIPTS) -> dict[str, bytes]:
-    """Return tokens.css, corrections.js, page.json, and comparison.html if this model has been measured.
+    """Return tokens.css, shared scripts, page.json, and comparison.html if this model has been measured.
 
     Args:
         receipts: folder of the measurements, of which those of this very model are shown.
@@ -42,7 +42,7 @@ def page_files(bundle: Bundle, receipts: Path = RECEIPTS) -> dict[str, bytes]:
         "recorded": summary(timed) if timed else None,
     }
     files = {"tokens.css": tokens() + look(), "page.json": json.dumps(page, ensure_ascii=False)}
-    files["corrections.js"] = CORRECTIONS.read_text(encoding="utf-8")
+    files |= {name: read(name) for name in SCRIPTS}
     if recorded:
         files["comparison.html"] = report(list(recorded.values()), library=basic_plotly(), home=HOME)
     return {name: content.encode() for name, content in files.items()}

@@ -1,12 +1,11 @@
 /** Scoring the rows of a table: the columns that `python -m inference score` adds, their counts, and the CSV. */
 
+import { csvCell, harmless } from "./csv.js"; // of the folder ui; staged beside this file
+
 const PREFIX = "predicted_"; // of the added columns, if the file has one of their names
 const DIGITS = 6;
 const CHUNK = 64; // texts between two looks at Stop
 const MISSING = new Set(["", "nan", "na", "n/a", "<na>", "nat", "none", "null"]); // as in inference/compare/labels.py
-// What a spreadsheet may run as a formula, and a number as programs write it: inference/tables/text_formats.py.
-const FORMULA = /^[\s\x00-\x1f\x7f\x85\xad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*[=+\-@\t\r\n＝＋－＠]/;
-const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$/;
 
 /** @typedef {import("./table.js").Table} Table */
 /** @typedef {import("./engine.js").Prediction} Prediction */
@@ -139,9 +138,9 @@ export class Scores {
   /** The table with the added columns, for the rows that have an answer. @returns {Blob} */
   csv() {
     const { table, added: { names } } = this;
-    const parts = [`${table.bom ? "\ufeff" : ""}${line([...table.columns, ...names].map(safe), table)}`];
+    const parts = [`${table.bom ? "\ufeff" : ""}${line([...table.columns, ...names], table)}`];
     this.answers.forEach((answer, row) => {
-      parts.push(line([...table.rows[row], ...this.#cells(answer)].map(safe), table));
+      parts.push(line([...table.rows[row], ...this.#cells(answer)], table));
     });
     return new Blob(parts, { type: "text/csv;charset=utf-8" });
   }
@@ -160,12 +159,9 @@ export class Scores {
 
 /** @param {string[]} cells @param {Table} table */
 function line(cells, { delimiter, lineEnd }) {
-  const quoted = cells.map((cell) => (cell.includes(delimiter) || /["\r\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell));
-  return quoted.join(delimiter) + lineEnd;
+  const special = new RegExp(`["\\r\\n${delimiter}]`);
+  return cells.map((cell) => csvCell(harmless(cell), special)).join(delimiter) + lineEnd;
 }
-
-/** @param {string} cell */
-const safe = (cell) => (FORMULA.test(cell) && !NUMBER.test(cell) ? `'${cell}` : cell);
 
 /**
  * What a spelling means: a label, "" for none, undefined if nothing is known. Exactly, then without case and separators,

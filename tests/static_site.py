@@ -18,7 +18,7 @@ from conftest import ROOT
 
 from inference.backends import RUNTIMES
 from inference.tables.table import LABEL_NAMES, TEXT_NAMES
-from ui.look import CORRECTIONS, look, tokens
+from ui.look import SCRIPTS, look, read, tokens
 
 PAGE = {
     "runtimes": {name: {"title": runtime.title, "glyph": runtime.glyph} for name, runtime in RUNTIMES.items()},
@@ -29,7 +29,7 @@ PAGE = {
 PAGES = {
     "tokens.css": (tokens() + look()).encode(),
     "page.json": json.dumps(PAGE).encode(),
-    "corrections.js": CORRECTIONS.read_bytes(),
+    **{name: read(name).encode() for name in SCRIPTS},
 }
 TASKS: dict[str, Any] = {
     "sentiment": {"labels": ["negative", "positive"], "threshold": 0.6},

@@ -67,7 +67,7 @@ def test_recorded_comparison_is_that_of_the_same_model_alone(tmp_path: Path) -> 
     source = ROOT / "assets" / "receipts" / "showcase.json"
     (tmp_path / "receipts").mkdir()
     bundle = describe(ROOT / "assets" / "models" / "demo")
-    assert sorted(page_files(bundle, tmp_path / "receipts")) == ["corrections.js", "page.json", "tokens.css"]
+    assert sorted(page_files(bundle, tmp_path / "receipts")) == ["corrections.js", "csv.js", "page.json", "tokens.css"]
     shutil.copyfile(source, tmp_path / "receipts" / "showcase.json")
     try:
         files = page_files(bundle, tmp_path / "receipts")
@@ -82,4 +82,4 @@ def test_recorded_comparison_is_that_of_the_same_model_alone(tmp_path: Path) -> 
     assert "Try the classifier" in files["comparison.html"].decode()
     assert len(files["comparison.html"]) < 2_000_000
     other = dataclasses.replace(bundle, files={**bundle.files, "heads.safetensors": "0" * 64})
-    assert sorted(page_files(other, tmp_path / "receipts")) == ["corrections.js", "page.json", "tokens.css"]
+    assert sorted(page_files(other, tmp_path / "receipts")) == ["corrections.js", "csv.js", "page.json", "tokens.css"]

@@ -3,10 +3,11 @@
  * task a column with the right label. It is kept in this tab of the browser and goes nowhere else.
  */
 
+import { csvCell, isFormula } from "./csv.js";
+
 const MAX_ROWS = 1000;
 const TEXT_NAMES = ["text", "sentence", "content"]; // of which `find_text_column` takes the first that is there
-// As `harmless` in inference/tables/text_formats.py: what a spreadsheet may take for a formula.
-const FORMULA = /^'*[\s\x00-\x1f\x7f\x85\xad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*[=+\-@\t\r\n＝＋－＠]/u;
+const MARKED = /[",\r\n;\t|']|^\s|\s$/; // or a program could take another sign for the separator
 const ESCAPED = "formula_escaped"; // CsvTable takes the ' away again in rows that say "yes" here
 
 /** @typedef {{texts: string[], right: Record<string, string>, answers: Record<string, Record<string, string>>}} Row  answers: task -> runtime -> label */
@@ -64,11 +65,11 @@ export class Corrections {
       ...tasks.map((task) => Object.hasOwn(row.right, task) ? row.right[task] : ""),
       ...answers.map(({ task, runtime }) => row.answers[task]?.[runtime] ?? ""),
     ]);
-    const isEscaped = rows.map((row) => row.some((cell) => FORMULA.test(cell)));
+    const isEscaped = rows.map((row) => row.some(needsMark));
     const written = isEscaped.includes(true)
       ? [[...head, ESCAPED], ...rows.map((row, at) => (isEscaped[at] ? [...row.map(escaped), "yes"] : [...row, ""]))]
       : [head, ...rows];
-    return `\ufeff${written.map((row) => `${row.map(cellOf).join(",")}\r\n`).join("")}`;
+    return `\ufeff${written.map((row) => `${row.map((cell) => csvCell(cell, MARKED)).join(",")}\r\n`).join("")}`;
   }
 
   #keep() {
@@ -87,8 +88,8 @@ const isRow = (row) =>
   [row.right, row.answers].every((part) => part && typeof part === "object") &&
   Object.values(row.answers).every((part) => part && typeof part === "object");
 
-/** @param {string} cell */
-const escaped = (cell) => (FORMULA.test(cell) ? `'${cell}` : cell);
+/** Whether a ' is put before a cell: then also before one that has some already, so that they can be told apart. @param {string} cell */
+const needsMark = (cell) => isFormula(cell.replace(/^'+/, ""));
 
 /** @param {string} cell */
-const cellOf = (cell) => (/[",\r\n;\t|']/.test(cell) || cell.trim() !== cell ? `"${cell.replaceAll('"', '""')}"` : cell);
+const escaped = (cell) => (needsMark(cell) ? `'${cell}` : cell);

@@ -6,19 +6,20 @@ from pathlib import Path
 
 from inference.backends import RUNTIMES
 
-CORRECTIONS = Path(__file__).with_name("corrections.js")  # of the page and of the static page
+SCRIPTS = ("csv.js", "corrections.js")  # of the page and of the static page
 
 
 def tokens() -> str:
     """Return the design tokens, the colour of each runtime among them."""
     colors = " ".join(f"--{name}: {runtime.color};" for name, runtime in RUNTIMES.items())
-    return f"{_read('tokens.css')}:root {{ {colors} }}\n"
+    return f"{read('tokens.css')}:root {{ {colors} }}\n"
 
 
 def look() -> str:
     """Return the rules for answers and explanations, and a class for each runtime."""
-    return _read("look.css") + "".join(f".{name} {{ --runtime: var(--{name}); }}\n" for name in RUNTIMES)
+    return read("look.css") + "".join(f".{name} {{ --runtime: var(--{name}); }}\n" for name in RUNTIMES)
 
 
-def _read(name: str) -> str:
+def read(name: str) -> str:
+    """Return a file of this folder."""
     return Path(__file__).with_name(name).read_text(encoding="utf-8")

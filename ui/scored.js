@@ -4,9 +4,6 @@
 const NARROW = matchMedia("(max-width: 640px)"); // a row has two lines there, as in look.css
 const BEFORE = 8; // rows drawn above and below those in sight
 const MAX_TITLE = 1000; // characters of a text in its tooltip
-// What a spreadsheet may run as a formula, and a number as programs write it: inference/tables/text_formats.py.
-const FORMULA = /^[\s\x00-\x1f\x7f\x85\xad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*[=+\-@\t\r\n＝＋－＠]/;
-const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$/;
 
 /** Height of a row in px, as in look.css. */
 const rowHeight = () => (NARROW.matches ? 64 : 40);
@@ -284,29 +281,15 @@ class RowTable {
       const given = label < 0 ? ["", "", ""] : [labels[label], confidence.toFixed(6), String(Boolean(uncertain))];
       return column ? [...given, labels[right] ?? ""] : given;
     }), error]);
-    const csv = [["row", ...columns, ...added.map((name) => prefix + name)], ...lines].map((cells) => `${cells.map(csvCell).join(",")}\n`);
+    const csv = [["row", ...columns, ...added.map((name) => prefix + name)], ...lines].map((cells) => `${cells.map((cell) => csvCell(harmless(String(cell)))).join(",")}\n`);
     const address = URL.createObjectURL(new Blob(["\ufeff", ...csv], { type: "text/csv;charset=utf-8" }));
     make("a", { href: address, download: this.page.name }).click();
     setTimeout(() => URL.revokeObjectURL(address), 60_000);
   }
 }
 
-/** @param {string | number} value */
-function csvCell(value) {
-  const text = String(value);
-  const safe = FORMULA.test(text) && !NUMBER.test(text) ? `'${text}` : text;
-  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
-}
-
-/** Ask a text of a row in the view "Try". @param {string[]} texts */
-function ask(texts) {
-  [...document.querySelectorAll('button[role="tab"]')].find((tab) => tab.textContent.trim() === "Try")?.click();
-  window.triptych.ask(texts);
-  scrollTo(0, 0);
-}
-
 /** Wait for the place of the table, which Gradio draws some time after the event that fills it. @param {string} url */
-async function placeOf(url) {
+async function tablePlace(url) {
   for (const end = Date.now() + 60_000; Date.now() < end; ) {
     const place = document.getElementById("score-rows");
     if (place && url.endsWith(place.dataset.rows)) return place; // and not that of the file before
@@ -315,19 +298,19 @@ async function placeOf(url) {
   return null;
 }
 
-let shown = new AbortController(); // of the table on the page
+let replaced = new AbortController(); // of the table on the page
 
 /** Show the rows of a scored file. @param {{url: string} | null} file */
 async function showScored(file) {
   if (!file?.url) return;
-  const place = await placeOf(file.url);
+  const place = await tablePlace(file.url);
   if (!place) return;
-  shown.abort();
-  shown = new AbortController();
+  replaced.abort();
+  replaced = new AbortController();
   place.textContent = "Loading the rows …";
   try {
     const { runtime, name } = place.dataset;
-    const table = new RowTable(place, await readRows(await fetch(file.url)), { open: ask, name, runtime, replaced: shown.signal });
+    const table = new RowTable(place, await readRows(await fetch(file.url)), { open: ask, name, runtime, replaced: replaced.signal });
     for (const button of document.querySelectorAll("#score-report [data-filter]")) {
       button.addEventListener("click", () => {
         table.set({ label: -1, right: -1, uncertain: false, wrong: false, query: "", ...JSON.parse(button.dataset.filter) });

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import gradio as gr
@@ -24,10 +23,9 @@ from inference.api.packing import PackedFiles
 from inference.backends import RUNTIMES
 from ui.files import MAX_UPLOAD_MB, TemporaryFiles
 from ui.gate import PageGate
-from ui.look import look, tokens
+from ui.look import SCRIPTS, look, read, tokens
 from ui.render import head
 from ui.waiting import FairQueue
-from ui.what_if import SCRIPT
 
 MAX_REQUEST_BYTES = 8_000_000  # above `MAX_UPLOAD_MB`; the API takes less: `inference.api.ApiLimits`
 MAX_SESSIONS = 100  # Gradio keeps some 150 KB of each, and makes one for every question that names none
@@ -77,8 +75,7 @@ async def _malformed(request: Request, error: Exception) -> JSONResponse:
 
 def _css() -> str:
     """The common look and the page's own, with the sign of each runtime where one is chosen."""
-    own = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "what_if.css"))
-    rules = [tokens(), look(), *own]
+    rules = [tokens(), look(), read("page.css"), read("what_if.css")]
     for name, runtime in RUNTIMES.items():
         choice = f'#runtime label:has(input[value="{name}"]) span::before'
         rules.append(f'{choice} {{ content: "{runtime.glyph} "; color: var(--{name}); }}')
@@ -96,14 +93,15 @@ EARLY = """
 #text textarea { field-sizing: content; } /* as high as its text from the start */
 """
 HEAD = '<meta name="description" content="One text classifier on three runtimes, side by side">'
-SCORED = Path(__file__).with_name("scored.js").read_text(encoding="utf-8")
-MODULES = "".join(f'<script type="module">{script}</script>' for script in (SCORED, SCRIPT))
-CHECK_ADDRESS = Path(__file__).with_name("check_address.js").read_text(encoding="utf-8")
+# One module, so that its files need no addresses to import each other.
+SCRIPT = re.sub(
+    r"^import .*\n", "", "".join(map(read, (*SCRIPTS, "share.js", "what_if.js", "scored.js"))), flags=re.MULTILINE
+)
 # For `gr.mount_gradio_app`.
 LAUNCH: dict[str, Any] = {
     "theme": THEME,
     "css": _css(),
-    "head": f"{HEAD}<script>{CHECK_ADDRESS}</script>{MODULES}",
+    "head": f'{HEAD}<script>{read("check_address.js")}</script><script type="module">{SCRIPT}</script>',
     "footer_links": ["api", "settings"],
     "run_history": False,  # on by default, it keeps what people typed
     "enable_monitoring": False,  # on by default, and open to everybody

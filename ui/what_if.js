@@ -1,6 +1,6 @@
 /**
  * What a visitor does with an answer, in the browser: pin a text, drop a word of it, copy it as a link or as code, say
- * that it is wrong. The functions of share.js and corrections.js are in this module too: see SCRIPT in what_if.py.
+ * that it is wrong. The functions of share.js and corrections.js are in this module too: see SCRIPT in site.py.
  */
 
 const MAX_SHOWN = 300; // characters of the pinned text

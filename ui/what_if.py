@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -24,12 +23,6 @@ from inference.jobs import Cancelled
 from inference.loading import Models
 from ui import render
 from ui.answer import MANY, TOP
-from ui.look import CORRECTIONS
-
-SCRIPT = "\n".join(
-    path.read_text(encoding="utf-8")
-    for path in (Path(__file__).with_name("share.js"), CORRECTIONS, Path(__file__).with_name("what_if.js"))
-)
 
 
 @dataclass(frozen=True)

@@ -221,5 +221,6 @@ def test_several_models_are_measured_on_the_same_rows_in_one_go(
     assert f"| 1-{tiny.folder.name} | PyTorch |" in printed
     assert "| 2-again | PyTorch |" in printed
     assert "2-again (PyTorch) may replace 1-" in printed
+    assert printed.count("note: 28 rows repeat the text of another") == 1
     assert main(["compare", *models]) == 2
     assert "Several models need --data" in capsys.readouterr().err

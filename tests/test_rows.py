@@ -94,7 +94,7 @@ def test_a_file_of_one_class_is_read_with_a_note() -> None:
     ("name", "content", "message"),
     [
         ("a.csv", csv("phrase,label", ["a,up"]), "which column holds the texts\\?.*it has 'phrase', 'label'"),
-        ("a.csv", csv("text,verdict", ["a,up"]), "no label column .*Name it with --label-column"),
+        ("a.csv", csv("text,verdict", ["a,left"]), "no label column .*Name it with --label-column"),
         (
             "a.csv",
             csv("text,label", ["a,upp"]),
@@ -125,13 +125,48 @@ def test_a_file_that_cannot_be_measured_on_is_refused_with_the_remedy(name: str,
         parse_data(name, content, MOOD)
 
 
-def test_a_label_column_of_a_model_with_several_tasks_wants_a_task() -> None:
-    content = csv("text,label", ["a,up"])
-    with pytest.raises(InputError, match="name the task of its labels with --task: one of mood, topic"):
-        parse_data("a.csv", content, TASKS)
-    assert parse_data("a.csv", content, TASKS, task="mood").labels["mood"] == [1] * MIN_ROWS
+def test_task_of_a_label_column_is_inferred_from_its_labels_and_named() -> None:
+    content = csv("text,label", ["a,Down", "b,up"])
+    rows = parse_data("a.csv", content, TASKS)
+    assert rows.labels == {"mood": [0, 1] * MIN_ROWS}
+    assert "the labels in the column 'label' are those of mood, so that task is measured" in rows.notes
+    assert parse_data("a.csv", content, TASKS, task="mood").notes[:-1] == rows.notes[1:-1]
     with pytest.raises(InputError, match="Unknown task 'moods'"):
         parse_data("a.csv", content, TASKS, task="moods")
+
+
+def test_label_column_of_another_name_is_inferred_from_its_labels() -> None:
+    rows = parse_data("a.csv", csv("text,flag,verdict,note", ["a,1,food,x", "b,0,travel,y"]), TASKS)
+    assert rows.labels == {"topic": [0, 2] * MIN_ROWS}
+    assert "the labels in the column 'verdict' are those of topic" in rows.notes[0]
+    assert parse_data("a.csv", csv("text,verdict", ["a,up", "b,down"]), MOOD).labels == {"mood": [1, 0] * MIN_ROWS}
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "message"),
+    [
+        ("text,label", "a,left", "'label' do not show which task is meant. .* --task: one of mood, again, topic"),
+        ("text,label", "a,up", "'label' may be those of mood and again. .* --task: one of mood, again.$"),
+        ("text,label", "a,1", "'label' do not show which task is meant"),  # a position in any task
+        (
+            "text,one,two",
+            "a,food,other",
+            r"several columns may hold .*: 'one' \(topic\), 'two' \(topic\). .*--label-col",
+        ),
+        ("text,flag", "a,1", "no label column"),
+        ("text,mood,mood_confidence", "a,up,0.9", "no label column"),  # the answers of a model
+    ],
+)
+def test_task_that_the_labels_leave_open_is_asked_for_with_the_candidates(header: str, line: str, message: str) -> None:
+    tasks = {"mood": TASKS["mood"], "again": TASKS["mood"], "topic": TASKS["topic"]}
+    with pytest.raises(InputError, match=message):
+        parse_data("a.csv", csv(header, [line]), tasks)
+
+
+def test_only_some_columns_are_searched_for_labels() -> None:
+    many = [f"c{i}" for i in range(rows.MAX_SEARCHED + 1)]
+    with pytest.raises(InputError, match="no label column"):
+        parse_data("a.csv", csv(",".join(["text", *many]), [",".join(["a", "up", *many[1:]])]), TASKS)
 
 
 def test_a_task_with_several_labels_a_text_is_refused() -> None:

@@ -26,10 +26,14 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--data", help="a file as `score` reads it, or hf://datasets/OWNER/NAME/PATH (default: the showcase)"
     )
-    p.add_argument("--task", help="task of the label column, if the model has several")
+    p.add_argument("--task", help="task of the label column (default: the one that has its labels)")
     p.add_argument("--text-column", help="default: the column named like texts, such as text, or the only one")
     p.add_argument("--pair-column", help="the second text of each row, for a model that takes pairs of texts")
-    p.add_argument("--label-column", help="default: the column named like the task, else label, class, target …")
+    p.add_argument(
+        "--label-column",
+        help="default: the column named like the task, else label, class, target …, else the only one that has labels "
+        "of a task",
+    )
     p.add_argument(
         "--label-map",
         metavar="MINE=THEIRS,…",
@@ -213,6 +217,8 @@ def _compare_models(args: argparse.Namespace) -> None:
         )
         return
     print(leaderboard(dict(zip(named, receipts, strict=True))))
+    for note in dict.fromkeys(note for receipt in receipts for note in receipt["data"]["notes"]):
+        print(f"  note: {note}")
     for verdict in verdicts:
         print(f"\n{verdict.sentence}")
         for caveat in verdict.caveats:

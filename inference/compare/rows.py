@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,15 +13,25 @@ from typing import Any
 import numpy as np
 
 from inference.assets import SHOWCASE
+from inference.calls.formatting import joined
 from inference.calls.texts import check_texts
-from inference.compare.labels import Matching, check_not_scores, explain_unknown, match_labels, spellings, unused
+from inference.compare.labels import (
+    GUESS_ROWS,
+    Matching,
+    check_not_scores,
+    explain_unknown,
+    fitting_tasks,
+    match_labels,
+    spellings,
+    unused,
+)
 from inference.errors import InputError, counted, shown
-from inference.formats.bundle import Bundle, Task
+from inference.formats.bundle import SINGLE, Bundle, Task
 from inference.formats.examples import FILE as EXAMPLES
 from inference.formats.files import sha256
 from inference.formats.hub import fetch_data_file
 from inference.tables.parquet import class_names
-from inference.tables.reading import open_table, read_columns
+from inference.tables.reading import open_table, read_columns, unique
 from inference.tables.source import Source
 from inference.tables.table import (
     LABEL_NAMES,
@@ -34,6 +45,7 @@ from inference.tables.table import (
 )
 
 MIN_ROWS = 20  # below this no figure means anything
+MAX_SEARCHED = 100  # columns whose cells are looked at for labels
 
 
 @dataclass(frozen=True)
@@ -167,9 +179,11 @@ def read_data(
     Args:
         source: a file, hf://datasets/OWNER/NAME/path/in/it.parquet, or bytes in memory.
         tasks: the tasks of the model, whose labels are meant.
-        task: whose labels to read; by default those of every task that has a column of its name.
+        task: whose labels to read; by default those of every task that has a column of its name, else of the one
+            whose labels the column has.
         text_column: by default found by its name, see `open_table`.
-        label_column: the labels of a single task; by default the column named like it, or else `LABEL_NAMES`.
+        label_column: the labels of a single task; by default the column named like it, else `LABEL_NAMES`, or else the
+            only one that has labels of a task.
         pair_column: the second text of each row, for a model of pairs.
         label_map: label in the file -> the label of the only task, or "" to leave the rows out; see `match_labels`.
 
@@ -183,7 +197,8 @@ def read_data(
     table, digest, remarks = open_data(source, text_column)
     if pair_column is not None:
         pair_index(table, pair_column)
-    holders = _label_columns(table, tasks, task, label_column, pair_column)
+    holders, inferred = _label_columns(table, tasks, task, label_column, pair_column)
+    remarks += inferred
     second = [] if pair_column is None else [pair_column]
     columns = read_columns(table, [table.text_column, *holders.values(), *second])
     texts = columns[table.text_column]
@@ -305,33 +320,71 @@ def find_label_column(columns: Sequence[str], name: str) -> str | None:
 
 def _label_columns(
     table: Table, tasks: Mapping[str, Task], task: str | None, label_column: str | None, pair_column: str | None
-) -> dict[str, str]:
-    """Return task -> the column with its labels."""
-    columns = [column for column in table.columns if column not in (table.text_column, pair_column)]
+) -> tuple[dict[str, str], list[str]]:
+    """Return task -> the column with its labels, and a remark if it was inferred from the labels."""
+    taken = (table.text_column, pair_column)
+    # A column with confidences beside it has a model's answers, as `score` writes them.
+    columns = [name for name in table.columns if name not in taken and f"{name}_confidence" not in table.columns]
     asked = [task] if task is not None else list(tasks)
     by_task = {key: column for key in asked if (column := find_label_column(columns, key))}
+    remarks: list[str] = []
     if label_column is not None:
         column_index(table.name, table.columns, label_column)
+    column = label_column or find_label_column(columns, "label") or find_column(columns, LABEL_NAMES)
     if label_column is None and by_task:
         holders = by_task
-    else:
-        column = label_column or find_label_column(columns, "label") or find_column(columns, LABEL_NAMES)
-        if column is None:
-            raise InputError(
-                f"{table.name} has no label column ('label', or {', '.join(asked)}); {listed(table.columns)}"
-                + (f" ({'; '.join(table.remarks)})" if table.remarks else "")
-                + ". Name it with --label-column."
-            )
-        if len(asked) > 1:
-            raise InputError(
-                f"{table.name} has a column {column!r}; name the task of its labels with --task: one of "
-                f"{', '.join(tasks)}."
-            )
+    elif column is not None and len(asked) == 1:
         holders = {asked[0]: column}
+    else:
+        likely = unique(columns) if column is None else [column]
+        key, column = _fitting_column(table, {name: tasks[name] for name in asked}, likely, column is not None)
+        holders = {key: column}
+        remarks.append(f"the labels in the column {shown(column)} are those of {key}, so that task is measured")
     for key in holders:
-        if tasks[key].problem_type != "single_label_classification":
+        if tasks[key].problem_type != SINGLE:
             raise InputError(f"Task {key!r} gives a text several labels at once, which cannot be compared yet.")
-    return holders
+    return holders, remarks
+
+
+def _fitting_column(table: Table, tasks: Mapping[str, Task], columns: Sequence[str], is_named: bool) -> tuple[str, str]:
+    """Return the only task whose labels are in the only column that has labels of a task.
+
+    Args:
+        is_named: the column is known to hold labels.
+
+    Raises:
+        InputError: there is none, or several.
+    """
+    single = {name: task for name, task in tasks.items() if task.problem_type == SINGLE}
+    fits: list[tuple[str, str]] = []
+    if is_named or len(columns) <= MAX_SEARCHED:
+        cells, names_of = read_columns(table, columns, GUESS_ROWS), class_names(table)
+        for column in columns:
+            try:
+                labels = spellings(table.name, column, cells[column], names_of.get(column))
+            except InputError:
+                continue
+            is_numbered = all(re.fullmatch(r"[-+.\d\s]*", label) for label in labels)  # it may be of any task
+            fits += [] if is_numbered else [(name, column) for name in fitting_tasks(column, labels, single)]
+    if len(fits) == 1:
+        return fits[0]
+    if not fits and not is_named:
+        raise InputError(
+            f"{table.name} has no label column ('label', or {', '.join(tasks)}); {listed(table.columns)}"
+            + (f" ({'; '.join(table.remarks)})" if table.remarks else "")
+            + ". Name it with --label-column."
+        )
+    if not is_named:
+        likely = _listed(f"{shown(column)} ({name})" for name, column in fits)
+        raise InputError(
+            f"{table.name}: several columns may hold the labels: {likely}. Name one with --label-column, and its task "
+            "with --task."
+        )
+    what = f"may be those of {joined([name for name, _ in fits])}" if fits else "do not show which task is meant"
+    raise InputError(
+        f"{table.name}: the labels in the column {shown(columns[0])} {what}. Name the task with --task: one of "
+        f"{', '.join([name for name, _ in fits] or tasks)}."
+    )
 
 
 def label_remarks(

@@ -12,12 +12,12 @@ from typing import Any
 import streamlit as st
 
 from dashboard import served
+from inference.compare.overall import MAX_MEASUREMENTS
 from inference.compare.receipt import Receipt, peek_receipt, read_receipt
 from inference.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = ROOT / "assets" / "receipts"
-MAX_MEASUREMENTS = 20  # of one model that decide together
 MAX_CACHED = 100  # a receipt of 200,000 rows takes some 20 MB as text
 
 

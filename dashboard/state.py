@@ -15,8 +15,9 @@ import streamlit as st
 
 from dashboard import receipts, served
 from dashboard.components import lead_to_measuring, plain
-from dashboard.receipts import MAX_MEASUREMENTS, Shelf
+from dashboard.receipts import Shelf
 from inference.assets import SHOWCASE
+from inference.compare.overall import MAX_MEASUREMENTS
 from inference.compare.receipt import Receipt
 from inference.compare.results import DEFAULT_MAX_DROP
 from inference.compare.slices import row_columns

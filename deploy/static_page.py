@@ -9,10 +9,11 @@ from typing import Any
 
 from dashboard.report_page import basic_plotly, report
 from inference.assets import ASSETS
-from inference.backends import RUNTIMES, TITLES
+from inference.backends import RUNTIMES
+from inference.compare.overall import decide_overall, is_timed, others_in_words
 from inference.compare.receipt import peek_receipt, read_receipt
-from inference.compare.results import unmeasured
-from inference.compare.summary import headline, provenance
+from inference.compare.summary import provenance
+from inference.compare.verdict import ShipLimits
 from inference.formats.bundle import Bundle
 from inference.tables.table import LABEL_NAMES, TEXT_NAMES
 from ui.look import SCRIPTS, look, read, tokens
@@ -34,12 +35,11 @@ def page_files(bundle: Bundle, receipts: Path = RECEIPTS) -> dict[str, bytes]:
     """
     paths = [path for path in sorted(receipts.glob("*.json")) if _is_of(path, bundle)]
     recorded = {path.name: read_receipt(path) for path in paths}
-    timed = {name: receipt for name, receipt in recorded.items() if unmeasured(receipt) is None}
     page = {
         "runtimes": {name: {"title": runtime.title, "glyph": runtime.glyph} for name, runtime in RUNTIMES.items()},
         "text_names": TEXT_NAMES,
         "label_names": LABEL_NAMES,
-        "recorded": summary(timed) if timed else None,
+        "recorded": summary(recorded) if any(map(is_timed, recorded.values())) else None,
     }
     files = {"tokens.css": tokens() + look(), "page.json": json.dumps(page, ensure_ascii=False)}
     files |= {name: read(name) for name in SCRIPTS}
@@ -49,12 +49,12 @@ def page_files(bundle: Bundle, receipts: Path = RECEIPTS) -> dict[str, bytes]:
 
 
 def summary(receipts: Mapping[str, Receipt]) -> dict[str, Any]:
-    """Return the recorded comparison in one sentence and one small table, from the receipt with the most rows.
+    """Return what to ship in a few words, and a small table, from the receipt with times that has the most rows.
 
     Args:
         receipts: by the names of their files, which are returned with their numbers of rows and of texts.
     """
-    largest = max(receipts.values(), key=lambda receipt: len(receipt["data"]["row_numbers"]))
+    largest = max(filter(is_timed, receipts.values()), key=lambda receipt: len(receipt["data"]["row_numbers"]))
     results, settings = largest["results"], largest["settings"]
     rows = [
         {
@@ -67,8 +67,8 @@ def summary(receipts: Mapping[str, Receipt]) -> dict[str, Any]:
     counts = {
         name: [len(one["data"]["row_numbers"]), len(one["data"]["texts"] or ())] for name, one in receipts.items()
     }
-    compared = headline(largest)
-    sentence = f"Recorded: {compared}." if compared else f"Only {TITLES[settings['backends'][0]]} was measured."
+    overall = decide_overall(receipts, ShipLimits())
+    sentence = f"{overall.headline}: {overall.because} {others_in_words(overall)}".rstrip()
     return {"sentence": sentence, "rows": rows, "source": provenance(largest), "receipts": counts}
 
 

@@ -18,6 +18,7 @@ from test_app import models
 from inference import Answer, InferenceError, InputError, MissingDependencyError
 from inference.calls.predictions import Timing
 from inference.classifier import Classifier
+from inference.compare.overall import others_in_words
 from inference.compare.receipt import seal
 from inference.formats.describe import describe
 from inference.jobs import Cancelled
@@ -110,13 +111,13 @@ def test_only_the_newest_question_of_a_session_counts() -> None:
 # --- The recorded measurement
 
 
-def test_measurement_of_this_model_with_the_most_rows_is_shown() -> None:
+def test_measurements_of_this_model_decide_what_to_ship() -> None:
     recorded = find_recorded(describe(DEMO))
     assert recorded
-    accuracy = "accuracy of emotion −0.04 pp (n = 4,946)"
-    assert str(recorded.headline) == f"INT8: 5.9× as fast as PyTorch, 4.0× smaller, {accuracy}"
-    noise = replace(recorded.headline, is_different=False)  # type: ignore[type-var]
-    assert str(noise) == f"INT8: not measurably faster than PyTorch, 4.0× smaller, {accuracy}"
+    assert recorded.overall.headline == "Ship ONNX"
+    assert recorded.overall.because.startswith("2.3× to 3.1× as fast as PyTorch, 6% smaller, numerically the same")
+    int8 = "INT8 (5.3× to 7.0× as fast and 4.0× smaller) is not settled: accuracy on sentiment."
+    assert others_in_words(recorded.overall) == int8
     assert recorded.p50_ms["int8"] == pytest.approx(1.853045)
 
 
@@ -139,7 +140,7 @@ def test_damaged_measurement_does_not_hide_another(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(json.dumps(seal(source)))
     recorded = find_recorded(bundle, [tmp_path])
     assert recorded
-    assert recorded.name == "c"
+    assert list(recorded.overall.receipts) == [str(tmp_path / "c.json")]
 
 
 # --- The page

@@ -9,7 +9,7 @@ import made
 import pytest
 
 from dashboard import answer
-from inference.compare.overall import NO_SPEED, Overall, decide_overall, nearest_in_words
+from inference.compare.overall import NO_SPEED, Overall, decide_overall, nearest_in_words, others_in_words
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, ShipLimits
 
 TASKS = ("mood", "topic", "tone")
@@ -173,6 +173,16 @@ def test_backend_that_was_not_measured_on_every_task_is_not_settled(three: dict[
     overall = decided(mood=three["mood"], topic=measured("topic", backends=("pytorch", "onnx")))
     assert overall.status("int8") == "not measured on topic"
     assert overall.headline == "Ship ONNX"
+
+
+def test_what_keeps_the_other_runtimes_back_is_said_with_their_figures(three: dict[str, Any]) -> None:
+    assert others_in_words(decided(**three)) == ""
+    broken = three | {"topic": measured("topic", broken=150)}
+    assert others_in_words(decided(**broken)) == (
+        "INT8 (6.0× as fast and 6.0× smaller) is ruled out by accuracy on topic."
+    )
+    untimed = {"mood": made.without_speed(measured("mood", broken=150))}
+    assert others_in_words(decided(**untimed)) == "INT8 (6.0× smaller) is ruled out by accuracy."
 
 
 def test_measurement_of_the_reference_alone_has_nothing_to_ship() -> None:

@@ -16,10 +16,13 @@ from dashboard import receipts
 from dashboard.charts import overview
 from dashboard.report_summary import summary
 from inference import cpu
+from inference.assets import DEMO_MODEL
 from inference.backends import RUNTIMES, TITLES
 from inference.compare.overall import decide_overall
 from inference.compare.receipt import seal, write_receipt
 from inference.compare.verdict import ShipLimits
+from inference.formats.describe import describe
+from ui.recorded import find_recorded
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
 
@@ -161,3 +164,14 @@ def test_summary_says_what_it_leaves_out() -> None:
     assert "6 tasks more: every limit is met there. The full report has them." in page
     page = summary(decide_overall(receipts, ShipLimits(max_p95_ms=0.1)))
     assert "limits are not met on 6. The full report" in page
+
+
+def test_page_and_overview_recommend_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPTYCH_MODEL", str(DEMO_MODEL))
+    recorded = find_recorded(describe(DEMO_MODEL))
+    assert recorded
+    page = html(opened())
+    assert f"{recorded.overall.headline}</h2>" in page
+    assert f'<p class="because">{recorded.overall.because}</p>' in page
+    for name in recorded.overall.backends:
+        assert f"{recorded.overall.status(name)}" in page

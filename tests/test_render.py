@@ -10,9 +10,12 @@ from html import unescape
 
 import fakes
 from test_app import HOSTILE, PARITY, SCRIPT, models
+from test_overall import measured
 
 from inference import InputError
 from inference.calls.reading import Reading
+from inference.compare.overall import decide_overall
+from inference.compare.verdict import ShipLimits
 from inference.formats.bundle import Task
 from inference.loading import Models
 from ui import render
@@ -34,12 +37,13 @@ def test_head_links_to_what_is_served_and_marks_where_one_is() -> None:
 
 def test_strip_says_how_the_runtimes_compare_or_how_to_measure_them() -> None:
     bundle = models().bundle
-    sentence = "INT8: 5.9× as fast as PyTorch"
-    html = render.strip(bundle, sentence, "dashboard/")
+    overall = decide_overall({"mood": measured("mood", broken=150)}, ShipLimits())
+    html = render.strip(bundle, overall, "dashboard/")
     assert "Model <b>fake</b>" in html
-    assert f"<b>{sentence}</b>" in html
+    assert "<b>Ship ONNX:</b> 3.0× as fast as PyTorch, " in html
+    assert "<span>INT8 (6.0× as fast and 6.0× smaller) is ruled out by accuracy.</span>" in html
     assert '<a href="dashboard/"' in html
-    assert "<a " not in render.strip(bundle, sentence, None)
+    assert "<a " not in render.strip(bundle, overall, None)
     assert "Measure them on your data" in render.strip(bundle, None, "dashboard/")
     assert "python -m inference compare" in render.strip(bundle, None, None)
     assert "nothing to compare" in render.strip(replace(bundle, backends=("pytorch",)), None, None)

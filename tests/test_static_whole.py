@@ -18,7 +18,9 @@ from static_site import Visiting, ask, card, downloaded, served
 from deploy.static_page import page_files
 from inference import InputError, load
 from inference.assets import showcase_texts
+from inference.compare.overall import decide_overall
 from inference.compare.receipt import read_receipt
+from inference.compare.verdict import ShipLimits
 from inference.formats.describe import describe
 
 ROWS = 300
@@ -74,9 +76,8 @@ def test_recorded_comparison_is_that_of_the_same_model_alone(tmp_path: Path) -> 
     except InputError as error:
         pytest.skip(str(error))
     recorded = json.loads(files["page.json"])["recorded"]
-    gain = read_receipt(source)["results"]["speedup"]["int8"]["value"]
-    assert recorded["sentence"].startswith(f"Recorded: INT8: {gain:.1f}× as fast as PyTorch, 4.0× smaller, accuracy ")
-    assert recorded["sentence"].endswith("over 3 tasks (n = 1,023 labels).")
+    overall = decide_overall({"showcase": read_receipt(source)}, ShipLimits())
+    assert recorded["sentence"].startswith(f"{overall.headline}: {overall.because} INT8 (")
     assert recorded["receipts"] == {"showcase.json": [388, 388]}
     assert [row["runtime"] for row in recorded["rows"]] == ["pytorch", "onnx", "int8"]
     assert "Try the classifier" in files["comparison.html"].decode()

@@ -120,8 +120,8 @@ class Page:
         self._lane = {"concurrency_limit": LIMITS.max_explanations + ANSWERING, "concurrency_id": "inference"}
         with gr.Blocks(title="Triptych", analytics_enabled=False, delete_cache=(3600, 3600)) as self.blocks:
             self.what_if = WhatIf(models, api or Api())
-            headline = str(recorded.headline) if recorded and recorded.headline else None
-            gr.HTML(render.strip(models.bundle, headline, dashboard), elem_id="headline")
+            overall = recorded.overall if recorded else None
+            gr.HTML(render.strip(models.bundle, overall, dashboard), elem_id="headline")
             with gr.Tabs(elem_id="views"):
                 with gr.Tab("Try", id="try"):
                     self._draw_question()

@@ -9,44 +9,49 @@ from pathlib import Path
 from typing import Any
 
 from inference.assets import ASSETS
+from inference.compare.overall import MAX_MEASUREMENTS, Overall, decide_overall, is_timed, others_in_words
 from inference.compare.receipt import is_of, peek_receipt
-from inference.compare.results import unmeasured
-from inference.compare.summary import Headline, headline
+from inference.compare.verdict import ShipLimits
 from inference.errors import InferenceError
 from inference.formats.bundle import Bundle
 
+Receipt = Mapping[str, Any]
 RECEIPTS = ASSETS / "receipts"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """The measurement with the most rows, of those with times if there are any."""
+    """What the measurements of a model say."""
 
-    name: str
-    """As the dashboard calls it."""
-    headline: Headline | None
+    overall: Overall
+    """The decision on what to ship, as the dashboard opens with."""
     p50_ms: Mapping[str, float]
-    """Median of one text, end to end, by runtime."""
+    """Median of one text, end to end, by runtime: of the measurement with the most rows that has times."""
 
 
 def find_recorded(bundle: Bundle, folders: Sequence[Path] = (RECEIPTS,)) -> Recorded | None:
-    """Return the measurement of this very model with the most rows; None if there is none."""
-    largest: tuple[tuple[bool, int], Recorded] | None = None
+    """Return what the measurements of this very model say; None if there is none."""
+    decided: Recorded | None = None
+    receipts: dict[str, Receipt] = {}
     for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
+        if len(receipts) == MAX_MEASUREMENTS:
+            break
         try:
             receipt = peek_receipt(path)
-            if not is_of(receipt, bundle):
-                continue
-            weight = unmeasured(receipt) is None, len(receipt["data"]["row_numbers"])
-            if largest is None or weight > largest[0]:
-                largest = weight, _recorded(path.stem, receipt)
+            if is_of(receipt, bundle):
+                decided = _recorded(receipts | {str(path): receipt})  # one that fails does not hide the others
+                receipts[str(path)] = receipt
         except (InferenceError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             _log.warning("The measurement %s cannot be shown: %s", path.name, error)
-    return largest[1] if largest else None
+    return decided
 
 
-def _recorded(name: str, receipt: Mapping[str, Any]) -> Recorded:
-    latency = receipt["results"].get("latency", {})
+def _recorded(receipts: Mapping[str, Receipt]) -> Recorded:
+    overall = decide_overall(receipts, ShipLimits())
+    others_in_words(overall)
+    timed = [overall.receipt(task) for task in overall.used if is_timed(overall.receipt(task))]
+    largest = max(timed, key=lambda receipt: len(receipt["data"]["row_numbers"]), default=None)
+    latency = largest["results"]["latency"] if largest else {}
     p50_ms = {name: float(figures["p50_ms"]["value"]) for name, figures in latency.items() if "p50_ms" in figures}
-    return Recorded(name, headline(receipt), p50_ms)
+    return Recorded(overall, p50_ms)

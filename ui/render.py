@@ -17,6 +17,7 @@ from inference import Answer, InferenceError, Prediction
 from inference.backends import RUNTIMES, TITLES
 from inference.calls.formatting import fixed, mb, ms, percent
 from inference.calls.reading import Reading
+from inference.compare.overall import Overall, others_in_words
 from inference.formats.bundle import MULTI, Bundle, Task
 from ui.look import look, tokens
 
@@ -105,14 +106,15 @@ def message(error: InferenceError) -> str:
     return fill("message", text=error)
 
 
-def strip(bundle: Bundle, recorded: str | None, proof: str | None) -> str:
-    """Return one line: how the runtimes compare in the recorded measurement, or how to measure them.
+def strip(bundle: Bundle, recorded: Overall | None, proof: str | None) -> str:
+    """Return one line: what to ship by the recorded measurements, and why, or how to measure.
 
     Args:
-        recorded: the comparison in one sentence; None without a measurement of this model.
-        proof: the address of the measurement, if a dashboard shows it.
+        recorded: the decision; None without a measurement of this model.
+        proof: the address of the measurements, if a dashboard shows them.
     """
-    return fill("strip", bundle=bundle, recorded=recorded, proof=proof)
+    others = others_in_words(recorded) if recorded else ""
+    return fill("strip", bundle=bundle, recorded=recorded, others=others, proof=proof)
 
 
 def timing(backend: str, answer: Answer) -> str:

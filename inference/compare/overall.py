@@ -31,6 +31,7 @@ from inference.compare.verdict import (
 
 Receipt = Mapping[str, Any]
 NO_SPEED = "Speed is not measured"
+MAX_MEASUREMENTS = 20  # of one model that decide together
 MAX_NAMED = 4  # tasks or measurements in a sentence
 _joined = partial(joined, most=MAX_NAMED)
 LIMITS = {
@@ -309,6 +310,19 @@ def _because(overall: Overall) -> str:
             return f"No other runtime is known to meet every limit{where}."
         return f"No runtime that meets the limits is measurably faster{_timed_alone(overall, name)}{where}."
     return f"{speed_in_words(overall, name)}, {size_in_words(overall, name)}, {loss_in_words(overall, name)}{where}."
+
+
+def others_in_words(overall: Overall) -> str:
+    """Return what keeps the other runtimes from being shipped, with their figures, in sentences; "" if nothing does."""
+    texts = []
+    for name, verdict in overall.backends.items():
+        if name == overall.reference or verdict.decision == SHIP:
+            continue
+        gains = speedups(overall, name)
+        figures = [f"{spread([gain['value'] for gain in gains])} as fast"] if gains else []
+        figures += [size_in_words(overall, name)] if overall.measured(name) else []
+        texts.append(f"{TITLES[name]}{f' ({joined(figures)})' if figures else ''} is {overall.status(name)}.")
+    return " ".join(texts)
 
 
 def speed_in_words(overall: Overall, name: str) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from inference.backends import TITLES
-from inference.calls.formatting import points, times
 from inference.compare.results import cost_per_million, unmeasured
 from inference.errors import InputError
 
@@ -40,65 +38,6 @@ def summary(receipts: Sequence[Mapping[str, Any]], price_per_hour: float | None 
         *([["labels that differ alone and in a batch", *(str(flips[n]) for n in names)]] if both_ways else []),
     ]
     return "\n".join("| " + " | ".join(row) + " |" for row in table) + "\n\n" + provenance(receipts[0])
-
-
-@dataclass(frozen=True)
-class Headline:
-    """How the last runtime of a receipt, the smallest, compares with the reference."""
-
-    backend: str
-    reference: str
-    speedup: float | None
-    """Times as fast; None if speed was not measured."""
-    is_different: bool
-    """Whether the speed-up is more than noise."""
-    smaller: float
-    """Times as small."""
-    difference: float | None
-    """In accuracy; None without labels."""
-    tasks: tuple[str, ...]
-    """With labels."""
-    labels: int
-
-    def __str__(self) -> str:
-        reference = TITLES[self.reference]
-        parts = []
-        if self.speedup is not None:
-            measured = f"{times(self.speedup)} as fast as {reference}"
-            parts.append(measured if self.is_different else f"not measurably faster than {reference}")
-        parts.append(_ratio(self.smaller, "smaller", "larger") + ("" if parts else f" than {reference}"))
-        if self.difference is not None and len(self.tasks) == 1:
-            parts.append(f"accuracy of {self.tasks[0]} {points(self.difference)} (n = {self.labels:,})")
-        elif self.difference is not None:
-            over = f"{len(self.tasks)} tasks (n = {self.labels:,} labels)"
-            parts.append(f"accuracy {points(self.difference)} over {over}")
-        return f"{TITLES[self.backend]}: {', '.join(parts)}"
-
-
-def headline(receipt: Mapping[str, Any]) -> Headline | None:
-    """Return the comparison in one sentence; None if only one runtime was measured."""
-    reference, backend = receipt["settings"]["reference"], receipt["settings"]["backends"][-1]
-    if backend == reference:
-        return None
-    figures = receipt["results"]
-    sizes = figures["size"]
-    pairs = {task: pair[backend] for task, pair in figures["paired"].items() if "fixed" in pair.get(backend, ())}
-    labels = sum(pair["rows"] for pair in pairs.values())
-    speedup = figures["speedup"][backend] if unmeasured(receipt) is None else None
-    return Headline(
-        backend,
-        reference,
-        speedup and speedup["value"],
-        bool(speedup and speedup["different"]),
-        sizes[reference]["model_bytes"] / sizes[backend]["model_bytes"],
-        sum(pair["fixed"] - pair["broken"] for pair in pairs.values()) / labels if labels else None,
-        tuple(pairs),
-        labels,
-    )
-
-
-def _ratio(ratio: float, more: str, less: str) -> str:
-    return f"{times(ratio)} {more}" if ratio >= 1 else f"{times(1 / ratio)} {less}"
 
 
 def leaderboard(receipts: Mapping[str, Mapping[str, Any]]) -> str:

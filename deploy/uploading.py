@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 import re
 from pathlib import Path
 
 from deploy.card import REPO_ID, front_matter, hub
 from deploy.staging import staged_files
 from inference.errors import InferenceError, InputError, shown
+from inference.formats.files import inside
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
@@ -24,6 +24,8 @@ def check_target(repo_id: str, token: str) -> None:
 def upload(folder: str | Path, repo_id: str, token: str) -> str:
     """Replace the contents of the Space, created if needed, by the staged files; returns its address.
 
+    It is one commit: the Hub builds a Space after each, and `upload_folder` makes several if hf_xet is installed.
+
     HF_ENDPOINT, if set, replaces huggingface.co.
 
     Raises:
@@ -34,19 +36,16 @@ def upload(folder: str | Path, repo_id: str, token: str) -> str:
     folder = Path(folder)
     files = staged_files(folder)
     sdk = front_matter(folder)["sdk"]
-    api = hub().HfApi(token=token)
+    library = hub()
+    api, place = library.HfApi(token=token), {"repo_id": repo_id, "repo_type": "space"}
+    new = [library.CommitOperationAdd(name, inside(folder, name)) for name in files]
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        url = api.create_repo(repo_id, repo_type="space", space_sdk=sdk, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo_id,
-            repo_type="space",
-            folder_path=folder,
-            allow_patterns=[glob.escape(name) for name in files],
-            delete_patterns=["*"],  # files of an earlier version
-            commit_message="Triptych",
-        )
+        url = api.create_repo(**place, space_sdk=sdk, exist_ok=True)
+        old = {*api.list_repo_files(**place)} - {*files, ".gitattributes"}  # of an earlier version
+        deleted = [library.CommitOperationDelete(name, is_folder=False) for name in sorted(old)]
+        api.create_commit(**place, operations=[*deleted, *new], commit_message="Triptych")
     except HfHubHTTPError as error:
         reason = error.server_message or f"status {error.response.status_code}"
         raise InferenceError(f"The Hub refused {repo_id}: {reason}. Does the token have write access?") from None

@@ -99,6 +99,19 @@ def test_every_page_is_one_tap_away_on_a_phone_and_keeps_the_selection(address: 
         assert phone.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
 
 
+def test_leaderboard_is_cards_in_a_scroll_area_of_their_own_on_a_phone(address: str, phone: sync_api.Page) -> None:
+    phone.goto(f"{address}/leaderboard?receipt=mine")
+    cards = phone.get_by_role("region", name="All measurements")
+    cards.wait_for()
+    assert "INT8" in cards.inner_text() and "Accuracy" in cards.inner_text()
+    assert cards.get_attribute("tabindex") == "0"
+    assert cards.evaluate("e => e.scrollWidth <= e.clientWidth && e.clientHeight <= 420")
+    assert not phone.locator("[data-testid=stDataFrame]").first.is_visible()
+    phone.set_viewport_size({"width": 1200, "height": 844})
+    phone.locator("[data-testid=stDataFrame]").first.wait_for()
+    assert not cards.is_visible()
+
+
 @pytest.mark.slow
 def test_own_rows_are_measured_and_found_again_after_a_reload(address: str, phone: sync_api.Page) -> None:
     lines = [f"it was {word} {i},{label}" for i in range(50) for word, label in (("bad", "down"), ("fine", "up"))]

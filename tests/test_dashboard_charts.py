@@ -9,6 +9,7 @@ import pytest
 from opened import charts, one, opened, words
 
 from dashboard import receipts
+from dashboard.charts import leaderboard
 from inference.compare.receipt import write_receipt
 
 
@@ -48,3 +49,23 @@ def test_page_of_a_measurement_without_times_shows_the_rest_and_says_why(folder:
     assert len(charts(test)) == expected[page]
     if page != "leaderboard":
         assert "speed was not measured: the machine was busy" in words(test).lower()
+
+
+def test_method_folds_its_sections_below_the_first() -> None:
+    expanders = opened("method").main.expander
+    assert [element.label for element in expanders][:3] == ["The rows", "Latency", "Noise: the A/A control"]
+    assert [element.proto.expanded for element in expanders] == [True] + [False] * (len(expanders) - 1)
+    assert "200 rows" in expanders[0].markdown[0].value
+
+
+def test_leaderboard_on_a_phone_has_a_card_for_each_row_that_the_filter_leaves() -> None:
+    listed = {"a": one(), "b": made.without_speed(one())}
+    rows = leaderboard.table(listed)
+    first, second = leaderboard.cards(listed, rows)
+    assert (first.name, first.source) == ("made, mood", "a: 200 rows of rows.csv, 2026-01-02")
+    assert [name for name, _ in first.lines] == ["pytorch", "onnx", "int8"]
+    assert dict(first.lines)["int8"] == ["89.5%", *dict(first.lines)["int8"][1:4], "16.0 MB"]
+    assert dict(first.lines)["int8"][3] == "6.0×"
+    assert dict(second.lines)["int8"][1:4] == ["not measured", "–", "–"]
+    (left,) = leaderboard.cards(listed, [row for row in rows if row["backend"] == "ONNX" and row["measurement"] == "b"])
+    assert [name for name, _ in left.lines] == ["onnx"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from dashboard.charts.formatting import Receipt
+from dashboard.charts.formatting import Receipt, many
 from dashboard.charts.overview import unbeaten
 from dashboard.charts.style import GREY, Chart, Rows, finish, label, log_axis, marker, named, short, whiskers
 from inference.backends import RUNTIMES, TITLES
-from inference.calls.formatting import joined, ms, percent
+from inference.calls.formatting import joined, mb, ms, percent, times
 from inference.compare.results import unmeasured
 
 
@@ -48,6 +49,47 @@ def _time(receipt: Receipt, backend: str, key: str) -> float | None:
         return None
     estimate = receipt["results"]["latency"][backend].get(key)
     return estimate["value"] if estimate else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of a measurement and task, for a screen that is too narrow for the table.
+
+    Attributes:
+        lines: backend, and its figures as text: accuracy, p50, p95, speed-up, size.
+    """
+
+    name: str
+    source: str
+    lines: list[tuple[str, list[str]]]
+
+
+def cards(receipts: Mapping[str, Receipt], rows: Rows) -> list[Group]:
+    """Return these rows of the receipts' `table` by measurement and task."""
+    wanted = {(row["measurement"], row["task"], row["backend"]) for row in rows}
+    groups = []
+    for name, receipt in receipts.items():
+        for task, scores in receipt["results"]["accuracy"].items():
+            backends = [of for of in receipt["settings"]["backends"] if (name, task, TITLES[of]) in wanted]
+            if not backends:
+                continue
+            count, day = scores[backends[0]]["rows"], receipt["created"][:10]
+            source = short(f"{name}: {many(count, 'row')} of {receipt['data']['name']}, {day}", 120)
+            lines = [(of, _figures(receipt, task, of)) for of in backends]
+            groups.append(Group(short(f"{receipt['model']['name']}, {task}", 80), source, lines))
+    return groups
+
+
+def _figures(receipt: Receipt, task: str, backend: str) -> list[str]:
+    results, is_timed = receipt["results"], unmeasured(receipt) is None
+    p50, p95 = (_time(receipt, backend, key) for key in ("p50_ms", "p95_ms"))
+    return [
+        percent(results["accuracy"][task][backend]["accuracy"]["value"]),
+        "–" if p50 is None and is_timed else "not measured" if p50 is None else ms(p50),
+        "–" if p95 is None else ms(p95),
+        times(results["speedup"][backend]["value"]) if is_timed else "–",
+        mb(results["size"][backend]["model_bytes"]),
+    ]
 
 
 def compares(a: Receipt, b: Receipt) -> bool:

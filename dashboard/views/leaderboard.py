@@ -6,6 +6,7 @@ from dashboard import components, receipts, state
 from dashboard.charts import leaderboard
 from dashboard.charts.formatting import Receipt, many
 from dashboard.components import plain
+from dashboard.templating import render
 from inference.backends import TITLES
 from inference.compare.candidates import check_comparable, decide_pair, is_one_model
 from inference.compare.diff import CHANGED, diff
@@ -76,21 +77,24 @@ rows = [
     for row in leaderboard.table(listed)
     if all(word in " ".join(map(str, row.values())).lower() for word in search.lower().split())
 ]
-st.dataframe(
-    rows,
-    hide_index=True,
-    width="stretch",
-    height=min(MAX_HEIGHT, ROW_HEIGHT * (len(rows) + 1) + 3),  # known before the table is drawn: nothing moves then
-    column_config={
-        "accuracy, %": st.column_config.NumberColumn(format="%.1f"),
-        "macro-F1": st.column_config.NumberColumn(format="%.3f"),
-        "p50, ms": st.column_config.NumberColumn(format="%.2f"),
-        "p95, ms": st.column_config.NumberColumn(format="%.2f"),
-        "speed-up": st.column_config.NumberColumn(format="%.1f×"),
-        "model, MB": st.column_config.NumberColumn(format="%.1f"),
-        "rows": st.column_config.NumberColumn(format="localized"),
-    },
-)
+with st.container(key="wide_rows"):
+    st.dataframe(
+        rows,
+        hide_index=True,
+        width="stretch",
+        height=min(MAX_HEIGHT, ROW_HEIGHT * (len(rows) + 1) + 3),  # known before the table is drawn: nothing moves then
+        column_config={
+            "accuracy, %": st.column_config.NumberColumn(format="%.1f"),
+            "macro-F1": st.column_config.NumberColumn(format="%.3f"),
+            "p50, ms": st.column_config.NumberColumn(format="%.2f"),
+            "p95, ms": st.column_config.NumberColumn(format="%.2f"),
+            "speed-up": st.column_config.NumberColumn(format="%.1f×"),
+            "model, MB": st.column_config.NumberColumn(format="%.1f"),
+            "rows": st.column_config.NumberColumn(format="localized"),
+        },
+    )
+with st.container(key="phone_rows"):  # frame.html shows either
+    st.html(render("cards.html", groups=leaderboard.cards(listed, rows)))
 shown = {name: listed[name] for name in dict.fromkeys(str(row["measurement"]) for row in rows)}
 alike = {name: receipt for name, receipt in shown.items() if leaderboard.compares(receipt, selection.receipt)}
 if any(selection.task in receipt["results"]["accuracy"] for receipt in alike.values()):

@@ -17,15 +17,15 @@ st.download_button(
     "text/html",
     help="One file with verdict, charts, disagreements and this method. It needs no network and prints well.",
 )
-for section in method(selection.receipt, selection.limits):
-    st.subheader(section.heading, anchor=False)
-    for paragraph in section.paragraphs:
-        st.markdown(plain(paragraph))
-    if section.facts:
-        st.table(
-            [{"what": plain(name), "value": plain(value)} for name, value in section.facts],
-            hide_header=True,
-            hide_index=True,
-            border="horizontal",
-        )
+for number, section in enumerate(method(selection.receipt, selection.limits)):
+    with st.expander(section.heading, expanded=number == 0):
+        for paragraph in section.paragraphs:
+            st.markdown(plain(paragraph))
+        if section.facts:
+            st.table(
+                [{"what": plain(name), "value": plain(value)} for name, value in section.facts],
+                hide_header=True,
+                hide_index=True,
+                border="horizontal",
+            )
 components.footer(selection.receipt)

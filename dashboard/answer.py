@@ -158,7 +158,8 @@ def task_lines(overall: Overall) -> list[TaskLines]:
 def _source(overall: Overall, task: str) -> str:
     receipt = overall.receipt(task)
     rows = sum(label >= 0 for label in receipt["data"]["labels"][task])
-    return f"{many(rows, 'row')} of {receipt['data']['name']}"
+    which = f", measurement {overall.used[task]}" if len(overall.receipts) + len(overall.left_out) > 1 else ""
+    return f"{many(rows, 'row')} of {receipt['data']['name']}{which}"
 
 
 def _line(overall: Overall, task: str, name: str) -> Line:

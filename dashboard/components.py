@@ -14,7 +14,7 @@ from streamlit.web.server.starlette.starlette_app_utils import decode_xsrf_token
 from streamlit.web.server.starlette.starlette_server_config import XSRF_COOKIE_NAME
 
 from dashboard import served
-from dashboard.charts.formatting import many, requirements
+from dashboard.charts.formatting import many
 from dashboard.charts.overview import Drawing
 from dashboard.charts.style import Chart, named
 from dashboard.templating import DECISIONS, render
@@ -22,7 +22,7 @@ from inference import cpu
 from inference.backends import TITLES
 from inference.calls.formatting import percent
 from inference.compare.results import unmeasured
-from inference.compare.verdict import ShipLimits, Verdict
+from inference.compare.verdict import SITUATIONS, Recommendation, ShipLimits, decide, unknown_places
 
 Receipt = Mapping[str, Any]
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$^=&\"'])")
@@ -122,21 +122,29 @@ def _themed(figure: go.Figure) -> go.Figure:
     return copy
 
 
-def verdict(verdict: Verdict, limits: ShipLimits | None = None) -> None:
-    """Draw the sentence that a manager can quote, each backend's decision with its reasons, and the limits."""
+def verdict(receipt: Receipt, limits: ShipLimits) -> None:
+    """Draw the sentence that a manager can quote, and each backend's decision with its reasons."""
+    verdict = decide(receipt, limits)
     st.html(render("verdict.html", verdict=verdict))
-    if limits is not None:
-        st.caption(f"Requirements for shipping: {requirements(limits)}. Change them in the sidebar.")
     why, where = st.columns(2)
     with why.expander("Why"):
         for name, judged in verdict.backends.items():
             reasons = "".join(f"\n- {DECISIONS[r.decision][0]} {plain(r.text)}" for r in judged.reasons)
             st.markdown(f"**{named(name)}: {verdict.in_words(name)}**{reasons}")
     with where.expander("Where it will run"):
-        for situation, pick in verdict.recommended.items():
-            st.markdown(f"**{situation}**: {named(pick.backend) if pick.backend else 'none'}. {plain(pick.why)}")
+        places(receipt, verdict.recommended)
     if verdict.caveats:
         st.caption("  \n".join(f"⚠ {plain(caveat)}" for caveat in verdict.caveats))
+
+
+def places(receipt: Receipt, recommended: Mapping[str, Recommendation]) -> None:
+    """Draw which backend to use where, or in a sentence why that is not known."""
+    if (unknown := unknown_places(receipt)) is not None:
+        st.markdown(plain(unknown))
+        return
+    for situation, pick in recommended.items():
+        where = plain(f"({SITUATIONS[situation]})")
+        st.markdown(f"**{situation}** {where}: {named(pick.backend) if pick.backend else 'none'}. {plain(pick.why)}")
 
 
 def provenance(receipt: Receipt) -> None:

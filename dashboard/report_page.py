@@ -27,7 +27,7 @@ from inference.compare.disagreements import disagreements
 from inference.compare.overall import Overall, decide_overall
 from inference.compare.results import unmeasured
 from inference.compare.summary import provenance
-from inference.compare.verdict import ShipLimits, decide
+from inference.compare.verdict import SITUATIONS, ShipLimits, decide, unknown_places
 from ui.look import tokens
 
 Receipt = Mapping[str, Any]
@@ -111,11 +111,14 @@ def _section(receipt: Receipt, limits: ShipLimits, number: Iterator[int]) -> dic
     """Return what the template shows of one receipt; `number` counts the charts of the report."""
     data, settings = receipt["data"], receipt["settings"]
     kind = "quick" if settings["quick"] else "full"
-    rows = many(len(data["row_numbers"]), "row").capitalize()
+    extent = f"{many(len(data['row_numbers']), 'row').capitalize()} of {data['name']}, a {kind} run"
     return {
         "name": f"{data['name']} ({', '.join(data['labels'])})",
         "verdict": decide(receipt, limits),
-        "source": f"{rows} of {data['name']}, a {kind} run. {provenance(receipt)}",
+        "unknown": unknown_places(receipt),
+        "situations": SITUATIONS,
+        "extent": extent,
+        "source": f"{extent}. {provenance(receipt)}",
         "backends": settings["backends"],
         "others": names([name for name in settings["backends"] if name != settings["reference"]]),
         "figures": _figures(receipt),

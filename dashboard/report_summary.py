@@ -21,7 +21,7 @@ from inference.errors import InputError
 from ui.look import tokens
 
 MAX_LINES = 18  # of the table: tasks times backends
-MAX_NOTES = 7
+MAX_NOTES = 6  # with so many lines; each two lines less leave room for a note more
 
 
 def summary_of_files(paths: Sequence[Path], receipts: Sequence[Mapping[str, Any]], limits: ShipLimits) -> str:
@@ -43,10 +43,11 @@ def summary_of_files(paths: Sequence[Path], receipts: Sequence[Mapping[str, Any]
 def summary(overall: Overall) -> str:
     """Return the summary as HTML. It says what it leaves out so as to fit on the page."""
     blocks, left_out = _fitting(answer.task_lines(overall))
-    blocks = [replace(block, task=short(block.task, 40), source=short(block.source, 40)) for block in blocks]
+    blocks = [replace(block, task=short(block.task, 40), source=short(block.source, 70)) for block in blocks]
     notes = [short(note, 130) for note in [*answer.sources(overall), *overall.caveats]]
-    if len(notes) > MAX_NOTES:
-        notes = [*notes[: MAX_NOTES - 1], f"{len(notes) - MAX_NOTES + 1} more notes are in the full report."]
+    most = MAX_NOTES + (MAX_LINES - sum(len(block.lines) for block in blocks)) // 2
+    if len(notes) > most:
+        notes = [*notes[: most - 1], f"{len(notes) - most + 1} more notes are in the full report."]
     task = next(task for task in overall.used)
     drawing = overview.speedup(overall.receipt(task)) if is_timed(overall.receipt(task)) and not left_out else None
     first = overall.receipt(task)

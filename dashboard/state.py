@@ -36,7 +36,7 @@ class Selection:
         name: of the receipt in the list; it may contain anything that a file name can.
         task: one that the receipt has labels for.
         limits: what a backend must meet to be shipped.
-        is_chosen: the reader chose this measurement, or made it in this session.
+        is_chosen: the reader chose this measurement in the list; one made in this session is selected without that.
     """
 
     name: str
@@ -142,7 +142,7 @@ def select() -> None:
         selected = receipt(name, shelf)
         task = st.selectbox("Task", list(selected["data"]["labels"]), key="task", bind="query-params")
         limits = _limits()
-    is_chosen = name != names(shelf)[0] or name in own()
+    is_chosen = name != names(shelf)[0] and name not in own()
     st.session_state[SELECTION] = Selection(name, selected, task, limits, is_chosen)
 
 
@@ -182,7 +182,7 @@ def _take(key: str, here: str) -> None:
 
 def _drop(key: str, options: dict[str, Any]) -> float | None:
     drop: float = st.slider(
-        "Largest drop in accuracy, pp",
+        "Largest drop in accuracy, percentage points",
         0.1,
         MAX_DROP_OFFERED * 100,
         step=0.1,
@@ -205,7 +205,7 @@ def _number(label: str, minimum: float, step: float) -> Callable[[str, dict[str,
 
 LIMITS = {
     "max_drop": _drop,
-    "max_p95": _number("p95 at most, ms", 0.1, 1.0),
+    "max_p95": _number("Slow time (p95) at most, ms", 0.1, 1.0),
     "max_mb": _number("Model at most, MB", 0.1, 5.0),
     "max_flips": _number("Changed labels at most", 0, 1),
     "min_speedup": _number("Speed-up at least, ×", 0.1, 0.5),
@@ -213,8 +213,8 @@ LIMITS = {
 """Key in the address -> what draws its field."""
 
 
-def of_this_model() -> tuple[dict[str, Receipt], ShipLimits, str | None]:
-    """Return the arguments of `decide_overall`: every measurement of the selected one's weights, that one first."""
+def of_this_model() -> tuple[dict[str, Receipt], ShipLimits]:
+    """Return the measurements of the selected one's weights, that one first, and the limits."""
     selection, shelf = current(), receipts.shelf()
     files = served.weights(selection.receipt["model"]["files"])
     measurements = {selection.name: selection.receipt}
@@ -229,7 +229,7 @@ def of_this_model() -> tuple[dict[str, Receipt], ShipLimits, str | None]:
             measurements[name] = receipt(name, shelf)
         except InputError as error:
             st.warning(f"**{plain(name)}** is left out. {plain(str(error))}")
-    return measurements, selection.limits, selection.name if selection.is_chosen else None
+    return measurements, selection.limits
 
 
 def keep_texts(receipt: Mapping[str, Any], texts: list[str]) -> None:

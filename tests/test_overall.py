@@ -243,3 +243,16 @@ def test_caveats_name_the_measurements_that_they_are_about(three: dict[str, Any]
     receipts = three | {"topic": measured("topic")}
     receipts["topic"]["data"]["copies"] = 7
     assert "topic: 7 of 5,000 rows repeat a text." in decided(**receipts).caveats
+
+
+def test_measurement_with_the_most_labels_decides_which_others_compare() -> None:
+    elsewhere = measured("mood")
+    elsewhere["machine"] = elsewhere["machine"] | {"cpu": "Other CPU"}
+    receipts = {"mine": measured("mood", rows=100), "recorded": elsewhere}
+    overall = decided(**receipts)
+    assert overall.used == {"mood": "recorded"}
+    assert overall.left_out == {"mine": "another processor, Made CPU"}
+    assert decided(preferred="mine", **receipts).used == {"mood": "mine"}
+    receipts["other"] = measured("mood", rows=9000)
+    receipts["other"]["model"] = receipts["other"]["model"] | {"max_tokens": 5}
+    assert decided(**receipts).used == {"mood": "recorded"}

@@ -9,10 +9,12 @@ from typing import Any
 
 import made
 import pytest
+from conftest import ROOT
 from opened import html, one, opened, words
+from streamlit.testing.v1 import AppTest
 from test_overall import TASKS, measured
 
-from dashboard import receipts
+from dashboard import receipts, state
 from dashboard.charts import overview
 from dashboard.report_summary import summary
 from inference import cpu
@@ -175,3 +177,32 @@ def test_page_and_overview_recommend_the_same(monkeypatch: pytest.MonkeyPatch) -
     assert f'<p class="because">{recorded.overall.because}</p>' in page
     for name in recorded.overall.backends:
         assert f"{recorded.overall.status(name)}" in page
+
+
+def test_smaller_measurement_decides_only_if_it_is_chosen(folder: Path) -> None:
+    on_shelf(folder, "large", measured("mood", rows=2000))
+    on_shelf(folder, "small", measured("mood", rows=400))
+    assert "2,000 rows of mood.csv, measurement large" in html(opened())
+    test = opened(receipt="small")
+    assert "400 rows of mood.csv, measurement small" in html(test)
+    switch = test.toggle(key="decides")
+    assert switch.value and "Decide by small (400 rows)" in switch.label.replace("\\", "")
+    switch.set_value(False).run()
+    assert "2,000 rows of mood.csv, measurement large" in html(test)
+    assert "decides" not in [toggle.key for toggle in opened(receipt="large").toggle]
+
+
+def test_measurement_made_here_does_not_replace_a_larger_one(folder: Path) -> None:
+    on_shelf(folder, "large", measured("mood", rows=2000))
+    mine = made.without_speed(measured("mood", rows=100))
+    test = AppTest.from_file(str(ROOT / "dashboard" / "main.py"), default_timeout=300)
+    test.session_state[state.OWN] = {"mine here": mine}
+    test.session_state[state.NEXT] = "mine here"
+    test.run()
+    assert not test.exception
+    assert test.sidebar.selectbox(key="receipt").value == "mine here"
+    assert "2,000 rows of mood.csv, measurement large" in html(test)
+    test.toggle(key="decides").set_value(True).run()
+    assert "100 rows of mood.csv, measurement mine here" in html(test)
+    test.toggle(key="decides").set_value(False).run()
+    assert "2,000 rows of mood.csv, measurement large" in html(test)

@@ -15,7 +15,7 @@ from inference.compare.diff import diff
 from inference.compare.receipt import parse_receipt, read_receipt, seal, write_receipt
 from inference.compare.results import UNMEASURED, results
 from inference.compare.summary import leaderboard, summary
-from inference.compare.verdict import INCONCLUSIVE, SHIP, ShipLimits, decide
+from inference.compare.verdict import INCONCLUSIVE, SHIP, ShipLimits, decide, unknown_places
 from inference.errors import InputError
 
 
@@ -116,3 +116,21 @@ def test_commands_read_it(untimed: dict[str, Any], tmp_path: Path, capsys: pytes
         assert main(["receipt", *arguments, path]) == 0
     assert main(["verdict", path, "--max-p95-ms", "5"]) == 3
     assert "limit of p95 5 ms" in capsys.readouterr().out
+
+
+def test_where_it_will_run_is_one_sentence_without_times(
+    untimed: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = unknown_places(untimed)
+    assert sentence == (
+        "Speed was not measured: the machine was busy with other programs. Measure on a quiet machine to see which "
+        "runtime fits where."
+    )
+    assert unknown_places(timed()) is None
+    page = report([untimed], library="")
+    assert page.count(sentence) == 1 and 'class="places"' not in page
+    assert "GPU service <small>(a server with a graphics card)" in report([timed()], library="")
+    write_receipt(untimed, tmp_path / "r.json")
+    main(["verdict", str(tmp_path / "r.json")])
+    printed = capsys.readouterr().out
+    assert printed.count(sentence) == 1 and "GPU service" not in printed

@@ -5,7 +5,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import answer, components, state
 from dashboard.charts import overview
-from dashboard.charts.formatting import requirements
+from dashboard.charts.formatting import many, requirements
 from dashboard.components import plain
 from dashboard.report_page import report
 from dashboard.report_summary import summary
@@ -16,25 +16,32 @@ from inference.compare.verdict import recommendations
 
 ANSWER_HEIGHT, ROW_HEIGHT, TASK_HEIGHT = 262, 55, 40  # pixels, on a screen
 
+PREFERRED = "_preferred"  # name of a measurement -> whether it decides though another is larger
+SWITCH = "decides"
+
 selection = state.current()
 
 
 def page() -> None:
     """Draw the answer first, then every task and backend, then the charts, and below what they rest on."""
-    overall = decide_overall(*state.of_this_model())
+    measurements, limits = state.of_this_model()
+    largest, chosen = decide_overall(measurements, limits), decide_overall(measurements, limits, selection.name)
+    overall = chosen if largest.used == chosen.used or prefers_selected() else largest
     components.model_banner(selection.receipt)
     reserved("answer_place", ANSWER_HEIGHT).html(render("answer.html", **answer.shown(overall)))
     with st.container(horizontal=True, vertical_alignment="center"):
         downloads(overall)
         state.limits_here()
         st.caption(f"Limits: {requirements(overall.limits)}.", width="stretch")
+    if largest.used != chosen.used:
+        choice()
     blocks = answer.task_lines(overall)
     height = sum(len(block.lines) * ROW_HEIGHT + TASK_HEIGHT for block in blocks) + TASK_HEIGHT
     lines = render("lines.html", blocks=blocks, reference=overall.reference, bounds=" (each bound at 95%)")
     reserved("lines_place", height).html(lines)
     charts(overall)
     details(overall)
-    components.cpu_banner(selection.receipt)
+    components.cpu_banner(overall.receipt(next(iter(overall.used))))
 
 
 def reserved(key: str, height: int) -> DeltaGenerator:
@@ -43,6 +50,25 @@ def reserved(key: str, height: int) -> DeltaGenerator:
     overview.css frees its height when that is there.
     """
     return st.container(height=height, border=False, key=key)
+
+
+def prefers_selected() -> bool:
+    """Return whether the selected measurement decides though another is larger: the switch, at first the list."""
+    preferred: bool = st.session_state.get(PREFERRED, {}).get(selection.name, selection.is_chosen)
+    return preferred
+
+
+def choice() -> None:
+    """Draw the switch between the selected measurement and larger ones."""
+
+    def take() -> None:
+        preferred = st.session_state.setdefault(PREFERRED, {})
+        preferred[selection.name] = st.session_state[SWITCH]
+
+    rows = many(len(selection.receipt["data"]["row_numbers"]), "row")
+    st.session_state[SWITCH] = prefers_selected()
+    label = plain(f"Decide by {selection.name} ({rows}), not by the largest measurement")
+    st.toggle(label, key=SWITCH, on_change=take)
 
 
 def downloads(overall: Overall) -> None:
@@ -95,8 +121,7 @@ def details(overall: Overall) -> None:
     receipt = overall.receipt(next(iter(overall.used)))
     with st.expander("Where it will run"):
         allowed = [name for name, verdict in overall.backends.items() if verdict.decision == "SHIP"]
-        for situation, pick in recommendations(receipt, allowed).items():
-            st.markdown(f"**{situation}**: {TITLES[pick.backend] if pick.backend else 'none'}. {plain(pick.why)}")
+        components.places(receipt, recommendations(receipt, allowed))
     with st.expander("What was measured, and what to know about it"):
         st.markdown("".join(f"\n- {plain(text)}" for text in [*answer.sources(overall), *overall.caveats]))
 

@@ -22,7 +22,7 @@ from inference.compare.answering import SoFar
 from inference.compare.labels import LEAVE_OUT, UnknownLabels, guesses
 from inference.compare.rows import LabelledRows, read_data, read_showcase
 from inference.compare.run import QUICK_ROWS
-from inference.compare.verdict import ShipLimits, decide
+from inference.compare.verdict import ShipLimits
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Bundle
 from inference.jobs import BackgroundJob
@@ -102,7 +102,7 @@ def progress(job: Measurement) -> None:
             st.button(label, on_click=job.cancel)
     if job.accuracy is not None:
         selection = st.session_state.get(SELECTION)
-        components.verdict(decide(job.accuracy, selection.limits if selection else ShipLimits()))
+        components.verdict(job.accuracy, selection.limits if selection else ShipLimits())
     if job.answers is not None:
         for task, known in job.answers.so_far().items():
             so_far(task, known, job.answers.labelled(task))
@@ -166,9 +166,12 @@ def result() -> None:
     receipt, selection = own()[name], st.session_state.get(SELECTION)
     limits = selection.limits if selection else ShipLimits()
     st.subheader("The verdict", anchor=False)
-    components.verdict(decide(receipt, limits))
+    components.verdict(receipt, limits)
     components.provenance(receipt)
-    st.markdown(f"Every page shows this measurement now, until you choose another. It is listed as **{plain(name)}**.")
+    st.markdown(
+        f"Every page shows this measurement now, listed as **{plain(name)}**, until you choose another. The Overview "
+        "goes on deciding by the largest measurement of each task; a switch there lets this one decide."
+    )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.page_link("views/overview.py", label="Overview")
         st.page_link("views/accuracy.py", label="Accuracy")

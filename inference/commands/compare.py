@@ -261,7 +261,7 @@ def _measure(args: argparse.Namespace, model: Path, out: Path) -> dict[str, Any]
 
 def verdict_command(args: argparse.Namespace) -> int:
     from inference.compare.receipt import read_receipt
-    from inference.compare.verdict import decide
+    from inference.compare.verdict import decide, unknown_places
 
     receipt = read_receipt(args.receipt)
     if args.candidate is not None:
@@ -283,9 +283,12 @@ def verdict_command(args: argparse.Namespace) -> int:
         print(f"\n{TITLES[name]}: {verdict.in_words(name)}")
         for reason in backend.reasons:
             print(f"  {reason.decision:<12} {reason.text}")
-    print("\nFor")
-    for situation, choice in verdict.recommended.items():
-        print(f"  {situation:<12} {TITLES[choice.backend] if choice.backend else 'none':<8} {choice.why}")
+    if (unknown := unknown_places(receipt)) is not None:
+        print(f"\n{unknown}")
+    else:
+        print("\nFor")
+        for situation, choice in verdict.recommended.items():
+            print(f"  {situation:<12} {TITLES[choice.backend] if choice.backend else 'none':<8} {choice.why}")
     for caveat in verdict.caveats:
         print(f"note: {caveat}")
     return code

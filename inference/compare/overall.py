@@ -121,10 +121,11 @@ def decide_overall(receipts: Mapping[str, Receipt], limits: ShipLimits, preferre
     """Return the decision on the model of the first receipt.
 
     Args:
-        receipts: name of the measurement -> receipt. Those that do not compare with the first are left out.
+        receipts: name of the measurement -> receipt. Those that do not compare with the preferred one, or with the one
+            with the most labels, are left out.
         preferred: a measurement that counts for its tasks even if another has more rows.
     """
-    first = next(iter(receipts.values()))
+    first = receipts[preferred] if preferred is not None else _largest(receipts)
     left_out = {name: why for name, receipt in receipts.items() if (why := difference(first, receipt))}
     alike = {name: receipt for name, receipt in receipts.items() if name not in left_out}
     used = _choose(alike, preferred)
@@ -190,12 +191,24 @@ def _rows(receipt: Receipt, task: str) -> int:
     return sum(label >= 0 for label in receipt["data"]["labels"][task])
 
 
+def _largest(receipts: Mapping[str, Receipt]) -> Receipt:
+    """Return the measurement of the first one's model with the most labels; with times and full runs go first."""
+    model = _model(next(iter(receipts.values())))
+    return max(
+        (receipt for receipt in receipts.values() if _model(receipt) == model),
+        key=lambda receipt: (*_rank(receipt), sum(_rows(receipt, task) for task in receipt["data"]["labels"])),
+    )
+
+
+def _rank(receipt: Receipt) -> tuple[bool, bool]:
+    return is_timed(receipt), not receipt["settings"]["quick"]
+
+
 def _choose(receipts: Mapping[str, Receipt], preferred: str | None) -> dict[str, str]:
     """Return the measurement of each task: the preferred one, else that with the most rows; full runs go first."""
 
     def rank(task: str, name: str) -> tuple[bool, bool, bool, int]:
-        receipt = receipts[name]
-        return name == preferred, is_timed(receipt), not receipt["settings"]["quick"], _rows(receipt, task)
+        return name == preferred, *_rank(receipts[name]), _rows(receipts[name], task)
 
     tasks = {task: None for receipt in receipts.values() for task in receipt["results"]["accuracy"]}
     having = {task: [name for name in receipts if task in receipts[name]["results"]["accuracy"]] for task in tasks}

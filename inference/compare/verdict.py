@@ -23,7 +23,14 @@ EXIT_CODES = {SHIP: 0, NO: 1, INCONCLUSIVE: 3}
 MAX_DROP_OFFERED = 0.03  # the largest limit of the drop that is suggested: a share, as on the dashboard's slider
 MAX_COPIES = 0.05  # share of duplicate rows above which accuracy is inconclusive
 MAX_ROUNDING = 1e-4  # of a probability: below it, two runtimes compute the same function and differ in rounding
-SITUATIONS = ("CPU service", "GPU service", "serverless", "edge", "notebook")
+SITUATIONS = {
+    "CPU service": "a server without a graphics card",
+    "GPU service": "a server with a graphics card",
+    "serverless": "started for a request, then stopped",
+    "edge": "on a device, such as a phone or a camera",
+    "notebook": "for a person who experiments",
+}
+"""Where a runtime may run -> what that is, in plain words."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,12 @@ def decide(receipt: Mapping[str, Any], limits: ShipLimits = ShipLimits()) -> Ver
 def recommendations(receipt: Mapping[str, Any], shippable: Sequence[str]) -> dict[str, Recommendation]:
     """Return which of the backends that may be shipped to use in each situation."""
     return {situation: _recommend(receipt, situation, shippable) for situation in SITUATIONS}
+
+
+def unknown_places(receipt: Mapping[str, Any]) -> str | None:
+    """Return why nothing is recommended for any situation, in a sentence; None if speed was measured."""
+    why = unmeasured(receipt)
+    return None if why is None else f"{_capital(why)}. Measure on a quiet machine to see which runtime fits where."
 
 
 def accuracy_decision(receipt: Mapping[str, Any], task: str, name: str, max_drop: float) -> Reason:

@@ -17,6 +17,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,9 +28,11 @@ from inference.compare.receipt import Receipt, seal
 from inference.compare.rows import LabelledRows
 from inference.compare.run import measure, warm_up
 from inference.errors import InferenceError, InputError
+from inference.explain.agreement import Comparison, agreement
+from inference.explain.explanation import Explanation
 from inference.formats.bundle import Bundle
 from inference.formats.identity import content_key
-from inference.jobs import BackgroundJob, Lane, Progress
+from inference.jobs import BackgroundJob, Cancelled, Lane, Progress
 
 Result = TypeVar("Result")
 ROOT = Path(__file__).resolve().parents[1]
@@ -244,25 +247,57 @@ def build(model: Bundle, progress: Progress) -> None:
 
 
 def explain(
-    text: str, task: str, label: str, first: str, second: str, is_wanted: Callable[[], bool] = lambda: True
+    text: str,
+    task: str,
+    label: str,
+    first: str,
+    second: str,
+    is_wanted: Callable[[], bool] = lambda: True,
+    on_known: Callable[[dict[str, Any]], None] = lambda known: None,
 ) -> dict[str, Any]:
     """Explain a text on two backends of the served model, as `explain --compare` does; return `Comparison.to_dict`.
 
+    Each runs in a process of its own, at the same time: loading PyTorch takes ten times as long as all of INT8.
+
+    Args:
+        on_known: called with the explanations by backend, as soon as there is one.
+
     Raises:
         InputError: another job is running.
-        InferenceError: the command failed or took too long, or nobody waits for it any more.
+        InferenceError: a command failed or took too long, or nobody waits for it any more.
     """
+    known: dict[str, Any] = {}
+    has_failed = threading.Event()
 
     def work(progress: Progress) -> dict[str, Any]:
         content = content_key(served.unchanged())
-        # With "=", because a label may begin with a dash. The text goes through a pipe, so no process list shows it.
-        arguments = ["explain", "--json", "--compare", f"{first},{second}", f"--task={task}", f"--label={label}"]
-        arguments += [*served.options(), f"--cache={served.cache()}", f"--content={content}", "-"]
-        printed = _command(arguments, lambda step: progress(step, 0.0), text)
-        comparison: dict[str, Any] = json.loads(printed)["comparisons"][0]
-        return comparison
 
-    return _start("explanation", work, is_wanted, POLL_S, EXPLAIN_S).outcome()
+        def watch(step: str) -> None:
+            progress(step, 0.0)
+            if has_failed.is_set():
+                raise Cancelled
+
+        def one(name: str) -> None:
+            # With "=", because a label may begin with a dash. The text goes through a pipe: no process list shows it.
+            arguments = ["explain", "--json", f"--backend={name}", f"--task={task}", f"--label={label}"]
+            arguments += [*served.options(), f"--cache={served.cache()}", f"--content={content}", "-"]
+            known[name] = json.loads(_command(arguments, watch, text))["explanations"][0]
+
+        with ThreadPoolExecutor(2) as pool:
+            for done in as_completed([pool.submit(one, name) for name in (first, second)]):
+                if done.exception() is not None:
+                    has_failed.set()
+                done.result()
+        explanations = {name: Explanation.from_dict(known[name]) for name in (first, second)}
+        return Comparison(explanations, {second: agreement(*explanations.values())}).to_dict()
+
+    job = _start("explanation", work, is_wanted, POLL_S, EXPLAIN_S)
+    shown = 0
+    while not job.wait(POLL_S / 2):
+        if shown < len(known):
+            shown = len(known)
+            on_known(dict(known))
+    return job.outcome()
 
 
 def _start(

@@ -25,9 +25,7 @@ def draw(comparison: Mapping[str, Any], reference: str, backend: str) -> None:
     st.markdown(
         f"#### {plain(_headline(agreement, label))}", help=plain(agreement_sentence(agreement, reference, backend))
     )
-    for column, (name, explanation) in zip(st.columns(2, gap="large"), explanations.items(), strict=True):
-        with column:
-            st.html(render("words.html", name=name, explanation=explanation, pieces=_pieces(explanation)))
+    _draw_sides(explanations, reference, backend)
     for note in explanations[reference]["notes"]:
         st.caption(plain(note))
     st.caption(
@@ -36,6 +34,21 @@ def draw(comparison: Mapping[str, Any], reference: str, backend: str) -> None:
     )
     if components.shows_tables():
         _table(explanations, reference, backend)
+
+
+def draw_known(known: Mapping[str, Any], label: str, reference: str, backend: str) -> None:
+    """Draw what is known before the comparison is complete."""
+    st.markdown(f"#### Why {plain(label)}: comparing the words …")
+    _draw_sides(known, reference, backend)
+
+
+def _draw_sides(explanations: Mapping[str, Any], reference: str, backend: str) -> None:
+    for column, name in zip(st.columns(2, gap="large"), (reference, backend), strict=True):
+        if name in explanations:
+            explanation = explanations[name]
+            column.html(render("words.html", name=name, explanation=explanation, pieces=_pieces(explanation)))
+        else:
+            column.caption(f"{TITLES[name]}: loading the model …")
 
 
 def _headline(agreement: Agreement, label: str) -> str:

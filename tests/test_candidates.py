@@ -200,7 +200,7 @@ def test_runtimes_of_one_model_are_measured_together() -> None:
 
 def test_runtime_that_is_compared_without_times_is_said_to_be_a_default() -> None:
     untimed = [made.without_speed(receipt) for receipt in (model(), of_another(model(fixed=80)))]
-    assert "so PyTorch is compared. Name another" in decide_pair(*untimed, ShipLimits())[0].caveats[-1]
+    assert "so PyTorch is compared; another can be chosen" in decide_pair(*untimed, ShipLimits())[0].caveats[-1]
     assert len(decide_pair(*untimed, ShipLimits(), "int8")[0].caveats) == 1
 
 

@@ -248,6 +248,12 @@ def test_an_explanation_is_plain_json_with_its_notes() -> None:
     assert len(again["notes"]) == 2
 
 
+def test_explanation_is_read_again_from_its_json() -> None:
+    single = explain(fakes.classifier(), "so good", "sentiment")
+    for explanation in (single, replace(single, second_text="an answer", second_read=(0, 9))):
+        assert Explanation.from_dict(json.loads(json.dumps(explanation.to_dict()))) == explanation
+
+
 def test_words_outside_the_vocabulary_are_named() -> None:
     explanation = explain(fakes.classifier(), "good 😀 ☃ bad 😀 glad", "sentiment")
     assert [word.text for word in explanation.words if word.unknown] == ["😀", "☃", "😀"]

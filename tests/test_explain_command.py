@@ -258,6 +258,7 @@ def test_a_row_is_explained_on_both_backends_with_how_far_they_agree(
     def explain(*arguments: Any) -> dict[str, Any]:
         asked.append(arguments[:5])
         assert arguments[5]()  # the session is still there
+        arguments[6]({"int8": comparison()["explanations"]["int8"]})
         return comparison()
 
     monkeypatch.setattr(jobs, "explain", explain)
@@ -313,11 +314,46 @@ def test_the_dashboard_shows_what_the_command_prints(
         jobs.explain("what a lovely film", "sentiment", "great", "onnx", "int8")
 
 
-def test_abandoned_explanation_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (program := tmp_path / "endless").write_text("#!/bin/sh\nexec sleep 600\n")
+def written(tmp_path: Path, script: str) -> str:
+    """A program in place of Python's, which is asked for the explanation of one backend."""
+    (program := tmp_path / "program").write_text(f"#!/bin/sh\n{script}")
     program.chmod(0o755)
+    return str(program)
+
+
+def test_first_explanation_is_known_while_the_other_backend_still_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, loaded = tmp_path / "answer.json", tmp_path / "loaded"
+    explanation = explain(fakes.classifier(), "so good", "sentiment")
+    answer.write_text(json.dumps({"explanations": [explanation.to_dict()]}))
+    wait = f'case "$*" in *--backend=onnx*) while [ ! -e {loaded} ]; do sleep 0.05; done;; esac'
+    monkeypatch.setattr(jobs, "POLL_S", 0.02)
+    monkeypatch.setattr(jobs.sys, "executable", written(tmp_path, f"{wait}\ncat {answer}"))
+    known = []
+
+    def on_known(explanations: dict[str, Any]) -> None:
+        known.append(explanations)
+        loaded.touch()
+
+    comparison = jobs.explain("so good", "sentiment", "positive", "onnx", "int8", on_known=on_known)
+    assert list(known[0]) == ["int8"]
+    assert json.dumps(comparison["explanations"]["onnx"]) == json.dumps(explanation.to_dict())
+    assert comparison["agreements"]["int8"]["tau"] == pytest.approx(1)
+
+
+def test_backend_that_fails_ends_the_other_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails = 'case "$*" in *--backend=int8*) echo "error: No INT8 model." >&2; exit 2;; esac'
+    monkeypatch.setattr(jobs, "POLL_S", 0.02)
+    monkeypatch.setattr(jobs.sys, "executable", written(tmp_path, f"{fails}\nexec sleep 600"))
+    with pytest.raises(InferenceError, match=r"No INT8 model\."):
+        jobs.explain("so good", "sentiment", "positive", "onnx", "int8")
+    assert jobs.running() is None
+
+
+def test_abandoned_explanation_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "POLL_S", 0.01)
-    monkeypatch.setattr(jobs.sys, "executable", str(program))
+    monkeypatch.setattr(jobs.sys, "executable", written(tmp_path, "exec sleep 600"))
     with pytest.raises(InferenceError, match="no longer needed"):
         jobs.explain("good", "sentiment", "positive", "onnx", "int8", lambda: False)
     assert jobs.running() is None

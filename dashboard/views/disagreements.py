@@ -236,11 +236,20 @@ def draw_why(row: Disagreement, receipt: Receipt, task: str, reference: str, bac
     if asked[:3] != (receipt["checksum"], task, row.row) or asked[4:] != (reference, backend):
         return
     if answer is None:
+        place = st.empty()
+
+        def draw_known(known: Mapping[str, Any]) -> None:
+            with place.container():
+                why.draw_known(known, asked[3], reference, backend)
+
         try:
-            with st.spinner("Loading both models, then leaving out one word at a time …"):
-                answer = explain(row.text or "", task, asked[3], reference, backend, reader())
+            draw_known({})
+            with st.spinner("Loading each model, then leaving out one word at a time …"):
+                answer = explain(row.text or "", task, asked[3], reference, backend, reader(), draw_known)
+            place.empty()
             st.session_state[WHY] = (asked, answer)
         except InferenceError as error:
+            place.empty()
             st.session_state.pop(WHY)
             st.error(plain(served.shown(error)))
             return

@@ -101,7 +101,7 @@ if any(selection.task in receipt["results"]["accuracy"] for receipt in alike.val
     components.chart(leaderboard.pareto(alike, selection.task), "all")
 
 st.subheader("Compare two", anchor=False)
-first, second = st.columns(2, gap="large")
+first, second = st.columns(2, gap="small")
 a = first.selectbox("In use", list(listed), list(listed).index(selection.name), key="in_use", bind="query-params")
 refused = {name: why for name in listed if name != a and (why := incomparable(listed[a], listed[name]))}
 others = [name for name in listed if name != a and name not in refused]

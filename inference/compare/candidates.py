@@ -168,8 +168,7 @@ def decide_models(
     caveats = _caveats(a, b, len(rows[0]), speed)
     if backend is None and unmeasured(a) and unmeasured(b):
         caveats.append(
-            f"Without times no runtime is recommended, so {TITLES[first.backend]} is compared. Name another with "
-            "--backend."
+            f"Without times no runtime is recommended, so {TITLES[first.backend]} is compared; another can be chosen."
         )
     return ModelVerdict(first, second, decision, sentence, reasons, caveats)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -153,6 +154,17 @@ class Explanation:
             "second_read": self.second_read and list(self.second_read),
             "notes": self.notes,
         }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Explanation:
+        """Return the explanation that `to_dict` gave."""
+        second_read = content["second_read"]
+        values = {name: value for name, value in content.items() if name != "notes"} | {
+            "words": tuple(Attribution(**word) for word in content["words"]),
+            "read": tuple(content["read"]),
+            "second_read": second_read and tuple(second_read),
+        }
+        return cls(**values)
 
 
 def _quoted(word: str) -> str:

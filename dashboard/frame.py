@@ -25,7 +25,7 @@ def framed(page: str) -> str:
     scripts = Path(st.__file__).parent / "static" / "static" / "js"
     early = [path.name for name in EARLY for path in scripts.glob(f"{name}.*.js")]
     style = Markup(tokens() + look()) + asset("overview.css")
-    frame = render("frame.html", look=style, head=Markup(head("Compare", _links())), early=early)
+    frame = render("frame.html", look=style, head=Markup(head("Compare", _links(), "h1")), early=early)
     page = FONT.sub("", page).replace("<title>Streamlit</title>", "<title>Triptych: compare</title>")
     return page.replace(ROOT, frame + ROOT)
 

@@ -322,4 +322,8 @@ async function showScored(file) {
   }
 }
 
+// Gradio calls its drop zone other than what it says on it, which those who say aloud what they see cannot name.
+new MutationObserver(() => document.querySelector("#score-file button[aria-dropeffect][aria-label]")?.removeAttribute("aria-label"))
+  .observe(document, { childList: true, subtree: true });
+
 window.showScored = showScored;

@@ -192,6 +192,14 @@ def test_half_characters_and_line_separators_stay_in_their_row(tmp_path: Path) -
     assert lines_of(rows)[1][0] == ["a\ud800b\u2028c\nd"]
 
 
+def test_rows_whose_labels_the_model_lacks_are_scored_and_compared_with_nothing(tmp_path: Path) -> None:
+    table = table_of(tmp_path, ["text", "label"], [["good", "praise"]] * 30)
+    _, rows = scored_rows(table, read_right_labels(table, fakes.TASKS, {"sentiment": "label"}, {}), tmp_path)
+    about, first, *_ = lines_of(rows)
+    assert [task["right"] for task in about["tasks"]] == [None, None]
+    assert [right for *_, right in first[1]] == [-1, -1]
+
+
 @pytest.mark.smoke
 def test_browser_and_python_agree_what_a_spreadsheet_would_run(browser: Any) -> None:
     signs = [chr(code) for code in (*range(0x2070), 0xFEFF, *range(0xFF00, 0xFF60))]

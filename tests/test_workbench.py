@@ -82,9 +82,9 @@ def test_figures_of_the_cards_and_the_confusion_matrix_filter_the_rows(visit: Vi
     assert count(table) == "43 rows"
 
 
-@pytest.mark.parametrize("how", ["click", "keyboard"])
-def test_a_row_opens_side_by_side_and_the_table_stays_as_it_was(visit: Visit, tmp_path: Path, how: str) -> None:
-    table = scored(visit, write_csv(tmp_path / "in.csv", ["text", "label"], RIGHT + WRONG))
+def opened_row(visit: Visit, table: sync_api.Locator, how: str = "click") -> None:
+    """Open the row "bad bad" among those whose emotion is wrong."""
+    table.get_by_role("combobox", name="Task").select_option("emotion")
     table.get_by_role("button", name="≠ Wrong (3)").click()
     if how == "click":
         table.get_by_role("row").get_by_text("bad bad").click()
@@ -94,8 +94,65 @@ def test_a_row_opens_side_by_side_and_the_table_stays_as_it_was(visit: Visit, tm
             visit.page.keyboard.press(key)
     sync_api.expect(visit.box).to_have_value("bad bad")
     visit.cell("sentiment").get_by_text("0.9820").wait_for()
-    visit.page.get_by_role("tab", name="Score a file").press("Enter")
-    assert count(table) == "3 of 43 rows"
+
+
+EMOTION = [[text, "sadness"] for text, _ in WRONG]  # to every one of them the model says joy
+
+
+@pytest.mark.parametrize("how", ["click", "keyboard"])
+def test_a_row_opens_side_by_side_with_the_reason_and_the_correction_of_its_task(
+    visit: Visit, tmp_path: Path, how: str
+) -> None:
+    rows = [[text, "joy"] for text, _ in RIGHT] + EMOTION
+    opened_row(visit, scored(visit, write_csv(tmp_path / "in.csv", ["text", "emotion"], rows)), how)
+    visit.see("Row 42. The right emotion label in the file: sadness.")
+    visit.page.locator("#why .words[data-text='bad bad']").wait_for()
+    visit.see("Why joy")  # a label of this task, which is not the first of the model
+    visit.page.get_by_role("button", name="Wrong?").click()
+    sync_api.expect(visit.page.locator("#correction [name=task]")).to_have_value("emotion")
+    visit.box.fill("bad")
+    sync_api.expect(visit.page.locator("#opened .row")).to_have_text("")  # it is another text
+    visit.page.locator("#correction [name=label]").select_option("sadness")
+    visit.page.get_by_role("button", name="Record").click()
+    visit.see("The text in the box has no answer yet.")
+    assert visit.errors == []
+
+
+@pytest.mark.parametrize("how", ["button", "browser"])
+def test_the_way_back_leads_to_the_rows_as_they_were_left(visit: Visit, tmp_path: Path, how: str) -> None:
+    rows = [[f"bad {number}", "sadness"] for number in range(300)]
+    table = scored(visit, write_csv(tmp_path / "in.csv", ["text", "emotion"], rows))
+    sync_api.expect(visit.page.get_by_role("button", name="Back to the rows")).to_be_hidden()
+    table.get_by_role("button", name="≠ Wrong (300)").click()
+    table.get_by_role("button", name="text", exact=True).click()
+    grid = table.locator(".rows")
+    grid.focus()
+    for key in ("End", "PageUp"):
+        visit.page.keyboard.press(key)
+    seen = "grid => [grid.scrollTop, grid.querySelector('[aria-selected=true] .text').innerText]"
+    top, text = left = grid.evaluate(seen)
+    assert top > 0
+    visit.page.keyboard.press("Enter")
+    back = visit.page.get_by_role("button", name="Back to the rows")
+    sync_api.expect(back).to_be_focused()
+    visit.page.locator(f"#why .words[data-text='{text}']").wait_for()
+    for _ in range(2):
+        back.press("Enter") if how == "button" else visit.page.go_back()
+        sync_api.expect(grid).to_be_focused()
+        sync_api.expect(grid).to_be_in_viewport()
+        assert grid.evaluate(seen) == left
+        assert count(table) == "300 rows"
+        assert "view=file" in visit.page.url
+        visit.page.go_forward()
+        sync_api.expect(visit.box).to_be_visible()
+        assert "text=bad" in visit.page.url
+    visit.ask("good")
+    visit.answered()
+    visit.page.go_back()
+    sync_api.expect(grid).to_be_focused()
+    grid.press("Enter")
+    sync_api.expect(visit.box).to_have_value(text)
+    assert visit.errors == []
 
 
 def test_labels_of_other_names_are_mapped_by_hand(visit: Visit, tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ class Page:
     def _draw_question(self) -> None:
         takes_pairs = self._models.bundle.pairs
         first = [*(self._samples[0] if self._samples else []), "", ""]
+        gr.HTML(render.fill("opened"), elem_id="opened", padding=False)
         with gr.Row(elem_id="ask"):
             box = partial(gr.Textbox, lines=1, max_lines=8, scale=6, min_width=280, container=takes_pairs)
             keys = "Enter classifies it, Shift+Enter starts a new line."
@@ -235,6 +236,9 @@ class Page:
         opened_with = [*self.texts, self.why.inputs[0], self.again]
         begin = "(settled) => window.triptych.open(settled)"
         self.blocks.load(None, self.settled, opened_with, js=begin, api_visibility="private")
+        # For a row of a file, and for Back and Forward: its text with its task, which only an event of Gradio can set.
+        asked_for = gr.Button(visible="hidden", elem_id="ask-for")
+        asked_for.click(None, None, opened_with, js="() => window.triptych.askFor()", api_visibility="private")
         self.what_if.connect()
 
     def _is_wanted(self, request: gr.Request) -> bool:

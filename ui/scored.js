@@ -37,7 +37,7 @@ async function readRows(response) {
 }
 
 class RowTable {
-  /** @param {HTMLElement} root @param {any} data @param {{open: (texts: string[]) => void, name: string, runtime: string, replaced: AbortSignal}} page */
+  /** @param {HTMLElement} root @param {any} data @param {{id: string, name: string, runtime: string, replaced: AbortSignal}} page */
   constructor(root, data, page) {
     this.data = data;
     this.page = page;
@@ -55,7 +55,11 @@ class RowTable {
     this.drawTools();
     this.refresh();
     new ResizeObserver(() => this.draw()).observe(this.grid);
-    NARROW.addEventListener("change", () => this.refresh(), { signal: page.replaced });
+    NARROW.addEventListener("change", () => {
+      const { active } = this;
+      this.refresh();
+      this.moveTo(active, 0);
+    }, { signal: page.replaced });
   }
 
   /** The tasks in the columns: the chosen one, or all. */
@@ -251,7 +255,31 @@ class RowTable {
 
   open() {
     const row = this.rows[this.active];
-    if (row) this.page.open(this.data.texts.map((column) => row.cells[column]));
+    if (!row) return;
+    this.left = { top: this.grid.scrollTop, left: this.grid.scrollLeft, page: scrollY };
+    this.grid.classList.add("visited"); // it is marked, because a visitor comes back to it
+    this.draw();
+    const task = this.data.tasks[this.taskOf(row)];
+    const right = task && row.answers[this.data.tasks.indexOf(task)].right;
+    openRow({
+      table: this.page.id, number: row.number, texts: this.data.texts.map((column) => row.cells[column]),
+      task: task?.name ?? null, right: task?.labels[right] ?? "",
+    });
+  }
+
+  /** The task that a row is opened for: the one that is shown, else one that the row is listed for, else one with right labels. */
+  taskOf({ answers }) {
+    const marked = answers.findIndex(({ uncertain, wrong }) => (this.state.uncertain ? uncertain : wrong));
+    return [this.state.task, marked, this.data.tasks.findIndex(({ right }) => right)].find((at) => at >= 0) ?? -1;
+  }
+
+  /** Show the rows as they were left, with the focus on the one that was opened. */
+  comeBack() {
+    const { top, left, page } = this.left ?? { top: 0, left: 0, page: scrollY };
+    this.grid.focus({ preventScroll: true });
+    this.grid.scrollLeft = left;
+    this.moveTo(this.active, top);
+    requestAnimationFrame(() => scrollTo({ top: page, behavior: "instant" })); // after the browser has restored what it noted
   }
 
   /** @param {KeyboardEvent} event */
@@ -264,10 +292,16 @@ class RowTable {
     else if (step === undefined) return;
     event.preventDefault();
     if (step === undefined) return;
-    this.active = Math.max(0, Math.min(this.rows.length - 1, this.active + step));
-    const top = this.active * height;
+    this.moveTo(Math.max(0, Math.min(this.rows.length - 1, this.active + step)), this.grid.scrollTop);
+  }
+
+  /** Make a row the active one, and scroll as little as shows it. @param {number} active @param {number} from  where to scroll from */
+  moveTo(active, from) {
+    this.active = active;
+    const height = rowHeight();
+    const top = active * height;
     const room = this.grid.clientHeight - this.head.offsetHeight - height;
-    this.grid.scrollTop = Math.min(top, Math.max(this.grid.scrollTop, top - room));
+    this.grid.scrollTop = Math.min(top, Math.max(from, top - room));
     this.draw();
   }
 
@@ -299,6 +333,8 @@ async function tablePlace(url) {
 }
 
 let replaced = new AbortController(); // of the table on the page
+/** @type {RowTable | null} */
+let shownTable = null;
 
 /** Show the rows of a scored file. @param {{url: string} | null} file */
 async function showScored(file) {
@@ -307,10 +343,13 @@ async function showScored(file) {
   if (!place) return;
   replaced.abort();
   replaced = new AbortController();
+  shownTable = null;
+  drawRow();
   place.textContent = "Loading the rows …";
   try {
-    const { runtime, name } = place.dataset;
-    const table = new RowTable(place, await readRows(await fetch(file.url)), { open: ask, name, runtime, replaced: replaced.signal });
+    const { runtime, name, rows } = place.dataset;
+    const table = new RowTable(place, await readRows(await fetch(file.url)), { id: rows, name, runtime, replaced: replaced.signal });
+    shownTable = table;
     for (const button of document.querySelectorAll("#score-report [data-filter]")) {
       button.addEventListener("click", () => {
         table.set({ label: -1, right: -1, uncertain: false, wrong: false, query: "", ...JSON.parse(button.dataset.filter) });

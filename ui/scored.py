@@ -182,8 +182,9 @@ class ScoredRows:
     ) -> None:
         self.path = path
         self.rows = self.listed = 0
+        # Labels that the model lacks, and for which the visitor has given no meaning, are compared with nothing.
+        self._right = right = {task: labels for task, labels in right.items() if not labels.unknown}
         self.confusion: dict[str, Counter[tuple[int, int]]] = {task: Counter() for task in right}
-        self._right = right
         self._positions = {name: {label: at for at, label in enumerate(task.labels)} for name, task in tasks.items()}
         self._left_bytes = MAX_TABLE_BYTES
         self._file = gzip.open(path, "wt", compresslevel=4, encoding="ascii")  # noqa: SIM115

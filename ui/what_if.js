@@ -1,6 +1,7 @@
 /**
  * What a visitor does with an answer, in the browser: pin a text, drop a word of it, copy it as a link or as code, say
- * that it is wrong. The functions of share.js and corrections.js are in this module too: see SCRIPT in site.py.
+ * that it is wrong. The functions of share.js, corrections.js and history.js are in this module too: see SCRIPT
+ * in site.py.
  */
 
 const MAX_SHOWN = 300; // characters of the pinned text
@@ -26,6 +27,8 @@ function type(id, text) {
   box.value = text;
   box.dispatchEvent(new Event("input", { bubbles: true }));
 }
+
+const typed = () => [...document.querySelectorAll(":is(#text, #second) :is(textarea, input)")].map((box) => box.value);
 
 function ask(texts) {
   for (let number = 0; number < page().boxes; number++) type(number ? "second" : "text", texts[number] ?? "");
@@ -86,37 +89,6 @@ function moveTo(word, key) {
 
 // --- Links and code
 
-let view = "try";
-let goesToWhy = false; // once there are answers, which the page scrolls to
-let isTouched = false; // an address is only written for somebody who has done something
-
-function state(texts) {
-  const isFile = one('#views button[role="tab"][aria-selected="true"]')?.textContent.trim() === "Score a file";
-  const task = one("#why-task input")?.value;
-  return { texts, task: page().names.includes(task) && page().names.length > 1 ? task : "", view: isFile ? "file" : view };
-}
-
-/** Let the address follow what is shown. */
-function remember() {
-  if (!isTouched || !one(".share")) return;
-  const query = queryOf(location.search, state(textsOf(shown()))) ?? queryOf(location.search, state([])) ?? location.search;
-  if (query !== location.search) history.replaceState(history.state, "", `${location.pathname}${query}${location.hash}`);
-}
-
-/** Open the state that the address carries, or the example; return the texts, the task of Why, and what to ask. */
-function openLink(isSettled) {
-  const { texts, task, view: asked, problem } = readLink(location.search, page().names);
-  const unchanged = { __type__: "update" };
-  const boxes = Array(page().boxes).fill("");
-  view = asked === "why" ? asked : "try";
-  if (problem) say(problem);
-  if (asked === "file") [...document.querySelectorAll('#views button[role="tab"]')].find((tab) => tab.textContent.trim() === "Score a file")?.click();
-  goesToWhy = asked === "why";
-  const given = texts[0] ? boxes.map((_, number) => texts[number] ?? "") : boxes.map(() => unchanged);
-  window.triptychOpening = !texts[0] && !isSettled; // see ask.js
-  return [...given, task ?? unchanged, texts[0] ? "link" : isSettled ? "" : "example"];
-}
-
 async function copy(text, message) {
   const byHand = one("textarea.by-hand");
   byHand.hidden = true;
@@ -134,14 +106,16 @@ async function copy(text, message) {
 
 /** Follow an answer that has come. */
 function answered() {
+  asking = null;
   remember();
+  drawRow();
   drawForm();
   if (goesToWhy) one("#reasons").scrollIntoView();
   goesToWhy = false;
 }
 
 function copyLink() {
-  const query = queryOf(location.search, state(textsOf(shown())));
+  const query = queryOf(location.search, state());
   if (query === null) return say("This text is too long for a link. Copy the request as code instead.");
   return copy(new URL(`${location.pathname}${query}`, location.href).href, "Link copied: text, task and view.");
 }
@@ -165,8 +139,9 @@ function drawForm() {
   const task = form.elements.task.value;
   const labels = page().tasks[task];
   const select = form.elements.label;
-  if (select.task !== task) {
-    select.task = task;
+  const of = JSON.stringify([task, asked.text]); // a label that was chosen for another text would be a wrong correction
+  if (select.of !== of) {
+    select.of = of;
     select.replaceChildren(new Option("Choose a label", ""), ...labels.map((label) => new Option(label, label)));
   }
   const answers = Object.entries(asked.labels[task]).map(([runtime, label]) => `${page().titles[runtime]}: ${label}`);
@@ -192,6 +167,7 @@ function record(form) {
   const asked = shown();
   const [task, label] = [form.elements.task.value, form.elements.label.value];
   if (!label) return say("Choose the right label first.");
+  if (!areSame(asking?.texts ?? typed(), textsOf(asked))) return say("The text in the box has no answer yet. Classify it first.");
   const problem = corrections().record(textsOf(asked), task, label, asked.labels[task]);
   drawForm();
   return say(problem || `Recorded: the right ${task} is “${label}”.`);
@@ -220,6 +196,7 @@ function clear(button) {
 /** What each button does, by its data-do. @type {Record<string, (button: any) => any>} */
 const DO = {
   pin: () => (shown() ? pin(textsOf(shown())) : say("Classify a text first.")),
+  rows: backToRows,
   back: () => ask(pinned()),
   unpin: () => pin([]),
   link: copyLink,
@@ -249,10 +226,11 @@ document.addEventListener("keydown", (event) => {
 });
 // An answer beside a text that it is not of would be a wrong one.
 document.addEventListener("input", ({ target }) => {
-  if (!target.closest("#text, #second") || !shown()) return;
-  const texts = [...document.querySelectorAll(":is(#text, #second) :is(textarea, input)")].map((box) => box.value);
-  const isStale = texts.some((text, number) => text.trim() !== (textsOf(shown())[number] ?? "").trim());
-  one("#side-by-side .triptych")?.classList.toggle("stale", isStale);
+  if (!target.closest("#text, #second")) return;
+  asking = null;
+  if (!shown()) return;
+  one("#side-by-side .triptych")?.classList.toggle("stale", !areSame(typed(), textsOf(shown())));
+  drawRow();
 });
 document.addEventListener("pointerdown", () => { isTouched = true; });
 document.addEventListener("focusin", ({ target }) => {
@@ -271,7 +249,7 @@ document.addEventListener("change", ({ target }) => {
 });
 // For the events of the page, see what_if.py.
 window.triptych = {
-  ask,
   open: openLink,
+  askFor: () => asQuestion(asking.texts, asking.task, `row ${++askedSoFar}`),
   answered: () => setTimeout(answered),
 };

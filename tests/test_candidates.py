@@ -14,7 +14,7 @@ from conftest import Tiny
 
 from inference.commands.main import main
 from inference.compare import benchmark
-from inference.compare.candidates import ModelVerdict, decide_models, decide_pair
+from inference.compare.candidates import ModelVerdict, decide_models, decide_pair, side_by_side
 from inference.compare.receipt import seal, write_receipt
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, ShipLimits
 from inference.errors import InputError
@@ -142,7 +142,8 @@ def test_command_has_the_exit_code_of_the_decision(tmp_path: Path, capsys: pytes
     a, b = map(str, paths)
     assert main(["verdict", a, b, "--backend", "int8"]) == 1
     out = capsys.readouterr().out
-    assert out.startswith(f"Keep {a} (INT8)")
+    assert "| INT8 | mood | 90.0% → 88.8% | −1.20 pp (" in out
+    assert f"\nKeep {a} (INT8)" in out
     assert f"{b} (INT8) in place of {a} (INT8): NO" in out
     assert main(["verdict", b, a, "--backend", "int8", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["decision"] == SHIP
@@ -182,6 +183,19 @@ def test_speed_of_one_model_is_compared_across_threads_and_machines_because_they
     assert (first.decision, second.decision) == (SHIP, NO)
     assert "12.0× as fast" in first.sentence
     assert "speed-up is known" in verdict(model(), of_another(other), min_speedup=2).reasons[-1].text
+
+
+def test_both_are_shown_side_by_side_on_every_runtime_that_both_have() -> None:
+    true, given = made.answers(ROWS, 500)
+    a = made.receipt(true, dict.fromkeys(("pytorch", "onnx", "int8"), given))
+    b = of_another(model(fixed=10, ms=FAST))
+    lines = side_by_side(a, b)["mood"]
+    assert list(lines) == ["pytorch", "int8"]
+    accuracy, difference, times, size = lines["int8"]
+    assert (accuracy, size) == ("90.0% → 90.2%", "16.0 MB → 8.0 MB")
+    assert difference.startswith("+0.20 pp (+0.")
+    assert times == "2.00 ms → 0.998 ms"
+    assert side_by_side(a, made.without_speed(b))["mood"]["int8"][2] == "not measured"
 
 
 def test_few_rows_settle_it_if_every_answer_is_the_same() -> None:

@@ -248,6 +248,8 @@ def test_runtimes_of_one_model_are_each_compared_with_themselves_unless_one_is_c
     write_receipt(one(seed=1), folder / "again.json")
     test = opened("leaderboard", receipt="good", candidate="again")
     assert "each runtime is compared with itself" in words(test)
+    (both,) = [body for element in test.main.get("html") if "Side by side" in (body := element.proto.body)]
+    assert both.count("→") == 7  # accuracy and time of three runtimes, and the heading
     assert [title for title in ("PyTorch", "ONNX", "INT8") if f"again ({title})" in words(test).replace("\\", "")] == [
         "PyTorch",
         "ONNX",

@@ -51,12 +51,15 @@ def _time(receipt: Receipt, backend: str, key: str) -> float | None:
     return estimate["value"] if estimate else None
 
 
+CARD = ("Accuracy", "Typical (p50)", "Slow (p95)", "Speed-up", "Size")
+
+
 @dataclass(frozen=True)
 class Group:
-    """The rows of a measurement and task, for a screen that is too narrow for the table.
+    """Lines under a heading, see cards.html.
 
     Attributes:
-        lines: backend, and its figures as text: accuracy, p50, p95, speed-up, size.
+        lines: backend, and its figures as text.
     """
 
     name: str
@@ -65,7 +68,7 @@ class Group:
 
 
 def cards(receipts: Mapping[str, Receipt], rows: Rows) -> list[Group]:
-    """Return these rows of the receipts' `table` by measurement and task."""
+    """Return these rows of the receipts' `table` by measurement and task, with the figures of `CARD`."""
     wanted = {(row["measurement"], row["task"], row["backend"]) for row in rows}
     groups = []
     for name, receipt in receipts.items():

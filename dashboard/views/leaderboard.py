@@ -5,10 +5,12 @@ import streamlit as st
 from dashboard import components, receipts, state
 from dashboard.charts import leaderboard
 from dashboard.charts.formatting import Receipt, many
+from dashboard.charts.leaderboard import CARD
+from dashboard.charts.style import short
 from dashboard.components import plain
 from dashboard.templating import render
 from inference.backends import TITLES
-from inference.compare.candidates import check_comparable, decide_pair, is_one_model
+from inference.compare.candidates import SIDE_BY_SIDE, check_comparable, decide_pair, is_one_model, side_by_side
 from inference.compare.diff import CHANGED, diff
 from inference.errors import InputError
 
@@ -38,6 +40,11 @@ def draw_pair(a: str, b: str) -> None:
     if is_one_model(listed[a], listed[b]):
         st.caption("Both measurements are of one model, so each runtime is compared with itself.")
     verdicts = decide_pair(listed[a], listed[b], selection.limits, backend, (a, b))
+    groups = [
+        leaderboard.Group(short(task, 80), "in use → candidate", list(lines.items()))
+        for task, lines in side_by_side(listed[a], listed[b]).items()
+    ]
+    st.html(render("cards.html", title="Side by side", headings=SIDE_BY_SIDE, groups=groups))
     for verdict in verdicts:
         st.markdown(f"**{plain(verdict.sentence)}**")
         st.markdown("\n".join(f"- {reason.decision}: {plain(reason.text)}" for reason in verdict.reasons))
@@ -82,6 +89,7 @@ with st.container(key="wide_rows"):
         rows,
         hide_index=True,
         width="stretch",
+        placeholder="–",
         height=min(MAX_HEIGHT, ROW_HEIGHT * (len(rows) + 1) + 3),  # known before the table is drawn: nothing moves then
         column_config={
             "accuracy, %": st.column_config.NumberColumn(format="%.1f"),
@@ -94,7 +102,7 @@ with st.container(key="wide_rows"):
         },
     )
 with st.container(key="phone_rows"):  # frame.html shows either
-    st.html(render("cards.html", groups=leaderboard.cards(listed, rows)))
+    st.html(render("cards.html", title="All measurements", headings=CARD, groups=leaderboard.cards(listed, rows)))
 shown = {name: listed[name] for name in dict.fromkeys(str(row["measurement"]) for row in rows)}
 alike = {name: receipt for name, receipt in shown.items() if leaderboard.compares(receipt, selection.receipt)}
 if any(selection.task in receipt["results"]["accuracy"] for receipt in alike.values()):

@@ -299,6 +299,7 @@ def _verdict_on_pair(args: argparse.Namespace, receipt: dict[str, Any]) -> int:
     from inference.compare.candidates import decide_pair, is_one_model
     from inference.compare.diff import setting_changes
     from inference.compare.receipt import read_receipt
+    from inference.compare.summary import pair_table
     from inference.compare.verdict import EXIT_CODES, worst
 
     candidate = read_receipt(args.candidate)
@@ -314,6 +315,7 @@ def _verdict_on_pair(args: argparse.Namespace, receipt: dict[str, Any]) -> int:
         print(f"Both measurements are of one model, {receipt['model']['name']}: each runtime is compared with itself.")
         changes = [f"{change.what} {change.before} → {change.after}" for change in setting_changes(receipt, candidate)]
         print(f"Changed: {'; '.join(changes) or 'no setting, file or version'}.\n")
+    print(pair_table(receipt, candidate) + "\n")
     for verdict in verdicts:
         print(f"{verdict.sentence}\n\n{verdict.second} in place of {verdict.first}: {verdict.decision}")
         for reason in verdict.reasons:

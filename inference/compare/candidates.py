@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from inference.backends import TITLES
-from inference.calls.formatting import mb, points, times
+from inference.calls.formatting import mb, ms, percent, points, times
 from inference.compare import stats
 from inference.compare.labels import match_labels
-from inference.compare.results import Array, exceeds_noise, paired, unmeasured
+from inference.compare.results import Array, count_flips, exceeds_noise, paired, unmeasured
 from inference.compare.rows import MIN_ROWS
 from inference.compare.verdict import (
     EXIT_CODES,
@@ -121,6 +121,35 @@ def _common_backends(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
         f"Both measurements are of {a['model']['name']} and have no runtime in common ({titles[0]}; {titles[1]}). "
         f"To compare runtimes of one model, measure them together: compare --backends {','.join([*first, *second])}"
     )
+
+
+SIDE_BY_SIDE = ("Accuracy", "Difference (each bound at 95%)", "Typical time (p50)", "Size")
+
+
+def side_by_side(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
+    """Return both receipts' figures as text, as `SIDE_BY_SIDE` names them: task -> runtime of both -> cells.
+
+    Raises:
+        InputError: as `check_comparable`.
+    """
+    rows, first, second = _common_rows(a, b), a["settings"]["backends"], b["settings"]["backends"]
+    is_timed = unmeasured(a) is None and unmeasured(b) is None
+    table: dict[str, dict[str, list[str]]] = {}
+    for task, other in _common_tasks(a, b).items():
+        lines = table[task] = {}
+        for name in [name for name in first if name in second]:
+            true, before, after, _, _ = _answers(a, b, task, other, name, name, rows)
+            _, broken, fixed = count_flips(true, before, after)
+            change = stats.paired_difference(broken, fixed, len(true))
+            p50: list[Any] = [r["results"]["latency"][name].get("p50_ms") for r in (a, b)] if is_timed else []
+            sizes = [mb(r["results"]["size"][name]["model_bytes"]) for r in (a, b)]
+            lines[name] = [
+                f"{percent(float((before == true).mean()))} → {percent(float((after == true).mean()))}",
+                f"{points(change.value)} ({points(change.low)} to {points(change.high)})",
+                " → ".join(ms(each["value"]) for each in p50) if p50 and all(p50) else "not measured",
+                sizes[0] if sizes[0] == sizes[1] else " → ".join(sizes),
+            ]
+    return table
 
 
 def decide_models(
@@ -326,7 +355,7 @@ def _sentence(
     )
     how_fast = f"{times(speed.gain.value)} as fast" if speed.differs else "not measurably faster or slower"
     how_fast = how_fast if speed.why_not is None else "of unknown speed in comparison"
-    size = f"{mb(sizes[1])} instead of {mb(sizes[0])}" if mb(sizes[1]) != mb(sizes[0]) else f"{mb(sizes[1])} as before"
+    size = f"{mb(sizes[1])} instead of {mb(sizes[0])}" if mb(sizes[1]) != mb(sizes[0]) else f"as large ({mb(sizes[1])})"
     facts = f"accuracy {changes}; {how_fast}; {size}"
     if decision == NO:
         why = next(reason.text for reason in reasons if reason.decision == NO)

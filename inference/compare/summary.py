@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inference.backends import TITLES
+from inference.compare.candidates import SIDE_BY_SIDE, side_by_side
 from inference.compare.results import cost_per_million, unmeasured
 from inference.errors import InputError
 
@@ -64,6 +65,14 @@ def leaderboard(receipts: Mapping[str, Mapping[str, Any]]) -> str:
                     f"{figures['size'][name]['model_bytes'] / 1e6:.1f}",
                 ]
             )
+    return "\n".join("| " + " | ".join(row) + " |" for row in table)
+
+
+def pair_table(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """Return a Markdown table of two receipts side by side, with a row per runtime and task of both."""
+    table = [["runtime", "task", *map(str.lower, SIDE_BY_SIDE)], ["---"] * (len(SIDE_BY_SIDE) + 2)]
+    for task, lines in side_by_side(a, b).items():
+        table += [[TITLES[name], task.replace("|", "\\|"), *cells] for name, cells in lines.items()]
     return "\n".join("| " + " | ".join(row) + " |" for row in table)
 
 

@@ -112,6 +112,15 @@ def test_leaderboard_is_cards_in_a_scroll_area_of_their_own_on_a_phone(address: 
     assert not cards.is_visible()
 
 
+def test_address_of_a_page_is_opened_without_an_error_in_the_console(address: str, phone: sync_api.Page) -> None:
+    errors: list[str] = []
+    phone.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    phone.goto(f"{address}/method?receipt=mine")
+    phone.get_by_role("heading", level=2, name="Method").wait_for()
+    assert urlsplit(phone.url).path == "/method"
+    assert errors == []
+
+
 @pytest.mark.slow
 def test_own_rows_are_measured_and_found_again_after_a_reload(address: str, phone: sync_api.Page) -> None:
     lines = [f"it was {word} {i},{label}" for i in range(50) for word, label in (("bad", "down"), ("fine", "up"))]

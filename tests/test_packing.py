@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from starlette.responses import StreamingResponse
 
 from inference.api.packing import PackedFiles
 
@@ -34,7 +36,11 @@ def ask(app: Any, path: str, method: str = "GET", **headers: str) -> tuple[int, 
     async def send(message: Any) -> None:
         messages.append(message)
 
-    asyncio.run(app({"type": "http", "method": method, "path": path, "headers": pairs}, None, send))
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": method, "path": path, "headers": pairs, "asgi": {}}
+    asyncio.run(app(scope, receive, send))
     answered = {name.decode(): value.decode() for name, value in messages[0]["headers"]}
     return messages[0]["status"], answered, b"".join(message.get("body", b"") for message in messages[1:])
 
@@ -88,3 +94,21 @@ def test_no_more_than_the_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
     for number in (1, 2):
         assert gzip.decompress(ask(app, "/assets/a.js", accept_encoding="gzip")[2]) == SCRIPT
         assert len(files.requests) == number
+
+
+class Leaving(Files):
+    """A server that ends its answer as soon as the client has gone, as Starlette does for streamed answers."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def body() -> AsyncIterator[bytes]:
+            for at in range(0, len(SCRIPT), 1000):
+                await asyncio.sleep(0)
+                yield SCRIPT[at : at + 1000]
+
+        await StreamingResponse(body(), media_type="text/javascript")(scope, receive, send)
+
+
+def test_visitor_who_leaves_does_not_leave_half_a_file_for_the_others() -> None:
+    app = PackedFiles(Leaving(), ["assets"])
+    for _ in range(2):  # both have gone before the file is packed
+        assert gzip.decompress(ask(app, "/assets/index-DphvyggB.js", accept_encoding="gzip")[2]) == SCRIPT

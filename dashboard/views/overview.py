@@ -14,7 +14,7 @@ from inference.backends import RUNTIMES, TITLES
 from inference.compare.overall import Overall, decide_overall, is_timed
 from inference.compare.verdict import recommendations
 
-ANSWER_HEIGHT, ROW_HEIGHT, TASK_HEIGHT = 262, 55, 40  # pixels, on a screen
+ANSWER_HEIGHT, ROW_HEIGHT, TASK_HEIGHT, HEAD_HEIGHT = 286, 55, 40, 90  # pixels, on a screen
 
 PREFERRED = "_preferred"  # name of a measurement -> whether it decides though another is larger
 SWITCH = "decides"
@@ -36,7 +36,7 @@ def page() -> None:
     if largest.used != chosen.used:
         choice()
     blocks = answer.task_lines(overall)
-    height = sum(len(block.lines) * ROW_HEIGHT + TASK_HEIGHT for block in blocks) + TASK_HEIGHT
+    height = sum(len(block.lines) * ROW_HEIGHT + TASK_HEIGHT for block in blocks) + HEAD_HEIGHT
     lines = render("lines.html", blocks=blocks, reference=overall.reference, bounds=" (each bound at 95%)")
     reserved("lines_place", height).html(lines)
     charts(overall)

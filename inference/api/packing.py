@@ -49,18 +49,18 @@ class PackedFiles:
 
             await self.app(scope, receive, with_headers)
             return
-        start, content = self._kept.get(path) or await self._pack(path, scope, receive)
+        start, content = self._kept.get(path) or await self._pack(path, scope)
         await send({**start, "headers": [*start["headers"]]})  # a copy: outer layers add theirs
         for at in range(0, len(content), CHUNK_BYTES):
             await send({"type": "http.response.body", "body": content[at : at + CHUNK_BYTES], "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _pack(self, path: str, scope: Scope, receive: Receive) -> tuple[Message, bytes]:
+    async def _pack(self, path: str, scope: Scope) -> tuple[Message, bytes]:
         """Return the start and the body of the answer, and keep them if they are a file's; nothing is sent."""
         async with self._packing:
             if path in self._kept:
                 return self._kept[path]
-            start, content = await whole_answer(self.app, scope, receive)
+            start, content = await whole_answer(self.app, scope, _present())
             _add_headers(path, start)
             if start["status"] == 200:
                 content = await asyncio.to_thread(gzip.compress, content, mtime=0)
@@ -71,6 +71,21 @@ class PackedFiles:
                     self._kept[path] = start, content
                     self._kept_bytes += len(content)
             return start, content
+
+
+def _present() -> Receive:
+    """Return the messages of a client that waits to the end.
+
+    The first one may go away, on which an app stops early: half a file would be kept for everybody.
+    """
+    messages: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        if not messages:
+            await asyncio.Event().wait()
+        return messages.pop()
+
+    return receive
 
 
 def _add_headers(path: str, message: Message) -> None:

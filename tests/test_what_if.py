@@ -15,11 +15,11 @@ from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import fakes
 import pytest
-from chromium import PATIENCE_MS, Visit, sync_api
+from chromium import Visit, sync_api
 from conftest import ROOT
 from fastapi import FastAPI
 from test_app import HOSTILE, IMAGE, SCRIPT, models
@@ -173,62 +173,6 @@ def test_a_pinned_text_stays_beside_every_text_that_is_asked(visit: Visit) -> No
     visit.page.locator("#changes").get_by_text("was positive").first.wait_for()
     visit.ask("glad bad bad")
     visit.page.locator("#changes").get_by_text("sadness").first.wait_for()
-
-
-# --- Links
-
-
-def opened(browser: sync_api.Browser, address: str, query: str) -> Visit:
-    return Visit(browser, f"{address}/?{query}")
-
-
-def test_a_link_opens_its_text_task_and_view(browser: sync_api.Browser, address: str) -> None:
-    visit = opened(browser, address, "text=glad%20%3Cb%3E&task=emotion&view=why")
-    sync_api.expect(visit.box).to_have_value("glad <b>")
-    visit.see("Why joy")
-    visit.page.locator("#side-by-side .triptych:not(.waiting)[data-asked='1']").wait_for()
-    sync_api.expect(visit.page.locator("#reasons")).to_be_in_viewport()
-    visit.page.close()
-    page = browser.new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    page.goto(f"{address}/?text=bad&view=file")
-    page.locator("button[role=tab][aria-selected=true]", has_text="Score a file").wait_for()
-    page.close()
-
-
-@pytest.mark.parametrize(
-    ("query", "message"),
-    [
-        ("text=good&text=bad", "names “text” more than once"),
-        (f"text=good&task={quote(IMAGE)}", "no task of the name"),
-        ("text=good&task=__proto__", "no task of the name"),
-        (f"text={'x' * 20_001}", "20,000"),
-        (f"text={quote(SCRIPT + IMAGE)}%00%ED%A0%80", SCRIPT),
-        ("view=constructor&text=good", "positive"),
-    ],
-)
-def test_whatever_a_link_holds_is_only_ever_a_text(
-    browser: sync_api.Browser, address: str, query: str, message: str
-) -> None:
-    visit = opened(browser, address, query)
-    visit.page.wait_for_function("said => document.body.innerText.includes(said)", arg=message, timeout=PATIENCE_MS)
-    assert visit.page.evaluate("window.hacked") is None
-    assert visit.errors == []
-    visit.page.close()
-
-
-def test_the_address_follows_what_is_shown_and_keeps_what_else_it_has(browser: sync_api.Browser, address: str) -> None:
-    visit = opened(browser, address, "__theme=dark")
-    visit.ask("good & bad + é")
-    visit.page.wait_for_function("location.search.includes('text=')", timeout=PATIENCE_MS)
-    query = parse_qs(urlsplit(visit.page.url).query)
-    assert query == {"__theme": ["dark"], "text": ["good & bad + é"], "task": ["sentiment"]}
-    visit.ask("good " * 500)
-    visit.page.wait_for_function("!location.search.includes('text=')", timeout=PATIENCE_MS)
-    visit.page.get_by_role("button", name="Copy link").click()
-    visit.see("too long for a link")
-    assert visit.errors == []
-    visit.page.close()
 
 
 # --- Code

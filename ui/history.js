@@ -23,6 +23,7 @@ function state() {
     texts: asking?.texts ?? textsOf(shown()),
     task: page().names.includes(task) && page().names.length > 1 ? task : "",
     view: isFile() ? "file" : view,
+    limits: shown()?.limits ?? {},
   };
 }
 
@@ -42,19 +43,23 @@ function remember() {
 
 /** Open the state that the address carries, or the example; return the texts, the task of Why, and what to ask. */
 function openLink(isSettled) {
-  const { texts, task, view: asked, problem } = readLink(location.search, page().names);
+  const { texts, task, view: asked, limits, problem } = readLink(location.search, page().names);
   view = asked === "why" ? asked : "try";
   if (problem) say(problem);
   if (asked === "file") tab("Score a file")?.click();
   goesToWhy = asked === "why";
   window.triptychOpening = !texts[0] && !isSettled; // see ask.js
-  return texts[0] ? asQuestion(texts, task, "link") : asQuestion(null, task, isSettled ? "" : "example");
+  return texts[0] ? asQuestion(texts, task, limits, "link") : asQuestion(null, task, limits, isSettled ? "" : "example");
 }
 
-/** The values of the boxes, of the task of Why, and of a field that asks when it changes; what is null stays as it is. */
-function asQuestion(texts, task, again) {
+/**
+ * The values of the boxes, of the task of Why, of the thresholds, and of a field that asks when it changes; what is not
+ * given stays as it is.
+ */
+function asQuestion(texts, task, limits, again) {
   const unchanged = { __type__: "update" };
-  return [...Array.from({ length: page().boxes }, (_, number) => (texts ? texts[number] ?? "" : unchanged)), task || unchanged, again];
+  const boxes = Array.from({ length: page().boxes }, (_, number) => (texts ? texts[number] ?? "" : unchanged));
+  return [...boxes, task || unchanged, ...page().names.map((name) => limits.get(name) ?? unchanged), again];
 }
 
 // --- The rows of a file
@@ -81,7 +86,7 @@ function openRow(row) {
   isTouched = true;
   remember();
   view = "try";
-  const now = { texts: row.texts, task: row.task ?? "", view, row };
+  const now = { ...state(), texts: row.texts, task: row.task ?? "", view, row };
   history.pushState({ ...history.state, triptych: now }, "", addressOf(now));
   showTry(now);
   whenSeen(one("#opened"), () => {

@@ -233,7 +233,7 @@ class Page:
         opened.then(self._explain_again, self.inputs, [self.why.result], js=NUMBER, **newest)
         # The page opens with an example and its answers, or with the text in its address. Until there are good answers
         # to the example, a page that is opened asks again.
-        opened_with = [*self.texts, self.why.inputs[0], self.again]
+        opened_with = [*self.texts, self.why.inputs[0], *self.thresholds, self.again]
         begin = "(settled) => window.triptych.open(settled)"
         self.blocks.load(None, self.settled, opened_with, js=begin, api_visibility="private")
         # For a row of a file, and for Back and Forward: its text with its task, which only an event of Gradio can set.

@@ -14,15 +14,25 @@ const KEY = "YOUR_API_KEY";
 /** @typedef {{text: string | string[], backend: string, threshold: number | null}} Asked  a pair has two texts */
 /** @typedef {{url: string, hasKey: boolean, isGradio: boolean}} Address  where requests go: the API, or else the page's own endpoint */
 
+/** Names of the parameters: of what there is one, and of the threshold of each task. */
+const NAMES = ["text", "second", "task", "view"];
+const LIMIT = "limit.";
+const PROBABILITY = /^(0|1|[01]?\.\d{1,6}|[01]\.0*)$/;
+
 /**
- * Read the state that an address carries. Whatever it holds is text, or one of the names that the page has.
+ * Read the state that an address carries. Whatever it holds is text, a probability, or one of the names that the page has.
  * @param {string} query @param {string[]} tasks
- * @returns {{texts: string[], task: string | null, view: string, problem: string}}
+ * @returns {{texts: string[], task: string | null, view: string, limits: Map<string, number>, problem: string}}
  */
 export function readLink(query, tasks) {
   const given = new URLSearchParams(query);
-  const twice = ["text", "second", "task", "view"].find((name) => given.getAll(name).length > 1);
-  if (twice) return { texts: [], task: null, view: "try", problem: `This link was not opened: it names “${twice}” more than once.` };
+  const twice = [...NAMES, ...tasks.map((name) => LIMIT + name)].find((name) => given.getAll(name).length > 1);
+  if (twice !== undefined) {
+    const name = NAMES.includes(twice) ? `“${twice}”` : "a threshold";
+    return { texts: [], task: null, view: "try", limits: new Map(), problem: `This link was not opened: it names ${name} more than once.` };
+  }
+  const thresholds = [...given].filter(([name]) => name.startsWith(LIMIT)).map(([name, value]) => ({ name: name.slice(LIMIT.length), value }));
+  const valid = thresholds.filter(({ name, value }) => tasks.includes(name) && PROBABILITY.test(value) && Number(value) <= 1);
   const task = given.get("task");
   const view = given.get("view") ?? "";
   return {
@@ -30,22 +40,28 @@ export function readLink(query, tasks) {
     texts: ["text", "second"].map((name) => (given.get(name) ?? "").slice(0, 2 * MAX_CHARS + 2)),
     task: task !== null && tasks.includes(task) ? task : null,
     view: VIEWS.includes(view) ? view : "try",
-    problem: task === null || tasks.includes(task) ? "" : "This model has no task of the name that is in the link.",
+    limits: new Map(valid.map(({ name, value }) => [name, Math.round(Number(value) * 1000) / 1000])), // the steps of a slider
+    problem: [
+      [task, ...thresholds.map(({ name }) => name)].every((name) => name === null || tasks.includes(name)) ? "" : "This model has no task of the name that is in the link.",
+      valid.length < thresholds.filter(({ name }) => tasks.includes(name)).length ? "A threshold in the link is not a number from 0 to 1, so the model's own is used." : "",
+    ].filter(Boolean).join(" "),
   };
 }
 
 /**
  * Return the query that opens a state, with what else the address has; null if the text is too long for a link.
- * @param {string} query  of the address now @param {{texts: string[], task: string, view: string}} state
+ * @param {string} query  of the address now @param {{texts: string[], task: string, view: string, limits?: Record<string, number>}} state
+ *  `limits` are the thresholds that are not the model's own
  */
-export function queryOf(query, { texts, task, view }) {
+export function queryOf(query, { texts, task, view, limits = {} }) {
   const made = new URLSearchParams(query);
-  for (const name of ["text", "second", "task", "view"]) made.delete(name);
+  for (const name of [...made.keys()]) if (NAMES.includes(name) || name.startsWith(LIMIT)) made.delete(name);
   const [text, second] = texts;
   if (text) made.set("text", text);
   if (second) made.set("second", second);
   if (task) made.set("task", task);
   if (view !== "try") made.set("view", view);
+  for (const [name, limit] of Object.entries(limits)) if (typeof limit === "number") made.set(LIMIT + name, String(Number(limit.toFixed(3))));
   const written = made.toString();
   return written.length > MAX_LINK ? null : written && `?${written}`;
 }

@@ -117,7 +117,7 @@ function answered() {
 function copyLink() {
   const query = queryOf(location.search, state());
   if (query === null) return say("This text is too long for a link. Copy the request as code instead.");
-  return copy(new URL(`${location.pathname}${query}`, location.href).href, "Link copied: text, task and view.");
+  return copy(new URL(`${location.pathname}${query}`, location.href).href, "Link copied: text, task, view and thresholds. Not in it: runtime, method, pinned text.");
 }
 
 function copyCode(write, title) {
@@ -250,6 +250,6 @@ document.addEventListener("change", ({ target }) => {
 // For the events of the page, see what_if.py.
 window.triptych = {
   open: openLink,
-  askFor: () => asQuestion(asking.texts, asking.task, `row ${++askedSoFar}`),
+  askFor: () => asQuestion(asking.texts, asking.task, new Map(), `row ${++askedSoFar}`),
   answered: () => setTimeout(answered),
 };

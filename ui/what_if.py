@@ -98,6 +98,7 @@ class WhatIf:
             "text": text,
             "backend": backend,
             "threshold": threshold,
+            "limits": dict(limits),
             "isExact": not limits or threshold is not None,
             "labels": labels,
         }

@@ -224,6 +224,13 @@ def test_paired_differences_count_what_was_broken_and_fixed(charts: dict[str, Ch
     assert (zero.x0, limit.x0) == (0, -0.5)
 
 
+def test_more_rows_are_asked_for_only_where_equal_labels_are_not_the_same_model() -> None:
+    given = made.receipt([0, 1] * 20, dict.fromkeys(("pytorch", "int8"), [0, 1] * 20))
+    assert accuracy.differences(given, "mood", 0.005).note.startswith("All rows agree, but unseen rows may differ")
+    given["results"]["paired"]["mood"]["int8"]["max_abs_dp"] = 1e-5
+    assert accuracy.differences(given, "mood", 0.005).note == ""
+
+
 def test_the_verdict_of_the_differences_follows_the_limit(receipt: Any) -> None:
     settled = {drop: accuracy.differences(receipt, "mood", drop) for drop in (0.001, 0.2)}
     assert settled[0.001] and "not settled" in settled[0.001].takeaway

@@ -9,7 +9,7 @@ from dashboard.charts.style import FAINT, GREY, Chart, Rows, finish, marker, nam
 from dashboard.charts.traces import dots, line_style
 from inference.backends import TITLES
 from inference.calls.formatting import joined, percent, points
-from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, accuracy_decision
+from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, accuracy_decision, is_same
 
 MEANING = {SHIP: "within the limit", NO: "beyond the limit", INCONCLUSIVE: "not settled whether within the limit"}
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
@@ -99,7 +99,8 @@ def differences(receipt: Receipt, task: str, max_drop: float) -> Chart | None:
         "dropped."
     )
     note = ""
-    if any(pair["delta_accuracy"]["low"] <= -max_drop and pair["flips"] == 0 for pair in pairs.values()):
+    equal = [pair for pair in pairs.values() if pair["flips"] == 0 and not is_same(pair)]
+    if any(pair["delta_accuracy"]["low"] <= -max_drop for pair in equal):
         note = "All rows agree, but unseen rows may differ: measure more rows."
     return Chart(figure, sentence("; ".join(map(change, pairs))), alt, table, note, details)
 

@@ -44,7 +44,7 @@ def draw_pair(a: str, b: str) -> None:
         leaderboard.Group(short(task, 80), "in use → candidate", list(lines.items()))
         for task, lines in side_by_side(listed[a], listed[b]).items()
     ]
-    st.html(render("cards.html", title="Side by side", headings=SIDE_BY_SIDE, groups=groups))
+    st.html(render("cards.html", title="Side by side", headings=SIDE_BY_SIDE, groups=groups, scrolls=False))
     for verdict in verdicts:
         st.markdown(f"**{plain(verdict.sentence)}**")
         st.markdown("\n".join(f"- {reason.decision}: {plain(reason.text)}" for reason in verdict.reasons))
@@ -102,7 +102,8 @@ with st.container(key="wide_rows"):
         },
     )
 with st.container(key="phone_rows"):  # frame.html shows either
-    st.html(render("cards.html", title="All measurements", headings=CARD, groups=leaderboard.cards(listed, rows)))
+    groups = leaderboard.cards(listed, rows)
+    st.html(render("cards.html", title="All measurements", headings=CARD, groups=groups, scrolls=True))
 shown = {name: listed[name] for name in dict.fromkeys(str(row["measurement"]) for row in rows)}
 alike = {name: receipt for name, receipt in shown.items() if leaderboard.compares(receipt, selection.receipt)}
 if any(selection.task in receipt["results"]["accuracy"] for receipt in alike.values()):

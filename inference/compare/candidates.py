@@ -123,7 +123,7 @@ def _common_backends(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     )
 
 
-SIDE_BY_SIDE = ("Accuracy", "Difference (each bound at 95%)", "Typical time (p50)", "Size")
+SIDE_BY_SIDE = ("Accuracy", "Difference (95% bounds)", "Typical time (p50)", "Size")
 
 
 def side_by_side(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:

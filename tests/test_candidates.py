@@ -120,6 +120,7 @@ def test_incomparable_measurements_are_refused_with_the_reason() -> None:
     other_file["data"]["sha256"] = "0" * 64
     other_rows["data"]["row_numbers"] = [number + ROWS for number in other_rows["data"]["row_numbers"]]
     other_task["data"]["labels"] = {"x": [], "y": []}
+    other_task["model"]["tasks"] = dict.fromkeys("xy", other_task["model"]["tasks"]["mood"])
     disagreeing = model()
     disagreeing["data"]["labels"]["mood"] = [1 - i for i in disagreeing["data"]["labels"]["mood"]]
     for receipt, message in [
@@ -216,6 +217,23 @@ def test_runtime_that_is_compared_without_times_is_said_to_be_a_default() -> Non
     untimed = [made.without_speed(receipt) for receipt in (model(), of_another(model(fixed=80)))]
     assert "so PyTorch is compared; another can be chosen" in decide_pair(*untimed, ShipLimits())[0].caveats[-1]
     assert len(decide_pair(*untimed, ShipLimits(), "int8")[0].caveats) == 1
+
+
+def test_several_models_are_refused_before_any_is_measured_if_their_labels_differ(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed = tmp_path / "renamed"
+    shutil.copytree(tiny.folder, renamed)
+    described = json.loads((renamed / "bundle.json").read_text())
+    described["tasks"]["mood"]["labels"].append("sideways")
+    (renamed / "bundle.json").write_text(json.dumps(described))
+    (tmp_path / "rows.csv").write_text("text,mood\n" + "bad day,down\nfine day,up\n" * 15)
+    monkeypatch.setattr("inference.compare.run.measure", None)  # calling it would fail
+    models = ["--model", str(tiny.folder), "--model", str(renamed), "--base", str(tiny.base)]
+    arguments = ["--data", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "out")]
+    assert main(["compare", *models, *arguments]) == 2
+    assert "The models have different labels for mood" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

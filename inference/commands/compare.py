@@ -173,7 +173,7 @@ def compare_command(args: argparse.Namespace) -> None:
 
     out = args.out or Path("receipt.json")
     require_writable(out)
-    receipt = _measure(args, args.model, out)
+    receipt = _measure(args, *_read(args, args.model), out)
     if args.json:
         print_json(receipt["results"], indent=None)
         return
@@ -190,7 +190,7 @@ def compare_command(args: argparse.Namespace) -> None:
 
 
 def _compare_models(args: argparse.Namespace) -> None:
-    from inference.compare.candidates import decide_pair
+    from inference.compare.candidates import check_labels, decide_pair
     from inference.compare.summary import leaderboard
     from inference.compare.verdict import ShipLimits
 
@@ -200,10 +200,12 @@ def _compare_models(args: argparse.Namespace) -> None:
     outs = [folder / f"{number}-{model.name}.json" for number, model in enumerate(args.models, 1)]
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder} is a file. Pass a folder, for the measurements of several models.")
-    for model in args.models:  # before minutes are spent on the first
-        describe(model, args.base, pairs=args.pairs)
+    rows = [_read(args, model) for model in args.models]  # before minutes are spent on the first
+    first, *others = ({task: data.known[task] for task in data.labels} for _, data in rows)
+    for other in others:
+        check_labels(first, other)
     folder.mkdir(parents=True, exist_ok=True)
-    receipts = [_measure(args, model, out) for model, out in zip(args.models, outs, strict=True)]
+    receipts = [_measure(args, bundle, data, out) for (bundle, data), out in zip(rows, outs, strict=True)]
     named = [receipt["model"]["name"] for receipt in receipts]
     named = named if len({*named}) == len(named) else [out.stem for out in outs]
     verdicts = [
@@ -226,21 +228,25 @@ def _compare_models(args: argparse.Namespace) -> None:
     print(f"\nMeasurements: {folder}. Decide with your own limits: python -m inference verdict {outs[0]} {outs[1]}")
 
 
-def _measure(args: argparse.Namespace, model: Path, out: Path) -> dict[str, Any]:
-    """Measure one model on the rows that the command names, and write the receipt."""
+def _read(args: argparse.Namespace, model: Path) -> tuple[Any, Any]:
+    """Return the description of a model, and the rows that the command names; None for the showcase."""
     from inference.compare.labels import read_label_map
-    from inference.compare.receipt import write_receipt
     from inference.compare.rows import read_data
-    from inference.compare.run import measure
 
     bundle = describe(model, args.base, pairs=args.pairs)
-    data = None
-    if args.data:
-        label_map = None if args.label_map is None else read_label_map(args.label_map)
-        columns = args.text_column, args.label_column, args.pair_column
-        data = read_data(args.data, bundle.tasks, args.task, *columns, label_map)
-    if data and args.rows:
-        data = data.sample(args.rows, args.seed)
+    if not args.data:
+        return bundle, None
+    label_map = None if args.label_map is None else read_label_map(args.label_map)
+    columns = args.text_column, args.label_column, args.pair_column
+    data = read_data(args.data, bundle.tasks, args.task, *columns, label_map)
+    return bundle, data.sample(args.rows, args.seed) if args.rows else data
+
+
+def _measure(args: argparse.Namespace, bundle: Any, data: Any, out: Path) -> dict[str, Any]:
+    """Measure one model on these rows, and write the receipt."""
+    from inference.compare.receipt import write_receipt
+    from inference.compare.run import measure
+
     receipt = measure(
         bundle,
         data,

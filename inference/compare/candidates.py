@@ -263,16 +263,34 @@ def _common_rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[int],
 
 def _common_tasks(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, str]:
     """Return the tasks of the first receipt, and what the second calls each."""
-    tasks, others = list(a["data"]["labels"]), list(b["data"]["labels"])
-    common = {task: task for task in tasks if task in others}
-    if not common and len(tasks) == len(others) == 1:
-        common = {tasks[0]: others[0]}
+    return check_labels(*({task: r["model"]["tasks"][task]["labels"] for task in r["data"]["labels"]} for r in (a, b)))
+
+
+def check_labels(first: Mapping[str, Sequence[str]], second: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return the tasks of the first model, and what the second calls each; both as task -> labels.
+
+    Raises:
+        InputError: they have no task in common, or other labels.
+    """
+    common = {task: task for task in first if task in second}
+    if not common and len(first) == len(second) == 1:
+        common = dict(zip(first, second, strict=True))
     if not common:
         raise InputError(
-            f"The measurements have no task in common ({', '.join(tasks)}; {', '.join(others)}). Measure one task of "
+            f"The measurements have no task in common ({', '.join(first)}; {', '.join(second)}). Measure one task of "
             "each with --task."
         )
+    for task, other in common.items():
+        _positions(task, first[task], second[other])
     return common
+
+
+def _positions(task: str, labels: Sequence[str], others: Sequence[str]) -> Array:
+    """Return the position, among the first model's labels, of each of the second's."""
+    matching = match_labels(Counter(others), labels)
+    if matching.unknown or matching.by_position or len(labels) != len(others):
+        raise InputError(f"The models have different labels for {task}, so their answers cannot be compared.")
+    return np.array([matching.positions[label] for label in others])
 
 
 def _answers(
@@ -288,10 +306,7 @@ def _answers(
     and the largest difference of a confidence.
     """
     labels = a["model"]["tasks"][task]["labels"]
-    matching = match_labels(Counter(b["model"]["tasks"][other]["labels"]), labels)
-    if matching.unknown or matching.by_position or len(labels) != len(b["model"]["tasks"][other]["labels"]):
-        raise InputError(f"The models have different labels for {task}, so their answers cannot be compared.")
-    position = np.array([matching.positions[label] for label in b["model"]["tasks"][other]["labels"]])
+    position = _positions(task, labels, b["model"]["tasks"][other]["labels"])
     true = np.array(a["data"]["labels"][task])[rows[0]]
     again = np.array(b["data"]["labels"][other])[rows[1]]
     labelled = (true >= 0) & (again >= 0)

@@ -130,8 +130,11 @@ def test_own_rows_are_measured_and_found_again_after_a_reload(address: str, phon
     phone.get_by_text("100 rows labelled for mood").wait_for()
     phone.get_by_role("button", name="Measure", exact=True).click()
     phone.get_by_role("button", name="Cancel").wait_for()
+    assert 0 < phone.get_by_role("progressbar").first.bounding_box()["y"] < 844
     phone.reload()
-    phone.get_by_role("heading", name="The verdict").wait_for()
+    verdict = phone.get_by_role("heading", name="The verdict")
+    verdict.wait_for()
+    assert 0 < verdict.bounding_box()["y"] < 844
     assert "job=" not in phone.url
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     phone.locator("[data-testid=stMain]").get_by_role("link", name="Disagreements").last.click()

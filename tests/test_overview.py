@@ -186,7 +186,7 @@ def test_smaller_measurement_decides_only_if_it_is_chosen(folder: Path) -> None:
     test = opened(receipt="small")
     assert "400 rows of mood.csv, measurement small" in html(test)
     switch = test.toggle(key="decides")
-    assert switch.value and "Decide by small (400 rows)" in switch.label.replace("\\", "")
+    assert switch.value and "Decide mood by small (400 rows)" in switch.label.replace("\\", "")
     switch.set_value(False).run()
     assert "2,000 rows of mood.csv, measurement large" in html(test)
     assert "decides" not in [toggle.key for toggle in opened(receipt="large").toggle]

@@ -99,6 +99,8 @@ def test_uploaded_file_is_measured_and_every_page_shows_the_result(monkeypatch: 
     assert len(at.file_uploader(key="file").value.getvalue()) == len(SENTIMENTS)
     finish(at, compare)
     assert "The verdict" in [one.value for one in at.subheader]
+    closed = [one.label for one in at.expander if not one.proto.expanded]
+    assert "Measure again" in closed  # so that the verdict is in sight of somebody who scrolled down to the button
     assert compare.asked["texts"] == [f"review {i}" for i in range(40)]
     assert compare.asked["quick"] is True
     assert at.selectbox(key="receipt").value.startswith("reviews here")

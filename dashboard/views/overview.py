@@ -11,7 +11,8 @@ from dashboard.report_page import report
 from dashboard.report_summary import summary
 from dashboard.templating import DECISIONS, render
 from inference.backends import RUNTIMES, TITLES
-from inference.compare.overall import Overall, decide_overall, is_timed
+from inference.calls.formatting import joined
+from inference.compare.overall import MAX_NAMED, Overall, decide_overall, is_timed
 from inference.compare.verdict import recommendations
 
 ANSWER_HEIGHT, ROW_HEIGHT, TASK_HEIGHT, HEAD_HEIGHT = 286, 55, 40, 90  # pixels, on a screen
@@ -67,7 +68,8 @@ def choice() -> None:
 
     rows = many(len(selection.receipt["data"]["row_numbers"]), "row")
     st.session_state[SWITCH] = prefers_selected()
-    label = plain(f"Decide by {selection.name} ({rows}), not by the largest measurement")
+    tasks = joined(list(selection.receipt["data"]["labels"]), MAX_NAMED)
+    label = plain(f"Decide {tasks} by {selection.name} ({rows}), not by the largest measurement")
     st.toggle(label, key=SWITCH, on_change=take)
 
 

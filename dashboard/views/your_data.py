@@ -56,17 +56,19 @@ def page() -> None:
     job: Measurement | None = st.session_state.get(JOB) or found()
     if job is not None and not job.done:
         st.fragment(progress, run_every=1.0)(job)
-        st.divider()
-        form(False)
+        # Closed, or the result is above what is in sight of somebody who has scrolled down to the button.
+        with st.expander("What is measured"):
+            form(False)
         return
     if job is not None:
         st.session_state.pop(JOB, None)
         collect(job)
     if (message := st.session_state.pop(MESSAGE, None)) is not None:
         st.info(message)
-    result()
+    has_result = result()
     jobs.prepare()  # while the visitor chooses a file
-    form()
+    with st.expander("Measure again") if has_result else st.container():
+        form()
 
 
 def found() -> Measurement | None:
@@ -158,11 +160,11 @@ def collect(job: Measurement) -> None:
     st.rerun()
 
 
-def result() -> None:
-    """Draw the verdict of this session's last measurement, and links to the details."""
+def result() -> bool:
+    """Draw the verdict of this session's last measurement, if there is one, and links to the details."""
     name = st.session_state.get(RESULT)
     if name is None:
-        return
+        return False
     receipt, selection = own()[name], st.session_state.get(SELECTION)
     limits = selection.limits if selection else ShipLimits()
     st.subheader("The verdict", anchor=False)
@@ -191,8 +193,7 @@ def result() -> None:
         )
     if receipt["data"]["texts"] is None:
         st.caption("The measurement contains labels, lengths, row numbers and the file's hash, but no texts.")
-    st.divider()
-    st.subheader("Measure again", anchor=False)
+    return True
 
 
 def form(ready: bool = True) -> None:

@@ -44,6 +44,7 @@ def test_wrong_rows_are_found_sorted_filtered_and_downloaded(visit: Visit, tmp_p
     table = scored(visit, write_csv(tmp_path / "my rows.csv", ["text", "label"], RIGHT + WRONG))
     card = visit.page.locator("#score-report .card[data-task=sentiment]")
     assert "93.0% right, 3 wrong" in card.inner_text()
+    sync_api.expect(card).to_be_in_viewport(ratio=1)  # the page scrolls to what was waited for
     assert "81.4% to 97.6% with 95% confidence, on 43 labelled rows" in card.inner_text()
     table.get_by_role("button", name="≠ Wrong (3)").click()
     assert count(table) == "3 of 43 rows"

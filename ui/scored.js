@@ -336,6 +336,13 @@ let replaced = new AbortController(); // of the table on the page
 /** @type {RowTable | null} */
 let shownTable = null;
 
+/** Bring the answers up if they are below what is seen: a visitor who waits for them has the progress bar in sight. */
+function showResults() {
+  const { top, bottom } = document.getElementById("score-status").getBoundingClientRect();
+  const isSeen = bottom > 0 && top < innerHeight;
+  if (isSeen && top > innerHeight / 4) scrollBy({ top: top - 16, behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+}
+
 /** Show the rows of a scored file. @param {{url: string} | null} file */
 async function showScored(file) {
   if (!file?.url) return;
@@ -350,6 +357,7 @@ async function showScored(file) {
     const { runtime, name, rows } = place.dataset;
     const table = new RowTable(place, await readRows(await fetch(file.url)), { id: rows, name, runtime, replaced: replaced.signal });
     shownTable = table;
+    showResults();
     for (const button of document.querySelectorAll("#score-report [data-filter]")) {
       button.addEventListener("click", () => {
         table.set({ label: -1, right: -1, uncertain: false, wrong: false, query: "", ...JSON.parse(button.dataset.filter) });

@@ -90,7 +90,7 @@ def test_two_models_are_compared_by_accuracy_alone(untimed: dict[str, Any]) -> N
     assert verdict.first.backend == verdict.second.backend == "int8"
     assert verdict.decision == INCONCLUSIVE
     assert "of unknown speed in comparison" in verdict.sentence
-    assert "In a measurement, speed was not measured" in verdict.caveats[0]
+    assert "in a measurement, speed was not measured" in verdict.caveats[0]
     assert decide_models(untimed, timed(), ShipLimits()).decision == SHIP
 
 

@@ -3,10 +3,10 @@
 Run it: python serve.py, or app.py in a Gradio Space. `ui/start.py` lists the environment variables; TRIPTYCH_API_KEY
 is the key that the API requires, if it is set.
 
-The dashboard runs in this process and reads six variables, which are set here: TRIPTYCH_MODEL, the folder of the
-served model; TRIPTYCH_PAIRS, whether it takes pairs; TRIPTYCH_CONTENT, its content key; TRIPTYCH_PAGE_URL and
-TRIPTYCH_DOCS_URL, the addresses of the page and of the API's documentation; and TRIPTYCH_CACHE, the folder of built
-models.
+The dashboard runs in this process and reads seven variables, which are set here: TRIPTYCH_MODEL, the folder of the
+served model; TRIPTYCH_PAIRS, whether it takes pairs; TRIPTYCH_RUNTIMES, its optional runtimes; TRIPTYCH_CONTENT, its
+content key; TRIPTYCH_PAGE_URL and TRIPTYCH_DOCS_URL, the addresses of the page and of the API's documentation; and
+TRIPTYCH_CACHE, the folder of built models.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def serve(settings: ServerSettings, models: Models, files: TemporaryFiles, ready
     """Serve all three until a signal comes; running requests are then answered, and no new ones."""
     os.environ["TRIPTYCH_MODEL"] = str(models.bundle.folder)
     os.environ["TRIPTYCH_PAIRS"] = str(int(models.bundle.pairs))
+    os.environ["TRIPTYCH_RUNTIMES"] = ",".join(settings.runtimes)
     os.environ["TRIPTYCH_CONTENT"] = content_key(models.bundle)
     os.environ["TRIPTYCH_PAGE_URL"] = "../"
     os.environ["TRIPTYCH_DOCS_URL"] = "../docs"

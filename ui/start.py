@@ -5,7 +5,8 @@ Environment variables:
     TRIPTYCH_BASE             folder of the base model, if it is not where the model says
     TRIPTYCH_PAIRS            1 or 0, as --pairs and --no-pairs; default what the folder says
     TRIPTYCH_RECEIPTS         folder of further measurements; the page shows the largest of this model
-    TRIPTYCH_BACKEND          runtime selected at the start: pytorch, onnx or int8; default int8
+    TRIPTYCH_BACKEND          runtime selected at the start: pytorch, onnx, int8 or openvino; default int8
+    TRIPTYCH_RUNTIMES         optional runtimes to offer too: openvino (requirements-openvino.txt)
     PORT                      default $GRADIO_SERVER_PORT, which a Gradio Space may set, else 7860
     GRADIO_SERVER_NAME        address to listen on; default 127.0.0.1, 0.0.0.0 for all
     TRIPTYCH_ALLOWED_HOSTS, FORWARDED_ALLOW_IPS, TRIPTYCH_ROOT_PATH, TRIPTYCH_CORS_ORIGINS, TRIPTYCH_FRAME_ANCESTORS
@@ -30,7 +31,7 @@ from inference.api import server
 from inference.api.access import add_access, read_access
 from inference.api.front import Access
 from inference.assets import DEMO_MODEL
-from inference.backends import TITLES, check_backend
+from inference.backends import RUNTIMES, TITLES, check_backend, read_optional
 from inference.formats.pairs import read_pairs
 from inference.jobs import ProgressLine, print_any_text
 from inference.loading import Models
@@ -59,6 +60,8 @@ class ServerSettings:
     """This is a Space on ZeroGPU."""
     receipts: tuple[Path, ...] = (RECEIPTS,)
     """Folders of measurements."""
+    runtimes: tuple[str, ...] = ()
+    """Optional ones to offer too."""
 
     @classmethod
     def read(cls, environment: Mapping[str, str], arguments: Sequence[str] = ()) -> ServerSettings:
@@ -74,6 +77,7 @@ class ServerSettings:
             raise InputError(f"{variable}={port!r} is not a port number. Use 1 to 65535.")
         backend = environment.get("TRIPTYCH_BACKEND") or "int8"
         check_backend(backend)
+        runtimes = read_optional("TRIPTYCH_RUNTIMES", environment.get("TRIPTYCH_RUNTIMES"))
         return cls(
             model=Path(environment.get("TRIPTYCH_MODEL") or DEMO_MODEL),
             base=Path(base) if (base := environment.get("TRIPTYCH_BASE")) else None,
@@ -85,6 +89,7 @@ class ServerSettings:
             access=_access(args, environment),
             zero_gpu=environment.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"),
             receipts=(RECEIPTS, *([Path(extra)] if (extra := environment.get("TRIPTYCH_RECEIPTS")) else [])),
+            runtimes=(*runtimes, *([backend] if RUNTIMES[backend].is_optional else [])),
         )
 
     @property
@@ -157,7 +162,9 @@ def run(serve: Serve, arguments: Sequence[str] = ()) -> int:
             import_spaces()
         settings.bind().close()  # fails before the model is loaded, which takes time
         with ProgressLine() as progress:
-            models = Models.of_folder(settings.model, settings.cache, progress, settings.base, settings.pairs)
+            models = Models.of_folder(
+                settings.model, settings.cache, progress, settings.base, settings.pairs, settings.runtimes
+            )
         if reason := models.bundle.missing.get(settings.backend):
             print(f"Triptych continues without {TITLES[settings.backend]}: {reason}", file=sys.stderr, flush=True)
             settings = replace(settings, backend=models.bundle.backends[-1])

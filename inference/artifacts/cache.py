@@ -4,6 +4,9 @@ An artefact is a folder `<content>-<recipe>` in the cache. `<content>` hashes th
 config, tokenizer, labels); `<recipe>` hashes how it is built: the source of the export, its texts, the versions of the
 libraries, and whether the processor needs 7-bit weights. If those libraries are installed, both must match. If not
 (ONNX Runtime alone), the newest folder with the right content is used: it could not be rebuilt there anyway.
+
+The file of an optional runtime is in a folder of its own, `<runtime>-<content>-<recipe>`, and made only for a bundle
+that has this runtime among its `backends`.
 """
 
 from __future__ import annotations
@@ -12,19 +15,25 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import logging
 import os
 import shutil
 import stat
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from inference import cpu
 from inference.artifacts.build import build
 from inference.artifacts.manifest import MANIFEST, REBUILD, read_manifest, write_manifest
+from inference.artifacts.optional import derive
 from inference.assets import CALIBRATION, SHOWCASE
 from inference.backends import RUNTIMES
 from inference.errors import (
@@ -79,31 +88,46 @@ class Artifact:
 
     folder: Path
     manifest: dict[str, Any]
+    optional: Mapping[str, Artifact] = field(default_factory=dict)
+    """Those of optional runtimes."""
+
+    def of(self, backend: str) -> Artifact:
+        """Return the artefact that has the file of this runtime."""
+        return self.optional.get(backend, self)
 
     def read(self, backend: str) -> Graph:
-        """Read the model for "onnx" or "int8"; the bytes that were verified are the bytes that run."""
+        """Read the model for a runtime; the bytes that were verified are the bytes that run."""
         from inference.onnx import Graph
 
         if backend in self.missing:
             raise ExportError(f"This model has no {RUNTIMES[backend].title}: {self.missing[backend]}")
+        if backend in self.optional:
+            return self.optional[backend].read(backend)
         path = self.folder / RUNTIMES[backend].file
         digests = {name: entry["sha256"] for name, entry in self.manifest["files"].items()}
-        if f"{path.stem}_weights.bin" in digests:
+        weights = f"{path.stem}_weights.bin"
+        if weights in digests and path.suffix == ".onnx":
             with importing("A model above 2 GB", "-r requirements-onnx.txt"):
                 from inference.onnx.io import read_graph
             return read_graph(path, self.folder, digests)
+        model = self._read(path.name)
+        return Graph(model, {weights: np.frombuffer(self._read(weights), np.uint8)} if weights in digests else {})
+
+    def _read(self, name: str) -> bytes:
+        path = self.folder / name
         try:
             data = path.read_bytes()
         except OSError:
             raise BundleError(f"{path} is missing. {REBUILD}") from None
-        if hashlib.sha256(data).hexdigest() != digests[path.name]:
+        if hashlib.sha256(data).hexdigest() != self.manifest["files"][name]["sha256"]:
             raise BundleError(f"{path} is damaged: its SHA-256 is not the one recorded. {REBUILD}")
-        return Graph(data)
+        return data
 
     @property
     def missing(self) -> dict[str, str]:
         """The runtimes for which the build made no file that answers as PyTorch does, and the reasons."""
-        return dict(self.manifest.get("missing", {}))
+        reasons = dict(self.manifest.get("missing", {}))
+        return reasons | {name: other.missing[name] for name, other in self.optional.items() if name in other.missing}
 
     def served(self, bundle: Bundle) -> Bundle:
         """Return the bundle with the runtimes that it has files for."""
@@ -124,13 +148,21 @@ class Artifact:
         check_digest(self.folder / name, self.manifest["files"][name]["sha256"], REBUILD)
 
     def size_bytes(self, backend: str) -> int:
-        names = (RUNTIMES[backend].file, f"{Path(RUNTIMES[backend].file).stem}_weights.bin")
-        return sum(int(self.manifest["files"][name]["size_bytes"]) for name in names if name in self.manifest["files"])
+        names, files = (
+            (file := RUNTIMES[backend].file, f"{Path(file).stem}_weights.bin"),
+            self.of(backend).manifest["files"],
+        )
+        return sum(int(files[name]["size_bytes"]) for name in names if name in files)
 
     @property
     def parity(self) -> dict[str, Any]:
-        """How far ONNX and INT8 agreed after the build: `texts`, `reference`, `backends` as from `parity.judge`."""
-        return dict(self.manifest["parity"])
+        """How far the files agreed after the build: `texts`, `reference`, `backends` as from `parity.judge`.
+
+        Optional runtimes have a `reference` and `texts` of their own.
+        """
+        parity = self.manifest["parity"]
+        figures = {name: pair for other in self.optional.values() for name, pair in other.parity["backends"].items()}
+        return {**parity, "backends": {**parity["backends"], **figures}}
 
 
 def default_cache() -> Path:
@@ -177,26 +209,33 @@ def _temporary(reason: str) -> Path:
     return folder
 
 
-def tool_versions() -> dict[str, str]:
-    """Return the versions of the installed libraries that a build uses."""
+def tool_versions(names: Iterable[str] = (*TOOLS, *TOKENIZER_TOOLS)) -> dict[str, str]:
+    """Return the versions of those libraries that are installed (default: what a build uses)."""
     versions = {}
-    for name in (*TOOLS, *TOKENIZER_TOOLS):
+    for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
 
 
-def _recipe_key() -> str:
+def _recipe() -> dict[str, Any]:
     root = Path(__file__).parents[1]
     sources = {name: sha256(root / name) for name in RECIPE} | {p.name: sha256(p) for p in (CALIBRATION, SHOWCASE)}
-    return digest(
-        {
-            "sources": sources,
-            "tools": tool_versions(),
-            # A processor without VNNI gets 7-bit weights, which are another file.
-            "reduce_range": cpu.saturates(),
-        }
-    )
+    # A processor without VNNI gets 7-bit weights, which are another file.
+    return {"sources": sources, "tools": tool_versions(), "reduce_range": cpu.saturates()}
+
+
+def _recipe_key() -> str:
+    return digest(_recipe())
+
+
+def _optional_key(artifact: Artifact, backend: str) -> str:
+    """Return a hash of what determines the file of an optional runtime, besides the model itself."""
+    spec = importlib.util.find_spec(RUNTIMES[backend].module)
+    assert spec is not None and spec.origin is not None
+    own = {path.name: sha256(path) for path in (Path(spec.origin), Path(__file__).with_name("optional.py"))}
+    graph = artifact.manifest["files"][RUNTIMES["onnx"].file]["sha256"]
+    return digest([_recipe(), own, tool_versions(RUNTIMES[backend].made_with), graph])
 
 
 def missing_tools(bundle: Bundle) -> list[str]:
@@ -205,17 +244,48 @@ def missing_tools(bundle: Bundle) -> list[str]:
     return sorted(set(needed) - set(tool_versions()))
 
 
+def _missing_makers(backend: str) -> list[str]:
+    makers = RUNTIMES[backend].made_with
+    return sorted(set(makers) - set(tool_versions(makers)))
+
+
 def find(bundle: Bundle, cache: Path) -> Artifact | None:
-    """Return the artefact of this bundle if it is in the cache, else None. Its files are verified when read.
+    """Return the artefact of this bundle if all of it is in the cache, else None. Its files are verified when read.
 
     Raises:
         BundleError: it is in the cache, and its manifest is damaged.
     """
-    content = content_key(bundle)
-    if not missing_tools(bundle):
-        candidates = [cache / f"{content}-{_recipe_key()}"]
+    artifact = _find_standard(bundle, cache)
+    optional: dict[str, Artifact] = {}
+    for name in _optional(bundle):
+        other = artifact and _find_optional(bundle, artifact, name, cache)
+        if other is None:
+            return None
+        optional[name] = other
+    return artifact and replace(artifact, optional=optional)
+
+
+def _find_standard(bundle: Bundle, cache: Path) -> Artifact | None:
+    return _find(cache, content_key(bundle), None if missing_tools(bundle) else _recipe_key())
+
+
+def _optional(bundle: Bundle) -> list[str]:
+    return [name for name in bundle.backends if name in RUNTIMES and RUNTIMES[name].is_optional]
+
+
+def _find_optional(bundle: Bundle, artifact: Artifact, backend: str, cache: Path) -> Artifact | None:
+    if reason := artifact.missing.get("onnx"):  # it would be made from that file
+        return replace(artifact, manifest={**artifact.manifest, "missing": {backend: reason}})
+    key = None if _missing_makers(backend) else _optional_key(artifact, backend)
+    return _find(cache, f"{backend}-{content_key(bundle)}", key)
+
+
+def _find(cache: Path, prefix: str, key: str | None) -> Artifact | None:
+    """Return the artefact in the folder `<prefix>-<key>`; without a key, in the newest one of this prefix."""
+    if key is not None:
+        candidates = [cache / f"{prefix}-{key}"]
     else:
-        finished = [path for path in cache.glob(f"{content}-*/{MANIFEST}") if ".tmp-" not in path.parent.name]
+        finished = [path for path in cache.glob(f"{prefix}-*/{MANIFEST}") if ".tmp-" not in path.parent.name]
         finished.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         candidates = [path.parent for path in finished]
     damage: BundleError | None = None
@@ -247,8 +317,17 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
         ExportError: the build failed or its result does not agree with PyTorch.
         MissingDependencyError: a build is needed and its libraries are not installed.
     """
+    progress = progress or (lambda step, share: None)
+    for backend in _optional(bundle):  # now, and not after a minute of building
+        _check_makers(bundle, backend, cache)
+    artifact = _obtain_standard(bundle, cache, progress, base)
+    made = {name: _obtain_optional(bundle, artifact, name, cache, progress, base) for name in _optional(bundle)}
+    return replace(artifact, optional=made)
+
+
+def _obtain_standard(bundle: Bundle, cache: Path, progress: Progress, base: Path | None) -> Artifact:
     if missing := ", ".join(missing_tools(bundle)):
-        artifact = find(bundle, cache)
+        artifact = _find_standard(bundle, cache)
         if artifact is not None:
             return artifact  # a damaged file cannot be built again here: reading it says what is wrong
         raise MissingDependencyError(
@@ -256,20 +335,51 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
             f"one needs {missing}. Build it where requirements.txt is installed (python -m inference build --model "
             f"{bundle.folder}) and copy that folder here."
         )
-    artifact, _ = _intact(bundle, cache)
+    target = cache / f"{content_key(bundle)}-{_recipe_key()}"
+    make = partial(build, bundle, progress=progress, base=base)
+    return _made_once(target, partial(_find_standard, bundle, cache), partial(_fill, bundle, make, base), progress)
+
+
+def _obtain_optional(
+    bundle: Bundle, artifact: Artifact, backend: str, cache: Path, progress: Progress, base: Path | None
+) -> Artifact:
+    search = partial(_find_optional, bundle, artifact, backend, cache)
+    if _missing_makers(backend) or "onnx" in artifact.missing:
+        found = search()
+        assert found is not None, "_check_makers has seen it"
+        return found
+    target = cache / f"{backend}-{content_key(bundle)}-{_optional_key(artifact, backend)}"
+    make = partial(derive, bundle, artifact, backend, progress=progress)
+    return _made_once(target, search, partial(_fill, bundle, make, base), progress)
+
+
+def _check_makers(bundle: Bundle, backend: str, cache: Path) -> None:
+    """Raise MissingDependencyError if the file of an optional runtime neither is here nor can be made."""
+    runtime, missing = RUNTIMES[backend], _missing_makers(backend)
+    if missing and _find(cache, f"{backend}-{content_key(bundle)}", None) is None:
+        raise MissingDependencyError(
+            f"{runtime.title} needs the library {missing[0]!r}, which is not installed. "
+            f"Install it: pip install {runtime.requirements}"
+        )
+
+
+def _made_once(
+    target: Path, search: Callable[[], Artifact | None], fill: Callable[[Path], None], progress: Progress
+) -> Artifact:
+    """Return the artefact that `search` gives if it is intact, else that of the folder `target`, filled by `fill`."""
+    artifact, _ = _intact(search)
     if artifact is not None:
         return artifact
     from filelock import FileLock
 
+    cache = target.parent
     try:
         cache.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache).close()
     except OSError as error:
         raise ExportError(f"Cannot write built files to {cache}: {error.strerror}. {NAME_CACHE}") from None
-    progress = progress or (lambda step, share: None)
-    target = cache / f"{content_key(bundle)}-{_recipe_key()}"
     with FileLock(f"{target}.lock"):
-        artifact, damage = _intact(bundle, cache)
+        artifact, damage = _intact(search)
         if artifact is not None:
             return artifact
         if damage:
@@ -278,7 +388,7 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
             shutil.rmtree(stray, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=cache))
         try:
-            _fill(bundle, folder, progress, base)
+            fill(folder)
             folder.chmod(0o755)  # mkdtemp makes it private, but the server can be another user
             shutil.rmtree(target, ignore_errors=True)  # a damaged one
             folder.replace(target)
@@ -288,10 +398,10 @@ def obtain(bundle: Bundle, cache: Path, progress: Progress | None = None, base: 
     return Artifact(target, read_manifest(target / MANIFEST))
 
 
-def _intact(bundle: Bundle, cache: Path) -> tuple[Artifact | None, str]:
+def _intact(search: Callable[[], Artifact | None]) -> tuple[Artifact | None, str]:
     """Return the artefact if all of its files are intact, else None; and the damage, empty if there is none."""
     try:
-        artifact = find(bundle, cache)
+        artifact = search()
         if artifact is not None:
             artifact.verify()
     except BundleError as error:
@@ -299,17 +409,18 @@ def _intact(bundle: Bundle, cache: Path) -> tuple[Artifact | None, str]:
     return artifact, ""
 
 
-def _fill(bundle: Bundle, folder: Path, progress: Progress, base: Path | None) -> None:
+def _fill(bundle: Bundle, make: Callable[[Path], dict[str, Any]], base: Path | None, folder: Path) -> None:
     """Build into `folder`, write its manifest, and flush all of it to disk before a rename makes it visible."""
     started = time.perf_counter()
-    result = build(bundle, folder, progress, base)
+    result = make(folder)
     check_same(bundle, base)  # otherwise files of another model would get this one's key
     paths = sorted(folder.iterdir())
+    makers = RUNTIMES[result["runtime"]].made_with if "runtime" in result else ()
     manifest = {
         "model": bundle.name,
         "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "build_seconds": round(time.perf_counter() - started, 1),
-        "tools": tool_versions(),
+        "tools": tool_versions() | tool_versions(makers),
         "reduce_range": cpu.saturates(),
         **result,
         "files": {path.name: {"sha256": sha256(path), "size_bytes": path.stat().st_size} for path in paths},
@@ -333,9 +444,10 @@ def deployed_files(
     elif artifact is None or backend in artifact.missing:
         raise BundleError(f"{bundle.name} has no {RUNTIMES[backend].title} file.")
     else:
-        weights = f"{Path(file).stem}_weights.bin"  # exists if the weights exceed 2 GB
-        names = [file, *({weights} & set(artifact.manifest["files"])), TOKENIZER]
-        paths = {name: artifact.folder / name for name in names}
+        own = artifact.of(backend)
+        weights = f"{Path(file).stem}_weights.bin"  # an ONNX file has one if its weights exceed 2 GB
+        paths = {name: own.folder / name for name in (file, weights) if name in own.manifest["files"]}
+        paths[TOKENIZER] = artifact.folder / TOKENIZER
     return paths | ({"bundle.json": bundle.folder / "bundle.json"} if bundle.format == "bundle" else {})
 
 

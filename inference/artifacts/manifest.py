@@ -15,8 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inference.artifacts.build import INT8, ONNX
-from inference.backends import TITLES
+from inference.backends import RUNTIMES, TITLES
 from inference.errors import BundleError
 from inference.formats.files import JSON_BYTES
 from inference.formats.tokenizer import TOKENIZER
@@ -102,9 +101,13 @@ def _problem(manifest: Mapping[str, Any]) -> str:
             return f"{key!r} is missing or not what a build writes"
     quantized, parity, files = manifest.get("quantized", {}), manifest["parity"], manifest["files"]
     without = manifest.get("missing", {})
-    if not _fits(without, {str: str}) or not set(without) <= {"onnx", "int8"}:
+    optional = manifest.get("runtime")  # whose folder this is
+    if optional is not None and not (isinstance(optional, str) and optional in RUNTIMES):
+        return "'runtime' is not what a build writes"
+    runtimes = ("onnx", "int8") if optional is None else (optional,)
+    if not _fits(without, {str: str}) or not set(without) <= set(runtimes):
         return "'missing' is not what a build writes"
-    if "int8" not in without and not _fits(quantized, _QUANTIZED):
+    if runtimes[-1] not in without and not _fits(quantized, _QUANTIZED):
         return "'quantized' is missing or not what a build writes"
     if "tried" in quantized and not _fits(quantized, _TRIED):
         return "'quantized' is not what a build writes"
@@ -115,7 +118,7 @@ def _problem(manifest: Mapping[str, Any]) -> str:
             return f"{name!r} is not a file of a build"
         if not re.fullmatch("[0-9a-f]{64}", entry["sha256"]) or entry["size_bytes"] < 0:
             return f"the digest or the size of {name!r} is invalid"
-    needed = {TOKENIZER, *(file for name, file in (("onnx", ONNX), ("int8", INT8)) if name not in without)}
+    needed = {RUNTIMES[name].file for name in runtimes if name not in without} | (set() if optional else {TOKENIZER})
     missing = sorted(needed - set(files))
     return f"it does not list {missing[0]}" if missing else ""
 

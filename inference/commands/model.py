@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from inference.artifacts.cache import Artifact, find, model_sizes, obtain
-from inference.backends import BACKENDS, TITLES
+from inference.backends import BACKENDS, OPTIONAL, RUNTIMES, TITLES, read_optional
 from inference.calls.formatting import mb
 from inference.calls.texts import Text
 from inference.classifier import Classifier, Prediction
@@ -42,9 +43,10 @@ def add(commands: Any) -> None:
     add_device(p)
     p.add_argument("--compile", action="store_true", help="compile PyTorch's network first; pays off for many texts")
     p.add_argument("--load-in-4bit", action="store_true", help="load an adapter's base in 4-bit NF4 (QLoRA)")
-    add_content(
-        add_model_command(commands, "build", build_command, "Build and check the ONNX and INT8 files if needed.")
-    )
+    p = add_model_command(commands, "build", build_command, "Build and check the ONNX and INT8 files if needed.")
+    help = f"optional runtimes to build for too: {OPTIONAL} (default: $TRIPTYCH_RUNTIMES, else none)"
+    p.add_argument("--runtimes", default=os.environ.get("TRIPTYCH_RUNTIMES"), help=help)
+    add_content(p)
     help = "Describe a model: tasks, labels, sizes, parity; --json adds the hashes of its files."
     add_model_command(commands, "info", info_command, help)
 
@@ -74,11 +76,13 @@ def predict_command(args: argparse.Namespace) -> None:
 
 
 def build_command(args: argparse.Namespace) -> None:
-    bundle = describe(args.model, args.base, pairs=args.pairs)
+    runtimes = read_optional("--runtimes", args.runtimes)
+    bundle = describe(args.model, args.base, pairs=args.pairs).with_runtimes(runtimes)
     check_content(bundle, args.content)
     artifact = obtain(bundle, args.cache, args.progress, args.base)
     if args.json:
-        print_json({"folder": str(artifact.folder), **artifact.manifest})
+        optional = {name: {"folder": str(other.folder), **other.manifest} for name, other in artifact.optional.items()}
+        print_json({"folder": str(artifact.folder), **artifact.manifest} | ({"optional": optional} if optional else {}))
         return
     print(f"{bundle.name}: built in {artifact.manifest['build_seconds']} s on {artifact.manifest['built']}")
     print(f"  folder  {artifact.folder}")
@@ -88,7 +92,12 @@ def build_command(args: argparse.Namespace) -> None:
 def info_command(args: argparse.Namespace) -> None:
     bundle = describe(args.model, args.base, pairs=args.pairs)
     bundle.verify()
-    artifact = find(bundle, args.cache)
+    every = bundle.with_runtimes(RUNTIMES)
+    artifact = find(every, args.cache)
+    if artifact is None:
+        artifact = find(bundle, args.cache)
+    else:
+        bundle = every
     sizes = model_sizes(bundle, artifact, args.base)
     if args.json:
         print_json(
@@ -159,13 +168,13 @@ def _line(task: str, p: Prediction) -> str:
 
 def _print_parity(artifact: Artifact) -> None:
     parity = artifact.parity
-    reference = TITLES[parity["reference"]]
     for name, reason in artifact.missing.items():
         print(f"  missing {TITLES[name]}: {reason}")
     for name, figures in parity["backends"].items():
+        reference, texts = (figures.get(key, parity[key]) for key in ("reference", "texts"))
         print(
-            f"  parity  {TITLES[name]}: same label as {reference} on {figures['label_agreement']:.2%} of "
-            f"{parity['texts']} texts per task, probabilities within {figures['max_abs_dp']:.2g}, "
+            f"  parity  {TITLES[name]}: same label as {TITLES[reference]} on {figures['label_agreement']:.2%} of "
+            f"{texts} texts per task, probabilities within {figures['max_abs_dp']:.2g}, "
             f"{figures['batch_flips'] or 'no'} labels that depend on the batch"
         )
 

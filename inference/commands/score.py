@@ -122,6 +122,7 @@ def open_model(
     from inference.loading import open_described
     from inference.score.run import Model
 
+    bundle = bundle.with_runtimes([backend] if backend else [])
     if backend is None or RUNTIMES[backend].file:
         # Once and with progress, so that the workers find it built.
         bundle = obtain(bundle, cache, progress, base).served(bundle)

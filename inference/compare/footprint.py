@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from inference.formats.bundle import Bundle
 from inference.formats.files import sha256, tensors
 from inference.formats.tokenizer import TOKENIZER
 
-_SAFETENSORS_PREFIXES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}
+_CONSTANT = re.compile(r'<data element_type="(\w+)" shape="[^"]*" offset="\d+" size="(\d+)" />')
+_PREFIXES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}
 
 
 def footprint(bundle: Bundle, artifact: Artifact, backend: str, base: Path | None = None) -> dict[str, Any]:
@@ -26,7 +28,7 @@ def footprint(bundle: Bundle, artifact: Artifact, backend: str, base: Path | Non
     """
     paths = deployed_files(bundle, artifact, backend, base)
     if file := RUNTIMES[backend].file:
-        dtypes = _sum_by_type(_onnx_types(paths[file]))
+        dtypes = _sum_by_type((_onnx_types if file.endswith(".onnx") else _openvino_types)(paths[file]))
     else:
         weights = [path for path in paths.values() if path.suffix == ".safetensors"]
         dtypes = _sum_by_type(pair for path in weights for pair in _safetensors_types(path))
@@ -44,14 +46,26 @@ def _kind(path: Path) -> str:
     """Return "weights", "graph" (which contains its weights), "tokenizer" or "description"."""
     if path.name == TOKENIZER:
         return "tokenizer"
-    return {".safetensors": "weights", ".bin": "weights", ".onnx": "graph"}.get(path.suffix, "description")
+    return {".safetensors": "weights", ".bin": "weights", ".onnx": "graph", ".xml": "graph"}.get(
+        path.suffix, "description"
+    )
 
 
 def _safetensors_types(path: Path) -> Iterator[tuple[str, int]]:
     """Yield the type and bytes of each tensor."""
     for dtype, _, size in tensors(path).values():
-        letters = dtype.rstrip("0123456789")
-        yield dtype.replace(letters, _SAFETENSORS_PREFIXES.get(letters, letters)), size
+        yield _spelt_out(dtype), size
+
+
+def _spelt_out(dtype: str) -> str:
+    letters = dtype.rstrip("0123456789")
+    return dtype.replace(letters, _PREFIXES.get(letters, letters))
+
+
+def _openvino_types(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield the type and bytes of each constant that the XML of a model describes."""
+    for dtype, size in _CONSTANT.findall(path.read_text(encoding="utf-8")):
+        yield _spelt_out(dtype.upper()), int(size)
 
 
 def _onnx_types(path: Path) -> Iterator[tuple[str, int]]:

@@ -85,7 +85,7 @@ def measure(
     Raises:
         InferenceError: the model does not load, a backend does not start, or an argument is invalid.
     """
-    bundle = model if isinstance(model, Bundle) else describe(model, base)
+    bundle = (model if isinstance(model, Bundle) else describe(model, base)).with_runtimes(backends or ())
     chosen = backends
     backends = bundle.backends if chosen is None else chosen
     threads = cpu.cores() if threads is None else threads
@@ -154,7 +154,7 @@ def measure(
             "machine": _machine_entry()
             | {"before": before, "after": _load_and_clock()}
             | {"steal_share": round(benchmark.steal_share([], cpu_times), 5)},
-            "versions": _versions(),
+            "versions": _versions(names),
             **raw,
             "backends": {name: entries[name] | raw["backends"][name] for name in names},
         }
@@ -315,8 +315,10 @@ def _answer(answers: Answers, total: int, progress: Progress) -> None:
 def _backend_entry(bundle: Bundle, artifact: Artifact, name: str, base: Path | None) -> dict[str, Any]:
     """Return what a receipt holds of a backend, but for its answers and times."""
     entry = footprint(bundle, artifact, name, base)
-    quantized = artifact.manifest.get("quantized", {})  # empty if INT8 is missing
-    if name == "int8" and "tried" in quantized:  # an imported graph has no record of recipes
+    quantized = artifact.of(name).manifest.get("quantized", {})  # empty if INT8 is missing
+    if (
+        name == "int8" or RUNTIMES[name].is_optional
+    ) and "tried" in quantized:  # an imported graph has no record of recipes
         entry["quantized"] = quantized
     return entry
 
@@ -344,7 +346,8 @@ def _machine_entry() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def _versions(backends: Sequence[str]) -> dict[str, str]:
     """Return the versions of Triptych, of what builds models, and of what is timed or computes the figures."""
     libraries = {name: importlib.metadata.version(name) for name in ("tokenizers", "numpy", "scipy", "scikit-learn")}
-    return {"triptych": __version__, "python": platform.python_version(), **tool_versions(), **libraries}
+    tools = tool_versions() | tool_versions(library for name in backends for library in RUNTIMES[name].made_with)
+    return {"triptych": __version__, "python": platform.python_version(), **tools, **libraries}

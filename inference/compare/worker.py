@@ -152,7 +152,8 @@ def start(arguments: dict[str, Any], started_ns: int) -> tuple[Worker, dict[str,
         started_ns: `time.time_ns()` just before this process was started, so that the interpreter is included.
     """
     runtime = RUNTIMES[arguments["backend"]]
-    for name in (*runtime.libraries, runtime.module):  # first, to time imports and loading separately
+    # First, to time imports and loading separately. The module may set up how a library is imported.
+    for name in (runtime.module, *runtime.libraries):
         importlib.import_module(name)
     from inference.loading import load
 

@@ -6,11 +6,11 @@ import importlib.util
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from inference.backends import RUNTIMES
+from inference.backends import RUNTIMES, STANDARD
 from inference.errors import BundleError, InferenceError
 from inference.formats.examples import Example
 from inference.formats.files import check_digest, check_file, inside, read_json, status_of
@@ -117,8 +117,8 @@ class Bundle:
     """The heads read sentence vectors of length 1."""
     format: str = "bundle"
     pad_id: int = 0
-    backends: tuple[str, ...] = field(default_factory=lambda: tuple(RUNTIMES))
-    """The runtimes that can serve this model, the reference first."""
+    backends: tuple[str, ...] = STANDARD
+    """The runtimes that can serve this model, the reference first; optional ones only if asked for."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Runtimes that were to be built and could not be, and the reasons, once a build has shown it."""
     adapters: Mapping[str, str] = field(default_factory=dict)
@@ -195,6 +195,12 @@ class Bundle:
             if missing := needed - set(listed):
                 raise ValueError(f"`{name}` lacks the digest of {', '.join(sorted(missing))}.")
         return self
+
+    def with_runtimes(self, names: Iterable[str]) -> Bundle:
+        """Return the same model with those of the named runtimes that are optional."""
+        names = set(names) - set(self.backends)
+        added = (name for name, runtime in RUNTIMES.items() if runtime.is_optional and name in names)
+        return replace(self, backends=(*self.backends, *added))
 
     @property
     def adapter_folder(self) -> Path | None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache as cached
 from pathlib import Path
@@ -143,7 +144,7 @@ def small_builds(run_folder: Path) -> Iterator[None]:
     """
     from inference import cpu
     from inference.artifacts import build as building
-    from inference.artifacts import cache
+    from inference.artifacts import cache, optional
 
     small: ContextVar[bool] = ContextVar("small", default=True)
     cores = cpu.cores
@@ -152,17 +153,29 @@ def small_builds(run_folder: Path) -> Iterator[None]:
         return lambda: texts()[:: 10 if small.get() else 1]
 
     def build(bundle: Any, folder: Path, *rest: Any) -> Any:
+        with sized(folder):
+            return building.build(bundle, folder, *rest)
+
+    def derive(bundle: Any, artifact: Any, backend: str, folder: Path, *rest: Any) -> Any:
+        with sized(folder):
+            return deriving(bundle, artifact, backend, folder, *rest)
+
+    @contextmanager
+    def sized(folder: Path) -> Iterator[None]:
         token = small.set(folder.resolve().is_relative_to(run_folder.resolve()))
         try:
-            return building.build(bundle, folder, *rest)
+            yield
         finally:
             small.reset(token)
 
+    deriving = optional.derive
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "cores", lambda: 1 if small.get() else cores())
-        patch.setattr(building, "showcase_texts", fewer(building.showcase_texts))
-        patch.setattr(building, "calibration_texts", fewer(building.calibration_texts))
+        for module in (building, optional):
+            patch.setattr(module, "showcase_texts", fewer(module.showcase_texts))
+            patch.setattr(module, "calibration_texts", fewer(module.calibration_texts))
         patch.setattr(cache, "build", build)
+        patch.setattr(cache, "derive", derive)
         yield
 
 

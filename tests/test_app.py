@@ -30,7 +30,7 @@ from threads import PATIENCE_S, running
 import app
 from inference import Answer, Classifier, InputError, MissingDependencyError
 from inference.api.front import Access
-from inference.backends import BACKENDS
+from inference.backends import STANDARD
 from inference.formats.bundle import Task
 from inference.jobs import Cancelled, Lane
 from inference.loading import Models
@@ -145,7 +145,7 @@ def test_threshold_replaces_the_models_own(client: Client) -> None:
 
 def test_compare_answers_on_all_three_backends(client: Client) -> None:
     answer = client.predict("good", api_name="/compare")
-    assert list(answer) == list(BACKENDS)
+    assert list(answer) == list(STANDARD)
     assert answer["pytorch"]["predictions"]["sentiment"] == answer["onnx"]["predictions"]["sentiment"]
     assert answer["pytorch"]["predictions"]["emotion"]["label"] == "joy"
     assert answer["int8"]["predictions"]["emotion"]["label"] == "neutral"
@@ -155,7 +155,7 @@ def test_compare_answers_on_all_three_backends(client: Client) -> None:
     ("arguments", "message"),
     [
         (("  ",), "The text is empty"),
-        (("good", "gpu"), "Unknown backend 'gpu'. Known: pytorch, onnx, int8."),
+        (("good", "gpu"), "Unknown backend 'gpu'. Known: pytorch, onnx, int8, openvino."),
         (("good", "int8", 1.5), "threshold=1.5 is not a probability"),
         (("good", "int8", "high"), "threshold='high' is not a number"),
         (("good", "int8", True), "threshold=True is not a number"),

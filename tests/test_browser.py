@@ -12,7 +12,7 @@ import pytest
 from chromium import Visit, sync_api
 from test_app import HOSTILE, IMAGE, SCRIPT, models, served
 
-from inference.backends import BACKENDS
+from inference.backends import STANDARD
 from inference.formats.bundle import Task
 from inference.formats.examples import Example
 from inference.loading import Models
@@ -76,7 +76,7 @@ def test_a_text_and_enter_give_the_answer_of_every_runtime(visit: Visit) -> None
     visit.ask("good glad")
     visit.answered()
     for task in fakes.TASKS:
-        for backend in BACKENDS:
+        for backend in STANDARD:
             sync_api.expect(visit.cell(task, backend)).to_be_visible()
     assert visit.cell("sentiment", "pytorch").inner_text().split()[:2] == ["positive", "0.8808"]
     visit.see("98%")  # gr.Label rounds; the figure above does not

@@ -12,7 +12,7 @@ from conftest import Tiny
 
 from inference import InputError, load
 from inference.artifacts.cache import find
-from inference.backends import BACKENDS, LoadOptions
+from inference.backends import STANDARD, LoadOptions
 from inference.compare.footprint import footprint
 from inference.formats.bundle import Bundle
 from inference.onnx import Graph
@@ -55,10 +55,10 @@ def test_footprint_of_a_further_runtime_comes_from_the_table(tiny: Tiny, fourth:
 
 
 def test_models_have_three_runtimes_in_order_of_exactness(tiny: Tiny) -> None:
-    assert BACKENDS == ("pytorch", "onnx", "int8")
-    assert Bundle.read(tiny.folder).backends == BACKENDS
+    assert STANDARD == ("pytorch", "onnx", "int8")
+    assert Bundle.read(tiny.folder).backends == STANDARD
 
 
 def test_runtime_that_is_gone_is_unknown() -> None:
-    with pytest.raises(InputError, match=r"Unknown backend 'pytorch-bf16'. Known: pytorch, onnx, int8."):
+    with pytest.raises(InputError, match=r"Unknown backend 'pytorch-bf16'. Known: pytorch, onnx, int8, openvino."):
         load("assets/models/demo", "pytorch-bf16")

@@ -32,6 +32,8 @@ HOMES = {
     "peft": {"pytorch.*"},
     "onnx": {"onnx.*", "artifacts.export", "compare.footprint"},
     "onnxruntime": {"onnx", "onnx.*"},
+    "openvino": {"onnx.openvino"},
+    "nncf": {"onnx.openvino"},
     "sklearn": {"compare.metrics", "compare.results"},
     "scipy": {"compare.stats", "compare.diff", "explain.agreement", "explain.faithfulness"},
     "jsonschema": {"compare.receipt"},

@@ -21,7 +21,7 @@ from gradio_client import Client
 
 import inference.pytorch.network
 from inference import InferenceError, InputError, load
-from inference.backends import BACKENDS
+from inference.backends import STANDARD
 from inference.calls.predictions import Answer
 from inference.errors import MissingDependencyError
 from inference.loading import Models
@@ -85,7 +85,7 @@ def spaces(monkeypatch: pytest.MonkeyPatch) -> Spaces:
 
 @pytest.fixture(scope="module")
 def models(tiny: Tiny) -> Models:
-    opened = {name: load(tiny.folder, name, base=tiny.base, cache=tiny.cache) for name in BACKENDS}
+    opened = {name: load(tiny.folder, name, base=tiny.base, cache=tiny.cache) for name in STANDARD}
     return Models(opened["pytorch"].bundle, opened.__getitem__)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.backends import BACKENDS, TITLES
+from inference.backends import STANDARD, TITLES
 from inference.compare.receipt import Receipt, read_receipt
 from inference.compare.summary import summary
 from inference.errors import InferenceError, InputError
@@ -209,7 +209,7 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
             if public
             else f'load("{described["name"]}", backend="int8").predict_all_tasks("a text")  # path of this folder\n```'
         ),
-        f"Backends: {', '.join(TITLES[name] for name in BACKENDS)}. Files: {files}`heads.safetensors`, `bundle.json`.",
+        f"Backends: {', '.join(TITLES[name] for name in STANDARD)}. Files: {files}`heads.safetensors`, `bundle.json`.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
 import logging
@@ -22,15 +21,14 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from inference import cpu
+from inference.artifacts.artifact import Artifact as Artifact
 from inference.artifacts.build import build
 from inference.artifacts.manifest import MANIFEST, REBUILD, read_manifest, write_manifest
 from inference.artifacts.optional import derive
@@ -42,16 +40,12 @@ from inference.errors import (
     InferenceError,
     InputError,
     MissingDependencyError,
-    importing,
 )
 from inference.formats.bundle import Bundle
-from inference.formats.files import check_digest, sha256, sync
+from inference.formats.files import sha256, sync
 from inference.formats.identity import check_same, content_key, digest
 from inference.formats.tokenizer import TOKENIZER
 from inference.jobs import Progress
-
-if TYPE_CHECKING:
-    from inference.onnx import Graph
 
 log = logging.getLogger(__name__)
 
@@ -80,89 +74,6 @@ RECIPE = (
     "classifier.py",
     "calls/texts.py",
 )
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A built folder and its manifest."""
-
-    folder: Path
-    manifest: dict[str, Any]
-    optional: Mapping[str, Artifact] = field(default_factory=dict)
-    """Those of optional runtimes."""
-
-    def of(self, backend: str) -> Artifact:
-        """Return the artefact that has the file of this runtime."""
-        return self.optional.get(backend, self)
-
-    def read(self, backend: str) -> Graph:
-        """Read the model for a runtime; the bytes that were verified are the bytes that run."""
-        from inference.onnx import Graph
-
-        if backend in self.missing:
-            raise ExportError(f"This model has no {RUNTIMES[backend].title}: {self.missing[backend]}")
-        if backend in self.optional:
-            return self.optional[backend].read(backend)
-        path = self.folder / RUNTIMES[backend].file
-        digests = {name: entry["sha256"] for name, entry in self.manifest["files"].items()}
-        weights = f"{path.stem}_weights.bin"
-        if weights in digests and path.suffix == ".onnx":
-            with importing("A model above 2 GB", "-r requirements-onnx.txt"):
-                from inference.onnx.io import read_graph
-            return read_graph(path, self.folder, digests)
-        model = self._read(path.name)
-        return Graph(model, {weights: np.frombuffer(self._read(weights), np.uint8)} if weights in digests else {})
-
-    def _read(self, name: str) -> bytes:
-        path = self.folder / name
-        try:
-            data = path.read_bytes()
-        except OSError:
-            raise BundleError(f"{path} is missing. {REBUILD}") from None
-        if hashlib.sha256(data).hexdigest() != self.manifest["files"][name]["sha256"]:
-            raise BundleError(f"{path} is damaged: its SHA-256 is not the one recorded. {REBUILD}")
-        return data
-
-    @property
-    def missing(self) -> dict[str, str]:
-        """The runtimes for which the build made no file that answers as PyTorch does, and the reasons."""
-        reasons = dict(self.manifest.get("missing", {}))
-        return reasons | {name: other.missing[name] for name, other in self.optional.items() if name in other.missing}
-
-    def served(self, bundle: Bundle) -> Bundle:
-        """Return the bundle with the runtimes that it has files for."""
-        backends = tuple(name for name in bundle.backends if name not in self.missing)
-        return replace(bundle, backends=backends, missing=self.missing)
-
-    def tokenizer_file(self) -> Path:
-        """Return the path of the tokenizer, verified."""
-        self._verify(TOKENIZER)
-        return self.folder / TOKENIZER
-
-    def verify(self) -> None:
-        """Raise BundleError if a file is missing or was altered."""
-        for name in self.manifest["files"]:
-            self._verify(name)
-
-    def _verify(self, name: str) -> None:
-        check_digest(self.folder / name, self.manifest["files"][name]["sha256"], REBUILD)
-
-    def size_bytes(self, backend: str) -> int:
-        names, files = (
-            (file := RUNTIMES[backend].file, f"{Path(file).stem}_weights.bin"),
-            self.of(backend).manifest["files"],
-        )
-        return sum(int(files[name]["size_bytes"]) for name in names if name in files)
-
-    @property
-    def parity(self) -> dict[str, Any]:
-        """How far the files agreed after the build: `texts`, `reference`, `backends` as from `parity.judge`.
-
-        Optional runtimes have a `reference` and `texts` of their own.
-        """
-        parity = self.manifest["parity"]
-        figures = {name: pair for other in self.optional.values() for name, pair in other.parity["backends"].items()}
-        return {**parity, "backends": {**parity["backends"], **figures}}
 
 
 def default_cache() -> Path:
@@ -336,8 +247,11 @@ def _obtain_standard(bundle: Bundle, cache: Path, progress: Progress, base: Path
             f"{bundle.folder}) and copy that folder here."
         )
     target = cache / f"{content_key(bundle)}-{_recipe_key()}"
-    make = partial(build, bundle, progress=progress, base=base)
-    return _made_once(target, partial(_find_standard, bundle, cache), partial(_fill, bundle, make, base), progress)
+
+    def fill(folder: Path) -> None:
+        _fill(bundle, folder, base, lambda: build(bundle, folder, progress, base))
+
+    return _made_once(target, partial(_find_standard, bundle, cache), fill, progress)
 
 
 def _obtain_optional(
@@ -349,8 +263,11 @@ def _obtain_optional(
         assert found is not None, "_check_makers has seen it"
         return found
     target = cache / f"{backend}-{content_key(bundle)}-{_optional_key(artifact, backend)}"
-    make = partial(derive, bundle, artifact, backend, progress=progress)
-    return _made_once(target, search, partial(_fill, bundle, make, base), progress)
+
+    def fill(folder: Path) -> None:
+        _fill(bundle, folder, base, lambda: derive(bundle, artifact, backend, folder, progress))
+
+    return _made_once(target, search, fill, progress)
 
 
 def _check_makers(bundle: Bundle, backend: str, cache: Path) -> None:
@@ -409,10 +326,10 @@ def _intact(search: Callable[[], Artifact | None]) -> tuple[Artifact | None, str
     return artifact, ""
 
 
-def _fill(bundle: Bundle, make: Callable[[Path], dict[str, Any]], base: Path | None, folder: Path) -> None:
-    """Build into `folder`, write its manifest, and flush all of it to disk before a rename makes it visible."""
+def _fill(bundle: Bundle, folder: Path, base: Path | None, make: Callable[[], dict[str, Any]]) -> None:
+    """Let `make` write into `folder`, add a manifest, and flush all to disk before a rename makes it visible."""
     started = time.perf_counter()
-    result = make(folder)
+    result = make()
     check_same(bundle, base)  # otherwise files of another model would get this one's key
     paths = sorted(folder.iterdir())
     makers = RUNTIMES[result["runtime"]].made_with if "runtime" in result else ()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from inference import cpu
 from inference.artifacts import parity
+from inference.artifacts.artifact import Artifact
 from inference.artifacts.build import LARGE_BYTES
 from inference.assets import calibration_texts, showcase_texts
 from inference.backends import RUNTIMES, Backend, LoadOptions
@@ -18,9 +19,6 @@ from inference.errors import MissingDependencyError, importing, without_folders
 from inference.formats.bundle import Bundle
 from inference.formats.tokenizer import read_tokenizer
 from inference.jobs import Progress
-
-if TYPE_CHECKING:
-    from inference.artifacts.cache import Artifact
 
 MAX_TEXTS = 160  # for calibration: with three times as many the labels agree no better, and it takes a minute longer
 

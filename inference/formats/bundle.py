@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from inference.backends import RUNTIMES, STANDARD
+from inference.backends import RUNTIMES
 from inference.errors import BundleError, InferenceError
 from inference.formats.examples import Example
 from inference.formats.files import check_digest, check_file, inside, read_json, status_of
@@ -117,7 +117,9 @@ class Bundle:
     """The heads read sentence vectors of length 1."""
     format: str = "bundle"
     pad_id: int = 0
-    backends: tuple[str, ...] = STANDARD
+    backends: tuple[str, ...] = field(
+        default_factory=lambda: tuple(name for name, runtime in RUNTIMES.items() if not runtime.is_optional)
+    )
     """The runtimes that can serve this model, the reference first; optional ones only if asked for."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Runtimes that were to be built and could not be, and the reasons, once a build has shown it."""

@@ -23,7 +23,7 @@ FOUR = MS | {"fourth": 7.0}
 def add_runtime(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
     """Add the runtime "fourth" to the table, as somebody would who writes one."""
     fourth = replace(
-        RUNTIMES["int8"], title="Fourth", color="#A0522D", glyph="✚", marker="cross", dash="longdash", hatching="-"
+        RUNTIMES["int8"], title="Fourth", color="#A0522D", glyph="◆", marker="diamond", dash="longdash", hatching="-"
     )
     monkeypatch.setitem(RUNTIMES, "fourth", replace(fourth, **fields))
     monkeypatch.setitem(TITLES, "fourth", "Fourth")

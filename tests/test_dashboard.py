@@ -59,7 +59,7 @@ def test_every_page_shows_a_further_runtime(folder: Path, page: str, monkeypatch
     if page in MINE:
         assert all("Fourth" in proto.spec for proto in charts(test) if '"heatmap"' not in proto.spec)
     if page == "overview":
-        assert "✚</span> <b>Fourth" in html(test)
+        assert "◆</span> <b>Fourth" in html(test)
 
 
 @pytest.mark.parametrize("page", MINE)

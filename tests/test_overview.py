@@ -92,7 +92,7 @@ def test_drawings_have_a_further_runtime(monkeypatch: pytest.MonkeyPatch) -> Non
     true, base = made.answers(200, 20)
     receipt = made.receipt(true, dict.fromkeys(made.FOUR, base), ms=made.FOUR)
     for drawing in (overview.pareto(receipt, "mood"), overview.speedup(receipt), overview.cost(receipt, 0.1)):
-        assert "✚" in drawing.html and "Fourth" in drawing.alt
+        assert "◆" in drawing.html and "Fourth" in drawing.alt
 
 
 def test_hostile_names_are_text_in_drawings_and_summary() -> None:

@@ -95,7 +95,7 @@ EARLY = """
 HEAD = '<meta name="description" content="One text classifier on three runtimes, side by side">'
 # One module, so that its files need no addresses to import each other.
 _PARTS = map(read, (*SCRIPTS, "share.js", "history.js", "what_if.js", "scored.js"))
-SCRIPT = re.sub(r"^import .*\n", "", "".join(_PARTS), flags=re.MULTILINE)
+SCRIPT = re.sub(r'^import \{.*\} from ".*";\n', "", "".join(_PARTS), flags=re.MULTILINE)
 # For `gr.mount_gradio_app`.
 LAUNCH: dict[str, Any] = {
     "theme": THEME,

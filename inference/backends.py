@@ -131,7 +131,7 @@ RUNTIMES = {
         marker="cross",
         dash="dashdot",
         hatching="x",
-        pass_tokens=1024,
+        pass_tokens=256,
         file="model.openvino.xml",
         device_note="it is made for CPUs here. Use backend='onnx' or 'pytorch' on a GPU",
         made_with=("openvino", "nncf"),

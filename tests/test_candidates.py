@@ -199,11 +199,28 @@ def test_both_are_shown_side_by_side_on_every_runtime_that_both_have() -> None:
     assert side_by_side(a, made.without_speed(b))["mood"]["int8"][2] == "not measured"
 
 
-def test_few_rows_settle_it_if_every_answer_is_the_same() -> None:
+def test_few_rows_settle_it_if_one_model_gives_every_answer_again() -> None:
     assert verdict(model(60, 6), model(60, 6)).decision == SHIP
-    moved = model(60, 6)
+    moved, shorter = model(60, 6), model(60, 6)
     moved["backends"]["int8"]["predictions"]["mood"]["confidence"][0] -= 0.001
-    assert verdict(model(60, 6), moved).decision == INCONCLUSIVE
+    shorter["model"]["max_tokens"] -= 1
+    for changed in (moved, shorter, of_another(model(60, 6))):
+        result = verdict(model(60, 6), changed)
+        assert result.decision == INCONCLUSIVE
+        assert "numerically the same" not in result.sentence + result.reasons[0].text
+
+
+@pytest.mark.parametrize("copies", [0, 23])
+def test_rows_of_one_label_settle_nothing_between_two_models(copies: int) -> None:
+    receipts = [
+        made.receipt(
+            [1] * 24, dict.fromkeys(("pytorch", "int8"), [1] * 24), confidence=dict.fromkeys(made.MS, [p] * 24)
+        )
+        for p in (0.99995, 0.99998)
+    ]
+    for receipt in receipts:
+        receipt["data"]["copies"] = copies
+    assert verdict(receipts[0], of_another(receipts[1])).decision == INCONCLUSIVE
 
 
 def test_runtimes_of_one_model_are_measured_together() -> None:

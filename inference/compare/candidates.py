@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,11 +172,14 @@ def decide_models(
     rows = _common_rows(a, b)
     reasons: list[Reason] = []
     pairs = {}
+    same = set()  # tasks; of two models equal confidences of the best labels do not show that the models agree
+    is_unchanged = is_one_model(a, b) and a["model"]["max_tokens"] == b["model"]["max_tokens"]
     has_copies = a["data"]["copies"] > MAX_COPIES * len(a["data"]["row_numbers"])
     for task, other in _common_tasks(a, b).items():
         true, before, after, labels, moved = _answers(a, b, task, other, first.backend, second.backend, rows)
         pair = pairs[task] = paired(true, before, after, labels, a["settings"]["seed"], moved)
-        if is_same(pair):
+        if is_unchanged and is_same(pair):
+            same.add(task)
             reasons.append(same_reason(task, pair, str(first), "confidence"))
             continue
         given = [len(set(ids.tolist())) for ids in (before, after)]
@@ -193,7 +196,7 @@ def decide_models(
         reasons.append(_speedup(speed, first, limits.min_speedup))
     decision = worst(reason.decision for reason in reasons)
     sizes = [r["results"]["size"][c.backend]["model_bytes"] for r, c in ((a, first), (b, second))]
-    sentence = _sentence(decision, first, second, pairs, speed, sizes, reasons, most_rows(reasons))
+    sentence = _sentence(decision, first, second, pairs, same, speed, sizes, reasons, most_rows(reasons))
     caveats = _caveats(a, b, len(rows[0]), speed)
     if backend is None and unmeasured(a) and unmeasured(b):
         caveats.append(
@@ -356,6 +359,7 @@ def _sentence(
     first: Candidate,
     second: Candidate,
     pairs: Mapping[str, Mapping[str, Any]],
+    same: Collection[str],
     speed: _Speed,
     sizes: Sequence[int],
     reasons: Sequence[Reason],
@@ -363,7 +367,7 @@ def _sentence(
 ) -> str:
     changes = ", ".join(
         f"{task} numerically the same"
-        if is_same(pair)
+        if task in same
         else f"{task} {points(pair['delta_accuracy']['value'])} "
         f"({points(pair['delta_accuracy']['low'])} to {points(pair['delta_accuracy']['high'])})"
         for task, pair in pairs.items()

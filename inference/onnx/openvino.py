@@ -30,9 +30,8 @@ import openvino  # noqa: E402
 
 log = logging.getLogger(__name__)
 
-SMOOTHING = (
-    0.85  # SmoothQuant's alpha. NNCF's own, 0.95, moves the demo model's probabilities further; 0.5 twice as far
-)
+# SmoothQuant's alpha. NNCF's own, 0.95, moves the demo model's probabilities further, and 0.5 twice as far.
+SMOOTHING = 0.85
 # Name, summary, and whether products that narrow their input stay float: behind a GELU few channels are very strong.
 RECIPES = (
     ("nncf", "NNCF's post-training quantization of every product besides the heads", False),

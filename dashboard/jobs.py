@@ -293,10 +293,14 @@ def explain(
 
     job = _start("explanation", work, is_wanted, POLL_S, EXPLAIN_S)
     shown = 0
-    while not job.wait(POLL_S / 2):
-        if shown < len(known):
-            shown = len(known)
-            on_known(dict(known))
+    try:
+        while not job.wait(POLL_S / 2):
+            if shown < len(known):
+                shown = len(known)
+                on_known(dict(known))
+    except BaseException:  # Streamlit ends a script so where it draws, once the visitor has clicked something else
+        job.cancel()
+        raise
     return job.outcome()
 
 

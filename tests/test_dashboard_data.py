@@ -204,7 +204,7 @@ def test_downloaded_cells_are_not_formulas() -> None:
 
 def test_method_page_has_every_section_with_its_values() -> None:
     at = page("method")
-    assert [one.value for one in at.subheader][:3] == ["The rows", "Latency", "Noise: the A/A control"]
+    assert [one.label for one in at.expander][:3] == ["The rows", "Latency", "Noise: the A/A control"]
     assert "4 starts of each" in said(at)
     assert "p99 would be a guess" in said(at)
 

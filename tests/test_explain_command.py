@@ -6,6 +6,7 @@ import io
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -357,6 +358,25 @@ def test_abandoned_explanation_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(InferenceError, match="no longer needed"):
         jobs.explain("good", "sentiment", "positive", "onnx", "int8", lambda: False)
     assert jobs.running() is None
+
+
+def test_explanation_ends_with_the_script_that_draws_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = tmp_path / "answer.json"
+    answer.write_text(json.dumps({"explanations": [explain(fakes.classifier(), "so good", "sentiment").to_dict()]}))
+    hangs = 'case "$*" in *--backend=onnx*) exec sleep 600;; esac'
+    monkeypatch.setattr(jobs, "POLL_S", 0.02)
+    monkeypatch.setattr(jobs.sys, "executable", written(tmp_path, f"{hangs}\ncat {answer}"))
+
+    def on_known(explanations: dict[str, Any]) -> None:
+        raise KeyboardInterrupt  # Streamlit's RerunException is a BaseException too
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.explain("so good", "sentiment", "positive", "onnx", "int8", on_known=on_known)
+    for _ in range(3000):
+        if jobs.running() is None:
+            return
+        time.sleep(0.02)
+    raise AssertionError("it goes on")
 
 
 def test_nothing_is_explained_while_something_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

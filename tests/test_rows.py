@@ -129,7 +129,8 @@ def test_task_of_a_label_column_is_inferred_from_its_labels_and_named() -> None:
     content = csv("text,label", ["a,Down", "b,up"])
     rows = parse_data("a.csv", content, TASKS)
     assert rows.labels == {"mood": [0, 1] * MIN_ROWS}
-    assert "the labels in the column 'label' are those of mood, so that task is measured" in rows.notes
+    note = "the column 'label' is taken for the right labels of mood; if it is not, name another with --label-column"
+    assert note in rows.notes
     assert parse_data("a.csv", content, TASKS, task="mood").notes[:-1] == rows.notes[1:-1]
     with pytest.raises(InputError, match="Unknown task 'moods'"):
         parse_data("a.csv", content, TASKS, task="moods")
@@ -138,7 +139,7 @@ def test_task_of_a_label_column_is_inferred_from_its_labels_and_named() -> None:
 def test_label_column_of_another_name_is_inferred_from_its_labels() -> None:
     rows = parse_data("a.csv", csv("text,flag,verdict,note", ["a,1,food,x", "b,0,travel,y"]), TASKS)
     assert rows.labels == {"topic": [0, 2] * MIN_ROWS}
-    assert "the labels in the column 'verdict' are those of topic" in rows.notes[0]
+    assert "the column 'verdict' is taken for the right labels of topic" in rows.notes[0]
     assert parse_data("a.csv", csv("text,verdict", ["a,up", "b,down"]), MOOD).labels == {"mood": [1, 0] * MIN_ROWS}
 
 
@@ -154,7 +155,9 @@ def test_label_column_of_another_name_is_inferred_from_its_labels() -> None:
             r"several columns may hold .*: 'one' \(topic\), 'two' \(topic\). .*--label-col",
         ),
         ("text,flag", "a,1", "no label column"),
-        ("text,mood,mood_confidence", "a,up,0.9", "no label column"),  # the answers of a model
+        ("text,mood,mood_confidence", "a,up,0.9", "no label column .* answers, because of 'mood_confidence'. Name it"),
+        ("text,predicted_mood", "a,food", "no label column"),
+        ("text,model answer", "a,food", "no label column"),
     ],
 )
 def test_task_that_the_labels_leave_open_is_asked_for_with_the_candidates(header: str, line: str, message: str) -> None:

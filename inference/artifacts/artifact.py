@@ -87,10 +87,8 @@ class Artifact:
         check_digest(self.folder / name, self.manifest["files"][name]["sha256"], REBUILD)
 
     def size_bytes(self, backend: str) -> int:
-        names, files = (
-            (file := RUNTIMES[backend].file, f"{Path(file).stem}_weights.bin"),
-            self.of(backend).manifest["files"],
-        )
+        files, file = self.of(backend).manifest["files"], RUNTIMES[backend].file
+        names = (file, f"{Path(file).stem}_weights.bin")
         return sum(int(files[name]["size_bytes"]) for name in names if name in files)
 
     @property

@@ -259,9 +259,10 @@ def _obtain_optional(
 ) -> Artifact:
     search = partial(_find_optional, bundle, artifact, backend, cache)
     if _missing_makers(backend) or "onnx" in artifact.missing:
-        found = search()
-        assert found is not None, "_check_makers has seen it"
-        return found
+        built = search()
+        if built is None:  # since `_check_makers` saw it, another process has removed it
+            raise MissingDependencyError(f"{RUNTIMES[backend].title} is no longer in {cache}. Build it again.")
+        return built
     target = cache / f"{backend}-{content_key(bundle)}-{_optional_key(artifact, backend)}"
 
     def fill(folder: Path) -> None:

@@ -15,7 +15,7 @@ from inference.calls.formatting import mb
 from inference.calls.texts import Text
 from inference.classifier import Classifier, Prediction
 from inference.commands.options import add_content, add_device, add_model_command, load_model, print_json
-from inference.errors import InferenceError, InputError
+from inference.errors import BundleError, InferenceError, InputError
 from inference.formats.architectures import TESTED
 from inference.formats.bundle import MULTI, Bundle
 from inference.formats.describe import describe
@@ -93,7 +93,10 @@ def info_command(args: argparse.Namespace) -> None:
     bundle = describe(args.model, args.base, pairs=args.pairs)
     bundle.verify()
     every = bundle.with_runtimes(RUNTIMES)
-    artifact = find(every, args.cache)
+    try:
+        artifact = find(every, args.cache)
+    except BundleError:  # perhaps only the file of an optional runtime, which was not asked for
+        artifact = None
     if artifact is None:
         artifact = find(bundle, args.cache)
     else:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from inference.tables.table import (
 
 MIN_ROWS = 20  # below this no figure means anything
 MAX_SEARCHED = 100  # columns whose cells are looked at for labels
+ANSWERS = re.compile("pred|model|output", re.IGNORECASE)  # in names of columns that hold answers, not right labels
 
 
 @dataclass(frozen=True)
@@ -323,8 +325,7 @@ def _label_columns(
 ) -> tuple[dict[str, str], list[str]]:
     """Return task -> the column with its labels, and a remark if it was inferred from the labels."""
     taken = (table.text_column, pair_column)
-    # A column with confidences beside it has a model's answers, as `score` writes them.
-    columns = [name for name in table.columns if name not in taken and f"{name}_confidence" not in table.columns]
+    columns = [name for name in table.columns if name not in taken and not _is_scored(table, name)]
     asked = [task] if task is not None else list(tasks)
     by_task = {key: column for key in asked if (column := find_label_column(columns, key))}
     remarks: list[str] = []
@@ -336,14 +337,22 @@ def _label_columns(
     elif column is not None and len(asked) == 1:
         holders = {asked[0]: column}
     else:
-        likely = unique(columns) if column is None else [column]
+        likely = [name for name in unique(columns) if not ANSWERS.search(name)] if column is None else [column]
         key, column = _fitting_column(table, {name: tasks[name] for name in asked}, likely, column is not None)
         holders = {key: column}
-        remarks.append(f"the labels in the column {shown(column)} are those of {key}, so that task is measured")
+        remarks.append(
+            f"the column {shown(column)} is taken for the right labels of {key}; if it is not, name another with "
+            "--label-column"
+        )
     for key in holders:
         if tasks[key].problem_type != SINGLE:
             raise InputError(f"Task {key!r} gives a text several labels at once, which cannot be compared yet.")
     return holders, remarks
+
+
+def _is_scored(table: Table, name: str) -> bool:
+    """Return whether a column has a model's answers with confidences beside it, as `score` writes them."""
+    return f"{name}_confidence" in table.columns
 
 
 def _fitting_column(table: Table, tasks: Mapping[str, Task], columns: Sequence[str], is_named: bool) -> tuple[str, str]:
@@ -372,6 +381,10 @@ def _fitting_column(table: Table, tasks: Mapping[str, Task], columns: Sequence[s
         raise InputError(
             f"{table.name} has no label column ('label', or {', '.join(tasks)}); {listed(table.columns)}"
             + (f" ({'; '.join(table.remarks)})" if table.remarks else "")
+            + "".join(
+                f". The column {shown(name)} is read as a model's answers, because of {shown(name + '_confidence')}"
+                for name in list(filter(partial(_is_scored, table), table.columns))[:1]
+            )
             + ". Name it with --label-column."
         )
     if not is_named:

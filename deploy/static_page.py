@@ -10,7 +10,7 @@ from typing import Any
 from dashboard.report_page import basic_plotly, report
 from inference.assets import ASSETS
 from inference.backends import RUNTIMES
-from inference.compare.overall import decide_overall, is_timed, others_in_words
+from inference.compare.overall import MAX_MEASUREMENTS, decide_overall, left_out_in_words, others_in_words
 from inference.compare.receipt import peek_receipt, read_receipt
 from inference.compare.summary import provenance
 from inference.compare.verdict import ShipLimits
@@ -33,13 +33,13 @@ def page_files(bundle: Bundle, receipts: Path = RECEIPTS) -> dict[str, bytes]:
     Raises:
         InputError: a measurement is damaged, or the library of the charts cannot be fetched.
     """
-    paths = [path for path in sorted(receipts.glob("*.json")) if _is_of(path, bundle)]
+    paths = [path for path in sorted(receipts.glob("*.json")) if _is_of(path, bundle)][:MAX_MEASUREMENTS]
     recorded = {path.name: read_receipt(path) for path in paths}
     page = {
         "runtimes": {name: {"title": runtime.title, "glyph": runtime.glyph} for name, runtime in RUNTIMES.items()},
         "text_names": TEXT_NAMES,
         "label_names": LABEL_NAMES,
-        "recorded": summary(recorded) if any(map(is_timed, recorded.values())) else None,
+        "recorded": summary(recorded) if recorded else None,
     }
     files = {"tokens.css": tokens() + look(), "page.json": json.dumps(page, ensure_ascii=False)}
     files |= {name: read(name) for name in SCRIPTS}
@@ -48,13 +48,16 @@ def page_files(bundle: Bundle, receipts: Path = RECEIPTS) -> dict[str, bytes]:
     return {name: content.encode() for name, content in files.items()}
 
 
-def summary(receipts: Mapping[str, Receipt]) -> dict[str, Any]:
-    """Return what to ship in a few words, and a small table, from the receipt with times that has the most rows.
+def summary(receipts: Mapping[str, Receipt]) -> dict[str, Any] | None:
+    """Return what to ship in a few words, and a small table of a measurement that counts; None if none has times.
 
     Args:
         receipts: by the names of their files, which are returned with their numbers of rows and of texts.
     """
-    largest = max(filter(is_timed, receipts.values()), key=lambda receipt: len(receipt["data"]["row_numbers"]))
+    overall = decide_overall(receipts, ShipLimits())
+    largest = overall.largest_timed()
+    if largest is None:
+        return None
     results, settings = largest["results"], largest["settings"]
     rows = [
         {
@@ -67,9 +70,8 @@ def summary(receipts: Mapping[str, Receipt]) -> dict[str, Any]:
     counts = {
         name: [len(one["data"]["row_numbers"]), len(one["data"]["texts"] or ())] for name, one in receipts.items()
     }
-    overall = decide_overall(receipts, ShipLimits())
-    sentence = f"{overall.headline}: {overall.because} {others_in_words(overall)}".rstrip()
-    return {"sentence": sentence, "rows": rows, "source": provenance(largest), "receipts": counts}
+    parts = f"{overall.headline}: {overall.because}", others_in_words(overall), left_out_in_words(overall)
+    return {"sentence": " ".join(filter(None, parts)), "rows": rows, "source": provenance(largest), "receipts": counts}
 
 
 def _is_of(path: Path, bundle: Bundle) -> bool:

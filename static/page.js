@@ -63,7 +63,7 @@ function describe(site, page, parity) {
   const tasks = Object.entries(site.tasks).map(([name, task]) => `${name} (${many(task.labels.length, "label")})`).join(", ");
   const { title } = page.runtimes[site.default_runtime];
   fill(byId("strip"), el("span", {}, "Model ", el("b", {}, site.model.name), `: ${tasks}`),
-    page.recorded ? el("span", {}, page.recorded.sentence, " ", el("a", { href: "comparison.html" }, "See the measurement")) : el("span", {}, `${title} in your browser: nothing you type leaves this machine.`));
+    page.recorded ? el("span", {}, page.recorded.sentence, " ", el("a", { href: "comparison.html" }, `See the measurement${Object.keys(page.recorded.receipts).length > 1 ? "s" : ""}`)) : el("span", {}, `${title} in your browser: nothing you type leaves this machine.`));
   byId("comparison").hidden = !page.recorded;
   const lines = [
     `The model ${site.model.name} runs in your browser with ONNX Runtime Web. The page asks only the server it came from, and sends no text anywhere: its Content-Security-Policy forbids that.`,

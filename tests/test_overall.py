@@ -9,7 +9,15 @@ import made
 import pytest
 
 from dashboard import answer
-from inference.compare.overall import NO_SPEED, Overall, decide_overall, nearest_in_words, others_in_words
+from deploy.static_page import summary
+from inference.compare.overall import (
+    NO_SPEED,
+    Overall,
+    decide_overall,
+    left_out_in_words,
+    nearest_in_words,
+    others_in_words,
+)
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, ShipLimits
 
 TASKS = ("mood", "topic", "tone")
@@ -153,7 +161,37 @@ def test_measurements_that_do_not_compare_are_left_out_with_the_reason(
     overall = decided(mood=three["mood"], topic=other)
     assert overall.left_out["topic"].startswith(why)
     assert overall.used == {"mood": "mood"}
-    assert "topic and tone not measured" in overall.because
+    of_this_model = "model" not in change
+    assert ("topic measured under other conditions, not counted; tone not measured" in overall.because) is of_this_model
+    assert ("topic and tone not measured" in overall.because) is not of_this_model
+    assert left_out_in_words(overall) == f"Not counted: 1 measurement ({overall.left_out['topic']})."
+
+
+def elsewhere(receipt: Any) -> Any:
+    """The same measurement, made on another processor."""
+    return receipt | {"machine": {**receipt["machine"], "cpu": "Other CPU"}}
+
+
+def test_largest_measurement_does_not_leave_out_those_of_the_other_tasks(three: dict[str, Any]) -> None:
+    receipts = three | {"topic": measured("topic", broken=150), "large": elsewhere(measured("mood", rows=9000))}
+    overall = decided(**receipts)
+    assert overall.used == {task: task for task in TASKS}
+    assert overall.headline == "Ship ONNX"
+    chosen = decided(preferred="large", **receipts)
+    assert "on mood (topic and tone measured under other conditions, not counted)" in chosen.because
+    assert left_out_in_words(chosen) == "Not counted: 3 measurements (another processor, Made CPU)."
+    assert left_out_in_words(decided(**three)) == ""
+
+
+def test_table_of_the_static_page_is_of_a_measurement_that_decides(three: dict[str, Any]) -> None:
+    receipts = three | {"large": elsewhere(measured("mood", rows=9000, ms=dict.fromkeys(made.MS, 50.0)))}
+    page = summary(receipts)
+    assert page is not None
+    assert page["sentence"].startswith("Ship INT8: 6.0× as fast")
+    assert page["sentence"].endswith("Not counted: 1 measurement (another processor, Other CPU).")
+    assert page["rows"][0]["p50_ms"] == pytest.approx(12, rel=0.1)
+    assert "Made CPU" in page["source"]
+    assert summary({"mood": made.without_speed(three["mood"])}) is None
 
 
 def test_other_contents_of_the_int8_file_do_not_compare(three: dict[str, Any]) -> None:
@@ -246,9 +284,7 @@ def test_caveats_name_the_measurements_that_they_are_about(three: dict[str, Any]
 
 
 def test_measurement_with_the_most_labels_decides_which_others_compare() -> None:
-    elsewhere = measured("mood")
-    elsewhere["machine"] = elsewhere["machine"] | {"cpu": "Other CPU"}
-    receipts = {"mine": measured("mood", rows=100), "recorded": elsewhere}
+    receipts = {"mine": measured("mood", rows=100), "recorded": elsewhere(measured("mood"))}
     overall = decided(**receipts)
     assert overall.used == {"mood": "recorded"}
     assert overall.left_out == {"mine": "another processor, Made CPU"}

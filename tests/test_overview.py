@@ -124,9 +124,9 @@ def test_measurements_of_another_machine_are_left_out_and_named(folder: Path) ->
     elsewhere = measured("topic", rows=400)
     write_receipt(seal(elsewhere), folder / "there.json")
     test = opened(receipt="here")
-    assert "topic and tone not measured" in html(test)
+    assert "topic measured under other conditions, not counted; tone not measured" in html(test)
     assert "Left out: there (another processor, Made CPU)" in words(test).replace("\\", "")
-    assert "mood and tone not measured" in html(opened(receipt="there"))
+    assert "mood measured under other conditions, not counted; tone not" in html(opened(receipt="there"))
 
 
 def test_limits_are_in_the_page_too_and_both_places_agree(folder: Path) -> None:

@@ -43,6 +43,12 @@ def test_strip_says_how_the_runtimes_compare_or_how_to_measure_them() -> None:
     assert "<b>Ship ONNX:</b> 3.0× as fast as PyTorch, " in html
     assert "<span>INT8 (6.0× as fast and 6.0× smaller) is ruled out by accuracy. <a" in html
     assert '<a href="dashboard/"' in html
+    assert "See the measurement <" in html
+    elsewhere = measured("topic") | {"settings": overall.receipt("mood")["settings"] | {"threads": 1}}
+    overall = decide_overall({"mood": overall.receipt("mood"), "topic": elsewhere}, ShipLimits())
+    html = render.strip(bundle, overall, "dashboard/")
+    assert "ruled out by accuracy. Not counted: 1 measurement (1 thread instead of 2). <a" in html
+    assert "See the measurements <" in html
     assert "<a " not in render.strip(bundle, overall, None)
     assert "Measure them on your data" in render.strip(bundle, None, "dashboard/")
     assert "python -m inference compare" in render.strip(bundle, None, None)

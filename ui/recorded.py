@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.assets import ASSETS
-from inference.compare.overall import MAX_MEASUREMENTS, Overall, decide_overall, is_timed, others_in_words
+from inference.compare.overall import MAX_MEASUREMENTS, Overall, decide_overall, others_in_words
 from inference.compare.receipt import is_of, peek_receipt
 from inference.compare.verdict import ShipLimits
 from inference.errors import InferenceError
@@ -50,8 +50,7 @@ def find_recorded(bundle: Bundle, folders: Sequence[Path] = (RECEIPTS,)) -> Reco
 def _recorded(receipts: Mapping[str, Receipt]) -> Recorded:
     overall = decide_overall(receipts, ShipLimits())
     others_in_words(overall)
-    timed = [overall.receipt(task) for task in overall.used if is_timed(overall.receipt(task))]
-    largest = max(timed, key=lambda receipt: len(receipt["data"]["row_numbers"]), default=None)
+    largest = overall.largest_timed()
     latency = largest["results"]["latency"] if largest else {}
     p50_ms = {name: float(figures["p50_ms"]["value"]) for name, figures in latency.items() if "p50_ms" in figures}
     return Recorded(overall, p50_ms)

@@ -17,7 +17,7 @@ from inference import Answer, InferenceError, Prediction
 from inference.backends import RUNTIMES, TITLES
 from inference.calls.formatting import fixed, mb, ms, percent
 from inference.calls.reading import Reading
-from inference.compare.overall import Overall, others_in_words
+from inference.compare.overall import Overall, left_out_in_words, others_in_words
 from inference.formats.bundle import MULTI, Bundle, Task
 from ui.look import look, tokens
 
@@ -113,7 +113,7 @@ def strip(bundle: Bundle, recorded: Overall | None, proof: str | None) -> str:
         recorded: the decision; None without a measurement of this model.
         proof: the address of the measurements, if a dashboard shows them.
     """
-    others = others_in_words(recorded) if recorded else ""
+    others = f"{others_in_words(recorded)} {left_out_in_words(recorded)}".strip() if recorded else ""
     return fill("strip", bundle=bundle, recorded=recorded, others=others, proof=proof)
 
 

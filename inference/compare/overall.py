@@ -1,6 +1,7 @@
 """Decide what to ship for a model as a whole, from all its measurements: every task decides, and none is averaged away.
 
-Each task counts by its measurement with the most rows. A limit that another measurement breaks rules a backend out too.
+Each task counts by one measurement: with times before one without, complete before a quick one, then the one with the
+most rows. A limit that another measurement breaks rules a backend out too.
 Measurements that do not compare (another machine, other versions, other files) are left out, each with the reason.
 """
 
@@ -75,7 +76,8 @@ class Overall:
     Attributes:
         used: task -> name of the measurement that counts for it, in the model's order of tasks.
         left_out: name of a measurement -> why it does not compare with the others.
-        unmeasured: tasks of the model without labelled rows in any measurement that compares.
+        not_counted: tasks of the model that only measurements in `left_out` have labelled rows of.
+        unmeasured: tasks of the model without labelled rows in any measurement.
         recommended: the backend to ship; None if none is known to meet the limits.
         headline: the recommendation in a few words.
         because: its reason, in a sentence.
@@ -84,6 +86,7 @@ class Overall:
     receipts: Mapping[str, Receipt]
     used: Mapping[str, str]
     left_out: Mapping[str, str]
+    not_counted: list[str]
     unmeasured: list[str]
     reference: str
     limits: ShipLimits
@@ -96,6 +99,11 @@ class Overall:
     def receipt(self, task: str) -> Receipt:
         """Return the measurement that counts for a task."""
         return self.receipts[self.used[task]]
+
+    def largest_timed(self) -> Receipt | None:
+        """Return the measurement with the most rows of those that count and have times; None if none has."""
+        timed = filter(is_timed, map(self.receipt, self.used))
+        return max(timed, key=lambda receipt: len(receipt["data"]["row_numbers"]), default=None)
 
     def measured(self, name: str) -> list[str]:
         """Return the tasks that count on which a backend was measured."""
@@ -121,11 +129,12 @@ def decide_overall(receipts: Mapping[str, Receipt], limits: ShipLimits, preferre
     """Return the decision on the model of the first receipt.
 
     Args:
-        receipts: name of the measurement -> receipt. Those that do not compare with the preferred one, or with the one
-            with the most labels, are left out.
-        preferred: a measurement that counts for its tasks even if another has more rows.
+        receipts: name of the measurement -> receipt. Those that do not compare with the preferred one are left out.
+            Without one, it is a measurement with times, then a complete one, then one that compares with measurements
+            of the most tasks, then the one with the most labels.
+        preferred: a measurement that counts for its tasks even if another would go before it.
     """
-    first = receipts[preferred] if preferred is not None else _largest(receipts)
+    first = receipts[preferred] if preferred is not None else _first(receipts)
     left_out = {name: why for name, receipt in receipts.items() if (why := difference(first, receipt))}
     alike = {name: receipt for name, receipt in receipts.items() if name not in left_out}
     used = _choose(alike, preferred)
@@ -134,12 +143,15 @@ def decide_overall(receipts: Mapping[str, Receipt], limits: ShipLimits, preferre
     backends = {name: _decide(alike, used, name, limits) for name in RUNTIMES if name in measured}
     timed = [alike[name] for name in dict.fromkeys(used.values()) if is_timed(alike[name])]
     recommended = _recommend(timed, backends) if timed else None
+    own = [receipt for receipt in receipts.values() if _model(receipt) == _model(first)]
+    measured_tasks = {task for receipt in own for task in receipt["results"]["accuracy"]}
     tasks = list(first["model"]["tasks"])
     overall = Overall(
         receipts=alike,
         used={task: used[task] for task in tasks if task in used},
         left_out=left_out,
-        unmeasured=[task for task in tasks if task not in used],
+        not_counted=[task for task in tasks if task in measured_tasks and task not in used],
+        unmeasured=[task for task in tasks if task not in measured_tasks],
         reference=reference,
         limits=limits,
         backends=backends,
@@ -191,13 +203,17 @@ def _rows(receipt: Receipt, task: str) -> int:
     return sum(label >= 0 for label in receipt["data"]["labels"][task])
 
 
-def _largest(receipts: Mapping[str, Receipt]) -> Receipt:
-    """Return the measurement of the first one's model with the most labels; with times and full runs go first."""
+def _first(receipts: Mapping[str, Receipt]) -> Receipt:
+    """Return the measurement that the others must compare with, of the first one's model: see `decide_overall`."""
     model = _model(next(iter(receipts.values())))
-    return max(
-        (receipt for receipt in receipts.values() if _model(receipt) == model),
-        key=lambda receipt: (*_rank(receipt), sum(_rows(receipt, task) for task in receipt["data"]["labels"])),
-    )
+    own = [receipt for receipt in receipts.values() if _model(receipt) == model]
+
+    def rank(receipt: Receipt) -> tuple[bool, bool, int, int]:
+        alike = [other for other in own if not difference(receipt, other)]
+        tasks = {task for other in alike for task in other["results"]["accuracy"]}
+        return *_rank(receipt), len(tasks), sum(_rows(receipt, task) for task in receipt["data"]["labels"])
+
+    return max(own, key=rank)
 
 
 def _rank(receipt: Receipt) -> tuple[bool, bool]:
@@ -302,8 +318,12 @@ def _because(overall: Overall) -> str:
     name, reference = overall.recommended, overall.reference
     tasks = list(overall.used)
     where = "" if len(tasks) == 1 else ", on both tasks" if len(tasks) == 2 else f", on all {len(tasks)} tasks"
-    if overall.unmeasured:
-        where = f", on {_joined(tasks)} ({_joined(overall.unmeasured)} not measured)"
+    missing = {
+        "measured under other conditions, not counted": overall.not_counted,
+        "not measured": overall.unmeasured,
+    }
+    if lacking := [f"{_joined(without)} {why}" for why, without in missing.items() if without]:
+        where = f", on {_joined(tasks)} ({'; '.join(lacking)})"
     if name is None and overall.headline == NO_SPEED:
         allowed = [TITLES[n] for n, v in overall.backends.items() if v.decision == SHIP and n != reference]
         return f"{_joined(allowed) or 'No runtime'} would pass the other limits{where}."
@@ -336,6 +356,13 @@ def others_in_words(overall: Overall) -> str:
         figures += [size_in_words(overall, name)] if overall.measured(name) else []
         texts.append(f"{TITLES[name]}{f' ({joined(figures)})' if figures else ''} is {overall.status(name)}.")
     return " ".join(texts)
+
+
+def left_out_in_words(overall: Overall) -> str:
+    """Return how many measurements do not compare with those that count, and why, in a sentence; "" if all do."""
+    count = len(overall.left_out)
+    why = _joined(list(dict.fromkeys(overall.left_out.values())))
+    return f"Not counted: {count} measurement{'s' * (count > 1)} ({why})." if count else ""
 
 
 def speed_in_words(overall: Overall, name: str) -> str:

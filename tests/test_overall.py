@@ -21,6 +21,7 @@ from inference.compare.overall import (
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, ShipLimits
 
 TASKS = ("mood", "topic", "tone")
+FILES = {"heads.safetensors": "1" * 64}  # of the model in `made`
 
 
 def measured(task: str, rows: int = 5000, flipped: int = 20, broken: int = 0, **changes: Any) -> Any:
@@ -150,6 +151,12 @@ def test_nearest_speed_up_is_where_another_measurement_no_longer_objects() -> No
         ({"settings": {"reference": "onnx"}}, "compared with ONNX"),
         ({"model": {"files": {"heads.safetensors": "9" * 64}, "name": "second"}}, "another model, second"),
         ({"model": {"max_tokens": 5}}, "labels or settings have changed since"),
+        ({"model": {"files": {"heads.safetensors": "1" * 64, "config.json": "9" * 64}}}, "labels or settings have "),
+        (
+            {"model": {"files": {"heads.safetensors": "1" * 64, "tokenizer_config.json": "9" * 64}}},
+            "another model, made",
+        ),
+        ({"model": {"base": {"files": {"model.safetensors": "9" * 64}}}}, "another model, made"),
         ({"versions": {"torch": "1.0", "onnxruntime": "1.0"}}, "torch 1.0 instead of "),
     ],
 )

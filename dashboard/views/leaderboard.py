@@ -10,7 +10,8 @@ from dashboard.charts.style import short
 from dashboard.components import plain
 from dashboard.templating import render
 from inference.backends import TITLES
-from inference.compare.candidates import SIDE_BY_SIDE, check_comparable, decide_pair, is_one_model, side_by_side
+from inference.compare.candidates import SIDE_BY_SIDE, check_comparable, decide_pair, side_by_side
+from inference.compare.comparable import is_one_model
 from inference.compare.diff import CHANGED, diff
 from inference.errors import InputError
 

@@ -302,7 +302,8 @@ def verdict_command(args: argparse.Namespace) -> int:
 
 def _verdict_on_pair(args: argparse.Namespace, receipt: dict[str, Any]) -> int:
     """Print the verdict on the second model, or of one model measured twice on each of its runtimes."""
-    from inference.compare.candidates import decide_pair, is_one_model
+    from inference.compare.candidates import decide_pair
+    from inference.compare.comparable import is_one_model
     from inference.compare.diff import setting_changes
     from inference.compare.receipt import read_receipt
     from inference.compare.summary import pair_table

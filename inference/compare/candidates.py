@@ -16,6 +16,7 @@ import numpy as np
 from inference.backends import TITLES
 from inference.calls.formatting import mb, ms, percent, points, times
 from inference.compare import stats
+from inference.compare.comparable import is_one_model
 from inference.compare.labels import match_labels
 from inference.compare.results import Array, count_flips, exceeds_noise, paired, unmeasured
 from inference.compare.rows import MIN_ROWS
@@ -39,7 +40,6 @@ from inference.compare.verdict import (
     worst,
 )
 from inference.errors import InputError
-from inference.formats.identity import weights
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,6 @@ def decide_pair(
     check_comparable(a, b)
     backends = [backend] if backend or not is_one_model(a, b) else _common_backends(a, b)
     return [decide_models(a, b, limits, name, names) for name in backends]
-
-
-def is_one_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Return whether two receipts are of the same weights."""
-    return _weights(a) == _weights(b)
-
-
-def _weights(receipt: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
-    model, base = receipt["model"], receipt["model"]["base"]
-    return weights(model["files"]), weights(base["files"]) if base else {}
 
 
 def check_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from inference.backends import RUNTIMES, TITLES
 from inference.calls.formatting import joined, points, times
 from inference.compare.caveats import caveats
+from inference.compare.comparable import difference, model_of
 from inference.compare.results import unmeasured
 from inference.compare.verdict import (
     INCONCLUSIVE,
@@ -143,7 +144,7 @@ def decide_overall(receipts: Mapping[str, Receipt], limits: ShipLimits, preferre
     backends = {name: _decide(alike, used, name, limits) for name in RUNTIMES if name in measured}
     timed = [alike[name] for name in dict.fromkeys(used.values()) if is_timed(alike[name])]
     recommended = _recommend(timed, backends) if timed else None
-    own = [receipt for receipt in receipts.values() if _model(receipt) == _model(first)]
+    own = [receipt for receipt in receipts.values() if model_of(receipt) == model_of(first)]
     measured_tasks = {task for receipt in own for task in receipt["results"]["accuracy"]}
     tasks = list(first["model"]["tasks"])
     overall = Overall(
@@ -163,50 +164,14 @@ def decide_overall(receipts: Mapping[str, Receipt], limits: ShipLimits, preferre
     return replace(overall, because=_because(overall))
 
 
-def difference(first: Receipt, other: Receipt) -> str:
-    """Return why the figures of two measurements do not belong in one table; "" if they do."""
-    if _model(first) != _model(other):
-        same_weights = _weights(first["model"]["files"]) == _weights(other["model"]["files"])
-        return "labels or settings have changed since" if same_weights else f"another model, {other['model']['name']}"
-    machine, threads = other["machine"], other["settings"]["threads"]
-    if any(first["machine"][key] != machine[key] for key in ("cpu", "flags")):
-        return f"another processor, {machine['cpu']}"
-    if first["settings"]["threads"] != threads:
-        return f"{threads} thread{'s' * (threads > 1)} instead of {first['settings']['threads']}"
-    if first["settings"]["reference"] != other["settings"]["reference"]:
-        return f"compared with {TITLES[other['settings']['reference']]}"
-    if first["settings"].get("dtypes") != other["settings"].get("dtypes"):
-        return "other number formats"
-    for library in ("torch", "onnxruntime"):
-        now, then = (receipt["versions"].get(library) for receipt in (first, other))
-        if now and then and now != then:
-            return f"{library} {then} instead of {now}"
-    for name, entry in other["backends"].items():
-        if name in first["backends"] and _built(entry) != _built(first["backends"][name]):
-            return f"other files of {TITLES[name]}"
-    return ""
-
-
-def _model(receipt: Receipt) -> dict[str, Any]:
-    return {key: value for key, value in receipt["model"].items() if key != "name"}  # a folder may be renamed
-
-
-def _weights(files: Mapping[str, str]) -> dict[str, str]:
-    return {name: digest for name, digest in files.items() if not name.endswith("config.json")}
-
-
-def _built(entry: Mapping[str, Any]) -> dict[str, str]:
-    return {name: file["sha256"] for name, file in entry["files"].items() if file["kind"] in ("weights", "graph")}
-
-
 def _rows(receipt: Receipt, task: str) -> int:
     return sum(label >= 0 for label in receipt["data"]["labels"][task])
 
 
 def _first(receipts: Mapping[str, Receipt]) -> Receipt:
     """Return the measurement that the others must compare with, of the first one's model: see `decide_overall`."""
-    model = _model(next(iter(receipts.values())))
-    own = [receipt for receipt in receipts.values() if _model(receipt) == model]
+    model = model_of(next(iter(receipts.values())))
+    own = [receipt for receipt in receipts.values() if model_of(receipt) == model]
 
     def rank(receipt: Receipt) -> tuple[bool, bool, int, int]:
         alike = [other for other in own if not difference(receipt, other)]

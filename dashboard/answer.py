@@ -233,6 +233,11 @@ def notes(overall: Overall) -> list[str]:
     return [*dict.fromkeys(broken), *sources(overall), *overall.caveats]
 
 
+def displaced(usual: Overall, chosen: Overall) -> list[str]:
+    """Return the measurements that count in the usual decision and not, for the same tasks, in that by a chosen one."""
+    return list(dict.fromkeys(name for task, name in usual.used.items() if chosen.used.get(task) != name))
+
+
 def counting(overall: Overall) -> dict[str, Mapping[str, Any]]:
     """Return the measurements that count, by name, in the order of their tasks."""
     return {name: overall.receipts[name] for name in dict.fromkeys(overall.used.values())}

@@ -106,6 +106,7 @@ def test_full_report_gives_the_answer_of_the_overview_that_it_comes_from() -> No
     assert re.findall(r"<h2>(?:<span.*?</span> )?(Ship|Nothing).*?</h2>", html) == ["Nothing"]
     assert re.search(r"<li>INT8: p95 is [^<]+; limit 3 ms \(measurement quick\)\.</li>", html)
     assert html.index("Nothing to ship") < html.index("By all measurements: <b>Nothing to ship")
+    assert "</b>. By this measurement alone:</p>" in html
 
 
 def test_report_keeps_the_measurement_that_the_reader_chose() -> None:

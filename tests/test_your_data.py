@@ -104,9 +104,23 @@ def test_uploaded_file_is_measured_and_every_page_shows_the_result(monkeypatch: 
     assert compare.asked["texts"] == [f"review {i}" for i in range(40)]
     assert compare.asked["quick"] is True
     assert at.selectbox(key="receipt").value.startswith("reviews here")
+    assert "The Overview decides by **mine**. A switch there lets this measurement decide." in said(at)
     at.switch_page("views/disagreements.py").run()
     assert not at.exception
     assert "INT8 gives all 40 rows the same label as PyTorch" in said(at)
+
+
+def test_measurement_that_decides_already_is_not_said_to_need_a_switch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_receipt(made.without_speed(receipt()), tmp_path / "mine.json")
+    compare = Compare(monkeypatch)
+    at = press(upload(page("your_data")), "Measure")
+    finish(at, compare)
+    assert "Every page shows this measurement now" in said(at)
+    assert "A switch there" not in said(at)
+    at.selectbox(key="receipt").set_value("mine").run()
+    assert "Every page shows this measurement now" not in said(at)
 
 
 def test_showcase_is_measured_without_an_upload(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from inference.compare.verdict import recommendations
 
 ANSWER_HEIGHT, ROW_HEIGHT, TASK_HEIGHT, HEAD_HEIGHT = 286, 55, 40, 90  # pixels, on a screen
 
-PREFERRED = "_preferred"  # name of a measurement -> whether it decides though another is larger
+PREFERRED = "_preferred"  # name of a measurement -> whether it decides though others usually would
 SWITCH = "decides"
 
 selection = state.current()
@@ -26,16 +26,16 @@ selection = state.current()
 def page() -> None:
     """Draw the answer first, then every task and backend, then the charts, and below what they rest on."""
     measurements, limits = state.of_this_model()
-    largest, chosen = decide_overall(measurements, limits), decide_overall(measurements, limits, selection.name)
-    overall = chosen if largest.used == chosen.used or prefers_selected() else largest
+    usual, chosen = decide_overall(measurements, limits), decide_overall(measurements, limits, selection.name)
+    overall = chosen if usual.used == chosen.used or prefers_selected() else usual
     components.model_banner(selection.receipt)
     reserved("answer_place", ANSWER_HEIGHT).html(render("answer.html", **answer.shown(overall)))
     with st.container(horizontal=True, vertical_alignment="center"):
         downloads(overall)
         state.limits_here()
         st.caption(f"Limits: {requirements(overall.limits)}.", width="stretch")
-    if largest.used != chosen.used:
-        choice()
+    if usual.used != chosen.used:
+        choice(answer.displaced(usual, chosen))
     blocks = answer.task_lines(overall)
     height = sum(len(block.lines) * ROW_HEIGHT + TASK_HEIGHT for block in blocks) + HEAD_HEIGHT
     lines = render("lines.html", blocks=blocks, reference=overall.reference, bounds=" (each bound at 95%)")
@@ -54,23 +54,23 @@ def reserved(key: str, height: int) -> DeltaGenerator:
 
 
 def prefers_selected() -> bool:
-    """Return whether the selected measurement decides though another is larger: the switch, at first the list."""
+    """Return whether the selected measurement decides though others usually would: the switch, at first the list."""
     preferred: bool = st.session_state.get(PREFERRED, {}).get(selection.name, selection.is_chosen)
     return preferred
 
 
-def choice() -> None:
-    """Draw the switch between the selected measurement and larger ones."""
+def choice(others: list[str]) -> None:
+    """Draw the switch between the selected measurement and the others, which usually decide."""
 
     def take() -> None:
         preferred = st.session_state.setdefault(PREFERRED, {})
         preferred[selection.name] = st.session_state[SWITCH]
 
-    rows = many(len(selection.receipt["data"]["row_numbers"]), "row")
+    rows, instead = many(len(selection.receipt["data"]["row_numbers"]), "row"), [f"“{name}”" for name in others]
     st.session_state[SWITCH] = prefers_selected()
     tasks = joined(list(selection.receipt["data"]["labels"]), MAX_NAMED)
-    label = plain(f"Decide {tasks} by {selection.name} ({rows}), not by the largest measurement")
-    st.toggle(label, key=SWITCH, on_change=take)
+    label = f"Base the decision on “{selection.name}” ({rows} of {tasks}) instead of {joined(instead, MAX_NAMED)}"
+    st.toggle(plain(label), key=SWITCH, on_change=take)
 
 
 def downloads(overall: Overall) -> None:

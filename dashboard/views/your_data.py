@@ -8,18 +8,19 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import components, jobs, served
+from dashboard import answer, components, jobs, served
 from dashboard.charts.formatting import many
 from dashboard.components import browser, plain, reader
 from dashboard.jobs import Measurement
 from dashboard.report_page import report
-from dashboard.state import SELECTION, keep_texts, own, show
+from dashboard.state import SELECTION, keep_texts, of_this_model, own, show
 from dashboard.upload import MAX_MB, TYPES, guess, read_upload
 from inference.backends import TITLES
 from inference.calls.formatting import joined, percent, points
 from inference.compare import stats
 from inference.compare.answering import SoFar
 from inference.compare.labels import LEAVE_OUT, UnknownLabels, guesses
+from inference.compare.overall import MAX_NAMED, decide_overall
 from inference.compare.rows import LabelledRows, read_data, read_showcase
 from inference.compare.run import QUICK_ROWS
 from inference.compare.verdict import ShipLimits
@@ -170,10 +171,9 @@ def result() -> bool:
     st.subheader("The verdict", anchor=False)
     components.verdict(receipt, limits)
     components.provenance(receipt)
-    st.markdown(
-        f"Every page shows this measurement now, listed as **{plain(name)}**, until you choose another. The Overview "
-        "goes on deciding by the largest measurement of each task; a switch there lets this one decide."
-    )
+    if selection and selection.name == name:
+        st.markdown(f"Every page shows this measurement now, listed as **{plain(name)}**, until you choose another.")
+        what_decides(name)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.page_link("views/overview.py", label="Overview")
         st.page_link("views/accuracy.py", label="Accuracy")
@@ -194,6 +194,17 @@ def result() -> bool:
     if receipt["data"]["texts"] is None:
         st.caption("The measurement contains labels, lengths, row numbers and the file's hash, but no texts.")
     return True
+
+
+def what_decides(name: str) -> None:
+    """Say which measurements the Overview decides by, if not by this one."""
+    measurements, limits = of_this_model()
+    usual, chosen = decide_overall(measurements, limits), decide_overall(measurements, limits, name)
+    if usual.used != chosen.used:
+        others = [f"**{plain(other)}**" for other in answer.displaced(usual, chosen)]
+        st.markdown(
+            f"The Overview decides by {joined(others, MAX_NAMED)}. A switch there lets this measurement decide."
+        )
 
 
 def form(ready: bool = True) -> None:

@@ -110,7 +110,7 @@ def test_copied_request_has_the_threshold_that_all_tasks_share(
     given = models()
     what_if = WhatIf.__new__(WhatIf)
     what_if._models, what_if._shown, what_if._result = given, "shown", "result"  # type: ignore[assignment]
-    html = what_if.show("good", [""], given.compare("good", None), "int8", limits, lambda: True)["shown"]  # type: ignore[arg-type, index]
+    html = what_if.show("good", [""], given.compare("good", None), "int8", limits, 1, lambda: True)["shown"]  # type: ignore[arg-type, index]
     shown = json.loads(unescape(html.split('data-shown="')[1].split('"')[0]))
     assert (shown["threshold"], shown["isExact"]) == (threshold, is_exact)
 

@@ -10,6 +10,7 @@ from chromium import Visit, sync_api
 from scored import read_csv, write_csv
 from test_app import models, served
 from test_score_page import upload
+from test_why_page import choose
 
 RIGHT = [["good", "positive"]] * 20 + [["bad", "negative"]] * 20
 WRONG = [["good good", "negative"], ["bad bad", "positive"], ["bad", "positive"]]
@@ -156,6 +157,87 @@ def test_the_way_back_leads_to_the_rows_as_they_were_left(visit: Visit, tmp_path
     assert visit.errors == []
 
 
+def in_address(visit: Visit, part: str) -> None:
+    visit.page.wait_for_function("part => location.search.includes(part)", arg=part)
+
+
+def test_a_row_that_is_asked_again_does_not_keep_its_task(visit: Visit, tmp_path: Path) -> None:
+    rows = [[text, "joy"] for text, _ in RIGHT] + EMOTION
+    opened_row(visit, scored(visit, write_csv(tmp_path / "in.csv", ["text", "emotion"], rows)))
+    in_address(visit, "task=emotion")
+    visit.page.locator("#why .words[data-text='bad bad']").wait_for()
+    visit.box.fill("not asked")
+    visit.page.go_back()
+    sync_api.expect(visit.page.locator("#score-rows .rows")).to_be_focused()
+    visit.page.go_forward()
+    sync_api.expect(visit.box).to_have_value("bad bad")  # with the same answer as before
+    visit.page.locator("#why .why.waiting").wait_for(state="detached")
+    choose(visit, "Task", "sentiment")
+    visit.page.locator("#why").get_by_text("Why negative").wait_for()
+    in_address(visit, "task=sentiment")
+    assert visit.errors == []
+
+
+# A click on the row of this number, the answer to the question before, which comes then, and what the history has.
+LATE = """async (number) => {
+  document.querySelectorAll("#score-rows .body [role=row]")[number].click();
+  window.triptych.answered();
+  await new Promise((done) => setTimeout(done));
+  return history.state.triptych.texts;
+}"""
+
+
+def test_a_late_answer_to_the_question_before_is_not_taken_for_that_of_the_row(visit: Visit, tmp_path: Path) -> None:
+    scored(visit, write_csv(tmp_path / "in.csv", ["text"], [["good good"], ["bad bad"]]))
+    assert visit.page.evaluate(LATE, 0) == ["good good"]
+    sync_api.expect(visit.box).to_have_value("good good")
+    visit.page.locator("#why .words[data-text='good good']").wait_for()
+    visit.page.go_back()
+    sync_api.expect(visit.page.locator("#score-rows .rows")).to_be_focused()
+    assert visit.page.evaluate(LATE, 1) == ["bad bad"]
+    sync_api.expect(visit.box).to_have_value("bad bad")
+    assert visit.errors == []
+
+
+def test_back_and_forward_restore_the_thresholds(visit: Visit, tmp_path: Path) -> None:
+    table = scored(visit, write_csv(tmp_path / "in.csv", ["text"], [["bad bad"]]))
+    table.get_by_role("row").get_by_text("bad bad").click()
+    visit.page.locator("#why .words[data-text='bad bad']").wait_for()
+    visit.open_settings()
+    slider = visit.page.get_by_role("spinbutton").first
+    slider.fill("0.99")
+    slider.press("Tab")
+    visit.cell("sentiment").get_by_text("below 0.99").wait_for()
+    in_address(visit, "limit.sentiment=0.99")
+    visit.page.go_back()
+    visit.page.get_by_role("tab", name="Try").click()
+    visit.page.get_by_role("button", name="Use the model's own thresholds").click()
+    visit.page.wait_for_function("!location.search.includes('limit')")
+    visit.page.go_forward()
+    visit.cell("sentiment").get_by_text("below 0.99").wait_for()
+    sync_api.expect(slider).to_have_value("0.99")
+    in_address(visit, "limit.sentiment=0.99")
+    visit.page.go_back()  # to the model's own
+    visit.page.wait_for_function("!location.search.includes('limit')")
+    sync_api.expect(slider).to_have_value("0.6")
+    assert visit.errors == []
+
+
+def test_back_from_the_tab_of_the_file_shows_the_row_again(visit: Visit, tmp_path: Path) -> None:
+    table = scored(visit, write_csv(tmp_path / "in.csv", ["text"], [["bad bad"]]))
+    grid = table.locator(".rows")
+    grid.press("Enter")
+    visit.page.locator("#why .words[data-text='bad bad']").wait_for()
+    visit.page.get_by_role("tab", name="Score a file").click()
+    in_address(visit, "view=file")
+    visit.page.go_back()
+    sync_api.expect(visit.box).to_be_visible()
+    sync_api.expect(visit.page.get_by_role("button", name="Back to the rows")).to_be_visible()
+    visit.page.go_back()
+    sync_api.expect(grid).to_be_focused()
+    assert visit.errors == []
+
+
 def test_labels_of_other_names_are_mapped_by_hand(visit: Visit, tmp_path: Path) -> None:
     names = {"positive": "praise", "negative": "negativ"}
     upload(visit, write_csv(tmp_path / "in.csv", ["text", "label"], [[text, names[label]] for text, label in RIGHT]))
@@ -227,10 +309,9 @@ def test_a_phone_shows_the_answers_below_each_text(
     visit = Visit(browser, f"{address}/?__theme={theme}", width=390)
     table = scored(visit, write_csv(tmp_path / "in.csv", ["text", "label"], RIGHT + WRONG))
     line = table.locator(".body [role=row]").first
-    text, label = (line.locator(f"[role=gridcell].{name}").bounding_box() for name in ("text", "given"))
-    assert text is not None
-    assert label is not None
-    assert label["y"] >= text["y"] + text["height"]
-    assert label["x"] + label["width"] <= 390
+    places = "(line) => ['text', 'given'].map((name) => line.querySelector(`.${name}`).getBoundingClientRect())"
+    text, label = line.evaluate(places)  # at once: the page still scrolls
+    assert label["top"] >= text["bottom"]
+    assert label["right"] <= 390
     assert visit.overflow() <= 0
     visit.page.close()

@@ -6,7 +6,11 @@
 let view = "try";
 let goesToWhy = false; // once there are answers, which the page scrolls to
 let isTouched = false; // an address is only written for somebody who has done something
-/** What is asked without the boxes, until its answer comes. @type {{texts: string[], task: string | null} | null} */
+/**
+ * What is asked without the boxes, until its answer comes: one with a higher number than the questions before it.
+ * Without `limits`, the thresholds are those of the page.
+ * @type {{texts: string[], task: string | null, limits?: Record<string, number>, number: number} | null}
+ */
 let asking = null;
 let askedSoFar = 0;
 let isReturning = false; // to the rows, whatever the entry before this one shows
@@ -23,7 +27,7 @@ function state() {
     texts: asking?.texts ?? textsOf(shown()),
     task: page().names.includes(task) && page().names.length > 1 ? task : "",
     view: isFile() ? "file" : view,
-    limits: shown()?.limits ?? {},
+    limits: asking?.limits ?? shown()?.limits,
   };
 }
 
@@ -38,13 +42,18 @@ function remember() {
   if (!isTouched || !one(".share")) return;
   const before = history.state?.triptych;
   const now = { ...before, ...state() };
-  if (JSON.stringify(now) !== JSON.stringify(before)) history.replaceState({ ...history.state, triptych: now }, "", addressOf(now));
+  if (JSON.stringify(now) === JSON.stringify(before)) return;
+  if (before?.row && now.view === "file") { // without an entry of its own, the one before it would show the same
+    delete now.row;
+    history.pushState({ ...history.state, triptych: now }, "", addressOf(now));
+  } else history.replaceState({ ...history.state, triptych: now }, "", addressOf(now));
 }
 
 /** Open the state that the address carries, or the example; return the texts, the task of Why, and what to ask. */
 function openLink(isSettled) {
   const { texts, task, view: asked, limits, problem } = readLink(location.search, page().names);
   view = asked === "why" ? asked : "try";
+  window.triptychAsked ??= last()?.number ?? 0; // the page may open with answers, which have a number too
   if (problem) say(problem);
   if (asked === "file") tab("Score a file")?.click();
   goesToWhy = asked === "why";
@@ -52,12 +61,13 @@ function openLink(isSettled) {
   return texts[0] ? asQuestion(texts, task, limits, "link") : asQuestion(null, task, limits, isSettled ? "" : "example");
 }
 
+const unchanged = { __type__: "update" };
+
 /**
  * The values of the boxes, of the task of Why, of the thresholds, and of a field that asks when it changes; what is not
  * given stays as it is.
  */
-function asQuestion(texts, task, limits, again) {
-  const unchanged = { __type__: "update" };
+function asQuestion(texts = null, task = null, limits = new Map(), again = unchanged) {
   const boxes = Array.from({ length: page().boxes }, (_, number) => (texts ? texts[number] ?? "" : unchanged));
   return [...boxes, task || unchanged, ...page().names.map((name) => limits.get(name) ?? unchanged), again];
 }
@@ -70,9 +80,15 @@ function whenSeen(node, act, until = Date.now() + 5000) {
   else if (Date.now() < until) requestAnimationFrame(() => whenSeen(node, act, until));
 }
 
-/** Ask texts with a task of Why, without typing them. @param {string[]} texts @param {string | null} task */
-function askFor(texts, task) {
-  asking = { texts, task };
+/** The threshold of each task, the model's own where none is given. @param {Record<string, number>} [limits] */
+const limitsOf = (limits) => new Map(limits ? Object.entries({ ...page().own, ...limits }) : []);
+
+/**
+ * Ask texts with a task of Why, and with the thresholds that they had, without typing them.
+ * @param {string[]} texts @param {string | null} task @param {Record<string, number>} [limits]
+ */
+function askFor(texts, task, limits) {
+  asking = { texts, task, limits, number: window.triptychAsked ?? 0 };
   const form = one("#correction");
   if (form && task in page().tasks) form.elements.task.value = task;
   one("#ask-for").click();
@@ -88,19 +104,26 @@ function openRow(row) {
   view = "try";
   const now = { ...state(), texts: row.texts, task: row.task ?? "", view, row };
   history.pushState({ ...history.state, triptych: now }, "", addressOf(now));
-  showTry(now);
+  showTry({ ...now, limits: undefined }); // those of the page, which may have changed since the last answer
   whenSeen(one("#opened"), () => {
     scrollTo({ top: 0, behavior: "instant" });
     one("#opened button").focus();
   });
 }
 
+/** Whether thresholds are those of the answer. @param {Record<string, number>} [limits] */
+function areShown(limits) {
+  const answered = limitsOf(shown()?.limits);
+  return !limits || [...limitsOf(limits)].every(([name, limit]) => limit === answered.get(name));
+}
+
 /** Show a text that was answered before. */
-function showTry({ texts, task, row, view: shownBefore }) {
+function showTry({ texts, task, limits, row, view: shownBefore }) {
   view = shownBefore;
   tab("Try")?.click();
-  const isThere = areSame(texts, textsOf(shown())) && (!task || task === one("#why-task input")?.value);
-  if (texts.length && !(isThere && areSame(texts, typed()))) askFor(texts, task || null);
+  const isAsked = areSame(texts, textsOf(shown())) && areShown(limits);
+  const isThere = isAsked && areSame(texts, typed()) && (!task || task === one("#why-task input")?.value);
+  if (texts.length && !isThere) askFor(texts, task || null, limits);
   drawRow(row);
 }
 

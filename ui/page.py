@@ -294,7 +294,8 @@ class Page:
                 yield self._nothing
         except InferenceError as error:
             html = f'<div data-asked="{question.number}">{render.message(error)}</div>'
-            shown |= {self.comparison: html, self.why.result: "", **self.details.hide(), **self.what_if.hide()}
+            shown |= {self.comparison: html, self.why.result: ""}
+            shown |= self.details.hide() | self.what_if.hide(question.number)
             yield shown
 
     def _ask_again(self, request: gr.Request, *values: Any) -> Iterator[dict[Any, Any]]:
@@ -350,7 +351,8 @@ class Page:
 
     def _what_if(self, question: Question, answers: Answers, is_wanted: Callable[[], bool]) -> dict[Any, Any]:
         given = {name: one.answer for name, one in answers.items() if isinstance(one, Timed)}
-        return self.what_if.show(question.text, question.pinned, given, question.backend, question.limits, is_wanted)
+        asked = (question.text, question.pinned, given, question.backend, question.limits, question.number)
+        return self.what_if.show(*asked, is_wanted)
 
     def _keep(self, question: Question, passes: int, shown: dict[Any, Any]) -> None:
         """Let the page open with these answers, if they are those of its example with the settings of the start."""

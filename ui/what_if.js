@@ -15,8 +15,10 @@ const shorten = (text) => (text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN 
 /** What the server says about its model and its API. */
 const page = () => (page.value ??= JSON.parse(one(".share").dataset.page));
 const corrections = () => (corrections.value ??= new Corrections(page().key, page().tasks));
-/** The text that was answered, with its labels; null before the first answer. */
-const shown = () => JSON.parse(one("[data-shown]")?.dataset.shown ?? "null");
+/** The last question that was answered or refused; null before the first. */
+const last = () => JSON.parse(one("[data-shown]")?.dataset.shown ?? "null");
+/** The text that was answered, with its labels; null without one. */
+const shown = () => (last()?.labels ? last() : null);
 const textsOf = (asked) => [asked?.text ?? []].flat();
 
 const say = (message) => { one(".share .done").textContent = message; };
@@ -106,7 +108,7 @@ async function copy(text, message) {
 
 /** Follow an answer that has come. */
 function answered() {
-  asking = null;
+  if (last()?.number > asking?.number) asking = null; // and not on the answer to the question before
   remember();
   drawRow();
   drawForm();
@@ -250,6 +252,6 @@ document.addEventListener("change", ({ target }) => {
 // For the events of the page, see what_if.py.
 window.triptych = {
   open: openLink,
-  askFor: () => asQuestion(asking.texts, asking.task, new Map(), `row ${++askedSoFar}`),
+  askFor: () => (asking ? asQuestion(asking.texts, asking.task, limitsOf(asking.limits), `row ${++askedSoFar}`) : asQuestion()),
   answered: () => setTimeout(answered),
 };

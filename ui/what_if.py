@@ -58,6 +58,7 @@ class WhatIf:
             "key": f"triptych corrections {content_key(bundle)}",
             "tasks": single,
             "names": list(bundle.tasks),
+            "own": {name: task.threshold for name, task in bundle.tasks.items()},
             "boxes": len(self.pinned),
             "titles": {name: TITLES[name] for name in bundle.backends},
             "api": {"path": self._api.path, "hasKey": self._api.has_key, "isGradio": self._api.is_gradio},
@@ -78,6 +79,7 @@ class WhatIf:
         answers: Mapping[str, Answer],
         backend: str,
         limits: Mapping[str, float],
+        number: float,
         is_wanted: Callable[[], bool],
     ) -> dict[Any, Any]:
         """Return the updates for a text that has been answered.
@@ -87,6 +89,8 @@ class WhatIf:
             answers: by runtime, of those that have one.
             backend: the runtime of the details.
             limits: the threshold of each task that has not the model's own.
+            number: of the question. Gradio reports no change of an equal value, so the same answer to a second
+                question would not reach the browser.
         """
         labels = {
             task: {name: answer.predictions[task][0].label for name, answer in answers.items()}
@@ -95,6 +99,7 @@ class WhatIf:
         same = set(limits.values()) if len(limits) == len(labels) else set()
         threshold = same.pop() if len(same) == 1 else None
         shown = {
+            "number": number,
             "text": text,
             "backend": backend,
             "threshold": threshold,
@@ -107,9 +112,9 @@ class WhatIf:
             self._result: self._compared(text, pinned, answers, limits, is_wanted),
         }
 
-    def hide(self) -> dict[Any, Any]:
-        """Return the updates for a text that has no answer."""
-        return {self._shown: "", self._result: ""}
+    def hide(self, number: float) -> dict[Any, Any]:
+        """Return the updates for a question of this number that has no answer."""
+        return {self._shown: render.fill("shown", shown=json.dumps({"number": number})), self._result: ""}
 
     def _compared(
         self,

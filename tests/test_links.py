@@ -46,6 +46,9 @@ def test_a_link_opens_its_text_task_and_view(browser: sync_api.Browser, address:
         ("text=good&limit.sentiment=NaN", "not a number from 0 to 1"),
         ("text=good&limit.sentiment=1e999", "not a number from 0 to 1"),
         ("text=good&limit.sentiment=1.01", "not a number from 0 to 1"),
+        ("text=good&limit.sentiment=-0.1", "not a number from 0 to 1"),
+        ("text=good&limit.sentiment=1.0000000000000002", "not a number from 0 to 1"),
+        ("text=good&limit.sentiment=0x1", "not a number from 0 to 1"),
         ("text=good&limit.__proto__=0.5", "no task of the name"),
         (f"text={quote(SCRIPT + IMAGE)}%00%ED%A0%80", SCRIPT),
         ("view=constructor&text=good", "positive"),
@@ -76,7 +79,8 @@ def test_the_address_follows_what_is_shown_and_keeps_what_else_it_has(browser: s
 
 
 def test_a_link_carries_the_thresholds_that_are_not_the_models_own(browser: sync_api.Browser, address: str) -> None:
-    visit = opened(browser, address, "text=good&limit.sentiment=0.9&limit.emotion=0.4")  # the last is its own
+    query = "text=good&limit.sentiment=0.90000000000000002&limit.emotion=4e-1"  # the last is its own
+    visit = opened(browser, address, query)
     visit.cell("sentiment", "pytorch").get_by_text("below 0.9").wait_for()
     visit.open_settings()
     slider = visit.page.get_by_role("spinbutton").first

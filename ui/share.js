@@ -17,7 +17,7 @@ const KEY = "YOUR_API_KEY";
 /** Names of the parameters: of what there is one, and of the threshold of each task. */
 const NAMES = ["text", "second", "task", "view"];
 const LIMIT = "limit.";
-const PROBABILITY = /^(0|1|[01]?\.\d{1,6}|[01]\.0*)$/;
+const NONNEGATIVE = /^(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i;
 
 /**
  * Read the state that an address carries. Whatever it holds is text, a probability, or one of the names that the page has.
@@ -32,7 +32,7 @@ export function readLink(query, tasks) {
     return { texts: [], task: null, view: "try", limits: new Map(), problem: `This link was not opened: it names ${name} more than once.` };
   }
   const thresholds = [...given].filter(([name]) => name.startsWith(LIMIT)).map(([name, value]) => ({ name: name.slice(LIMIT.length), value }));
-  const valid = thresholds.filter(({ name, value }) => tasks.includes(name) && PROBABILITY.test(value) && Number(value) <= 1);
+  const valid = thresholds.filter(({ name, value }) => tasks.includes(name) && NONNEGATIVE.test(value) && Number(value) <= 1);
   const task = given.get("task");
   const view = given.get("view") ?? "";
   return {

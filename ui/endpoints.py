@@ -45,7 +45,7 @@ def publish(
 
         Args:
             text: the text to classify.
-            backend: "pytorch", "onnx" or "int8".
+            backend: "pytorch", "onnx" or "int8"; also "openvino" where the page offers it.
             threshold: confidence below which an answer is uncertain; null for the model's own per task.
             second_text: of a pair, for a model that takes pairs.
         """
@@ -83,7 +83,7 @@ def publish(
             task: optional if the model has only one.
             label: null for the predicted label.
             method: "occlusion", or "integrated_gradients" on PyTorch.
-            backend: "pytorch", "onnx" or "int8".
+            backend: "pytorch", "onnx" or "int8"; also "openvino" where the page offers it.
             second_text: of a pair, for a model that takes pairs.
         """
         wanted = partial(is_wanted, request)

@@ -369,7 +369,7 @@ async function showScored(file) {
   }
 }
 
-// Gradio calls its drop zone other than what it says on it, which those who say aloud what they see cannot name.
+// Gradio labels its drop zone differently from its visible text, so nobody who says aloud what they see can name it.
 new MutationObserver(() => document.querySelector("#score-file button[aria-dropeffect][aria-label]")?.removeAttribute("aria-label"))
   .observe(document, { childList: true, subtree: true });
 

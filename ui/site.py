@@ -44,7 +44,7 @@ CONTENT = "; ".join(
         "form-action 'self'",
     )
 )
-# Only greys: colour is left to the three runtimes. The fonts are the reader's own. The values are in tokens.css.
+# Only greys: colour is left to the runtimes. The fonts are the reader's own. The values are in tokens.css.
 _TOKENS = {
     "body_text_color": "ink",
     "body_text_color_subdued": "soft",
@@ -92,7 +92,7 @@ EARLY = """
 .gradio-container:has(p.loading) :is(main, footer), .gradio-container:not(:has(main)) footer { visibility: hidden; }
 #text textarea { field-sizing: content; } /* as high as its text from the start */
 """
-HEAD = '<meta name="description" content="One text classifier on three runtimes, side by side">'
+HEAD = '<meta name="description" content="One text classifier on several runtimes, side by side">'
 # One module, so that its files need no addresses to import each other.
 _PARTS = map(read, (*SCRIPTS, "share.js", "history.js", "what_if.js", "scored.js"))
 SCRIPT = re.sub(r'^import \{.*\} from ".*";\n', "", "".join(_PARTS), flags=re.MULTILINE)

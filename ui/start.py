@@ -4,7 +4,7 @@ Environment variables:
     TRIPTYCH_MODEL            model folder or Hub id; default assets/models/demo
     TRIPTYCH_BASE             folder of the base model, if it is not where the model says
     TRIPTYCH_PAIRS            1 or 0, as --pairs and --no-pairs; default what the folder says
-    TRIPTYCH_RECEIPTS         folder of further measurements; the page shows the largest of this model
+    TRIPTYCH_RECEIPTS         folder of further measurements; the page shows what those of this model decide
     TRIPTYCH_BACKEND          runtime selected at the start: pytorch, onnx, int8 or openvino; default int8
     TRIPTYCH_RUNTIMES         optional runtimes to offer too: openvino (requirements-openvino.txt)
     PORT                      default $GRADIO_SERVER_PORT, which a Gradio Space may set, else 7860

@@ -116,7 +116,7 @@ def test_only_rows_that_both_have_are_compared() -> None:
 
 
 def test_incomparable_measurements_are_refused_with_the_reason() -> None:
-    other_file, other_rows, other_labels, other_task = model(), model(), model(labels=("a", "b")), model()
+    other_file, other_rows, other_labels, other_task = model(), model(), of_another(model(labels=("a", "b"))), model()
     other_file["data"]["sha256"] = "0" * 64
     other_rows["data"]["row_numbers"] = [number + ROWS for number in other_rows["data"]["row_numbers"]]
     other_task["data"]["labels"] = {"x": [], "y": []}
@@ -127,6 +127,7 @@ def test_incomparable_measurements_are_refused_with_the_reason() -> None:
         (other_file, "measurements are of different files"),
         (other_rows, "0 rows in common"),
         (other_labels, "different labels for mood"),
+        (model(labels=("no", "si")), r"labels of mood were renamed between the two .* of this model \(yes; then si\)"),
         (other_task, r"no task in common \(mood; x, y\)"),
         (disagreeing, "The rows have other labels of mood"),
     ]:
@@ -221,6 +222,17 @@ def test_rows_of_one_label_settle_nothing_between_two_models(copies: int) -> Non
     for receipt in receipts:
         receipt["data"]["copies"] = copies
     assert verdict(receipts[0], of_another(receipts[1])).decision == INCONCLUSIVE
+
+
+def test_models_without_a_common_runtime_have_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    true, given = made.answers(ROWS, 500)
+    a, b = made.receipt(true, {"pytorch": given}), of_another(made.receipt(true, {"int8": given}))
+    assert side_by_side(a, b) == {}
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, receipt in zip(paths, (a, b), strict=True):
+        write_receipt(receipt, path)
+    assert main(["verdict", *map(str, paths)]) == 0
+    assert capsys.readouterr().out.startswith("The measurements have no runtime in common to show side by side.\n\n")
 
 
 def test_runtimes_of_one_model_are_measured_together() -> None:

@@ -219,54 +219,6 @@ def test_selecting_a_receipt_whose_figures_do_not_follow_shows_another(folder: P
     assert "is inconsistent" in test.main.warning[-1].value.replace("\\", "")
 
 
-def test_two_receipts_of_different_rows_are_not_compared(folder: Path) -> None:
-    other = one(calls=10)
-    other["data"]["sha256"] = "9" * 64
-    write_receipt(seal(other), folder / "other.json")
-    test = opened("leaderboard", receipt="good", candidate="other")
-    assert "measurements are of different files" in test.main.info[0].value
-    assert test.selectbox(key="candidate").options == []
-    assert test.selectbox(key="candidate").value is None
-
-
-def test_candidates_are_the_measurements_that_compare_and_the_others_are_named_with_the_reason(folder: Path) -> None:
-    other = one(calls=10)
-    other["data"]["sha256"] = "9" * 64
-    write_receipt(seal(other), folder / "other file.json")
-    write_receipt(one(seed=1), folder / "again.json")
-    write_receipt(one(labels=("x", "y")), folder / "other labels.json")
-    test = opened("leaderboard", receipt="good")
-    assert test.selectbox(key="candidate").options == ["again"]
-    assert not test.main.info
-    assert "Not offered: 2 measurements" in test.main.expander[-1].label
-    (why,) = test.main.expander[-1].markdown
-    assert "**other file**: The measurements are of different files" in why.value.replace("\\", "")
-    assert "**other labels**: The models have different labels for mood" in why.value.replace("\\", "")
-
-
-def test_runtimes_of_one_model_are_each_compared_with_themselves_unless_one_is_chosen(folder: Path) -> None:
-    write_receipt(one(seed=1), folder / "again.json")
-    test = opened("leaderboard", receipt="good", candidate="again")
-    assert "each runtime is compared with itself" in words(test)
-    (both,) = [body for element in test.main.get("html") if "Side by side" in (body := element.proto.body)]
-    assert both.count("→") == 7  # accuracy and time of three runtimes, and the heading
-    assert [title for title in ("PyTorch", "ONNX", "INT8") if f"again ({title})" in words(test).replace("\\", "")] == [
-        "PyTorch",
-        "ONNX",
-        "INT8",
-    ]
-    test.segmented_control(key="runtime_of_both").set_value("int8").run()
-    assert "again (PyTorch)" not in words(test).replace("\\", "")
-
-
-def test_two_receipts_of_the_same_rows_are(folder: Path) -> None:
-    write_receipt(one(seed=1), folder / "again.json")
-    test = opened("leaderboard", receipt="good", candidate="again")
-    assert not test.main.warning
-    assert any("differ beyond noise" in element.label for element in test.main.expander)
-    assert "may replace" in words(test) or "Not settled between" in words(test)
-
-
 def test_leaderboard_lists_every_measurement_and_filters_it(folder: Path) -> None:
     write_receipt(one(task="topic"), folder / "second.json")
     write_receipt(one(seed=1), folder / "third.json")

@@ -4,54 +4,47 @@ import streamlit as st
 
 from dashboard import components, receipts, state
 from dashboard.charts import leaderboard
-from dashboard.charts.formatting import Receipt, many
+from dashboard.charts.formatting import many
 from dashboard.charts.leaderboard import CARD
 from dashboard.charts.style import short
+from dashboard.comparing import compared, incomparable
 from dashboard.components import plain
 from dashboard.templating import render
 from inference.backends import TITLES
-from inference.compare.candidates import SIDE_BY_SIDE, check_comparable, decide_pair, side_by_side
+from inference.compare.candidates import SIDE_BY_SIDE
 from inference.compare.comparable import is_one_model
-from inference.compare.diff import CHANGED, diff
+from inference.compare.diff import CHANGED
 from inference.errors import InputError
 
 ROW_HEIGHT, MAX_HEIGHT = 35, 400  # Streamlit's own, in pixels
 MAX_LISTED = 40  # checking a measurement takes up to a second
 
 
-def incomparable(first: Receipt, second: Receipt) -> str | None:
-    """Return why two measurements cannot be compared; None if they can."""
-    try:
-        check_comparable(first, second)
-    except InputError as error:
-        return str(error)
-    return None
-
-
 def draw_pair(a: str, b: str) -> None:
     """Draw whether the second measurement's model may replace the first's, and what differs."""
     common = [name for name in listed[a]["settings"]["backends"] if name in listed[b]["settings"]["backends"]]
-    backend = st.segmented_control(
-        "Runtime of both",
-        common,
-        format_func=TITLES.__getitem__,
-        key="runtime_of_both",
-        help="None chosen: of two models the one that each would ship; of one model every runtime, with itself.",
-    )
+    backend = None
+    if common:
+        backend = st.segmented_control(
+            "Runtime of both",
+            common,
+            format_func=TITLES.__getitem__,
+            key="runtime_of_both",
+            help="None chosen: of two models the one that each would ship; of one model every runtime, with itself.",
+        )
     if is_one_model(listed[a], listed[b]):
         st.caption("Both measurements are of one model, so each runtime is compared with itself.")
-    verdicts = decide_pair(listed[a], listed[b], selection.limits, backend, (a, b))
+    verdicts, figures, changes, notes = compared(listed[a], listed[b], selection.limits, backend, (a, b))
     groups = [
-        leaderboard.Group(short(task, 80), "in use → candidate", list(lines.items()))
-        for task, lines in side_by_side(listed[a], listed[b]).items()
+        leaderboard.Group(short(task, 80), "in use → candidate", list(lines.items())) for task, lines in figures.items()
     ]
-    st.html(render("cards.html", title="Side by side", headings=SIDE_BY_SIDE, groups=groups, scrolls=False))
+    if groups:
+        st.html(render("cards.html", title="Side by side", headings=SIDE_BY_SIDE, groups=groups, scrolls=False))
     for verdict in verdicts:
         st.markdown(f"**{plain(verdict.sentence)}**")
         st.markdown("\n".join(f"- {reason.decision}: {plain(reason.text)}" for reason in verdict.reasons))
     for caveat in dict.fromkeys(caveat for verdict in verdicts for caveat in verdict.caveats):
         st.caption(plain(caveat))
-    changes, notes = diff(listed[a], listed[b])
     for note in notes:
         st.caption(plain(note))
     beyond = sum(change.status == CHANGED for change in changes)

@@ -322,7 +322,7 @@ def _verdict_on_pair(args: argparse.Namespace, receipt: dict[str, Any]) -> int:
         print(f"Both measurements are of one model, {receipt['model']['name']}: each runtime is compared with itself.")
         changes = [f"{change.what} {change.before} → {change.after}" for change in setting_changes(receipt, candidate)]
         print(f"Changed: {'; '.join(changes) or 'no setting, file or version'}.\n")
-    print(pair_table(receipt, candidate) + "\n")
+    print((pair_table(receipt, candidate) or "The measurements have no runtime in common to show side by side.") + "\n")
     for verdict in verdicts:
         print(f"{verdict.sentence}\n\n{verdict.second} in place of {verdict.first}: {verdict.decision}")
         for reason in verdict.reasons:

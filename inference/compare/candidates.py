@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from inference.backends import TITLES
-from inference.calls.formatting import mb, ms, percent, points, times
+from inference.calls.formatting import joined, mb, ms, percent, points, times
 from inference.compare import stats
 from inference.compare.comparable import is_one_model
 from inference.compare.labels import match_labels
@@ -113,21 +113,25 @@ def _common_backends(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     )
 
 
+MAX_NAMED = 4  # labels in a sentence
 SIDE_BY_SIDE = ("Accuracy", "Difference (95% bounds)", "Typical time (p50)", "Size")
 
 
 def side_by_side(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
     """Return both receipts' figures as text, as `SIDE_BY_SIDE` names them: task -> runtime of both -> cells.
 
+    Empty if they have no runtime in common.
+
     Raises:
         InputError: as `check_comparable`.
     """
     rows, first, second = _common_rows(a, b), a["settings"]["backends"], b["settings"]["backends"]
     is_timed = unmeasured(a) is None and unmeasured(b) is None
+    common = [name for name in first if name in second]
     table: dict[str, dict[str, list[str]]] = {}
-    for task, other in _common_tasks(a, b).items():
+    for task, other in _common_tasks(a, b).items() if common else ():
         lines = table[task] = {}
-        for name in [name for name in first if name in second]:
+        for name in common:
             true, before, after, _, _ = _answers(a, b, task, other, name, name, rows)
             _, broken, fixed = count_flips(true, before, after)
             change = stats.paired_difference(broken, fixed, len(true))
@@ -256,11 +260,17 @@ def _common_rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[int],
 
 def _common_tasks(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, str]:
     """Return the tasks of the first receipt, and what the second calls each."""
-    return check_labels(*({task: r["model"]["tasks"][task]["labels"] for task in r["data"]["labels"]} for r in (a, b)))
+    first, second = ({task: r["model"]["tasks"][task]["labels"] for task in r["data"]["labels"]} for r in (a, b))
+    return check_labels(first, second, is_one_model(a, b))
 
 
-def check_labels(first: Mapping[str, Sequence[str]], second: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def check_labels(
+    first: Mapping[str, Sequence[str]], second: Mapping[str, Sequence[str]], are_one: bool = False
+) -> dict[str, str]:
     """Return the tasks of the first model, and what the second calls each; both as task -> labels.
+
+    Args:
+        are_one: both are one model at different times.
 
     Raises:
         InputError: they have no task in common, or other labels.
@@ -274,14 +284,23 @@ def check_labels(first: Mapping[str, Sequence[str]], second: Mapping[str, Sequen
             "each with --task."
         )
     for task, other in common.items():
-        _positions(task, first[task], second[other])
+        _positions(task, first[task], second[other], are_one)
     return common
 
 
-def _positions(task: str, labels: Sequence[str], others: Sequence[str]) -> Array:
+def _positions(task: str, labels: Sequence[str], others: Sequence[str], are_one: bool = False) -> Array:
     """Return the position, among the first model's labels, of each of the second's."""
     matching = match_labels(Counter(others), labels)
     if matching.unknown or matching.by_position or len(labels) != len(others):
+        if are_one:
+            before, after = (
+                joined([one for one in of if one not in labels or one not in others], MAX_NAMED)
+                for of in (labels, others)
+            )
+            raise InputError(
+                f"The labels of {task} were renamed between the two measurements of this model ({before}; then "
+                f"{after}), so the answers cannot be compared by name. Measure it both times with the same labels."
+            )
         raise InputError(f"The models have different labels for {task}, so their answers cannot be compared.")
     return np.array([matching.positions[label] for label in others])
 

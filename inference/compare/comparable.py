@@ -40,7 +40,7 @@ def difference(first: Receipt, other: Receipt) -> str:
         return f"compared with {TITLES[other['settings']['reference']]}"
     if first["settings"].get("dtypes") != other["settings"].get("dtypes"):
         return "other number formats"
-    for library in ("torch", "onnxruntime"):
+    for library in ("torch", "onnxruntime", "openvino"):
         now, then = (receipt["versions"].get(library) for receipt in (first, other))
         if now and then and now != then:
             return f"{library} {then} instead of {now}"

@@ -69,9 +69,11 @@ def leaderboard(receipts: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def pair_table(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Return a Markdown table of two receipts side by side, with a row per runtime and task of both."""
+    """Return a Markdown table of two receipts, with a row per runtime and task of both; "" if there is none."""
+    if not (figures := side_by_side(a, b)):
+        return ""
     table = [["runtime", "task", *map(str.lower, SIDE_BY_SIDE)], ["---"] * (len(SIDE_BY_SIDE) + 2)]
-    for task, lines in side_by_side(a, b).items():
+    for task, lines in figures.items():
         table += [[TITLES[name], task.replace("|", "\\|"), *cells] for name, cells in lines.items()]
     return "\n".join("| " + " | ".join(row) + " |" for row in table)
 

@@ -10,6 +10,7 @@ import pytest
 
 from dashboard import answer
 from deploy.static_page import summary
+from inference.compare.comparable import difference
 from inference.compare.overall import (
     NO_SPEED,
     Overall,
@@ -206,6 +207,13 @@ def test_other_contents_of_the_int8_file_do_not_compare(three: dict[str, Any]) -
     for file in other["backends"]["int8"]["files"].values():
         file["sha256"] = "8" * 64
     assert decided(mood=three["mood"], topic=other).left_out == {"topic": "other files of INT8"}
+
+
+@pytest.mark.parametrize("library", ["torch", "onnxruntime", "openvino"])
+def test_other_version_of_a_runtime_does_not_compare(three: dict[str, Any], library: str) -> None:
+    first, other = ({**three["mood"], "versions": {library: version}} for version in ("1.0", "2.0"))
+    assert difference(first, other) == f"{library} 2.0 instead of 1.0"
+    assert not difference(first, {**other, "versions": {}})
 
 
 def test_renamed_folder_of_the_same_model_compares(three: dict[str, Any]) -> None:

@@ -80,6 +80,13 @@ class Visit:
         self.page.get_by_role("button", name="Thresholds and runtime").click()
         self.page.get_by_role("radio", name="PyTorch").first.wait_for()
 
+    def leave(self, link: str, url: str) -> None:
+        """Follow a link to another page. That open streams are cut off then is an error of neither page."""
+        count = len(self.errors)
+        self.page.get_by_role("link", name=link, exact=True).click()
+        self.page.wait_for_url(url, wait_until="commit")
+        del self.errors[count:]
+
     def see(self, text: str) -> None:
         # Gradio's tables hold a hidden copy of their first row, to measure it.
         self.page.get_by_text(text).locator("visible=true").first.wait_for()

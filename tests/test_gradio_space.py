@@ -50,8 +50,7 @@ def address(tmp_path_factory: pytest.TempPathFactory, demo: Path, demo_cache: Pa
 def test_page_answers_and_leads_to_the_dashboard_in_a_browser(visit: Any) -> None:
     visit.ask(TEXT)
     visit.page.locator("#timing").get_by_text("INT8 in detail").wait_for()
-    visit.page.get_by_role("link", name="Compare", exact=True).click()
-    visit.page.wait_for_url("**/dashboard/")
+    visit.leave("Compare", "**/dashboard/")
     visit.page.locator(".answer").wait_for()
     assert visit.outside == []
 

@@ -276,3 +276,30 @@ def test_scripts_in_texts_and_labels_are_shown_and_not_run(browser: sync_api.Bro
         assert visit.page.evaluate("window.hacked") is None
         assert visit.outside == []
         visit.page.close()
+
+
+# Replies to questions that come after their answers, which a stream that is open already brings.
+LATE_REPLIES = """() => {
+  const { fetch } = window;
+  window.fetch = async (...request) => {
+    const reply = await fetch(...request);
+    const isLate = String(request[0]?.url ?? request[0]).includes("/queue/join") && window.replies++;
+    if (isLate) await new Promise((done) => setTimeout(done, 3000));
+    return reply;
+  };
+  window.replies = 0;
+  document.querySelector("#classify").click();
+  setTimeout(() => document.querySelector("#classify").click());
+}"""
+
+
+def test_a_page_that_gets_an_answer_before_the_reply_to_its_question_can_ask_again(visit: Visit) -> None:
+    visit.ask("good")
+    visit.answered()
+    visit.page.evaluate(LATE_REPLIES)
+    visit.page.wait_for_function("window.replies === 2")
+    visit.page.wait_for_timeout(3500)
+    visit.page.evaluate("window.replies = 0")
+    visit.ask("bad film")
+    visit.answered()
+    assert visit.errors == []

@@ -273,7 +273,21 @@ def test_limits_of_sessions_and_unheard_questions_block_nobody_else(asked: Asked
     assert asked.ask("b") is not None
 
 
-def test_memory_does_not_grow_with_past_clients(asked: Asked) -> None:
+def test_a_page_that_listens_once_more_after_its_last_answer_is_not_refused(asked: Asked) -> None:
+    event = asked.ask("a")
+    asked.listen(event)
+    taken: Any = asked.queue.get_events()
+    del asked.queue.event_ids_to_events[taken[0][0]._id]
+    asked.queue.pending_event_ids_session["a"].clear()  # it was sent, before the reply to its question has arrived
+    asked.queue.stop_listening("a", is_gone=False)
+    asked.queue._forget_unheard()
+    assert asked.queue.is_known("a")
+    asked.queue.start_listening("a")
+    later = asked.ask("a")
+    assert asked.next() == later  # which this stream is there for
+
+
+def test_memory_does_not_grow_with_past_clients(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3000):
         event = asked.ask(f"session{number}")
         asked.listen(event)
@@ -281,7 +295,11 @@ def test_memory_does_not_grow_with_past_clients(asked: Asked) -> None:
         asked.queue.event_ids_to_events.pop(event)  # it is answered
         asked.queue.pending_event_ids_session[f"session{number}"].clear()  # and the answer was sent
         asked.queue.stop_listening(f"session{number}", is_gone=False)
+    assert len(asked.queue.pending_event_ids_session) <= waiting.MAX_UNHEARD + 1
+    after(monkeypatch, waiting.RETURN_S + 0.1)
+    asked.queue._forget_unheard()
     assert not asked.queue.pending_messages_per_session
+    assert not asked.queue._left_at
     assert not asked.queue.pending_event_ids_session
     assert not asked.queue.event_ids_to_events
     assert len(asked.queue._last_turn) <= waiting.MAX_CLIENTS

@@ -69,16 +69,15 @@ class FairQueue(Queue):  # type: ignore[misc]
 
         Args:
             is_gone: whether it disconnected before the last answer: its questions are dropped unless another listener
-                follows within `RETURN_S`. So are answers that nobody has read.
+                follows within `RETURN_S`. So are answers that nobody has read, and a session whose answers were all
+                sent: a page that reads an answer before the reply to its question listens once more, and if that were
+                refused, it would never listen again.
         """
         self._listeners[session] -= 1
         if self._listeners[session] > 0:
             return
         del self._listeners[session]
         messages = self._messages.pop(session, None)
-        if not self.pending_event_ids_session.get(session):  # every answer was sent
-            self._forget(session)
-            return
         if messages is not None:
             self.pending_messages_per_session.setdefault(session, messages)
         if is_gone or not self._has_events(session):
@@ -180,7 +179,9 @@ class FairQueue(Queue):  # type: ignore[misc]
             self._remove(event)
             unheard.remove(event)
         left = {session for session, at in self._left_at.items() if self._looked_at - at > RETURN_S}
-        for session in list(self.pending_messages_per_session):
+        finished = [session for session in self._left_at if not self.pending_event_ids_session.get(session)]
+        left.update(finished[:-MAX_UNHEARD])
+        for session in {*self.pending_messages_per_session, *left}:
             is_awaited = session in self._listeners or session in self._left_at or self._has_events(session)
             if session in left or not is_awaited:
                 self._forget(session)

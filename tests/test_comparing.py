@@ -69,7 +69,7 @@ def test_two_models_without_a_common_runtime_have_no_table(folder: Path) -> None
         write_receipt(seal(receipt), folder / f"{name}.json")
     test = opened("leaderboard", receipt="pytorch", candidate="int8")
     assert not test.exception
-    assert "no backend in common" in words(test)
+    assert "no runtime in common" in words(test)
     assert "Side by side" not in html(test)
 
 

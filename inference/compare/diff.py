@@ -65,7 +65,7 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[Change], list
                 elif task in b["data"]["labels"]:
                     changes += _answers(a, b, name, task, (1 - stats.LEVEL) / len(names) / len(a["data"]["labels"]))
     if not names:
-        notes.append("The measurements have no backend in common.")
+        notes.append("The measurements have no runtime in common.")
     if a["machine"]["cpu"] != b["machine"]["cpu"]:
         notes.append(f"The processors differ ({a['machine']['cpu']}; {b['machine']['cpu']}), which affects all times.")
     return changes, notes

@@ -295,6 +295,8 @@ def explain(
     shown = 0
     try:
         while not job.wait(POLL_S / 2):
+            if not is_wanted():  # the job itself takes a call of `wait` for a sign that it is
+                job.cancel()
             if shown < len(known):
                 shown = len(known)
                 on_known(dict(known))

@@ -121,7 +121,7 @@ function areShown(limits) {
 function showTry({ texts, task, limits, row, view: shownBefore }) {
   view = shownBefore;
   tab("Try")?.click();
-  const isAsked = areSame(texts, textsOf(shown())) && areShown(limits);
+  const isAsked = !asking && areSame(texts, textsOf(shown())) && areShown(limits); // or an answer is still to come
   const isThere = isAsked && areSame(texts, typed()) && (!task || task === one("#why-task input")?.value);
   if (texts.length && !isThere) askFor(texts, task || null, limits);
   drawRow(row);

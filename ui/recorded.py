@@ -49,7 +49,7 @@ def find_recorded(bundle: Bundle, folders: Sequence[Path] = (RECEIPTS,)) -> Reco
 
 def _recorded(receipts: Mapping[str, Receipt]) -> Recorded:
     overall = decide_overall(receipts, ShipLimits())
-    others_in_words(overall)
+    others_in_words(overall)  # what cannot be put in words fails here, and not where the page is drawn
     largest = overall.largest_timed()
     latency = largest["results"]["latency"] if largest else {}
     p50_ms = {name: float(figures["p50_ms"]["value"]) for name, figures in latency.items() if "p50_ms" in figures}

@@ -61,7 +61,7 @@ def open_backend(bundle: Bundle, options: LoadOptions, graph: Graph, base: objec
         model = openvino.Core().read_model(graph.model, weights)
         return OpenVinoBackend(options.backend, model, options.threads)
     except Exception as error:  # OpenVINO raises RuntimeError for everything
-        raise BundleError(f"OpenVINO refuses the {options.backend} model: {_first_line(error)}") from error
+        raise BundleError(f"OpenVINO refuses the {options.backend} model: {_in_one_line(error)}") from error
 
 
 class OpenVinoBackend:
@@ -222,5 +222,5 @@ def _constants(model: openvino.Model) -> Iterator[Any]:
     return (node for node in model.get_ops() if node.get_type_name() == "Constant")
 
 
-def _first_line(error: Exception) -> str:
+def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]

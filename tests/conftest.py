@@ -243,6 +243,20 @@ def make_tiny(root: Path) -> None:
     obtain(Bundle.read(made.folder), made.cache, base=made.base)
 
 
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one receipt, the only one that the dashboard sees."""
+    from opened import one
+
+    from dashboard import receipts
+    from inference.compare.receipt import write_receipt
+
+    write_receipt(one(), tmp_path / "good.json")
+    monkeypatch.setattr(receipts, "RECORDED", tmp_path)
+    monkeypatch.delenv("TRIPTYCH_RECEIPTS", raising=False)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def demo() -> Path:
     """The demo model's folder; the test is skipped where its base model is not to be had."""

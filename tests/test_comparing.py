@@ -8,17 +8,10 @@ import made
 import pytest
 from opened import html, one, opened, words
 
-from dashboard import comparing, receipts
+from dashboard import comparing
 from inference.compare.receipt import seal, write_receipt
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one receipt, the only one that the dashboard sees."""
-    write_receipt(one(), tmp_path / "good.json")
-    monkeypatch.setattr(receipts, "RECORDED", tmp_path)
-    monkeypatch.delenv("TRIPTYCH_RECEIPTS", raising=False)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def test_two_receipts_of_different_rows_are_not_compared(folder: Path) -> None:

@@ -8,18 +8,10 @@ import made
 import pytest
 from opened import charts, one, opened, words
 
-from dashboard import receipts
 from dashboard.charts import leaderboard
 from inference.compare.receipt import write_receipt
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one receipt, the only one that the dashboard sees."""
-    write_receipt(one(), tmp_path / "good.json")
-    monkeypatch.setattr(receipts, "RECORDED", tmp_path)
-    monkeypatch.delenv("TRIPTYCH_RECEIPTS", raising=False)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def test_latency_opens_with_three_charts_and_unfolds_the_rest() -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import warnings
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -13,12 +14,15 @@ from conftest import Tiny, tiny_base
 from sklearn.metrics import accuracy_score, classification_report, f1_score
 
 from inference import load
-from inference.compare.rows import read_data
+from inference.compare.rows import LabelledRows, read_data
 from inference.errors import MissingDependencyError
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
 from training import __main__ as command
+from training.data import equal_texts
+from training.reliability import LARGEST, SIDE, draw
 from training.report import markdown
+from training.save import temperature_of
 
 WORDS = {"down": ("bad", "sad", "dull"), "up": ("fine", "good", "glad")}
 
@@ -211,6 +215,9 @@ def test_a_report_on_many_labels_shows_the_weakest() -> None:
         "accuracy": 0.5,
         "accuracy_interval": [0.4, 0.6],
         "macro_f1": 0.5,
+        "macro_f1_interval": [0.3, 0.7],
+        "calibration_error": 0.1,
+        "parts": [],
         "per_label": per_label,
         "confusions": [],
     }
@@ -284,3 +291,73 @@ def test_few_rows_get_small_batches_and_enough_updates_and_many_get_few_passes()
     assert large.batch_size == command.LARGE_BATCH
     assert large.epochs["t"] == command.MIN_EPOCHS
     assert large.epochs["u"] > large.epochs["t"]
+
+
+def test_a_head_is_calibrated_on_tuning_rows_and_the_card_says_by_how_much(train, base, tmp_path) -> None:
+    rows = write_rows(tmp_path / "rows.csv", 700)
+    options = ("--method", "heads", "--tuning-share", "0.5", "--label-smoothing", "0.4")  # smoothed: too unsure
+    assert train("--data", str(rows), *options) == 0
+    described = json.loads((tmp_path / "model" / "bundle.json").read_text())
+    calibrated = described["tasks"]["label"]["calibration"]
+    assert calibrated["error_after"] < calibrated["error_before"]
+    assert calibrated["temperature"] < 1
+    assert f"temperature of {calibrated['temperature']:g}" in (tmp_path / "model" / "README.md").read_text()
+    Bundle.read(tmp_path / "model")  # the digest of the heads is that of the heads as scaled
+    few = load(tmp_path / "model", base=base[0]).predict(["it was bad 1", "it was fine 3"], "label")
+    assert [p.label for p in few] == ["down", "up"]
+
+
+def test_the_temperature_of_scores_that_are_too_sure_is_found_and_of_good_ones_is_none() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4000, 3)) * 2
+    scores = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    true = np.array([rng.choice(3, p=row) for row in scores])
+    sure = scores**2.5 / (scores**2.5).sum(1, keepdims=True)
+    found = temperature_of(sure, true)
+    assert found is not None
+    assert found["temperature"] == pytest.approx(2.5, rel=0.05)
+    assert found["error_after"] < 0.02 < 0.1 < found["error_before"]
+    certain = np.eye(3)[true]  # right, and as sure as can be: there is nothing to gain
+    assert temperature_of(certain, true) is None
+
+
+def test_the_report_measures_parts_of_the_rows_and_draws_confidence(train, tmp_path) -> None:
+    path = tmp_path / "rows.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for i in range(200):
+            word = "bad" if i % 2 else "fine"
+            turn = " but not so " if i % 4 < 2 else " and so "
+            writer.writerow([f"it was {word}{turn}{i}", "down" if i % 2 else "up"])
+        writer.writerows([["it was fine and so 2", "up"]] * 30)
+    assert train("--data", str(path), "--method", "heads") == 0
+    described = json.loads((tmp_path / "model" / "bundle.json").read_text())
+    figures = described["validation"]["label"]
+    turning, plain = (part for part in figures["parts"] if "contrast" in part["part"] or part["part"] == "without")
+    assert turning["rows"] + plain["rows"] == figures["count"]
+    assert turning["rows"] > 0 < plain["rows"]
+    low, high = figures["macro_f1_interval"]
+    assert low <= figures["macro_f1"] <= high
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| with a negation or contrast |" in card
+    pairs = described["data"]["label"]["equal_texts"]
+    assert pairs["agree"] == pairs["pairs"] >= 20
+    assert f"Of {pairs['pairs']:,} pairs of rows with the same text, 100% have the same label." in card
+    assert "](reliability.svg)" in card
+    drawn = ElementTree.parse(tmp_path / "model" / "reliability.svg").getroot()
+    assert len(drawn.findall(".//{*}circle")) == len(figures["reliability"])
+
+
+def test_a_reliability_diagram_escapes_names_and_places_points_by_confidence_and_accuracy() -> None:
+    bins = [{"low": 0.5, "high": 0.6, "rows": 25, "confidence": 0.5, "accuracy": 0.25}]
+    drawn = ElementTree.fromstring(draw({"<b>": {"count": 100, "reliability": bins}}))
+    (point,) = drawn.findall(".//{*}circle")
+    assert (float(point.get("cx")), float(point.get("cy"))) == (SIDE * 0.5, SIDE * 0.75)
+    assert float(point.get("r")) == LARGEST / 2  # a quarter of the rows, a quarter of the area
+    assert "<b>" in [text.text for text in drawn.findall(".//{*}text")]
+
+
+def test_pairs_of_equal_texts_are_counted_and_those_that_agree() -> None:
+    rows = LabelledRows(["a", "a", "a", "b", "b", "c"], {"task": [0, 0, 1, 1, 1, 0]})
+    assert equal_texts(rows) == {"pairs": 4, "agree": 2}

@@ -18,9 +18,12 @@ from inference.compare.receipt import Receipt, read_receipt
 from inference.compare.summary import summary
 from inference.errors import InferenceError, InputError
 from inference.jobs import print_any_text
+from training.reliability import FILE as RELIABILITY
+from training.reliability import draw
 from training.report import markdown
 
 MARKS = ("<!-- figures: written by training/card.py -->", "<!-- end of figures -->")
+FEW_PAIRS = 20  # of rows with the same text: fewer say little
 # The rows of the model card's table that the README shows too, by a part of their first cell.
 README_ROWS = (": accuracy (", "one text of sentiment, end to end: p50", "files of the model", "peak memory")
 # Hub id of a public data set -> name, authors, licence.
@@ -44,7 +47,7 @@ METHODS = {
 
 
 def write_card(model: Path, receipts: Sequence[Receipt] = ()) -> None:
-    """Write `README.md` of a model folder from its `bundle.json` and receipts.
+    """Write `README.md` of a model folder, and its reliability diagram, from its `bundle.json` and receipts.
 
     Raises:
         InputError: a receipt belongs to another model.
@@ -57,6 +60,8 @@ def write_card(model: Path, receipts: Sequence[Receipt] = ()) -> None:
     for receipt in receipts:
         if receipt["model"]["files"] != described["files"]:
             raise InputError(f"The receipt on {receipt['data']['name']} is not of the model in {model}: measure again.")
+    if "validation" in described:
+        (model / RELIABILITY).write_text(draw(described["validation"]), encoding="utf-8")
     (model / "README.md").write_text(_front_matter(described, receipts) + _body(described, receipts), encoding="utf-8")
 
 
@@ -131,13 +136,14 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
         "\n".join(
             f"- **{name}**: {len(task['labels'])} labels ({', '.join(task['labels'][:8])}"
             + (", …" if len(task["labels"]) > 8 else "")
-            + f"). Uncertain below {task['threshold']:.3f}: {task['threshold_rule']}."
+            + f"). Uncertain below {task['threshold']:.3f}: {task['threshold_rule']}.{_calibrated(task)}"
             for name, task in described["tasks"].items()
         ),
         "## Training",
         "\n".join(
             f"- {name}: {settings['epochs'][name]:g} epochs over {data['rows']:,} rows; {data['tuning_rows']:,} rows "
-            f"of the training file held out to choose the threshold. {_not_fitted(data)}{_phrases(data)}".rstrip()
+            f"of the training file held out to choose the threshold. {_not_fitted(data)}{_phrases(data)}"
+            f"{_equal_texts(data)}".rstrip()
             for name, data in described["data"].items()
         ),
     ]
@@ -181,6 +187,8 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
             "## Validation",
             "Answers of the stored weights on PyTorch.",
             markdown(described["validation"], described.get("drift")),
+            f"![Accuracy against confidence, by task]({RELIABILITY})\n\nAccuracy of the rows in each bin of "
+            "confidence. On the dotted line, confidence is accuracy; below it, the model is too sure of itself.",
         ]
     if receipts:
         parts += [
@@ -232,6 +240,27 @@ def _taught(described: dict[str, Any]) -> str:
         + ", ".join(f"{task['unlabelled']:,} for {name}" for name, task in of_tasks.items())
         + "."
         + (f" Trained on labels alone: {', '.join(alone)}." if alone else "")
+    )
+
+
+def _calibrated(task: dict[str, Any]) -> str:
+    scaled = task.get("calibration")
+    return (
+        f" Its logits are divided by a temperature of {scaled['temperature']:g}, which lowers the calibration error of "
+        f"the tuning rows from {scaled['error_before']:.3f} to {scaled['error_after']:.3f} and changes no label."
+        if scaled
+        else ""
+    )
+
+
+def _equal_texts(data: dict[str, Any]) -> str:
+    """Return how often rows with the same text have the same label; "" if there are few such pairs."""
+    equal = data.get("equal_texts", {"pairs": 0})
+    if equal["pairs"] < FEW_PAIRS:
+        return ""
+    return (
+        f" Of {equal['pairs']:,} pairs of rows with the same text, {equal['agree'] / equal['pairs']:.0%} have the same "
+        "label."
     )
 
 

@@ -81,6 +81,20 @@ def split(source: Source, tuning_share: float, seed: int) -> TaskData:
     return TaskData(labels, fit, tuning, validation, moved)
 
 
+def equal_texts(rows: LabelledRows) -> dict[str, int]:
+    """Return how many pairs of rows have the same text ("pairs"), and how many of these the same label ("agree").
+
+    Where labels of the same text differ, no model can get both right.
+    """
+    texts = Counter(rows.texts)
+    labelled = Counter(zip(rows.texts, rows.label_ids, strict=True))
+    return {"pairs": sum(map(_pairs, texts.values())), "agree": sum(map(_pairs, labelled.values()))}
+
+
+def _pairs(count: int) -> int:
+    return count * (count - 1) // 2
+
+
 def _draw(by_label: Sequence[Sequence[str]], labels: Sequence[str], share: float) -> set[str]:
     """Return texts that make up about this share of the rows of each label, so that every label keeps one."""
     labels_of: dict[str, set[int]] = {}

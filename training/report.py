@@ -1,4 +1,4 @@
-"""Measure a trained model label by label on rows that it was not fitted to."""
+"""Measure a trained model, by label, by length and where texts turn, on rows that it was not fitted to."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inference.artifacts.parity import Matrix, differences, score_rows
 from inference.classifier import Classifier
 from inference.compare.metrics import metrics
-from inference.compare.stats import share
+from inference.compare.slices import has_contrast, has_negation, length_of
+from inference.compare.stats import calibration, macro_f1_bootstrap, share
 from inference.errors import counted
 from training.data import TaskData
 
 CONFUSIONS = 5
 LABELS_SHOWN = 20
+TURNING, PLAIN = "with a negation or contrast", "without"
 Report = dict[str, dict[str, Any]]
 
 
@@ -24,8 +27,10 @@ def validate(classifier: Classifier, tasks: Mapping[str, TaskData]) -> Report:
     """Return task -> results on its validation rows, or on its tuning rows if it has none.
 
     `per_label` holds precision, recall, F1 (0 if undefined) and rows of every label; `confusions` the most
-    frequent pairs of true and given label; `accuracy_interval` is Wilson's at 95%; `seen` counts the rows
-    whose very text was among those fitted.
+    frequent pairs of true and given label; `accuracy_interval` is Wilson's at 95%, `macro_f1_interval` a bootstrap's;
+    `parts` the accuracy by length, and with and without a negation or contrast (in English); `calibration_error` and
+    `reliability` those of `inference.compare.stats.calibration`; `seen` counts the rows whose very text was among
+    those fitted.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -36,8 +41,12 @@ def validate(classifier: Classifier, tasks: Mapping[str, TaskData]) -> Report:
         predictions = classifier.predict(rows.texts, name)
         true = np.array(rows.label_ids)
         given = np.array([task.labels.index(p.label) for p in predictions])
-        figures = metrics(given, np.array([p.confidence for p in predictions]), true, task)
-        accuracy = share(int((true == given).sum()), len(true))
+        confidence = np.array([p.confidence for p in predictions])
+        figures = metrics(given, confidence, true, task)
+        error, bins = calibration(confidence, true == given)
+        f1, _ = macro_f1_bootstrap(true, given, given, len(task.labels), seed=0)
+        lengths = [length_of(len(ids)) for ids in classifier.tokenize(rows.texts).ids]
+        turns = [TURNING if has_negation(text) or has_contrast(text) else PLAIN for text in rows.texts]
         columns = precision_recall_fscore_support(true, given, labels=range(len(task.labels)), zero_division=0)
         wrong = Counter((int(t), int(g)) for t, g in zip(true, given, strict=True) if t != g)
         fitted = set(data.fit.texts)
@@ -45,9 +54,12 @@ def validate(classifier: Classifier, tasks: Mapping[str, TaskData]) -> Report:
             "rows": "validation" if data.validation else "tuning",
             "count": len(true),
             "seen": sum(text in fitted for text in rows.texts),
-            "accuracy": round(figures["accuracy"], 4),
-            "accuracy_interval": [round(accuracy.low, 4), round(accuracy.high, 4)],
+            **_accuracy(true == given),
             "macro_f1": round(figures["macro_f1"], 4),
+            "macro_f1_interval": [round(f1.low, 4), round(f1.high, 4)],
+            "parts": [*_parts(lengths, true == given), *_parts(turns, true == given)],
+            "calibration_error": round(error, 4),
+            "reliability": [{key: round(value, 4) for key, value in of_bin.items()} for of_bin in bins],
             "per_label": {
                 label: {
                     "precision": round(float(columns[0][i]), 4),
@@ -63,6 +75,23 @@ def validate(classifier: Classifier, tasks: Mapping[str, TaskData]) -> Report:
             ],
         }
     return report
+
+
+def _accuracy(right: NDArray[np.bool_]) -> dict[str, Any]:
+    accuracy = share(int(right.sum()), len(right))
+    return {
+        "accuracy": round(accuracy.value, 4),
+        "accuracy_interval": [round(accuracy.low, 4), round(accuracy.high, 4)],
+    }
+
+
+def _parts(names: Sequence[str], right: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Return the accuracy of the rows of each name, in a fixed order; nothing if all have the same name."""
+    order = [name for name in (*map(length_of, (1, 17, 33, 65)), TURNING, PLAIN) if name in names]
+    of = np.array(names)
+    return [
+        {"part": name, "rows": int((of == name).sum()), **_accuracy(right[of == name])} for name in order if order[1:]
+    ]
 
 
 def drift(
@@ -96,17 +125,20 @@ def markdown(report: Report, drifts: Mapping[str, Mapping[str, Any]] | None = No
     """Return the report as Markdown, a section per task; of many labels only the `LABELS_SHOWN` with the lowest F1."""
     parts = []
     for name, figures in report.items():
-        low, high = figures["accuracy_interval"]
         parts.append(f"### {name}")
         line = (
-            f"Accuracy {figures['accuracy']:.4f} (95% interval {low:.3f} to {high:.3f}), macro-F1 "
-            f"{figures['macro_f1']:.4f} on {figures['count']:,} {figures['rows']} rows."
+            f"Accuracy {figures['accuracy']:.4f} ({_interval(figures['accuracy_interval'])}), macro-F1 "
+            f"{figures['macro_f1']:.4f} ({_interval(figures['macro_f1_interval'])}) on {figures['count']:,} "
+            f"{figures['rows']} rows; brackets are 95% intervals. Confidence differs from accuracy by "
+            f"{figures['calibration_error']:.3f} on average (expected calibration error)."
         )
         if figures["rows"] == "tuning":
             line += " There are no validation rows, and the threshold was chosen on these: expect less on new texts."
         if figures["seen"]:
             line += f" {figures['seen']:,} of them have a text that was also fitted: expect less on new texts."
         parts += [line, "\n".join(_table(figures["per_label"]))]
+        if figures["parts"]:
+            parts.append("\n".join(_table_of_parts(figures["parts"])))
         if figures["confusions"]:
             parts.append(
                 "\n".join(
@@ -140,5 +172,22 @@ def _table(per_label: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
             f"| {cells[label]:<{width}} | {row['precision']:>9.4f} | {row['recall']:>6.4f} | {row['f1']:>6.4f} "
             f"| {row['rows']:>4} |"
             for label, row in ((label, per_label[label]) for label in shown)
+        ),
+    ]
+
+
+def _interval(edges: Sequence[float]) -> str:
+    return f"{edges[0]:.3f} to {edges[1]:.3f}"
+
+
+def _table_of_parts(parts: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+    width = max(len(part["part"]) for part in parts)
+    return [
+        f"| {'texts':<{width}} | rows | accuracy | 95% interval   |",
+        f"| {'-' * width} | ---: | -------: | -------------- |",
+        *(
+            f"| {part['part']:<{width}} | {part['rows']:>4} | {part['accuracy']:>8.4f} "
+            f"| {_interval(part['accuracy_interval'])} |"
+            for part in parts
         ),
     ]

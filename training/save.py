@@ -15,8 +15,14 @@ import torch
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
+from inference.artifacts.parity import Matrix, score_rows
+from inference.classifier import Classifier
 from inference.compare.metrics import evaluate
+from inference.compare.rows import LabelledRows
+from inference.compare.stats import Array, calibration
 from inference.formats.bundle import ADAPTER_FILES, BASE_FILES, ENCODER, FORMAT, HEADS_FILE, MULTI, Base, locate_base
 from inference.formats.examples import FILE as EXAMPLES
 from inference.formats.examples import Example
@@ -28,6 +34,7 @@ from training.data import TaskData
 from training.loop import ADAPTED, Settings
 
 COVERAGE = 0.97
+MIN_CALIBRATION_ROWS = 200  # fewer say too little of a temperature
 THRESHOLD_RULE = (
     "the highest threshold at which 97% of the tuning rows that are in scope still get an answer "
     "(neither below it nor labelled out of scope)"
@@ -47,7 +54,7 @@ def write_bundle(
     notes: Mapping[str, Any],
     base_folder: Path | None = None,
 ) -> None:
-    """Write adapter or encoder, heads and `bundle.json` to `out`; choose each task's threshold on the stored weights.
+    """Write adapter or encoder, heads and `bundle.json` to `out`; calibrate heads and choose thresholds on tuning rows.
 
     Adapter weights are stored in float16, which halves the file. Everything is measured on the stored weights, and
     after QLoRA on the base in full precision, because that is what is served.
@@ -67,7 +74,7 @@ def write_bundle(
         shutil.copyfile(locate_base(base, base_folder) / "tokenizer.json", out / ENCODER / "tokenizer.json")
         pinned = {"folder": ENCODER, "files": {file: sha256(out / ENCODER / file) for file in BASE_FILES}}
         base_folder = None
-    save_file({k: v.detach().contiguous() for k, v in network.heads.state_dict().items()}, out / HEADS_FILE)
+    _write_heads(network, out)
 
     described: dict[str, Any] = {
         "format": FORMAT,
@@ -93,6 +100,13 @@ def write_bundle(
     _write(out, described)
     classifier = load(out, base=base_folder)
     for task, data in tasks.items():
+        if data.problem_type != MULTI and (scaled := _scale(classifier, task, data.tuning, network)):
+            described["tasks"][task]["calibration"] = scaled
+    _write_heads(network, out)
+    described["files"][HEADS_FILE] = sha256(out / HEADS_FILE)
+    _write(out, described)
+    classifier = load(out, base=base_folder)
+    for task, data in tasks.items():
         if data.problem_type == MULTI:
             continue
         predictions = classifier.predict(data.tuning.texts, task)
@@ -112,6 +126,45 @@ def write_bundle(
         figures = evaluate(classifier, task, data.tuning.texts, data.tuning.label_ids)
         described["tasks"][task]["tuning"] = {k: round(v, 4) for k, v in figures.items() if v is not None}
     _write(out, described)
+
+
+def _scale(classifier: Classifier, task: str, rows: LabelledRows, network: Network) -> dict[str, float] | None:
+    """Divide the head of a task by its `temperature_of`, and return that; None if the head stays as it is."""
+    if len(rows) < MIN_CALIBRATION_ROWS:
+        return None
+    scaled = temperature_of(score_rows(classifier.predict(rows.texts, task)), np.array(rows.label_ids))
+    if scaled is not None:
+        with torch.no_grad():
+            for parameter in network.heads[task].parameters():
+                parameter.div_(scaled["temperature"])
+    return scaled
+
+
+def temperature_of(scores: Matrix, true: Array) -> dict[str, float] | None:
+    """Return the temperature by which to divide logits so that confidence is closer to accuracy (Guo et al. 2017).
+
+    It is the one with the least negative log-likelihood. No label changes.
+
+    Args:
+        scores: probabilities, shape (rows, labels).
+        true: right labels, shape (rows,).
+
+    Returns:
+        `temperature`, `error_before` and `error_after`, the expected calibration errors; None if it would not be lower.
+    """
+    logs = np.log(np.maximum(scores, np.finfo(np.float32).tiny, dtype=np.float64))
+
+    def loss(temperature: float) -> float:
+        return -float(log_softmax(logs / temperature, axis=1)[np.arange(len(true)), true].mean())
+
+    def error(of: Matrix) -> float:
+        return calibration(of.max(1), of.argmax(1) == true)[0]
+
+    temperature = round(float(minimize_scalar(loss, bounds=(0.25, 4), method="bounded").x), 3)
+    before, after = error(scores), error(softmax(logs / temperature, axis=1))
+    if after >= before:
+        return None
+    return {"temperature": temperature, "error_before": round(before, 4), "error_after": round(after, 4)}
 
 
 def write_examples(out: Path, tasks: Mapping[str, TaskData], count: int) -> None:
@@ -136,6 +189,10 @@ def write_examples(out: Path, tasks: Mapping[str, TaskData], count: int) -> None
 def annotate(out: Path, fields: Mapping[str, Any]) -> None:
     """Add fields to the `bundle.json` in `out`."""
     _write(out, json.loads((out / "bundle.json").read_text(encoding="utf-8")) | dict(fields))
+
+
+def _write_heads(network: Network, out: Path) -> None:
+    save_file({k: v.detach().contiguous() for k, v in network.heads.state_dict().items()}, out / HEADS_FILE)
 
 
 def _write_adapter(network: Network, out: Path, base: Base) -> None:

@@ -211,12 +211,20 @@ def read_unlabelled(addresses: Sequence[str], text_column: str | None) -> tuple[
 
 
 def write_soft_labels(
-    teacher: Bundle, names: Sequence[str], texts: Sequence[str], folder: Path, open_teacher: Callable[[], Classifier]
+    teacher: Bundle,
+    names: Sequence[str],
+    texts: Sequence[str],
+    folder: Path,
+    open_teacher: Callable[[], Classifier],
+    dtype: str | None = None,
 ) -> Matrix:
     """Return the teacher's scores for these tasks, one beside the other, (texts, labels), from a file in `folder`.
 
     The file is written once for a teacher and texts; after an interruption it is continued, in the same bytes. A row
     is NaN if the teacher cannot read the text, or knows none of its words.
+
+    Args:
+        dtype: of the teacher that `open_teacher` returns; None for its own.
 
     Raises:
         InputError: the file would be too large.
@@ -235,7 +243,8 @@ def write_soft_labels(
     read = hashlib.sha256()
     for text in texts:
         read.update(f"{json.dumps(text)}\n".encode())
-    key = digest({"teacher": content_key(teacher), "tasks": list(names), "texts": read.hexdigest(), "block": BLOCK})
+    parts = {"teacher": content_key(teacher), "tasks": list(names), "texts": read.hexdigest(), "block": BLOCK}
+    key = digest({**parts, "dtype": dtype} if dtype else parts)
     path = folder / f"{key}.f32"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):

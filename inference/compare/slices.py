@@ -27,6 +27,22 @@ _NEGATION = re.compile(
     r"|(?:ai|are|ca|could|did|do|does|had|has|have|is|might|must|need|should|was|were|wo|would)n['’]?t)\b",
     re.IGNORECASE,
 )
+_CONTRAST = re.compile(r"\b(?:but|though|although|however|if)\b", re.IGNORECASE)
+
+
+def has_negation(text: str) -> bool:
+    """Return whether an English text has a word such as "not"."""
+    return _NEGATION.search(text) is not None
+
+
+def has_contrast(text: str) -> bool:
+    """Return whether an English text has a word such as "but"."""
+    return _CONTRAST.search(text) is not None
+
+
+def length_of(tokens: int) -> str:
+    """Return the name of the band of `LENGTHS` that a text of this many tokens is in."""
+    return next(length_name(low, high) for low, high in LENGTHS if high is None or tokens <= high)
 
 
 @dataclass(frozen=True)
@@ -67,13 +83,10 @@ def groups(
     """
     data, labels = receipt["data"], receipt["model"]["tasks"][task]["labels"]
     right = ["" if true < 0 else labels[true] for true in data["labels"][task]]
-    lengths = [
-        next(length_name(low, high) for low, high in LENGTHS if high is None or tokens <= high)
-        for tokens in data["tokens"]
-    ]
+    lengths = [length_of(tokens) for tokens in data["tokens"]]
     ways = {LENGTH: lengths, LABEL: right}
     if data["texts"] is not None:
-        ways[NEGATION] = [NEGATED if _NEGATION.search(text) else AFFIRMED for text in data["texts"]]
+        ways[NEGATION] = [NEGATED if has_negation(text) else AFFIRMED for text in data["texts"]]
     for name, cells in (columns or {}).items():
         pairs = {(cell, label) for cell, label in zip(cells, right, strict=True) if label}
         if not len(pairs) == len({cell for cell, _ in pairs}) == len({label for _, label in pairs}):

@@ -18,7 +18,9 @@ from inference.compare.rows import LabelledRows, read_data
 from inference.errors import MissingDependencyError
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
+from inference.formats.identity import content_key
 from training import __main__ as command
+from training import card
 from training.data import equal_texts
 from training.reliability import LARGEST, SIDE, draw
 from training.report import markdown
@@ -361,3 +363,30 @@ def test_a_reliability_diagram_escapes_names_and_places_points_by_confidence_and
 def test_pairs_of_equal_texts_are_counted_and_those_that_agree() -> None:
     rows = LabelledRows(["a", "a", "a", "b", "b", "c"], {"task": [0, 0, 1, 1, 1, 0]})
     assert equal_texts(rows) == {"pairs": 4, "agree": 2}
+
+
+def test_the_card_measures_a_further_file_by_its_columns(train, base, tmp_path, monkeypatch, capsys) -> None:
+    assert train("--data", str(write_rows(tmp_path / "rows.csv"))) == 0
+    with (tmp_path / "mine.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "kind"])
+        for i in range(30):
+            right, wrong = ("down", "up") if i % 2 else ("up", "down")
+            is_wrong = i < 6  # the label says the opposite of the word
+            word = WORDS[right][i % 3]
+            writer.writerow([f"it was {word} {i}", wrong if is_wrong else right, "odd" if is_wrong else "plain"])
+    model = tmp_path / "model"
+    before = content_key(describe(model, base[0]))
+    monkeypatch.setattr(card, "load", lambda folder: load(folder, base=base[0]))
+    assert card.main([str(model), "--test", str(tmp_path / "mine.csv")]) == 0
+    figures = json.loads((model / "bundle.json").read_text())["tests"]["mine.csv"]["label"]
+    odd, plain = figures["parts"]
+    assert (odd["part"], odd["rows"], plain["part"], plain["rows"]) == ("kind: odd", 6, "kind: plain", 24)
+    assert odd["accuracy"] < plain["accuracy"]
+    assert figures["accuracy"] == pytest.approx((odd["accuracy"] * 6 + plain["accuracy"] * 24) / 30, abs=1e-3)
+    page = (model / "README.md").read_text()
+    assert "### label, mine.csv" in page
+    assert "| kind: odd " in page
+    assert content_key(describe(model, base[0])) == before  # the model is the same, and so are its built files
+    assert card.main([str(model), "--test", str(tmp_path / "none.csv")]) == 2
+    assert "none.csv" in capsys.readouterr().err

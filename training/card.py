@@ -18,9 +18,11 @@ from inference.compare.receipt import Receipt, read_receipt
 from inference.compare.summary import summary
 from inference.errors import InferenceError, InputError
 from inference.jobs import print_any_text
+from inference.loading import load
 from training.reliability import FILE as RELIABILITY
 from training.reliability import draw
-from training.report import markdown
+from training.report import markdown, markdown_of_file, measure_file
+from training.save import annotate
 
 MARKS = ("<!-- figures: written by training/card.py -->", "<!-- end of figures -->")
 FEW_PAIRS = 20  # of rows with the same text: fewer say little
@@ -190,6 +192,9 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
             f"![Accuracy against confidence, by task]({RELIABILITY})\n\nAccuracy of the rows in each bin of "
             "confidence. On the dotted line, confidence is accuracy; below it, the model is too sure of itself.",
         ]
+    if described.get("tests"):
+        parts.append("## Other tests")
+        parts += [markdown_of_file(name, figures) for name, figures in described["tests"].items()]
     if receipts:
         parts += [
             "## Figures",
@@ -204,7 +209,8 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
         ("English only. " if languages == ["en"] else f"Languages: {', '.join(languages)}. " if languages else "")
         + (
             "Sentiment was learnt from film reviews, emotion from online comments (on whose labels the "
-            "annotators disagree), intents from requests to an assistant: elsewhere expect less. "
+            "annotators disagree), intents from requests to an assistant: elsewhere expect less. Irony, and praise "
+            "and complaint in one text, are read less well than others. "
             if public
             else "It knows the labels above and gives one of them to any text: on texts unlike those of its training "
             "file expect less. "
@@ -275,15 +281,26 @@ def _phrases(data: dict[str, Any]) -> str:
     )
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     print_any_text()
     p = argparse.ArgumentParser("python -m training.card", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("model", type=Path)
     p.add_argument("receipts", type=Path, nargs="*", metavar="RECEIPT", help="of this model")
+    p.add_argument(
+        "--test",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="also measure the model on these labelled rows, and on the parts that other columns name; repeatable",
+    )
     p.add_argument("--readme", type=Path, help="also update the table between the marks in this file")
-    args = p.parse_args()
+    args = p.parse_args(arguments)
     try:
         receipts = [read_receipt(path) for path in args.receipts]
+        if args.test:
+            classifier = load(args.model)
+            annotate(args.model, {"tests": {path.name: measure_file(classifier, path) for path in args.test}})
         write_card(args.model, receipts)
         if args.readme:
             update_readme(args.readme, receipts)

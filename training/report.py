@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from inference.artifacts.parity import Matrix, differences, score_rows
 from inference.classifier import Classifier
 from inference.compare.metrics import metrics
-from inference.compare.slices import has_contrast, has_negation, length_of
+from inference.compare.rows import open_data, read_data
+from inference.compare.slices import few_valued, has_contrast, has_negation, length_of
 from inference.compare.stats import calibration, macro_f1_bootstrap, share
 from inference.errors import counted
+from inference.tables.table import LABEL_NAMES
 from training.data import TaskData
 
 CONFUSIONS = 5
@@ -57,7 +60,10 @@ def validate(classifier: Classifier, tasks: Mapping[str, TaskData]) -> Report:
             **_accuracy(true == given),
             "macro_f1": round(figures["macro_f1"], 4),
             "macro_f1_interval": [round(f1.low, 4), round(f1.high, 4)],
-            "parts": [*_parts(lengths, true == given), *_parts(turns, true == given)],
+            "parts": [
+                *_parts(lengths, true == given, map(length_of, (1, 17, 33, 65))),
+                *_parts(turns, true == given, (TURNING, PLAIN)),
+            ],
             "calibration_error": round(error, 4),
             "reliability": [{key: round(value, 4) for key, value in of_bin.items()} for of_bin in bins],
             "per_label": {
@@ -85,13 +91,40 @@ def _accuracy(right: NDArray[np.bool_]) -> dict[str, Any]:
     }
 
 
-def _parts(names: Sequence[str], right: NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """Return the accuracy of the rows of each name, in a fixed order; nothing if all have the same name."""
-    order = [name for name in (*map(length_of, (1, 17, 33, 65)), TURNING, PLAIN) if name in names]
+def _parts(names: Sequence[str], right: NDArray[np.bool_], order: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the accuracy of the rows of each name, in the order given; nothing if all have the same name."""
     of = np.array(names)
+    present = [name for name in order if name in names]
     return [
-        {"part": name, "rows": int((of == name).sum()), **_accuracy(right[of == name])} for name in order if order[1:]
+        {"part": name, "rows": int((of == name).sum()), **_accuracy(right[of == name])}
+        for name in present
+        if present[1:]
     ]
+
+
+def measure_file(classifier: Classifier, path: Path) -> dict[str, dict[str, Any]]:
+    """Return task -> accuracy on the labelled rows of a file that was neither fitted nor tuned on.
+
+    `parts` is the accuracy for each value of the other columns, such as a kind of text, if they have few.
+
+    Raises:
+        InputError: the file cannot be read, or has labels that the model does not know.
+    """
+    data = read_data(path, classifier.tasks)
+    table, _, _ = open_data(str(path), None)
+    columns = few_valued(table, data.row_numbers, {table.text_column, *data.labels, *LABEL_NAMES})
+    figures = {}
+    for name, ids in data.labels.items():
+        labelled = [i for i, label in enumerate(ids) if label >= 0]
+        labels = classifier.tasks[name].labels
+        predictions = classifier.predict([data.texts[i] for i in labelled], name)
+        right = np.array([p.label == labels[ids[i]] for p, i in zip(predictions, labelled, strict=True)])
+        parts = []
+        for column, values in columns.items():
+            named = [f"{column}: {values[i]}" for i in labelled]
+            parts += _parts(named, right, sorted(set(named)))
+        figures[name] = {"count": len(labelled), **_accuracy(right), "parts": parts}
+    return figures
 
 
 def drift(
@@ -174,6 +207,18 @@ def _table(per_label: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
             for label, row in ((label, per_label[label]) for label in shown)
         ),
     ]
+
+
+def markdown_of_file(name: str, figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what `measure_file` measured as Markdown, a section per task."""
+    parts = []
+    for task, of in figures.items():
+        parts += [
+            f"### {task}, {name}",
+            f"Accuracy {of['accuracy']:.4f} ({_interval(of['accuracy_interval'])}) on {of['count']:,} rows.",
+            *(["\n".join(_table_of_parts(of["parts"]))] if of["parts"] else []),
+        ]
+    return "\n\n".join(parts)
 
 
 def _interval(edges: Sequence[float]) -> str:

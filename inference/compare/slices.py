@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from inference.compare.disagreements import measured_table
 from inference.compare.results import count_flips
 from inference.compare.stats import Array, Estimate, mcnemar, paired_difference, share
 from inference.tables.reading import read_columns
+from inference.tables.table import Table
 
 LENGTH, LABEL, NEGATION = "Length", "Right label", "Negation"
 FEW_ROWS = 100  # below, one row more or less moves the accuracy by more than a percentage point
@@ -146,11 +147,15 @@ def row_columns(
         InputError: the file is a different one.
     """
     table = measured_table(receipt, name, content, text_column)
-    numbers = receipt["data"]["row_numbers"]
     texts = {table.text_column, receipt["data"].get("pair_column")}
+    return few_valued(table, receipt["data"]["row_numbers"], texts)
+
+
+def few_valued(table: Table, row_numbers: Sequence[int], leave_out: Collection[str | None]) -> dict[str, list[str]]:
+    """Return the columns of a table that have few values, with the value of each row; row numbers count from 1."""
     columns = Counter(table.columns)
-    names = [name for name, count in columns.items() if count == 1 and name.strip() and name not in texts]
-    cells = {column: [of[row - 1] for row in numbers] for column, of in read_columns(table, names).items()}
+    names = [name for name, count in columns.items() if count == 1 and name.strip() and name not in leave_out]
+    cells = {column: [of[row - 1] for row in row_numbers] for column, of in read_columns(table, names).items()}
     values = {column: [_value(cell) for cell in of] for column, of in cells.items()}
     few = [(column, of) for column, of in values.items() if 1 < len(set(of)) <= MAX_VALUES]
     return dict(few[:MAX_COLUMNS])

@@ -11,6 +11,9 @@
 #                 and fed 50,000 changed files
 # make load       requests/s of the API at 1, 8 and 32 connections, on a machine that does nothing else, into
 #                 assets/load.json (INFINITY=python of an environment with infinity-emb, to be measured beside it)
+# make peers      other ways to run the demo model on a CPU, each in an environment of its own, in turns with this one,
+#                 into assets/peers.json and docs/performance.md: some 25 minutes on a machine that does nothing else,
+#                 and at first a few more for the environments (ROUNDS=10 DATA=folder with <task>/validation.csv)
 # make weight   bytes, seconds and layout shift of the first load of page, dashboard and static page
 # make pictures  renew the pictures of README: assets/page.png, dashboard.png and static.png
 # make figures    measure the demo model again and write the tables that README and model card show: some 20 minutes,
@@ -23,7 +26,7 @@ MODEL  ?= assets/models/demo
 BACKEND ?= int8
 TSC := npx --yes --package typescript@5.9.3 tsc
 
-.PHONY: demo dashboard test test-all check interop soak load weight pictures figures clean
+.PHONY: demo dashboard test test-all check interop soak load peers weight pictures figures clean
 
 demo: $(VENV)/app
 	TRIPTYCH_MODEL="$(MODEL)" TRIPTYCH_BACKEND="$(BACKEND)" PORT="$(or $(PORT),7860)" $(BIN)/python serve.py
@@ -58,6 +61,9 @@ soak: $(VENV)/dev
 
 load: $(VENV)/dev
 	$(BIN)/python tests/load/run.py --out assets/load.json $(if $(INFINITY),--infinity "$(INFINITY)")
+
+peers: $(VENV)/dev
+	$(BIN)/python -m bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(DATA),--data "$(DATA)")
 
 weight: $(VENV)/dev
 	$(BIN)/python tests/views.py weigh

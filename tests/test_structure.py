@@ -22,7 +22,7 @@ FLOORS = [
     {"inference", "inference.api", "inference.compare"},
     {"inference.commands", "training", "ui"},
     {"inference.__main__", "app", "dashboard"},
-    {"deploy", "serve"},
+    {"bench", "deploy", "serve"},
 ]
 # Heavy libraries, and the modules below `inference` that may import them.
 HOMES = {
@@ -79,7 +79,7 @@ def modules() -> dict[str, Path]:
 
 def sources() -> list[Path]:
     """Every file of code that is not a test."""
-    folders = ("inference", "training", "ui", "dashboard", "deploy")
+    folders = ("inference", "training", "ui", "dashboard", "deploy", "bench")
     return [*ROOT.glob("*.py"), *(path for name in folders for path in (ROOT / name).rglob("*.py"))]
 
 

@@ -1,0 +1,220 @@
+"""The page docs/performance.md and its picture, from the record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from math import log10
+from pathlib import Path
+from typing import Any
+
+from bench import plan
+
+BEGIN, END = "<!-- figures: written by bench/document.py -->", "<!-- end of figures -->"
+PICTURE = "peers.svg"
+SHAPES = [f"{texts}x{tokens}" for texts, tokens in plan.SHAPES]
+ENDS = {"one": "one sentence", "mixed": "96 sentences"}
+
+Record = Mapping[str, Any]
+
+
+def write(record: Record, page: Path, picture: Path) -> None:
+    """Put the tables between the markers of the page, and write the picture."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    page.write_text(f"{before}{BEGIN}\n{tables(record)}\n{END}{after}", encoding="utf-8")
+    picture.write_text(drawing(record), encoding="utf-8")
+
+
+def tables(record: Record) -> str:
+    """Return all that stands between the markers."""
+    machine, settings = record["machine"], record["settings"]
+    measured = [entry for entry in record["entries"] if "cells" in entry]
+    not_measured = [f"Not measured: {e['title']}: {e['not_measured']}." for e in record["entries"] if "cells" not in e]
+    notes = [f"- {entry['title']}: {entry['note']}." for entry in measured if entry["note"]]
+    return "\n".join(
+        [
+            f"{record['date']}, commit {record['commit'][:12]}, {machine['cpu']}, {machine['cores']} cores "
+            f"({', '.join(machine['flags'])}); {settings['rounds']} rounds, {settings['threads']} threads for each.",
+            "",
+            f"![Milliseconds of each, on a logarithmic scale](../assets/{PICTURE})",
+            "",
+            "**Forward pass for the logits of all three tasks**, texts × tokens, lowest tenth in ms (95% interval):",
+            "",
+            *_forward(record, measured),
+            "",
+            "**From texts to the labels of all three tasks**, and labels compared with PyTorch FP32:",
+            "",
+            *_ends(measured),
+            "",
+            *notes,
+            *(["", *not_measured] if not_measured else []),
+            "",
+            "**Lists on lanes** (INT8; a lane is a pass on one core):",
+            "",
+            *_lanes(record),
+            "",
+            "**Threads that spin while they wait**, against threads that sleep (INT8, lowest tenth / median, ms):",
+            "",
+            *_spinning(record),
+        ]
+    )
+
+
+def _forward(record: Record, measured: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [_row(["", *(shape.replace("x", " × ") for shape in SHAPES)]), _rule(len(SHAPES))]
+    for entry in measured:
+        if SHAPES[0] in entry["cells"]:
+            lines.append(_row([entry["title"], *(_interval(entry["cells"][s]["lowest_tenth_ms"]) for s in SHAPES)]))
+    floor = record["floor"]
+    lines.append(_row(["Floor", *(_ms(floor["ms"][shape]) for shape in SHAPES)]))
+    best = next((entry for entry in measured if entry["key"] == plan.OUR_BEST), None)
+    if best:
+        times = (best["cells"][s]["lowest_tenth_ms"]["value"] / floor["ms"][s] for s in SHAPES)
+        lines.append(_row([f"{best['title']}, times the floor", *(f"{value:.1f}" for value in times)]))
+    return [
+        *lines,
+        "",
+        f"The floor is the model's multiplications at the highest rate that ONNX Runtime reaches here in a product of "
+        f"8-bit numbers of 2,048 lines: {floor['peak_gmacs']:,.0f} billion a second.",
+    ]
+
+
+def _ends(measured: Sequence[Mapping[str, Any]]) -> list[str]:
+    head = [f"{title}, {what}" for title in ENDS.values() for what in ("lowest tenth, ms", "median, ms")]
+    lines = [_row(["", *head, "times INT8, 96", "equal labels", "flips"]), _rule(len(head) + 3)]
+    for entry in measured:
+        figures = [_interval(entry["cells"][cell][of]) for cell in ENDS for of in ("lowest_tenth_ms", "median_ms")]
+        times = entry["cells"]["mixed"].get("times_int8")
+        labels = entry["agreement"]
+        lines.append(
+            _row(
+                [
+                    entry["title"],
+                    *figures,
+                    _interval(times) if times else "1",
+                    f"{labels['equal'] / labels['labels']:.2%}" if labels else "",
+                    f"{labels['flips']} of {labels['labels']:,}" if labels else "",
+                ]
+            )
+        )
+    return [*lines, "", "A flip is a label that differs between a text alone and the same text in a list."]
+
+
+def _lanes(record: Record) -> list[str]:
+    head = ["", "lanes", "processes", "texts/s", "peak memory, MB"]
+    what = {"classify": "`classify`, 96 sentences", "score": "`score`, {:,} rows"}
+    return [
+        _row(head),
+        _rule(len(head) - 1),
+        *(
+            _row(
+                [
+                    what[cell["what"]].format(cell["rows"]),
+                    str(cell["lanes"] or "none: all threads on each batch"),
+                    str(cell["workers"]),
+                    f"{cell['rows_per_s']:,.0f}",
+                    f"{cell['peak_mb']:,}",
+                ]
+            )
+            for cell in record["lanes"]
+        ),
+    ]
+
+
+def _spinning(record: Record) -> list[str]:
+    head = ["texts × tokens", "machine", "spinning", "sleeping"]
+    cells = {(tuple(c["shape"]), c["machine"], c["threads_wait"]): c for c in record["spinning"]}
+    rows = dict.fromkeys((shape, load) for shape, load, _ in cells)
+    lines = [_row(head), _rule(len(head) - 1)]
+    for shape, load in rows:
+        figures = [
+            f"{_ms(cells[shape, load, name]['lowest_tenth_ms']['value'])} / "
+            f"{_ms(cells[shape, load, name]['median_ms']['value'])}"
+            for name in ("spinning", "sleeping")
+        ]
+        lines.append(_row([f"{shape[0]} × {shape[1]}", load, *figures]))
+    return lines
+
+
+def _ms(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _interval(estimate: Mapping[str, float]) -> str:
+    return f"{_ms(estimate['value'])} ({_ms(estimate['low'])}–{_ms(estimate['high'])})"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _rule(numbers: int) -> str:
+    return _row(["---", *["---:"] * numbers])
+
+
+PANELS = {
+    "1x16": "a pass, 1 × 16",
+    "32x32": "a pass, 32 × 32",
+    "one": "one sentence, in all",
+    "mixed": "96 sentences, in all",
+}
+NAMES, WIDTH, GAP, LINE, TOP = 260, 180, 20, 24, 46
+STYLE = (
+    "text{font:13px system-ui,sans-serif;fill:#1a1a1a}.small{font-size:11px;fill:#666}"
+    ".grid{stroke:#808080;stroke-opacity:.25}.whisker{stroke:#808080;stroke-width:1.6}"
+    ".floor{stroke:#808080;stroke-width:1.5;stroke-dasharray:4 3}"
+    "@media(prefers-color-scheme:dark){text{fill:#eee}.small{fill:#aaa}}"
+)
+
+
+def drawing(record: Record) -> str:
+    """Return an SVG: a line an entry, a panel a cell, milliseconds to the right on a logarithmic scale."""
+    measured = [entry for entry in record["entries"] if "cells" in entry]
+    height, width = TOP + LINE * len(measured) + 24, NAMES + (WIDTH + GAP) * len(PANELS)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="Milliseconds by runtime, lowest tenth with 95% interval; the numbers are in the tables">'
+        f"<style>{STYLE}</style>"
+    ]
+    for number, entry in enumerate(measured):
+        parts.append(f'<text x="0" y="{TOP + LINE * number + 17}">{escape(entry["title"])}</text>')
+    for number, (cell, title) in enumerate(PANELS.items()):
+        parts += _panel(record, measured, cell, title, NAMES + number * (WIDTH + GAP), height)
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _panel(
+    record: Record, measured: Sequence[Mapping[str, Any]], cell: str, title: str, left: int, height: int
+) -> list[str]:
+    estimates = [entry["cells"].get(cell, {}).get("lowest_tenth_ms") for entry in measured]
+    floor = record["floor"]["ms"].get(cell)
+    edges = [e[side] for e in estimates if e for side in ("low", "high")] + ([floor] if floor else [])
+    low, high = log10(min(edges)) - 0.05, log10(max(edges)) + 0.05
+
+    def place(value: float) -> str:
+        return f"{left + (log10(value) - low) / (high - low) * WIDTH:.1f}"
+
+    bottom = height - 24
+    ticks = [m * 10.0**power for power in range(-3, 6) for m in (1, 2, 5) if low <= log10(m * 10.0**power) <= high]
+    parts = [f'<text x="{left}" y="14">{title}</text><text class="small" x="{left}" y="30">ms</text>']
+    for tick in ticks[:: -(-len(ticks) // 5)]:
+        x = place(tick)
+        parts.append(
+            f'<line class="grid" x1="{x}" x2="{x}" y1="{TOP - 8}" y2="{bottom}"/>'
+            f'<text class="small" x="{x}" y="{height - 6}" text-anchor="middle">{tick:,.10g}</text>'
+        )
+    if floor:
+        parts.append(
+            f'<line class="floor" x1="{place(floor)}" x2="{place(floor)}" y1="{TOP - 8}" y2="{bottom}">'
+            f"<title>floor: {_ms(floor)} ms</title></line>"
+        )
+    for number, (entry, estimate) in enumerate(zip(measured, estimates, strict=True)):
+        if estimate:
+            y = TOP + LINE * number + 12
+            parts.append(
+                f'<line class="whisker" x1="{place(estimate["low"])}" x2="{place(estimate["high"])}" y1="{y}" '
+                f'y2="{y}"/><circle cx="{place(estimate["value"])}" cy="{y}" r="5" fill="{entry["color"]}">'
+                f"<title>{escape(entry['title'])}: {_interval(estimate)} ms</title></circle>"
+            )
+    return parts

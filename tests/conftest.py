@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -104,8 +105,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("browser")
         if item.get_closest_marker("browser") and not item.get_closest_marker("smoke"):
             item.add_marker("slow")
-    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("docs")}
-    items.sort(key=lambda item: item.path not in slow)
+    # A command of the docs takes up to a minute.
+    docs, slow = ({item.path for item in items if item.get_closest_marker(name)} for name in ("docs", "slow"))
+    items.sort(key=lambda item: (item.path not in docs, item.path not in slow))
 
 
 def pytest_collection_finish() -> None:
@@ -192,6 +194,21 @@ def one_scan_for_components() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def figures_once() -> Iterator[None]:
+    """Compute the figures that a receipt must have once for equal ones: most tests read one that others read too."""
+    if "inference.compare.checking" not in sys.modules:
+        yield
+        return
+    import made
+
+    from inference.compare import checking
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checking, "results", made.figures)
+        yield
+
+
 class Tiny:
     """A tiny bundle, its base and a cache folder with its built files. Tests that change any of them use a copy."""
 
@@ -273,13 +290,31 @@ def demo() -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_cache(demo: Path) -> Path:
-    """The cache with the demo model's artefacts in it, built now if need be."""
-    from inference.artifacts.cache import default_cache, obtain
+def demo_cache(demo: Path, run_folder: Path, small_builds: None) -> Iterator[Path]:
+    """The cache with the demo model's artefacts: the user's own if they are there, else one of this run.
+
+    Those of this run are the same bytes, but compared with PyTorch on a tenth of the texts. The programs that tests
+    start find them too.
+    """
+    from inference.artifacts import build as building
+    from inference.artifacts.cache import default_cache, find, obtain
+    from inference.assets import calibration_texts
+    from inference.errors import BundleError
     from inference.formats.bundle import Bundle
 
-    obtain(Bundle.read(demo), default_cache())
-    return default_cache()
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(building, "calibration_texts", calibration_texts)
+            obtain(bundle, folder / "triptych")
+
+    bundle = Bundle.read(demo)
+    with contextlib.suppress(BundleError):  # a damaged one is of no use
+        if find(bundle, default_cache()):
+            yield default_cache()
+            return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(once(run_folder, "demo-cache", make)))
+        yield default_cache()
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ class Target:
         return self.ask("GET", self.live)[0] == 200
 
 
-@pytest.fixture(scope="module", params=["serve.py", pytest.param("app.py", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["app.py", pytest.param("serve.py", marks=pytest.mark.slow)])
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     folder = tmp_path_factory.mktemp("temporary")
     if request.param == "serve.py":

@@ -1,79 +1,27 @@
-"""Page and dashboard on one port: limits to websockets, and clients that go away in the midst of something."""
+"""Page and dashboard on one port: what a server withstands from start to end, each test with one of its own."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
-import re
 import signal
 import socket
-from collections.abc import Iterator
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import pytest
 from test_api_protocol import post, read_all, reset, statuses
-from test_serve import PATIENCE_S, Started, started
+from test_serve import BINARY, HANDSHAKE, PATIENCE_S, Started, connect, frame, open_websocket, started
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to send")
-HANDSHAKE = (
-    b"GET /dashboard/_stcore/stream HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-)
-CONT, TEXT, BINARY, PING = 0, 1, 2, 9
 RERUN = bytes.fromhex("5a00")  # the message by which Streamlit's page asks for the dashboard
 UPLOAD = (
     b"POST /gradio_api/upload HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=a\r\n"
     b"Content-Length: 5000000\r\n\r\n"
     b'--a\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' + b"a" * 300_000
 )
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
-    with started(tmp_path_factory.mktemp("serve")) as server:
-        yield server
-
-
-def connect(server: Started, *sent: bytes) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S)
-    for piece in sent:
-        connection.sendall(piece)
-    return connection
-
-
-def open_websocket(server: Started) -> socket.socket:
-    connection = connect(server, HANDSHAKE, b"\r\n")
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        head += connection.recv(1)
-    assert statuses(head) == [101]
-    return connection
-
-
-def frame(opcode: int, payload: bytes = b"", is_last: bool = True) -> bytes:
-    size = len(payload)
-    if size < 126:
-        length = bytes([128 + size])
-    else:
-        length = b"\xfe%b" % size.to_bytes(2) if size < 65_536 else b"\xff%b" % size.to_bytes(8)
-    return bytes([opcode + 128 * is_last]) + length + b"\0\0\0\0" + payload  # the mask is zeros
-
-
-@pytest.mark.parametrize(
-    ("request_bytes", "status"),
-    [
-        (HANDSHAKE + b"Cookie: " + b"a" * 9_000 + b"\r\n\r\n", 431),
-        (HANDSHAKE + b"a: b\r\n" * 100 + b"\r\n", 431),
-        (HANDSHAKE + b"Cookie: " + b"a" * 90_000, 431),
-        (HANDSHAKE.replace(b"stream", b"stream?" + b"a" * 9_000) + b"\r\n", 414),
-        (HANDSHAKE + b"Content-Length: 3\r\n\r\nabc", 400),
-        (HANDSHAKE.replace(b"GET", b"POST") + b"\r\n", 400),
-        (HANDSHAKE.replace(b"Host: a\r\n", b"") + b"\r\n", 400),
-    ],
-)
-def test_handshake_with_a_head_beyond_the_limits_is_refused(server: Started, request_bytes: bytes, status: int) -> None:
-    with connect(server, request_bytes) as connection:
-        assert statuses(read_all(connection)) == [status]
 
 
 @pytest.mark.slow
@@ -84,44 +32,6 @@ def test_handshake_is_refused_while_there_are_too_many_connections(tmp_path: Pat
             assert statuses(read_all(connection)) == [503]
         for websocket in websockets:
             websocket.close()
-
-
-@pytest.mark.parametrize(
-    ("first", "repeated", "code"),
-    [
-        (frame(BINARY, b"a" * 1_000_001), b"", 1009),
-        (frame(BINARY, is_last=False), frame(CONT, b"a" * 60_000, is_last=False), 1009),
-        (frame(BINARY, is_last=False), frame(CONT, is_last=False) * 5_000, 1008),
-        (frame(BINARY, is_last=False), frame(CONT, b"a", is_last=False) * 5_000, 1008),
-        (frame(BINARY) * 100_000, b"", 1008),
-        (frame(TEXT, b"text"), b"", 1008),
-    ],
-)
-def test_websocket_with_messages_beyond_the_limits_is_closed(
-    server: Started, first: bytes, repeated: bytes, code: int
-) -> None:
-    with open_websocket(server) as websocket:
-        try:
-            websocket.sendall(first)
-            for _ in range(1_000 if repeated else 0):
-                websocket.sendall(repeated)
-        except ConnectionError:
-            pass
-        received = read_all(websocket)
-    assert re.search(rb"\x88.%b" % re.escape(code.to_bytes(2)), received, re.DOTALL)
-    assert server.status("/dashboard/_stcore/health") == 200
-
-
-@pytest.mark.slow
-def test_pings_of_a_client_that_reads_no_pongs_take_no_memory(server: Started) -> None:
-    def peak_kb() -> int:
-        return int(Path(f"/proc/{server.process.pid}/status").read_text().split("VmHWM:")[1].split()[0])
-
-    with open_websocket(server) as websocket:
-        before_kb = peak_kb()
-        for _ in range(300):
-            websocket.sendall(frame(PING, b"a" * 100) * 2_000)
-        assert peak_kb() - before_kb < 20_000
 
 
 @pytest.mark.slow
@@ -175,3 +85,65 @@ def test_unfinished_bodies_and_websockets_do_not_delay_the_end_of_the_server(tmp
         assert (server.process.returncode, out) == (0, "Triptych stops.\n")
         assert err == "Cancel 2 running task(s), timeout graceful shutdown exceeded\n"
         assert [statuses(read_all(connection)) for connection in connections[:4]] == [[503], [], [], [503]]
+
+
+@pytest.mark.slow
+def test_explanations_do_not_block_other_visitors(tmp_path: Path) -> None:
+    explain = json.dumps({"data": ["book good", "sentiment", None, "occlusion", "int8"]})
+
+    def answers(server: Started) -> http.client.HTTPResponse:
+        with server.ask("/gradio_api/call/explain", "POST", explain) as queued:
+            event = json.load(queued)["event_id"]
+        return server.ask(f"/gradio_api/call/explain/{event}")
+
+    with started(tmp_path) as server:
+        for _ in range(80):  # that nobody listens to: they are never run
+            assert server.status("/gradio_api/call/explain", "POST", explain) == 200
+        with ThreadPoolExecutor(3) as pool:
+            streams = [pool.submit(answers(server).read) for _ in range(3)]
+            refused = next(as_completed(streams))  # whichever came third: the others have the two places
+            assert b"Too many explanations are waiting" in refused.result()
+            server.wait_until((server.folder / "asked").exists)
+            assert b"event: complete" in server.classify("good").read()
+            server.let_go()
+            assert all(b"event: complete" in stream.result() for stream in streams if stream is not refused)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("listening", [True, False])
+def test_full_queue_does_not_delay_the_end_of_the_server(tmp_path: Path, listening: bool) -> None:
+    with started(tmp_path) as server:
+        answers = [server.classify_slowly()]
+        for _ in range(100):
+            with server.ask("/gradio_api/call/predict", "POST", '{"data": ["good", "int8", null]}') as queued:
+                event = json.load(queued)["event_id"]
+            if listening:
+                answers.append(server.ask(f"/gradio_api/call/predict/{event}"))
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_until(lambda: not server.listens())
+        server.let_go()
+        out, err = server.process.communicate(timeout=PATIENCE_S)
+        assert (server.process.returncode, out, err) == (0, "Triptych stops.\n", "")
+
+
+@pytest.mark.slow
+def test_client_that_disconnects_leaves_no_traceback(tmp_path: Path) -> None:
+    with started(tmp_path) as server:
+        answer = server.classify_slowly()
+        answer.close()
+        for head in (
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=a\r\n"
+            b'Content-Length: 9000\r\n\r\n--a\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nabc',
+            b"POST /gradio_api/call/predict HTTP/1.1\r\nHost: a\r\nContent-Length: 9000\r\n\r\n{",
+            b"POST /api/predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+            b"GET /gradio_api/heartbeat/a HTTP/1.1\r\nHost: a\r\n\r\n",
+        ):
+            with socket.create_connection(("127.0.0.1", server.port)) as connection:
+                connection.sendall(head)
+                time.sleep(0.2)  # until it is being handled: nothing in the answer says so
+        server.let_go()
+        assert server.status("/api/ready") == 200
+        server.process.send_signal(signal.SIGTERM)
+        _, err = server.process.communicate(timeout=PATIENCE_S)
+        assert "Traceback" not in err
+        assert err.count("\n") <= 5

@@ -153,7 +153,14 @@ def test_manifest_says_how_far_it_agrees_and_with_what(built: Artifact) -> None:
 
 
 @with_openvino
-@pytest.mark.parametrize("name", ["model.openvino.xml", "model.openvino_weights.bin", "manifest.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.openvino.xml",
+        pytest.param("model.openvino_weights.bin", marks=pytest.mark.slow),
+        pytest.param("manifest.json", marks=pytest.mark.slow),
+    ],
+)
 def test_damaged_file_is_noticed_and_made_again(tiny: Tiny, built: Artifact, tmp_path: Path, name: str) -> None:
     own = tiny.copy(tmp_path)
     artifact = find(asked(own), own.cache)
@@ -208,6 +215,7 @@ def test_server_offers_it_if_asked(tiny: Tiny, built: Artifact) -> None:
 
 
 @with_openvino
+@pytest.mark.slow
 def test_folder_of_exported_graphs_runs_on_it_too(tiny: Tiny, tmp_path: Path) -> None:
     onnx = load(tiny.folder, "onnx", base=tiny.base, cache=tiny.cache)
     onnx.export_onnx(tmp_path / "exported")
@@ -238,6 +246,7 @@ def test_answers_out_of_bounds_are_refused_with_the_reason(tiny: Tiny, built: Ar
 
 
 @with_openvino
+@pytest.mark.slow
 def test_nothing_is_reported_and_nothing_is_printed(tiny: Tiny, built: Artifact, tmp_path: Path) -> None:
     # Not in this process: nncf reports nothing from tests.
     home = tmp_path / "home"

@@ -38,6 +38,7 @@ class Process:
             "DO_NOT_TRACK": "1",
             "ORT_DISABLE_TELEMETRY": "1",
             "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no pool of processes beside this one
             "PYTHONPATH": str(ROOT),
         }
         order = {"module": entry.module, "options": entry.options, "model": str(model), "threads": threads}
@@ -69,8 +70,8 @@ class Process:
             BenchError: the process ended.
         """
         assert self._process.stdin is not None
-        self._handle.resume()
-        with contextlib.suppress(BrokenPipeError):  # `_reply` says why it ended
+        with contextlib.suppress(BrokenPipeError, psutil.NoSuchProcess):  # `_reply` says why it ended
+            self._handle.resume()
             self._process.stdin.write(json.dumps({"do": do, **details}) + "\n")
             self._process.stdin.flush()
         reply = self._reply()

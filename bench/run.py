@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -62,17 +62,19 @@ def measure(settings: Settings) -> dict[str, Any]:
     before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     stolen = _steal()
     with ExitStack() as stack:
-        processes, missing = _opened(settings, model, threads, stack)
+        running = Running(settings, model, threads, stack)
         opened_s = time.monotonic() - started
         peak = Process(Entry(FLOOR, FLOOR, "floor", OURS), model, settings.cache, threads)
         stack.callback(peak.close)
-        samples = _in_turns(settings, processes, peak, read_json(model / "config.json"))
-        labels = _labels(settings, processes)
-        versions = {key: process.versions for key, process in processes.items()}
+        samples = _in_turns(settings, running, peak, read_json(model / "config.json"))
+        labels = _labels(settings, running)
+        versions = {key: process.versions for key, process in running.processes.items()}
     _say("Spinning")
-    spun = spinning.measure(model, settings.cache, threads, min(settings.rounds, 6), settings.seconds, SEED)
+    spun = _or_nothing(
+        lambda: spinning.measure(model, settings.cache, threads, min(settings.rounds, 6), settings.seconds, SEED)
+    )
     _say("Lanes")
-    by_lanes = lanes.measure(threads, 2 if settings.rounds > 1 else 1, settings.scored_rows)
+    by_lanes = _or_nothing(lambda: lanes.measure(threads, 2 if settings.rounds > 1 else 1, settings.scored_rows))
     floor_ms, peak_gmacs = _floor(samples.pop(FLOOR), read_json(model / "config.json"))
     bundle = describe(DEMO_MODEL)
     return {
@@ -105,7 +107,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         },
         "floor": {"peak_gmacs": peak_gmacs, "ms": floor_ms},
         "entries": [
-            _summarised(entry, samples, labels, versions, missing)
+            _summarised(entry, samples, labels, versions, running.missing)
             for entry in plan.entries()
             if _is_chosen(settings, entry)
         ],
@@ -114,37 +116,56 @@ def measure(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _or_nothing(measured: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the cells of a part; none, and a message, if it fails: the other parts took long."""
+    try:
+        return measured()
+    except BenchError as error:
+        _say(f"  not measured: {error}")
+        return []
+
+
 def _is_chosen(settings: Settings, entry: Entry) -> bool:
     return not settings.only or entry.key in settings.only
 
 
-def _opened(
-    settings: Settings, model: Path, threads: int, stack: ExitStack
-) -> tuple[dict[str, Process], dict[str, str]]:
-    """Return the processes of the entries, and for those that cannot be measured the reason."""
-    processes: dict[str, Process] = {}
-    missing: dict[str, str] = {}
-    for entry in plan.entries():
-        if not _is_chosen(settings, entry):
-            continue
-        _say(f"Opening {entry.title}")
+class Running:
+    """The processes of the entries; of those that failed, the reason in `missing`."""
+
+    def __init__(self, settings: Settings, model: Path, threads: int, stack: ExitStack) -> None:
+        self.processes: dict[str, Process] = {}
+        self.missing: dict[str, str] = {}
+        for entry in plan.entries():
+            if not _is_chosen(settings, entry):
+                continue
+            _say(f"Opening {entry.title}")
+            try:
+                if entry.missing:
+                    raise BenchError(entry.missing)
+                self.processes[entry.key] = Process(entry, model, settings.cache, threads)
+                stack.callback(self.processes[entry.key].close)
+            except BenchError as error:
+                self._drop(entry.key, error)
+
+    def ask(self, key: str, do: str, **details: Any) -> Any:
+        """Return the reply to an order; None if the entry has failed, now or before."""
+        if key in self.missing:
+            return None
         try:
-            if entry.missing:
-                raise BenchError(entry.missing)
-            processes[entry.key] = Process(entry, model, settings.cache, threads)
-            stack.callback(processes[entry.key].close)
+            return self.processes[key].ask(do, **details)
         except BenchError as error:
-            missing[entry.key] = without_folders(str(error))
-            _say(f"  not measured: {error}")
-    if not processes:
-        raise BenchError("none of the entries can be measured")
-    return processes, missing
+            self._drop(key, error)
+            return None
+
+    def _drop(self, key: str, error: BenchError) -> None:
+        self.missing[key] = without_folders(str(error))
+        _say(f"  {key} is not measured: {error}")
 
 
 Samples = dict[str, dict[str, list[list[float]]]]
 
 
-def _in_turns(settings: Settings, processes: dict[str, Process], peak: Process, config: dict[str, Any]) -> Samples:
+def _in_turns(settings: Settings, running: Running, peak: Process, config: dict[str, Any]) -> Samples:
     """Return milliseconds by entry, cell and round; the order of the entries is reversed each round."""
     one, mixed = [plan.sentence()], plan.mixed()
     samples: Samples = {FLOOR: {}}
@@ -153,31 +174,32 @@ def _in_turns(settings: Settings, processes: dict[str, Process], peak: Process, 
         for which in range(len(floor.shapes(config))):
             times = peak.ask("pass_times", texts=1, tokens=which + 1, seconds=settings.seconds, seed=SEED)
             samples[FLOOR].setdefault(str(which), []).append(times)
-        keys = list(processes) if number % 2 == 0 else list(reversed(processes))
+        keys = list(running.processes) if number % 2 == 0 else list(reversed(running.processes))
         for texts, tokens in plan.SHAPES:
             for key in keys:
                 if key != plan.WITHOUT_LANES:  # a batch is the same with and without
-                    times = processes[key].ask(
-                        "pass_times", texts=texts, tokens=tokens, seconds=settings.seconds, seed=SEED
+                    times = running.ask(
+                        key, "pass_times", texts=texts, tokens=tokens, seconds=settings.seconds, seed=SEED
                     )
                     samples.setdefault(key, {}).setdefault(f"{texts}x{tokens}", []).append(times)
         for cell, list_of_texts in (("one", one), ("mixed", mixed)):
             for key in keys:
-                times = processes[key].ask("text_times", texts=list_of_texts, seconds=settings.seconds)
+                times = running.ask(key, "text_times", texts=list_of_texts, seconds=settings.seconds)
                 samples.setdefault(key, {}).setdefault(cell, []).append(times)
         _say(f"Round {number + 1} of {settings.rounds}: {time.monotonic() - started:.0f} s")
     return samples
 
 
-def _labels(settings: Settings, processes: dict[str, Process]) -> dict[str, Any]:
+def _labels(settings: Settings, running: Running) -> dict[str, Any]:
     """Return agreement with FP32 and flips, by entry; nothing without the reference."""
-    if plan.REFERENCE not in processes:
-        return {}
     texts = plan.rows(settings.data, settings.rows)
     labels = {}
-    for key, process in processes.items():
+    for key in running.processes:
         _say(f"Labels of {key}")
-        labels[key] = process.ask("labels", texts=texts)
+        if answers := running.ask(key, "labels", texts=texts):
+            labels[key] = answers
+    if plan.REFERENCE not in labels:
+        return {}
     reference = labels[plan.REFERENCE]["together"]
     return {key: statistics.agreement(given, reference) for key, given in labels.items()}
 
@@ -191,7 +213,7 @@ def _summarised(
     cells = {}
     for cell, rounds in samples[entry.key].items():
         cells[cell] = statistics.summary(rounds, SEED)
-        ours = samples.get(plan.OUR_BEST, {}).get(cell)
+        ours = None if plan.OUR_BEST in missing else samples.get(plan.OUR_BEST, {}).get(cell)
         if ours and entry.key != plan.OUR_BEST:
             cells[cell]["times_int8"] = statistics.ratio(rounds, ours, SEED)
     return about | {"versions": versions[entry.key], "cells": cells, "agreement": labels.get(entry.key)}

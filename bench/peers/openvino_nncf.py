@@ -25,6 +25,9 @@ def build(model: Path, out: Path, calibration: str, hint: str) -> None:
     rows = Tokens(model, Heads(model).max_tokens).ids(lines[:: max(1, len(lines) // CALIBRATION_TEXTS)])
     feeds = [dict(zip(("input_ids", "attention_mask"), padded([row]), strict=True)) for row in rows]
     network = openvino.Core().read_model(model / "graph.onnx")
+    for number, node in enumerate(network.get_ordered_ops()):  # NNCF finds nodes by names, which may occur twice
+        if node.get_type_name() not in ("Parameter", "Result"):
+            node.set_friendly_name(f"{node.get_type_name()}.{number}")
     quantized = nncf.quantize(
         network, nncf.Dataset(feeds), subset_size=len(feeds), model_type=nncf.ModelType.TRANSFORMER
     )
@@ -39,15 +42,16 @@ class OpenVino:
         self.tokens = Tokens(model, self.heads.max_tokens)
         settings = {"PERFORMANCE_HINT": hint, "INFERENCE_NUM_THREADS": threads}
         self.compiled = openvino.Core().compile_model(built / "model.xml", "CPU", settings)
-        self.outputs = {port.get_any_name(): port for port in self.compiled.outputs}
+        self.outputs = [port.get_any_name() for port in self.compiled.outputs]
         self.request = self.compiled.create_infer_request()
         self.queue = openvino.AsyncInferQueue(self.compiled) if hint == "THROUGHPUT" else None
 
-    def _named(self, results: Any) -> dict[str, Hidden]:
-        return {name.removeprefix(OUTPUT_PREFIX): results[port].copy() for name, port in self.outputs.items()}
+    def _named(self, request: Any) -> dict[str, Hidden]:
+        return {name.removeprefix(OUTPUT_PREFIX): request.get_tensor(name).data.copy() for name in self.outputs}
 
     def _logits(self, ids: Ids, mask: Ids) -> dict[str, Hidden]:
-        return self._named(self.request.infer({"input_ids": ids, "attention_mask": mask}, share_inputs=True))
+        self.request.infer({"input_ids": ids, "attention_mask": mask}, share_inputs=True, share_outputs=True)
+        return self._named(self.request)
 
     def forward(self, ids: Ids, mask: Ids) -> int:
         """As `Peer.forward`; with a queue, twice as many passes as it has requests."""
@@ -68,7 +72,7 @@ class OpenVino:
         labels: dict[str, list[str]] = {task: [""] * len(rows) for task in self.heads.labels}
 
         def keep(request: Any, batch: list[int]) -> None:
-            named = self.heads.named(self._named(request.results))
+            named = self.heads.named(self._named(request))
             for task, values in named.items():
                 for row, label in zip(batch, values, strict=True):
                     labels[task][row] = label

@@ -15,7 +15,7 @@ BATCH = 8
 
 def build(model: Path, out: Path, preset: str) -> None:
     """Export the encoder and quantize it. `preset` is "avx512_vnni" or "avx2"."""
-    ORTModelForFeatureExtraction.from_pretrained(model, export=True).save_pretrained(out)
+    ORTModelForFeatureExtraction.from_pretrained(str(model), export=True).save_pretrained(out)
     settings = getattr(AutoQuantizationConfig, preset)(is_static=False, per_channel=True)
     ORTQuantizer.from_pretrained(out, file_name="model.onnx").quantize(save_dir=out, quantization_config=settings)
 
@@ -29,7 +29,7 @@ class Optimum:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self.encoder = ORTModelForFeatureExtraction.from_pretrained(
-            built, file_name="model_quantized.onnx", session_options=options
+            str(built), file_name="model_quantized.onnx", session_options=options
         )
 
     def _logits(self, ids: Ids, mask: Ids) -> dict[str, Hidden]:

@@ -70,6 +70,7 @@ class Measurement(BackgroundJob[Receipt]):
         key: nobody else can guess it, but an address with it may be passed on: it gives no right to `texts`.
         browser: secret of the browser that started it; None if that has none.
         answers: those that come in, once the backends are opened.
+        part: the measurement on the rows that every backend has answered, while some are left; None before the first.
         accuracy: the measurement without times, once all rows are answered.
     """
 
@@ -87,6 +88,7 @@ class Measurement(BackgroundJob[Receipt]):
         self.browser: str | None = None
         self._readers = [is_wanted]
         self.answers: Answers | None = None
+        self.part: Receipt | None = None
         self.accuracy: Receipt | None = None
         _measurements[self.key] = self
         super().__init__(
@@ -136,6 +138,7 @@ class Measurement(BackgroundJob[Receipt]):
                         progress=progress,
                         time_limit=time_limit,
                         on_start=lambda answers: setattr(self, "answers", answers),
+                        on_part=lambda receipt: setattr(self, "part", receipt),
                         on_accuracy=lambda receipt: setattr(self, "accuracy", receipt),
                         warm=warm,
                     )

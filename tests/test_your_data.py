@@ -44,7 +44,10 @@ class Compare:
     ) -> None:
         self.answers: Any = None
         self.go, self.begun, self.failure = threading.Event(), threading.Event(), failure
+        self.known = threading.Event()
         self.knows_accuracy = knows_accuracy
+        self.knows_part = False
+        self.accurate = threading.Event()  # let the measurement know the accuracy on all rows
         self.asked: dict[str, Any] = {}
         monkeypatch.setattr(jobs, "measure", self)
         monkeypatch.setattr(jobs, "build", lambda *_: None)
@@ -58,6 +61,7 @@ class Compare:
         time_limit: float,
         progress: Any,
         on_start: Any,
+        on_part: Any,
         on_accuracy: Any,
         **_: Any,
     ) -> dict[str, Any]:
@@ -67,8 +71,16 @@ class Compare:
             on_start(self.answers)
         true = [i % 2 for i in range(rows)]
         receipt = made.receipt(true, {"pytorch": true, "int8": true}, rounds=2)
+        if self.knows_part:
+            part = made.without_speed(receipt, "pending")
+            part["data"]["unanswered"] = 60
+            on_part(part)
+            while not self.accurate.wait(0.02):
+                progress("accuracy", 0.1)
+                self.begun.set()
         if self.knows_accuracy:
             on_accuracy(made.without_speed(receipt, "pending"))
+            self.known.set()
         while not self.go.wait(0.02):
             progress("latency", 0.5)
             self.begun.set()
@@ -310,6 +322,39 @@ def test_failure_of_timing_keeps_the_accuracy(monkeypatch: pytest.MonkeyPatch) -
     at = finish(press(upload(page("your_data")), "Measure"), compare)
     assert "The measuring process ended (-9)." in said(at)
     assert "Speed was not measured: timing was interrupted." in verdict_of(at)
+
+
+def test_first_verdict_says_its_rows_and_is_replaced_by_the_one_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch, knows_accuracy=True)
+    compare.knows_part = True
+    at = press(upload(page("your_data")), "Measure")
+    assert compare.begun.wait(300)
+    at.run()
+    assert "First verdict, on 40 of 100 rows. Speed is measured when all rows are answered." in verdict_of(at)
+    assert "only the one on all is kept" in said(at)
+    assert [one.label for one in at.button] == ["Cancel"]  # there is nothing to keep yet
+    compare.accurate.set()
+    assert compare.known.wait(300)
+    at.run()
+    assert "First verdict" not in verdict_of(at) + said(at)
+    assert "Speed is still being measured." in verdict_of(at)
+    finish(at, compare)
+    assert "First verdict" not in verdict_of(at)
+    assert "unanswered" not in next(iter(at.session_state["_own_receipts"].values()))["data"]
+
+
+def test_first_verdict_of_a_cancelled_measurement_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Compare(monkeypatch)
+    compare.knows_part = True
+    at = press(upload(page("your_data")), "Measure")
+    assert compare.begun.wait(300)
+    job = jobs.running()
+    at_once = said(press(at.run(), "Cancel"))
+    assert job is not None
+    assert job.wait(300)
+    assert "nothing of it was stored" in at_once + said(at.run())
+    assert "First verdict" not in verdict_of(at)
+    assert "_own_receipts" not in at.session_state or not at.session_state["_own_receipts"]
 
 
 def verdict_of(at: AppTest) -> str:

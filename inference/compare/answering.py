@@ -1,6 +1,7 @@
 """Let all backends answer all rows at the same time, each in a process of its own: accuracy is known first.
 
-Nothing is timed here, so the processes need not take turns, and a busy machine only makes it slower.
+Nothing is timed here, so the processes need not take turns, and a busy machine only makes it slower. The rows are
+answered in rounds: those of the first few are answered by all backends long before the last row.
 """
 
 from __future__ import annotations
@@ -17,8 +18,16 @@ import numpy as np
 from inference.compare.processes import POLL_S, Process, scores
 from inference.jobs import Cancelled
 
-CHUNK = 64  # rows that a backend answers at a time
-AHEAD = 128  # chunks by which a backend may be ahead of the slowest: their scores are kept until all have answered
+FIRST = 64  # rows of the first round
+LARGEST = 256  # rows of a round: more would fill batches hardly better
+
+
+def rounds(rows: int) -> list[range]:
+    """Cut the positions of so many rows into rounds, each as large as all before it, from `FIRST` to `LARGEST`."""
+    parts: list[range] = []
+    while (start := parts[-1].stop if parts else 0) < rows:
+        parts.append(range(start, min(rows, start + min(LARGEST, max(FIRST, start)))))
+    return parts
 
 
 class WarmProcesses:
@@ -86,10 +95,28 @@ class SoFar:
     rows: int
 
 
+@dataclass(frozen=True)
+class Given:
+    """The answers of all backends to some of the rows.
+
+    Attributes:
+        rows: positions of these rows, ascending; the lists below are in their order.
+        predictions: backend -> task -> `label_ids`, `confidence` and `max_abs_dp`, as in a receipt.
+        tokens: of each row.
+        truncated: number of rows that are cut.
+    """
+
+    rows: list[int]
+    predictions: dict[str, dict[str, dict[str, Any]]]
+    tokens: list[int]
+    truncated: int
+
+
 class Answers:
     """The answers of backends to rows, which come in while `collect` runs.
 
-    The rows are answered in random order, so that those answered so far represent all.
+    The rows are answered in random order, fixed by the seed, so that those answered so far represent all. No backend
+    begins a round before all have answered the one before: one that is ready leaves the CPU to one that still loads.
 
     Args:
         open_process: opens the process of a backend; the function that it gets is to be called while it waits.
@@ -98,9 +125,6 @@ class Answers:
         counts: task -> number of labels.
 
     Attributes:
-        predictions: backend -> task -> `label_ids`, `confidence` and `max_abs_dp`, as in a receipt, after `collect`.
-        tokens: of each row.
-        truncated: number of rows that are cut.
         answered: backend -> number of rows that it has answered.
     """
 
@@ -113,16 +137,17 @@ class Answers:
         counts: Mapping[str, int],
         seed: int = 0,
     ) -> None:
-        self.predictions: dict[str, dict[str, dict[str, Any]]] = {
+        # In the order in which the rows are answered.
+        self._predictions: dict[str, dict[str, dict[str, Any]]] = {
             name: {task: {"label_ids": [], "confidence": [], "max_abs_dp": 0.0} for task in labels} for name in names
         }
-        self.tokens: list[int] = []
-        self.truncated = 0
+        self._tokens: list[int] = []
+        self._truncated: list[int] = []
         self.answered = dict.fromkeys(names, 0)
         self._order = np.random.default_rng(seed).permutation(len(texts))
         self._open, self._names, self._texts, self._counts = open_process, names, texts, counts
         self._labels = {task: np.array(ids)[self._order] for task, ids in labels.items()}
-        self._kept: dict[int, dict[str, dict[str, Any]]] = {}  # first row of a chunk -> backend -> scores
+        self._kept: dict[int, dict[str, dict[str, Any]]] = {}  # first row of a round -> backend -> scores
         self._changed, self._stopped = threading.Condition(), threading.Event()
 
     def collect(self, report: Callable[[], None]) -> None:
@@ -147,24 +172,41 @@ class Answers:
         if errors:
             raise next((error for error in errors if not isinstance(error, Cancelled)), errors[0])
         report()
-        with self._changed:
-            self._restore_order()
 
-    def _restore_order(self) -> None:
-        back = np.argsort(self._order)
-        self.tokens = np.array(self.tokens)[back].tolist()
-        self._labels = {task: true[back] for task, true in self._labels.items()}
-        for entry in (entry for tasks in self.predictions.values() for entry in tasks.values()):
-            entry["label_ids"] = np.array(entry["label_ids"])[back].tolist()
-            entry["confidence"] = np.array(entry["confidence"])[back].tolist()
+    def by_all(self) -> int:
+        """Return the number of rows that every backend has answered."""
+        return min(self.answered.values())
+
+    def given(self) -> Given:
+        """Return the answers to the rows that every backend has answered."""
+        with self._changed:
+            rows = self.by_all()
+            back = np.argsort(self._order[:rows])
+
+            def sorted_by_row(values: Sequence[Any]) -> list[Any]:
+                return [values[i] for i in back]
+
+            predictions = {
+                name: {
+                    task: {
+                        "label_ids": sorted_by_row(entry["label_ids"]),
+                        "confidence": sorted_by_row(entry["confidence"]),
+                        "max_abs_dp": entry["max_abs_dp"],
+                    }
+                    for task, entry in tasks.items()
+                }
+                for name, tasks in self._predictions.items()
+            }
+            tokens, truncated = sorted_by_row(self._tokens), sum(self._truncated[:rows])
+            return Given(self._order[:rows][back].tolist(), predictions, tokens, truncated)
 
     def so_far(self) -> dict[str, SoFar]:
         """Return what is known of each task now, while `collect` runs in another thread."""
         known = {}
         with self._changed:
-            rows = min(self.answered.values())
+            rows = self.by_all()
             for task, true in self._labels.items():
-                given = {name: np.array(self.predictions[name][task]["label_ids"], int) for name in self._names}
+                given = {name: np.array(self._predictions[name][task]["label_ids"], int) for name in self._names}
                 right = {name: (true[: len(ids)] == ids) for name, ids in given.items()}
                 labelled = {name: int((true[: len(ids)] >= 0).sum()) for name, ids in given.items()}
                 base = self._names[0]
@@ -191,27 +233,27 @@ class Answers:
 
     def _answer(self, name: str) -> None:
         with contextlib.closing(self._open(name, self._check)) as process:
-            for first in range(0, len(self._texts), CHUNK):
+            for part in rounds(len(self._texts)):
                 with self._changed:
-                    while first - min(self.answered.values()) >= AHEAD * CHUNK:
+                    while self.by_all() < part.start:
                         self._changed.wait(POLL_S)
                         self._check()
                 self._check()
-                texts = [self._texts[row] for row in self._order[first : first + CHUNK]]
+                texts = [self._texts[row] for row in self._order[part]]
                 lengths = process.ask("read", texts=texts)
                 reply = process.ask("answer", rows=list(range(len(texts))), tasks=list(self._labels))
                 with self._changed:
-                    self._add(name, first, lengths, scores(reply, self._counts))
+                    self._add(name, part.start, lengths, scores(reply, self._counts))
                     self.answered[name] += len(texts)
                     self._changed.notify_all()
 
     def _add(self, name: str, first: int, lengths: Mapping[str, list[int]], tables: Mapping[str, Any]) -> None:
-        """Add the answers of a backend to a chunk, and compare the chunk with the reference's when all have it."""
+        """Add the answers of a backend to a round, and compare them with the reference's when all have answered."""
         if name == self._names[0]:
-            self.tokens += lengths["tokens"]
-            self.truncated += sum(lengths["truncated"])
+            self._tokens += lengths["tokens"]
+            self._truncated += lengths["truncated"]
         for task, table in tables.items():
-            entry = self.predictions[name][task]
+            entry = self._predictions[name][task]
             entry["label_ids"] += table.argmax(1).tolist()
             entry["confidence"] += np.round(table.max(1).astype(float), 6).tolist()
         kept = self._kept.setdefault(first, {})
@@ -220,5 +262,5 @@ class Answers:
             del self._kept[first]
             for other, task in ((other, task) for other in self._names for task in self._labels):
                 gap = float(np.abs(kept[other][task] - kept[self._names[0]][task]).max())
-                entry = self.predictions[other][task]
+                entry = self._predictions[other][task]
                 entry["max_abs_dp"] = max(entry["max_abs_dp"], gap)

@@ -25,7 +25,13 @@ Receipt = dict[str, Any]
 
 
 def seal(receipt: Receipt) -> Receipt:
-    """Return the receipt with the checksum of everything else in it."""
+    """Return the receipt with the checksum of everything else in it.
+
+    Raises:
+        ValueError: it is of the rows answered so far.
+    """
+    if "unanswered" in receipt["data"]:
+        raise ValueError("a measurement of which rows are unanswered is not to be stored")
     return {**{key: value for key, value in receipt.items() if key != "checksum"}, "checksum": _checksum(receipt)}
 
 

@@ -19,11 +19,11 @@ from inference.artifacts.cache import Artifact, default_cache, find, obtain, too
 from inference.assets import CALIBRATION
 from inference.backends import BACKENDS, RUNTIMES, TITLES, LoadOptions, check_backend
 from inference.compare import benchmark
-from inference.compare.answering import Answers, WarmProcesses
+from inference.compare.answering import Answers, Given, WarmProcesses
 from inference.compare.footprint import footprint
 from inference.compare.processes import Process
 from inference.compare.receipt import FORMAT, VERSION, Receipt, seal
-from inference.compare.results import results, speed
+from inference.compare.results import import_libraries, results, speed
 from inference.compare.rows import LabelledRows, read_showcase
 from inference.compare.timing import START, Timing
 from inference.errors import InputError
@@ -56,6 +56,7 @@ def measure(
     plan: benchmark.Plan | None = None,
     time_limit: float | None = None,
     on_start: Callable[[Answers], None] | None = None,
+    on_part: Callable[[Receipt], None] | None = None,
     on_accuracy: Callable[[Receipt], None] | None = None,
     warm: WarmProcesses | None = None,
 ) -> Receipt:
@@ -79,6 +80,8 @@ def measure(
         plan: how much to measure (default: `benchmark.QUICK` or `benchmark.FULL`).
         time_limit: seconds that timing may take; 0 for accuracy alone (default: `QUICK_S` if quick, else no limit).
         on_start: called with the answers that will come in, before the first.
+        on_part: called with a receipt of the rows that every backend has answered, whenever these have doubled and
+            some are left. `data.unanswered` counts those; it has no times and no checksum, so it cannot be stored.
         on_accuracy: called with a receipt that has everything but times, as soon as that is known.
         warm: processes that have loaded this model, see `warm_up`.
 
@@ -126,15 +129,13 @@ def measure(
     )
     shares = _Shares(progress, START + len(data) * ROW, timing.seconds)
     timing.progress = shares.timing
-    aside = ThreadPoolExecutor(1)  # hashing the files takes seconds on a busy machine
+    aside = ThreadPoolExecutor(1)  # while the backends load: both take seconds on a busy machine
     described = aside.submit(lambda: {name: _backend_entry(bundle, artifact, name, base) for name in names})
+    imported = aside.submit(import_libraries)
     aside.shutdown(wait=False)  # a cancelled run does not wait for it
-    _answer(answers, len(data), shares.answering)
-    entries = described.result()
-    for name, entry in entries.items():
-        entry["predictions"] = answers.predictions[name]
 
-    def receipt(plan: benchmark.Plan, raw: dict[str, Any]) -> Receipt:
+    def receipt(data: LabelledRows, given: Given, plan: benchmark.Plan, raw: dict[str, Any]) -> Receipt:
+        entries = described.result()
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -150,20 +151,40 @@ def measure(
                 **asdict(plan),
             },
             "model": _model_entry(bundle),
-            "data": _data_entry(data, answers.tokens, answers.truncated, keep_texts),
+            "data": _data_entry(data, given, keep_texts),
             "machine": _machine_entry()
             | {"before": before, "after": _load_and_clock()}
             | {"steal_share": round(benchmark.steal_share([], cpu_times), 5)},
             "versions": _versions(names),
             **raw,
-            "backends": {name: entries[name] | raw["backends"][name] for name in names},
+            "backends": {
+                name: entries[name] | {"predictions": given.predictions[name]} | raw["backends"][name] for name in names
+            },
         }
 
-    first = receipt(*timing.nothing("pending"))
+    part_rows = 0
+
+    def report_part() -> None:
+        nonlocal part_rows
+        if on_part is None or not imported.done() or not max(1, 2 * part_rows) <= answers.by_all() < len(data):
+            return
+        given = answers.given()
+        part_rows = len(given.rows)
+        try:
+            rows = data.take(given.rows).checked()
+        except InputError:  # too few of them have a label
+            return
+        part = receipt(rows, given, *timing.nothing("pending"))
+        part["data"]["unanswered"] = len(data) - part_rows
+        on_part(part | {"results": results(part)})
+
+    _answer(answers, len(data), shares.answering, report_part)
+    given = answers.given()
+    first = receipt(data, given, *timing.nothing("pending"))
     known = results(first)
     if on_accuracy is not None:
         on_accuracy(seal(first | {"results": known}))
-    final = receipt(*timing.run())
+    final = receipt(data, given, *timing.run())
     shares.timing("statistics", 1.0)
     final["results"] = speed(final) | known
     progress("done", 1.0)
@@ -198,14 +219,14 @@ def _select_rows(bundle: Bundle, data: LabelledRows | None, max_rows: int | None
     return data if max_rows is None else data.sample(max_rows, seed)
 
 
-def _data_entry(data: LabelledRows, tokens: list[int], truncated: int, keep_texts: bool) -> dict[str, Any]:
+def _data_entry(data: LabelledRows, given: Given, keep_texts: bool) -> dict[str, Any]:
     return {
         "name": data.name,
         "sha256": data.sha256,
         "rows_in_file": data.rows_in_file,
         "row_numbers": data.row_numbers,
-        "tokens": tokens,
-        "truncated": truncated,
+        "tokens": given.tokens,
+        "truncated": given.truncated,
         "labels": {task: list(ids) for task, ids in data.labels.items()},
         "texts": data.texts_as_strings if keep_texts else None,
         **({} if data.pair_column is None else {"pair_column": data.pair_column}),
@@ -298,8 +319,8 @@ class _Shares:
         self._progress(step, self._share)
 
 
-def _answer(answers: Answers, total: int, progress: Progress) -> None:
-    """Let all backends answer every row."""
+def _answer(answers: Answers, total: int, progress: Progress, report_part: Callable[[], None]) -> None:
+    """Let all backends answer every row; `report_part` is called often."""
 
     def report() -> None:
         counts = ", ".join(f"{TITLES[name]} {count:,}" for name, count in answers.answered.items())
@@ -307,6 +328,7 @@ def _answer(answers: Answers, total: int, progress: Progress) -> None:
         step = f"accuracy: {counts} of {total:,} rows" if any(is_open) else "accuracy: opening the backends"
         done = sum(is_open) * START + sum(answers.answered.values()) * ROW
         progress(step, done / len(is_open) / (START + total * ROW))
+        report_part()
 
     report()
     answers.collect(report)

@@ -376,8 +376,11 @@ def _recommend_for_gpu(names: Sequence[str], shippable: Sequence[str]) -> Recomm
 
 def _sentence(receipt: Mapping[str, Any], decided: Mapping[str, BackendVerdict], best: str | None) -> str:
     figures, reference = receipt["results"], receipt["settings"]["reference"]
+    answered, unanswered = len(receipt["data"]["row_numbers"]), receipt["data"].get("unanswered", 0)
     if (why := unmeasured(receipt)) is not None:
         parts = [f"{_capital(why)}."]
+        if unanswered:
+            parts = [f"First verdict, on {answered:,} of {answered + unanswered:,} rows.", *parts]
         for name in decided:
             if name != reference and decided[name].decision == SHIP:
                 parts.append(f"{TITLES[name]} meets the other limits: {_loss(figures, name)}.")
@@ -402,7 +405,7 @@ def _sentence(receipt: Mapping[str, Any], decided: Mapping[str, BackendVerdict],
         elif verdict.decision == INCONCLUSIVE:
             rows = verdict.rows_needed
             why = f"about {rows:,} labelled rows would settle it" if rows else reason
-            parts.append(f"{TITLES[name]} is inconclusive: {why}.")
+            parts.append(f"{TITLES[name]} is inconclusive{' so far' if unanswered else f': {why}'}.")
     return " ".join(parts)
 
 

@@ -47,8 +47,14 @@ class Fake:
     ready: ClassVar[dict[str, Any]] = {"cores": [0], "start": {"import_s": 1.0}}
 
     def __init__(
-        self, backend: str = "", clock: Clock | None = None, seconds: float = 1.0, fails: bool = False
+        self,
+        backend: str = "",
+        clock: Clock | None = None,
+        seconds: float = 1.0,
+        fails: bool = False,
+        wrong: bool = False,
     ) -> None:
+        self.wrong = wrong
         self.backend, self.clock, self.seconds, self.fails = backend, clock or Clock(), seconds, fails
         self.closed, self.ended = False, threading.Event()
         self.tokens: dict[str, list[int]] = {}
@@ -63,7 +69,9 @@ class Fake:
         if self.fails:
             raise InferenceError("The measuring process ended (-9).")
         if order == "answer":
-            scores = np.array([[0.25, 0.75] if "b" in text else [0.75, 0.25] for text in self.texts], "<f4")
+            scores = np.array(
+                [[0.25, 0.75] if ("b" in text) != self.wrong else [0.75, 0.25] for text in self.texts], "<f4"
+            )
             return {task: base64.b64encode(scores.tobytes()).decode() for task in details["tasks"]}
         self.clock.now += self.seconds
         count = len(details.get("rows", [0]))
@@ -290,7 +298,8 @@ def test_backend_that_is_ready_waits_after_each_round_for_the_slowest() -> None:
             if not seen or seen[-1] != state:
                 seen.append(state)
                 given = collected.given()
-                assert len(given.rows) == state[0] == len(given.tokens)
+                assert len(given.rows) == len(given.tokens) == (state[0] or 64)
+                assert given.names == ["onnx", "int8"][not state[0] :]
                 assert given.predictions["int8"]["mood"]["label_ids"] == [row % 2 for row in given.rows]
             if collected.answered["onnx"] == state[0] and not slow.let._value:
                 slow.let.release()
@@ -409,6 +418,40 @@ def test_first_verdict_comes_before_the_last_row_and_is_replaced_by_the_one_on_a
     assert "unanswered" not in receipt["data"]
     assert len(receipt["data"]["row_numbers"]) == 120
     assert "First verdict" not in decide(receipt).sentence
+
+
+def test_reference_that_still_loads_is_replaced_by_the_most_exact_backend_in_the_first_verdict(tiny: Tiny) -> None:
+    lines = [f"it was {word} {i},{label}" for i in range(60) for word, label in (("bad", "down"), ("fine", "up"))]
+    bundle = Bundle.read(tiny.folder)
+    rows = read_data(Source("mood.csv", "\n".join(["text,mood", *lines]).encode()), bundle.tasks)
+    slow, parts = Gated(), list[Receipt]()
+    processes = {"pytorch": slow, "onnx": Fake(), "int8": Fake(wrong=True)}
+
+    def first_verdict(part: Receipt) -> None:
+        parts.append(part)
+        if not part["data"]["awaited"] or part["settings"]["backends"] == ["onnx", "int8"]:
+            slow.let.release()
+
+    receipt = measure(
+        bundle,
+        rows,
+        cache=tiny.cache,
+        base=tiny.base,
+        time_limit=0,
+        on_part=first_verdict,
+        warm=WarmProcesses(lambda name, _: processes[name], list(processes), content_key(bundle)),  # type: ignore[arg-type,return-value]
+    )
+    both = next(part for part in parts if part["settings"]["backends"] == ["onnx", "int8"])
+    assert both["settings"]["reference"] == "onnx"
+    assert both["data"]["awaited"] == ["pytorch"]
+    assert both["results"]["paired"]["mood"]["int8"]["max_abs_dp"] == pytest.approx(0.5)
+    assert decide(both).sentence.startswith(
+        "First verdict, on 64 of 120 rows, against ONNX until PyTorch, the reference, has loaded."
+    )
+    assert parts[-1]["data"]["awaited"] == []
+    assert parts[-1]["settings"]["reference"] == "pytorch"
+    assert receipt["settings"]["reference"] == "pytorch"
+    assert receipt["results"]["paired"]["mood"]["int8"]["flips"] == 120
 
 
 def test_negative_time_limit_is_refused(tiny: Tiny, rows: Any) -> None:

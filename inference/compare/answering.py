@@ -97,15 +97,17 @@ class SoFar:
 
 @dataclass(frozen=True)
 class Given:
-    """The answers of all backends to some of the rows.
+    """The answers of backends to the rows that each of them has answered.
 
     Attributes:
+        names: of these backends; their predictions are compared with those of the first.
         rows: positions of these rows, ascending; the lists below are in their order.
         predictions: backend -> task -> `label_ids`, `confidence` and `max_abs_dp`, as in a receipt.
         tokens: of each row.
         truncated: number of rows that are cut.
     """
 
+    names: list[str]
     rows: list[int]
     predictions: dict[str, dict[str, dict[str, Any]]]
     tokens: list[int]
@@ -178,9 +180,10 @@ class Answers:
         return min(self.answered.values())
 
     def given(self) -> Given:
-        """Return the answers to the rows that every backend has answered."""
+        """Return the answers to the rows that every backend has answered; before, of those that have begun."""
         with self._changed:
-            rows = self.by_all()
+            names = [name for name in self._names if self.answered[name]] if self.by_all() == 0 else [*self._names]
+            rows = min((self.answered[name] for name in names), default=0)
             back = np.argsort(self._order[:rows])
 
             def sorted_by_row(values: Sequence[Any]) -> list[Any]:
@@ -191,14 +194,19 @@ class Answers:
                     task: {
                         "label_ids": sorted_by_row(entry["label_ids"]),
                         "confidence": sorted_by_row(entry["confidence"]),
-                        "max_abs_dp": entry["max_abs_dp"],
+                        "max_abs_dp": max(entry["max_abs_dp"], self._gap(self._kept.get(0), names[0], name, task)),
                     }
-                    for task, entry in tasks.items()
+                    for task, entry in self._predictions[name].items()
                 }
-                for name, tasks in self._predictions.items()
+                for name in names
             }
             tokens, truncated = sorted_by_row(self._tokens), sum(self._truncated[:rows])
-            return Given(self._order[:rows][back].tolist(), predictions, tokens, truncated)
+            return Given(names, self._order[:rows][back].tolist(), predictions, tokens, truncated)
+
+    @staticmethod
+    def _gap(kept: Mapping[str, Any] | None, first: str, name: str, task: str) -> float:
+        """Return the largest difference of two backends' scores in a round; 0 if it is not kept, so counted already."""
+        return 0.0 if kept is None else float(np.abs(kept[name][task] - kept[first][task]).max())
 
     def so_far(self) -> dict[str, SoFar]:
         """Return what is known of each task now, while `collect` runs in another thread."""
@@ -249,7 +257,7 @@ class Answers:
 
     def _add(self, name: str, first: int, lengths: Mapping[str, list[int]], tables: Mapping[str, Any]) -> None:
         """Add the answers of a backend to a round, and compare them with the reference's when all have answered."""
-        if name == self._names[0]:
+        if len(self._tokens) == first:  # the first backend that has answered these rows; all read the same tokens
             self._tokens += lengths["tokens"]
             self._truncated += lengths["truncated"]
         for task, table in tables.items():
@@ -261,6 +269,5 @@ class Answers:
         if len(kept) == len(self._names):
             del self._kept[first]
             for other, task in ((other, task) for other in self._names for task in self._labels):
-                gap = float(np.abs(kept[other][task] - kept[self._names[0]][task]).max())
                 entry = self._predictions[other][task]
-                entry["max_abs_dp"] = max(entry["max_abs_dp"], gap)
+                entry["max_abs_dp"] = max(entry["max_abs_dp"], self._gap(kept, self._names[0], other, task))

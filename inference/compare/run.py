@@ -82,6 +82,8 @@ def measure(
         on_start: called with the answers that will come in, before the first.
         on_part: called with a receipt of the rows that every backend has answered, whenever these have doubled and
             some are left. `data.unanswered` counts those; it has no times and no checksum, so it cannot be stored.
+            The first ones may lack backends that are still loading, which `data.awaited` lists: if the reference is
+            one of them, the others are compared with the most exact that has answered.
         on_accuracy: called with a receipt that has everything but times, as soon as that is known.
         warm: processes that have loaded this model, see `warm_up`.
 
@@ -135,7 +137,7 @@ def measure(
     aside.shutdown(wait=False)  # a cancelled run does not wait for it
 
     def receipt(data: LabelledRows, given: Given, plan: benchmark.Plan, raw: dict[str, Any]) -> Receipt:
-        entries = described.result()
+        entries, names = described.result(), given.names
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -162,20 +164,26 @@ def measure(
             },
         }
 
-    part_rows = 0
+    part_rows, part_names = 0, 1  # of the last part; one backend alone is compared with nothing
 
     def report_part() -> None:
-        nonlocal part_rows
-        if on_part is None or not imported.done() or not max(1, 2 * part_rows) <= answers.by_all() < len(data):
+        nonlocal part_rows, part_names
+        begun, rows = sum(map(bool, answers.answered.values())), answers.by_all()
+        if on_part is None or not imported.done() or rows == len(data):
+            return
+        if begun == part_names and not max(1, 2 * part_rows) <= rows:
             return
         given = answers.given()
-        part_rows = len(given.rows)
+        if len(given.names) < 2:
+            return
+        part_rows, part_names = rows, len(given.names)
         try:
-            rows = data.take(given.rows).checked()
+            labelled = data.take(given.rows).checked()
         except InputError:  # too few of them have a label
             return
-        part = receipt(rows, given, *timing.nothing("pending"))
-        part["data"]["unanswered"] = len(data) - part_rows
+        part = receipt(labelled, given, *timing.nothing("pending"))
+        part["data"]["unanswered"] = len(data) - len(given.rows)
+        part["data"]["awaited"] = [name for name in names if name not in given.names]
         on_part(part | {"results": results(part)})
 
     _answer(answers, len(data), shares.answering, report_part)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inference.backends import RUNTIMES, TITLES
-from inference.calls.formatting import digits, mb, ms, points, times
+from inference.calls.formatting import digits, joined, mb, ms, points, times
 from inference.compare import stats
 from inference.compare.caveats import caveats
 from inference.compare.results import DEFAULT_MAX_DROP, unmeasured
@@ -376,11 +376,11 @@ def _recommend_for_gpu(names: Sequence[str], shippable: Sequence[str]) -> Recomm
 
 def _sentence(receipt: Mapping[str, Any], decided: Mapping[str, BackendVerdict], best: str | None) -> str:
     figures, reference = receipt["results"], receipt["settings"]["reference"]
-    answered, unanswered = len(receipt["data"]["row_numbers"]), receipt["data"].get("unanswered", 0)
+    unanswered = receipt["data"].get("unanswered", 0)
     if (why := unmeasured(receipt)) is not None:
         parts = [f"{_capital(why)}."]
         if unanswered:
-            parts = [f"First verdict, on {answered:,} of {answered + unanswered:,} rows.", *parts]
+            parts = [_first_verdict(receipt), *parts]
         for name in decided:
             if name != reference and decided[name].decision == SHIP:
                 parts.append(f"{TITLES[name]} meets the other limits: {_loss(figures, name)}.")
@@ -407,6 +407,20 @@ def _sentence(receipt: Mapping[str, Any], decided: Mapping[str, BackendVerdict],
             why = f"about {rows:,} labelled rows would settle it" if rows else reason
             parts.append(f"{TITLES[name]} is inconclusive{' so far' if unanswered else f': {why}'}.")
     return " ".join(parts)
+
+
+def _first_verdict(receipt: Mapping[str, Any]) -> str:
+    """Say that a verdict is the first one, on how many rows, and which backends it lacks."""
+    data, reference = receipt["data"], receipt["settings"]["reference"]
+    rows = len(data["row_numbers"])
+    text = f"First verdict, on {rows:,} of {rows + data['unanswered']:,} rows"
+    awaited = list(data.get("awaited", ()))
+    exact_first = list(RUNTIMES)
+    if awaited and exact_first.index(awaited[0]) < exact_first.index(reference):
+        text += f", against {TITLES[reference]} until {TITLES[awaited.pop(0)]}, the reference, has loaded"
+    if awaited:
+        text += f"; still loading: {joined([TITLES[name] for name in awaited])}"
+    return f"{text}."
 
 
 def _capital(text: str) -> str:

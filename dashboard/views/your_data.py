@@ -103,10 +103,10 @@ def progress(job: Measurement) -> None:
         if st.session_state.get(MINE):
             label = "Cancel" if job.accuracy is None else "Stop here and keep the accuracy"
             st.button(label, on_click=job.cancel)
-    if (known := job.accuracy or job.part) is not None:
+    if (receipt := job.accuracy or job.part) is not None:
         selection = st.session_state.get(SELECTION)
-        components.verdict(known, selection.limits if selection else ShipLimits())
-        if known is not job.accuracy:
+        components.verdict(receipt, selection.limits if selection else ShipLimits())
+        if receipt is not job.accuracy:
             st.caption(
                 "The rows answered so far are a random sample of yours, so the intervals are valid. The verdict is "
                 "updated as more rows are answered; only the one on all is kept."

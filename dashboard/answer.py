@@ -23,7 +23,7 @@ from inference.compare.overall import (
     spread,
     timed_tasks,
 )
-from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, is_same, most_rows
+from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, is_same, most_rows_in_words
 
 UNTIMED = "not measured"
 
@@ -80,9 +80,10 @@ def standings(overall: Overall) -> list[Standing]:
 
 
 def _ways_out(overall: Overall, verdict: RuntimeVerdict) -> list[str]:
-    """Return how many more labelled rows would settle what is open, and the limits that would be met, in words."""
-    rows = most_rows(each.reason for each in verdict.reasons) if verdict.decision == INCONCLUSIVE else None
-    ways = [f"about {rows:,} labelled rows would settle it"] if rows else []
+    """Return how many labelled rows would settle what is open, and the limits that would be met, in words."""
+    is_open = verdict.decision == INCONCLUSIVE
+    remedy = most_rows_in_words([each.reason for each in verdict.reasons]) if is_open else ""
+    ways = [remedy] if remedy else []
     if verdict.nearest:
         ways.append(f"would pass with {nearest_in_words(overall.limits, verdict.nearest)}")
     return ways

@@ -9,7 +9,7 @@ from inference.backends import RUNTIMES, TITLES
 from inference.calls.formatting import digits, mb, ms, percent, points, times
 from inference.compare.benchmark import BATCH_SIZES, MAX_SLOWDOWN, MAX_STEAL
 from inference.compare.results import PERCENTILES, noise_is_assumed, unmeasured
-from inference.compare.stats import RESAMPLES, min_samples, rows_to_settle
+from inference.compare.stats import RESAMPLES, min_samples
 from inference.compare.summary import base_in_words
 from inference.compare.verdict import INCONCLUSIVE, ShipLimits, accuracy_decision
 
@@ -186,9 +186,9 @@ def _difference(receipt: Receipt, limits: ShipLimits) -> Section:
     facts = []
     for task, pairs in receipt["results"]["paired"].items():
         for name, pair in pairs.items():
-            rows = rows_to_settle(pair["broken"], pair["fixed"], pair["rows"], limits.max_drop)
-            settled = f"about {rows:,} rows would settle it" if rows else "cannot be settled by more rows"
-            if accuracy_decision(receipt, task, name, limits.max_drop).decision != INCONCLUSIVE:
+            reason = accuracy_decision(receipt, task, name, limits.max_drop)
+            settled = reason.remedy or "more such rows will not settle it"
+            if reason.decision != INCONCLUSIVE:
                 settled = "settled"
             facts.append(
                 (
@@ -211,9 +211,9 @@ def _difference(receipt: Receipt, limits: ShipLimits) -> Section:
         "(non-inferiority). It is beyond the limit if the upper end is below and McNemar's exact test agrees, or if "
         "the whole interval of macro-F1 is below. Otherwise it is not settled. So too few rows can never pass, nor can "
         "rows of a single label, or rows of which more than 5% repeat a text.",
-        "Rows that would settle it: n = (1.645 + 0.842)² · d / (m + Δ)², with d the share of rows on which exactly one "
-        "is right, Δ the measured difference and m the limit. With so many, there is an 80% chance to show it if the "
-        "measured values are true.",
+        "Labelled rows that would settle whether accuracy stays within the limit: n = (1.645 + 0.842)² · d / (m + Δ)², "
+        "with d the share of rows on which exactly one is right, Δ the measured difference and m the limit. With so "
+        "many, there is an 80% chance to show it if the measured values are true.",
     ]
     return Section("The difference in accuracy, and the verdict", paragraphs, facts)
 

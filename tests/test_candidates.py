@@ -63,7 +63,9 @@ def test_model_with_more_errors_is_kept_out() -> None:
 def test_too_few_rows_settle_nothing_and_the_number_that_would_is_named() -> None:
     result = verdict(model(60, 6), model(60, 6, fixed=1, broken=1))
     assert (result.decision, result.exit_code) == (INCONCLUSIVE, 3)
-    assert "labelled rows would settle it" in result.sentence
+    words = result.reasons[0].text.rpartition("; ")[2]
+    assert words.endswith("labelled rows in all would settle whether accuracy on mood stays within the limit")
+    assert f"Not settled between a (INT8) and b (INT8): {words}." in result.sentence
 
 
 def test_equal_model_may_replace_the_first_without_gain() -> None:

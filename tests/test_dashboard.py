@@ -86,7 +86,7 @@ def test_overview_says_what_to_ship_and_why(folder: Path) -> None:
     page = html(test)
     assert page.index("Stay with PyTorch") < page.index("No other runtime is known to meet") < page.index("<table")
     assert "not settled: accuracy<span" in page
-    assert "labelled rows would settle it; would pass with a drop of" in page
+    assert "would settle whether accuracy on mood stays within the limit; would pass with a drop of" in page
     assert "accuracy falls by at most 0.5 pp" in words(test)
     assert next(button.label for button in test.main.get("download_button")) == "Download the one-page summary"
     assert not charts(test)  # drawn without a library

@@ -9,6 +9,7 @@ import made
 import pytest
 
 from dashboard import answer
+from dashboard.method import method
 from deploy.static_page import summary
 from inference.compare.comparable import difference
 from inference.compare.overall import (
@@ -19,7 +20,7 @@ from inference.compare.overall import (
     nearest_in_words,
     others_in_words,
 )
-from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, ShipLimits
+from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, ShipLimits, decide
 
 TASKS = ("mood", "topic", "tone")
 FILES = {"heads.safetensors": "1" * 64}  # of the model in `made`
@@ -65,6 +66,20 @@ def test_one_task_decides_against_a_backend_and_is_named(three: dict[str, Any]) 
     assert overall.backends["int8"].by_task == {"mood": SHIP, "topic": NO, "tone": SHIP}
     assert overall.headline == "Ship ONNX"
     assert "at most 0.06 pp less accurate, on all 3 tasks" in overall.because
+
+
+@pytest.mark.parametrize("max_drop", [0.005, 0.01])
+def test_rows_that_would_settle_a_task_are_said_in_the_same_words_everywhere(max_drop: float) -> None:
+    limits, receipt = ShipLimits(max_drop=max_drop), measured("tone", rows=300, flipped=8)
+    verdict = decide(receipt, limits)
+    words = verdict.backends["int8"].reasons[0].remedy
+    assert words.endswith(" labelled rows in all would settle whether accuracy on tone stays within the limit")
+    assert f"INT8 is inconclusive: {words}." in verdict.sentence
+    tasks = {"mood": measured("mood"), "topic": measured("topic", rows=800, flipped=8), "tone": receipt}
+    (standing,) = [one for one in answer.standings(decided(limits, **tasks)) if one.backend == "int8"]
+    assert standing.nearest.startswith(f"{words}; ")  # of the task that needs the most rows
+    facts = [fact for section in method(receipt, limits) for fact in section.facts]
+    assert next(text for name, text in facts if name == "tone: INT8" and "broken" in text).endswith(f"; {words}")
 
 
 def test_task_with_few_rows_leaves_a_backend_open_and_the_nearest_limit_settles_it(three: dict[str, Any]) -> None:

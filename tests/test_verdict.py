@@ -75,7 +75,9 @@ def test_fifty_rows_are_inconclusive(flipped: int) -> None:
     assert verdict.exit_code() == 3
     needed = verdict.backends["int8"].rows_needed
     assert needed is not None and needed > 4000
-    assert f"about {needed:,} labelled rows would settle it" in verdict.sentence
+    words = f"about {needed:,} labelled rows in all would settle whether accuracy on mood stays within the limit"
+    assert f"INT8 is inconclusive: {words}." in verdict.sentence
+    assert verdict.backends["int8"].reasons[0].text.endswith(f"; {words}")
 
 
 def test_runtime_that_is_the_same_to_rounding_ships_on_few_rows() -> None:

@@ -32,7 +32,7 @@ from inference.compare.verdict import (
     decide_labels,
     flips_reason,
     is_same,
-    most_rows,
+    most_rows_in_words,
     p95_reason,
     same_reason,
     size_reason,
@@ -190,7 +190,7 @@ def decide_models(
         reasons.append(_speedup(speed, first, limits.min_speedup))
     decision = worst(reason.decision for reason in reasons)
     sizes = [r["results"]["size"][c.backend]["model_bytes"] for r, c in ((a, first), (b, second))]
-    sentence = _sentence(decision, first, second, pairs, same, speed, sizes, reasons, most_rows(reasons))
+    sentence = _sentence(decision, first, second, pairs, same, speed, sizes, reasons)
     caveats = _caveats(a, b, len(rows[0]), speed)
     if backend is None and unmeasured(a) and unmeasured(b):
         caveats.append(
@@ -372,7 +372,6 @@ def _sentence(
     speed: _Speed,
     sizes: Sequence[int],
     reasons: Sequence[Reason],
-    needed: int | None,
 ) -> str:
     changes = ", ".join(
         f"{task} numerically the same"
@@ -389,8 +388,7 @@ def _sentence(
         why = next(reason.text for reason in reasons if reason.decision == NO)
         return f"Keep {first}. {second} breaks a limit: {why}. In all: {facts}."
     if decision == INCONCLUSIVE:
-        why = next(reason.text for reason in reasons if reason.decision == INCONCLUSIVE)
-        more = f"about {needed:,} labelled rows would settle it" if needed else why
+        more = most_rows_in_words(reasons) or next(each.text for each in reasons if each.decision == INCONCLUSIVE)
         return f"Not settled between {first} and {second}: {more}. So far, {second}: {facts}."
     is_better = any(pair["delta_accuracy"]["low"] > 0 for pair in pairs.values())
     is_faster = speed.differs and speed.gain.value > 1

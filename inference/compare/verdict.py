@@ -55,7 +55,9 @@ class Reason:
         limit: the field of `ShipLimits`.
         nearest: the nearest value of that field that would pass, in its unit; None if it is met, or if none would.
         unbroken: for NO, the nearest value that would not be broken for certain; None if there is none.
-        rows_needed: about how many labelled rows would settle an INCONCLUSIVE accuracy; None if rows are not the issue.
+        rows_needed: about how many labelled rows, those measured included, would settle an INCONCLUSIVE accuracy; None
+            if rows are not the issue.
+        remedy: how many rows these are and what they would settle, in words; "" if rows are not the issue.
     """
 
     decision: str
@@ -64,6 +66,7 @@ class Reason:
     nearest: float | None = None
     unbroken: float | None = None
     rows_needed: int | None = None
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,8 +158,14 @@ def _decide_backend(receipt: Mapping[str, Any], name: str, limits: ShipLimits) -
 
 
 def most_rows(reasons: Iterable[Reason]) -> int | None:
-    """Return about how many labelled rows would settle all that is open; None if rows are not the issue."""
+    """Return about how many labelled rows would settle all accuracies; None if rows are not the issue."""
     return max((reason.rows_needed for reason in reasons if reason.rows_needed is not None), default=None)
+
+
+def most_rows_in_words(reasons: Sequence[Reason]) -> str:
+    """Return `remedy` of the reason that needs the most labelled rows; "" if rows are not the issue."""
+    rows = most_rows(reasons)
+    return next((reason.remedy for reason in reasons if rows is not None and reason.rows_needed == rows), "")
 
 
 def accuracy_reasons(receipt: Mapping[str, Any], task: str, name: str, max_drop: float) -> list[Reason]:
@@ -223,8 +232,8 @@ def decide_accuracy(
         return Reason(INCONCLUSIVE, text, nearest=nearest)
     # If the drop is so large that only the exact test is still open, a few more rows settle it.
     rows = max(rows, pair["rows"] + 1)
-    text += f"; about {rows:,} labelled rows would settle it"
-    return Reason(INCONCLUSIVE, text, nearest=nearest, rows_needed=rows)
+    remedy = f"about {rows:,} labelled rows in all would settle whether accuracy on {task} stays within the limit"
+    return Reason(INCONCLUSIVE, f"{text}; {remedy}", nearest=nearest, rows_needed=rows, remedy=remedy)
 
 
 def _nearest_drop(low: float) -> float | None:
@@ -403,8 +412,7 @@ def _sentence(receipt: Mapping[str, Any], decided: Mapping[str, BackendVerdict],
         if verdict.decision == NO:
             parts.append(f"Not {TITLES[name]}: {reason}.")
         elif verdict.decision == INCONCLUSIVE:
-            rows = verdict.rows_needed
-            why = f"about {rows:,} labelled rows would settle it" if rows else reason
+            why = most_rows_in_words(verdict.reasons) or reason
             parts.append(f"{TITLES[name]} is inconclusive{' so far' if unanswered else f': {why}'}.")
     return " ".join(parts)
 

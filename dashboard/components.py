@@ -156,7 +156,7 @@ def provenance(receipt: Receipt) -> None:
         warm = min(arm["calls"] for launch in receipt["latency"]["warm_up"] for arm in launch.values())
         speed = [
             "one text at a time",
-            f"{calls:,} timed calls per backend after at least {warm:,} to warm up",
+            f"{calls:,} timed calls per runtime after at least {warm:,} to warm up",
             many(settings["launches"], "start"),
             *(["quick run"] if settings["quick"] else []),
         ]

@@ -49,7 +49,7 @@ def _rows(receipt: Receipt) -> Section:
     data, rows = receipt["data"], len(receipt["data"]["row_numbers"])
     paragraphs = [
         f"{names(receipt['settings']['backends'])} answered the same {many(rows, 'row')} of {data['name']}, prepared "
-        "by the same code. A backend only turns token ids into logits, so a difference between two is a difference in "
+        "by the same code. A runtime only turns token ids into logits, so a difference between two is a difference in "
         "arithmetic and nothing else.",
         f"Texts are cut at {receipt['model']['max_tokens']} tokens, which affected {many(data['truncated'], 'row')}. "
         + ("The measurement contains the texts." if data["texts"] else "The measurement has row numbers, not texts."),
@@ -73,12 +73,12 @@ def _latency(receipt: Receipt) -> Section:
     paragraphs = [
         "The time of one call with one text, end to end as a user sees it: checking, tokenising, the forward pass, "
         "reading the result. It is measured inside the answering process, without network or queue.",
-        f"Every backend has its own process with {many(settings['threads'], 'thread')}{pinned}. "
+        f"Every runtime has its own process with {many(settings['threads'], 'thread')}{pinned}. "
         f"{many(settings['launches'], 'start').capitalize()} of each, in every start {settings['rounds']} "
-        f"rounds of {settings['texts']} texts drawn from the rows: {calls:,} calls of each backend. All backends get "
+        f"rounds of {settings['texts']} texts drawn from the rows: {calls:,} calls of each runtime. All runtimes get "
         "the same texts, whose lengths are those of the rows.",
-        "The backends take turns in ABBA order: A, B, C in one round, C, B, A in the next, and every two rounds "
-        "another backend is first. If the machine slows down, it slows down for all of them.",
+        "The runtimes take turns in ABBA order: A, B, C in one round, C, B, A in the next, and every two rounds "
+        "another runtime is first. If the machine slows down, it slows down for all of them.",
         "Before timing, each process answers texts of every length until two passes in a row differ by less than 5%. "
         f"{settled} of {len(warm)} processes got there"
         + (". " if settled == len(warm) else "; the others stopped after 12 passes and may still have become faster. ")
@@ -171,7 +171,7 @@ def _accuracy(receipt: Receipt) -> Section:
         ]
     paragraphs = [
         "Accuracy is the share of rows whose most probable label is right, with Wilson's 95% interval. The interval "
-        "says how well these rows represent others like them; it does not measure the difference between two backends, "
+        "says how well these rows represent others like them; it does not measure the difference between two runtimes, "
         "which the next section covers.",
         "Macro-F1 is the unweighted mean of the F1 of every label among the right ones, so a rare label counts as much "
         f"as a common one; its interval is a bootstrap of rows ({RESAMPLES:,} resamples), each over the labels drawn.",
@@ -207,7 +207,7 @@ def _difference(receipt: Receipt, limits: ShipLimits) -> Section:
         "The difference in accuracy has Tango's 90% score interval, so each end alone holds with 95% confidence, "
         "nearly so below some 600 rows. If no row differs, the exact bound is used: a bootstrap of rows that all agree "
         "would call the difference exactly zero, however few they are.",
-        f"A backend is within the limit if the lower end of that interval is above {points(-limits.max_drop, 1)} "
+        f"A runtime is within the limit if the lower end of that interval is above {points(-limits.max_drop, 1)} "
         "(non-inferiority). It is beyond the limit if the upper end is below and McNemar's exact test agrees, or if "
         "the whole interval of macro-F1 is below. Otherwise it is not settled. So too few rows can never pass, nor can "
         "rows of a single label, or rows of which more than 5% repeat a text.",

@@ -204,7 +204,7 @@ def check_backend(name: str, served: Sequence[str] | None = None, missing: Mappi
         missing: backends that the model lacks, and the reasons.
     """
     if name not in RUNTIMES:
-        raise InputError(f"Unknown backend {shown(name)}. Known: {', '.join(RUNTIMES)}.")
+        raise InputError(f"Unknown runtime {shown(name)}. Known: {', '.join(RUNTIMES)}.")
     if missing and name in missing:
         raise InputError(f"This model has no {TITLES[name]}: {missing[name]}")
     if served is not None and name not in served and RUNTIMES[name].is_optional:

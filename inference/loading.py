@@ -169,7 +169,7 @@ def _open(
     """Open the model on the runtime of `options`; returns the backend and the path of the tokenizer."""
     runtime = RUNTIMES[options.backend]
     # Imported here and not above: each runtime is seconds of start-up, and ONNX runs without torch.
-    with importing(f"Backend {options.backend!r}", runtime.requirements):
+    with importing(f"Runtime {options.backend!r}", runtime.requirements):
         module = importlib.import_module(runtime.module)
     module.check_device(options)  # now, and not after a minute of building
     if not runtime.file:

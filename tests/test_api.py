@@ -124,8 +124,8 @@ def test_null_means_the_default(client: Client) -> None:
         (b'{"text": "a", "tasks": "sentiment"}', 422, "tasks should be a valid array."),
         (b'{"text": "a", "tasks": []}', 422, "tasks should have at least 1 item."),
         (b'{"text": "a", "tasks": ["MARK"]}', 422, "Unknown task. Available: sentiment, emotion."),
-        (b'{"text": "a", "backend": "MARK"}', 422, "Unknown backend. Available: pytorch."),
-        (b'{"text": "a", "backend": ""}', 422, "Unknown backend. Available: pytorch."),
+        (b'{"text": "a", "backend": "MARK"}', 422, "Unknown runtime. Available: pytorch."),
+        (b'{"text": "a", "backend": ""}', 422, "Unknown runtime. Available: pytorch."),
         (b'{"text": "a", "MARK": 1}', 422, UNKNOWN),
         (b'{"MARK": "a"}', 422, UNKNOWN),
         (b'{"text": "a", "MARK": {"text": "a", "text": "a"}}', 422, UNKNOWN),
@@ -366,7 +366,7 @@ def test_request_chooses_the_backend() -> None:
 
 
 def test_unknown_default_backend_is_refused() -> None:
-    with pytest.raises(InputError, match="Unknown backend 'onnx'. Available: pytorch."):
+    with pytest.raises(InputError, match="Unknown runtime 'onnx'. Available: pytorch."):
         create_app(fakes.classifier(), backend="onnx")
 
 

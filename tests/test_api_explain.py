@@ -66,7 +66,7 @@ def test_task_is_optional_if_the_model_has_one() -> None:
         ({"task": "MARK"}, "unknown_task", "Unknown task. Available: sentiment, emotion."),
         ({"label": "MARK"}, "unknown_label", "The task has no such label. GET …/model lists them."),
         ({"method": "MARK"}, "invalid_request", "method should be 'occlusion' or 'integrated_gradients'."),
-        ({"backend": "MARK"}, "unknown_backend", "Unknown backend. Available: int8."),
+        ({"backend": "MARK"}, "unknown_backend", "Unknown runtime. Available: int8."),
         ({"text": " "}, "invalid_request", "text is empty: give it at least one word."),
         ({"texts": ["a"]}, "invalid_request", "Unknown field in the request."),
         ({"method": "integrated_gradients"}, "cannot_explain", "PyTorch"),

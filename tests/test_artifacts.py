@@ -249,7 +249,7 @@ def test_onnx_and_int8_answer_where_torch_cannot_be_imported(tiny: Tiny, built: 
     )
     lines = done.stdout.splitlines()
     assert lines[:2] == ["down", "down"]
-    assert lines[2].startswith("MissingDependencyError Backend 'pytorch' needs the library 'torch'")
+    assert lines[2].startswith("MissingDependencyError Runtime 'pytorch' needs the library 'torch'")
 
 
 def test_large_graph_is_tried_with_fewer_texts(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_weights_with_nan_are_refused(copy: Path, tiny: Tiny) -> None:
 
 
 def test_an_unknown_backend_or_device_is_refused(tiny: Tiny) -> None:
-    with pytest.raises(InputError, match="Unknown backend 'tflite'. Known: pytorch, onnx, int8"):
+    with pytest.raises(InputError, match="Unknown runtime 'tflite'. Known: pytorch, onnx, int8"):
         load(tiny.folder, "tflite")
     with pytest.raises(InputError, match="Unknown device 'tpu'"):
         load(tiny.folder, device="tpu")

@@ -168,8 +168,8 @@ def test_only_backends_that_no_other_beats_are_joined(receipt: Any) -> None:
 def test_gain_within_the_noise_is_not_called_a_gain() -> None:
     same = one(ms={"pytorch": 5.0, "onnx": 5.0, "int8": 5.0}, jitter=0.1)
     assert overview.speedup(same).takeaway == "ONNX and INT8 are not measurably faster or slower than PyTorch."
-    assert "No backend is measurably faster" in overview.pareto(same, "mood").takeaway or (
-        "No backend is faster" in overview.pareto(same, "mood").takeaway
+    assert "No runtime is measurably faster" in overview.pareto(same, "mood").takeaway or (
+        "No runtime is faster" in overview.pareto(same, "mood").takeaway
     )
 
 

@@ -279,7 +279,7 @@ def test_error_of_a_dead_process_quotes_its_last_line(tiny: Tiny, tmp_path: Path
         Process(tmp_path / "none", "int8", cache=tiny.cache, threads=1)
     process = Process(tiny.folder, "int8", cache=tiny.cache, threads=1, base=tiny.base)
     try:
-        with pytest.raises(InferenceError, match="backend 'int8' ended .*no such order"):
+        with pytest.raises(InferenceError, match="runtime 'int8' ended .*no such order"):
             process.ask("dance")
     finally:
         process.close()
@@ -288,9 +288,9 @@ def test_error_of_a_dead_process_quotes_its_last_line(tiny: Tiny, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backends": ["onnx", "tflite"]}, "Unknown backend 'tflite'"),
-        ({"backends": ["onnx", "onnx"]}, "must name each backend once"),
-        ({"backends": []}, "must name each backend once"),
+        ({"backends": ["onnx", "tflite"]}, "Unknown runtime 'tflite'"),
+        ({"backends": ["onnx", "onnx"]}, "must name each runtime once"),
+        ({"backends": []}, "must name each runtime once"),
         ({"threads": 0}, "threads=0, but this process may use 1 to"),
         ({"threads": 10_000}, "threads=10000"),
         ({"seed": -1}, "seed=-1 must not be negative"),
@@ -377,7 +377,7 @@ def test_damaged_receipt_is_a_one_line_error(
         (["--data", "nothing.csv", "--task", "mood"], "No file nothing.csv"),
         (["--task", "mood"], "--task, --rows, --pair-column and --label-map need --data"),
         (["--data", "x.csv", "--rows", "0"], "--rows 0 must be at least 1"),
-        (["--backends", "tflite"], "Unknown backend 'tflite'"),
+        (["--backends", "tflite"], "Unknown runtime 'tflite'"),
     ],
 )
 def test_invalid_compare_options_are_rejected(

@@ -59,5 +59,5 @@ def test_leaderboard_on_a_phone_has_a_card_for_each_row_that_the_filter_leaves()
     assert dict(first.lines)["int8"] == ["89.5%", *dict(first.lines)["int8"][1:4], "16.0 MB"]
     assert dict(first.lines)["int8"][3] == "6.0×"
     assert dict(second.lines)["int8"][1:4] == ["not measured", "–", "–"]
-    (left,) = leaderboard.cards(listed, [row for row in rows if row["backend"] == "ONNX" and row["measurement"] == "b"])
+    (left,) = leaderboard.cards(listed, [row for row in rows if row["runtime"] == "ONNX" and row["measurement"] == "b"])
     assert [name for name, _ in left.lines] == ["onnx"]

@@ -96,8 +96,8 @@ def test_dash_reads_stdin_as_one_text(run: Run, monkeypatch: pytest.MonkeyPatch)
         ((), "explain needs a TEXT"),
         (("bad", "--label", "up"), "This model has 2 tasks; name one"),
         (("bad", "--task", "mood", "--label", "sad"), "has no label 'sad'. It has: down, up"),
-        (("bad", "--compare", "onnx"), "pass two or more different backends"),
-        (("bad", "--compare", "onnx,gpu"), "Unknown backend 'gpu'"),
+        (("bad", "--compare", "onnx"), "pass two or more different runtimes"),
+        (("bad", "--compare", "onnx,gpu"), "Unknown runtime 'gpu'"),
         (("bad", "--compare", "onnx,int8", "--backend", "onnx"), "--compare cannot be combined"),
         (("bad", "--backend", "int8", "--method", GRADIENTS), "Use method='occlusion', or load it with"),
         (("bad", "--task", "mood", "--budget", "0"), "budget_s=0.0 is not a time"),
@@ -286,7 +286,7 @@ def test_error_is_shown_instead_of_an_explanation(
     dashboard: Callable[..., AppTest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def explain(*_: Any) -> dict[str, Any]:
-        raise InferenceError("Backend 'pytorch' needs the library 'torch'.")
+        raise InferenceError("Runtime 'pytorch' needs the library 'torch'.")
 
     monkeypatch.setattr(jobs, "explain", explain)
     at = dashboard()

@@ -91,7 +91,7 @@ def test_environment_names_optional_runtimes_only() -> None:
     assert ServerSettings.read({"TRIPTYCH_BACKEND": "openvino"}).runtimes == ("openvino",)
     with pytest.raises(InputError, match="TRIPTYCH_RUNTIMES: INT8 is always offered. Name only optional runtimes"):
         ServerSettings.read({"TRIPTYCH_RUNTIMES": "openvino,int8"})
-    with pytest.raises(InputError, match="Unknown backend 'tflite'"):
+    with pytest.raises(InputError, match="Unknown runtime 'tflite'"):
         read_optional("--runtimes", "tflite")
 
 

@@ -47,8 +47,8 @@ def change(receipt: dict[str, Any], *path: Any, value: Any) -> bytes:
         (("version",), 2, "version 2; this Triptych reads up to version 1. Update Triptych"),
         (("version",), 0, "at version: 1 was expected"),
         (("format",), "other", "not a measurement"),
-        (("data", "tokens"), [3], "200 rows, but not an answer of every backend to each"),
-        (("backends", "int8", "predictions", "mood", "label_ids"), [1], "not an answer of every backend"),
+        (("data", "tokens"), [3], "200 rows, but not an answer of every runtime to each"),
+        (("backends", "int8", "predictions", "mood", "label_ids"), [1], "not an answer of every runtime"),
         (("settings", "backends"), ["pytorch", "tensorflow"], "measures .*, a runtime that this version does not have"),
         (("data", "sha256"), "../../etc/passwd", "at data/sha256"),
         (("settings", "dtypes"), {"int8": "bfloat16"}, "int8 cannot have been measured in bfloat16"),
@@ -70,7 +70,7 @@ def change(receipt: dict[str, Any], *path: Any, value: Any) -> bytes:
         (("backends", "int8", "predictions", "mood", "label_ids"), [99] * 200, "a label that the task does not have"),
         (("results", "control"), {"value": 1, "low": 1, "high": 1}, "'noise' is a required property"),
         (("settings", "reference"), "onnx", "its backends do not match its settings"),
-        (("data", "labels"), {"other": [0] * 200}, "not an answer of every backend to each"),
+        (("data", "labels"), {"other": [0] * 200}, "not an answer of every runtime to each"),
     ],
 )
 def test_altered_receipt_is_rejected(receipt: dict[str, Any], path: Any, value: Any, message: str) -> None:

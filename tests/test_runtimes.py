@@ -60,5 +60,5 @@ def test_models_have_three_runtimes_in_order_of_exactness(tiny: Tiny) -> None:
 
 
 def test_runtime_that_is_gone_is_unknown() -> None:
-    with pytest.raises(InputError, match=r"Unknown backend 'pytorch-bf16'. Known: pytorch, onnx, int8, openvino."):
+    with pytest.raises(InputError, match=r"Unknown runtime 'pytorch-bf16'. Known: pytorch, onnx, int8, openvino."):
         load("assets/models/demo", "pytorch-bf16")

@@ -147,7 +147,7 @@ def test_command_prints_every_slice(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--task", "topic"], "has no int8 answers for 'topic'; it has tasks mood; backends pytorch, int8"),
+        (["--task", "topic"], "has no int8 answers for 'topic'; it has tasks mood; runtimes pytorch, int8"),
         (["--backend", "onnx"], "has no onnx answers for 'mood'"),
         (["--data", "missing.csv"], "No file missing.csv. Pass the file that"),
     ],

@@ -66,7 +66,7 @@ def test_explain_gives_every_word_its_figure_and_its_place(address: str) -> None
         (("good", "sentiment", "great"), "has no label 'great'"),
         (("good", "sentiment", None, "lime"), "Unknown method 'lime'"),
         (("good", "sentiment", None, GRADIENTS, "int8"), "needs the gradients of a PyTorch network"),
-        (("good", "sentiment", None, "occlusion", "gpu"), "Unknown backend 'gpu'"),
+        (("good", "sentiment", None, "occlusion", "gpu"), "Unknown runtime 'gpu'"),
         (("good", 3), "Unknown task"),
     ],
 )

@@ -123,7 +123,7 @@ def test_other_runtimes_and_invalid_questions_ask_for_no_gpu(
     for text, threshold in (([TEXT, TEXT], None), (3, None), (TEXT, True), (TEXT, 2.0), ("", None)):
         with pytest.raises(InputError):
             lent.answer(text, "pytorch", threshold)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="Unknown backend"):
+    with pytest.raises(InputError, match="Unknown runtime"):
         lent.answer(TEXT, "cuda", None)
     assert spaces.processes == []
 

@@ -23,7 +23,7 @@ def scores(receipt: Receipt, task: str, score: str = "accuracy") -> Chart:
     off = [name for name, e in values.items() if not e["low"] <= e["value"] <= e["high"]]
     figure = dots(values, x=f"{title} (zoomed axis)", say=percent, bare=off, min_reach=0.02)
     figure.update_xaxes(tickformat=".1%")
-    table: Rows = [{"backend": TITLES[name], title: e["value"], **ends(e)} for name, e in values.items()]
+    table: Rows = [{"runtime": TITLES[name], title: e["value"], **ends(e)} for name, e in values.items()]
     worst, best = (f(values, key=lambda name: values[name]["value"]) for f in (min, max))
     lowest, highest = values[worst]["value"], values[best]["value"]
     if len(values) == 1:
@@ -42,7 +42,7 @@ def scores(receipt: Receipt, task: str, score: str = "accuracy") -> Chart:
     alt = f"Dots of {title} on {task}, {many(rows, 'row')}: {joined(each(values, lambda e: span(e, percent)))}."
     method = "Wilson" if score == "accuracy" else "bootstrap"
     note = f"No interval for {names(off)}: too few rows per label." if off else ""
-    details = f"{rows:,} rows. Error bars: 95% intervals of each backend on its own ({method})."
+    details = f"{rows:,} rows. Error bars: 95% intervals of each runtime on its own ({method})."
     return Chart(figure, takeaway, alt, table, note, details)
 
 
@@ -64,7 +64,7 @@ def differences(receipt: Receipt, task: str, max_drop: float) -> Chart | None:
     figure.update_xaxes(range=[-reach, reach], ticksuffix="")
     table: Rows = [
         {
-            "backend": TITLES[name],
+            "runtime": TITLES[name],
             "rows": pair["rows"],
             "changed labels": pair["flips"],
             "broken": pair["broken"],
@@ -131,7 +131,7 @@ def reliability(receipt: Receipt, task: str) -> Chart:
         )
         table += [
             {
-                "backend": TITLES[name],
+                "runtime": TITLES[name],
                 "confidence from": bin_["low"],
                 "to": bin_["high"],
                 "rows": bin_["rows"],
@@ -145,11 +145,11 @@ def reliability(receipt: Receipt, task: str) -> Chart:
     figure.update_yaxes(tickformat=".0%", range=[-0.03, 1.03])
     errors = {name: of["calibration_error"] for name, of in accuracy.items()}
     if max(errors.values()) - min(errors.values()) < 0.0005:
-        distance = f"{_distance(min(errors.values()))} on every backend"
+        distance = f"{_distance(min(errors.values()))} on every runtime"
     else:
         distance = joined([f"{_distance(error)} on {TITLES[name]}" for name, error in errors.items()])
     takeaway = f"On average, confidence and accuracy differ by {distance}."
-    note = "Below the dotted line a backend is overconfident."
+    note = "Below the dotted line a runtime is overconfident."
     details = "Larger marks: more rows. Expected calibration error with 15 bins; with few rows it comes out too large."
     return Chart(figure, takeaway, f"Reliability diagram of {task}. {takeaway}", table, note, details)
 
@@ -193,7 +193,7 @@ def coverage(receipt: Receipt, task: str, threshold: float) -> Chart:
             f"{percent(covered)} on {TITLES[name]}" + ("" if right is None else f" ({percent(right)} of them right)")
         )
         table += [
-            {"backend": TITLES[name], "threshold": at, "answered": share, "right among them": accuracy}
+            {"runtime": TITLES[name], "threshold": at, "answered": share, "right among them": accuracy}
             for share, accuracy, at in steps
             if round(at * 100) % 5 == 0
         ]

@@ -38,7 +38,7 @@ def percentiles(receipt: Receipt, max_p95_ms: float | None = None) -> Chart:
     limit(figure, "limit on p95", y=max_p95_ms)
     present = {name: [(p, e) for p, e in zip(shown, all_, strict=True) if e] for name, all_ in values.items()}
     table: Rows = [
-        {"backend": TITLES[name], "percentile": f"p{p}", "ms": estimate["value"], **ends(estimate)}
+        {"runtime": TITLES[name], "percentile": f"p{p}", "ms": estimate["value"], **ends(estimate)}
         for name, pairs in present.items()
         for p, estimate in pairs
     ]
@@ -83,7 +83,7 @@ def distribution(receipt: Receipt) -> Chart:
         )
         shares = [0, 10, 25, 50, 75, 90, 100]
         table += [
-            {"backend": TITLES[name], "share of calls, %": share, "within, ms": float(f"{value:.4g}")}
+            {"runtime": TITLES[name], "share of calls, %": share, "within, ms": float(f"{value:.4g}")}
             for share, value in zip(shares, np.percentile(times_ms, shares), strict=True)
         ]
     finish(figure, height=380, x="ms per text (log scale)", y="share of calls answered", legend=True)
@@ -106,7 +106,7 @@ def distribution(receipt: Receipt) -> Chart:
     takeaway = sentence("; ".join(comparisons) or f"{base} takes {ms(fastest)} at best")
     alt = joined(each(samples, lambda times_ms: f"from {digits(times_ms[0])} to {digits(times_ms[-1])} ms"))
     details = (
-        f"{len(samples[reference]):,} calls per backend with the same texts, one per call. Markers: 10, 50 and 90%."
+        f"{len(samples[reference]):,} calls per runtime with the same texts, one per call. Markers: 10, 50 and 90%."
     )
     return Chart(figure, takeaway, f"Cumulative curves of the time per text: {alt}.", table, details=details)
 
@@ -129,7 +129,7 @@ def by_length(receipt: Receipt) -> Chart:
             "length": band["length"],
             "share of rows, %": round(band["share_of_rows"] * 100, 1),
             "calls": band["calls"],
-            "backend": TITLES[name],
+            "runtime": TITLES[name],
             **{f"p{p}, ms": band["backends"][name].get(f"p{p}_ms", {}).get("value") for p in PERCENTILES},
         }
         for band in bands
@@ -170,7 +170,7 @@ def batches(receipt: Receipt) -> Chart:
     figure = lines(points, x="texts in a batch", y="texts per second", say=digits)
     table: Rows = [
         {
-            "backend": TITLES[name],
+            "runtime": TITLES[name],
             "batch size": step["batch_size"],
             "texts per second": step["texts_per_s"]["value"],
             **ends(step["texts_per_s"]),
@@ -190,7 +190,7 @@ def batches(receipt: Receipt) -> Chart:
         note = (
             f"{joined(unsure)}: batches are not measurably faster than single texts."
             if unsure
-            else "On each backend its best batch is measurably faster than single texts."
+            else "On each runtime its best batch is measurably faster than single texts."
         )
         details = "Error bars: 95% intervals."
     else:
@@ -209,10 +209,10 @@ def stages(receipt: Receipt) -> Chart:
     totals = {name: " + ".join(digits(length, 2) for _, length in parts) for name, parts in values.items()}
     figure = stacked(values, x="median ms of one text", say=ms, totals=totals)
     table: Rows = [
-        {"backend": TITLES[name], **{f"{part}, ms": length for part, length in parts}} for name, parts in values.items()
+        {"runtime": TITLES[name], **{f"{part}, ms": length for part, length in parts}} for name, parts in values.items()
     ]
     least = min(medians["forward_ms"] / (sum(medians[key] for key in PARTS) or 1) for medians in stages.values())
-    takeaway = f"On every backend the model itself takes at least {floor(least * 100)}% of the time" + (
+    takeaway = f"On every runtime the model itself takes at least {floor(least * 100)}% of the time" + (
         ": there is little to gain elsewhere." if least > 0.75 else "."
     )
     alt = f"Bars in three parts, tokenise, forward and rest, in ms: {'; '.join(each(totals, str))}."
@@ -240,7 +240,7 @@ def cold_start(receipt: Receipt) -> Chart:
     )
     table: Rows = [
         {
-            "backend": TITLES[name],
+            "runtime": TITLES[name],
             **{f"{step}, s": start[key] for key, step in STEPS.items()},
             "in all, s": start["total_s"],
             "fastest, s": start["min_s"],
@@ -279,7 +279,7 @@ def threads(receipt: Receipt) -> Chart | None:
     }
     figure = lines(points, x="threads", y="median ms per text", say=ms, height=320)
     table: Rows = [
-        {"backend": TITLES[name], "threads": int(count), "median, ms": value}
+        {"runtime": TITLES[name], "threads": int(count), "median, ms": value}
         for name, pairs in medians.items()
         for count, value in pairs
     ]
@@ -291,7 +291,7 @@ def threads(receipt: Receipt) -> Chart | None:
         else f"No other number of threads than {own} is more than 10% faster."
     )
     alt = each(medians, lambda pairs: ", ".join(f"{count}: {ms(value)}" for count, value in pairs))
-    note = f"All other figures use {many(own, 'thread')} per backend."
+    note = f"All other figures use {many(own, 'thread')} per runtime."
     details = "One start, the same texts each time."
     return Chart(figure, takeaway, f"Lines of the median time by threads: {'; '.join(alt)}.", table, note, details)
 
@@ -323,7 +323,7 @@ def shapes(receipt: Receipt) -> Chart | None:
         {
             "texts": shape["texts"],
             "tokens": shape["tokens"],
-            "backend": TITLES[name],
+            "runtime": TITLES[name],
             "median, ms": estimates[name][i]["value"],
             **ends(estimates[name][i]),
         }
@@ -349,7 +349,7 @@ def noise(receipt: Receipt) -> tuple[str, str]:
     """Say how large a difference is noise, and how that was measured."""
     control, reference = receipt["results"]["control"], TITLES[receipt["settings"]["reference"]]
     how = (
-        f"Two processes of {reference} were measured like two backends; their medians differ by at most this."
+        f"Two processes of {reference} were measured like two runtimes; their medians differ by at most this."
         if not noise_is_assumed(control)
         else "Each process was started once. Two starts of a process are assumed to differ by at most this."
     )

@@ -24,7 +24,7 @@ def table(receipts: Mapping[str, Receipt]) -> Rows:
     return [
         {
             "model": receipt["model"]["name"],
-            "backend": TITLES[backend],
+            "runtime": TITLES[backend],
             "task": task,
             "accuracy, %": scores[backend]["accuracy"]["value"] * 100,
             "p50, ms": _time(receipt, backend, "p50_ms"),
@@ -69,7 +69,7 @@ class Group:
 
 def cards(receipts: Mapping[str, Receipt], rows: Rows) -> list[Group]:
     """Return these rows of the receipts' `table` by measurement and task, with the figures of `CARD`."""
-    wanted = {(row["measurement"], row["task"], row["backend"]) for row in rows}
+    wanted = {(row["measurement"], row["task"], row["runtime"]) for row in rows}
     groups = []
     for name, receipt in receipts.items():
         for task, scores in receipt["results"]["accuracy"].items():

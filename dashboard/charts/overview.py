@@ -82,7 +82,7 @@ def pareto(receipt: Receipt, task: str) -> Drawing:
     size = {name: results["size"][name]["model_bytes"] for name in p50}
     table: Rows = [
         {
-            "backend": TITLES[name],
+            "runtime": TITLES[name],
             "p50, ms": p50[name]["value"],
             "p50 from": p50[name]["low"],
             "p50 to": p50[name]["high"],
@@ -186,11 +186,11 @@ def _trade(receipt: Receipt, task: str) -> str:
     p50 = {name: float(of["p50_ms"]["value"]) for name, of in results["latency"].items()}
     fastest = min(p50, key=p50.__getitem__)
     if fastest == reference:
-        return f"No backend is faster than {TITLES[reference]}, at {ms(p50[reference])} per text."
+        return f"No runtime is faster than {TITLES[reference]}, at {ms(p50[reference])} per text."
     gain, pair = results["speedup"][fastest], results["paired"][task][fastest]
     change = points(pair["delta_accuracy"]["value"])
     if not gain["different"]:
-        return f"No backend is measurably faster than {TITLES[reference]} here."
+        return f"No runtime is measurably faster than {TITLES[reference]} here."
     if pair["flips"] == 0:
         then = f"gives the same label on all {pair['rows']:,} rows"
     elif pair["mcnemar_p"] >= 0.05:
@@ -213,7 +213,7 @@ def speedup(receipt: Receipt) -> Drawing:
     bars[-1] = bars[-1]._replace(title=f"{again} {span(control, times)}")
     rows = {TITLES[name]: (gain, "yes" if gain["different"] else "no") for name, gain in gains.items()}
     table: Rows = [
-        {"backend": title, "times as fast": gain["value"], **ends(gain), "beyond noise": beyond}
+        {"runtime": title, "times as fast": gain["value"], **ends(gain), "beyond noise": beyond}
         for title, (gain, beyond) in (rows | {f"{again} ({CONTROL})": (control, None)}).items()
     ]
     real = sorted((name for name in gains if gains[name]["different"]), key=lambda name: -gains[name]["value"])
@@ -232,7 +232,7 @@ def speedup(receipt: Receipt) -> Drawing:
     reason = (
         "each process was started once, and two starts are assumed to differ by up to"
         if noise_is_assumed(control)
-        else f"two processes of {base}, measured like any two backends, differ by up to"
+        else f"two processes of {base}, measured like any two runtimes, differ by up to"
     )
     note = f"Grey band: {reason} {percent(noise - 1, 0)}. A gain inside it is noise."
     alt = f"Bars of the speed-up over {base}: {joined(described)}."
@@ -266,7 +266,7 @@ def cost(receipt: Receipt, price_per_hour: float, currency: str = "$") -> Drawin
 
     table: Rows = [
         {
-            "backend": TITLES[name],
+            "runtime": TITLES[name],
             f"{currency} per million": estimate["value"],
             **ends(estimate),
             "batch size": throughput[name]["best_batch_size"],
@@ -281,7 +281,7 @@ def cost(receipt: Receipt, price_per_hour: float, currency: str = "$") -> Drawin
         if overlap(values[dear], values[cheap]):
             takeaway += ", but the intervals overlap"
     alt = f"Bars of the cost of a million texts: {joined(each(values, lambda e: money(e['value'])))}."
-    note = "Each backend at its best batch size, with the machine always busy. A service with idle hours costs more."
+    note = "Each runtime at its best batch size, with the machine always busy. A service with idle hours costs more."
     samples = min(step["texts_per_s"]["samples"] for of in throughput.values() for step in of["sweep"])
     if not enough_samples(samples, 50):
         note += f" Error bars: the range of {samples} calls each, too few for an interval."

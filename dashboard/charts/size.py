@@ -27,7 +27,7 @@ def model(receipt: Receipt, max_size_mb: float | None = None) -> Chart:
     figure = stacked(values, x="MB of model files", say=_say)
     limit(figure, "limit", x=max_size_mb)
     table: Rows = [
-        {"backend": TITLES[name], "file": path, "kind": file["kind"], "bytes": file["bytes"], "SHA-256": file["sha256"]}
+        {"runtime": TITLES[name], "file": path, "kind": file["kind"], "bytes": file["bytes"], "SHA-256": file["sha256"]}
         for name in sizes
         for path, file in receipt["backends"][name]["files"].items()
     ]
@@ -41,7 +41,7 @@ def _against(receipt: Receipt, key: str, what: str) -> str:
     sizes, reference = receipt["results"]["size"], receipt["settings"]["reference"]
     size, whole = min(of[key] for of in sizes.values()), sizes[reference][key]
     if size == whole:
-        return f"No backend needs less than {TITLES[reference]}: {mb(whole)} of {what}."
+        return f"No runtime needs less than {TITLES[reference]}: {mb(whole)} of {what}."
     smallest = [TITLES[name] for name in sizes if sizes[name][key] == size]
     return (
         f"{joined(smallest)} {'needs' if len(smallest) == 1 else 'need'} {mb(size)} of {what}, "
@@ -64,7 +64,7 @@ def dtypes(receipt: Receipt) -> Chart | None:
         kind, of = next(iter(types.items()))
         main.append(f"{percent(of['bytes'] / whole, 0)} {kind} in {TITLES[name]}")
     table: Rows = [
-        {"backend": TITLES[name], "type": kind, "tensors": of["tensors"], "bytes": of["bytes"]}
+        {"runtime": TITLES[name], "type": kind, "tensors": of["tensors"], "bytes": of["bytes"]}
         for name, types in backends.items()
         for kind, of in types.items()
     ]
@@ -86,7 +86,7 @@ def libraries(receipt: Receipt) -> Chart:
         if rest := ranked[TOP_LIBRARIES:]:
             values[name].append((f"{len(rest)} more", sum(size for _, size in rest) / MB))
     table: Rows = [
-        {"backend": TITLES[name], "library": library, "bytes": size}
+        {"runtime": TITLES[name], "library": library, "bytes": size}
         for name, ranked in backends.items()
         for library, size in ranked
     ]
@@ -107,7 +107,7 @@ def memory(receipt: Receipt) -> Chart:
     }
     figure = grouped(list(kinds.values()), values, y="MB of the process", height=340)
     table: Rows = [
-        {"backend": TITLES[name], **{f"{kind}, bytes": of[key] for key, kind in kinds.items()}}
+        {"runtime": TITLES[name], **{f"{kind}, bytes": of[key] for key, kind in kinds.items()}}
         for name, of in memory.items()
     ]
     peaks = {name: float(of["peak_bytes"]) for name, of in memory.items()}

@@ -72,7 +72,7 @@ st.header("Leaderboard", anchor=False)
 if len(names) > MAX_LISTED:
     st.caption(f"The first {MAX_LISTED} of {len(names)} measurements.")
 
-search = st.text_input("Filter", key="filter", bind="query-params", placeholder="model, backend, task, data …")
+search = st.text_input("Filter", key="filter", bind="query-params", placeholder="model, runtime, task, data …")
 rows = [
     row
     for row in leaderboard.table(listed)

@@ -53,7 +53,7 @@ USUAL_LIMITS = {"quick": 60, "full": 600}
 
 def page() -> None:
     st.header("Your data", anchor=False)
-    st.markdown("Measure the model's backends on this machine with your own labelled texts, and see which one to ship.")
+    st.markdown("Measure the model's runtimes on this machine with your own labelled texts, and see which one to ship.")
     job: Measurement | None = st.session_state.get(JOB) or found()
     if job is not None and not job.done:
         st.fragment(progress, run_every=1.0)(job)

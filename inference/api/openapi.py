@@ -35,7 +35,7 @@ ERRORS = {
     429: ("Too many texts are waiting. Retry-After says when to try again.", "overloaded"),
     500: ("The output of the model is not usable, or the server failed.", "model_error, internal"),
     503: (
-        "No answer in time, not enough memory, a backend that cannot be opened, or a server that is shutting down.",
+        "No answer in time, not enough memory, a runtime that cannot be opened, or a server that is shutting down.",
         "timed_out, overloaded, out_of_memory, backend_unavailable, model_changed, not_ready, stopping",
     ),
 }

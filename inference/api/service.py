@@ -69,7 +69,7 @@ class Service:
         self.bundle = served.bundle
         names = [served.backend.name] if isinstance(served, Classifier) else list(self.bundle.backends)
         if first is not None and first not in names:
-            raise InputError(f"Unknown backend {first!r}. Available: {', '.join(names)}.")
+            raise InputError(f"Unknown runtime {first!r}. Available: {', '.join(names)}.")
         self.backends = sorted(names, key=lambda name: name != (first or names[0]))
         self.limits = limits
         self.batcher = Batcher(limits.waiting_texts)
@@ -107,7 +107,7 @@ class Service:
         """Return the opening of a runtime, which all requests for it share."""
         if name not in self.backends or isinstance(self._served, Classifier):
             missing = self.bundle.missing.get(name)
-            reason = f"This model has no {TITLES[name]}: {missing}" if missing else "Unknown backend."
+            reason = f"This model has no {TITLES[name]}: {missing}" if missing else "Unknown runtime."
             raise ApiError(422, "unknown_backend", f"{reason} Available: {', '.join(self.backends)}.")
         opening = self._opening.get(name)
         if opening is None or opening.done() or opening.get_loop() is not asyncio.get_running_loop():
@@ -126,7 +126,7 @@ class Service:
         except ChangedModelError as error:
             raise ApiError(503, "model_changed", str(error)) from error
         except InferenceError as error:  # PyTorch is not installed, for example
-            message = f"{TITLES[name]} is not available on this server. Choose another backend."
+            message = f"{TITLES[name]} is not available on this server. Choose another runtime."
             raise ApiError(503, "backend_unavailable", message) from error
         return self._opened[name]
 

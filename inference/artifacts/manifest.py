@@ -112,7 +112,7 @@ def _problem(manifest: Mapping[str, Any]) -> str:
     if "tried" in quantized and not _fits(quantized, _TRIED):
         return "'quantized' is not what a build writes"
     if not {parity["reference"], *parity["backends"]} <= set(TITLES):
-        return "'parity' names an unknown backend"
+        return "'parity' names an unknown runtime"
     for name, entry in files.items():
         if name in ("", ".", "..", MANIFEST) or re.search(r"[/\\\0]", name):
             return f"{name!r} is not a file of a build"

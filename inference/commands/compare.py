@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
         commands,
         "compare",
         compare_command,
-        "Measure the backends of one model or of several on labelled rows, and write the measurements.",
+        "Measure the runtimes of one model or of several on labelled rows, and write the measurements.",
         several=True,
     )
     p.add_argument(
@@ -45,8 +45,8 @@ def add(commands: Any) -> None:
         help=f"comma-separated, of {', '.join(BACKENDS)} (default: all that the model has)",
     )
     choices = {dtype for r in RUNTIMES.values() if len(r.dtypes["cpu"]) > 1 for dtype in r.dtypes["cpu"]}
-    p.add_argument("--dtype", choices=sorted(choices), help="of the backends that have a choice (default: float32)")
-    p.add_argument("--threads", type=int, help="CPU threads per backend (default: all cores)")
+    p.add_argument("--dtype", choices=sorted(choices), help="of the runtimes that have a choice (default: float32)")
+    p.add_argument("--threads", type=int, help="CPU threads per runtime (default: all cores)")
     p.add_argument(
         "--quick", action="store_true", help="at most 500 rows, fewer samples, and a time limit of 60 s for speed"
     )
@@ -71,7 +71,7 @@ def add(commands: Any) -> None:
         commands,
         "verdict",
         verdict_command,
-        "Decide SHIP, NO or INCONCLUSIVE (exit code 0, 1 or 3) per backend, or whether one model may replace another.",
+        "Decide SHIP, NO or INCONCLUSIVE (exit code 0, 1 or 3) per runtime, or whether one model may replace another.",
     )
     p.add_argument("receipt", type=Path)
     p.add_argument(
@@ -84,7 +84,7 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--backend",
         choices=BACKENDS,
-        help="backend whose verdict is the exit code (default: the worst); of two models: the backend of both",
+        help="runtime whose verdict is the exit code (default: the worst); of two models: the runtime of both",
     )
     add_json(p)
 
@@ -372,7 +372,7 @@ def slices_command(args: argparse.Namespace) -> None:
     task, backends = args.task or next(iter(receipt["data"]["labels"])), receipt["settings"]["backends"]
     backend = args.backend or backends[-1]
     if task not in receipt["data"]["labels"] or backend not in backends:
-        has = f"tasks {', '.join(receipt['data']['labels'])}; backends {', '.join(backends)}"
+        has = f"tasks {', '.join(receipt['data']['labels'])}; runtimes {', '.join(backends)}"
         raise InputError(f"{args.receipt} has no {backend} answers for {task!r}; it has {has}.")
     columns = {}
     if args.data:

@@ -33,10 +33,10 @@ def add(commands: Any) -> None:
     p.add_argument("--pair", metavar="TEXT", help="the second text, for a model that takes pairs of texts")
     p.add_argument("--task", help="default: all")
     p.add_argument("--label", help="label to explain (default: the predicted one)")
-    help = "occlusion leaves out one word at a time, on any backend; gradients need PyTorch (default: %(default)s)"
+    help = "occlusion leaves out one word at a time, on any runtime; gradients need PyTorch (default: %(default)s)"
     p.add_argument("--method", choices=METHODS, default=OCCLUSION, help=help)
     p.add_argument("--backend", choices=BACKENDS, help="runtime (default: the model's first, usually pytorch)")
-    help = "explain on each of these comma-separated backends, and report how far they agree"
+    help = "explain on each of these comma-separated runtimes, and report how far they agree"
     p.add_argument("--compare", type=names, metavar="BACKENDS", help=help)
     p.add_argument("--budget", type=float, metavar="SECONDS", help="time limit (default: none)")
     p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
@@ -58,7 +58,7 @@ def explain_command(args: argparse.Namespace) -> None:
         raise InputError("--compare cannot be combined with --backend or --budget. Leave the other option out.")
     backends = args.compare or [args.backend]
     if args.compare and (len(backends) < 2 or len(set(backends)) < len(backends)):
-        raise InputError(f"--compare {','.join(backends)}: pass two or more different backends, such as onnx,int8.")
+        raise InputError(f"--compare {','.join(backends)}: pass two or more different runtimes, such as onnx,int8.")
     # stdin is a single text; invalid UTF-8 becomes replacement characters
     first = sys.stdin.buffer.read().decode("utf-8-sig", errors="replace") if args.text == "-" else args.text
     text = first if args.pair is None else (first, args.pair)

@@ -48,7 +48,7 @@ def _caveats_on_speed(receipt: Mapping[str, Any]) -> list[str]:
         texts.append(f"In at least one start, the warm-up of {names} ended before its times were stable.")
     if noise > 1.1:
         texts.append(
-            f"The machine is noisy: two processes of the same backend may differ by up to {noise - 1:.0%}. "
+            f"The machine is noisy: two processes of the same runtime may differ by up to {noise - 1:.0%}. "
             "Smaller gains do not count."
         )
     if receipt["machine"]["steal_share"] > 0.02:

@@ -92,7 +92,7 @@ def _check_settings(receipt: Mapping[str, Any], plan: Plan) -> None:
     )
     _require(
         max(plan.launches * plan.rounds * plan.texts, plan.launches * plan.sweeps) <= MAX_CALLS,
-        f"its plan has more than {MAX_CALLS:,} timed calls per backend",
+        f"its plan has more than {MAX_CALLS:,} timed calls per runtime",
     )
     _require(
         (plan.launches == 0) == ("unmeasured" in receipt["latency"]),

@@ -101,9 +101,9 @@ class Process:
             self._log.seek(0)
             last = (self._log.read().strip().splitlines() or ["no message"])[-1]
             raise InferenceError(
-                f"The measuring process of backend {self.backend!r} ended ({self._process.returncode}): {last}."
+                f"The measuring process of runtime {self.backend!r} ended ({self._process.returncode}): {last}."
                 if self._process.returncode >= 0
-                else f"The measuring process of backend {self.backend!r} was killed: memory may have run out."
+                else f"The measuring process of runtime {self.backend!r} was killed: memory may have run out."
             )
         reply = json.loads(line)
         if isinstance(reply, dict) and "error" in reply:

@@ -184,5 +184,5 @@ def _check_lengths(receipt: Receipt, name: str) -> None:
             lists += [predictions.get("label_ids", []), predictions.get("confidence", [])]
     if any(len(values) != rows for values in lists):
         raise InputError(
-            f"{name} is damaged: it has {rows:,} rows, but not an answer of every backend to each. {AGAIN}"
+            f"{name} is damaged: it has {rows:,} rows, but not an answer of every runtime to each. {AGAIN}"
         )

@@ -205,7 +205,7 @@ def _check_arguments(
     for name in backends:
         check_backend(name, bundle.backends)
     if not backends or len(set(backends)) < len(backends):
-        raise InputError(f"backends={','.join(backends)} must name each backend once. Known: {', '.join(BACKENDS)}.")
+        raise InputError(f"backends={','.join(backends)} must name each runtime once. Known: {', '.join(BACKENDS)}.")
     if time_limit is not None and not time_limit >= 0:
         raise InputError(f"time_limit={time_limit:g} must not be negative.")
     if seed < 0:
@@ -333,7 +333,7 @@ def _answer(answers: Answers, total: int, progress: Progress, report_part: Calla
     def report() -> None:
         counts = ", ".join(f"{TITLES[name]} {count:,}" for name, count in answers.answered.items())
         is_open = [count > 0 for count in answers.answered.values()]
-        step = f"accuracy: {counts} of {total:,} rows" if any(is_open) else "accuracy: opening the backends"
+        step = f"accuracy: {counts} of {total:,} rows" if any(is_open) else "accuracy: opening the runtimes"
         done = sum(is_open) * START + sum(answers.answered.values()) * ROW
         progress(step, done / len(is_open) / (START + total * ROW))
         report_part()

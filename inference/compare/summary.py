@@ -26,7 +26,7 @@ def summary(receipts: Sequence[Mapping[str, Any]], price_per_hour: float | None 
     """
     names = receipts[0]["settings"]["backends"]
     if any(r["settings"]["backends"] != names or r["model"] != receipts[0]["model"] for r in receipts):
-        raise InputError("These measurements are of different models or backends, so they do not fit in one table.")
+        raise InputError("These measurements are of different models or runtimes, so they do not fit in one table.")
     flips = {n: sum(sum(r["backends"][n]["batch_flips"]["tasks"].values()) for r in receipts) for n in names}
     both_ways = any(r["backends"][names[0]]["batch_flips"]["rows"] for r in receipts)
     table = [

@@ -140,7 +140,7 @@ class Timing:
         swept = range(min(plan.sweep_texts, plan.rounds * plan.texts))
         for number, rows in enumerate(self.timed):
             step = f"speed, start {number + 1} of {plan.launches}: "
-            self._advance(0.0, step + "opening the backends")
+            self._advance(0.0, step + "opening the runtimes")
             with self._launch(self.threads, rows, number, self.names[0]) as pool:
                 for arm, process in pool.items():
                     name = self.names[0] if arm == benchmark.CONTROL else arm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import made
@@ -48,6 +49,12 @@ def test_method_folds_its_sections_below_the_first() -> None:
     assert [element.label for element in expanders][:3] == ["The rows", "Latency", "Noise: the A/A control"]
     assert [element.proto.expanded for element in expanders] == [True] + [False] * (len(expanders) - 1)
     assert "200 rows" in expanders[0].markdown[0].value
+
+
+def test_columns_of_the_leaderboard_say_what_they_are() -> None:
+    (table,) = opened("leaderboard").main.dataframe
+    columns = json.loads(table.proto.columns)
+    assert {name for name, column in columns.items() if column.get("help")} >= {"p50, ms", "p95, ms", "speed-up"}
 
 
 def test_leaderboard_on_a_phone_has_a_card_for_each_row_that_the_filter_leaves() -> None:

@@ -139,6 +139,7 @@ def test_page_opens_with_the_texts_of_another_measurement_of_the_model(folder: P
     assert at.selectbox(key="receipt").value == "mine"
     assert "4 of 120 labels of worded.csv" in said(at)
     assert sum("disagreement" in one.proto.body for one in at.main.get("html")) == 4
+    assert at.segmented_control(key="rows_of").options == [plain("mine (120 rows)"), plain("words (120 rows)")]
     at.segmented_control(key="rows_of").set_value("mine").run()
     assert "4 of 120 labels of rows.csv" in said(at)
     assert not [one for one in at.main.get("html") if "disagreement" in one.proto.body]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import made
 import pytest
 
+from inference.assets import SHOWCASE
+from inference.compare.caveats import HARD
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, ShipLimits, decide
 
 
@@ -236,6 +239,13 @@ def test_noise_and_batch_flips_are_caveats() -> None:
     caveats = " ".join(decide(noisy).caveats)
     assert "The machine is noisy" in caveats
     assert "INT8: 3 of 10 texts get a different label alone than in a batch" in caveats
+
+
+def test_showcase_is_said_to_be_hard() -> None:
+    receipt = three(200, 20, 0)
+    assert HARD not in decide(receipt).caveats
+    receipt["data"]["sha256"] = hashlib.sha256(SHOWCASE.read_bytes()).hexdigest()
+    assert HARD in decide(receipt).caveats
 
 
 def test_reference_in_bfloat16_is_a_caveat() -> None:

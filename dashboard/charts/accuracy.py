@@ -9,6 +9,7 @@ from dashboard.charts.style import FAINT, GREY, Chart, Rows, finish, marker, nam
 from dashboard.charts.traces import dots, line_style
 from inference.backends import TITLES
 from inference.calls.formatting import joined, percent, points
+from inference.compare.caveats import HARD, is_of_showcase
 from inference.compare.verdict import INCONCLUSIVE, NO, SHIP, accuracy_decision, is_same
 
 MEANING = {SHIP: "within the limit", NO: "beyond the limit", INCONCLUSIVE: "not settled whether within the limit"}
@@ -43,6 +44,7 @@ def scores(receipt: Receipt, task: str, score: str = "accuracy") -> Chart:
     method = "Wilson" if score == "accuracy" else "bootstrap"
     note = f"No interval for {names(off)}: too few rows per label." if off else ""
     details = f"{rows:,} rows. Error bars: 95% intervals of each runtime on its own ({method})."
+    details += f" {HARD}" if is_of_showcase(receipt) else ""
     return Chart(figure, takeaway, alt, table, note, details)
 
 

@@ -75,17 +75,21 @@ def rows_of(selection: Selection, backend: str) -> Receipt:
     other = None if receipt["data"]["texts"] is not None else with_words(selection, backend)
     if other is None:
         return receipt
-    sources = {other[0]: other[1], selection.name: receipt}
+    sources = dict(sorted([(selection.name, receipt), other], key=lambda source: -_row_count(source[1])))
     chosen = st.segmented_control(
         "Rows of",
         list(sources),
         default=other[0],
         required=True,
-        format_func=lambda name: plain(short(name, 40)),
+        format_func=lambda name: plain(f"{short(name, 40)} ({many(_row_count(sources[name]), 'row')})"),
         key="rows_of",
         help=f"{plain(selection.name)} has no texts. {plain(other[0])} is of the same model and has.",
     )
     return sources[chosen]
+
+
+def _row_count(receipt: Receipt) -> int:
+    return len(receipt["data"]["row_numbers"])
 
 
 def draw_counts(receipt: Receipt, task: str, backend: str, rows: list[Disagreement]) -> None:

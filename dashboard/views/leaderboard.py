@@ -87,11 +87,15 @@ with st.container(key="wide_rows"):
         height=min(MAX_HEIGHT, ROW_HEIGHT * (len(rows) + 1) + 3),  # known before the table is drawn: nothing moves then
         column_config={
             "accuracy, %": st.column_config.NumberColumn(format="%.1f"),
-            "macro-F1": st.column_config.NumberColumn(format="%.3f"),
-            "p50, ms": st.column_config.NumberColumn(format="%.2f"),
-            "p95, ms": st.column_config.NumberColumn(format="%.2f"),
-            "speed-up": st.column_config.NumberColumn(format="%.1f×"),
-            "model, MB": st.column_config.NumberColumn(format="%.1f"),
+            "macro-F1": st.column_config.NumberColumn(format="%.3f", help="The mean F1 of all labels, rare or common."),
+            "p50, ms": st.column_config.NumberColumn(
+                format="%.2f", help="Typical time: half of the texts take no longer."
+            ),
+            "p95, ms": st.column_config.NumberColumn(format="%.2f", help="Slow time: 95 of 100 texts take no longer."),
+            "speed-up": st.column_config.NumberColumn(
+                format="%.1f×", help="How many times as fast as the first runtime of the measurement."
+            ),
+            "model, MB": st.column_config.NumberColumn(format="%.1f", help="The model's files, without libraries."),
             "rows": st.column_config.NumberColumn(format="localized"),
         },
     )

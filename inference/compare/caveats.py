@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
+from inference.assets import SHOWCASE
 from inference.backends import TITLES
 from inference.compare.benchmark import MAX_SLOWDOWN
 from inference.compare.results import unmeasured
+from inference.formats.files import sha256
+
+HARD = "The showcase is hard on purpose (irony, mixed feelings, typos): its accuracy says little about other texts."
 
 
 def caveats(receipt: Mapping[str, Any]) -> list[str]:
@@ -16,6 +21,8 @@ def caveats(receipt: Mapping[str, Any]) -> list[str]:
     copies, rows = data["copies"], len(data["row_numbers"])
     notes = [note for note in data["notes"] if not (copies and note.startswith(f"{copies:,} rows repeat "))]
     texts = [note[:1].upper() + note[1:] + "." for note in notes]
+    if is_of_showcase(receipt):
+        texts.append(HARD)
     if copies:
         texts.append(f"{copies:,} of {rows:,} rows repeat a text.")
     for name, dtype in settings.get("dtypes", {}).items():
@@ -31,6 +38,16 @@ def caveats(receipt: Mapping[str, Any]) -> list[str]:
     if data["truncated"]:
         texts.append(f"{data['truncated']:,} texts exceed the model's token limit; the rest of them was not read.")
     return texts
+
+
+def is_of_showcase(receipt: Mapping[str, Any]) -> bool:
+    """Return whether the rows are Triptych's own showcase."""
+    return bool(receipt["data"]["sha256"] == _showcase_sha256())
+
+
+@cache
+def _showcase_sha256() -> str:
+    return sha256(SHOWCASE) if SHOWCASE.is_file() else ""
 
 
 def _caveats_on_speed(receipt: Mapping[str, Any]) -> list[str]:

@@ -49,7 +49,7 @@ def leaderboard(receipts: Mapping[str, Mapping[str, Any]]) -> str:
     """
     tasks = list(dict.fromkeys(task for receipt in receipts.values() for task in receipt["data"]["labels"]))
     table = [
-        ["model", "backend", *(f"accuracy of {task}" for task in tasks), "p50, ms", "files, MB"],
+        ["model", "runtime", *(f"accuracy of {task}" for task in tasks), "p50, ms", "files, MB"],
         ["---", "---", *["---:"] * (len(tasks) + 2)],
     ]
     for model, receipt in receipts.items():

@@ -108,12 +108,15 @@ def test_a_row_opens_side_by_side_with_the_reason_and_the_correction_of_its_task
     rows = [[text, "joy"] for text, _ in RIGHT] + EMOTION
     opened_row(visit, scored(visit, write_csv(tmp_path / "in.csv", ["text", "emotion"], rows)), how)
     visit.see("Row 42. The right emotion label in the file: sadness.")
+    wrong = visit.page.locator("#side-by-side .wrong")
+    sync_api.expect(wrong).to_have_text(["≠ File: sadness"] * 3)  # on each runtime, and on no other task
     visit.page.locator("#why .words[data-text='bad bad']").wait_for()
     visit.see("Why joy")  # a label of this task, which is not the first of the model
     visit.page.get_by_role("button", name="Wrong?").click()
     sync_api.expect(visit.page.locator("#correction [name=task]")).to_have_value("emotion")
     visit.box.fill("bad")
     sync_api.expect(visit.page.locator("#opened .row")).to_have_text("")  # it is another text
+    sync_api.expect(wrong).to_have_count(0)
     visit.page.locator("#correction [name=label]").select_option("sadness")
     visit.page.get_by_role("button", name="Record").click()
     visit.see("The text in the box has no answer yet.")
@@ -145,6 +148,7 @@ def test_the_way_back_leads_to_the_rows_as_they_were_left(visit: Visit, tmp_path
         assert grid.evaluate(seen) == left
         assert count(table) == "300 rows"
         assert "view=file" in visit.page.url
+        assert "text=" not in visit.page.url
         visit.page.go_forward()
         sync_api.expect(visit.box).to_be_visible()
         assert "text=bad" in visit.page.url
@@ -313,5 +317,6 @@ def test_a_phone_shows_the_answers_below_each_text(
     text, label = line.evaluate(places)  # at once: the page still scrolls
     assert label["top"] >= text["bottom"]
     assert label["right"] <= 390
+    sync_api.expect(line.locator("[role=gridcell]").first).to_have_text("1")  # the number of the row
     assert visit.overflow() <= 0
     visit.page.close()

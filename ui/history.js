@@ -96,7 +96,8 @@ function askFor(texts, task, limits) {
 
 /**
  * Open a row of the table in the view "Try".
- * @param {{table: string, number: number, texts: string[], task: string | null, right: string}} row
+ * @param {{table: string, number: number, texts: string[], task: string | null, right: string, rights: Record<string, string>}} row
+ *  `right` is the label of the task in the file, `rights` are those of every task that has one there
  */
 function openRow(row) {
   isTouched = true;
@@ -127,10 +128,31 @@ function showTry({ texts, task, limits, row, view: shownBefore }) {
   drawRow(row);
 }
 
+/** Mark the answers to a row of the file that are not its right labels. */
+function markWrong() {
+  const row = history.state?.triptych?.row;
+  const isShown = row?.table === shownTable?.page.id && [textsOf(shown()), asking?.texts ?? typed()].every((texts) => areSame(row?.texts ?? [], texts));
+  const rights = (row && isShown && row.rights) || {};
+  for (const facts of document.querySelectorAll("#side-by-side .facts[data-label]")) {
+    const { task } = facts.closest("td").dataset;
+    const right = Object.hasOwn(rights, task) ? rights[task] : facts.dataset.label;
+    const badge = facts.querySelector(".badge.wrong");
+    if (right === facts.dataset.label) badge?.remove();
+    else if (badge?.dataset.right !== right) { // nothing is drawn twice: the observer sees what is drawn here too
+      badge?.remove();
+      facts.prepend(make("span", { class: "badge wrong", "data-right": right }, make("span", { "aria-hidden": "true" }, "≠"), ` File: ${shorten(right)}`));
+    }
+  }
+}
+
+const answersDrawn = new MutationObserver(markWrong); // they come runtime by runtime
+
 /** The way back to the rows, and which of them is shown. */
 function drawRow(row = history.state?.triptych?.row) {
   const place = one("#opened .way-back");
   if (!place) return;
+  answersDrawn.observe(one("#side-by-side"), { childList: true, subtree: true });
+  markWrong();
   if (!row || row.table !== shownTable?.page.id) {
     place.hidden = true;
     return;

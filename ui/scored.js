@@ -150,7 +150,7 @@ class RowTable {
   /** What the columns are: heading, width in rem (and the share of what is left over), and how a row is sorted by it. */
   columns() {
     const { columns, texts } = this.data;
-    const widths = NARROW.matches ? { row: 0, text: 0, label: 5.5, figure: 6 } : { row: 4.6, text: 14, label: 7.5, figure: 8.2 };
+    const widths = NARROW.matches ? { row: 4, text: 0, label: 5.5, figure: 6 } : { row: 4.6, text: 14, label: 7.5, figure: 8.2 };
     const rank = (at) => { // labels in the order of the alphabet
       const { labels } = this.data.tasks[at];
       const ranks = labels.map((_, label) => label).sort((a, b) => labels[a].localeCompare(labels[b]));
@@ -159,7 +159,7 @@ class RowTable {
     };
     const named = (at, what) => { let of; return ({ answers }) => (of ??= rank(at))(answers[at][what]); };
     return [
-      ...(NARROW.matches ? [] : [{ key: "row", head: "row", width: widths.row, value: ({ number }) => number, fill: (row) => [count(row.number)], of: "figure" }]),
+      { key: "row", head: "row", width: widths.row, value: ({ number }) => number, fill: (row) => [count(row.number)], of: "figure" },
       ...texts.map((column) => ({ key: `text ${column}`, head: columns[column], width: widths.text, grows: 2, value: ({ cells }) => cells[column].toLowerCase(), fill: (row) => [row.cells[column]], of: "text" })),
       ...this.tasks.flatMap(({ name, at, labels, right }) => [
         ...(right ? [{ key: `right ${at}`, head: `right ${name}`, width: widths.label, grows: 1, value: named(at, "right"), fill: ({ answers }) => [labels[answers[at].right] ?? "–"], of: "label" }] : []),
@@ -264,6 +264,7 @@ class RowTable {
     openRow({
       table: this.page.id, number: row.number, texts: this.data.texts.map((column) => row.cells[column]),
       task: task?.name ?? null, right: task?.labels[right] ?? "",
+      rights: Object.fromEntries(this.data.tasks.map(({ name, labels }, at) => [name, labels[row.answers[at].right]]).filter(([, label]) => label)),
     });
   }
 

@@ -49,17 +49,19 @@ export function readLink(query, tasks) {
 }
 
 /**
- * Return the query that opens a state, with what else the address has; null if the text is too long for a link.
+ * Return the query that opens a state, with what else the address has; null if the text is too long for a link. A view of
+ * a file has no text and no task of Why.
  * @param {string} query  of the address now @param {{texts: string[], task: string, view: string, limits?: Record<string, number>}} state
  *  `limits` are the thresholds that are not the model's own
  */
 export function queryOf(query, { texts, task, view, limits = {} }) {
   const made = new URLSearchParams(query);
   for (const name of [...made.keys()]) if (NAMES.includes(name) || name.startsWith(LIMIT)) made.delete(name);
-  const [text, second] = texts;
+  const isFile = view === "file";
+  const [text, second] = isFile ? [] : texts;
   if (text) made.set("text", text);
   if (second) made.set("second", second);
-  if (task) made.set("task", task);
+  if (task && !isFile) made.set("task", task);
   if (view !== "try") made.set("view", view);
   for (const [name, limit] of Object.entries(limits)) if (typeof limit === "number") made.set(LIMIT + name, String(Number(limit.toFixed(3))));
   const written = made.toString();

@@ -84,7 +84,7 @@ figures: $(VENV)/dev
 	$(BIN)/python -m inference explain --check --backend pytorch --method integrated_gradients \
 	  --out assets/faithfulness.json
 	$(BIN)/python -m training.card "$(MODEL)" $(RECEIPTS)/emotion.json $(RECEIPTS)/intent.json $(RECEIPTS)/sentiment.json \
-	  --test assets/sentiment_test.csv --readme README.md
+	  --data "$(DATA)" --test assets/sentiment_test.csv --readme README.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

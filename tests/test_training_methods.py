@@ -388,5 +388,18 @@ def test_the_card_measures_a_further_file_by_its_columns(train, base, tmp_path, 
     assert "### label, mine.csv" in page
     assert "| kind: odd " in page
     assert content_key(describe(model, base[0])) == before  # the model is the same, and so are its built files
+    bundle_file = model / "bundle.json"
+    described = json.loads(bundle_file.read_text())
+    for name in ("train.csv", "validation.csv"):
+        (tmp_path / "data" / "label").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / "label" / name).write_bytes((tmp_path / "model.validation.csv").read_bytes())
+    bundle_file.write_text(json.dumps({key: value for key, value in described.items() if key != "validation"}))
+    assert card.main([str(model), "--data", str(tmp_path / "data")]) == 0
+    again = json.loads(bundle_file.read_text())["validation"]["label"]
+    assert again["seen"] == again["count"] == 16  # the same rows are given as the training rows
+    assert {**again, "seen": 0} == described["validation"]["label"]
+    (tmp_path / "data" / "label" / "validation.csv").unlink()
+    assert card.main([str(model), "--data", str(tmp_path / "data")]) == 2
+    assert "has no validation rows" in capsys.readouterr().err
     assert card.main([str(model), "--test", str(tmp_path / "none.csv")]) == 2
     assert "none.csv" in capsys.readouterr().err

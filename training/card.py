@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from inference.backends import STANDARD, TITLES
+from inference.classifier import Classifier
 from inference.compare.receipt import Receipt, read_receipt
 from inference.compare.summary import summary
 from inference.errors import InferenceError, InputError
 from inference.jobs import print_any_text
 from inference.loading import load
+from training.data import TaskData, equal_texts, with_ids
 from training.reliability import FILE as RELIABILITY
 from training.reliability import draw
-from training.report import markdown, markdown_of_file, measure_file
+from training.report import markdown, markdown_of_file, measure_file, validate
 from training.save import annotate
+from training.sources import Request, read_sources
 
 MARKS = ("<!-- figures: written by training/card.py -->", "<!-- end of figures -->")
 FEW_PAIRS = 20  # of rows with the same text: fewer say little
@@ -281,6 +284,21 @@ def _phrases(data: dict[str, Any]) -> str:
     )
 
 
+def _validated(model: Path, classifier: Classifier, data: str) -> dict[str, Any]:
+    """Return what the bundle of a model records of its validation rows and its data, measured now."""
+    sources, _ = read_sources(Request(data, tuple(classifier.tasks)))
+    described = json.loads((model / "bundle.json").read_text(encoding="utf-8"))["data"]
+    tasks = {}
+    for name, source in sources.items():
+        if source.validation is None:
+            raise InputError(f"{source.place} has no validation rows.")
+        labels = classifier.tasks[name].labels
+        validation = with_ids(source.validation, name, labels, source.place)
+        tasks[name] = TaskData(labels, source.train, source.train, validation)
+        described.setdefault(name, {})["equal_texts"] = equal_texts(source.train)
+    return {"data": described, "validation": validate(classifier, tasks)}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     print_any_text()
     p = argparse.ArgumentParser("python -m training.card", description=(__doc__ or "").split("\n\n")[0])
@@ -294,13 +312,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="also measure the model on these labelled rows, and on the parts that other columns name; repeatable",
     )
+    p.add_argument(
+        "--data", help="the data that the model was trained on, as python -m training takes it: validate it again"
+    )
     p.add_argument("--readme", type=Path, help="also update the table between the marks in this file")
     args = p.parse_args(arguments)
     try:
         receipts = [read_receipt(path) for path in args.receipts]
-        if args.test:
+        if args.test or args.data:
             classifier = load(args.model)
-            annotate(args.model, {"tests": {path.name: measure_file(classifier, path) for path in args.test}})
+            if args.data:
+                annotate(args.model, _validated(args.model, classifier, args.data))
+            if args.test:
+                annotate(args.model, {"tests": {path.name: measure_file(classifier, path) for path in args.test}})
         write_card(args.model, receipts)
         if args.readme:
             update_readme(args.readme, receipts)

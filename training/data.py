@@ -77,7 +77,7 @@ def split(source: Source, tuning_share: float, seed: int) -> TaskData:
         "moved": sum(text not in drawn for text in tuning.texts),
         "left_out": len(source.train) - len(fit) - len(tuning),
     }
-    validation = source.validation and _with_ids(source.validation, task, labels, source.place)
+    validation = source.validation and with_ids(source.validation, task, labels, source.place)
     return TaskData(labels, fit, tuning, validation, moved)
 
 
@@ -126,7 +126,7 @@ def _draw(by_label: Sequence[Sequence[str]], labels: Sequence[str], share: float
     return drawn
 
 
-def _with_ids(rows: LabelledRows, task: str, labels: tuple[str, ...], place: str) -> LabelledRows:
+def with_ids(rows: LabelledRows, task: str, labels: tuple[str, ...], place: str) -> LabelledRows:
     """Return the rows with their labels as positions in `labels`."""
     names = [rows.known[task][label_id] for label_id in rows.label_ids]
     counts = Counter(names)

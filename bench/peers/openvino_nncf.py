@@ -78,9 +78,12 @@ class OpenVino:
                     labels[task][row] = label
 
         self.queue.set_callback(keep)
+        # Shared as in `forward`: a request that is fed both ways would write copies into arrays that are gone.
+        fed = []
         for batch in reversed(by_length(rows, BATCH)):
             ids, mask = padded([rows[row] for row in batch])
-            self.queue.start_async({"input_ids": ids, "attention_mask": mask}, batch)
+            fed.append((ids, mask))
+            self.queue.start_async({"input_ids": ids, "attention_mask": mask}, batch, share_inputs=True)
         self.queue.wait_all()
         self.queue.set_callback(lambda *_: None)
         return labels

@@ -110,7 +110,9 @@ def published(bundle: Bundle, *, new_examples: bool = False) -> Published:
         InputError: a file names the machine that it was made on, and cannot be rewritten.
     """
     bundle.verify()
-    optional = [name for name in ("README.md", "figures.json", EXAMPLES) if (bundle.folder / name).exists()]
+    optional = [
+        name for name in ("README.md", "reliability.svg", "figures.json", EXAMPLES) if (bundle.folder / name).exists()
+    ]
     if EXAMPLES in optional and not bundle.examples and not new_examples:
         raise InputError("; ".join(str(finding) for finding in bundle.findings if EXAMPLES in finding.what))
     described = ["bundle.json"] if bundle.format == "bundle" else []

@@ -230,7 +230,7 @@ def test_leaderboard_lists_every_measurement_and_filters_it(folder: Path) -> Non
     assert chart.alt.endswith("accuracy on mood, for 2 measurements.")
     test.text_input(key="filter").set_value("second int8").run()
     rows = test.dataframe[0].value
-    assert [tuple(row) for row in rows[["measurement", "backend"]].to_numpy()] == [("second", "INT8")]
+    assert [tuple(row) for row in rows[["measurement", "runtime"]].to_numpy()] == [("second", "INT8")]
     test.text_input(key="filter").set_value("nothing of it").run()
     assert not test.exception
     assert len(test.dataframe[0].value) == 0

@@ -202,7 +202,7 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
         parts += [
             "## Figures",
             summary(receipts),
-            "PyTorch and ONNX are FP32. Backends take turns, one process each; read the ratios. Brackets are 95% "
+            "PyTorch and ONNX are FP32. Runtimes take turns, one process each; read the ratios. Brackets are 95% "
             "intervals. Coverage and out-of-scope recall are at the thresholds above; a row in scope counts as covered "
             "if it is neither uncertain nor called out of scope.",
         ]
@@ -226,7 +226,7 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
             if public
             else f'load("{described["name"]}", backend="int8").predict_all_tasks("a text")  # path of this folder\n```'
         ),
-        f"Backends: {', '.join(TITLES[name] for name in STANDARD)}. Files: {files}`heads.safetensors`, `bundle.json`.",
+        f"Runtimes: {', '.join(TITLES[name] for name in STANDARD)}. Files: {files}`heads.safetensors`, `bundle.json`.",
     ]
     return "\n\n".join(parts) + "\n"
 

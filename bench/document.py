@@ -34,7 +34,7 @@ def tables(record: Record) -> str:
     notes = [f"- {entry['title']}: {entry['note']}." for entry in measured if entry["note"]]
     return "\n".join(
         [
-            f"{record['date']}, commit {record['commit'][:12]}, {machine['cpu']}, {machine['cores']} cores "
+            f"{record['date']}, commit {_short(record['commit'])}, {machine['cpu']}, {machine['cores']} cores "
             f"({', '.join(machine['flags'])}); {settings['rounds']} rounds, {settings['threads']} threads for each.",
             "",
             f"![Milliseconds of each, on a logarithmic scale](../assets/{PICTURE})",
@@ -50,7 +50,7 @@ def tables(record: Record) -> str:
             *notes,
             *(["", *not_measured] if not_measured else []),
             "",
-            "**Lists on lanes** (INT8; a lane is a pass on one core):",
+            "**Lists on lanes** (INT8; a lane is a pass on one core), the faster of two runs:",
             "",
             *_lanes(record),
             "",
@@ -80,6 +80,12 @@ def _forward(record: Record, measured: Sequence[Mapping[str, Any]]) -> list[str]
     ]
 
 
+def _short(commit: str) -> str:
+    """Return a commit in 12 digits, and whether files were changed."""
+    digits, _, changed = commit.partition("-")
+    return digits[:12] + (f", {changed}" if changed else "")
+
+
 def _ends(measured: Sequence[Mapping[str, Any]]) -> list[str]:
     head = [f"{title}, {what}" for title in ENDS.values() for what in ("lowest tenth, ms", "median, ms")]
     lines = [_row(["", *head, "times INT8, 96", "equal labels", "flips"]), _rule(len(head) + 3)]
@@ -92,7 +98,7 @@ def _ends(measured: Sequence[Mapping[str, Any]]) -> list[str]:
                 [
                     entry["title"],
                     *figures,
-                    _interval(times) if times else "1",
+                    _interval(times) if times else "1" if entry["key"] == plan.OUR_BEST else "",
                     f"{labels['equal'] / labels['labels']:.2%}" if labels else "",
                     f"{labels['flips']} of {labels['labels']:,}" if labels else "",
                 ]

@@ -16,12 +16,12 @@ Labels = Mapping[str, Sequence[str]]
 
 
 def summary(rounds: Rounds, seed: int) -> dict[str, Any]:
-    """Return percentiles of all samples with 95% intervals; rounds, not samples, are drawn for these.
+    """Return percentiles of all samples with 95% intervals, for which rounds are drawn, not samples.
 
     Args:
         rounds: milliseconds of each round.
     """
-    draws = resample_blocks([0] * len(rounds), np.random.default_rng(seed))
+    draws = resample_blocks(range(len(rounds)), np.random.default_rng(seed))
     low, middle = percentile_intervals(_blocks(rounds), draws, [LOW, MIDDLE])
     samples = sum(map(len, rounds))
     return {"lowest_tenth_ms": _rounded(low), "median_ms": _rounded(middle), "samples": samples}
@@ -29,7 +29,7 @@ def summary(rounds: Rounds, seed: int) -> dict[str, Any]:
 
 def ratio(slow: Rounds, fast: Rounds, seed: int) -> dict[str, float]:
     """Return the median of `slow` over that of `fast`, measured in the same rounds, with its 95% interval."""
-    draws = resample_blocks([0] * len(slow), np.random.default_rng(seed))
+    draws = resample_blocks(range(len(slow)), np.random.default_rng(seed))
     calls = max(len(samples) for samples in (*slow, *fast))
     return _rounded(ratio_interval(_blocks(slow, calls), _blocks(fast, calls), draws))
 

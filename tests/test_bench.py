@@ -31,7 +31,7 @@ def test_percentiles_are_of_all_samples_and_intervals_of_the_rounds() -> None:
     assert summary["lowest_tenth_ms"]["value"] == pytest.approx(np.percentile(rounds, 10), abs=0.2)
     assert summary["median_ms"] == {"value": 50.5, "low": 50.5, "high": 50.5}  # the rounds do not differ
     slow_and_fast = statistics.summary([[1.0] * 10, [3.0] * 10], seed=1)["median_ms"]
-    assert (slow_and_fast["low"], slow_and_fast["high"]) == (1.0, 3.0)
+    assert slow_and_fast["low"] < 1.0 and slow_and_fast["high"] > 3.0  # two rounds say little of others
 
 
 def test_one_round_has_an_interval_without_width() -> None:

@@ -100,8 +100,9 @@ def test_first_verdict_comes_before_the_last_row_and_is_replaced_by_the_one_on_a
     assert part["data"]["row_numbers"] == sorted(part["data"]["row_numbers"])
     assert part["results"]["paired"]["mood"]["int8"]["rows"] == FIRST
     sentence = decide(part).sentence
-    assert sentence.startswith("First verdict, on 64 of 120 rows. Speed is measured when all rows are answered.")
-    assert "would settle it" not in sentence
+    assert sentence.startswith("First verdict, on 64 of 120 rows. ")
+    assert "would settle" not in sentence
+    assert "peed" not in sentence
     with pytest.raises(ValueError, match="is not to be stored"):
         seal(part)
     assert "unanswered" not in receipt["data"]
@@ -139,3 +140,42 @@ def test_reference_that_still_loads_is_replaced_by_the_most_exact_backend_in_the
     assert parts[-1]["settings"]["reference"] == "pytorch"
     assert receipt["settings"]["reference"] == "pytorch"
     assert receipt["results"]["paired"]["mood"]["int8"]["flips"] == 120
+
+
+def test_first_verdict_leaves_out_a_task_of_few_labels_and_keeps_every_row(tiny: Tiny) -> None:
+    bundle = Bundle.read(tiny.folder)
+    mood, topic = bundle.tasks["mood"].labels, list(bundle.tasks["topic"].labels)
+    # A row has the label of one task only; topic has 24 of 120, so fewer than 20 of the first 64.
+    lines = [f"it was so {i},{'' if i % 5 == 0 else mood[i % 2]},{topic[0] if i % 5 == 0 else ''}" for i in range(120)]
+    rows = read_data(Source("both.csv", "\n".join(["text,mood,topic", *lines]).encode()), bundle.tasks)
+    assert set(rows.labels) == {"mood", "topic"}
+    judged = rows.take(range(64)).judged()
+    assert judged is not None
+    assert len(judged) == 64
+    assert set(judged.labels) == {"mood"}
+    assert rows.take(range(10)).judged() is None
+
+
+def test_a_verdict_without_the_reference_says_so_even_if_all_its_rows_are_answered(tiny: Tiny) -> None:
+    bundle, rows = labelled(tiny)
+    slow, parts = Gated(), list[Receipt]()
+    processes = {"pytorch": slow, "onnx": Fake(), "int8": Fake(wrong=True)}
+
+    def first_verdict(part: Receipt) -> None:
+        parts.append(part)
+        slow.let.release()
+
+    measure(
+        bundle,
+        rows.take(range(40)),
+        backends=list(processes),
+        cache=tiny.cache,
+        base=tiny.base,
+        time_limit=0,
+        on_part=first_verdict,
+        warm=WarmProcesses(lambda name, _: cast(Any, processes[name]), list(processes), content_key(bundle)),
+    )
+    (part,) = parts
+    assert part["data"]["unanswered"] == 0
+    sentence = decide(part).sentence
+    assert sentence.startswith("First verdict, on 40 of 40 rows, against ONNX until PyTorch, the reference, has loaded")

@@ -227,7 +227,7 @@ def test_a_report_on_many_labels_shows_the_weakest() -> None:
     assert "the 20 weakest of 50 labels" in page
     assert "label 19 " in page
     assert "label 20 " not in page
-    assert "4 of them have a text that was also fitted" in page
+    assert "4 of them have the text of a training row" in page
 
 
 def test_several_tasks_of_one_file_are_trained_stopped_early_and_measured_together(train, tmp_path, capsys) -> None:
@@ -390,16 +390,29 @@ def test_the_card_measures_a_further_file_by_its_columns(train, base, tmp_path, 
     assert content_key(describe(model, base[0])) == before  # the model is the same, and so are its built files
     bundle_file = model / "bundle.json"
     described = json.loads(bundle_file.read_text())
-    for name in ("train.csv", "validation.csv"):
-        (tmp_path / "data" / "label").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "data" / "label" / name).write_bytes((tmp_path / "model.validation.csv").read_bytes())
+    folder = tmp_path / "data" / "label"
+    folder.mkdir(parents=True)
+    (folder / "train.csv").write_bytes((tmp_path / "rows.csv").read_bytes())
+    (folder / "validation.csv").write_bytes((tmp_path / "model.validation.csv").read_bytes())
     bundle_file.write_text(json.dumps({key: value for key, value in described.items() if key != "validation"}))
     assert card.main([str(model), "--data", str(tmp_path / "data")]) == 0
     again = json.loads(bundle_file.read_text())["validation"]["label"]
-    assert again["seen"] == again["count"] == 16  # the same rows are given as the training rows
+    assert again["seen"] == again["count"] == 16  # here they were split off the file of training rows
     assert {**again, "seen": 0} == described["validation"]["label"]
-    (tmp_path / "data" / "label" / "validation.csv").unlink()
+    old = {key: value for key, value in again.items() if key not in ("reliability", "parts")}
+    bundle_file.write_text(json.dumps(described | {"validation": {"label": old}}))
+    assert card.main([str(model)]) == 2
+    assert "Measure it again with --data" in capsys.readouterr().err
+    with (folder / "train.csv").open("a") as file:
+        file.write("it was bad,down\n")
     assert card.main([str(model), "--data", str(tmp_path / "data")]) == 2
-    assert "has no validation rows" in capsys.readouterr().err
+    assert "is not the file that the model was trained on" in capsys.readouterr().err
+    (folder / "validation.csv").unlink()
+    assert card.main([str(model), "--data", str(tmp_path / "data")]) == 2
+    assert "has no file of validation rows" in capsys.readouterr().err
+    assert card.main([str(model), "--test", "a/x.csv", "--test", "b/x.csv"]) == 2
+    assert "have the same name" in capsys.readouterr().err
+    assert card.main([str(model), "--test", str(tmp_path / "rows.csv")]) == 2
+    assert "was trained on" in capsys.readouterr().err
     assert card.main([str(model), "--test", str(tmp_path / "none.csv")]) == 2
     assert "none.csv" in capsys.readouterr().err

@@ -51,3 +51,12 @@ def test_the_command_writes_a_table_that_training_reads(tmp_path: Path, capsys: 
     assert main(["--data", str(tmp_path / "none.csv"), "--out", str(out)]) == 2
     assert main(["--data", str(source), "--rows", "0", "--out", str(out)]) == 2
     assert "--rows 0" in capsys.readouterr().err
+
+
+def test_a_contraction_is_made_of_whole_words_and_long_texts_need_no_short_ones() -> None:
+    long = "this note of thanks was written by somebody who likes long and winding sentences a lot"
+    mixed = mix([f"{long} {i}" for i in range(40)], 60)
+    assert len(mixed) == 60
+    assert all("this note" in text or "note" not in text for text in mixed if "not" in text.split())
+    assert not [text for text in mixed if "thisn't" in text or "this n't" in text]
+    assert not [text for text in mixed if " but " in text]

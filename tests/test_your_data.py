@@ -330,7 +330,7 @@ def test_first_verdict_says_its_rows_and_is_replaced_by_the_one_on_all(monkeypat
     at = press(upload(page("your_data")), "Measure")
     assert compare.begun.wait(300)
     at.run()
-    assert "First verdict, on 40 of 100 rows. Speed is measured when all rows are answered." in verdict_of(at)
+    assert "First verdict, on 40 of 100 rows." in verdict_of(at)
     assert "only the one on all is kept" in said(at)
     assert [one.label for one in at.button] == ["Cancel"]  # there is nothing to keep yet
     compare.accurate.set()

@@ -65,6 +65,9 @@ def write_card(model: Path, receipts: Sequence[Receipt] = ()) -> None:
     for receipt in receipts:
         if receipt["model"]["files"] != described["files"]:
             raise InputError(f"The receipt on {receipt['data']['name']} is not of the model in {model}: measure again.")
+    # Bundles of older versions lack the rest.
+    if any("reliability" not in figures for figures in described.get("validation", {}).values()):
+        raise InputError(f"{model} was validated by an older version. Measure it again with --data.")
     if "validation" in described:
         (model / RELIABILITY).write_text(draw(described["validation"]), encoding="utf-8")
     (model / "README.md").write_text(_front_matter(described, receipts) + _body(described, receipts), encoding="utf-8")
@@ -290,8 +293,13 @@ def _validated(model: Path, classifier: Classifier, data: str) -> dict[str, Any]
     described = json.loads((model / "bundle.json").read_text(encoding="utf-8"))["data"]
     tasks = {}
     for name, source in sources.items():
-        if source.validation is None:
-            raise InputError(f"{source.place} has no validation rows.")
+        if (
+            source.validation is None or not source.measure
+        ):  # rows that are split off may be others than in the training
+            raise InputError(f"{source.place} has no file of validation rows.")
+        recorded = described.get(name, {}).get("train_csv_sha256")
+        if recorded not in (None, source.train.sha256):
+            raise InputError(f"{source.place} is not the file that the model was trained on.")
         labels = classifier.tasks[name].labels
         validation = with_ids(source.validation, name, labels, source.place)
         tasks[name] = TaskData(labels, source.train, source.train, validation)
@@ -319,6 +327,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = p.parse_args(arguments)
     try:
         receipts = [read_receipt(path) for path in args.receipts]
+        if len({path.name for path in args.test}) < len(args.test):
+            raise InputError("Two files of --test have the same name. Rename one.")
         if args.test or args.data:
             classifier = load(args.model)
             if args.data:

@@ -36,7 +36,9 @@ _CONTRACTED = {"is not": ("isn't", "is n't"), "does not": ("doesn't", "does n't"
 
 
 def mix(texts: Sequence[str], rows: int, seed: int = 13) -> list[str]:
-    """Return up to this many different texts, a third of each kind, none of which is one of `texts`.
+    """Return up to this many different texts, as many of each kind, none of which is one of `texts`.
+
+    Only texts of `SHORT` to `LONG` words are joined.
 
     Raises:
         InputError: no text has enough words.
@@ -44,13 +46,14 @@ def mix(texts: Sequence[str], rows: int, seed: int = 13) -> list[str]:
     rng = random.Random(seed)
     short = [text for text in texts if SHORT <= len(text.split()) <= LONG]
     longer = [text for text in texts if len(text.split()) > SHORT]
-    if not short or not longer:
+    if not longer:
         raise InputError(f"No text has more than {SHORT} words. Pass a file with longer texts.")
     makers: list[Callable[[], str | None]] = [
-        lambda: _joined(rng.choice(short), rng.choice(short), rng),
         lambda: _negated(rng.choice(longer), rng),
         lambda: _shortened(rng.choice(longer), rng),
     ]
+    if short:
+        makers.append(lambda: _joined(rng.choice(short), rng.choice(short), rng))
     given, made = set(texts), dict[str, None]()
     for i in range(rows * 3):  # some are refused: they are in `texts`, or made already
         if len(made) == rows:
@@ -71,7 +74,7 @@ def _negated(text: str, rng: random.Random) -> str | None:
         negated, count = pattern.subn(replacement, text, count=1)
         if count:
             for full, contracted in _CONTRACTED.items():
-                negated = negated.replace(full, rng.choice((full, *contracted)))
+                negated = re.sub(rf"\b{full}\b", rng.choice((full, *contracted)), negated, count=1)
             return negated
     return None
 

@@ -14,9 +14,9 @@ from inference.artifacts.parity import Matrix, differences, score_rows
 from inference.classifier import Classifier
 from inference.compare.metrics import metrics
 from inference.compare.rows import open_data, read_data
-from inference.compare.slices import few_valued, has_contrast, has_negation, length_of
+from inference.compare.slices import LENGTH_NAMES, few_valued, has_contrast, has_negation, length_of
 from inference.compare.stats import calibration, macro_f1_bootstrap, share
-from inference.errors import counted
+from inference.errors import InputError, counted
 from inference.tables.table import LABEL_NAMES
 from training.data import TaskData
 
@@ -32,8 +32,8 @@ def validate(classifier: Classifier, tasks: Mapping[str, TaskData]) -> Report:
     `per_label` holds precision, recall, F1 (0 if undefined) and rows of every label; `confusions` the most
     frequent pairs of true and given label; `accuracy_interval` is Wilson's at 95%, `macro_f1_interval` a bootstrap's;
     `parts` the accuracy by length, and with and without a negation or contrast (in English); `calibration_error` and
-    `reliability` those of `inference.compare.stats.calibration`; `seen` counts the rows whose very text was among
-    those fitted.
+    `reliability` those of `inference.compare.stats.calibration`; `seen` counts the rows whose very text is among the
+    training rows.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -52,16 +52,16 @@ def validate(classifier: Classifier, tasks: Mapping[str, TaskData]) -> Report:
         turns = [TURNING if has_negation(text) or has_contrast(text) else PLAIN for text in rows.texts]
         columns = precision_recall_fscore_support(true, given, labels=range(len(task.labels)), zero_division=0)
         wrong = Counter((int(t), int(g)) for t, g in zip(true, given, strict=True) if t != g)
-        fitted = set(data.fit.texts)
+        trained = {*data.fit.texts, *(data.tuning.texts if data.validation else ())}
         report[name] = {
             "rows": "validation" if data.validation else "tuning",
             "count": len(true),
-            "seen": sum(text in fitted for text in rows.texts),
+            "seen": sum(text in trained for text in rows.texts),
             **_accuracy(true == given),
             "macro_f1": round(figures["macro_f1"], 4),
             "macro_f1_interval": [round(f1.low, 4), round(f1.high, 4)],
             "parts": [
-                *_parts(lengths, true == given, map(length_of, (1, 17, 33, 65))),
+                *_parts(lengths, true == given, LENGTH_NAMES),
                 *_parts(turns, true == given, (TURNING, PLAIN)),
             ],
             "calibration_error": round(error, 4),
@@ -108,9 +108,11 @@ def measure_file(classifier: Classifier, path: Path) -> dict[str, dict[str, Any]
     `parts` is the accuracy for each value of the other columns, such as a kind of text, if they have few.
 
     Raises:
-        InputError: the file cannot be read, or has labels that the model does not know.
+        InputError: the file cannot be read, has labels that the model does not know, or was trained on.
     """
     data = read_data(path, classifier.tasks)
+    if data.sha256 in classifier.bundle.trained_on:
+        raise InputError(f"The model was trained on {path.name}. Name a file of other rows.")
     table, _, _ = open_data(str(path), None)
     columns = few_valued(table, data.row_numbers, {table.text_column, *data.labels, *LABEL_NAMES})
     figures = {}
@@ -168,7 +170,7 @@ def markdown(report: Report, drifts: Mapping[str, Mapping[str, Any]] | None = No
         if figures["rows"] == "tuning":
             line += " There are no validation rows, and the threshold was chosen on these: expect less on new texts."
         if figures["seen"]:
-            line += f" {figures['seen']:,} of them have a text that was also fitted: expect less on new texts."
+            line += f" {figures['seen']:,} of them have the text of a training row: expect less on new texts."
         parts += [line, "\n".join(_table(figures["per_label"]))]
         if figures["parts"]:
             parts.append("\n".join(_table_of_parts(figures["parts"])))
@@ -196,7 +198,7 @@ def _table(per_label: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
     if len(shown) > LABELS_SHOWN:
         shown = sorted((label for label in shown if per_label[label]["rows"]), key=lambda label: per_label[label]["f1"])
         heading, shown = f"the {LABELS_SHOWN} weakest of {len(per_label)} labels", shown[:LABELS_SHOWN]
-    cells = {label: label.replace("|", "\\|").replace("\n", " ") for label in shown}
+    cells = {label: _cell(label) for label in shown}
     width = max(len(heading), *map(len, cells.values()))
     return [
         f"| {heading:<{width}} | precision | recall |     F1 | rows |",
@@ -226,13 +228,19 @@ def _interval(edges: Sequence[float]) -> str:
 
 
 def _table_of_parts(parts: Sequence[Mapping[str, Any]]) -> Sequence[str]:
-    width = max(len(part["part"]) for part in parts)
+    cells = [_cell(part["part"]) for part in parts]
+    width = max(map(len, cells))
     return [
         f"| {'texts':<{width}} | rows | accuracy | 95% interval   |",
         f"| {'-' * width} | ---: | -------: | -------------- |",
         *(
-            f"| {part['part']:<{width}} | {part['rows']:>4} | {part['accuracy']:>8.4f} "
+            f"| {cell:<{width}} | {part['rows']:>4} | {part['accuracy']:>8.4f} "
             f"| {_interval(part['accuracy_interval'])} |"
-            for part in parts
+            for cell, part in zip(cells, parts, strict=True)
         ),
     ]
+
+
+def _cell(text: str) -> str:
+    """Return a text as a cell of a Markdown table."""
+    return " ".join(text.replace("|", "\\|").split())

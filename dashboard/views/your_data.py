@@ -108,8 +108,8 @@ def progress(job: Measurement) -> None:
         components.verdict(receipt, selection.limits if selection else ShipLimits())
         if receipt is not job.accuracy:
             st.caption(
-                "The rows answered so far are a random sample of yours, so the intervals are valid. The verdict is "
-                "updated as more rows are answered; only the one on all is kept."
+                "The rows answered so far are a random sample of yours. The verdict may still change as more are "
+                "answered; only the one on all rows is kept."
             )
     if job.answers is not None:
         for task, known in job.answers.so_far().items():

@@ -59,7 +59,7 @@ def unmeasured(receipt: Mapping[str, Any]) -> str | None:
     and memory are empty.
     """
     if "unanswered" in receipt["data"]:
-        return "speed is measured when all rows are answered"
+        return "speed is not measured before all rows are answered"
     reason = receipt["latency"].get("unmeasured")
     return None if reason is None else UNMEASURED[reason]
 

@@ -144,6 +144,11 @@ class LabelledRows:
     def _only(self, keep: Sequence[int], remark: str) -> LabelledRows:
         return replace(self.take(keep), remarks=[*self.remarks, remark]).checked()
 
+    def judged(self) -> LabelledRows | None:
+        """Return all rows with the tasks that have at least `MIN_ROWS` labels; None if no task has."""
+        enough = {task: ids for task, ids in self.labels.items() if sum(i >= 0 for i in ids) >= MIN_ROWS}
+        return replace(self, labels=enough) if enough else None
+
     def checked(self) -> LabelledRows:
         """Return the rows without the tasks that have fewer than `MIN_ROWS` labels.
 

@@ -177,9 +177,10 @@ def measure(
         if len(given.names) < 2:
             return
         part_rows, part_names = rows, len(given.names)
-        try:
-            labelled = data.take(given.rows).checked()
-        except InputError:  # too few of them have a label
+        if given.names == names and len(given.rows) == len(data):
+            return  # all is answered: the whole measurement follows
+        labelled = data.take(given.rows).judged()
+        if labelled is None:  # too few of them have a label
             return
         part = receipt(labelled, given, *timing.nothing("pending"))
         part["data"]["unanswered"] = len(data) - len(given.rows)

@@ -22,6 +22,7 @@ FEW_ROWS = 100  # below, one row more or less moves the accuracy by more than a 
 MAX_VALUES = 20  # of a column that rows are grouped by
 MAX_VALUE_CHARS = 100
 MAX_COLUMNS = 12  # by which rows are grouped: the first that have few values
+LENGTH_NAMES = [length_name(low, high) for low, high in LENGTHS]
 NEGATED, AFFIRMED, EMPTY = "with a negation", "without", "(empty)"
 _NEGATION = re.compile(
     r"\b(?:no|not|never|none|nobody|nothing|nowhere|neither|nor|without|cannot|hardly|barely"
@@ -114,7 +115,7 @@ def slices(receipt: Mapping[str, Any], task: str, backend: str, of_rows: Sequenc
     distinct = [name for name in dict.fromkeys(of_rows) if name]
     error = 0.05 / max(1, len(distinct))
     parts = [_slice(name, error, *(ids[names == name] for ids in (true, first, second))) for name in distinct]
-    order = [length_name(low, high) for low, high in LENGTHS]
+    order = LENGTH_NAMES
     return sorted(parts, key=lambda part: (order.index(part.name) if part.name in order else 0, -part.rows, part.name))
 
 

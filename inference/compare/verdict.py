@@ -385,11 +385,9 @@ def _recommend_for_gpu(names: Sequence[str], shippable: Sequence[str]) -> Recomm
 
 def _sentence(receipt: Mapping[str, Any], decided: Mapping[str, BackendVerdict], best: str | None) -> str:
     figures, reference = receipt["results"], receipt["settings"]["reference"]
-    unanswered = receipt["data"].get("unanswered", 0)
+    is_part = "unanswered" in receipt["data"]
     if (why := unmeasured(receipt)) is not None:
-        parts = [f"{_capital(why)}."]
-        if unanswered:
-            parts = [_first_verdict(receipt), *parts]
+        parts = [_first_verdict(receipt) if is_part else f"{_capital(why)}."]
         for name in decided:
             if name != reference and decided[name].decision == SHIP:
                 parts.append(f"{TITLES[name]} meets the other limits: {_loss(figures, name)}.")
@@ -413,7 +411,7 @@ def _sentence(receipt: Mapping[str, Any], decided: Mapping[str, BackendVerdict],
             parts.append(f"Not {TITLES[name]}: {reason}.")
         elif verdict.decision == INCONCLUSIVE:
             why = most_rows_in_words(verdict.reasons) or reason
-            parts.append(f"{TITLES[name]} is inconclusive{' so far' if unanswered else f': {why}'}.")
+            parts.append(f"{TITLES[name]} is inconclusive{' so far' if is_part else f': {why}'}.")
     return " ".join(parts)
 
 

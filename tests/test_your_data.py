@@ -331,7 +331,7 @@ def test_first_verdict_says_its_rows_and_is_replaced_by_the_one_on_all(monkeypat
     assert compare.begun.wait(300)
     at.run()
     assert "First verdict, on 40 of 100 rows." in verdict_of(at)
-    assert "only the one on all is kept" in said(at)
+    assert "only the one on all rows is kept" in said(at)
     assert [one.label for one in at.button] == ["Cancel"]  # there is nothing to keep yet
     compare.accurate.set()
     assert compare.known.wait(300)

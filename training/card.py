@@ -293,9 +293,7 @@ def _validated(model: Path, classifier: Classifier, data: str) -> dict[str, Any]
     described = json.loads((model / "bundle.json").read_text(encoding="utf-8"))["data"]
     tasks = {}
     for name, source in sources.items():
-        if (
-            source.validation is None or not source.measure
-        ):  # rows that are split off may be others than in the training
+        if source.validation is None or not source.measure:  # rows split off now may have been fitted
             raise InputError(f"{source.place} has no file of validation rows.")
         recorded = described.get(name, {}).get("train_csv_sha256")
         if recorded not in (None, source.train.sha256):

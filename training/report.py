@@ -95,11 +95,9 @@ def _parts(names: Sequence[str], right: NDArray[np.bool_], order: Iterable[str])
     """Return the accuracy of the rows of each name, in the order given; nothing if all have the same name."""
     of = np.array(names)
     present = [name for name in order if name in names]
-    return [
-        {"part": name, "rows": int((of == name).sum()), **_accuracy(right[of == name])}
-        for name in present
-        if present[1:]
-    ]
+    if len(present) < 2:
+        return []
+    return [{"part": name, "rows": int((of == name).sum()), **_accuracy(right[of == name])} for name in present]
 
 
 def measure_file(classifier: Classifier, path: Path) -> dict[str, dict[str, Any]]:

@@ -52,7 +52,7 @@ def upload(context: Any, tmp_path: Path) -> Callable[..., int]:
         page = context.new_page()
         page.goto(url)
         dashboard = page.frame_locator("iframe") if in_frame else page
-        dashboard.get_by_test_id("stButtonGroup").get_by_text("emotion", exact=True).click()  # without its texts
+        dashboard.get_by_test_id("stButtonGroup").get_by_text("emotion (").click()  # without its texts
         field = dashboard.locator("input[type=file]").first
         with page.expect_response(lambda response: "/upload_file/" in response.url) as answer:
             field.set_input_files(file)

@@ -15,6 +15,7 @@ from dashboard import served
 from inference.compare.overall import MAX_MEASUREMENTS
 from inference.compare.receipt import Receipt, peek_receipt, read_receipt
 from inference.errors import InputError
+from inference.jobs import wait_for_jobs
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = ROOT / "assets" / "receipts"
@@ -86,6 +87,7 @@ def _check() -> None:
     listed, bundle = shelf(), served.described()
     weights = served.weights(bundle.files) if bundle else None
     for name in [name for name, files in listed.models.items() if served.weights(files) == weights][:MAX_MEASUREMENTS]:
+        wait_for_jobs()
         _read(str(listed.files[name]), *_written(listed.files[name]))
 
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar, cast
+from typing import ClassVar, Generic, TypeVar, cast
 
 from inference.errors import InferenceError, InputError
 
@@ -60,7 +60,12 @@ class BackgroundJob(Generic[Result]):
         result: what the function returned; None unless it succeeded.
         error: why it failed; None unless it did. Without its traceback, whose frames hold what `work` read.
         cancelled: whether it was cancelled; it goes on until `done`.
+        running: number of jobs of this process that run or wait for their turn.
+        ended: guards `running`; notified when a job ends.
     """
+
+    running: ClassVar[int] = 0
+    ended: ClassVar[threading.Condition] = threading.Condition()
 
     def __init__(
         self,
@@ -128,6 +133,8 @@ class BackgroundJob(Generic[Result]):
         self.step, self.share = step, share
 
     def _run(self, work: Callable[[Progress], Result]) -> None:
+        with self.ended:
+            BackgroundJob.running += 1
         try:
             self.result = work(self._progress)
             self._succeeded = True
@@ -142,6 +149,20 @@ class BackgroundJob(Generic[Result]):
                 self.error = InferenceError(f"{self.name}: unexpected error. The server's log has the details.")
         finally:
             self._over.set()
+            with self.ended:
+                BackgroundJob.running -= 1
+                self.ended.notify_all()
+
+
+def wait_for_jobs(is_needed: Callable[[], bool] = lambda: True) -> None:
+    """Wait until no background job runs: somebody waits for those, and what only prepares must not slow them down.
+
+    Args:
+        is_needed: asked while waiting: is there any reason to wait on?
+    """
+    with BackgroundJob.ended:
+        while BackgroundJob.running and is_needed():
+            BackgroundJob.ended.wait(POLL_S)
 
 
 class Busy(InputError):

@@ -11,7 +11,7 @@ import weakref
 import pytest
 
 from inference.errors import InferenceError, InputError
-from inference.jobs import BackgroundJob, Cancelled, Progress
+from inference.jobs import BackgroundJob, Cancelled, Progress, wait_for_jobs
 
 PATIENCE_S = 300
 
@@ -115,3 +115,30 @@ def test_job_that_exits_fails(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(InferenceError, match="unexpected error"):
         BackgroundJob("rows.csv", lambda progress: sys.exit(1)).outcome()
     assert "failed" in caplog.text
+
+
+def test_preparation_waits_for_the_jobs_that_run_unless_it_is_not_needed_any_more() -> None:
+    order, begun, go_on = [], threading.Event(), threading.Event()
+
+    def work(progress: Progress) -> None:
+        begun.set()
+        go_on.wait(PATIENCE_S)
+        order.append("job")
+
+    job = BackgroundJob("rows.csv", work)
+    assert begun.wait(PATIENCE_S)
+    wait_for_jobs(is_needed=lambda: False)
+    assert not order
+
+    def prepare() -> None:
+        wait_for_jobs()
+        order.append("preparation")
+
+    thread = threading.Thread(target=prepare)
+    thread.start()
+    thread.join(0.1)
+    assert not order
+    go_on.set()
+    job.outcome()
+    thread.join(PATIENCE_S)
+    assert order == ["job", "preparation"]

@@ -33,7 +33,7 @@ from inference.api.front import Access
 from inference.assets import DEMO_MODEL
 from inference.backends import RUNTIMES, TITLES, check_backend, read_optional
 from inference.formats.pairs import read_pairs
-from inference.jobs import ProgressLine, print_any_text
+from inference.jobs import ProgressLine, print_any_text, wait_for_jobs
 from inference.loading import Models
 from ui.files import TemporaryFiles, temporary_files
 from ui.recorded import RECEIPTS
@@ -192,6 +192,7 @@ def run(serve: Serve, arguments: Sequence[str] = ()) -> int:
 
 def _open_others(models: Models, stopping: threading.Event) -> None:
     for name in models.bundle.backends:
+        wait_for_jobs(lambda: not stopping.is_set())
         if stopping.is_set():
             return
         try:

@@ -63,6 +63,9 @@ def test_backend_that_is_ready_waits_after_each_round_for_the_slowest() -> None:
                 given = collected.given()
                 assert len(given.rows) == len(given.tokens) == (state[0] or 64)
                 assert given.names == ["onnx", "int8"][not state[0] :]
+                known = collected.so_far()["mood"]
+                assert (known.reference, known.rows) == (given.names[0], len(given.rows))
+                assert known.paired == ({"int8": (0, 0, 0)} if state[0] else {})
                 assert given.predictions["int8"]["mood"]["label_ids"] == [row % 2 for row in given.rows]
             if collected.answered["onnx"] == state[0] and not slow.let._value:
                 slow.let.release()

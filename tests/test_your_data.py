@@ -148,13 +148,17 @@ def test_showcase_is_measured_without_an_upload(monkeypatch: pytest.MonkeyPatch)
 
 def test_figures_so_far_say_what_their_intervals_are(monkeypatch: pytest.MonkeyPatch) -> None:
     compare = Compare(monkeypatch)
-    known = SoFar({"pytorch": (40, 36), "int8": (40, 35)}, {"int8": (2, 1, 3)}, 40)
-    compare.answers = SimpleNamespace(so_far=lambda: {"sentiment": known}, labelled=lambda _: 100)
+    accuracy, changed = {"pytorch": (40, 36), "int8": (40, 35)}, {"int8": (2, 1, 3)}
+    known = {"sentiment": SoFar(accuracy, "pytorch", changed, 40)}
+    compare.answers = SimpleNamespace(so_far=lambda: known, labelled=lambda _: 100)
     at = press(upload(page("your_data")), "Measure")
     assert compare.begun.wait(300)
     (line,) = at.run().table[0].value.to_dict("records")[1:]
     assert line["Difference (each bound at 95%)"].startswith("−2\\.50 pp ")
     assert line["Accuracy (95% interval)"].startswith("87\\.5% ")
+    known["sentiment"] = SoFar({"pytorch": (0, 0)} | {"onnx": (40, 36), "int8": (40, 35)}, "onnx", changed, 40)
+    lines = at.run().table[0].value["Changed labels"]
+    assert list(lines) == ["…", "the reference, until PyTorch is loaded", "3 of 40 \\(2 broken, 1 fixed\\)"]
     finish(at, compare)
 
 

@@ -131,9 +131,10 @@ def so_far(task: str, known: SoFar, total: int) -> None:
         if rows:
             share = stats.share(right, rows)
             line[ACCURACY] = f"{percent(share.value)} ({percent(share.low)} to {percent(share.high)})"
-        if name == names[0]:
-            line["Changed labels"] = "the reference"
-        elif known.rows:
+        if name == known.reference:
+            waits = "" if name == names[0] else f", until {TITLES[names[0]]} is loaded"
+            line["Changed labels"] = f"the reference{waits}"
+        elif known.rows and name in known.paired:
             broken, fixed, changed = known.paired[name]
             change = stats.paired_difference(broken, fixed, known.rows)
             line["Changed labels"] = f"{changed:,} of {known.rows:,} ({broken:,} broken, {fixed:,} fixed)"

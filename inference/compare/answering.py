@@ -87,10 +87,13 @@ class SoFar:
 
     Attributes:
         accuracy: backend -> rows that it has answered, and how many of those are right.
-        paired: backend other than the reference -> broken, fixed and changed labels on the `rows` answered by all.
+        reference: the backend whose labels the others may change: the first that has answered; None before.
+        paired: each other backend that has answered -> broken, fixed and changed labels on the `rows`.
+        rows: labelled rows answered by the reference and by each of those.
     """
 
     accuracy: dict[str, tuple[int, int]]
+    reference: str | None
     paired: dict[str, tuple[int, int, int]]
     rows: int
 
@@ -179,11 +182,15 @@ class Answers:
         """Return the number of rows that every backend has answered."""
         return min(self.answered.values())
 
+    def _begun(self) -> tuple[list[str], int]:
+        """Return the backends that have answered rows, and how many rows each of them has answered."""
+        names = [name for name in self._names if self.answered[name]]
+        return names, min((self.answered[name] for name in names), default=0)
+
     def given(self) -> Given:
         """Return the answers to the rows that every backend has answered; before, of those that have begun."""
         with self._changed:
-            names = [name for name in self._names if self.answered[name]] if self.by_all() == 0 else [*self._names]
-            rows = min((self.answered[name] for name in names), default=0)
+            names, rows = self._begun()
             back = np.argsort(self._order[:rows])
 
             def sorted_by_row(values: Sequence[Any]) -> list[Any]:
@@ -212,23 +219,22 @@ class Answers:
         """Return what is known of each task now, while `collect` runs in another thread."""
         known = {}
         with self._changed:
-            rows = self.by_all()
+            names, rows = self._begun()
             for task, true in self._labels.items():
                 given = {name: np.array(self._predictions[name][task]["label_ids"], int) for name in self._names}
                 right = {name: (true[: len(ids)] == ids) for name, ids in given.items()}
                 labelled = {name: int((true[: len(ids)] >= 0).sum()) for name, ids in given.items()}
-                base = self._names[0]
                 counted = true[:rows] >= 0
                 paired = {
                     name: (
-                        int((right[base][:rows] & ~right[name][:rows]).sum()),
-                        int((right[name][:rows] & ~right[base][:rows]).sum()),
-                        int(((given[name][:rows] != given[base][:rows]) & counted).sum()),
+                        int((right[names[0]][:rows] & ~right[name][:rows]).sum()),
+                        int((right[name][:rows] & ~right[names[0]][:rows]).sum()),
+                        int(((given[name][:rows] != given[names[0]][:rows]) & counted).sum()),
                     )
-                    for name in self._names[1:]
+                    for name in names[1:]
                 }
                 accuracy = {name: (labelled[name], int(right[name].sum())) for name in self._names}
-                known[task] = SoFar(accuracy, paired, int(counted.sum()))
+                known[task] = SoFar(accuracy, next(iter(names), None), paired, int(counted.sum()))
         return known
 
     def labelled(self, task: str) -> int:

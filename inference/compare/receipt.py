@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -162,11 +162,24 @@ def _check_schema(receipt: Receipt, name: str) -> None:
     types = standard.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     schema["$defs"]["backend"] = {"enum": list(RUNTIMES)}
-    validator = jsonschema.validators.extend(standard, type_checker=types)(schema)
+    validator = jsonschema.validators.extend(standard, {"items": _check_items}, type_checker=types)(schema)
     error = jsonschema.exceptions.best_match(validator.iter_errors(receipt))
     if error is not None:
         where = "/".join(map(str, error.absolute_path)) or "the top level"
         raise InputError(f"{name} is damaged: at {where}: {error.message[:200]}. {AGAIN}")
+
+
+def _check_items(validator: Any, items: Any, array: Any, schema: Any) -> Iterator[Any]:
+    """As the library's check of `items`, which takes 10 µs per number, if not all are numbers within plain bounds."""
+    import jsonschema
+
+    kind = {"integer": int, "number": float}.get(items.get("type")) if isinstance(items, dict) else None
+    if kind is not None and isinstance(array, list) and array and items.keys() <= {"type", "minimum", "maximum"}:
+        kinds = set(map(type, array))
+        low, high = items.get("minimum", -math.inf), items.get("maximum", math.inf)
+        if kinds <= {int, kind} and low <= min(array) and max(array) <= high:
+            return
+    yield from jsonschema.Draft202012Validator.VALIDATORS["items"](validator, items, array, schema)
 
 
 def _check_lengths(receipt: Receipt, name: str) -> None:

@@ -344,8 +344,9 @@ def test_port_in_use_gives_one_line_and_exit_code_2(
     assert stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to send")
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_server_prints_its_address_imports_no_runtime_and_stops_on_a_signal(number: signal.Signals) -> None:
     port = free_port()
     code = (

@@ -297,6 +297,7 @@ def test_stream_without_a_question_is_not_found(target: Target) -> None:
     assert target.ask("GET", "/gradio_api/queue/data")[0] == 404
 
 
+@pytest.mark.slow
 def test_questions_that_wait_take_bounded_memory(target: Target) -> None:
     for text in ("a" * 100_001, "😀" * 200_000):
         assert target.post("call/predict", {"data": [text, "int8", None]})[0] in (400, 413)

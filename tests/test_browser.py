@@ -263,7 +263,6 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
     visit.page.close()
 
 
-@pytest.mark.smoke
 def test_scripts_in_texts_and_labels_are_shown_and_not_run(browser: sync_api.Browser) -> None:
     with served(models(int8=5.0, tasks=HOSTILE)) as url:
         visit = Visit(browser, url)

@@ -233,6 +233,7 @@ def test_info_shows_it_once_it_is_built(tiny: Tiny, built: Artifact, capsys: pyt
     assert ", OpenVINO " in text
 
 
+@pytest.mark.slow
 @with_openvino
 def test_answers_out_of_bounds_are_refused_with_the_reason(tiny: Tiny, built: Artifact, tmp_path: Path) -> None:
     from inference.onnx import openvino

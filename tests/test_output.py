@@ -60,6 +60,7 @@ def printed(run: object, arguments: Sequence[str], encoding: str, monkeypatch: p
     return code, text
 
 
+@pytest.mark.slow
 @ENCODINGS
 def test_every_command_on_a_model_prints_any_letter(
     encoding: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -153,6 +153,7 @@ def test_page_says_what_a_proxy_must_pass_on(
         page.close()
 
 
+@pytest.mark.slow
 def test_proxy_that_passes_no_host_gets_the_reason(server: Started) -> None:
     with proxy(server.port, "", {"Host": None}) as (port, _):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
@@ -162,6 +163,7 @@ def test_proxy_that_passes_no_host_gets_the_reason(server: Started) -> None:
         connection.close()
 
 
+@pytest.mark.slow
 def test_proxy_that_passes_no_websockets_gets_the_reason(server: Started) -> None:
     with proxy(server.port, "/demo", {"X-Forwarded-Prefix": "/demo", "Upgrade": None, "Connection": "close"}) as (
         port,

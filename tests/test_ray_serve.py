@@ -74,6 +74,7 @@ def check_that_calls_need_a_token(ports: set[int]) -> None:
     assert asked
 
 
+@pytest.mark.slow
 def test_taken_port_is_an_error_in_one_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -87,6 +88,7 @@ def test_taken_port_is_an_error_in_one_line() -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_arguments_configure_the_deployment() -> None:
     code = (
         "import json; from deploy.ray_serve import build; import os;"

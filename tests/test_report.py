@@ -97,6 +97,7 @@ def test_report_of_one_model_opens_with_the_answer_for_it() -> None:
     assert places == sorted(places)
 
 
+@pytest.mark.slow
 def test_full_report_gives_the_answer_of_the_overview_that_it_comes_from() -> None:
     limits = ShipLimits(max_p95_ms=3)
     overall = decide_overall({"mine": measured("mood", calls=150), "quick": slow()}, limits)

@@ -154,6 +154,7 @@ def test_texts_without_a_known_word_are_counted(source: Path, tmp_path: Path) ->
 # --- Nothing depends on who answers
 
 
+@pytest.mark.slow
 def test_workers_and_blocks_change_nothing(source: Path, tmp_path: Path) -> None:
     run(source, tmp_path / "one.csv")
     run(source, tmp_path / "two.csv", workers=2)
@@ -177,6 +178,7 @@ def _ended() -> object:
     os._exit(9)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_ended_from_outside_is_one_error(source: Path, tmp_path: Path) -> None:
     with pytest.raises(InferenceError, match="A worker process was killed.*--workers continues from here"):
         score(ScoreJob(source, tmp_path / "out.csv"), scored.model(open_one=_ended), 2)

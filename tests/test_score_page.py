@@ -274,6 +274,7 @@ def test_tab_states_the_upload_limit_of_the_server() -> None:
     )
 
 
+@pytest.mark.slow
 def test_files_above_the_limits_are_refused(tmp_path: Path) -> None:
     many = write_csv(tmp_path / "many.csv", ["text"], [["good"]] * (scoring.MAX_ROWS + 1))
     with pytest.raises(InputError, match="many.csv has 20,001 rows; the maximum is 20,000. Use the command line"):
@@ -300,6 +301,7 @@ def one_text(path: Path, letters: int, rows: int = 16) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_large_text_shared_by_all_rows_does_not_fill_memory(tmp_path: Path) -> None:
     assert scoring.examine(one_text(tmp_path / "in.parquet", 2_000_000))[0].row_count == 16
     for letters, rows in ((100_000_000, 16), (2_000_000, 1_000)):

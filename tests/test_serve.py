@@ -335,7 +335,8 @@ def test_other_requests_are_answered_while_a_text_is_classified(server: Started)
     assert b"event: complete" in answer.read()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_running_requests_are_answered_before_the_server_ends(tmp_path: Path, number: signal.Signals) -> None:
     with started(tmp_path) as server:
         page = server.ask("/gradio_api/heartbeat/open")  # as every open page holds one

@@ -367,6 +367,7 @@ def uploaded(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_upload_replaces_the_contents_of_the_space(tmp_path: Path, hub: Hub) -> None:
     listed = stage(tmp_path / "space", "docker")
     done = uploaded(tmp_path / "space", hub.url)

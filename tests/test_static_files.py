@@ -172,7 +172,6 @@ def test_question_for_the_column_goes_when_it_is_answered(page: sync_api.Page) -
     sync_api.expect(question).to_be_hidden()
 
 
-@pytest.mark.smoke
 def test_hostile_cells_and_file_names_are_shown_as_text(page: sync_api.Page) -> None:
     score(page, f"{IMAGE}.csv", f'text,"{IMAGE}",__proto__\n{SCRIPT},\0,{IMAGE}\n')
     assert IMAGE in page.locator(".preview").inner_text()

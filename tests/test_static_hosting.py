@@ -315,6 +315,7 @@ def test_labels_that_differ_are_named_and_a_page_that_answers_something_else_is_
     assert (folder / "parity.json").read_text() == "null"
 
 
+@pytest.mark.slow
 def test_without_a_chromium_nothing_is_started_and_nothing_claimed(
     tiny_space: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,7 +166,8 @@ def test_coverage_of_the_interval_of_a_median() -> None:
     assert inside >= 186  # 190 less two standard deviations and a little
 
 
-@pytest.mark.parametrize("luck", [pytest.param(0.0, marks=pytest.mark.slow), 0.05])
+@pytest.mark.slow
+@pytest.mark.parametrize("luck", [0.0, 0.05])
 def test_a_speed_up_of_noise_is_not_called_different(luck: float) -> None:
     """A/A, 200 seeded trials: two backends of one speed and the control, each start of each with a luck of its own."""
     from inference.compare.results import exceeds_noise

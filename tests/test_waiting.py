@@ -287,6 +287,7 @@ def test_a_page_that_listens_once_more_after_its_last_answer_is_not_refused(aske
     assert asked.next() == later  # which this stream is there for
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_past_clients(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3000):
         event = asked.ask(f"session{number}")

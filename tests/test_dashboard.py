@@ -20,7 +20,7 @@ from conftest import ROOT, Tiny
 from opened import charts, html, one, opened, words
 from ports import on_a_free_port
 
-from dashboard import receipts, served, state
+from dashboard import jobs, receipts, served, state
 from inference.compare.receipt import read_receipt, seal, write_receipt
 from inference.formats.describe import describe
 
@@ -294,6 +294,7 @@ def test_served_model_is_read_once_and_again_after_a_repair(
     model = folder / "model"
     model.mkdir()
     monkeypatch.setenv("TRIPTYCH_MODEL", str(model))
+    monkeypatch.setattr(jobs, "prepare", lambda: None)  # reads the model too, in a thread
     read: list[object] = []
     monkeypatch.setattr(served, "describe", lambda *given, **named: (read.append(given), describe(*given, **named))[1])
     test = opened()

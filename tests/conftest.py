@@ -95,6 +95,9 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, bytes) else None
 
 
+LONG = ("test_your_data.py", "test_training_methods.py")  # without slow tests, but of many that take a while
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that use a browser, and run files with slow tests first so that both workers end together.
 
@@ -107,7 +110,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
     # A command of the docs takes up to a minute.
     docs, slow = ({item.path for item in items if item.get_closest_marker(name)} for name in ("docs", "slow"))
-    items.sort(key=lambda item: (item.path not in docs, item.path not in slow))
+    items.sort(key=lambda item: (item.path not in docs, item.path not in slow, item.path.name not in LONG))
 
 
 def pytest_collection_finish() -> None:

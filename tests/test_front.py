@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import http.client
 import json
 import os
 import socket
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import fakes
@@ -48,6 +50,13 @@ async def endless(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.Event().wait()
 
 
+@pytest.fixture(scope="module")
+def echoing() -> Iterator[Callable[[Access], str]]:
+    """A function to the address of a server with `echo` and this access; each runs until the module's last test."""
+    with ExitStack() as servers:
+        yield functools.cache(lambda access: servers.enter_context(running(echo, access)))
+
+
 def ask(url: str, method: str = "GET", path: str = "/", **headers: str) -> tuple[int, Any]:
     connection = http.client.HTTPConnection(url.partition("//")[2], timeout=PATIENCE_S)
     connection.request(method, path, headers=headers)
@@ -70,9 +79,9 @@ def ask(url: str, method: str = "GET", path: str = "/", **headers: str) -> tuple
         ("127.0.0.1", 400),
     ],
 )
-def test_only_named_hosts_are_answered(host: str, status: int) -> None:
-    with running(echo, Access(allowed_hosts=("demo.example", "*.team.example", "[::1]"))) as url:
-        answered, body = ask(url, Host=host)
+def test_only_named_hosts_are_answered(host: str, status: int, echoing: Callable[[Access], str]) -> None:
+    url = echoing(Access(allowed_hosts=("demo.example", "*.team.example", "[::1]")))
+    answered, body = ask(url, Host=host)
     assert answered == status
     if status == 400:
         assert body["error"]["code"] == "unknown_host"
@@ -106,12 +115,12 @@ def test_origin_is_own_if_it_names_the_host(origin: str, host: str, own: bool) -
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
-def test_unsafe_methods_are_refused_from_other_sites(method: str) -> None:
-    with running(echo, Access()) as url:
-        assert ask(url, method, Origin="http://elsewhere.example")[1]["error"]["code"] == "foreign_origin"
-        assert ask(url, method, Origin=url)[0] == 200
-        assert ask(url, method)[0] == 200
-        assert ask(url, "GET", Origin="http://elsewhere.example")[0] == 200
+def test_unsafe_methods_are_refused_from_other_sites(method: str, echoing: Callable[[Access], str]) -> None:
+    url = echoing(Access())
+    assert ask(url, method, Origin="http://elsewhere.example")[1]["error"]["code"] == "foreign_origin"
+    assert ask(url, method, Origin=url)[0] == 200
+    assert ask(url, method)[0] == 200
+    assert ask(url, "GET", Origin="http://elsewhere.example")[0] == 200
 
 
 FORWARDED = {
@@ -123,28 +132,28 @@ FORWARDED = {
 }
 
 
-def test_headers_of_a_trusted_proxy_count() -> None:
-    with running(echo, Access(trusted_proxies=("127.0.0.0/8",))) as url:
-        _, seen = ask(url, **FORWARDED)
-        assert (seen["headers"]["host"], seen["scheme"], seen["client"]) == ("demo.example", "https", "192.0.2.7")
-        assert not [name for name in seen["headers"] if "forwarded" in name or "gradio" in name]
-        assert ask(url, "POST", Origin="https://demo.example", **FORWARDED)[0] == 200
-        assert ask(url, "POST", Origin=url, **FORWARDED)[0] == 403
-    with running(echo, Access(trusted_proxies=("*",), allowed_hosts=("demo.example",))) as url:
-        assert ask(url, **FORWARDED)[0] == 200
-        assert ask(url)[0] == 400
+def test_headers_of_a_trusted_proxy_count(echoing: Callable[[Access], str]) -> None:
+    url = echoing(Access(trusted_proxies=("127.0.0.0/8",)))
+    _, seen = ask(url, **FORWARDED)
+    assert (seen["headers"]["host"], seen["scheme"], seen["client"]) == ("demo.example", "https", "192.0.2.7")
+    assert not [name for name in seen["headers"] if "forwarded" in name or "gradio" in name]
+    assert ask(url, "POST", Origin="https://demo.example", **FORWARDED)[0] == 200
+    assert ask(url, "POST", Origin=url, **FORWARDED)[0] == 403
+    url = echoing(Access(trusted_proxies=("*",), allowed_hosts=("demo.example",)))
+    assert ask(url, **FORWARDED)[0] == 200
+    assert ask(url)[0] == 400
 
 
 @pytest.mark.parametrize("host", ["[::1", "a:99999999", "a@b", 'a"><script>', "a/b?c#d"])
-def test_forwarded_host_must_be_a_host(host: str) -> None:
-    with running(echo, Access(trusted_proxies=("*",))) as url:
-        assert ask(url, **{"X-Forwarded-Host": host})[0] == 400
+def test_forwarded_host_must_be_a_host(host: str, echoing: Callable[[Access], str]) -> None:
+    url = echoing(Access(trusted_proxies=("*",)))
+    assert ask(url, **{"X-Forwarded-Host": host})[0] == 400
 
 
 @pytest.mark.parametrize("proxies", [(), ("192.0.2.1",)])
-def test_headers_of_other_senders_are_ignored(proxies: tuple[str, ...]) -> None:
-    with running(echo, Access(trusted_proxies=proxies)) as url:
-        _, seen = ask(url, **FORWARDED)
+def test_headers_of_other_senders_are_ignored(proxies: tuple[str, ...], echoing: Callable[[Access], str]) -> None:
+    url = echoing(Access(trusted_proxies=proxies))
+    _, seen = ask(url, **FORWARDED)
     assert (f"http://{seen['headers']['host']}", seen["scheme"], seen["client"]) == (url, "http", "127.0.0.1")
     assert not [name for name in seen["headers"] if "forwarded" in name or "gradio" in name]
 
@@ -163,15 +172,17 @@ def test_headers_of_other_senders_are_ignored(proxies: tuple[str, ...]) -> None:
         ("", "/x", "", "/x"),
     ],
 )
-def test_prefix_of_a_trusted_proxy_is_the_root_path(prefix: str, asked: str, root: str, path: str) -> None:
-    with running(echo, Access(trusted_proxies=("127.0.0.1",), root_path="/other")) as url:
-        _, seen = ask(url, path=asked, **{"X-Forwarded-Prefix": prefix})
-        assert (seen["root_path"], seen["path"], seen["raw_path"]) == (root, path, path.replace(" ", "%20"))
-        assert "x-forwarded-prefix" not in seen["headers"]
-        assert ask(url)[1]["path"] == "/other/"
-    with running(echo, Access()) as url:
-        _, seen = ask(url, path=asked, **{"X-Forwarded-Prefix": prefix})
-        assert (seen["root_path"], seen["raw_path"]) == ("", asked)
+def test_prefix_of_a_trusted_proxy_is_the_root_path(
+    prefix: str, asked: str, root: str, path: str, echoing: Callable[[Access], str]
+) -> None:
+    url = echoing(Access(trusted_proxies=("127.0.0.1",), root_path="/other"))
+    _, seen = ask(url, path=asked, **{"X-Forwarded-Prefix": prefix})
+    assert (seen["root_path"], seen["path"], seen["raw_path"]) == (root, path, path.replace(" ", "%20"))
+    assert "x-forwarded-prefix" not in seen["headers"]
+    assert ask(url)[1]["path"] == "/other/"
+    url = echoing(Access())
+    _, seen = ask(url, path=asked, **{"X-Forwarded-Prefix": prefix})
+    assert (seen["root_path"], seen["raw_path"]) == ("", asked)
 
 
 @pytest.mark.parametrize(
@@ -181,11 +192,11 @@ def test_prefix_of_a_trusted_proxy_is_the_root_path(prefix: str, asked: str, roo
         *("/a\\b", "/a" * 9, "/" + "a" * 129, "http://evil.example/"),
     ],
 )
-def test_prefix_must_be_a_plain_path(prefix: str) -> None:
-    with running(echo, Access(trusted_proxies=("*",))) as url:
-        status, body = ask(url, **{"X-Forwarded-Prefix": prefix})
-        assert (status, "X-Forwarded-Prefix is not a path" in body["error"]["message"]) == (400, True)
-        assert prefix not in body["error"]["message"]
+def test_prefix_must_be_a_plain_path(prefix: str, echoing: Callable[[Access], str]) -> None:
+    url = echoing(Access(trusted_proxies=("*",)))
+    status, body = ask(url, **{"X-Forwarded-Prefix": prefix})
+    assert (status, "X-Forwarded-Prefix is not a path" in body["error"]["message"]) == (400, True)
+    assert prefix not in body["error"]["message"]
     with pytest.raises(InputError, match="--root-path takes a path such as /demo"):
         ServerSettings.read({}, ["--root-path", prefix])
 
@@ -209,16 +220,16 @@ def test_api_below_a_path_describes_itself_there() -> None:
     api.state.service.close()
 
 
-def test_request_without_a_host_is_refused_with_what_a_proxy_must_pass_on() -> None:
+def test_request_without_a_host_is_refused_with_what_a_proxy_must_pass_on(echoing: Callable[[Access], str]) -> None:
     access = Access()
-    with running(echo, access) as url:
-        host, _, port = url.partition("//")[2].partition(":")
-        for version, path, status in (("1.1", "/", 400), ("1.0", "/", 400), ("1.0", "/api/live", 200)):
-            with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
-                connection.sendall(f"GET {path} HTTP/{version}\r\n\r\n".encode())
-                answer = connection.makefile("rb").read()
-            assert answer.startswith(f"HTTP/1.1 {status} ".encode())
-            assert (b"nginx: proxy_set_header Host $http_host;" in answer) is (status == 400)
+    url = echoing(access)
+    host, _, port = url.partition("//")[2].partition(":")
+    for version, path, status in (("1.1", "/", 400), ("1.0", "/", 400), ("1.0", "/api/live", 200)):
+        with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
+            connection.sendall(f"GET {path} HTTP/{version}\r\n\r\n".encode())
+            answer = connection.makefile("rb").read()
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+        assert (b"nginx: proxy_set_header Host $http_host;" in answer) is (status == 400)
 
 
 def test_refused_origin_is_logged_once_and_answered_every_time(

@@ -173,7 +173,7 @@ def _check_items(validator: Any, items: Any, array: Any, schema: Any) -> Iterato
     """As the library's check of `items`, which takes 10 µs per number, if not all are numbers within plain bounds."""
     import jsonschema
 
-    kind = {"integer": int, "number": float}.get(items.get("type")) if isinstance(items, dict) else None
+    kind = {"integer": int, "number": float}.get(str(items.get("type"))) if isinstance(items, dict) else None
     if kind is not None and isinstance(array, list) and array and items.keys() <= {"type", "minimum", "maximum"}:
         kinds = set(map(type, array))
         low, high = items.get("minimum", -math.inf), items.get("maximum", math.inf)

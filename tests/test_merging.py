@@ -65,6 +65,7 @@ def test_invalid_merge_requests_are_rejected(base: Path, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_adapter_on_a_base_in_4_bits_is_served_and_merged_dequantised(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: requirements-qlora.txt")
     wide = foreign.base(tmp_path / "base", hidden_size=64, intermediate_size=128)
@@ -102,6 +103,7 @@ def test_a_base_that_is_stored_in_4_bits_is_known_by_its_config(tmp_path: Path) 
     assert np.abs(answers - expected).max() < 0.02
 
 
+@pytest.mark.slow
 def test_exported_files_are_a_model_again_and_answer_the_same(base: Path, tmp_path: Path) -> None:
     folder, cache = tmp_path / "both", tmp_path / "cache"
     for seed, task in enumerate(("mood", "topic")):

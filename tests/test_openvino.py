@@ -152,15 +152,9 @@ def test_manifest_says_how_far_it_agrees_and_with_what(built: Artifact) -> None:
     assert {"openvino", "nncf"} <= set(manifest["tools"])
 
 
+@pytest.mark.slow
 @with_openvino
-@pytest.mark.parametrize(
-    "name",
-    [
-        "model.openvino.xml",
-        pytest.param("model.openvino_weights.bin", marks=pytest.mark.slow),
-        pytest.param("manifest.json", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("name", ["model.openvino.xml", "model.openvino_weights.bin", "manifest.json"])
 def test_damaged_file_is_noticed_and_made_again(tiny: Tiny, built: Artifact, tmp_path: Path, name: str) -> None:
     own = tiny.copy(tmp_path)
     artifact = find(asked(own), own.cache)

@@ -131,6 +131,7 @@ def slow(times: float = 5, **changes: Any) -> Any:
     return measured("mood", rows=2000, calls=150, ms={name: ms * times for name, ms in made.MS.items()}, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "objecting", "field", "step"),
     [

@@ -168,6 +168,7 @@ def test_summary_says_what_it_leaves_out() -> None:
     assert "limits are not met on 6. The full report" in page
 
 
+@pytest.mark.slow
 def test_page_and_overview_recommend_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIPTYCH_MODEL", str(DEMO_MODEL))
     recorded = find_recorded(describe(DEMO_MODEL))

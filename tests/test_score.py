@@ -167,7 +167,7 @@ def _broken() -> object:
     raise InferenceError("The weights are damaged.")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_kind_of_worker_reports_a_model_that_cannot_be_opened(source: Path, tmp_path: Path, workers: int) -> None:
     with pytest.raises(InferenceError, match="^The weights are damaged.$"):
         score(ScoreJob(source, tmp_path / "out.csv"), scored.model(open_one=_broken), workers)

@@ -117,6 +117,7 @@ def test_stopped_run_says_what_the_same_command_will_do(
     assert seen == [1 if engine == "ray" else cpu.cores()]
 
 
+@pytest.mark.slow
 def test_resumed_run_says_which_rows_its_time_covers(
     tmp_path: Path, demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,6 +93,7 @@ def test_the_bootstrap_of_accuracy_agrees_with_drawing_rows() -> None:
     assert (estimate.low, estimate.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.003)
 
 
+@pytest.mark.slow
 def test_the_bootstrap_of_macro_f1_agrees_with_scikit_learn_on_drawn_rows() -> None:
     rng = np.random.default_rng(5)
     true = rng.integers(3, size=300)

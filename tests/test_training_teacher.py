@@ -316,6 +316,7 @@ def test_a_student_learns_what_its_labels_do_not_say(train: Any, base: Any, tmp_
     assert len(list((tmp_path / "cache" / "triptych" / "soft-labels").glob("*.f32"))) == 1
 
 
+@pytest.mark.slow
 def test_the_student_of_a_teacher_of_several_labels_gives_several(train: Any, base: Any, tmp_path: Path) -> None:
     teacher = foreign_classifier(tmp_path / "teacher", labels=("up", "down", "odd"), problem_type=MULTI)
     rows = write(tmp_path / "rows.csv", 60)

@@ -114,6 +114,7 @@ def test_one_address_may_have_few_questions_running(asked: Asked) -> None:
     assert asked.next() == other
 
 
+@pytest.mark.slow
 def test_unheard_questions_take_bounded_memory_and_a_flood_drops_its_own(
     asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,8 @@ class Measurement(BackgroundJob[Receipt]):
         self.key = secrets.token_urlsafe(16)
         self.texts = texts
         self.browser: str | None = None
-        self._readers = [is_wanted]
+        # No reference from the job to itself: its texts are freed with it, not when Python looks for cycles.
+        readers = self._readers = [is_wanted]
         self.answers: Answers | None = None
         self.part: Receipt | None = None
         self.accuracy: Receipt | None = None
@@ -94,7 +95,7 @@ class Measurement(BackgroundJob[Receipt]):
         super().__init__(
             name,
             lambda progress: self._measure(data, quick, time_limit, progress),
-            is_wanted=lambda: any(reader() for reader in self._readers),
+            is_wanted=lambda: any(reader() for reader in readers),
             patience_s=PATIENCE_S,
         )
 
@@ -104,7 +105,7 @@ class Measurement(BackgroundJob[Receipt]):
             readers = self._readers
             if len(readers) == READERS:
                 readers = [readers[0], *(reader for reader in readers[1:] if reader())]
-            self._readers = [*readers, is_wanted][:READERS]
+            self._readers[:] = [*readers, is_wanted][:READERS]
 
     def is_of(self, browser: str | None) -> bool:
         """Return whether it was started in the browser with this secret."""
@@ -146,7 +147,9 @@ class Measurement(BackgroundJob[Receipt]):
                     if warm is not None:
                         warm.close()
         finally:
-            _later(PATIENCE_S, lambda: forget(self.key))
+            self.answers = None  # they lead back to this job
+            key = self.key
+            _later(PATIENCE_S, lambda: forget(key))
 
 
 def running() -> BackgroundJob[Any] | None:

@@ -84,6 +84,7 @@ def check_in_background() -> None:
 
 
 def _check() -> None:
+    wait_for_jobs()
     listed, bundle = shelf(), served.described()
     weights = served.weights(bundle.files) if bundle else None
     for name in [name for name, files in listed.models.items() if served.weights(files) == weights][:MAX_MEASUREMENTS]:

@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from inference.errors import InferenceError, InputError
 
 POLL_S = 0.2
+MOST_S = 300.0  # that preparations wait for the jobs of visitors, who may come one after the other
 EVERY_S = 10.0  # between two log lines of one step: 360 an hour
 KNOWN_SHARE = 0.1  # the time left is not estimated before: the first seconds say little about the rest
 # For terminals that do not have these letters.
@@ -60,12 +61,7 @@ class BackgroundJob(Generic[Result]):
         result: what the function returned; None unless it succeeded.
         error: why it failed; None unless it did. Without its traceback, whose frames hold what `work` read.
         cancelled: whether it was cancelled; it goes on until `done`.
-        running: number of jobs of this process that run or wait for their turn.
-        ended: guards `running`; notified when a job ends.
     """
-
-    running: ClassVar[int] = 0
-    ended: ClassVar[threading.Condition] = threading.Condition()
 
     def __init__(
         self,
@@ -84,7 +80,14 @@ class BackgroundJob(Generic[Result]):
         self._is_wanted, self._patience_s, self._budget_s = is_wanted, patience_s, budget_s
         self._created = self._started = self._last_wanted = time.monotonic()
         self._over = threading.Event()
-        threading.Thread(target=self._run, args=(work,), name=name, daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
+        with _ended:
+            _running.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:  # the system allows no more threads
+            _forget(thread)
+            raise
 
     @property
     def done(self) -> bool:
@@ -133,8 +136,6 @@ class BackgroundJob(Generic[Result]):
         self.step, self.share = step, share
 
     def _run(self, work: Callable[[Progress], Result]) -> None:
-        with self.ended:
-            BackgroundJob.running += 1
         try:
             self.result = work(self._progress)
             self._succeeded = True
@@ -149,20 +150,31 @@ class BackgroundJob(Generic[Result]):
                 self.error = InferenceError(f"{self.name}: unexpected error. The server's log has the details.")
         finally:
             self._over.set()
-            with self.ended:
-                BackgroundJob.running -= 1
-                self.ended.notify_all()
+            _forget(threading.current_thread())
 
 
-def wait_for_jobs(is_needed: Callable[[], bool] = lambda: True) -> None:
+_running: set[threading.Thread] = set()
+_ended = threading.Condition()
+"""Guards `_running`, the threads of all jobs of this process; notified when one ends."""
+
+
+def _forget(thread: threading.Thread) -> None:
+    with _ended:
+        _running.discard(thread)
+        _ended.notify_all()
+
+
+def wait_for_jobs(is_needed: Callable[[], bool] = lambda: True, most_s: float = MOST_S) -> None:
     """Wait until no background job runs: somebody waits for those, and what only prepares must not slow them down.
 
     Args:
-        is_needed: asked while waiting: is there any reason to wait on?
+        is_needed: asked while waiting; must return at once. Is there any reason to wait on?
+        most_s: return after so many seconds in any case.
     """
-    with BackgroundJob.ended:
-        while BackgroundJob.running and is_needed():
-            BackgroundJob.ended.wait(POLL_S)
+    end = time.monotonic() + most_s
+    with _ended:
+        while _running and is_needed() and time.monotonic() < end:
+            _ended.wait(POLL_S)
 
 
 class Busy(InputError):

@@ -221,8 +221,7 @@ def test_api_below_a_path_describes_itself_there() -> None:
 
 
 def test_request_without_a_host_is_refused_with_what_a_proxy_must_pass_on(echoing: Callable[[Access], str]) -> None:
-    access = Access()
-    url = echoing(access)
+    url = echoing(Access())
     host, _, port = url.partition("//")[2].partition(":")
     for version, path, status in (("1.1", "/", 400), ("1.0", "/", 400), ("1.0", "/api/live", 200)):
         with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:

@@ -50,7 +50,14 @@ def change(receipt: dict[str, Any], *path: Any, value: Any) -> bytes:
         (("data", "tokens"), [*[3] * 199, -1], "damaged: at data/tokens/199: -1 is less than the minimum of 0"),
         (("data", "tokens"), [*[3] * 199, True], "damaged: at data/tokens/199: True is not of type 'integer'"),
         (("data", "tokens"), [*[3] * 199, 3.0], "damaged: at data/tokens/199: 3.0 is not of type 'integer'"),
-        (("data", "tokens"), [*[3] * 199, 10**400], "is inconsistent"),
+        (("data", "tokens"), [*[3] * 199, 10**400], "is not valid JSON"),
+        (("machine", "steal_share"), 10**400, "is not valid JSON"),
+        (("machine", "steal_share"), -(10**20), "is not valid JSON"),
+        (
+            ("backends", "int8", "predictions", "mood", "confidence"),
+            [*[0.5] * 199, True],
+            "confidence/199: True is not of type 'number'",
+        ),
         (
             ("backends", "int8", "predictions", "mood", "confidence"),
             [*[0.5] * 199, 1.5],

@@ -158,7 +158,7 @@ def test_figures_so_far_say_what_their_intervals_are(monkeypatch: pytest.MonkeyP
     assert line["Accuracy (95% interval)"].startswith("87\\.5% ")
     known["sentiment"] = SoFar({"pytorch": (0, 0)} | {"onnx": (40, 36), "int8": (40, 35)}, "onnx", changed, 40)
     lines = at.run().table[0].value["Changed labels"]
-    assert list(lines) == ["…", "the reference, until PyTorch is loaded", "3 of 40 \\(2 broken, 1 fixed\\)"]
+    assert list(lines) == ["…", "the reference so far", "3 of 40 \\(2 broken, 1 fixed\\)"]
     finish(at, compare)
 
 

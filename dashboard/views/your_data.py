@@ -111,9 +111,9 @@ def progress(job: Measurement) -> None:
                 "The rows answered so far are a random sample of yours. The verdict may still change as more are "
                 "answered; only the one on all rows is kept."
             )
-    if job.answers is not None:
-        for task, known in job.answers.so_far().items():
-            so_far(task, known, job.answers.labelled(task))
+    if (answers := job.answers) is not None:
+        for task, known in answers.so_far().items():
+            so_far(task, known, answers.labelled(task))
 
 
 def so_far(task: str, known: SoFar, total: int) -> None:
@@ -132,8 +132,7 @@ def so_far(task: str, known: SoFar, total: int) -> None:
             share = stats.share(right, rows)
             line[ACCURACY] = f"{percent(share.value)} ({percent(share.low)} to {percent(share.high)})"
         if name == known.reference:
-            waits = "" if name == names[0] else f", until {TITLES[names[0]]} is loaded"
-            line["Changed labels"] = f"the reference{waits}"
+            line["Changed labels"] = "the reference" if name == names[0] else "the reference so far"
         elif known.rows and name in known.paired:
             broken, fixed, changed = known.paired[name]
             change = stats.paired_difference(broken, fixed, known.rows)

@@ -87,7 +87,8 @@ class SoFar:
 
     Attributes:
         accuracy: backend -> rows that it has answered, and how many of those are right.
-        reference: the backend whose labels the others may change: the first that has answered; None before.
+        reference: the backend whose labels the others may change: of those that have answered, the first in the order
+            of the backends; None before.
         paired: each other backend that has answered -> broken, fixed and changed labels on the `rows`.
         rows: labelled rows answered by the reference and by each of those.
     """

@@ -316,7 +316,6 @@ def test_silent_client_is_disconnected_and_waiting_client_is_not(
         assert statuses(waiting.recv(65_536)) == [200]
 
 
-@pytest.mark.slow
 def test_client_that_reads_nothing_is_disconnected(tmp_path: Path) -> None:
     with Served(patched(tmp_path, "server.STALLED_S = 1")) as server, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)

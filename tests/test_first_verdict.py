@@ -75,6 +75,22 @@ def test_backend_that_is_ready_waits_after_each_round_for_the_slowest() -> None:
     assert all(fast <= max(64, 2 * slow, slow + LARGEST) for slow, fast in seen)
 
 
+def test_reference_of_the_labels_that_change_is_the_first_in_order_that_has_answered() -> None:
+    pytorch, onnx = Gated(), Gated()
+    collected = answers(10, {"pytorch": pytorch, "onnx": onnx, "int8": Fake(wrong=True)})
+    seen: list[tuple[str | None, list[str]]] = []
+
+    def report() -> None:
+        known = collected.so_far()["mood"]
+        state = known.reference, [*known.paired]
+        if state[0] is not None and (not seen or seen[-1] != state):
+            seen.append(state)
+            ([onnx, pytorch, Gated()][len(seen) - 1]).let.release()
+
+    collected.collect(report)
+    assert seen == [("int8", []), ("onnx", ["int8"]), ("pytorch", ["onnx", "int8"])]
+
+
 def test_first_verdict_comes_before_the_last_row_and_is_replaced_by_the_one_on_all(tiny: Tiny) -> None:
     bundle, rows = labelled(tiny)
     slow, parts, whole = Gated(), list[Receipt](), list[Receipt]()

@@ -7,11 +7,16 @@ import itertools
 import sys
 import threading
 import weakref
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from dashboard import receipts
 from inference.errors import InferenceError, InputError
 from inference.jobs import BackgroundJob, Cancelled, Progress, wait_for_jobs
+from ui.start import _open_others
 
 PATIENCE_S = 300
 
@@ -115,6 +120,50 @@ def test_job_that_exits_fails(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(InferenceError, match="unexpected error"):
         BackgroundJob("rows.csv", lambda progress: sys.exit(1)).outcome()
     assert "failed" in caplog.text
+
+
+@pytest.fixture
+def held() -> Iterator[tuple[BackgroundJob[None], threading.Event]]:
+    """A job that runs until it is let go."""
+    go_on = threading.Event()
+    job = BackgroundJob("rows.csv", lambda progress: go_on.wait(PATIENCE_S) and None)
+    yield job, go_on
+    go_on.set()
+    job.wait(PATIENCE_S)
+
+
+def test_other_runtimes_are_opened_and_receipts_checked_after_the_jobs_that_run(
+    held: tuple[BackgroundJob[None], threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, go_on = held
+    done: list[str] = []
+    models: Any = SimpleNamespace(bundle=SimpleNamespace(backends=["onnx"]), get=done.append)
+    monkeypatch.setattr(receipts, "shelf", lambda: done.append("shelf") or SimpleNamespace(models={}))
+    monkeypatch.setattr(receipts.served, "described", lambda: None)
+    threads = [threading.Thread(target=_open_others, args=(models, threading.Event()))]
+    threads.append(threading.Thread(target=receipts._check))
+    for thread in threads:
+        thread.start()
+        thread.join(0.1)
+    assert not done
+    go_on.set()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert sorted(done) == ["onnx", "shelf"] and job.done
+
+
+def test_server_that_stops_opens_nothing_more(held: tuple[BackgroundJob[None], threading.Event]) -> None:
+    opened: list[str] = []
+    models: Any = SimpleNamespace(bundle=SimpleNamespace(backends=["onnx"]), get=opened.append)
+    stopping = threading.Event()
+    stopping.set()
+    _open_others(models, stopping)
+    assert not opened
+
+
+def test_preparation_waits_no_longer_than_it_may(held: tuple[BackgroundJob[None], threading.Event]) -> None:
+    wait_for_jobs(most_s=0.01)
+    assert not held[0].done
 
 
 def test_preparation_waits_for_the_jobs_that_run_unless_it_is_not_needed_any_more() -> None:

@@ -151,7 +151,6 @@ def test_int8_files_of_a_folder_that_differ_are_reported_out_of_bounds(exported:
     assert "probabilities of task 'mood' move by 0." in made["why"]
 
 
-@pytest.mark.slow
 def test_joined_graph_that_differs_from_its_parts_is_not_kept(exported: Path, tmp_path: Path) -> None:
     joined = load(exported, "onnx", cache=tmp_path / "cache")
     assert check_joined(describe(exported), joined, foreign.TEXTS)["mood"]["max_abs_dp"] < 1e-5

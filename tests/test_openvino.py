@@ -152,9 +152,15 @@ def test_manifest_says_how_far_it_agrees_and_with_what(built: Artifact) -> None:
     assert {"openvino", "nncf"} <= set(manifest["tools"])
 
 
-@pytest.mark.slow
 @with_openvino
-@pytest.mark.parametrize("name", ["model.openvino.xml", "model.openvino_weights.bin", "manifest.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.openvino.xml",
+        pytest.param("model.openvino_weights.bin", marks=pytest.mark.slow),
+        pytest.param("manifest.json", marks=pytest.mark.slow),
+    ],
+)
 def test_damaged_file_is_noticed_and_made_again(tiny: Tiny, built: Artifact, tmp_path: Path, name: str) -> None:
     own = tiny.copy(tmp_path)
     artifact = find(asked(own), own.cache)
@@ -227,7 +233,6 @@ def test_info_shows_it_once_it_is_built(tiny: Tiny, built: Artifact, capsys: pyt
     assert ", OpenVINO " in text
 
 
-@pytest.mark.slow
 @with_openvino
 def test_answers_out_of_bounds_are_refused_with_the_reason(tiny: Tiny, built: Artifact, tmp_path: Path) -> None:
     from inference.onnx import openvino

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import streamlit as st
+from asgi import Client
 
+from dashboard.gate import NO_WEBSOCKET, DashboardGate
 from dashboard.origin import OwnOrigin
 
 HOST = (b"host", b"here.example:8501")
@@ -67,3 +69,10 @@ def test_origin_that_the_administrator_allows_gets_through(monkeypatch: pytest.M
 def test_requests_that_are_no_websocket_are_left_as_they_are() -> None:
     headers = [HOST, origin("http://elsewhere.example")]
     assert reached(*headers, kind="http") == ([headers], [])
+
+
+def test_stream_asked_for_without_a_websocket_says_what_a_proxy_does_not_pass_on() -> None:
+    client = Client(DashboardGate(None, ["method"], False))  # type: ignore[arg-type]
+    reply = client.get("/_stcore/stream")
+    assert (reply.status, reply.headers["upgrade"], reply.json()["detail"]) == (426, "websocket", NO_WEBSOCKET)
+    client.loop.close()

@@ -141,8 +141,7 @@ def test_progress_prints_any_letter(monkeypatch: pytest.MonkeyPatch) -> None:
     assert printed(show, [], "ascii", monkeypatch)[1].strip() == "[####################] 100% build: \\u597d ..."
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("unbuffered", ["", pytest.param("1", marks=pytest.mark.slow)])
 def test_a_closed_pipe_is_no_verdict(unbuffered: str, receipt_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read, write = os.pipe()
     os.close(read)

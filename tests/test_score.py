@@ -178,7 +178,6 @@ def _ended() -> object:
     os._exit(9)
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_ended_from_outside_is_one_error(source: Path, tmp_path: Path) -> None:
     with pytest.raises(InferenceError, match="A worker process was killed.*--workers continues from here"):
         score(ScoreJob(source, tmp_path / "out.csv"), scored.model(open_one=_ended), 2)

@@ -274,7 +274,6 @@ def test_tab_states_the_upload_limit_of_the_server() -> None:
     )
 
 
-@pytest.mark.slow
 def test_files_above_the_limits_are_refused(tmp_path: Path) -> None:
     many = write_csv(tmp_path / "many.csv", ["text"], [["good"]] * (scoring.MAX_ROWS + 1))
     with pytest.raises(InputError, match="many.csv has 20,001 rows; the maximum is 20,000. Use the command line"):
@@ -301,18 +300,17 @@ def one_text(path: Path, letters: int, rows: int = 16) -> Path:
     return path
 
 
-@pytest.mark.slow
-def test_large_text_shared_by_all_rows_does_not_fill_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("letters", "rows"), [(2_000_000, 1_000), pytest.param(100_000_000, 16, marks=pytest.mark.slow)]
+)
+def test_large_text_shared_by_all_rows_does_not_fill_memory(tmp_path: Path, letters: int, rows: int) -> None:
     assert scoring.examine(one_text(tmp_path / "in.parquet", 2_000_000))[0].row_count == 16
-    for letters, rows in ((100_000_000, 16), (2_000_000, 1_000)):
-        path = one_text(tmp_path / "bomb.parquet", letters, rows)
-        done = subprocess.run(
-            [sys.executable, "-c", EXAMINED, path], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        answer, most = done.stdout.splitlines()
-        assert answer.startswith("The file unpacks to more than 200 MB. Use the command line")
-        assert int(most) < 1_000_000  # kB of the process that read it first
+    path = one_text(tmp_path / "bomb.parquet", letters, rows)
+    done = subprocess.run([sys.executable, "-c", EXAMINED, path], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answer, most = done.stdout.splitlines()
+    assert answer.startswith("The file unpacks to more than 200 MB. Use the command line")
+    assert int(most) < 1_000_000  # kB of the process that read it first
 
 
 EXAMINED = """

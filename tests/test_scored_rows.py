@@ -200,6 +200,7 @@ def test_rows_whose_labels_the_model_lacks_are_scored_and_compared_with_nothing(
     assert [right for *_, right in first[1]] == [-1, -1]
 
 
+@pytest.mark.smoke
 def test_browser_and_python_agree_what_a_spreadsheet_would_run(browser: Any) -> None:
     signs = [chr(code) for code in (*range(0x2070), 0xFEFF, *range(0xFF00, 0xFF60))]
     cells = [f"{sign}{rest}" for sign in signs for rest in ("", "1", "=1", " 1")]

@@ -387,7 +387,6 @@ def test_upload_replaces_the_contents_of_the_space(tmp_path: Path, hub: Hub) -> 
     assert "hf_secret" not in done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_refused_upload_is_an_error_without_the_token(staged: Path, hub: Hub) -> None:
     hub.status = 401
     done = uploaded(staged, hub.url)

@@ -113,6 +113,7 @@ def test_any_text_is_shown_as_text_or_refused(page: sync_api.Page) -> None:
     assert page.evaluate("window.hacked") is None
 
 
+@pytest.mark.smoke
 def test_hostile_labels_are_shown_as_text(browser: sync_api.Browser, tmp_path: Path) -> None:
     tasks = {"a task": {"labels": [SCRIPT, IMAGE], "threshold": 0.6}}
     stage(tmp_path / "site", site_json(tasks), PAGES)

@@ -185,6 +185,17 @@ def test_a_speed_up_of_noise_is_not_called_different(luck: float) -> None:
     assert called <= 10
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "different"), [(1.2, 1.5, True), (1.05, 1.5, False), (0.95, 1.3, False), (0.7, 0.8, True)]
+)
+def test_speeds_differ_when_their_ratio_lies_beyond_the_noise_on_one_side(
+    low: float, high: float, different: bool
+) -> None:
+    from inference.compare.results import exceeds_noise
+
+    assert exceeds_noise(stats.Estimate(1.0, low, high), 1.1) is different
+
+
 def test_a_true_speed_up_is_found() -> None:
     rng = np.random.default_rng(4)
     slow, fast = (scale * np.exp(rng.normal(0, 0.1, (24, 20))) for scale in (3.0, 1.0))

@@ -62,6 +62,7 @@ def test_texts_are_single_lines_of_printable_utf8_between_3_and_60_words(path: P
         assert 3 <= len(words(text)) <= 60, text
 
 
+@pytest.mark.slow
 def test_no_two_of_our_texts_are_near_duplicates() -> None:
     new = [*texts(UNLABELLED), *texts(SENTIMENT_TEST)]
     assert near_duplicates(new, [*showcase_texts(), *calibration_texts()]) == []

@@ -1,8 +1,9 @@
-"""The files that come with Triptych."""
+"""The files that come with Triptych, and the Python that runs it."""
 
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -23,3 +24,9 @@ def showcase_texts() -> list[str]:
 def calibration_texts() -> list[str]:
     """Return the texts that set the INT8 ranges, in file order."""
     return CALIBRATION.read_text(encoding="utf-8").splitlines()
+
+
+def this_python() -> str:
+    """Return how to call this Python from the current folder: ".venv/bin/python", or else "python"."""
+    program = Path(sys.executable)
+    return program.relative_to(Path.cwd()).as_posix() if program.is_relative_to(Path.cwd()) else "python"

@@ -6,14 +6,17 @@ import gc
 import itertools
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import made
 import pytest
+from test_dashboard_data import receipt
 
-from dashboard import receipts
+from dashboard import jobs, receipts
 from inference.errors import InferenceError, InputError
 from inference.jobs import BackgroundJob, Cancelled, Progress, wait_for_jobs
 from ui.start import _open_others
@@ -191,3 +194,30 @@ def test_preparation_waits_for_the_jobs_that_run_unless_it_is_not_needed_any_mor
     job.outcome()
     thread.join(PATIENCE_S)
     assert order == ["job", "preparation"]
+
+
+def test_texts_are_freed_with_their_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Texts(dict[int, str]):
+        pass
+
+    def measure(*_: object, progress: Any, on_start: Any, **__: object) -> Any:
+        on_start(SimpleNamespace(leads_back=progress))
+        return made.without_speed(receipt())
+
+    monkeypatch.setattr(jobs, "measure", measure)
+    monkeypatch.setattr(jobs, "build", lambda *_: None)
+    texts = Texts({0: "a text of a visitor"})
+    job = jobs.start_measurement("mine.csv", None, True, texts=texts)
+    job.follow(lambda: True)
+    kept = weakref.ref(texts)
+    gc.disable()  # which would free them at some time, not now
+    try:
+        assert job.wait(300) and job.result is not None
+        jobs.forget(job.key)
+        del job, texts
+        end = time.monotonic() + 300
+        while kept() is not None and time.monotonic() < end:  # until its thread has ended too
+            time.sleep(0.01)
+        assert kept() is None
+    finally:
+        gc.enable()

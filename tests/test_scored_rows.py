@@ -147,7 +147,7 @@ def test_fields_show_a_map_for_unknown_labels_and_keep_it_while_it_is_edited(tmp
     assert [shown[use]["visible"] for use in fields.uses] == [True, False]
     used = fields.check(table, ["label", "happy = positive", True, "", "", False], is_new=False)
     assert list(used) == [fields.note]
-    assert "sentiment: 30 rows with a right label in &#39;label&#39;." in used[fields.note]
+    assert "sentiment: 30 rows with a right label in column &#39;label&#39;." in used[fields.note]
     wrong = fields.check(table, ["label", "happy = glad", True, "", "", False], is_new=False)
     assert "names &#39;glad&#39;" in wrong[fields.note]
 

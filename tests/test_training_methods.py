@@ -112,7 +112,7 @@ def test_a_model_of_every_method_is_served_as_the_report_says(method, train, bas
     assert markdown(described["validation"], described.get("drift")) in card
     assert markdown(described["validation"], described.get("drift")) in printed
     assert f"make demo MODEL={model}" in printed
-    assert f"python -m inference compare --model {model} --data {model}.validation.csv" in printed
+    assert f"python -m inference compare --model {model} --data FILE, with at least 20 labelled rows" in printed
     assert ("library_name: peft" in card) == (method in ("lora", "qlora"))
     assert 'base_model: "nobody/tiny-base"' in card
     assert "\nlicense:" not in card
@@ -416,3 +416,14 @@ def test_the_card_measures_a_further_file_by_its_columns(train, base, tmp_path, 
     assert "was trained on" in capsys.readouterr().err
     assert card.main([str(model), "--test", str(tmp_path / "none.csv")]) == 2
     assert "none.csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rows", "measured"), [(20, True), (19, False)])
+def test_rows_that_were_split_off_are_measured_if_they_are_enough(rows: int, measured: bool, tmp_path, capsys) -> None:
+    from training.__main__ import _compare
+
+    split_off = [{"text": f"a {number}", "label": "up"} for number in range(rows)]
+    (command,) = _compare(tmp_path / "model", {"label": None}, [*split_off, {"text": "b", "label": ""}])
+    assert command.endswith(f"--model {tmp_path}/model --data {tmp_path}/model.validation.csv") is measured
+    assert command.endswith("--data FILE, with at least 20 labelled rows") is not measured
+    assert f"the {rows + 1} rows that were split off" in capsys.readouterr().out

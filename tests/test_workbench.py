@@ -252,7 +252,7 @@ def test_labels_of_other_names_are_mapped_by_hand(visit: Visit, tmp_path: Path) 
     sync_api.expect(mapping).to_have_value("praise =\nnegativ = negative")
     mapping.fill("praise = positive\nnegativ = negative")
     visit.page.get_by_role("checkbox", name="Use this mapping").check()
-    visit.see("sentiment: 40 rows with a right label in 'label'.")
+    visit.see("sentiment: 40 rows with a right label in column 'label'.")
     visit.page.get_by_role("button", name="Score the file").click()
     visit.page.locator("#score-report").get_by_text("100% right").wait_for()
 

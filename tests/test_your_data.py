@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import threading
-import time
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -276,33 +273,6 @@ def test_processes_that_are_ready_after_a_measurement_has_begun_are_ended(monkey
     assert not jobs._warm
     jobs._prepare()  # the measurement runs
     assert len(opened) == 1
-
-
-def test_texts_are_freed_with_their_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Texts(dict[int, str]):
-        pass
-
-    def measure(*_: object, progress: Any, on_start: Any, **__: object) -> Any:
-        on_start(SimpleNamespace(leads_back=progress))
-        return made.without_speed(receipt())
-
-    monkeypatch.setattr(jobs, "measure", measure)
-    monkeypatch.setattr(jobs, "build", lambda *_: None)
-    texts = Texts({0: "a text of a visitor"})
-    job = jobs.start_measurement("mine.csv", None, True, texts=texts)
-    job.follow(lambda: True)
-    kept = weakref.ref(texts)
-    gc.disable()  # which would free them at some time, not now
-    try:
-        assert job.wait(300) and job.result is not None
-        jobs.forget(job.key)
-        del job, texts
-        end = time.monotonic() + 300
-        while kept() is not None and time.monotonic() < end:  # until its thread has ended too
-            time.sleep(0.01)
-        assert kept() is None
-    finally:
-        gc.enable()
 
 
 def test_reloaded_page_finds_its_measurement_and_its_texts(monkeypatch: pytest.MonkeyPatch) -> None:

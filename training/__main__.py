@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inference.assets import this_python
 from inference.errors import InferenceError, InputError, counted
 from inference.jobs import print_any_text
 from training.licence import LANGUAGE_HELP, LICENCE_HELP, check_licence, unnamed
@@ -210,10 +211,10 @@ def run(args: argparse.Namespace) -> None:
         for remark in sources[name].train.remarks:
             print(f"{sources[name].place}: {remark}.")
         print(
-            f"{name}: {len(data.labels)} labels; {len(data.fit):,} rows to fit, "
-            + (f"{extra[name]:,} without a label, " if extra[name] else "")
-            + f"{settings.epochs[name]:g} times, {len(data.tuning):,} to tune on, "
-            f"{len(data.validation or ()):,} to report on."
+            f"{name}: {len(data.labels)} labels. {len(data.fit):,} rows for training"
+            + (f" and {extra[name]:,} without a label" if extra[name] else "")
+            + f", in {settings.epochs[name]:g} epochs; {len(data.tuning):,} for tuning, "
+            f"{len(data.validation or ()):,} for the report."
         )
         if any(data.phrases.values()):
             print(
@@ -392,7 +393,9 @@ def _compare(out: Path, sources: Mapping[str, Source], split_off: Sequence[Mappi
 
     The file is beside the model folder, because people share that folder and may not share the texts.
     """
-    start = ["python", "-m", "inference", "compare", "--model", str(out)]
+    from inference.compare.rows import MIN_ROWS
+
+    start = [this_python(), "-m", "inference", "compare", "--model", str(out)]
     if split_off:
         path = out.with_name(f"{out.name}.validation.csv")
         with path.open("w", encoding="utf-8", newline="") as file:
@@ -400,6 +403,8 @@ def _compare(out: Path, sources: Mapping[str, Source], split_off: Sequence[Mappi
             writer.writeheader()
             writer.writerows(split_off)
         print(f"Wrote {path}: the {len(split_off):,} rows that were split off for validation.")
+        if max(sum(bool(row.get(name)) for row in split_off) for name in sources) < MIN_ROWS:
+            return [f"{shlex.join([*start, '--data'])} FILE, with at least {MIN_ROWS} labelled rows"]
         return [shlex.join([*start, "--data", str(path)])]
     return [shlex.join([*start, *source.measure]) for source in sources.values() if source.measure]
 

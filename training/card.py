@@ -98,6 +98,8 @@ def _front_matter(described: dict[str, Any], receipts: Sequence[Receipt]) -> str
     """Return the YAML block for the Hub. JSON strings are valid YAML, so quoting is JSON's."""
     adapted = described["training"]["method"] in ("lora", "qlora")
     languages = described.get("language") or []
+    tags = ["text-classification", *(["lora"] if adapted else []), "onnx", "int8"]
+    tags += ["multi-task"] if len(described["tasks"]) > 1 else []
     lines = [
         "---",
         *([f"language: {json.dumps(languages)}"] if languages else []),
@@ -105,7 +107,7 @@ def _front_matter(described: dict[str, Any], receipts: Sequence[Receipt]) -> str
         *(["library_name: peft"] if adapted else []),
         f"base_model: {json.dumps(described['started_from']['hub_id'])}",
         "pipeline_tag: text-classification",
-        f"tags: [text-classification, {'lora, ' if adapted else ''}onnx, int8, multi-task]",
+        f"tags: [{', '.join(tags)}]",
     ]
     if described["datasets"]:
         lines.append("datasets: " + json.dumps(described["datasets"]))

@@ -41,7 +41,7 @@ class LabelFields:
         self.outputs = [self.note, *self.inputs]
 
     def _draw(self, name: str) -> None:
-        label = f"Right {name} label"
+        label = f"Right {name} label" if len(self._names) > 1 else "Column with the right labels"
         # Checked against the file and not here: the choices may be those of the next file by then.
         self.columns.append(
             gr.Dropdown(label=label, choices=[("none", NONE)], value=NONE, interactive=True, allow_custom_value=True)
@@ -105,5 +105,5 @@ def _line(task: str, right: RightLabels) -> tuple[bool, str]:
         return False, f"{task}: {right.problem}"
     labelled = counted(sum(position >= 0 for position in right.ids), "row")
     return True, ". ".join(
-        [f"{task}: {labelled} with a right label in {shortened(right.column)}", *right.remarks]
+        [f"{task}: {labelled} with a right label in column {shortened(right.column)}", *right.remarks]
     ) + "."

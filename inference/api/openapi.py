@@ -62,8 +62,9 @@ def add_openapi(app: FastAPI, service: Service, has_key: bool, prefix: str) -> N
                 "info": {
                     "title": app.title,
                     "version": app.version,
-                    "description": f"Text classification by {service.bundle.name}. Waiting requests are answered in "
-                    "batches; the order of texts is kept. Bodies may be compressed with Content-Encoding: gzip. "
+                    "description": f"Text classification with the model {service.bundle.name}. Waiting requests "
+                    "are answered in batches; the order of texts is kept. Bodies may be compressed with "
+                    "Content-Encoding: gzip. "
                     'Errors are `{"error": {"code", "message"}}` and never '
                     "quote the request.",
                 },

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inference import cpu
+from inference.assets import this_python
 from inference.backends import BACKENDS, RUNTIMES, TITLES
 from inference.commands.options import add_command, add_json, add_model_command, names, print_json, require_writable
 from inference.errors import InputError
@@ -186,7 +187,7 @@ def compare_command(args: argparse.Namespace) -> None:
         print(
             f"\n{why[:1].upper()}{why[1:]}. Accuracy is above. Try again on a quiet machine, or with --time-limit 600."
         )
-    print(f"\nReceipt: {out}. Decide with your own limits: python -m inference verdict {out} --max-drop 1pp")
+    print(f"\nReceipt: {out}. Decide with your own limits: {this_python()} -m inference verdict {out} --max-drop 1pp")
 
 
 def _compare_models(args: argparse.Namespace) -> None:
@@ -225,7 +226,10 @@ def _compare_models(args: argparse.Namespace) -> None:
         print(f"\n{verdict.sentence}")
         for caveat in verdict.caveats:
             print(f"  note: {caveat}")
-    print(f"\nMeasurements: {folder}. Decide with your own limits: python -m inference verdict {outs[0]} {outs[1]}")
+    print(
+        f"\nMeasurements: {folder}. Decide with your own limits: "
+        f"{this_python()} -m inference verdict {outs[0]} {outs[1]}"
+    )
 
 
 def _read(args: argparse.Namespace, model: Path) -> tuple[Any, Any]:
@@ -292,7 +296,7 @@ def verdict_command(args: argparse.Namespace) -> int:
     if (unknown := unknown_places(receipt)) is not None:
         print(f"\n{unknown}")
     else:
-        print("\nFor")
+        print("\nWhich runtime for which use")
         for situation, choice in verdict.recommended.items():
             print(f"  {situation:<12} {TITLES[choice.backend] if choice.backend else 'none':<8} {choice.why}")
     for caveat in verdict.caveats:

@@ -113,6 +113,11 @@ def _content(path: Path) -> bytes:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path} has {path.stat().st_size:,} bytes; measurements are limited to {MAX_BYTES:,}.")
         return path.read_bytes()
+    except IsADirectoryError:
+        raise InputError(
+            f"{path} is a folder, not a measurement. Measure the model in it: "
+            f"python -m inference compare --model {path} --data FILE --out receipt.json"
+        ) from None
     except OSError as error:
         raise InputError(
             f"Cannot read a measurement from {path}: {error.strerror}. "

@@ -343,7 +343,7 @@ def _recommend(receipt: Mapping[str, Any], situation: str, shippable: Sequence[s
     """Return the backend for a kind of deployment, chosen by the figure that matters there."""
     figures = receipt["results"]
     if situation == "GPU service":
-        return _recommend_for_gpu(receipt["settings"]["backends"], shippable)
+        return _recommend_for_gpu(receipt["settings"]["backends"])
     if not shippable:
         return Recommendation(None, "No runtime is known to meet the limits.")
     if (why := unmeasured(receipt)) is not None:
@@ -372,15 +372,14 @@ def _recommend(receipt: Mapping[str, Any], situation: str, shippable: Sequence[s
     return Recommendation(best, f"{ms(p50[best])} per text, {per_hour:,.0f} texts per hour in batches.")
 
 
-def _recommend_for_gpu(names: Sequence[str], shippable: Sequence[str]) -> Recommendation:
+def _recommend_for_gpu(names: Sequence[str]) -> Recommendation:
     able = [name for name in names if "cuda" in RUNTIMES[name].dtypes]
     if not able:
         return Recommendation(
             None, f"No GPU was measured, and {' and '.join(TITLES[name] for name in names)} does not run on GPUs."
         )
     runtimes = f"{' and '.join(TITLES[name] for name in able)} {'runs' if len(able) == 1 else 'run'}"
-    why = f"No GPU was measured, so no figure decides. {runtimes} on GPUs (device='cuda'): measure there."
-    return Recommendation(next((name for name in able if name in shippable), None), why)
+    return Recommendation(None, f"No GPU was measured. {runtimes} on GPUs (device='cuda'): measure there.")
 
 
 def _sentence(receipt: Mapping[str, Any], decided: Mapping[str, BackendVerdict], best: str | None) -> str:

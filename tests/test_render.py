@@ -146,7 +146,7 @@ def test_times_say_how_many_passes_and_what_was_measured() -> None:
     int8, onnx = (re.findall(rf'<td class="{name}">.*?</td>', html, re.DOTALL)[-1] for name in ("int8", "onnx"))
     assert "1.85 ms" in int8
     assert "median of 5" in int8
-    assert "recorded 1.85 ms" in int8
+    assert "recorded: 1.85\u00a0ms" in int8
     assert "912 ms" in onnx
     assert "first pass, so slow" in onnx
     assert "recorded" not in onnx

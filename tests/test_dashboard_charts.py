@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import made
@@ -68,3 +69,14 @@ def test_leaderboard_on_a_phone_has_a_card_for_each_row_that_the_filter_leaves()
     assert dict(second.lines)["int8"][1:4] == ["not measured", "–", "–"]
     (left,) = leaderboard.cards(listed, [row for row in rows if row["runtime"] == "ONNX" and row["measurement"] == "b"])
     assert [name for name, _ in left.lines] == ["onnx"]
+
+
+def test_accuracies_of_the_best_trade_offs_are_told_apart() -> None:
+    true, base = made.answers(2_000, 200)
+    answers = {
+        "pytorch": base,
+        "onnx": base,
+        "int8": made.flip(base, [next(i for i in range(2_000) if base[i] == true[i])]),
+    }
+    takeaway = leaderboard.pareto({"mine": made.receipt(true, answers)}, "mood").takeaway
+    assert re.findall(r"[\d.]+%", takeaway) == ["89.95%", "90.00%"]

@@ -156,10 +156,12 @@ def pareto(receipts: Mapping[str, Receipt], task: str) -> Chart:
     log_axis(figure, min(e["low"] for e in times) / 1.4, max(e["high"] for e in times) * 1.4)
     figure.update_yaxes(tickformat=".1%")
     several = len(receipts) > 1
+    shares = [accuracy(name, backend)["value"] for name, backend in front]
+    places = 1 if len({percent(share) for share in shares}) == len(shares) else 2  # each is better than the one before
     words = [
         f"{TITLES[backend]}{f' of {short(name, 40)}' if several else ''} ({ms(latency(name, backend)['value'])}, "
-        f"{percent(accuracy(name, backend)['value'])})"
-        for name, backend in front
+        f"{percent(share, places)})"
+        for (name, backend), share in zip(front, shares, strict=True)
     ]
     alt = f"Scatter of median time, logarithmic, against accuracy on {task}, for {len(receipts)} measurements."
     note = "Dotted line: the best trade-offs."

@@ -6,15 +6,18 @@ A folder, or a file that was named instead of one, is looked up here when no for
 from __future__ import annotations
 
 import re
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from inference.errors import BundleError
 from inference.formats.files import LARGE_JSON_BYTES, inside, read_json_in
 
+MAX_NAMED = 5  # folders of models in a message
+
 
 class Layout(NamedTuple):
-    """Files that one of these globs matches, what they are, and what to do."""
+    """Files that one of these globs matches, what they are, and what to do: {0} is the path, {1} the files' folders."""
 
     marks: tuple[str, ...]
     what: str
@@ -87,8 +90,8 @@ LAYOUTS = (
     ),
     Layout(
         ("*/config.json", "*/adapter_config.json", "*/bundle.json"),
-        "is not a model itself, but has one in a subfolder",
-        "Name that one",
+        "is not a model itself, but holds some",
+        "Name one of them: {1}",
     ),
     Layout(("adapter_config.json", "config.json"), "has a configuration and no weights", "Fetch the whole model again"),
 )
@@ -112,8 +115,14 @@ def refuse_layout(path: Path) -> None:
     if is_folder := path.is_dir():
         refuse_checkpoints(path)
     for layout in LAYOUTS:
-        if any(next(path.glob(mark), None) if is_folder else path.match(mark) for mark in layout.marks):
-            raise BundleError(f"{path} {layout.what}. {layout.remedy.format(path)}.")
+        found = (file for mark in layout.marks for file in (path.glob(mark) if is_folder else _itself(path, mark)))
+        if files := list(islice(found, MAX_NAMED)):
+            names = ", ".join(sorted({file.parent.name for file in files}))
+            raise BundleError(f"{path} {layout.what}. {layout.remedy.format(path, names)}.")
+
+
+def _itself(path: Path, mark: str) -> list[Path]:
+    return [path] if path.match(mark) else []
 
 
 def refuse_embedder(folder: Path) -> None:

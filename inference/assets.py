@@ -28,5 +28,5 @@ def calibration_texts() -> list[str]:
 
 def this_python() -> str:
     """Return how to call this Python from the current folder: ".venv/bin/python", or else "python"."""
-    program = Path(sys.executable)
-    return program.relative_to(Path.cwd()).as_posix() if program.is_relative_to(Path.cwd()) else "python"
+    program, here = Path(sys.executable), Path.cwd()
+    return program.relative_to(here).as_posix() if program.is_relative_to(here) else "python"

@@ -18,7 +18,7 @@ from typing import Generic, TypeVar, cast
 from inference.errors import InferenceError, InputError
 
 POLL_S = 0.2
-MOST_S = 300.0  # that preparations wait for the jobs of visitors, who may come one after the other
+MOST_S = 300.0  # that preparation waits for jobs, which may follow one another without a gap
 EVERY_S = 10.0  # between two log lines of one step: 360 an hour
 KNOWN_SHARE = 0.1  # the time left is not estimated before: the first seconds say little about the rest
 # For terminals that do not have these letters.
@@ -168,7 +168,7 @@ def wait_for_jobs(is_needed: Callable[[], bool] = lambda: True, most_s: float = 
     """Wait until no background job runs: somebody waits for those, and what only prepares must not slow them down.
 
     Args:
-        is_needed: asked while waiting; must return at once. Is there any reason to wait on?
+        is_needed: whether there is still a reason to wait; asked while waiting, so it must return at once.
         most_s: return after so many seconds in any case.
     """
     end = time.monotonic() + most_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from conftest import Tiny
@@ -19,11 +19,10 @@ from inference.formats.identity import content_key
 from inference.tables.source import Source
 
 
-def labelled(tiny: Tiny) -> tuple[Bundle, LabelledRows]:
-    """The tiny model and 120 labelled rows."""
+def labelled(tiny: Tiny) -> LabelledRows:
+    """120 labelled rows for the tiny model."""
     lines = [f"it was {word} {i},{label}" for i in range(60) for word, label in (("bad", "down"), ("fine", "up"))]
-    bundle = Bundle.read(tiny.folder)
-    return bundle, read_data(Source("mood.csv", "\n".join(["text,mood", *lines]).encode()), bundle.tasks)
+    return read_data(Source("mood.csv", "\n".join(["text,mood", *lines]).encode()), Bundle.read(tiny.folder).tasks)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +33,21 @@ def test_rounds_double_up_to_a_limit_and_cover_every_row(rows: int, sizes: list[
     parts = rounds(rows)
     assert [len(part) for part in parts] == sizes
     assert [row for part in parts for row in part] == list(range(rows))
+
+
+def measured(tiny: Tiny, rows: LabelledRows, processes: dict[str, Any], **options: Any) -> Receipt:
+    """The measurement of the rows, without times, on these processes."""
+    bundle = Bundle.read(tiny.folder)
+    return measure(
+        bundle,
+        rows,
+        backends=list(processes),
+        cache=tiny.cache,
+        base=tiny.base,
+        time_limit=0,
+        warm=WarmProcesses(lambda name, _: processes[name], list(processes), content_key(bundle)),
+        **options,
+    )
 
 
 class Gated(Fake):
@@ -92,7 +106,7 @@ def test_reference_of_the_labels_that_change_is_the_first_in_order_that_has_answ
 
 
 def test_first_verdict_comes_before_the_last_row_and_is_replaced_by_the_one_on_all(tiny: Tiny) -> None:
-    bundle, rows = labelled(tiny)
+    rows = labelled(tiny)
     slow, parts, whole = Gated(), list[Receipt](), list[Receipt]()
     slow.let.release()  # the first round; the second when there is a verdict
     processes = {"onnx": slow, "int8": Fake()}
@@ -102,17 +116,7 @@ def test_first_verdict_comes_before_the_last_row_and_is_replaced_by_the_one_on_a
         parts.append(part)
         slow.let.release()
 
-    receipt = measure(
-        bundle,
-        rows,
-        backends=list(processes),
-        cache=tiny.cache,
-        base=tiny.base,
-        time_limit=0,
-        on_part=first_verdict,
-        on_accuracy=whole.append,
-        warm=WarmProcesses(lambda name, _: cast(Any, processes[name]), list(processes), content_key(bundle)),
-    )
+    receipt = measured(tiny, rows, processes, on_part=first_verdict, on_accuracy=whole.append)
     (part,) = parts
     assert part["data"]["unanswered"] == 120 - FIRST
     assert len(part["data"]["row_numbers"]) == len(part["data"]["tokens"]) == FIRST
@@ -130,7 +134,7 @@ def test_first_verdict_comes_before_the_last_row_and_is_replaced_by_the_one_on_a
 
 
 def test_reference_that_still_loads_is_replaced_by_the_most_exact_backend_in_the_first_verdict(tiny: Tiny) -> None:
-    bundle, rows = labelled(tiny)
+    rows = labelled(tiny)
     slow, parts = Gated(), list[Receipt]()
     processes = {"pytorch": slow, "onnx": Fake(), "int8": Fake(wrong=True)}
 
@@ -139,15 +143,7 @@ def test_reference_that_still_loads_is_replaced_by_the_most_exact_backend_in_the
         if not part["data"]["awaited"] or part["settings"]["backends"] == ["onnx", "int8"]:
             slow.let.release()
 
-    receipt = measure(
-        bundle,
-        rows,
-        cache=tiny.cache,
-        base=tiny.base,
-        time_limit=0,
-        on_part=first_verdict,
-        warm=WarmProcesses(lambda name, _: cast(Any, processes[name]), list(processes), content_key(bundle)),
-    )
+    receipt = measured(tiny, rows, processes, on_part=first_verdict)
     both = next(part for part in parts if part["settings"]["backends"] == ["onnx", "int8"])
     assert both["settings"]["reference"] == "onnx"
     assert both["data"]["awaited"] == ["pytorch"]
@@ -176,7 +172,7 @@ def test_first_verdict_leaves_out_a_task_of_few_labels_and_keeps_every_row(tiny:
 
 
 def test_a_verdict_without_the_reference_says_so_even_if_all_its_rows_are_answered(tiny: Tiny) -> None:
-    bundle, rows = labelled(tiny)
+    rows = labelled(tiny)
     slow, parts = Gated(), list[Receipt]()
     processes = {"pytorch": slow, "onnx": Fake(), "int8": Fake(wrong=True)}
 
@@ -184,16 +180,7 @@ def test_a_verdict_without_the_reference_says_so_even_if_all_its_rows_are_answer
         parts.append(part)
         slow.let.release()
 
-    measure(
-        bundle,
-        rows.take(range(40)),
-        backends=list(processes),
-        cache=tiny.cache,
-        base=tiny.base,
-        time_limit=0,
-        on_part=first_verdict,
-        warm=WarmProcesses(lambda name, _: cast(Any, processes[name]), list(processes), content_key(bundle)),
-    )
+    measured(tiny, rows.take(range(40)), processes, on_part=first_verdict)
     (part,) = parts
     assert part["data"]["unanswered"] == 0
     sentence = decide(part).sentence

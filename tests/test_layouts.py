@@ -121,7 +121,7 @@ def test_configuration_and_weights_belong_together(tmp_path: Path) -> None:
 
 
 def test_folder_around_a_model_is_not_the_model(model: Path, tmp_path: Path) -> None:
-    assert f"is not a model itself, but holds some. Name one of them: {model.name}." in refusal(tmp_path)
+    assert f"is not a model itself, but contains models. Name one of them: {model.name}." in refusal(tmp_path)
     add(tmp_path / "models--a--b", "snapshots/1234/config.json", "refs/main")
     assert "Hugging Face cache" in refusal(tmp_path / "models--a--b")
 

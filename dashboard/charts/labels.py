@@ -54,10 +54,10 @@ def changes(receipt: Receipt, task: str, name: str, max_shown: int = MAX_SHOWN) 
     if swaps:
         (before, after), rows = swaps.most_common(1)[0]
         takeaway += f", mostly {short(labels[before], 30)} → {short(labels[after], 30)} ({many(rows, 'row')})"
-    note = f"Rows: the right label; columns: +, {title} gives this label more often than {base}; −, less often."
+    note = f"Row: the right label. Column: the label given. +: {title} gives it more often than {base}; −: less often."
     if len(ranked) > len(shown):
         note += f" Shown: {len(shown)} of {len(ranked)} labels."
-    details = "The title counts single changes. In the matrix, changes of one right label there and back cancel out."
+    details = "The title counts individual changes. In the matrix, opposite changes within a row cancel out."
     alt = f"Confusion matrix of {title} minus that of {base}, {many(len(shown), 'label')}. {takeaway}."
     return Chart(figure, f"{takeaway}.", alt, table, note, details)
 

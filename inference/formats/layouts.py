@@ -90,7 +90,7 @@ LAYOUTS = (
     ),
     Layout(
         ("*/config.json", "*/adapter_config.json", "*/bundle.json"),
-        "is not a model itself, but holds some",
+        "is not a model itself, but contains models",
         "Name one of them: {1}",
     ),
     Layout(("adapter_config.json", "config.json"), "has a configuration and no weights", "Fetch the whole model again"),

@@ -7,6 +7,7 @@
 """
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # Since 1.29 ONNX Runtime reports to Microsoft and writes a device identifier to the user's cache. Its own
@@ -15,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 # user has set stays. If onnxruntime was imported before `inference`, it is too late.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-from inference.calls.predictions import to_frame
-from inference.classifier import Answer, Classifier, Prediction, Timing
-from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError
-from inference.explain.explanation import Explanation
-from inference.loading import load
 from inference.version import __version__
 
 if TYPE_CHECKING:
     from inference.artifacts.export import quantize_onnx
+    from inference.calls.predictions import to_frame
+    from inference.classifier import Answer, Classifier, Prediction, Timing
+    from inference.errors import BundleError, ExportError, InferenceError, InputError, MissingDependencyError
+    from inference.explain.explanation import Explanation
+    from inference.loading import load
 
 __all__ = [
     "Answer",
@@ -42,11 +43,19 @@ __all__ = [
     "to_frame",
 ]
 
+# Imported on demand: the package must open without any library, so that a program can name the one that is missing.
+_HOMES = {
+    "inference.artifacts.export": ("quantize_onnx",),
+    "inference.calls.predictions": ("to_frame",),
+    "inference.classifier": ("Answer", "Classifier", "Prediction", "Timing"),
+    "inference.errors": ("BundleError", "ExportError", "InferenceError", "InputError", "MissingDependencyError"),
+    "inference.explain.explanation": ("Explanation",),
+    "inference.loading": ("load",),
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Imported on demand: it needs the library onnx, and ONNX and INT8 run without that.
-    if name == "quantize_onnx":
-        from inference.artifacts.export import quantize_onnx
-
-        return quantize_onnx
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -43,6 +43,14 @@ def test_module_runs_as_a_program_and_reads_utf_8_from_a_pipe(demo: Path, demo_c
         assert bool(done.stdout) == (code == 0)
 
 
+def test_python_without_the_libraries_is_an_error_and_no_verdict(tmp_path: Path) -> None:
+    command = [sys.executable, "-S", "-m", "inference", "verdict", str(tmp_path)]  # -S: no installed packages
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is not installed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_predict_answers_one_task_or_all(run: Run) -> None:
     done = run("predict", "--backend", "int8", "--task", "sentiment", "what a lovely film")
     assert done.returncode == 0

@@ -128,27 +128,36 @@ def _front_matter(described: dict[str, Any], receipts: Sequence[Receipt]) -> str
 
 
 def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
+    parts = [*_model(described), *_training(described), *_measured(described, receipts), *_use(described)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _model(described: dict[str, Any]) -> list[str]:
     settings, origin = described["training"], described["started_from"]
-    languages = described.get("language") or []
-    public = set(described["datasets"]) and set(described["datasets"]) <= set(SOURCES)
-    inside = "folder" in described["base"]
-    parts = [
+    base = (
+        f"It started from revision `{origin['revision'][:12]}`; the encoder is in the folder `encoder/`."
+        if "folder" in described["base"]
+        else "The base is not in this folder; it is pinned by revision "
+        f"`{origin['revision'][:12]}` and by the SHA-256 of each file."
+    )
+    tasks = (
+        f"- **{name}**: {len(task['labels'])} labels ({', '.join(task['labels'][:8])}"
+        + (", …" if len(task["labels"]) > 8 else "")
+        + f"). Uncertain below {task['threshold']:.3f}: {task['threshold_rule']}.{_calibrated(task)}"
+        for name, task in described["tasks"].items()
+    )
+    return [
         f"# {described['name']}",
         METHODS[settings["method"]].format(rank=settings.get("rank"), base=origin["hub_id"])
-        + f" Texts are cut at {described['max_tokens']} tokens. "
-        + (
-            f"It started from revision `{origin['revision'][:12]}`; the encoder is in the folder `encoder/`."
-            if inside
-            else "The base is not in this folder; it is pinned by revision "
-            f"`{origin['revision'][:12]}` and by the SHA-256 of each file."
-        ),
+        + f" Texts are cut at {described['max_tokens']} tokens. {base}",
         "## Tasks",
-        "\n".join(
-            f"- **{name}**: {len(task['labels'])} labels ({', '.join(task['labels'][:8])}"
-            + (", …" if len(task["labels"]) > 8 else "")
-            + f"). Uncertain below {task['threshold']:.3f}: {task['threshold_rule']}.{_calibrated(task)}"
-            for name, task in described["tasks"].items()
-        ),
+        "\n".join(tasks),
+    ]
+
+
+def _training(described: dict[str, Any]) -> list[str]:
+    settings = described["training"]
+    parts = [
         "## Training",
         "\n".join(
             f"- {name}: {settings['epochs'][name]:g} epochs over {data['rows']:,} rows; {data['tuning_rows']:,} rows "
@@ -192,6 +201,11 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
             "Data:",
             "\n".join(f"- `{name}`: {SOURCES.get(name, 'see the Hub')}" for name in described["datasets"]),
         ]
+    return parts
+
+
+def _measured(described: dict[str, Any], receipts: Sequence[Receipt]) -> list[str]:
+    parts: list[str] = []
     if "validation" in described:
         parts += [
             "## Validation",
@@ -211,8 +225,14 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
             "intervals. Coverage and out-of-scope recall are at the thresholds above; a row in scope counts as covered "
             "if it is neither uncertain nor called out of scope.",
         ]
-    files = {"full": "`encoder/`, ", "heads": ""}.get(settings["method"], "`adapter/` (PEFT), ")
-    parts += [
+    return parts
+
+
+def _use(described: dict[str, Any]) -> list[str]:
+    languages = described.get("language") or []
+    public = set(described["datasets"]) and set(described["datasets"]) <= set(SOURCES)
+    files = {"full": "`encoder/`, ", "heads": ""}.get(described["training"]["method"], "`adapter/` (PEFT), ")
+    return [
         "## Limits",
         ("English only. " if languages == ["en"] else f"Languages: {', '.join(languages)}. " if languages else "")
         + (
@@ -233,7 +253,6 @@ def _body(described: dict[str, Any], receipts: Sequence[Receipt]) -> str:
         ),
         f"Runtimes: {', '.join(TITLES[name] for name in STANDARD)}. Files: {files}`heads.safetensors`, `bundle.json`.",
     ]
-    return "\n\n".join(parts) + "\n"
 
 
 def _not_fitted(data: dict[str, Any]) -> str:

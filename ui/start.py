@@ -207,7 +207,7 @@ def _open_others(models: Models, stopping: threading.Event) -> None:
 def _keep() -> None:
     """Leave what is loaded out of later garbage collections.
 
-    Streamlit starts one after every run of a page, and nothing else runs meanwhile: with PyTorch it would take 0.3 s.
+    Streamlit starts one after every run of a page, during which nothing else runs: with PyTorch it would take 0.3 s.
     """
     gc.collect()
     gc.freeze()

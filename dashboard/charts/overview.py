@@ -262,7 +262,7 @@ def cost(receipt: Receipt, price_per_hour: float, currency: str = "$") -> Drawin
         values[name] = {"value": price, "low": low, "high": high}
 
     def money(value: float) -> str:
-        return currency + digits(value, 2)
+        return currency + digits(value, 3)
 
     table: Rows = [
         {

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-import os
-import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from inference import cpu
-from inference.artifacts.cache import Artifact, default_cache, find, obtain, tool_versions
+from inference.artifacts.cache import Artifact, default_cache, find, obtain
 from inference.assets import CALIBRATION
 from inference.backends import BACKENDS, RUNTIMES, TITLES, LoadOptions, check_backend
 from inference.compare import benchmark
-from inference.compare.answering import Answers, Given, WarmProcesses
+from inference.compare.answering import Answers, WarmProcesses
 from inference.compare.footprint import footprint
 from inference.compare.processes import Process
-from inference.compare.receipt import FORMAT, VERSION, Receipt, seal
+from inference.compare.receipt import Receipt, seal
+from inference.compare.recording import Clock, Recorder
 from inference.compare.results import import_libraries, results, speed
 from inference.compare.rows import LabelledRows, read_showcase
 from inference.compare.timing import START, Timing
@@ -32,7 +29,6 @@ from inference.formats.describe import describe
 from inference.formats.identity import content_key
 from inference.formats.pairs import PAIRS_REMEDY
 from inference.jobs import Progress
-from inference.version import __version__
 
 QUICK_ROWS = 500
 QUICK_S = 60.0  # that the timing of a quick run may take
@@ -99,11 +95,6 @@ def measure(
     progress = progress or (lambda step, share: None)
     cache = cache or default_cache()
     keep_texts = keep_texts or data is None
-    if data and data.pair_column is not None and not bundle.pairs:
-        raise InputError(
-            f"There is a pair column ({data.pair_column!r}), and nothing says that {bundle.name} takes pairs. "
-            f"{PAIRS_REMEDY}"
-        )
     data = _select_rows(bundle, data, QUICK_ROWS if quick else None, seed)
     artifact = obtain(bundle, cache, lambda step, share: progress(f"building: {step}", 0.0), base)
     bundle = artifact.served(bundle)
@@ -115,7 +106,7 @@ def measure(
     names = [name for name in RUNTIMES if name in backends]  # the most exact first: the reference
     plan = plan or (benchmark.QUICK if quick else benchmark.FULL)
     limit_s = (QUICK_S if quick else math.inf) if time_limit is None else time_limit
-    before, cpu_times, started = _load_and_clock(), benchmark.cpu_times([]), time.monotonic()
+    clock = Clock()
     open_process = partial(open_worker, bundle, cache, base, dtypes)
 
     def open_warm(name: str, watch: Callable[[], None]) -> Process:
@@ -134,66 +125,22 @@ def measure(
     aside = ThreadPoolExecutor(1)  # while the backends load: both take seconds on a busy machine
     described = aside.submit(lambda: {name: _backend_entry(bundle, artifact, name, base) for name in names})
     imported = aside.submit(import_libraries)
+    settings = {"threads": threads, "quick": quick, "seed": seed, **({"dtypes": dtypes} if dtypes else {})}
+    recorder = Recorder(bundle, settings, keep_texts, clock, described.result)
     aside.shutdown(wait=False)  # a cancelled run does not wait for it
-
-    def receipt(data: LabelledRows, given: Given, plan: benchmark.Plan, raw: dict[str, Any]) -> Receipt:
-        entries, names = described.result(), given.names
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "seconds": round(time.monotonic() - started, 1),
-            "settings": {
-                "backends": names,
-                "reference": names[0],
-                "threads": threads,
-                "quick": quick,
-                "seed": seed,
-                **({"dtypes": dtypes} if dtypes else {}),
-                **asdict(plan),
-            },
-            "model": _model_entry(bundle),
-            "data": _data_entry(data, given, keep_texts),
-            "machine": _machine_entry()
-            | {"before": before, "after": _load_and_clock()}
-            | {"steal_share": round(benchmark.steal_share([], cpu_times), 5)},
-            "versions": _versions(names),
-            **raw,
-            "backends": {
-                name: entries[name] | {"predictions": given.predictions[name]} | raw["backends"][name] for name in names
-            },
-        }
-
-    part_rows, part_names = 0, 1  # of the last part; one backend alone is compared with nothing
+    parts = None if on_part is None else _Parts(answers, data, recorder, timing, on_part)
 
     def report_part() -> None:
-        nonlocal part_rows, part_names
-        begun, rows = sum(map(bool, answers.answered.values())), answers.by_all()
-        if on_part is None or not imported.done() or rows == len(data):
-            return
-        if begun == part_names and not max(1, 2 * part_rows) <= rows:
-            return
-        given = answers.given()
-        if len(given.names) < 2:
-            return
-        part_rows, part_names = rows, len(given.names)
-        if given.names == names and len(given.rows) == len(data):
-            return  # all is answered: the whole measurement follows
-        labelled = data.take(given.rows).judged()
-        if labelled is None:  # too few of them have a label
-            return
-        part = receipt(labelled, given, *timing.nothing("pending"))
-        part["data"]["unanswered"] = len(data) - len(given.rows)
-        part["data"]["awaited"] = [name for name in names if name not in given.names]
-        on_part(part | {"results": results(part)})
+        if parts is not None and imported.done():
+            parts.report()
 
     _answer(answers, len(data), shares.answering, report_part)
     given = answers.given()
-    first = receipt(data, given, *timing.nothing("pending"))
+    first = recorder.receipt(data, given, *timing.nothing("pending"))
     known = results(first)
     if on_accuracy is not None:
         on_accuracy(seal(first | {"results": known}))
-    final = receipt(data, given, *timing.run())
+    final = recorder.receipt(data, given, *timing.run())
     shares.timing("statistics", 1.0)
     final["results"] = speed(final) | known
     progress("done", 1.0)
@@ -216,7 +163,16 @@ def _check_arguments(
 
 
 def _select_rows(bundle: Bundle, data: LabelledRows | None, max_rows: int | None, seed: int) -> LabelledRows:
-    """Return the rows to measure on: neither trained on, nor used to calibrate INT8, and at most `max_rows`."""
+    """Return the rows to measure on: neither trained on, nor used to calibrate INT8, and at most `max_rows`.
+
+    Raises:
+        InputError: the model was trained on them, or they are pairs and nothing says that it takes pairs.
+    """
+    if data and data.pair_column is not None and not bundle.pairs:
+        raise InputError(
+            f"There is a pair column ({data.pair_column!r}), and nothing says that {bundle.name} takes pairs. "
+            f"{PAIRS_REMEDY}"
+        )
     if data is None:
         data = read_showcase(bundle)
     if data.sha256 in bundle.trained_on:
@@ -226,36 +182,6 @@ def _select_rows(bundle: Bundle, data: LabelledRows | None, max_rows: int | None
     if bundle.pairs and data.pair_column is None:
         data = replace(data, remarks=[*data.remarks, UNPAIRED])
     return data if max_rows is None else data.sample(max_rows, seed)
-
-
-def _data_entry(data: LabelledRows, given: Given, keep_texts: bool) -> dict[str, Any]:
-    return {
-        "name": data.name,
-        "sha256": data.sha256,
-        "rows_in_file": data.rows_in_file,
-        "row_numbers": data.row_numbers,
-        "tokens": given.tokens,
-        "truncated": given.truncated,
-        "labels": {task: list(ids) for task, ids in data.labels.items()},
-        "texts": data.texts_as_strings if keep_texts else None,
-        **({} if data.pair_column is None else {"pair_column": data.pair_column}),
-        "copies": data.copies,
-        "notes": data.notes,
-    }
-
-
-def _model_entry(bundle: Bundle) -> dict[str, Any]:
-    return {
-        "name": bundle.name,
-        "files": dict(bundle.files),
-        "base": bundle.base and {name: getattr(bundle.base, name) for name in ("hub_id", "revision", "files")},
-        "max_tokens": bundle.max_tokens,
-        "tasks": {
-            name: {"labels": list(task.labels)}
-            | {field: getattr(task, field) for field in ("problem_type", "threshold", "out_of_scope")}
-            for name, task in bundle.tasks.items()
-        },
-    }
 
 
 def _dtypes(backends: Sequence[str], dtype: str | None) -> dict[str, str]:
@@ -310,6 +236,42 @@ def warm_up(model: Bundle, cache: Path, base: Path | None) -> WarmProcesses | No
     )
 
 
+class _Parts:
+    """Reports receipts of the rows that every backend has answered, whenever these have doubled and some are left."""
+
+    def __init__(
+        self,
+        answers: Answers,
+        data: LabelledRows,
+        recorder: Recorder,
+        timing: Timing,
+        on_part: Callable[[Receipt], None],
+    ) -> None:
+        self._answers, self._data, self._recorder, self._timing = answers, data, recorder, timing
+        self._on_part, self._names = on_part, list(answers.answered)
+        self._rows, self._backends = 0, 1  # of the last part; one backend alone is compared with nothing
+
+    def report(self) -> None:
+        """Report a part if it is time; called often."""
+        answers, total = self._answers, len(self._data)
+        begun, rows = sum(map(bool, answers.answered.values())), answers.by_all()
+        if rows == total or (begun == self._backends and not max(1, 2 * self._rows) <= rows):
+            return
+        given = answers.given()
+        if len(given.names) < 2:
+            return
+        self._rows, self._backends = rows, len(given.names)
+        if given.names == self._names and len(given.rows) == total:
+            return  # all is answered: the whole measurement follows
+        labelled = self._data.take(given.rows).judged()
+        if labelled is None:  # too few of them have a label
+            return
+        part = self._recorder.receipt(labelled, given, *self._timing.nothing("pending"))
+        part["data"]["unanswered"] = total - len(given.rows)
+        part["data"]["awaited"] = [name for name in self._names if name not in given.names]
+        self._on_part(part | {"results": results(part)})
+
+
 class _Shares:
     """Turns the progress of the two parts, answering and timing, into one that never runs backwards."""
 
@@ -352,33 +314,3 @@ def _backend_entry(bundle: Bundle, artifact: Artifact, name: str, base: Path | N
     ) and "tried" in quantized:  # an imported graph has no record of recipes
         entry["quantized"] = quantized
     return entry
-
-
-def _load_and_clock() -> dict[str, Any]:
-    import psutil
-
-    frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
-    return {
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "mhz": round(frequency.current) if frequency else None,
-    }
-
-
-def _machine_entry() -> dict[str, Any]:
-    import psutil
-
-    return {
-        "cpu": cpu.model(),
-        "cores": cpu.cores(),
-        "flags": cpu.int8_flags(),
-        "system": platform.system(),
-        "architecture": platform.machine(),
-        "memory_bytes": int(psutil.virtual_memory().total),
-    }
-
-
-def _versions(backends: Sequence[str]) -> dict[str, str]:
-    """Return the versions of Triptych, of what builds models, and of what is timed or computes the figures."""
-    libraries = {name: importlib.metadata.version(name) for name in ("tokenizers", "numpy", "scipy", "scikit-learn")}
-    tools = tool_versions() | tool_versions(library for name in backends for library in RUNTIMES[name].made_with)
-    return {"triptych": __version__, "python": platform.python_version(), **tools, **libraries}

@@ -15,7 +15,12 @@ def main() -> int:
     """Run the bench; return the exit code."""
     p = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n")[0])
     p.add_argument("--out", type=Path, default=ROOT / "assets" / "peers.json", help="(default: assets/peers.json)")
-    p.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md", help="whose tables are written")
+    p.add_argument(
+        "--page",
+        type=Path,
+        default=ROOT / "docs" / "performance.md",
+        help="whose tables are written, and with them the picture and the README of its repository",
+    )
     p.add_argument("--rounds", type=int, default=10, help="(default: %(default)s)")
     p.add_argument("--seconds", type=float, default=0.4, help="of a cell in a round (default: %(default)s)")
     p.add_argument("--rows", type=int, default=500, help="whose labels are compared (default: %(default)s)")
@@ -28,9 +33,8 @@ def main() -> int:
 
     from bench import BenchError, document
 
-    picture = args.page.parent.parent / "assets" / document.PICTURE
     if args.page_only:
-        document.write(json.loads(args.out.read_text(encoding="utf-8")), args.page, picture)
+        document.write(json.loads(args.out.read_text(encoding="utf-8")), args.page)
         return 0
 
     from bench import plan
@@ -55,8 +59,9 @@ def main() -> int:
     args.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(document.tables(record))
     if args.page.is_file():
-        document.write(record, args.page, picture)
-    print(f"Written: {args.out}, {args.page} and {picture}.", file=sys.stderr)
+        document.write(record, args.page)
+        print(f"Written: {args.page}, and its figures in the README and the picture.", file=sys.stderr)
+    print(f"Written: {args.out}.", file=sys.stderr)
     return 0
 
 

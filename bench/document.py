@@ -1,4 +1,4 @@
-"""The page docs/performance.md and its picture, from the record."""
+"""The page docs/performance.md, its picture and three lines of the README, from the record."""
 
 from __future__ import annotations
 
@@ -11,19 +11,62 @@ from typing import Any
 from bench import plan
 
 BEGIN, END = "<!-- figures: written by bench/document.py -->", "<!-- end of figures -->"
+SHORT_BEGIN, SHORT_END = "<!--bench-->", "<!--/bench-->"
 PICTURE = "peers.svg"
 SHAPES = [f"{texts}x{tokens}" for texts, tokens in plan.SHAPES]
 ENDS = {"one": "one sentence", "mixed": "96 sentences"}
+# Of the README: line -> cell, and key -> name of the entries in it. OpenVINO's throughput mode has no latency.
+SHORT_LINES = {
+    "96 mixed sentences, all tasks": "mixed",
+    "one text of 16 tokens": "1x16",
+    "32 texts of 128 tokens": "32x128",
+}
+SHORT_NAMES = {
+    plan.OUR_BEST: "Triptych",
+    "openvino": "OpenVINO",
+    "optimum": "Optimum",
+    "guide-int8": "`quantize_dynamic`",
+}
 
 Record = Mapping[str, Any]
 
 
-def write(record: Record, page: Path, picture: Path) -> None:
-    """Put the tables between the markers of the page, and write the picture."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n{tables(record)}\n{END}{after}", encoding="utf-8")
-    picture.write_text(drawing(record), encoding="utf-8")
+def write(record: Record, page: Path) -> None:
+    """Put the tables between the markers of the page, and write what else its repository shows of them.
+
+    Args:
+        page: in a folder of the repository, beside `README.md` and `assets/`.
+    """
+    root = page.parent.parent
+    _replace(page, BEGIN, tables(record), END)
+    _replace(root / "README.md", SHORT_BEGIN, short(record), SHORT_END)
+    (root / "assets" / PICTURE).write_text(drawing(record), encoding="utf-8")
+
+
+def _replace(page: Path, begin: str, lines: str, end: str) -> None:
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    if begin in text:
+        before, _, rest = text.partition(begin)
+        page.write_text(f"{before}{begin}\n{lines}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
+def short(record: Record) -> str:
+    """Return the lines of the README: the times of INT8 here and of other ways to compute in 8 bits."""
+    cells = {entry["key"]: entry["cells"] for entry in record["entries"] if "cells" in entry}
+
+    def line(title: str, cell: str) -> str:
+        mode = "openvino-throughput" if cell == "mixed" else "openvino-latency"
+        keys = [mode if key == "openvino" else key for key in SHORT_NAMES]
+        times = (_ms(cells[key][cell]["lowest_tenth_ms"]["value"]) if key in cells else "–" for key in keys)
+        return f"- {title}: {', '.join(times)}"
+
+    return "\n".join(
+        [
+            f"INT8 beside [other runtimes](docs/performance.md), lowest tenth, ms: {', '.join(SHORT_NAMES.values())}",
+            "",
+            *(line(title, cell) for title, cell in SHORT_LINES.items()),
+        ]
+    )
 
 
 def tables(record: Record) -> str:

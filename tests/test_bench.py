@@ -168,13 +168,21 @@ def recorded() -> dict[str, Any]:
 
 
 def test_page_gets_the_figures_between_its_markers_and_keeps_the_rest(tmp_path: Path) -> None:
-    page, picture = tmp_path / "page.md", tmp_path / "peers.svg"
-    page.write_text(f"before\n{document.BEGIN}\nold\n{document.END}\nafter\n", encoding="utf-8")
+    page, readme = tmp_path / "docs" / "page.md", tmp_path / "README.md"
+    picture = tmp_path / "assets" / document.PICTURE
+    for folder in (page.parent, picture.parent):
+        folder.mkdir()
+    marked = {page: (document.BEGIN, document.END), readme: (document.SHORT_BEGIN, document.SHORT_END)}
+    for path, (begin, end) in marked.items():
+        path.write_text(f"before\n{begin}\nold\n{end}\nafter\n", encoding="utf-8")
     for _ in range(2):  # the second time changes nothing
-        document.write(recorded(), page, picture)
-        text = page.read_text(encoding="utf-8")
-        assert text.startswith("before\n") and text.endswith(f"{document.END}\nafter\n")
-        assert "old" not in text
+        document.write(recorded(), page)
+        for path, (begin, end) in marked.items():
+            text = path.read_text(encoding="utf-8")
+            assert text.startswith(f"before\n{begin}\n") and text.endswith(f"{end}\nafter\n")
+            assert "old" not in text
+    assert "- one text of 16 tokens: 1.50, –, –, –" in readme.read_text(encoding="utf-8")  # – was not measured
+    text = page.read_text(encoding="utf-8")
     assert "| Triptych INT8 | 1.50 (1.25–2.00) |" in text
     assert "| Triptych INT8, times the floor | 3.0 |" in text
     assert "Not measured: Other: no wheel." in text
@@ -189,6 +197,9 @@ def test_page_shows_the_record() -> None:
     shown = text.partition(document.BEGIN)[2].partition(document.END)[0].strip()
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     assert shown == document.tables(record)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition(document.SHORT_BEGIN)[2].partition(document.SHORT_END)[0].strip()
+    assert shown == document.short(record)
     assert (ROOT / "assets" / document.PICTURE).read_text(encoding="utf-8") == document.drawing(record)
     assert {entry["key"] for entry in record["entries"]} == {entry.key for entry in plan.entries()}
 

@@ -8,65 +8,58 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from bench import plan
+from bench import BenchError, plan
 
 BEGIN, END = "<!-- figures: written by bench/document.py -->", "<!-- end of figures -->"
 SHORT_BEGIN, SHORT_END = "<!--bench-->", "<!--/bench-->"
 PICTURE = "peers.svg"
 SHAPES = [f"{texts}x{tokens}" for texts, tokens in plan.SHAPES]
 ENDS = {"one": "one sentence", "mixed": "96 sentences"}
-# Of the README: line -> cell, and key -> name of the entries in it. OpenVINO's throughput mode has no latency.
-SHORT_LINES = {
-    "96 mixed sentences, all tasks": "mixed",
-    "one text of 16 tokens": "1x16",
-    "32 texts of 128 tokens": "32x128",
-}
+# Lines of the README: title -> cell; columns: key -> name. All from texts to the labels of all three tasks.
+SHORT_LINES = {"one sentence": "one", "96 mixed sentences": "mixed"}
 SHORT_NAMES = {
     plan.OUR_BEST: "Triptych",
-    "openvino": "OpenVINO",
+    "openvino-latency": "OpenVINO for latency",
+    "openvino-throughput": "for throughput",
     "optimum": "Optimum",
-    "guide-int8": "`quantize_dynamic`",
+    "guide-int8": "`quantize_dynamic` (a session a task)",
 }
 
 Record = Mapping[str, Any]
 
 
-def write(record: Record, page: Path) -> None:
-    """Put the tables between the markers of the page, and write what else its repository shows of them.
+def write(record: Record, page: Path, picture: Path, readme: Path | None = None) -> None:
+    """Put the tables between the marks of the page and the short lines between those of `readme`; write the picture.
 
-    Args:
-        page: in a folder of the repository, beside `README.md` and `assets/`.
+    Raises:
+        BenchError: a file lacks its marks; nothing was written.
     """
-    root = page.parent.parent
-    _replace(page, BEGIN, tables(record), END)
-    _replace(root / "README.md", SHORT_BEGIN, short(record), SHORT_END)
-    (root / "assets" / PICTURE).write_text(drawing(record), encoding="utf-8")
+    written = {page: _replaced(page, BEGIN, tables(record), END), picture: drawing(record)}
+    if readme is not None:
+        written[readme] = _replaced(readme, SHORT_BEGIN, short(record), SHORT_END)
+    for path, text in written.items():
+        path.write_text(text, encoding="utf-8")
 
 
-def _replace(page: Path, begin: str, lines: str, end: str) -> None:
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    if begin in text:
-        before, _, rest = text.partition(begin)
-        page.write_text(f"{before}{begin}\n{lines}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+def _replaced(page: Path, begin: str, lines: str, end: str) -> str:
+    before, has_begin, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, has_end, after = rest.partition(end)
+    if not (has_begin and has_end):
+        raise BenchError(f"{page} lacks the marks {begin} and {end}.")
+    return f"{before}{begin}\n{lines}\n{end}{after}"
 
 
 def short(record: Record) -> str:
-    """Return the lines of the README: the times of INT8 here and of other ways to compute in 8 bits."""
+    """Return the lines of the README: times of INT8 here and of other ways to compute in 8 bits, with intervals."""
     cells = {entry["key"]: entry["cells"] for entry in record["entries"] if "cells" in entry}
 
     def line(title: str, cell: str) -> str:
-        mode = "openvino-throughput" if cell == "mixed" else "openvino-latency"
-        keys = [mode if key == "openvino" else key for key in SHORT_NAMES]
-        times = (_ms(cells[key][cell]["lowest_tenth_ms"]["value"]) if key in cells else "–" for key in keys)
+        times = (_interval(cells[key][cell]["lowest_tenth_ms"]) if key in cells else "–" for key in SHORT_NAMES)
         return f"- {title}: {', '.join(times)}"
 
-    return "\n".join(
-        [
-            f"INT8 beside [other runtimes](docs/performance.md), lowest tenth, ms: {', '.join(SHORT_NAMES.values())}",
-            "",
-            *(line(title, cell) for title, cell in SHORT_LINES.items()),
-        ]
-    )
+    head = "INT8 [beside other runtimes](docs/performance.md), texts to labels, lowest tenth in ms:"
+    names = f"{', '.join(SHORT_NAMES.values())}."
+    return "\n".join([head, names, "", *(line(title, cell) for title, cell in SHORT_LINES.items())])
 
 
 def tables(record: Record) -> str:

@@ -1,25 +1,23 @@
 """`python -m inference COMMAND`: see `inference.commands.main`."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit code: 2 without a library it needs, since 1 would be a NO of `verdict`."""
+    """Run a command and return the exit code: 2 if a library cannot be imported, since 1 means NO from `verdict`."""
     try:
-        from inference.commands import main as commands
-
-        return commands.main(arguments)
-    except ModuleNotFoundError as error:
-        library = (error.name or "").partition(".")[0]
-        if library in ("", "inference"):
-            raise
+        from inference.commands.main import main as run
+    except ImportError as error:
         print(
-            f"error: the library {library} is not installed for {sys.executable}. Install what Triptych needs, or use "
-            "the Python that has it: python -m pip install -r requirements.txt",
+            f"error: {sys.executable} cannot import what Triptych needs: {error}. Use the Python that has it "
+            f"(.venv/bin/python after `make demo`), or {sys.executable} -m pip install -r requirements.txt",
             file=sys.stderr,
         )
         return 2
+    return run(arguments)
 
 
 if __name__ == "__main__":

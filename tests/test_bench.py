@@ -176,12 +176,12 @@ def test_page_gets_the_figures_between_its_markers_and_keeps_the_rest(tmp_path: 
     for path, (begin, end) in marked.items():
         path.write_text(f"before\n{begin}\nold\n{end}\nafter\n", encoding="utf-8")
     for _ in range(2):  # the second time changes nothing
-        document.write(recorded(), page)
+        document.write(recorded(), page, picture, readme)
         for path, (begin, end) in marked.items():
             text = path.read_text(encoding="utf-8")
             assert text.startswith(f"before\n{begin}\n") and text.endswith(f"{end}\nafter\n")
             assert "old" not in text
-    assert "- one text of 16 tokens: 1.50, –, –, –" in readme.read_text(encoding="utf-8")  # – was not measured
+    assert "- one sentence: 10.5 (8.75–14.0), –, –, –, –\n" in readme.read_text(encoding="utf-8")  # – was not measured
     text = page.read_text(encoding="utf-8")
     assert "| Triptych INT8 | 1.50 (1.25–2.00) |" in text
     assert "| Triptych INT8, times the floor | 3.0 |" in text
@@ -190,6 +190,17 @@ def test_page_gets_the_figures_between_its_markers_and_keeps_the_rest(tmp_path: 
     svg = ET.fromstring(picture.read_text(encoding="utf-8"))
     dots = svg.iter("{http://www.w3.org/2000/svg}circle")
     assert len(list(dots)) == 2 * len(document.PANELS)
+
+
+@pytest.mark.parametrize("text", ["no marks", f"before\n{document.SHORT_BEGIN}\nno end\nafter\n"])
+def test_readme_without_its_marks_is_left_as_it_is(text: str, tmp_path: Path) -> None:
+    page, readme = tmp_path / "page.md", tmp_path / "README.md"
+    page.write_text(f"{document.BEGIN}\n{document.END}\n", encoding="utf-8")
+    readme.write_text(text, encoding="utf-8")
+    with pytest.raises(BenchError, match="lacks the marks"):
+        document.write(recorded(), page, tmp_path / "peers.svg", readme)
+    assert readme.read_text(encoding="utf-8") == text
+    assert page.read_text(encoding="utf-8") == f"{document.BEGIN}\n{document.END}\n"
 
 
 def test_page_shows_the_record() -> None:

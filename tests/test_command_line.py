@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,9 +46,10 @@ def test_module_runs_as_a_program_and_reads_utf_8_from_a_pipe(demo: Path, demo_c
 
 def test_python_without_the_libraries_is_an_error_and_no_verdict(tmp_path: Path) -> None:
     command = [sys.executable, "-S", "-m", "inference", "verdict", str(tmp_path)]  # -S: no installed packages
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=own, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "is not installed" in done.stderr
+    assert "cannot import what Triptych needs: No module named" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -130,7 +132,7 @@ def test_info_prints_tasks_sizes_hashes_and_parity(run: Run) -> None:
     output = json.loads(done.stdout)
     assert set(output["tasks"]) == {"sentiment", "emotion", "intent"}
     assert len(output["tasks"]["intent"]["labels"]) == 151
-    assert set(output["size_bytes"]) == {"pytorch", "onnx", "int8"}
+    assert set(output["size_bytes"]) >= {"pytorch", "onnx", "int8"}  # and OpenVINO, if it was built
     assert output["artifact"]["parity"]["backends"]["onnx"]["label_agreement"] == 1
     people = run("info").stdout
     assert "task    intent" in people

@@ -12,8 +12,9 @@
 # make load       requests/s of the API at 1, 8 and 32 connections, on a machine that does nothing else, into
 #                 assets/load.json (INFINITY=python of an environment with infinity-emb, to be measured beside it)
 # make peers      other ways to run the demo model on a CPU, each in an environment of its own, in turns with this one,
-#                 into assets/peers.json, docs/performance.md and README.md: some 25 minutes on a machine that does nothing else,
-#                 and at first a few more for the environments (ROUNDS=10 DATA=folder with <task>/validation.csv)
+#                 into assets/peers.json, docs/performance.md and README.md: some 25 minutes on a machine that does
+#                 nothing else, and at first a few more for the environments (ROUNDS=10 DATA=folder with
+#                 <task>/validation.csv)
 # make weight   bytes, seconds and layout shift of the first load of page, dashboard and static page
 # make pictures  renew the pictures of README: assets/page.png, dashboard.png and static.png
 # make figures    measure the demo model again and write the tables that README and model card show: some 20 minutes,

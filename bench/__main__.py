@@ -64,7 +64,7 @@ def main() -> int:
     print(document.tables(record))
     if args.page.is_file():
         write_page(record)
-    print(f"Written: {args.out}.", file=sys.stderr)
+    print(f"Written: {args.out}, {args.page} and {picture}.", file=sys.stderr)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The page docs/performance.md, its picture and three lines of the README, from the record."""
+"""The page docs/performance.md, its picture and a sentence of the README, from the record."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from math import log10
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from bench import BenchError, plan
@@ -15,21 +16,19 @@ SHORT_BEGIN, SHORT_END = "<!--bench-->", "<!--/bench-->"
 PICTURE = "peers.svg"
 SHAPES = [f"{texts}x{tokens}" for texts, tokens in plan.SHAPES]
 ENDS = {"one": "one sentence", "mixed": "96 sentences"}
-# Lines of the README: title -> cell; columns: key -> name. All from texts to the labels of all three tasks.
-SHORT_LINES = {"one sentence": "one", "96 mixed sentences": "mixed"}
 SHORT_NAMES = {
     plan.OUR_BEST: "Triptych",
     "openvino-latency": "OpenVINO for latency",
-    "openvino-throughput": "for throughput",
+    "openvino-throughput": "OpenVINO for throughput",
     "optimum": "Optimum",
-    "guide-int8": "`quantize_dynamic` (a session a task)",
+    "guide-int8": "one `quantize_dynamic` session a task",
 }
 
 Record = Mapping[str, Any]
 
 
 def write(record: Record, page: Path, picture: Path, readme: Path | None = None) -> None:
-    """Put the tables between the marks of the page and the short lines between those of `readme`; write the picture.
+    """Put the tables between the marks of the page and the sentence between those of `readme`; write the picture.
 
     Raises:
         BenchError: a file lacks its marks; nothing was written.
@@ -50,16 +49,17 @@ def _replaced(page: Path, begin: str, lines: str, end: str) -> str:
 
 
 def short(record: Record) -> str:
-    """Return the lines of the README: times of INT8 here and of other ways to compute in 8 bits, with intervals."""
+    """Return the sentence of the README: the median times of INT8 here and of other ways to compute in 8 bits."""
     cells = {entry["key"]: entry["cells"] for entry in record["entries"] if "cells" in entry}
 
-    def line(title: str, cell: str) -> str:
-        times = (_interval(cells[key][cell]["lowest_tenth_ms"]) if key in cells else "–" for key in SHORT_NAMES)
-        return f"- {title}: {', '.join(times)}"
+    def times(key: str) -> str:
+        if key not in cells:
+            return "not measured"
+        return " and ".join(_ms(cells[key][cell]["median_ms"]["value"]) for cell in ENDS)
 
-    head = "INT8 [beside other runtimes](docs/performance.md), texts to labels, lowest tenth in ms:"
-    names = f"{', '.join(SHORT_NAMES.values())}."
-    return "\n".join([head, names, "", *(line(title, cell) for title, cell in SHORT_LINES.items())])
+    figures = "; ".join(f"{name} {times(key)}" for key, name in SHORT_NAMES.items())
+    what = f"median ms from text to labels for {' and for '.join(ENDS.values())} (another run)"
+    return fill(f"INT8 [beside other runtimes](docs/performance.md), {what}: {figures}.", 120, break_on_hyphens=False)
 
 
 def tables(record: Record) -> str:

@@ -29,11 +29,12 @@ TSC := npx --yes --package typescript@5.9.3 tsc
 
 .PHONY: demo dashboard test test-all check interop soak load peers weight pictures figures clean
 
+# exec: a signal to make reaches the server, and not only a shell.
 demo: $(VENV)/app
-	TRIPTYCH_MODEL="$(MODEL)" TRIPTYCH_BACKEND="$(BACKEND)" PORT="$(or $(PORT),7860)" $(BIN)/python serve.py
+	exec env TRIPTYCH_MODEL="$(MODEL)" TRIPTYCH_BACKEND="$(BACKEND)" PORT="$(or $(PORT),7860)" $(BIN)/python serve.py
 
 dashboard: $(VENV)/app
-	TRIPTYCH_MODEL="$(MODEL)" $(BIN)/python -m streamlit run dashboard/main.py \
+	exec env TRIPTYCH_MODEL="$(MODEL)" $(BIN)/python -m streamlit run dashboard/main.py \
 	  --server.address 127.0.0.1 --server.port "$(or $(PORT),8501)"
 
 # Two workers, each of which takes a file at a time; sources are compiled once, not in each process that a test starts.

@@ -271,3 +271,22 @@ def test_make_demo_serves_and_stops_at_ctrl_c(demo: Path, demo_cache: Path, tmp_
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=60).close()
     assert "Triptych stops." in log.read_text()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("target", ["demo", "dashboard"])
+def test_signal_to_make_ends_what_it_started(target: str, tmp_path: Path) -> None:
+    python, started = tmp_path / "bin" / "python", tmp_path / "pid"
+    python.parent.mkdir()
+    python.write_text(f"#!/bin/sh\necho $$ > {started}.new\nmv {started}.new {started}\nexec sleep 60\n")
+    python.chmod(0o755)
+    (tmp_path / "app").touch()  # installed, as make sees it
+    process = subprocess.Popen(["make", target, f"VENV={tmp_path}"], cwd=ROOT)
+    end = time.monotonic() + 60
+    while not started.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    server = int(started.read_text())
+    process.terminate()
+    assert process.wait(60) != 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(server, 0)

@@ -14,6 +14,12 @@ PAGE = ROOT / "docs" / "performance.md"
 ROUNDS = 10
 
 
+def other_machines(record: Path) -> list[Any]:
+    """Return the records beside this one: of peers.json, those called peers-NAME.json."""
+    paths = sorted(record.parent.glob(f"{record.stem}-*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
 def main() -> int:
     """Run the bench; return the exit code."""
     p = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n")[0])
@@ -36,7 +42,8 @@ def main() -> int:
     def write_page(record: dict[str, Any]) -> None:
         # A trial run, or a page elsewhere, leaves the figures of the README as they are.
         is_full = record["settings"]["rounds"] >= ROUNDS and len(record["entries"]) == len(plan.entries())
-        document.write(record, args.page, picture, ROOT / "README.md" if is_full and args.page == PAGE else None)
+        readme = ROOT / "README.md" if is_full and args.page == PAGE else None
+        document.write(record, args.page, picture, readme, other_machines(args.out))
 
     if args.page_only:
         write_page(json.loads(args.out.read_text(encoding="utf-8")))

@@ -27,13 +27,16 @@ SHORT_NAMES = {
 Record = Mapping[str, Any]
 
 
-def write(record: Record, page: Path, picture: Path, readme: Path | None = None) -> None:
+def write(record: Record, page: Path, picture: Path, readme: Path | None = None, others: Sequence[Record] = ()) -> None:
     """Put the tables between the marks of the page and the sentence between those of `readme`; write the picture.
+
+    Args:
+        others: measured on other machines; only the page has them.
 
     Raises:
         BenchError: a file lacks its marks; nothing was written.
     """
-    written = {page: _replaced(page, BEGIN, tables(record), END), picture: drawing(record)}
+    written = {page: _replaced(page, BEGIN, sections(record, others), END), picture: drawing(record)}
     if readme is not None:
         written[readme] = _replaced(readme, SHORT_BEGIN, short(record), SHORT_END)
     for path, text in written.items():
@@ -62,8 +65,16 @@ def short(record: Record) -> str:
     return fill(f"INT8 [beside other runtimes](docs/performance.md), {what}: {figures}.", 120, break_on_hyphens=False)
 
 
+def sections(record: Record, others: Sequence[Record] = ()) -> str:
+    """Return all that stands between the marks: the picture and the tables, then those of the other machines."""
+    picture = f"![Milliseconds of each, on a logarithmic scale](../assets/{PICTURE})"
+    parts = [f"{picture}\n\n{tables(record)}"]
+    parts += [f"### Another machine: {other['machine']['cpu']}\n\n{tables(other)}" for other in others]
+    return "\n\n".join(parts)
+
+
 def tables(record: Record) -> str:
-    """Return all that stands between the markers."""
+    """Return the tables of a record, and where and when it was measured."""
     machine, settings = record["machine"], record["settings"]
     measured = [entry for entry in record["entries"] if "cells" in entry]
     not_measured = [f"Not measured: {e['title']}: {e['not_measured']}." for e in record["entries"] if "cells" not in e]
@@ -72,8 +83,6 @@ def tables(record: Record) -> str:
         [
             f"{record['date']}, commit {_short(record['commit'])}, {machine['cpu']}, {machine['cores']} cores "
             f"({', '.join(machine['flags'])}); {settings['rounds']} rounds, {settings['threads']} threads for each.",
-            "",
-            f"![Milliseconds of each, on a logarithmic scale](../assets/{PICTURE})",
             "",
             "**Forward pass for the logits of all three tasks**, texts × tokens, lowest tenth in ms (95% interval):",
             "",

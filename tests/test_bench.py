@@ -15,6 +15,7 @@ import pytest
 from conftest import ROOT
 
 from bench import BenchError, document, models, plan, statistics
+from bench.__main__ import other_machines
 from bench.environments import REQUIREMENTS, run
 from bench.peers.plain import Heads, by_length, in_batches, padded
 from bench.worker import Worker, times
@@ -175,8 +176,9 @@ def test_page_gets_the_figures_between_its_markers_and_keeps_the_rest(tmp_path: 
     marked = {page: (document.BEGIN, document.END), readme: (document.SHORT_BEGIN, document.SHORT_END)}
     for path, (begin, end) in marked.items():
         path.write_text(f"before\n{begin}\nold\n{end}\nafter\n", encoding="utf-8")
+    other = {"cpu": "C", "cores": 4, "flags": ["amx_int8"]}
     for _ in range(2):  # the second time changes nothing
-        document.write(recorded(), page, picture, readme)
+        document.write(recorded(), page, picture, readme, [recorded() | {"machine": other}])
         for path, (begin, end) in marked.items():
             text = path.read_text(encoding="utf-8")
             assert text.startswith(f"before\n{begin}\n") and text.endswith(f"{end}\nafter\n")
@@ -185,6 +187,8 @@ def test_page_gets_the_figures_between_its_markers_and_keeps_the_rest(tmp_path: 
     assert ": Triptych 10.5 and 12.0; OpenVINO for latency not measured; " in sentence
     text = page.read_text(encoding="utf-8")
     assert "| Triptych INT8 | 1.50 (1.25–2.00) |" in text
+    assert "### Another machine: C\n\n2026-01-01 00:00 UTC, commit 000000000000, C, 4 cores (amx_int8); 3 r" in text
+    assert text.count(document.PICTURE) == 1
     assert "| Triptych INT8, times the floor | 3.0 |" in text
     assert "Not measured: Other: no wheel." in text
     assert "99.00% | 4 of 1,500 |" in text
@@ -208,12 +212,18 @@ def test_page_shows_the_record() -> None:
     text = PAGE.read_text(encoding="utf-8")
     shown = text.partition(document.BEGIN)[2].partition(document.END)[0].strip()
     record = json.loads(RECORD.read_text(encoding="utf-8"))
-    assert shown == document.tables(record)
+    assert shown == document.sections(record, other_machines(RECORD))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = readme.partition(document.SHORT_BEGIN)[2].partition(document.SHORT_END)[0].strip()
     assert shown == document.short(record)
     assert (ROOT / "assets" / document.PICTURE).read_text(encoding="utf-8") == document.drawing(record)
     assert {entry["key"] for entry in record["entries"]} == {entry.key for entry in plan.entries()}
+
+
+def test_records_of_other_machines_are_those_named_like_the_record(tmp_path: Path) -> None:
+    for name in ("peers.json", "peers-b.json", "peers-a.json", "load.json"):
+        (tmp_path / name).write_text(json.dumps({"from": name}))
+    assert other_machines(tmp_path / "peers.json") == [{"from": "peers-a.json"}, {"from": "peers-b.json"}]
 
 
 @pytest.mark.slow

@@ -61,7 +61,9 @@ def test_predict_answers_one_task_or_all(run: Run) -> None:
     assert done.returncode == 0
     assert done.stdout.split()[:2] == ["sentiment", "positive"]
     done = run("predict", "--backend", "int8", "what a lovely film")
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["emotion", "intent", "sentiment"]
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["emotion", "intent", "sentiment"]
+    assert lines[1].endswith("  (out of scope: no other label fits)")
 
 
 def test_model_folder_as_text_or_output_is_rejected(run: Run, tiny: Tiny) -> None:

@@ -72,7 +72,8 @@ def predict_command(args: argparse.Namespace) -> None:
         if len(texts) > 1:
             print(text if isinstance(text, str) else " | ".join(text))
         for task, predictions in answers.items():
-            print(("  " if len(texts) > 1 else "") + _line(task, predictions[i]))
+            outside = classifier.tasks[task].out_of_scope
+            print(("  " if len(texts) > 1 else "") + _line(task, predictions[i], outside))
 
 
 def build_command(args: argparse.Namespace) -> None:
@@ -157,8 +158,13 @@ def _architecture(bundle: Bundle, base: Path | None) -> str:
     return f"{kind}, {'covered by tests' if kind in TESTED else 'proved on this build only'}"
 
 
-def _line(task: str, p: Prediction) -> str:
-    flags = {"uncertain": p.uncertain, "truncated": p.truncated, "no word is in the vocabulary": p.unknown}
+def _line(task: str, p: Prediction, out_of_scope: str | None) -> str:
+    flags = {
+        "out of scope: no other label fits": p.label == out_of_scope,
+        "uncertain": p.uncertain,
+        "truncated": p.truncated,
+        "no word is in the vocabulary": p.unknown,
+    }
     flags["a single text, and the model was trained on pairs"] = p.unpaired
     notes = [note for note, applies in flags.items() if applies]
     others = [f"{label} {p.scores[label]:.4f}" for label in p.labels if label != p.label]  # of a multi-label task

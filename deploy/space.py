@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from deploy.publication import agreement, lines, publication
 from deploy.staging import prepare, stage
 from deploy.starting import check_staged
 from deploy.uploading import check_target, upload
+from inference.assets import this_python
 from inference.commands import options
 from inference.errors import InputError
 from inference.formats.describe import describe
@@ -87,7 +89,11 @@ def _run(args: argparse.Namespace) -> None:
         upload_note = f"Uploaded to {url}" if url else "Not uploaded; pass --to OWNER/NAME to upload."
         print(f"{state} {upload_note}")
         if args.kind == "static":
-            print(*agreement(args.out), f"To look at it: python -m http.server -d {args.out}", sep="\n")
+            print(
+                *agreement(args.out),
+                f"To look at it: {this_python()} -m http.server -d {shlex.quote(str(args.out))}",
+                sep="\n",
+            )
 
 
 if __name__ == "__main__":

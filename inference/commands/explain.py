@@ -53,7 +53,7 @@ def explain_command(args: argparse.Namespace) -> None:
     if args.out:
         raise InputError("--out needs --check. Leave it out.")
     if args.text is None:
-        raise InputError('explain needs a TEXT: python -m inference explain "what a lovely film"')
+        raise InputError('explain needs a TEXT, such as "what a lovely film".')
     if args.compare and (args.backend or args.budget):
         raise InputError("--compare cannot be combined with --backend or --budget. Leave the other option out.")
     backends = args.compare or [args.backend]

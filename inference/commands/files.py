@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
+from inference.assets import this_python
 from inference.commands.options import add_command, add_json, add_model_command, load_model, names, print_json
 
 EXTERNAL_DATA = {"auto": None, "always": True, "never": False}
@@ -72,7 +74,8 @@ def import_command(args: argparse.Namespace) -> None:
     elif args.kind == "setfit":
         import_setfit(args.folder, args.out)
     if args.kind != "weights":
-        print(f"Wrote the model to {args.out}. Try it: python -m inference predict --model {args.out} TEXT")
+        command = f"{this_python()} -m inference predict --model {shlex.quote(str(args.out))} TEXT"
+        print(f"Wrote the model to {args.out}. Try it: {command}")
     else:
         import_weights(args.folder, args.out)
         print(f"Wrote the model to {args.out}, without pickles.")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from inference.artifacts.cache import Artifact, find, model_sizes, obtain
+from inference.assets import this_python
 from inference.backends import BACKENDS, OPTIONAL, RUNTIMES, TITLES, read_optional
 from inference.calls.formatting import mb
 from inference.calls.texts import Text
@@ -135,7 +137,8 @@ def info_command(args: argparse.Namespace) -> None:
     for finding in bundle.findings:
         print(f"  {finding.severity:<7} {finding}")
     if artifact is None:
-        print(f"  ONNX and INT8 are not built yet. Build them: python -m inference build --model {bundle.folder}")
+        command = f"{this_python()} -m inference build --model {shlex.quote(str(bundle.folder))}"
+        print(f"  ONNX and INT8 are not built yet. Build them: {command}")
     else:
         _print_parity(artifact)
 

@@ -29,7 +29,7 @@ TSC := npx --yes --package typescript@5.9.3 tsc
 
 .PHONY: demo dashboard test test-all check interop soak load peers weight pictures figures clean
 
-# exec: a signal to make reaches the server, and not only a shell.
+# exec: make passes SIGTERM on to its child only, which would otherwise be a shell.
 demo: $(VENV)/app
 	exec env TRIPTYCH_MODEL="$(MODEL)" TRIPTYCH_BACKEND="$(BACKEND)" PORT="$(or $(PORT),7860)" $(BIN)/python serve.py
 

@@ -14,7 +14,7 @@ PAGE = ROOT / "docs" / "performance.md"
 ROUNDS = 10
 
 
-def other_machines(record: Path) -> list[Any]:
+def other_machines(record: Path) -> list[dict[str, Any]]:
     """Return the records beside this one: of peers.json, those called peers-NAME.json."""
     paths = sorted(record.parent.glob(f"{record.stem}-*.json"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]

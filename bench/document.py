@@ -67,23 +67,37 @@ def short(record: Record) -> str:
 
 def sections(record: Record, others: Sequence[Record] = ()) -> str:
     """Return all that stands between the marks: the picture and the tables, then those of the other machines."""
-    picture = f"![Milliseconds of each, on a logarithmic scale](../assets/{PICTURE})"
-    parts = [f"{picture}\n\n{tables(record)}"]
-    parts += [f"### Another machine: {other['machine']['cpu']}\n\n{tables(other)}" for other in others]
+    parts = [f"{_place(record)}\n\n![Milliseconds of each, on a logarithmic scale](../assets/{PICTURE})"]
+    parts += [tables(record), *_notes(record)]
+    for other in others:
+        parts += [f"### Another machine: {other['machine']['cpu']}", _place(other), tables(other)]
     return "\n\n".join(parts)
 
 
-def tables(record: Record) -> str:
-    """Return the tables of a record, and where and when it was measured."""
+def _place(record: Record) -> str:
+    """Return where and when a record was measured."""
     machine, settings = record["machine"], record["settings"]
+    return (
+        f"{record['date']}, commit {_short(record['commit'])}, {machine['cpu']}, {machine['cores']} cores "
+        f"({', '.join(machine['flags'])}); {settings['rounds']} rounds, {settings['threads']} threads for each."
+    )
+
+
+def _notes(record: Record) -> list[str]:
+    """Return what to know about the entries, which is the same on every machine."""
+    notes = [
+        f"- {entry['title']}: {entry['note']}." for entry in record["entries"] if "cells" in entry and entry["note"]
+    ]
+    flips = "A flip is a label that differs between a text alone and the same text in a list."
+    return ["**The entries**", "\n".join([*notes, f"- {flips}"])]
+
+
+def tables(record: Record) -> str:
+    """Return the tables of a record."""
     measured = [entry for entry in record["entries"] if "cells" in entry]
     not_measured = [f"Not measured: {e['title']}: {e['not_measured']}." for e in record["entries"] if "cells" not in e]
-    notes = [f"- {entry['title']}: {entry['note']}." for entry in measured if entry["note"]]
     return "\n".join(
         [
-            f"{record['date']}, commit {_short(record['commit'])}, {machine['cpu']}, {machine['cores']} cores "
-            f"({', '.join(machine['flags'])}); {settings['rounds']} rounds, {settings['threads']} threads for each.",
-            "",
             "**Forward pass for the logits of all three tasks**, texts × tokens, lowest tenth in ms (95% interval):",
             "",
             *_forward(record, measured),
@@ -91,15 +105,13 @@ def tables(record: Record) -> str:
             "**From texts to the labels of all three tasks**, and labels compared with PyTorch FP32:",
             "",
             *_ends(measured),
-            "",
-            *notes,
             *(["", *not_measured] if not_measured else []),
             "",
             "**Lists on lanes** (INT8; a lane is a pass on one core), the faster of two runs:",
             "",
             *_lanes(record),
             "",
-            "**Threads that spin while they wait**, against threads that sleep (INT8, lowest tenth / median, ms):",
+            f"**How threads wait** (INT8, lowest tenth / median, ms{record.get('spinning_note', '')}):",
             "",
             *_spinning(record),
         ]
@@ -149,7 +161,7 @@ def _ends(measured: Sequence[Mapping[str, Any]]) -> list[str]:
                 ]
             )
         )
-    return [*lines, "", "A flip is a label that differs between a text alone and the same text in a list."]
+    return lines
 
 
 def _lanes(record: Record) -> list[str]:
@@ -174,7 +186,8 @@ def _lanes(record: Record) -> list[str]:
 
 
 def _spinning(record: Record) -> list[str]:
-    head = ["texts × tokens", "machine", "spinning", "sleeping"]
+    names = list(dict.fromkeys(c["threads_wait"] for c in record["spinning"]))
+    head = ["texts × tokens", "machine", *names]
     cells = {(tuple(c["shape"]), c["machine"], c["threads_wait"]): c for c in record["spinning"]}
     rows = dict.fromkeys((shape, load) for shape, load, _ in cells)
     lines = [_row(head), _rule(len(head) - 1)]
@@ -182,7 +195,7 @@ def _spinning(record: Record) -> list[str]:
         figures = [
             f"{_ms(cells[shape, load, name]['lowest_tenth_ms']['value'])} / "
             f"{_ms(cells[shape, load, name]['median_ms']['value'])}"
-            for name in ("spinning", "sleeping")
+            for name in names
         ]
         lines.append(_row([f"{shape[0]} × {shape[1]}", load, *figures]))
     return lines

@@ -53,7 +53,7 @@ class Process:
             text=True,
             encoding="utf-8",
             cwd=ROOT,
-            env=os.environ | settings,
+            env=_defaults() | settings,
         )
         self._handle = psutil.Process(self._process.pid)
         try:
@@ -99,6 +99,11 @@ class Process:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
         self._log.close()
+
+
+def _defaults() -> dict[str, str]:
+    """Return this environment without what `inference` sets for its own PyTorch: a peer has its libraries' defaults."""
+    return {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
 
 
 def _built(command: list[str], order: dict[str, Any], model: Path, cache: Path, settings: dict[str, str]) -> Path:

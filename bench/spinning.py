@@ -1,4 +1,4 @@
-"""INT8 passes whose idle threads spin, against such whose threads sleep: on an idle and on a busy machine."""
+"""INT8 passes whose waiting threads spin, spin briefly or sleep: on an idle and on a busy machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.environments import OURS
 from bench.plan import SPINNING_SHAPES, Entry
 from bench.processes import Process
 
-SETTINGS = {"spinning": True, "sleeping": False}
+WAITS = ("spinning", "briefly", "sleeping")  # of `bench.peers.spinning`
 Samples = dict[tuple[str, str, tuple[int, int]], list[list[float]]]
 
 
@@ -23,15 +23,15 @@ def measure(model: Path, cache: Path, threads: int, rounds: int, seconds: float,
     samples: Samples = {}
     with ExitStack() as stack:
         processes = {}
-        for name, spin in SETTINGS.items():
-            entry = Entry(name, name, "spinning", OURS, {"spin": spin})
+        for name in WAITS:
+            entry = Entry(name, name, "spinning", OURS, {"wait": name})
             processes[name] = Process(entry, model, cache, threads)
             stack.callback(processes[name].close)
         for number in range(rounds):
             for load in ("idle", "busy"):
                 with busy(threads if load == "busy" else 0):
                     for texts, tokens in SPINNING_SHAPES:
-                        for name in list(SETTINGS) if number % 2 == 0 else reversed(SETTINGS):
+                        for name in WAITS if number % 2 == 0 else reversed(WAITS):
                             times = processes[name].ask(
                                 "pass_times", texts=texts, tokens=tokens, seconds=seconds, seed=seed
                             )

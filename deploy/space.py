@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,14 +21,14 @@ from deploy.publication import agreement, lines, publication
 from deploy.staging import prepare, stage
 from deploy.starting import check_staged
 from deploy.uploading import check_target, upload
-from inference.assets import this_python
+from inference.assets import python_command
 from inference.commands import options
 from inference.errors import InputError
 from inference.formats.describe import describe
 from training.licence import LANGUAGE_HELP, LICENCE_HELP
 
 STARTED = "The Space starts and answers."
-NOT_STARTED = "No Chromium here, so the page was not started: try it in a browser (python -m http.server)."
+NOT_STARTED = "No Chromium here, so the page was not started: try it in a browser."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,11 +88,8 @@ def _run(args: argparse.Namespace) -> None:
         upload_note = f"Uploaded to {url}" if url else "Not uploaded; pass --to OWNER/NAME to upload."
         print(f"{state} {upload_note}")
         if args.kind == "static":
-            print(
-                *agreement(args.out),
-                f"To look at it: {this_python()} -m http.server -d {shlex.quote(str(args.out))}",
-                sep="\n",
-            )
+            command = python_command("http.server", "--bind", "127.0.0.1", "-d", args.out)
+            print(*agreement(args.out), f"To look at it: {command}", sep="\n")
 
 
 if __name__ == "__main__":

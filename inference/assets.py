@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import sys
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def calibration_texts() -> list[str]:
     return CALIBRATION.read_text(encoding="utf-8").splitlines()
 
 
-def this_python() -> str:
-    """Return how to call this Python from the current folder: ".venv/bin/python", or else "python"."""
+def python_command(*arguments: object) -> str:
+    """Return a shell command that runs a module with this Python, such as ".venv/bin/python -m inference info"."""
     program, here = Path(sys.executable), Path.cwd()
-    return program.relative_to(here).as_posix() if program.is_relative_to(here) else "python"
+    name = program.relative_to(here).as_posix() if program.is_relative_to(here) else str(program)
+    return shlex.join([name, "-m", *map(str, arguments)])

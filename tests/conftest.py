@@ -25,6 +25,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests import onnxruntime themselves
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # two workers share the machine; a test that measures threads names their number
+os.environ["GOMP_SPINCOUNT"] = "1000"  # threads of PyTorch that wait leave the cores to the other worker
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it in the background, and children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # A slow example is no wrong one. All else stays as Hypothesis has it, here or in CI.

@@ -222,7 +222,7 @@ def test_page_shows_the_record() -> None:
 
 def test_records_of_other_machines_are_those_named_like_the_record(tmp_path: Path) -> None:
     for name in ("peers.json", "peers-b.json", "peers-a.json", "load.json"):
-        (tmp_path / name).write_text(json.dumps({"from": name}))
+        (tmp_path / name).write_text(json.dumps({"from": name}), encoding="utf-8")
     assert other_machines(tmp_path / "peers.json") == [{"from": "peers-a.json"}, {"from": "peers-b.json"}]
 
 
@@ -251,5 +251,5 @@ def test_bench_measures_our_own_runtimes_from_end_to_end(tmp_path: Path, demo: P
         ("score", 2, 1),
     }
     assert min(cell["peak_mb"] for cell in record["lanes"]) > 50
-    assert len(record["spinning"]) == 2 * 2 * len(plan.SPINNING_SHAPES)
+    assert len(record["spinning"]) == 3 * 2 * len(plan.SPINNING_SHAPES)
     assert document.tables(record) in page.read_text(encoding="utf-8")

@@ -63,7 +63,10 @@ def test_predict_answers_one_task_or_all(run: Run) -> None:
     done = run("predict", "--backend", "int8", "what a lovely film")
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["emotion", "intent", "sentiment"]
-    assert lines[1].endswith("  (out of scope: no other label fits)")
+    assert ["out of scope" in line for line in lines] == [False, True, False]
+    (line,) = run("predict", "--backend", "int8", "--task", "intent", "set an alarm for six").stdout.splitlines()
+    assert line.split()[1] == "alarm"
+    assert "out of scope" not in line
 
 
 def test_model_folder_as_text_or_output_is_rejected(run: Run, tiny: Tiny) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +116,14 @@ def test_refused_model_is_checked_further(originals: Path, tmp_path: Path) -> No
 def test_doctor_prints_remedies_and_exits_with_1_on_errors(
     originals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = str(originals / "classifier" / "model")
+    model = str(tmp_path / "my model")
+    shutil.copytree(originals / "classifier" / "model", model)
     for how in ([model], ["--model", model]):
-        assert main(["doctor", *how, "--cache", str(tmp_path)]) == 0
+        assert main(["doctor", *how, "--cache", str(tmp_path / "cache")]) == 0
         note, do, last = capsys.readouterr().out.splitlines()
         assert note == "note     ONNX and INT8 are not built yet"
-        assert do.split()[:4] == ["Do:", "python", "-m", "inference"]
+        assert shlex.split(do)[-5:] == ["-m", "inference", "build", "--model", model]
+        assert Path(shlex.split(do)[1]).resolve() == Path(sys.executable).resolve()
         assert last == f"{model}: no errors, no warnings."
     assert main(["doctor", str(tmp_path / "none"), "--json"]) == 1
     lines = json.loads(capsys.readouterr().out)

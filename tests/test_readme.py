@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -275,18 +276,22 @@ def test_make_demo_serves_and_stops_at_ctrl_c(demo: Path, demo_cache: Path, tmp_
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize("target", ["demo", "dashboard"])
-def test_signal_to_make_ends_what_it_started(target: str, tmp_path: Path) -> None:
+def test_sigterm_to_make_ends_what_it_started(target: str, tmp_path: Path) -> None:
     python, started = tmp_path / "bin" / "python", tmp_path / "pid"
     python.parent.mkdir()
-    python.write_text(f"#!/bin/sh\necho $$ > {started}.new\nmv {started}.new {started}\nexec sleep 60\n")
+    python.write_text(f"#!/bin/sh\necho $$ > '{started}.new'\nmv '{started}.new' '{started}'\nexec sleep 60\n")
     python.chmod(0o755)
     (tmp_path / "app").touch()  # installed, as make sees it
-    process = subprocess.Popen(["make", target, f"VENV={tmp_path}"], cwd=ROOT)
-    end = time.monotonic() + 60
-    while not started.exists() and time.monotonic() < end:
-        time.sleep(0.05)
-    server = int(started.read_text())
-    process.terminate()
-    assert process.wait(60) != 0
-    with pytest.raises(ProcessLookupError):
-        os.kill(server, 0)
+    with subprocess.Popen(["make", target, f"VENV={tmp_path}"], cwd=ROOT, start_new_session=True) as process:
+        try:
+            end = time.monotonic() + 60
+            while not started.exists() and process.poll() is None and time.monotonic() < end:
+                time.sleep(0.05)
+            server = int(started.read_text())
+            process.terminate()
+            assert process.wait(60) != 0
+            with pytest.raises(ProcessLookupError):  # where /bin/sh is dash; bash itself makes way for its last command
+                os.kill(server, 0)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from types import ModuleType
 from typing import Any
 
 import made
 import pytest
-from conftest import Tiny
+from conftest import ROOT, Tiny
 
 from inference import InputError, load
 from inference.artifacts.cache import find
@@ -62,3 +64,27 @@ def test_models_have_three_runtimes_in_order_of_exactness(tiny: Tiny) -> None:
 def test_runtime_that_is_gone_is_unknown() -> None:
     with pytest.raises(InputError, match=r"Unknown runtime 'pytorch-bf16'. Known: pytorch, onnx, int8, openvino."):
         load("assets/models/demo", "pytorch-bf16")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "10000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+    ],
+)
+def test_threads_of_pytorch_spin_briefly_unless_the_user_says_how_they_wait(
+    given: dict[str, str], expected: str
+) -> None:
+    code = "import os, inference; print(os.environ.get('GOMP_SPINCOUNT'))"
+    own = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", code], env=own | given, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == expected
+
+
+def test_threads_of_onnx_spin_for_100_microseconds(tiny: Tiny) -> None:
+    backend = load(tiny.folder, "int8", base=tiny.base, cache=tiny.cache).backend
+    assert isinstance(backend, OnnxBackend)
+    options = backend._session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.spin_duration_us") == "100"

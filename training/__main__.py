@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.assets import this_python
+from inference.assets import python_command
 from inference.errors import InferenceError, InputError, counted
 from inference.jobs import print_any_text
 from training.licence import LANGUAGE_HELP, LICENCE_HELP, check_licence, unnamed
@@ -395,7 +395,7 @@ def _compare(out: Path, sources: Mapping[str, Source], split_off: Sequence[Mappi
     """
     from inference.compare.rows import MIN_ROWS
 
-    start = [this_python(), "-m", "inference", "compare", "--model", str(out)]
+    start = ["inference", "compare", "--model", out]
     if split_off:
         path = out.with_name(f"{out.name}.validation.csv")
         with path.open("w", encoding="utf-8", newline="") as file:
@@ -404,9 +404,9 @@ def _compare(out: Path, sources: Mapping[str, Source], split_off: Sequence[Mappi
             writer.writerows(split_off)
         print(f"Wrote {path}: the {len(split_off):,} rows that were split off for validation.")
         if max(sum(bool(row.get(name)) for row in split_off) for name in sources) < MIN_ROWS:
-            return [f"{shlex.join([*start, '--data'])} FILE, with at least {MIN_ROWS} labelled rows"]
-        return [shlex.join([*start, "--data", str(path)])]
-    return [shlex.join([*start, *source.measure]) for source in sources.values() if source.measure]
+            return [f"{python_command(*start, '--data', 'FILE')}, with at least {MIN_ROWS} labelled rows"]
+        return [python_command(*start, "--data", path)]
+    return [python_command(*start, *source.measure) for source in sources.values() if source.measure]
 
 
 def _names(given: str | None) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Triptych's INT8 graph in a session of its own, whose threads spin or sleep while they wait."""
+"""Triptych's INT8 graph in a session of its own, whose threads spin, spin briefly or sleep while they wait."""
 
 from __future__ import annotations
 
@@ -10,17 +10,25 @@ from bench.peers.plain import Ids
 from inference.artifacts.cache import default_cache, obtain
 from inference.assets import DEMO_MODEL
 from inference.formats.describe import describe
+from inference.onnx.backend import SPIN_US
+
+WAITS = {
+    "spinning": {},  # ONNX Runtime's default
+    "briefly": {"session.intra_op.spin_duration_us": SPIN_US},
+    "sleeping": {"session.intra_op.allow_spinning": "0"},
+}
 
 
 class Session:
-    """A session with `session.intra_op.allow_spinning` set."""
+    """A session with the settings of a key of `WAITS`."""
 
-    def __init__(self, threads: int, spin: bool) -> None:
+    def __init__(self, threads: int, wait: str) -> None:
         self.graph = obtain(describe(DEMO_MODEL), default_cache()).read("int8")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+        for name, value in WAITS[wait].items():
+            options.add_session_config_entry(name, value)
         self.graph.attach(options)
         self.session = onnxruntime.InferenceSession(self.graph.model, options)
 
@@ -34,6 +42,6 @@ class Session:
         raise NotImplementedError
 
 
-def open_peer(model: Path, built: Path, threads: int, spin: bool) -> Session:
+def open_peer(model: Path, built: Path, threads: int, wait: str) -> Session:
     """As `bench.peers` says."""
-    return Session(threads, spin)
+    return Session(threads, wait)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inference import cpu
-from inference.assets import this_python
+from inference.assets import python_command
 from inference.backends import BACKENDS, RUNTIMES, TITLES
 from inference.commands.options import add_command, add_json, add_model_command, names, print_json, require_writable
 from inference.errors import InputError
@@ -187,7 +187,8 @@ def compare_command(args: argparse.Namespace) -> None:
         print(
             f"\n{why[:1].upper()}{why[1:]}. Accuracy is above. Try again on a quiet machine, or with --time-limit 600."
         )
-    print(f"\nReceipt: {out}. Decide with your own limits: {this_python()} -m inference verdict {out} --max-drop 1pp")
+    command = python_command("inference", "verdict", out, "--max-drop", "1pp")
+    print(f"\nReceipt: {out}. Decide with your own limits: {command}")
 
 
 def _compare_models(args: argparse.Namespace) -> None:
@@ -226,10 +227,8 @@ def _compare_models(args: argparse.Namespace) -> None:
         print(f"\n{verdict.sentence}")
         for caveat in verdict.caveats:
             print(f"  note: {caveat}")
-    print(
-        f"\nMeasurements: {folder}. Decide with your own limits: "
-        f"{this_python()} -m inference verdict {outs[0]} {outs[1]}"
-    )
+    command = python_command("inference", "verdict", *outs[:2])
+    print(f"\nMeasurements: {folder}. Decide with your own limits: {command}")
 
 
 def _read(args: argparse.Namespace, model: Path) -> tuple[Any, Any]:

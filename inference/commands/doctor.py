@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import dataclasses
 import re
-import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from inference.artifacts.build import join_exported
 from inference.artifacts.cache import default_cache, find
 from inference.artifacts.manifest import REBUILD
 from inference.artifacts.parity import as_read
-from inference.assets import showcase_texts, this_python
+from inference.assets import python_command, showcase_texts
 from inference.commands.options import add_model_command, print_json
 from inference.errors import BundleError, InferenceError, counted, importing
 from inference.formats.architectures import HEAD_WEIGHT, HEADS, TESTED, max_positions
@@ -107,7 +106,7 @@ def _findings(model: str | Path, base: Path | None, cache: Path | None, pairs: b
         except BundleError as error:
             what = str(error).partition(REBUILD)[0].strip(" .")
         if what:
-            yield _note(what, do=f"{this_python()} -m inference build --model {shlex.quote(str(bundle.folder))}")
+            yield _note(what, do=python_command("inference", "build", "--model", bundle.folder))
 
 
 def _check_folder(folder: Path) -> Iterator[Finding]:

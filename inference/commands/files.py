@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-from inference.assets import this_python
+from inference.assets import python_command
 from inference.commands.options import add_command, add_json, add_model_command, load_model, names, print_json
 
 EXTERNAL_DATA = {"auto": None, "always": True, "never": False}
@@ -74,7 +73,7 @@ def import_command(args: argparse.Namespace) -> None:
     elif args.kind == "setfit":
         import_setfit(args.folder, args.out)
     if args.kind != "weights":
-        command = f"{this_python()} -m inference predict --model {shlex.quote(str(args.out))} TEXT"
+        command = python_command("inference", "predict", "--model", args.out, "TEXT")
         print(f"Wrote the model to {args.out}. Try it: {command}")
     else:
         import_weights(args.folder, args.out)

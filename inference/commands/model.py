@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from inference.artifacts.cache import Artifact, find, model_sizes, obtain
-from inference.assets import this_python
+from inference.assets import python_command
 from inference.backends import BACKENDS, OPTIONAL, RUNTIMES, TITLES, read_optional
 from inference.calls.formatting import mb
 from inference.calls.texts import Text
@@ -137,7 +136,7 @@ def info_command(args: argparse.Namespace) -> None:
     for finding in bundle.findings:
         print(f"  {finding.severity:<7} {finding}")
     if artifact is None:
-        command = f"{this_python()} -m inference build --model {shlex.quote(str(bundle.folder))}"
+        command = python_command("inference", "build", "--model", bundle.folder)
         print(f"  ONNX and INT8 are not built yet. Build them: {command}")
     else:
         _print_parity(artifact)
@@ -163,12 +162,12 @@ def _architecture(bundle: Bundle, base: Path | None) -> str:
 
 def _line(task: str, p: Prediction, out_of_scope: str | None) -> str:
     flags = {
-        "out of scope: no other label fits": p.label == out_of_scope,
+        "out of scope": p.labels == (out_of_scope,),
         "uncertain": p.uncertain,
         "truncated": p.truncated,
         "no word is in the vocabulary": p.unknown,
+        "a single text, and the model was trained on pairs": p.unpaired,
     }
-    flags["a single text, and the model was trained on pairs"] = p.unpaired
     notes = [note for note, applies in flags.items() if applies]
     others = [f"{label} {p.scores[label]:.4f}" for label in p.labels if label != p.label]  # of a multi-label task
     if others:

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 CUDA = "CUDAExecutionProvider"
 FULL = ("failed to allocate memory", "out of memory", "alloc_failed")  # in its errors when GPU memory is full
+# Threads that wait for each other spin for so many microseconds, then sleep: as fast as ONNX Runtime's default, a
+# million turns, on an idle machine, and faster where other programs need the cores (docs/performance.md).
+SPIN_US = "100"
 # A second session copies the weights, and a pass of a large model keeps several threads busy anyway.
 MAX_SECOND_SESSION_BYTES = 500_000_000
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # the last for pairs, if the model distinguishes segments
@@ -61,6 +64,7 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
         options.log_severity_level = 3  # its warnings concern the making of graphs
         self._weights = graph.weights
         size = len(graph.model) + sum(array.nbytes for array in graph.weights.values())

@@ -186,7 +186,7 @@ def _print_parity(artifact: Artifact) -> None:
         print(
             f"  parity  {TITLES[name]}: same label as {TITLES[reference]} on {figures['label_agreement']:.2%} of "
             f"{texts} texts per task, probabilities within {figures['max_abs_dp']:.2g}, "
-            f"{figures['batch_flips'] or 'no'} labels that depend on the batch"
+            f"{figures['batch_flips'] or 'no'} labels depend on the batch"
         )
 
 

@@ -48,7 +48,7 @@ def _examples(folder: Path) -> int:
 
 def lines(public: dict[str, Any]) -> Iterator[str]:
     """Yield the same for people, and warnings about what is not said."""
-    yield "Everybody will be able to read:"
+    yield "Everyone will be able to read:"
     base = f", fine-tuned from {public['base']}" if public["base"] else ""
     language = ", ".join(public["language"] or ["none"])
     yield f"  the model {public['model']}{base}; licence: {public['licence'] or 'none'}; language: {language}"
@@ -73,5 +73,4 @@ def agreement(folder: Path) -> Iterator[str]:
     """Yield how many labels of a static page are those of Python, if it was started and has a showcase."""
     if parity := json.loads((folder / "parity.json").read_bytes()):
         equal = ", ".join(f"{task} {answers['equal']:,}" for task, answers in parity["tasks"].items())
-        texts = f"Of {parity['texts']:,} showcase texts"
-        yield f"{texts}, so many get the same label in {parity['browser']} as in Python: {equal}."
+        yield f"Same label in {parity['browser']} as in Python, of {parity['texts']:,} showcase texts: {equal}."

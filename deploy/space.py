@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace) -> None:
     public = publication(args.out, bundle)
     if not args.json:
         print(*lines(public), sep="\n")
-        print(f"{len(files)} files, {size / 1e6:.1f} MB, in {args.out}. Starting it from there …", flush=True)
+        print(f"{len(files)} files, {size / 1e6:.1f} MB, in {args.out}. Starting it to test it …", flush=True)
     state = STARTED if check_staged(args.out) else NOT_STARTED
     if asks and input(f"{state} Publish it as {args.to}? [y/N] ").strip().lower() not in (
         "y",

@@ -79,7 +79,7 @@ function describe(site, page, parity) {
 /** @param {any} parity @param {string} title */
 function agreement(parity, title) {
   const parts = Object.entries(parity.tasks).map(([name, task]) => `${name} ${count(task.equal)}`);
-  return `Of ${count(parity.texts)} showcase texts, so many get the same label as from Python's ${title}: ${parts.join(", ")}. The largest difference in the probability of that label is ${parity.max_difference.toFixed(4)} (${parity.browser}).`;
+  return `Same label as from Python's ${title}, of ${count(parity.texts)} showcase texts: ${parts.join(", ")}. The largest difference in the probability of that label is ${parity.max_difference.toFixed(4)} (${parity.browser}).`;
 }
 
 async function main() {

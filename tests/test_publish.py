@@ -389,7 +389,7 @@ def test_model_of_ones_own_is_not_uploaded_unasked(
     assert space.main([*arguments, "--yes"]) == 0
     assert len(uploads) == 2
     printed = capsys.readouterr().out
-    assert "Everybody will be able to read:" in printed
+    assert "Everyone will be able to read:" in printed
     assert "label: bad, good" in printed
 
 

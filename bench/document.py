@@ -111,6 +111,7 @@ def tables(record: Record) -> str:
             "",
             *_lanes(record),
             "",
+            # A note is added by hand if this part of a record was measured again.
             f"**How threads wait** (INT8, lowest tenth / median, ms{record.get('spinning_note', '')}):",
             "",
             *_spinning(record),

@@ -53,7 +53,7 @@ class Process:
             text=True,
             encoding="utf-8",
             cwd=ROOT,
-            env=_defaults() | settings,
+            env=library_defaults() | settings,
         )
         self._handle = psutil.Process(self._process.pid)
         try:
@@ -101,7 +101,7 @@ class Process:
         self._log.close()
 
 
-def _defaults() -> dict[str, str]:
+def library_defaults() -> dict[str, str]:
     """Return this environment without what `inference` sets for its own PyTorch: a peer has its libraries' defaults."""
     return {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
 

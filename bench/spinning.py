@@ -13,8 +13,13 @@ from bench import statistics
 from bench.environments import OURS
 from bench.plan import SPINNING_SHAPES, Entry
 from bench.processes import Process
+from inference.onnx.backend import SPIN_US
 
-WAITS = ("spinning", "briefly", "sleeping")  # of `bench.peers.spinning`
+WAITS: dict[str, dict[str, str]] = {
+    "spinning": {},  # ONNX Runtime's default
+    "briefly": {"session.intra_op.spin_duration_us": SPIN_US},
+    "sleeping": {"session.intra_op.allow_spinning": "0"},
+}
 Samples = dict[tuple[str, str, tuple[int, int]], list[list[float]]]
 
 
@@ -23,15 +28,15 @@ def measure(model: Path, cache: Path, threads: int, rounds: int, seconds: float,
     samples: Samples = {}
     with ExitStack() as stack:
         processes = {}
-        for name in WAITS:
-            entry = Entry(name, name, "spinning", OURS, {"wait": name})
+        for name, settings in WAITS.items():
+            entry = Entry(name, name, "spinning", OURS, {"settings": settings})
             processes[name] = Process(entry, model, cache, threads)
             stack.callback(processes[name].close)
         for number in range(rounds):
             for load in ("idle", "busy"):
                 with busy(threads if load == "busy" else 0):
                     for texts, tokens in SPINNING_SHAPES:
-                        for name in WAITS if number % 2 == 0 else reversed(WAITS):
+                        for name in list(WAITS) if number % 2 == 0 else reversed(WAITS):
                             times = processes[name].ask(
                                 "pass_times", texts=texts, tokens=tokens, seconds=seconds, seed=seed
                             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnxruntime
@@ -10,24 +11,17 @@ from bench.peers.plain import Ids
 from inference.artifacts.cache import default_cache, obtain
 from inference.assets import DEMO_MODEL
 from inference.formats.describe import describe
-from inference.onnx.backend import SPIN_US
-
-WAITS = {
-    "spinning": {},  # ONNX Runtime's default
-    "briefly": {"session.intra_op.spin_duration_us": SPIN_US},
-    "sleeping": {"session.intra_op.allow_spinning": "0"},
-}
 
 
 class Session:
-    """A session with the settings of a key of `WAITS`."""
+    """A session with further settings, by their names in ONNX Runtime."""
 
-    def __init__(self, threads: int, wait: str) -> None:
+    def __init__(self, threads: int, settings: Mapping[str, str]) -> None:
         self.graph = obtain(describe(DEMO_MODEL), default_cache()).read("int8")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        for name, value in WAITS[wait].items():
+        for name, value in settings.items():
             options.add_session_config_entry(name, value)
         self.graph.attach(options)
         self.session = onnxruntime.InferenceSession(self.graph.model, options)
@@ -42,6 +36,6 @@ class Session:
         raise NotImplementedError
 
 
-def open_peer(model: Path, built: Path, threads: int, wait: str) -> Session:
+def open_peer(model: Path, built: Path, threads: int, settings: Mapping[str, str]) -> Session:
     """As `bench.peers` says."""
-    return Session(threads, wait)
+    return Session(threads, settings)

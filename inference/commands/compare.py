@@ -85,7 +85,7 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--backend",
         choices=BACKENDS,
-        help="runtime whose verdict is the exit code (default: the worst but the reference); of two models: of both",
+        help="runtime that sets the exit code (default: worst but the reference); of two models: the runtime of both",
     )
     add_json(p)
 

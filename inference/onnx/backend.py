@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 CUDA = "CUDAExecutionProvider"
 FULL = ("failed to allocate memory", "out of memory", "alloc_failed")  # in its errors when GPU memory is full
-# Threads that wait for each other spin for so many microseconds, then sleep: as fast as ONNX Runtime's default, a
-# million turns, on an idle machine, and faster where other programs need the cores (docs/performance.md).
+# Threads that wait for each other spin for so many microseconds, then sleep. This is as fast as ONNX Runtime's default,
+# a million turns, on an idle machine, and faster in batches where other programs need the cores (docs/performance.md).
 SPIN_US = "100"
 # A second session copies the weights, and a pass of a large model keeps several threads busy anyway.
 MAX_SECOND_SESSION_BYTES = 500_000_000

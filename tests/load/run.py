@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import socket
 import statistics
@@ -36,6 +35,7 @@ from client import Run  # noqa: E402
 from fastapi import FastAPI  # noqa: E402
 from served import Served  # noqa: E402
 
+from bench.processes import library_defaults  # noqa: E402
 from inference import cpu  # noqa: E402
 from inference.assets import showcase_texts  # noqa: E402
 
@@ -60,10 +60,11 @@ class Infinity:
         command += ["--device", "cpu", "--host", "127.0.0.1", "--port", str(self.port), "--log-level", "warning"]
         # Its own warming up fails on ONNX, for it cuts no texts there. The first round is thrown away anyhow.
         command += ["--served-model-name", "default", "--no-model-warmup"]
-        defaults = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}  # set by `inference`
         quiet = {"INFINITY_ANONYMOUS_USAGE_STATS": "0", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
         with log.open("w") as file:
-            self.process = subprocess.Popen(command, cwd=model, env=defaults | quiet, stdout=file, stderr=file)
+            self.process = subprocess.Popen(
+                command, cwd=model, env=library_defaults() | quiet, stdout=file, stderr=file
+            )
 
     def __enter__(self) -> Infinity:
         end = time.monotonic() + START_S

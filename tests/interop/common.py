@@ -265,8 +265,10 @@ def spread(model: Any, tokenizer: Any, inputs: Any = None, deviation: float = 1.
     with torch.no_grad():
         weight = head.weight.double()
         weight -= (weight @ mean)[:, None] * mean / (mean @ mean)
-        scale = deviation / (hidden @ weight.T).std(0).clamp_min(1e-6)
-        head.weight.copy_(weight * scale[:, None])
+        spans = (hidden @ weight.T).std(0)
+        if spans.min() > 1e-4:  # below, all texts have one hidden state, and the head would magnify its rounding errors
+            weight *= (deviation / spans)[:, None]
+        head.weight.copy_(weight)
         if head.bias is not None:
             head.bias.copy_(torch.linspace(-0.1, 0.1, size))
     assert logits.shape[1] == size

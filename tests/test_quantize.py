@@ -55,6 +55,14 @@ def answer_each(model: Path, feeds: list[Feed]) -> list[NDArray[np.float32]]:
     return [np.concatenate(session.run(None, feed), axis=1) for feed in feeds]
 
 
+def tensor(model: Path, name: str, feed: Feed) -> NDArray[np.generic]:
+    """One of the tensors inside of a graph."""
+    graph = onnx.load(model)
+    graph.graph.output.append(helper.make_empty_tensor_value_info(name))
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run([name], feed)[0])
+
+
 def constants(model: Path) -> dict[str, NDArray[np.generic]]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(model).graph.initializer}
 
@@ -179,9 +187,34 @@ def test_heads_stay_float(int8: Path) -> None:
     assert {values[node.input[1]].dtype for node in heads} == {np.dtype(np.float32)}
 
 
-def test_a_channel_far_above_all_others_is_computed_in_float(int8: Path) -> None:
-    channels = [values for name, values in constants(int8).items() if name.endswith("/channels")]
-    assert any(5 in values for values in channels)
+def test_copies_of_a_channel_far_above_all_others_sum_to_its_value_finely_rounded(int8: Path) -> None:
+    values = constants(int8)
+    (name,) = [name.removesuffix("/outliers") for name, channels in values.items() if name.endswith("/outliers")]
+    assert set(values[f"{name}/outliers"]) == {5}
+    scale, zero = (values[f"{name}/{part}"].item() for part in ("scale", "zero"))
+    shares = values[f"{name}/shares"]
+    assert len(shares) > 8
+    factor = 1 / (shares[0] * len(shares))
+    exact, rounded = [], []
+    for feed in texts(40, seed=1):
+        exact.append(tensor(int8, name, feed)[..., 5].ravel())
+        copies = tensor(int8, f"{name}/int8", feed)[..., -len(shares) :].astype(np.int64) - zero
+        rounded.append(copies.sum(-1).ravel() * scale * factor)
+    error = np.abs(np.concatenate(exact) - np.concatenate(rounded))
+    step = scale * factor
+    assert error.max() < 0.51 * step
+    assert step < np.concatenate(exact).max() / 255 / 4
+    assert error.max() > 0.4 * step  # values of all kinds were tried
+
+
+def test_main_column_of_a_split_channel_has_no_weight(int8: Path) -> None:
+    values = constants(int8)
+    (name,) = [name.removesuffix("/outliers") for name in values if name.endswith("/outliers")]
+    (reader,) = [node for node in onnx.load(int8).graph.node if f"{name}/int8" in node.input]
+    weight = values[reader.input[1]]
+    assert not weight[5].any()
+    assert weight[4].any()
+    assert (weight[64:] == weight[64]).all() and weight[64].any()
 
 
 def test_all_weights_use_eight_bits_unless_the_range_is_reduced(fp32: Path, int8: Path, tmp_path: Path) -> None:

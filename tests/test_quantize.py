@@ -207,14 +207,16 @@ def test_copies_of_a_channel_far_above_all_others_sum_to_its_value_finely_rounde
     assert error.max() > 0.4 * step  # values of all kinds were tried
 
 
-def test_main_column_of_a_split_channel_has_no_weight(int8: Path) -> None:
+def test_weights_of_copies_sum_to_a_finer_weight_and_the_main_column_has_none(fp32: Path, int8: Path) -> None:
     values = constants(int8)
     (name,) = [name.removesuffix("/outliers") for name in values if name.endswith("/outliers")]
     (reader,) = [node for node in onnx.load(int8).graph.node if f"{name}/int8" in node.input]
-    weight = values[reader.input[1]]
+    weight, scale, shares = values[reader.input[1]], values[reader.input[3]], values[f"{name}/shares"]
     assert not weight[5].any()
     assert weight[4].any()
-    assert (weight[64:] == weight[64]).all() and weight[64].any()
+    (product,) = [node for node in onnx.load(fp32).graph.node if name in node.input and node.op_type == "MatMul"]
+    exact = constants(fp32)[product.input[1]][5] / (shares[0] * len(shares)) / scale
+    np.testing.assert_array_equal(np.rint(exact * len(shares)), weight[64:].sum(0))
 
 
 def test_all_weights_use_eight_bits_unless_the_range_is_reduced(fp32: Path, int8: Path, tmp_path: Path) -> None:
@@ -268,7 +270,8 @@ def test_products_that_are_kept_float_bring_no_error(calibrated: Calibrated, tmp
     batch = padded(texts(50, seed=2))
     expected = answers(calibrated.source, batch)
     error, less = (np.abs(answers(tmp_path / name, batch) - expected).mean() for name in ("all.onnx", "but.onnx"))
-    assert less < 1.1 * error
+    # INT8 splits the planted channel and so rounds its weights more finely than a float product stores them.
+    assert less < (1.2 if part == "layer.0/intermediate" else 1.1) * error
 
 
 def test_with_every_product_kept_float_weights_alone_are_rounded(calibrated: Calibrated, tmp_path: Path) -> None:

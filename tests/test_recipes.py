@@ -25,7 +25,6 @@ from inference.pytorch.network import Network
 NAMES = [recipe.name for recipe in RECIPES]
 CALIBRATION, TEXTS = texts(40, seed=1), texts(300, seed=5)
 WIDE = 32  # channels of the first layer's GELU that are far above all others: MAX_OUTLIERS covers a few of them
-BIG = 2000.0  # their values
 GOOD = {"tasks": {"mood": {"label_agreement": 1.0, "mean_abs_dp": 0.001, "max_abs_dp": 0.01}}, "batch_flips": 0}
 BAD = {"tasks": {"mood": {"label_agreement": 0.8, "mean_abs_dp": 0.1, "max_abs_dp": 0.5}}, "batch_flips": 0}
 
@@ -40,7 +39,7 @@ def decided_network() -> Network:
 
 
 def outlier_network(silent: bool = False) -> Network:
-    """The same with `WIDE` channels near `BIG` that come in pairs of opposite weight, and so change no answer.
+    """The same with `WIDE` channels near 1,000 that come in pairs of opposite weight, and so change no answer.
 
     Args:
         silent: with these channels' weights at zero instead.
@@ -50,7 +49,7 @@ def outlier_network(silent: bool = False) -> Network:
     up, down = layer.intermediate.dense, layer.output.dense
     half, rest = slice(0, WIDE // 2), slice(WIDE // 2, WIDE)
     with torch.no_grad():
-        up.bias[half] += BIG
+        up.bias[half] += 1000
         up.bias[rest], up.weight[rest], down.weight[:, rest] = up.bias[half], up.weight[half], -down.weight[:, half]
         if silent:
             down.weight[:, :WIDE] = 0

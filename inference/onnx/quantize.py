@@ -10,8 +10,8 @@ fusions, and the residual path would be rounded.
   residual path reads the same tensor.
 - Outlier channel splitting (Zhao et al. 2019, arXiv:1901.09504): a channel far stronger than all others is divided
   among copies, which fit into the range of the rest. In MiniLM [CLS] drives one channel of the hidden state and five
-  of the 9,216 GELU outputs to ten times that range. Kept in float instead, as by LLM.int8(), these few took a fifth
-  of the time of a batch: their product is small, but it is added to a whole tensor.
+  of the 9,216 GELU outputs to ten times the range of the rest. Computing them in float, as LLM.int8() does, took a
+  fifth of the time of 32 texts of 32 tokens: such a product is small, but it is added to a whole tensor.
 - Embeddings: int8 with one scale per row, gathered together with the row.
 - Heads, softmax, layer norms, GELU and pooling stay float.
 """
@@ -49,10 +49,12 @@ from inference.onnx.weights import round_weights, shrink_tables
 SMOOTHING = 0.75  # SmoothQuant's alpha: at 0 activations carry all of a channel's range, at 1 weights do
 OUTLIER_RATIO = 8.0  # a channel this many times as strong as the median one is an outlier
 MAX_OUTLIERS = 8  # the strongest ones are split ...
-FINER = 8.0  # ... into so many copies that they are rounded this many times as finely as without ...
-MAX_COPIES = 64  # ... but into no more than these together, so that the product does not grow by much
-# Widths of the range below zero that are tried, the range above being 1: GELU's outputs reach from -0.17 to 24.
-BELOW_ZERO = (1.0, 0.5, 0.25, 0.125, 0.0625)
+MAX_COPIES = 1 / 6  # ... into copies that widen the matrix by no more than this share
+HEADROOM = 1.25  # an outlier may exceed its range in the calibration texts by this factor before it is clipped
+# Widths of the range below zero that are tried beside 1, that of the range above: GELU's outputs reach from -0.17 to 24.
+BELOW_ZERO = (1e-6, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 2.0, 4.0, 8.0, 16.0)
+WORTH = 0.9  # another width must make the error this small, because the estimate leaves out the rounding of weights
+DEAD = 1e-5  # of the largest value: a channel below must not get a factor of zero or infinity
 
 Feeds = Sequence[Mapping[str, NDArray[np.int64]]]
 
@@ -71,13 +73,14 @@ class _Activation:
     zero: np.uint8 = field(default_factory=lambda: np.uint8(0))
 
 
-class _Smoothing(NamedTuple):
-    """Factors for the channels of an activation."""
+class _Scaling(NamedTuple):
+    """How the channels of an activation are fitted into its range."""
 
-    error: float  # of rounding with these factors, up to a constant
-    factor: Array  # (channels,)
+    error: float  # of rounding, up to a constant
+    factor: Array  # (channels,), as in `_Activation`
+    copies: NDArray[np.int64]  # (outliers,)
     smallest: float
-    largest: float  # of all values divided by their factors, without outliers
+    largest: float  # both ends of the range of the quotients
 
 
 @dataclass(frozen=True)
@@ -231,57 +234,61 @@ def _session(graph: Graph) -> onnxruntime.InferenceSession:
 def _channels(activation: _Activation, low: Array, high: Array) -> tuple[Array, Array]:
     """Return the largest |value| of each channel and the root mean square of its weights, both (channels,)."""
     weight = np.concatenate([product.weight for product in activation.products], axis=1)
-    width = np.maximum(-low, high)
-    row = np.sqrt(np.square(weight).mean(axis=1))
-    # A dead channel must not get a factor of zero or infinity.
-    return np.maximum(width, 1e-5 * width.max() + 1e-12), np.maximum(row, 1e-5 * row.max() + 1e-12)
+    return _alive(np.maximum(-low, high)), _alive(np.sqrt(np.square(weight).mean(axis=1)))
+
+
+def _alive(values: Array) -> Array:
+    least: Array = np.maximum(values, DEAD * values.max() + 1e-12)
+    return least
 
 
 def _outliers(width: Array, row: Array) -> NDArray[np.int64]:
-    """Return the channels far stronger than the median one, the strongest first."""
+    """Return the channels far stronger than the median of those that are alive, the strongest first."""
     strength = width * row
+    typical = np.median(strength[width > 2 * DEAD * width.max()])
     strongest = np.argsort(-strength, kind="stable")
-    outliers: NDArray[np.int64] = strongest[strength[strongest] > OUTLIER_RATIO * np.median(strength)]
+    outliers: NDArray[np.int64] = strongest[strength[strongest] > OUTLIER_RATIO * typical]
     return outliers
 
 
 def _calibrate(activation: _Activation, low: Array, high: Array) -> None:
     """Choose outliers, their copies, factors, scale and zero point from each channel's range and weights."""
     width, row = _channels(activation, low, high)
-    if not activation.into_values:  # its division is in another product, which makes no copies
+    if not activation.into_values:  # the preceding Attention divides it, and cannot copy channels
         activation.outliers = np.sort(_outliers(width, row)[:MAX_OUTLIERS])
-    outliers = activation.outliers
-    rest = np.ones(len(row), bool)
-    rest[outliers] = False
-    choices = [_smooth(low, high, row, rest, below_zero) for below_zero in BELOW_ZERO]
-    _, factor, smallest, largest = min(choices, key=lambda choice: choice.error)
-    if len(outliers):
-        tiny = 1e-12  # with nothing below zero, or above it, that end asks for no copies
-        reach = np.maximum(low[outliers] / min(smallest, -tiny), high[outliers] / max(largest, tiny)) / factor[outliers]
-        finer = np.minimum(FINER, MAX_COPIES // len(outliers) / reach)
-        activation.copies = np.maximum(np.ceil(reach * finer - 1e-4), 1).astype(np.int64)
-        factor[outliers] /= finer
-    activation.factor = factor.astype(np.float32)
-    activation.scale = np.float32(max((largest - smallest) / 255, 1e-12))
-    activation.zero = np.uint8(np.rint(-smallest / activation.scale))
+    even, *others = (_fit(low, high, row, activation.outliers, below_zero) for below_zero in (1.0, *BELOW_ZERO))
+    best = min(others, key=lambda scaling: scaling.error)
+    if best.error > WORTH * even.error:
+        best = even
+    activation.factor, activation.copies = best.factor.astype(np.float32), best.copies
+    activation.scale = np.float32(max((best.largest - best.smallest) / 255, 1e-12))
+    activation.zero = np.uint8(np.rint(-best.smallest / activation.scale))
 
 
-def _smooth(low: Array, high: Array, row: Array, rest: NDArray[np.bool_], below_zero: float) -> _Smoothing:
-    """Return factors that fit the channels into a range.
+def _fit(low: Array, high: Array, row: Array, outliers: NDArray[np.int64], below_zero: float) -> _Scaling:
+    """Fit all channels into a range whose part below zero is `below_zero` times as wide as that above.
+
+    An outlier gets as many copies as make each no stronger than a typical channel: neither its rounding nor that of the
+    weights, which share a scale with those of all other channels, then stands out. If all outliers together want more
+    than `MAX_COPIES` allows, each gets the same share of what it wants.
 
     Args:
-        low, high, row: the range of each channel and the root mean square of its weights, (channels,).
-        rest: True for each channel that is not an outlier, (channels,).
-        below_zero: width of the range below zero, with that above being 1.
+        low, high, row: range of each channel and root mean square of its weights, (channels,).
     """
-    width = np.maximum(high, -low / below_zero)
-    factor = np.maximum(width, 1e-5 * width.max() + 1e-12) ** SMOOTHING / row ** (1 - SMOOTHING)
-    factor = factor / np.exp(np.log(factor).mean())
-    lows, highs = low / factor, high / factor
-    smallest = float(min(0.0, lows[rest].min()) or min(0.0, lows.min()))
-    largest = float(max(0.0, highs[rest].max()) or max(0.0, highs.max()))
-    error = (largest - smallest) * float(np.linalg.norm(row[rest] * factor[rest]))
-    return _Smoothing(error, factor, smallest, largest)
+    width = _alive(np.maximum(high, -low / below_zero))
+    factor = width**SMOOTHING / row ** (1 - SMOOTHING)
+    rest = np.delete(np.arange(len(row)), outliers)
+    factor = factor / np.exp(np.log(factor[rest]).mean())
+    reach = HEADROOM * width[outliers] / (width[rest] / factor[rest]).max()  # the factor that one copy would need
+    wanted = np.ceil(reach * row[outliers] / np.sqrt(np.square(row[rest] * factor[rest]).mean()))
+    allowed = min(1.0, len(row) * MAX_COPIES / max(wanted.sum(), 1))
+    copies = np.maximum(np.floor(wanted * allowed), 1).astype(np.int64)
+    factor[outliers] = reach / copies
+    spread = factor.copy()
+    spread[outliers] *= copies / HEADROOM
+    smallest, largest = float(min(0.0, (low / spread).min())), float(max(0.0, (high / spread).max()))
+    error = (largest - smallest) * float(np.linalg.norm(row * factor))
+    return _Scaling(error, factor, copies, smallest, largest)
 
 
 def _rewrite(graph: GraphProto, activations: Sequence[_Activation], limit: int) -> Counter[str]:
@@ -312,9 +319,9 @@ def _rewrite(graph: GraphProto, activations: Sequence[_Activation], limit: int) 
 def _quantize_activation(graph: GraphProto, activation: _Activation) -> list[NodeProto]:
     """Return the nodes that quantise a tensor, its outliers as copies behind its channels.
 
-    Of an outlier with the value `n` in steps, `k` copies hold (n + j) / k for j = 0 … k - 1, rounded down. They sum to
-    `n` (Hermite's identity), so that nothing is lost by the division. QuantizeLinear rounds to the nearest, hence half
-    a step less.
+    Copy j of k holds (n + ½ + j) / k rounded down, where n is the quotient of value and factor in steps. Together they
+    hold n rounded to the nearest (Hermite's identity): the sum is rounded once, not k times. QuantizeLinear rounds to
+    the nearest, which is rounding down after ½ was added, so ½ is subtracted.
     """
     name, outliers, copies = activation.name, activation.outliers, activation.copies
     constants = [
@@ -332,7 +339,7 @@ def _quantize_activation(graph: GraphProto, activation: _Activation) -> list[Nod
     if not len(outliers):
         return [*nodes, helper.make_node("QuantizeLinear", [smooth, *constants], [f"{name}/int8"])]
     share = 1 / (activation.factor[outliers] * copies).astype(np.float32)
-    offset = np.concatenate([(np.arange(k) + 0.5) / k - 0.5 for k in copies]) * activation.scale
+    offset = _hermite(copies) * activation.scale
     channels = add_constant(graph, f"{name}/outliers", np.repeat(outliers, copies))
     shares = add_constant(graph, f"{name}/shares", np.repeat(share, copies))
     offsets = add_constant(graph, f"{name}/offsets", offset.astype(np.float32))
@@ -347,21 +354,29 @@ def _quantize_activation(graph: GraphProto, activation: _Activation) -> list[Nod
     ]
 
 
+def _hermite(copies: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return what is added to each copy before it is rounded, (copies of all outliers,), in steps."""
+    return np.concatenate([(np.arange(k) + 0.5) / k - 0.5 for k in copies])
+
+
 def _integer_product(
     graph: GraphProto, activation: _Activation, product: Product, limit: int, divisor: Array | None
 ) -> list[NodeProto]:
     """Return the nodes that compute `product`; an Attention's value channels are divided by `divisor` (values,)."""
     outliers = activation.outliers
     weight, bias = product.weight * activation.factor[:, None], product.bias.astype(np.float32)
-    copies = weight[np.repeat(outliers, activation.copies)]
-    weight[outliers] = 0
-    weight = np.concatenate([weight, copies])
     if divisor is not None:
         weight[:, -len(divisor) :] /= divisor
         bias[-len(divisor) :] /= divisor
     scale = np.maximum(np.abs(weight).max(axis=0), np.float32(1e-12)) / np.float32(limit)
+    weight /= scale
+    if len(outliers):
+        # Rounded alike, the error of one would be multiplied by the sum of all.
+        copies = weight[np.repeat(outliers, activation.copies)] + _hermite(activation.copies)[:, None]
+        weight[outliers] = 0
+        weight = np.concatenate([weight, copies])
     name, out = activation.name, product.output
-    quantised = [f"{name}/int8", add_constant(graph, f"{out}/weight", np.rint(weight / scale).astype(np.int8))]
+    quantised = [f"{name}/int8", add_constant(graph, f"{out}/weight", np.rint(weight).astype(np.int8))]
     scales = [f"{name}/scale", add_constant(graph, f"{out}/weight_scale", scale)]
     bias_name = add_constant(graph, f"{out}/bias", bias)
     if product.node.op_type == "Attention":

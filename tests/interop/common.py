@@ -247,7 +247,10 @@ def widen(model: Any) -> None:
 
 
 def spread(model: Any, tokenizer: Any, inputs: Any = None, deviation: float = 1.0) -> None:
-    """Turn the head so that the logits of the texts have this deviation and no offset: else all labels are the same."""
+    """Turn the head so that the logits of the texts have this deviation and no offset: else all labels are the same.
+
+    The head keeps its size if all texts have one hidden state, so that no head could tell them apart.
+    """
     import torch
     from torch import nn
 
@@ -266,8 +269,8 @@ def spread(model: Any, tokenizer: Any, inputs: Any = None, deviation: float = 1.
         weight = head.weight.double()
         weight -= (weight @ mean)[:, None] * mean / (mean @ mean)
         spans = (hidden @ weight.T).std(0)
-        if spans.min() > 1e-4:  # below, all texts have one hidden state, and the head would magnify its rounding errors
-            weight *= (deviation / spans)[:, None]
+        if spans.max() > 1e-4:  # below, all texts have one hidden state, and the head would magnify its rounding errors
+            weight *= (deviation / spans.clamp_min(1e-6))[:, None]
         head.weight.copy_(weight)
         if head.bias is not None:
             head.bias.copy_(torch.linspace(-0.1, 0.1, size))

@@ -219,6 +219,121 @@ def test_weights_of_copies_sum_to_a_finer_weight_and_the_main_column_has_none(fp
     np.testing.assert_array_equal(np.rint(exact * len(shares)), weight[64:].sum(0))
 
 
+def product_graph(path: Path, weight: NDArray[np.float32]) -> Path:
+    """One product with constant weights that is no head."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["h"]),
+        helper.make_node("Neg", ["h"], ["minus"]),
+        helper.make_node("Neg", ["minus"], ["out"]),
+    ]
+    tensors = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", None]) for name in ("x", "out")]
+    graph = helper.make_graph(nodes, "product", tensors[:1], tensors[1:], [numpy_helper.from_array(weight, "weight")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def product_error(
+    folder: Path,
+    strong: list[tuple[float, float]],
+    *,
+    rest: float = -1.0,
+    beyond: float = 1.0,
+    dead: int = 0,
+    reduce_range: bool = False,
+) -> tuple[float, NDArray[np.int64]]:
+    """Error of an INT8 product of 384 channels, 1.0 being what it is without the strong ones, and their copies.
+
+    Args:
+        strong: mean and deviation of the first channels. The others have a deviation of 1.
+        rest: the smallest value of the other channels, as a share of the largest.
+        beyond: the strong channels' values in the texts after calibration, relative to calibration.
+        dead: number of the last channels that are always 0.
+    """
+    draw = np.random.default_rng(0)
+    weight = draw.standard_normal((384, 256)).astype(np.float32)
+    places = np.arange(len(strong))
+    errors = []
+    for mean, deviation in (np.reshape(strong, (-1, 2)).T, np.zeros((2, len(strong)))):
+        rows = np.clip(draw.standard_normal((2, 500, 384)), 3 * rest, 3).astype(np.float32)
+        rows[..., 384 - dead :] = 0
+        rows[..., places] = mean + deviation * np.clip(draw.standard_normal((2, 500, len(strong))), -3, 3)
+        rows[1, :, places] *= beyond
+        source = product_graph(folder / "product.onnx", weight)
+        calibrated = calibrate(source, [{"x": rows[0]}])
+        write(calibrated, folder / "int8.onnx", reduce_range=reduce_range)
+        exact, rounded = (
+            onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": rows[1]})[0]
+            for path in (source, folder / "int8.onnx")
+        )
+        errors.append(np.sqrt(np.square(exact - rounded).mean()))
+        if not errors[1:]:
+            channels = constants(folder / "int8.onnx").get("x/outliers", np.zeros(0, np.int64))
+    return errors[0] / errors[1], np.bincount(channels.astype(np.int64))
+
+
+@pytest.mark.parametrize("reduce_range", [False, True])
+@pytest.mark.parametrize(
+    "strong",
+    [
+        pytest.param([(30, 1)], id="always on"),
+        pytest.param([(-30, 1)], id="negative"),
+        pytest.param([(0, 30)], id="on both sides"),
+        pytest.param([(90, 3)], id="very strong"),
+        pytest.param([(30, 1), (-60, 2), (0, 10)], id="three"),
+    ],
+)
+def test_strong_channels_cost_a_product_little_accuracy(
+    strong: list[tuple[float, float]], reduce_range: bool, tmp_path: Path
+) -> None:
+    error, copies = product_error(tmp_path, strong, reduce_range=reduce_range)
+    assert len(copies) == len(strong)
+    assert copies.min() > 1
+    assert error < 1.2
+
+
+def test_copies_stay_within_a_sixth_of_the_channels(tmp_path: Path) -> None:
+    _, copies = product_error(tmp_path, [(90, 3)] * 12)
+    assert np.count_nonzero(copies) == 8
+    assert 32 < copies.sum() <= 64
+    error, copies = product_error(tmp_path, [(90, 3)] * 8)
+    assert 7 <= copies.min() <= copies.max() <= 8
+    assert error < 3
+
+
+def test_strong_channel_may_reach_below_zero_where_no_other_does(tmp_path: Path) -> None:
+    for rest in (0.0, -1e-4):
+        error, copies = product_error(tmp_path, [(0, 50)], rest=rest)
+        assert copies.tolist() == [64]
+        assert error < 2.1  # the range has to be twice as wide
+
+
+def test_strong_channel_may_exceed_its_range_by_a_quarter(tmp_path: Path) -> None:
+    assert product_error(tmp_path, [(30, 1)], beyond=1.2)[0] < 1.2
+    assert product_error(tmp_path, [(30, 1)], beyond=1.6)[0] > 2
+
+
+def test_dead_channels_make_no_outliers_of_the_others(tmp_path: Path) -> None:
+    assert not len(product_error(tmp_path, [], dead=300)[1])
+    assert len(product_error(tmp_path, [(30, 1)], dead=300)[1]) == 1
+
+
+def test_strong_channel_in_front_of_an_attention_is_split(tmp_path: Path) -> None:
+    network = random_network()
+    with torch.no_grad():
+        network.encoder.encoder.layer[0].output.LayerNorm.bias[3] = 40.0
+    source = tmp_path / "model.onnx"
+    export_onnx(network, source)
+    quantize(source, tmp_path / "int8.onnx", texts(40, seed=1), reduce_range=False)
+    split = {name.removesuffix("/outliers") for name in constants(tmp_path / "int8.onnx") if name.endswith("/outliers")}
+    readers = [node for node in onnx.load(tmp_path / "int8.onnx").graph.node if node.op_type == "QAttention"]
+    assert [node.input[0].removesuffix("/int8") in split for node in readers] == [False, True]
+    feeds = texts(32, seed=4)
+    alone = np.concatenate(answer_each(tmp_path / "int8.onnx", feeds))
+    np.testing.assert_allclose(answers(tmp_path / "int8.onnx", padded(feeds)), alone, atol=1e-5)
+    expected = np.concatenate(answer_each(source, feeds))
+    assert np.abs(alone - expected).max() < 0.1 * expected.std()
+
+
 def test_all_weights_use_eight_bits_unless_the_range_is_reduced(fp32: Path, int8: Path, tmp_path: Path) -> None:
     quantize(fp32, tmp_path / "seven.onnx", texts(40, seed=1), reduce_range=True)
     assert [np.abs(weight).max() for weight in integer_weights(int8)] == [127] * 8

@@ -51,7 +51,7 @@ OUTLIER_RATIO = 8.0  # a channel this many times as strong as the median one is 
 MAX_OUTLIERS = 8  # the strongest ones are split ...
 MAX_COPIES = 1 / 6  # ... into copies that widen the matrix by no more than this share
 HEADROOM = 1.25  # an outlier may exceed its range in the calibration texts by this factor before it is clipped
-# Widths of the range below zero that are tried beside 1, that of the range above: GELU's outputs reach from -0.17 to 24.
+# Widths of the range below zero that are tried beside 1, the width above: GELU's outputs reach from -0.17 to 24.
 BELOW_ZERO = (1e-6, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 2.0, 4.0, 8.0, 16.0)
 WORTH = 0.9  # another width must make the error this small, because the estimate leaves out the rounding of weights
 DEAD = 1e-5  # of the largest value: a channel below must not get a factor of zero or infinity
@@ -234,12 +234,13 @@ def _session(graph: Graph) -> onnxruntime.InferenceSession:
 def _channels(activation: _Activation, low: Array, high: Array) -> tuple[Array, Array]:
     """Return the largest |value| of each channel and the root mean square of its weights, both (channels,)."""
     weight = np.concatenate([product.weight for product in activation.products], axis=1)
-    return _alive(np.maximum(-low, high)), _alive(np.sqrt(np.square(weight).mean(axis=1)))
+    return _floored(np.maximum(-low, high)), _floored(np.sqrt(np.square(weight).mean(axis=1)))
 
 
-def _alive(values: Array) -> Array:
-    least: Array = np.maximum(values, DEAD * values.max() + 1e-12)
-    return least
+def _floored(values: Array) -> Array:
+    """Return values that are positive, even for a dead channel."""
+    floored: Array = np.maximum(values, DEAD * values.max() + 1e-12)
+    return floored
 
 
 def _outliers(width: Array, row: Array) -> NDArray[np.int64]:
@@ -275,7 +276,7 @@ def _fit(low: Array, high: Array, row: Array, outliers: NDArray[np.int64], below
     Args:
         low, high, row: range of each channel and root mean square of its weights, (channels,).
     """
-    width = _alive(np.maximum(high, -low / below_zero))
+    width = _floored(np.maximum(high, -low / below_zero))
     factor = width**SMOOTHING / row ** (1 - SMOOTHING)
     rest = np.delete(np.arange(len(row)), outliers)
     factor = factor / np.exp(np.log(factor[rest]).mean())
@@ -284,9 +285,9 @@ def _fit(low: Array, high: Array, row: Array, outliers: NDArray[np.int64], below
     allowed = min(1.0, len(row) * MAX_COPIES / max(wanted.sum(), 1))
     copies = np.maximum(np.floor(wanted * allowed), 1).astype(np.int64)
     factor[outliers] = reach / copies
-    spread = factor.copy()
-    spread[outliers] *= copies / HEADROOM
-    smallest, largest = float(min(0.0, (low / spread).min())), float(max(0.0, (high / spread).max()))
+    divisor = factor.copy()
+    divisor[outliers] *= copies / HEADROOM  # each copy holds a share, and there is room for more
+    smallest, largest = float(min(0.0, (low / divisor).min())), float(max(0.0, (high / divisor).max()))
     error = (largest - smallest) * float(np.linalg.norm(row * factor))
     return _Scaling(error, factor, copies, smallest, largest)
 

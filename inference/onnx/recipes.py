@@ -35,7 +35,7 @@ RECIPES = (
     Recipe("weights", 0.0, "weights are stored in 8 bits and every product is computed in float"),
 )
 
-# The demo model loses 1.8 % of the labels of its most delicate task, 2.1 % with 7-bit weights, which users of INT8
+# The demo model loses 1.5 % of the labels of its most delicate task, 2.6 % with 7-bit weights, which users of INT8
 # accept for its speed. With one different answer in thirty it would look like another model.
 MIN_AGREEMENT = 0.97
 # A probability that moves by less than two points changes no decision except a near tie.

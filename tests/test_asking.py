@@ -118,7 +118,7 @@ def test_measurements_of_this_model_decide_what_to_ship() -> None:
     assert recorded.overall.because.startswith("2.6× to 3.5× as fast as PyTorch, 6% smaller, numerically the same")
     int8 = "INT8 (5.0× to 6.1× as fast and 4.0× smaller) is not settled: accuracy on sentiment."
     assert others_in_words(recorded.overall) == int8
-    assert recorded.p50_ms["int8"] == pytest.approx(2.1716, abs=1e-4)
+    assert recorded.p50_ms["int8"] == pytest.approx(2.171565)
 
 
 def test_measurement_of_another_model_is_never_shown(tmp_path: Path) -> None:

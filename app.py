@@ -8,6 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from inference import huge_pages
+
+if __name__ == "__main__":
+    huge_pages.restart()  # before the imports that take seconds
+
 from fastapi import FastAPI
 
 from inference import InputError

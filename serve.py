@@ -17,6 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from inference import huge_pages
+
+if __name__ == "__main__":
+    huge_pages.restart()  # before the imports that take seconds
+
 import streamlit as st
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse

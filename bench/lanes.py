@@ -21,6 +21,7 @@ import psutil
 from bench import BenchError
 from bench.peers.ours import open_classifier
 from bench.plan import OUR_BEST, column, mixed
+from inference import huge_pages
 from inference.assets import ASSETS, DEMO_MODEL, showcase_texts
 from inference.formats.describe import describe
 from inference.score.run import Model, ScoreJob, score
@@ -54,7 +55,9 @@ def _watched(what: str, lanes: int, workers: int, rows: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench.lanes", what, str(lanes), str(workers), str(rows)]
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+        subprocess.Popen(
+            command, cwd=ROOT, env=huge_pages.environment(), stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,
     ):
         handle, peak = psutil.Process(process.pid), 0
         while process.poll() is None:

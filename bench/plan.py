@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.environments import OURS
-from inference import cpu
+from inference import cpu, huge_pages
 from inference.assets import ASSETS, CALIBRATION, showcase_texts
 
 SHAPES = ((1, 16), (1, 32), (1, 128), (8, 32), (32, 32), (32, 128))
@@ -29,6 +29,7 @@ class Entry:
         options: of its `build` and `open_peer`.
         environment: name of a file in `bench/requirements`, or `OURS`.
         missing: why it cannot be measured here, if that is known before.
+        huge_pages: whether it asks for them (`inference.huge_pages`); else it has the system's default.
     """
 
     key: str
@@ -39,6 +40,7 @@ class Entry:
     note: str = ""
     color: str = "#808080"
     missing: str = ""
+    huge_pages: bool = False
 
 
 REFERENCE = "pytorch"
@@ -60,6 +62,7 @@ def entries() -> list[Entry]:
             OURS,
             {"backend": name},
             color=runtime.color,
+            huge_pages=True,
             missing=""
             if has_openvino or not runtime.is_optional
             else "its packages are not installed (pip install -r requirements-openvino.txt)",
@@ -67,6 +70,7 @@ def entries() -> list[Entry]:
         for name, runtime in RUNTIMES.items()
     ]
     calibration = {"calibration": str(CALIBRATION)}
+    as_asked = "" if huge_pages.environment({}) else "this system does not give huge pages to those who ask alone"
     unpooled = "the encoder is its own, mean pooling and heads are NumPy"
     return [
         *ours,
@@ -78,6 +82,17 @@ def entries() -> list[Entry]:
             {"backend": OUR_BEST, "lanes": False},
             "a list as it was answered before lanes: batches of up to 32 texts, each on all threads",
             RUNTIMES[OUR_BEST].color,
+            huge_pages=True,
+        ),
+        Entry(
+            "int8-small-pages",
+            "Triptych INT8, small pages",
+            "ours",
+            OURS,
+            {"backend": OUR_BEST},
+            "without asking for huge pages",
+            RUNTIMES[OUR_BEST].color,
+            as_asked,
         ),
         Entry(
             "openvino-latency",
@@ -95,6 +110,16 @@ def entries() -> list[Entry]:
             calibration | {"hint": "THROUGHPUT"},
             "as above, passes side by side in an AsyncInferQueue: of a forward pass, the time for many divided by "
             "their number, which is no latency",
+        ),
+        Entry(
+            "openvino-huge-pages",
+            "OpenVINO INT8, throughput, huge pages",
+            "openvino_nncf",
+            "openvino",
+            calibration | {"hint": "THROUGHPUT"},
+            "as above, asking for huge pages as Triptych does",
+            missing=as_asked,
+            huge_pages=True,
         ),
         Entry("optimum", f"Optimum {preset}", "optimum_onnx", "optimum", {"preset": preset}, unpooled),
         Entry("ctranslate2", "CTranslate2 int8", "ctranslate", "ctranslate2", note=unpooled),

@@ -18,6 +18,7 @@ import psutil
 from bench import BenchError
 from bench.environments import environment, run
 from bench.plan import Entry
+from inference import huge_pages
 
 ROOT = Path(__file__).resolve().parents[1]
 REPLY_TIMEOUT_S = 900
@@ -44,6 +45,7 @@ class Process:
         order = {"module": entry.module, "options": entry.options, "model": str(model), "threads": threads}
         command = [str(python), "-m", "bench.worker"]
         built = _built([*command], order, model, cache, settings)
+        variables = library_defaults() | settings
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
             [*command, json.dumps(order | {"built": str(built), "build": False})],
@@ -53,7 +55,7 @@ class Process:
             text=True,
             encoding="utf-8",
             cwd=ROOT,
-            env=library_defaults() | settings,
+            env=huge_pages.environment(variables) if entry.huge_pages else variables,
         )
         self._handle = psutil.Process(self._process.pid)
         try:
@@ -102,8 +104,9 @@ class Process:
 
 
 def library_defaults() -> dict[str, str]:
-    """Return this environment without what `inference` sets for its own PyTorch: a peer has its libraries' defaults."""
-    return {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    """Return this environment without what Triptych sets for itself: a peer has its libraries' defaults."""
+    ours = ("GOMP_SPINCOUNT", huge_pages.VARIABLE)
+    return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 def _built(command: list[str], order: dict[str, Any], model: Path, cache: Path, settings: dict[str, str]) -> Path:

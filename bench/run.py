@@ -64,7 +64,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     with ExitStack() as stack:
         running = Running(settings, model, threads, stack)
         opened_s = time.monotonic() - started
-        peak = Process(Entry(FLOOR, FLOOR, "floor", OURS), model, settings.cache, threads)
+        peak = Process(Entry(FLOOR, FLOOR, "floor", OURS, huge_pages=True), model, settings.cache, threads)
         stack.callback(peak.close)
         samples = _in_turns(settings, running, peak, read_json(model / "config.json"))
         labels = _labels(settings, running)

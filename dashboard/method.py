@@ -296,6 +296,7 @@ def _machine(receipt: Receipt) -> Section:
         ("processor", f"{machine['cpu']}, {many(machine['cores'], 'core')}, {machine['architecture']}"),
         ("instructions for INT8", ", ".join(machine["flags"]) or "none known"),
         ("memory", mb(machine["memory_bytes"])),
+        ("huge pages", {True: "used", False: "not used"}.get(machine.get("huge_pages"), "unknown")),
         ("system", machine["system"]),
         ("load before and after", " → ".join("unknown" if value is None else f"{value:g}" for value in load)),
         ("clock before and after", " → ".join("unknown" if value is None else f"{value:,} MHz" for value in mhz)),

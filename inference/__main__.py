@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from inference import huge_pages
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code: 2 if a library cannot be imported, since 1 means NO from `verdict`."""
@@ -21,4 +23,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     sys.exit(main())

@@ -34,6 +34,8 @@ def difference(first: Receipt, other: Receipt) -> str:
     machine, threads = other["machine"], other["settings"]["threads"]
     if any(first["machine"][key] != machine[key] for key in ("cpu", "flags")):
         return f"another processor, {machine['cpu']}"
+    if first["machine"].get("huge_pages") != (uses := machine.get("huge_pages")):
+        return {True: "with huge pages", False: "without huge pages"}.get(uses, "huge pages are not recorded")
     if first["settings"]["threads"] != threads:
         return f"{threads} thread{'s' * (threads > 1)} instead of {first['settings']['threads']}"
     if first["settings"]["reference"] != other["settings"]["reference"]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inference import huge_pages
 from inference.errors import InferenceError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +58,7 @@ class Process:
             text=True,
             encoding="utf-8",
             cwd=ROOT,
+            env=huge_pages.environment(),
         )
         self._lines: SimpleQueue[str] = SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)

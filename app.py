@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from inference import huge_pages
+from inference import cpu
 
 if __name__ == "__main__":
-    huge_pages.restart()  # before the imports that take seconds
+    cpu.restart_with_huge_pages()  # before the imports that take seconds
 
 from fastapi import FastAPI
 

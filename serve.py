@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inference import huge_pages
+from inference import cpu
 
 if __name__ == "__main__":
-    huge_pages.restart()  # before the imports that take seconds
+    cpu.restart_with_huge_pages()  # before the imports that take seconds
 
 import streamlit as st
 from fastapi import FastAPI, Request

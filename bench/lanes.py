@@ -21,7 +21,7 @@ import psutil
 from bench import BenchError
 from bench.peers.ours import open_classifier
 from bench.plan import OUR_BEST, column, mixed
-from inference import huge_pages
+from inference import cpu
 from inference.assets import ASSETS, DEMO_MODEL, showcase_texts
 from inference.formats.describe import describe
 from inference.score.run import Model, ScoreJob, score
@@ -56,7 +56,7 @@ def _watched(what: str, lanes: int, workers: int, rows: int) -> dict[str, Any]:
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
         subprocess.Popen(
-            command, cwd=ROOT, env=huge_pages.environment(), stdout=subprocess.PIPE, stderr=log, text=True
+            command, cwd=ROOT, env=cpu.asking_for_huge_pages(), stdout=subprocess.PIPE, stderr=log, text=True
         ) as process,
     ):
         handle, peak = psutil.Process(process.pid), 0
@@ -106,8 +106,6 @@ def _write_rows(path: Path, rows: int) -> None:
 
 def main() -> None:
     """Measure one way in this process."""
-    from inference import cpu
-
     what, lanes, workers, rows = sys.argv[1], *map(int, sys.argv[2:5])
     once = _classify(lanes) if what == "classify" else _score(lanes, workers, rows, cpu.cores())
     print(json.dumps(once))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.environments import OURS
-from inference import cpu, huge_pages
+from inference import cpu
 from inference.assets import ASSETS, CALIBRATION, showcase_texts
 
 SHAPES = ((1, 16), (1, 32), (1, 128), (8, 32), (32, 32), (32, 128))
@@ -29,7 +29,7 @@ class Entry:
         options: of its `build` and `open_peer`.
         environment: name of a file in `bench/requirements`, or `OURS`.
         missing: why it cannot be measured here, if that is known before.
-        huge_pages: whether it asks for them (`inference.huge_pages`); else it has the system's default.
+        huge_pages: whether it asks for them, as Triptych's own programs do (`inference.cpu`).
     """
 
     key: str
@@ -40,7 +40,7 @@ class Entry:
     note: str = ""
     color: str = "#808080"
     missing: str = ""
-    huge_pages: bool = False
+    huge_pages: bool = True
 
 
 REFERENCE = "pytorch"
@@ -62,7 +62,6 @@ def entries() -> list[Entry]:
             OURS,
             {"backend": name},
             color=runtime.color,
-            huge_pages=True,
             missing=""
             if has_openvino or not runtime.is_optional
             else "its packages are not installed (pip install -r requirements-openvino.txt)",
@@ -70,7 +69,8 @@ def entries() -> list[Entry]:
         for name, runtime in RUNTIMES.items()
     ]
     calibration = {"calibration": str(CALIBRATION)}
-    as_asked = "" if huge_pages.environment({}) else "this system does not give huge pages to those who ask alone"
+    small = "without huge pages"
+    no_small = "" if cpu.gives_huge_pages_on_request() else "this system does not leave the choice to programs"
     unpooled = "the encoder is its own, mean pooling and heads are NumPy"
     return [
         *ours,
@@ -82,7 +82,6 @@ def entries() -> list[Entry]:
             {"backend": OUR_BEST, "lanes": False},
             "a list as it was answered before lanes: batches of up to 32 texts, each on all threads",
             RUNTIMES[OUR_BEST].color,
-            huge_pages=True,
         ),
         Entry(
             "int8-small-pages",
@@ -90,9 +89,10 @@ def entries() -> list[Entry]:
             "ours",
             OURS,
             {"backend": OUR_BEST},
-            "without asking for huge pages",
+            small,
             RUNTIMES[OUR_BEST].color,
-            as_asked,
+            no_small,
+            huge_pages=False,
         ),
         Entry(
             "openvino-latency",
@@ -112,14 +112,14 @@ def entries() -> list[Entry]:
             "their number, which is no latency",
         ),
         Entry(
-            "openvino-huge-pages",
-            "OpenVINO INT8, throughput, huge pages",
+            "openvino-small-pages",
+            "OpenVINO INT8, throughput, small pages",
             "openvino_nncf",
             "openvino",
             calibration | {"hint": "THROUGHPUT"},
-            "as above, asking for huge pages as Triptych does",
-            missing=as_asked,
-            huge_pages=True,
+            small,
+            missing=no_small,
+            huge_pages=False,
         ),
         Entry("optimum", f"Optimum {preset}", "optimum_onnx", "optimum", {"preset": preset}, unpooled),
         Entry("ctranslate2", "CTranslate2 int8", "ctranslate", "ctranslate2", note=unpooled),

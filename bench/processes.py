@@ -18,10 +18,11 @@ import psutil
 from bench import BenchError
 from bench.environments import environment, run
 from bench.plan import Entry
-from inference import huge_pages
+from inference import cpu
 
 ROOT = Path(__file__).resolve().parents[1]
 REPLY_TIMEOUT_S = 900
+WITHOUT_HUGE_PAGES = {cpu.TUNABLES: f"{cpu.ASK}=0"}
 
 
 class Process:
@@ -55,7 +56,7 @@ class Process:
             text=True,
             encoding="utf-8",
             cwd=ROOT,
-            env=huge_pages.environment(variables) if entry.huge_pages else variables,
+            env=cpu.asking_for_huge_pages(variables) if entry.huge_pages else variables | WITHOUT_HUGE_PAGES,
         )
         self._handle = psutil.Process(self._process.pid)
         try:
@@ -104,9 +105,8 @@ class Process:
 
 
 def library_defaults() -> dict[str, str]:
-    """Return this environment without what Triptych sets for itself: a peer has its libraries' defaults."""
-    ours = ("GOMP_SPINCOUNT", huge_pages.VARIABLE)
-    return {name: value for name, value in os.environ.items() if name not in ours}
+    """Return this environment without what `inference` sets for its own PyTorch: a peer has its libraries' defaults."""
+    return {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
 
 
 def _built(command: list[str], order: dict[str, Any], model: Path, cache: Path, settings: dict[str, str]) -> Path:

@@ -64,7 +64,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     with ExitStack() as stack:
         running = Running(settings, model, threads, stack)
         opened_s = time.monotonic() - started
-        peak = Process(Entry(FLOOR, FLOOR, "floor", OURS, huge_pages=True), model, settings.cache, threads)
+        peak = Process(Entry(FLOOR, FLOOR, "floor", OURS), model, settings.cache, threads)
         stack.callback(peak.close)
         samples = _in_turns(settings, running, peak, read_json(model / "config.json"))
         labels = _labels(settings, running)
@@ -86,6 +86,7 @@ def measure(settings: Settings) -> dict[str, Any]:
             "cpu": cpu.model(),
             "cores": threads,
             "flags": cpu.int8_flags(),
+            "huge_pages": cpu.has_huge_pages(cpu.asking_for_huge_pages()),
             "system": platform.platform(),
             "python": platform.python_version(),
             "load_before": before,

@@ -29,7 +29,7 @@ def measure(model: Path, cache: Path, threads: int, rounds: int, seconds: float,
     with ExitStack() as stack:
         processes = {}
         for name, settings in WAITS.items():
-            entry = Entry(name, name, "spinning", OURS, {"settings": settings}, huge_pages=True)
+            entry = Entry(name, name, "spinning", OURS, {"settings": settings})
             processes[name] = Process(entry, model, cache, threads)
             stack.callback(processes[name].close)
         for number in range(rounds):

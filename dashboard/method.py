@@ -8,6 +8,7 @@ from dashboard.charts.formatting import Receipt, many, names, sentence, span
 from inference.backends import RUNTIMES, TITLES
 from inference.calls.formatting import digits, mb, ms, percent, points, times
 from inference.compare.benchmark import BATCH_SIZES, MAX_SLOWDOWN, MAX_STEAL
+from inference.compare.comparable import huge_pages
 from inference.compare.results import PERCENTILES, noise_is_assumed, unmeasured
 from inference.compare.stats import RESAMPLES, min_samples
 from inference.compare.summary import base_in_words
@@ -296,7 +297,7 @@ def _machine(receipt: Receipt) -> Section:
         ("processor", f"{machine['cpu']}, {many(machine['cores'], 'core')}, {machine['architecture']}"),
         ("instructions for INT8", ", ".join(machine["flags"]) or "none known"),
         ("memory", mb(machine["memory_bytes"])),
-        ("huge pages", {True: "used", False: "not used"}.get(machine.get("huge_pages"), "unknown")),
+        ("huge pages", huge_pages(receipt)),
         ("system", machine["system"]),
         ("load before and after", " → ".join("unknown" if value is None else f"{value:g}" for value in load)),
         ("clock before and after", " → ".join("unknown" if value is None else f"{value:,} MHz" for value in mhz)),

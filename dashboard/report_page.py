@@ -23,6 +23,7 @@ from dashboard.templating import asset, render
 from inference.artifacts.npm import PLOTLY, fetch_package
 from inference.backends import TITLES
 from inference.calls.formatting import digits, mb, ms, percent, points, times
+from inference.compare.comparable import huge_pages
 from inference.compare.disagreements import disagreements
 from inference.compare.overall import Overall, decide_overall
 from inference.compare.results import unmeasured
@@ -97,9 +98,8 @@ def _differences(receipts: Sequence[Receipt]) -> list[str]:
     """Say why the sections cannot be compared with each other."""
     reasons: dict[str, list[Any]] = {
         "The measurements are of different models.": [json.dumps(one["model"], sort_keys=True) for one in receipts],
-        "The measurements were made on different processors or with different numbers of threads.": [
-            (one["machine"]["cpu"], one["settings"]["threads"]) for one in receipts
-        ],
+        "The measurements were made on different processors, with different numbers of threads, or not all with huge "
+        "pages.": [(one["machine"]["cpu"], one["settings"]["threads"], huge_pages(one)) for one in receipts],
         "The measurements are of different rows.": [
             (one["data"]["sha256"], *one["data"]["row_numbers"]) for one in receipts
         ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from inference import huge_pages
+from inference import cpu
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,5 +23,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    huge_pages.restart()
+    cpu.restart_with_huge_pages()
     sys.exit(main())

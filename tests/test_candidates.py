@@ -84,9 +84,10 @@ def test_backends_are_those_that_each_model_would_ship() -> None:
     assert (result.first.backend, result.second.backend) == ("int8", "pytorch")
 
 
-def test_speeds_of_different_machines_are_not_compared() -> None:
+@pytest.mark.parametrize("change", [{"cpu": "another"}, {"flags": []}, {"huge_pages": True}])
+def test_speeds_of_different_machines_are_not_compared(change: dict[str, Any]) -> None:
     other = of_another(model(ms=FAST))
-    other["machine"]["cpu"] = "another"
+    other["machine"] |= change
     result = verdict(model(), other, min_speedup=1.5)
     assert result.decision == INCONCLUSIVE
     assert "of unknown speed in comparison" in result.sentence

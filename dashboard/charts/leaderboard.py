@@ -12,6 +12,7 @@ from dashboard.charts.overview import unbeaten
 from dashboard.charts.style import GREY, Chart, Rows, finish, label, log_axis, marker, named, short, whiskers
 from inference.backends import RUNTIMES, TITLES
 from inference.calls.formatting import joined, mb, ms, percent, times
+from inference.compare.comparable import is_one_machine
 from inference.compare.results import unmeasured
 
 
@@ -96,12 +97,10 @@ def _figures(receipt: Receipt, task: str, backend: str) -> list[str]:
 
 
 def compares(a: Receipt, b: Receipt) -> bool:
-    """Return whether accuracy and latency of two measurements compare: both timed, same rows, same processor."""
+    """Return whether accuracy and latency of two measurements compare: both timed, same rows, same machine."""
     if unmeasured(a) is not None or unmeasured(b) is not None:
         return False
-    return all(a["data"][key] == b["data"][key] for key in ("sha256", "row_numbers")) and all(
-        a["machine"][key] == b["machine"][key] for key in ("cpu", "flags")
-    )
+    return is_one_machine(a, b) and all(a["data"][key] == b["data"][key] for key in ("sha256", "row_numbers"))
 
 
 def best(receipts: Mapping[str, Receipt], task: str) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ import numpy as np
 from inference.backends import TITLES
 from inference.calls.formatting import joined, mb, ms, percent, points, times
 from inference.compare import stats
-from inference.compare.comparable import is_one_model
+from inference.compare.comparable import is_one_machine, is_one_model
 from inference.compare.labels import match_labels
 from inference.compare.results import Array, count_flips, exceeds_noise, paired, unmeasured
 from inference.compare.rows import MIN_ROWS
@@ -350,8 +350,8 @@ def _why_not(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
         return "other rows were timed"
     if is_one_model(a, b):
         return None
-    if any(a["machine"][key] != b["machine"][key] for key in ("cpu", "flags")):
-        return "the models were measured on different machines"
+    if not is_one_machine(a, b):
+        return "the models were measured on different machines, or not both with huge pages"
     threads = [r["settings"]["threads"] for r in (a, b)]
     return None if threads[0] == threads[1] else f"the models were measured with {threads[0]} and {threads[1]} threads"
 

@@ -34,8 +34,8 @@ def difference(first: Receipt, other: Receipt) -> str:
     machine, threads = other["machine"], other["settings"]["threads"]
     if any(first["machine"][key] != machine[key] for key in ("cpu", "flags")):
         return f"another processor, {machine['cpu']}"
-    if first["machine"].get("huge_pages") != (uses := machine.get("huge_pages")):
-        return {True: "with huge pages", False: "without huge pages"}.get(uses, "huge pages are not recorded")
+    if huge_pages(first) != huge_pages(other):
+        return f"huge pages: {huge_pages(other)}, not {huge_pages(first)}"
     if first["settings"]["threads"] != threads:
         return f"{threads} thread{'s' * (threads > 1)} instead of {first['settings']['threads']}"
     if first["settings"]["reference"] != other["settings"]["reference"]:
@@ -50,6 +50,18 @@ def difference(first: Receipt, other: Receipt) -> str:
         if name in first["backends"] and _built(entry) != _built(first["backends"][name]):
             return f"other files of {TITLES[name]}"
     return ""
+
+
+def huge_pages(receipt: Receipt) -> str:
+    """Return whether the processes of a receipt had huge pages: "yes", "no", or "unknown" (older, from Linux)."""
+    machine = receipt["machine"]
+    recorded = machine.get("huge_pages", None if machine["system"] == "Linux" else False)
+    return {True: "yes", False: "no", None: "unknown"}[recorded]
+
+
+def is_one_machine(a: Receipt, b: Receipt) -> bool:
+    """Return whether two receipts are of the same processor, with the same pages of memory: then times compare."""
+    return huge_pages(a) == huge_pages(b) and all(a["machine"][key] == b["machine"][key] for key in ("cpu", "flags"))
 
 
 def _built(entry: Mapping[str, Any]) -> dict[str, str]:

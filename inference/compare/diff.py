@@ -12,6 +12,7 @@ from scipy.stats import norm
 from inference.backends import TITLES
 from inference.compare import stats
 from inference.compare.benchmark import BATCH_SIZES
+from inference.compare.comparable import huge_pages
 from inference.compare.results import answers, count_flips, unmeasured
 
 SAME, NOISE, CHANGED = "same", "within noise", "changed"
@@ -87,6 +88,7 @@ def setting_changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Chan
         ),
         ("threads", str(a["settings"]["threads"]), str(b["settings"]["threads"])),
         ("processor flags", " ".join(a["machine"]["flags"]), " ".join(b["machine"]["flags"])),
+        ("huge pages", huge_pages(a), huge_pages(b)),
         *((f"{k} version", *(r["versions"].get(k, "none") for r in (a, b))) for k in versions),
     ):
         if before != after:

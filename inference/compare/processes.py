@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import huge_pages
+from inference import cpu
 from inference.errors import InferenceError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +58,7 @@ class Process:
             text=True,
             encoding="utf-8",
             cwd=ROOT,
-            env=huge_pages.environment(),
+            env=cpu.asking_for_huge_pages(),
         )
         self._lines: SimpleQueue[str] = SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)

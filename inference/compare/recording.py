@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from inference import cpu, huge_pages
+from inference import cpu
 from inference.artifacts.cache import tool_versions
 from inference.backends import RUNTIMES
 from inference.compare import benchmark
@@ -119,7 +119,7 @@ def _machine_entry() -> dict[str, Any]:
         "system": platform.system(),
         "architecture": platform.machine(),
         "memory_bytes": int(psutil.virtual_memory().total),
-        "huge_pages": huge_pages.in_use(huge_pages.environment()),  # as the workers of `processes` have it
+        "huge_pages": cpu.has_huge_pages(cpu.asking_for_huge_pages()),  # as the processes of `processes`
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from inference.backends import TITLES
 from inference.compare.candidates import SIDE_BY_SIDE, side_by_side
+from inference.compare.comparable import huge_pages
 from inference.compare.results import cost_per_million, unmeasured
 from inference.errors import InputError
 
@@ -83,9 +84,10 @@ def provenance(receipt: Mapping[str, Any]) -> str:
     machine, settings = receipt["machine"], receipt["settings"]
     versions = ", ".join(f"{k} {v}" for k, v in receipt["versions"].items())
     dtypes = "".join(f"; {TITLES[name]} in {dtype}" for name, dtype in settings.get("dtypes", {}).items())
+    pages = {"yes": ", huge pages"}.get(huge_pages(receipt), "")
     return (
         f"Measured on {receipt['created'][:10]}: {machine['cpu']}, {settings['threads']} threads of {machine['cores']} "
-        f"cores ({', '.join(machine['flags'])}), {machine['system']}{dtypes}; {versions}."
+        f"cores ({', '.join(machine['flags'])}), {machine['system']}{pages}{dtypes}; {versions}."
     )
 
 

@@ -62,9 +62,8 @@ class Infinity:
         command += ["--served-model-name", "default", "--no-model-warmup"]
         quiet = {"INFINITY_ANONYMOUS_USAGE_STATS": "0", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
         with log.open("w") as file:
-            self.process = subprocess.Popen(
-                command, cwd=model, env=library_defaults() | quiet, stdout=file, stderr=file
-            )
+            variables = cpu.asking_for_huge_pages(library_defaults() | quiet)  # as this API
+            self.process = subprocess.Popen(command, cwd=model, env=variables, stdout=file, stderr=file)
 
     def __enter__(self) -> Infinity:
         end = time.monotonic() + START_S

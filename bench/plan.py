@@ -69,8 +69,8 @@ def entries() -> list[Entry]:
         for name, runtime in RUNTIMES.items()
     ]
     calibration = {"calibration": str(CALIBRATION)}
-    small = "without huge pages"
-    no_small = "" if cpu.gives_huge_pages_on_request() else "this system does not leave the choice to programs"
+    small = "in pages of 4 KB"
+    no_small = "" if cpu.gives_huge_pages_on_request() else "huge pages of 2 MB are not given on request here"
     unpooled = "the encoder is its own, mean pooling and heads are NumPy"
     return [
         *ours,

@@ -22,7 +22,6 @@ from inference import cpu
 
 ROOT = Path(__file__).resolve().parents[1]
 REPLY_TIMEOUT_S = 900
-WITHOUT_HUGE_PAGES = {cpu.TUNABLES: f"{cpu.ASK}=0"}
 
 
 class Process:
@@ -56,7 +55,7 @@ class Process:
             text=True,
             encoding="utf-8",
             cwd=ROOT,
-            env=cpu.asking_for_huge_pages(variables) if entry.huge_pages else variables | WITHOUT_HUGE_PAGES,
+            env=cpu.asking_for_huge_pages(variables) if entry.huge_pages else cpu.without_huge_pages(variables),
         )
         self._handle = psutil.Process(self._process.pid)
         try:

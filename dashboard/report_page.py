@@ -98,8 +98,10 @@ def _differences(receipts: Sequence[Receipt]) -> list[str]:
     """Say why the sections cannot be compared with each other."""
     reasons: dict[str, list[Any]] = {
         "The measurements are of different models.": [json.dumps(one["model"], sort_keys=True) for one in receipts],
-        "The measurements were made on different processors, with different numbers of threads, or not all with huge "
-        "pages.": [(one["machine"]["cpu"], one["settings"]["threads"], huge_pages(one)) for one in receipts],
+        "The measurements were made on different processors or with different numbers of threads.": [
+            (one["machine"]["cpu"], one["settings"]["threads"]) for one in receipts
+        ],
+        "Not all measurements were made with huge pages, or it is not recorded.": [huge_pages(one) for one in receipts],
         "The measurements are of different rows.": [
             (one["data"]["sha256"], *one["data"]["row_numbers"]) for one in receipts
         ],

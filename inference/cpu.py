@@ -1,6 +1,6 @@
 """This machine's processor and its memory: cores, name, the instructions that matter here, and huge pages.
 
-Huge pages are of 2 MB instead of 4 KB. With them the processor has to look up fewer pages, and passes take less time
+Huge pages are 2 MB in size instead of 4 KB. With them the processor looks up fewer pages, and passes take less time
 (`docs/performance.md`). Linux gives them to all programs, to none, or to those that ask. ONNX Runtime never asks, and
 PyTorch does not by default, but the allocator of glibc asks for a whole process if `GLIBC_TUNABLES` says so when the
 process starts.
@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,8 +27,8 @@ TUNABLES = "GLIBC_TUNABLES"
 ASK = "glibc.malloc.hugetlb"  # 1 asks, 0 does not
 ASK_SINCE = (2, 35)  # the version of glibc that knows it
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
-HUGE_BYTES = "2097152"  # with small pages of 64 KB, as some ARM systems have, a huge one has 512 MB
-RESTARTED = "TRIPTYCH_RESTARTED"  # id of the process that has started again
+HUGE_BYTES = "2097152"  # with small pages of 64 KB, as some ARM systems have, a huge one is 512 MB
+RESTARTED = "TRIPTYCH_RESTARTED"  # id of the process that restarted itself
 
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86, x86, ARM
 
@@ -119,35 +120,43 @@ def saturates() -> bool:
 
 
 def asking_for_huge_pages(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the variables of a new process that asks for huge pages: these alone, where asking changes nothing.
+    """Return `variables` for a new process, with a request for huge pages added where it has an effect.
 
-    If `variables` say already whether to ask, that holds.
+    A choice already made in `variables` is kept.
     """
     if _asks(variables) is not None or not gives_huge_pages_on_request():
         return dict(variables)
-    return {**variables, TUNABLES: ":".join(filter(None, [variables.get(TUNABLES), f"{ASK}=1"]))}
+    return _asking(variables, "1")
+
+
+def without_huge_pages(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return `variables` for a new process that does not ask for huge pages."""
+    return _asking(variables, "0")
 
 
 def has_huge_pages(variables: Mapping[str, str] = os.environ) -> bool:
     """Return whether a process with these variables gets huge pages, as far as the system has any left."""
     if gives_huge_pages_on_request():
         return _asks(variables) == "1"
-    return _huge_pages("enabled") == "always"
+    return _who_gets_huge_pages() == "always"
 
 
 def gives_huge_pages_on_request() -> bool:
     """Return whether a process gets huge pages if it asks, and only then."""
-    return _huge_pages("enabled") == "madvise" and _huge_pages("hpage_pmd_size") == HUGE_BYTES and _glibc() >= ASK_SINCE
+    return _who_gets_huge_pages() == "madvise" and _glibc() >= ASK_SINCE
 
 
 def restart_with_huge_pages() -> None:
     """Start this program again if that gives it huge pages. It takes some 20 ms.
 
-    Call it first in a program: the process and its arguments stay, what it has imported and opened does not.
+    Call it first: process id and arguments are kept; imports and open files are lost. Within another program, such as a
+    notebook that runs a script, it does nothing.
     """
     has_restarted = os.environ.pop(RESTARTED, "") == str(os.getpid())  # even if something removed the tunable
+    given = sys.argv[1:]
+    is_own = sys.orig_argv[len(sys.orig_argv) - len(given) :] == given and threading.active_count() == 1
     variables = asking_for_huge_pages()
-    if variables == os.environ or has_restarted or not sys.executable:
+    if has_restarted or not is_own or not sys.executable or variables == os.environ:
         return
     with contextlib.suppress(OSError, ValueError):  # not allowed here: then with small pages
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**variables, RESTARTED: str(os.getpid())})
@@ -159,11 +168,16 @@ def _asks(variables: Mapping[str, str]) -> str | None:
     return settings.get(ASK)
 
 
-def _huge_pages(file: str) -> str:
-    """Return the content of a file about huge pages, or what is chosen in it; "" without one."""
+def _asking(variables: Mapping[str, str], value: str) -> dict[str, str]:
+    others = [s for s in variables.get(TUNABLES, "").split(":") if s and not s.startswith(f"{ASK}=")]
+    return {**variables, TUNABLES: ":".join([*others, f"{ASK}={value}"])}
+
+
+def _who_gets_huge_pages() -> str:
+    """Return which programs get huge pages of 2 MB: "always" (all), "madvise" (those that ask), "never", or ""."""
     with contextlib.suppress(*UNREADABLE):
-        content = _lines(HUGE_PAGES / file)[0]
-        return content.partition("[")[2].partition("]")[0] or content.strip()
+        if _lines(HUGE_PAGES / "hpage_pmd_size") == [HUGE_BYTES]:
+            return _lines(HUGE_PAGES / "enabled")[0].partition("[")[2].partition("]")[0]
     return ""
 
 

@@ -143,6 +143,27 @@ def test_a_program_restarts_once_even_if_something_takes_the_tunable_away(
 
 
 @on_linux
+def test_a_mark_of_another_process_prevents_no_restart(starts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPTYCH_RESTARTED", str(os.getpid()))
+    assert started("-c", "from inference import cpu; cpu.restart_with_huge_pages(); print('here')") == "here\n"
+    assert len(starts.read_text().splitlines()) == 2
+
+
+@on_linux
+@pytest.mark.parametrize(
+    "host",
+    [
+        "import runpy, sys; sys.argv = ['x', '--help']; runpy.run_module('inference', run_name='__main__')",
+        "import runpy, sys, threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start(); "
+        "sys.argv = ['x']; runpy.run_module('inference', run_name='__main__')",
+    ],
+)
+def test_a_program_within_another_restarts_nothing(host: str, starts: Path) -> None:
+    subprocess.run([sys.executable, "-c", host], cwd=ROOT, capture_output=True, timeout=120)
+    assert len(starts.read_text().splitlines()) == 1
+
+
+@on_linux
 def test_a_program_that_may_not_restart_goes_on(starts: Path) -> None:
     code = (
         "import os, sys; from inference import cpu; sys.executable = '/no such file'\n"
@@ -162,7 +183,7 @@ def test_programs_restart_with_huge_pages(program: list[str], starts: Path) -> N
     assert [line.split("|")[2] for line in starts.read_text().splitlines()] == ["None", "glibc.malloc.hugetlb=1"]
 
 
-@pytest.mark.skipif(not cpu.gives_huge_pages_on_request(), reason="this system does not leave the choice to programs")
+@pytest.mark.skipif(not cpu.gives_huge_pages_on_request(), reason="huge pages of 2 MB are not given on request here")
 @pytest.mark.parametrize("variables", [ASKED, REFUSED])
 def test_large_arrays_are_in_huge_pages_if_asked(variables: dict[str, str]) -> None:
     code = "a = bytearray(64_000_000); print(*open('/proc/self/smaps'), sep='')"
@@ -222,7 +243,7 @@ def test_a_measurement_records_whether_it_had_huge_pages(
         ({"system": "Darwin"}, "no"),
     ],
 )
-def test_older_measurements_had_huge_pages_perhaps(machine: dict[str, Any], had: str) -> None:
+def test_it_is_unknown_whether_older_measurements_from_linux_had_huge_pages(machine: dict[str, Any], had: str) -> None:
     assert comparable.huge_pages({"machine": machine}) == had
 
 

@@ -164,7 +164,7 @@ def test_nearest_speed_up_is_where_another_measurement_no_longer_objects() -> No
     ("change", "why"),
     [
         ({"machine": {"cpu": "Other CPU"}}, "another processor, Other CPU"),
-        ({"machine": {"huge_pages": False}}, "huge pages: no, not unknown"),
+        ({"machine": {"huge_pages": False}}, "without huge pages"),
         ({"settings": {"threads": 1}}, "1 thread instead of 2"),
         ({"settings": {"reference": "onnx"}}, "compared with ONNX"),
         ({"model": {"files": {"heads.safetensors": "9" * 64}, "name": "second"}}, "another model, second"),

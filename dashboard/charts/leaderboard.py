@@ -12,7 +12,7 @@ from dashboard.charts.overview import unbeaten
 from dashboard.charts.style import GREY, Chart, Rows, finish, label, log_axis, marker, named, short, whiskers
 from inference.backends import RUNTIMES, TITLES
 from inference.calls.formatting import joined, mb, ms, percent, times
-from inference.compare.comparable import is_one_machine
+from inference.compare.comparable import machine_difference
 from inference.compare.results import unmeasured
 
 
@@ -100,7 +100,7 @@ def compares(a: Receipt, b: Receipt) -> bool:
     """Return whether accuracy and latency of two measurements compare: both timed, same rows, same machine."""
     if unmeasured(a) is not None or unmeasured(b) is not None:
         return False
-    return is_one_machine(a, b) and all(a["data"][key] == b["data"][key] for key in ("sha256", "row_numbers"))
+    return not machine_difference(a, b) and all(a["data"][key] == b["data"][key] for key in ("sha256", "row_numbers"))
 
 
 def best(receipts: Mapping[str, Receipt], task: str) -> list[tuple[str, str]]:
@@ -166,6 +166,6 @@ def pareto(receipts: Mapping[str, Receipt], task: str) -> Chart:
     note = "Dotted line: the best trade-offs."
     details = (
         "Nothing is both faster and more accurate than these, by the values alone. Error bars: 95% intervals. Only "
-        "measurements of the selected one's rows and processor are drawn, because others do not compare."
+        "measurements of the selected one's rows and machine are drawn, because others do not compare."
     )
     return Chart(figure, f"Best trade-offs for {task}: {joined(words)}.", alt, [], note, details)

@@ -16,7 +16,7 @@ import numpy as np
 from inference.backends import TITLES
 from inference.calls.formatting import joined, mb, ms, percent, points, times
 from inference.compare import stats
-from inference.compare.comparable import is_one_machine, is_one_model
+from inference.compare.comparable import is_one_model, machine_difference
 from inference.compare.labels import match_labels
 from inference.compare.results import Array, count_flips, exceeds_noise, paired, unmeasured
 from inference.compare.rows import MIN_ROWS
@@ -345,13 +345,13 @@ def _speed(a: Mapping[str, Any], b: Mapping[str, Any], first: str, second: str) 
 
 
 def _why_not(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
-    """Return why the times of two receipts do not compare. Of one model, processor and threads may be the change."""
+    """Return why the times of two receipts do not compare; of one model, machine and threads may be the change."""
     if a["data"]["row_numbers"] != b["data"]["row_numbers"]:
         return "other rows were timed"
     if is_one_model(a, b):
         return None
-    if not is_one_machine(a, b):
-        return "the models were measured on different machines, or not both with huge pages"
+    if reason := machine_difference(a, b):
+        return f"the models were measured under different conditions ({reason})"
     threads = [r["settings"]["threads"] for r in (a, b)]
     return None if threads[0] == threads[1] else f"the models were measured with {threads[0]} and {threads[1]} threads"
 

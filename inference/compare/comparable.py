@@ -31,11 +31,9 @@ def difference(first: Receipt, other: Receipt) -> str:
     if model_of(first) != model_of(other):
         another = f"another model, {other['model']['name']}"
         return "labels or settings have changed since" if is_one_model(first, other) else another
-    machine, threads = other["machine"], other["settings"]["threads"]
-    if any(first["machine"][key] != machine[key] for key in ("cpu", "flags")):
-        return f"another processor, {machine['cpu']}"
-    if huge_pages(first) != huge_pages(other):
-        return f"huge pages: {huge_pages(other)}, not {huge_pages(first)}"
+    if reason := machine_difference(first, other):
+        return reason
+    threads = other["settings"]["threads"]
     if first["settings"]["threads"] != threads:
         return f"{threads} thread{'s' * (threads > 1)} instead of {first['settings']['threads']}"
     if first["settings"]["reference"] != other["settings"]["reference"]:
@@ -59,9 +57,13 @@ def huge_pages(receipt: Receipt) -> str:
     return {True: "yes", False: "no", None: "unknown"}[recorded]
 
 
-def is_one_machine(a: Receipt, b: Receipt) -> bool:
-    """Return whether two receipts are of the same processor, with the same pages of memory: then times compare."""
-    return huge_pages(a) == huge_pages(b) and all(a["machine"][key] == b["machine"][key] for key in ("cpu", "flags"))
+def machine_difference(first: Receipt, other: Receipt) -> str:
+    """Return what of the other's machine keeps times from being compared; "" if nothing does."""
+    if any(first["machine"][key] != other["machine"][key] for key in ("cpu", "flags")):
+        return f"another processor, {other['machine']['cpu']}"
+    if huge_pages(first) != huge_pages(other):
+        return {"yes": "with huge pages", "no": "without huge pages"}.get(huge_pages(other), "huge pages not recorded")
+    return ""
 
 
 def _built(entry: Mapping[str, Any]) -> dict[str, str]:

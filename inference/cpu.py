@@ -149,14 +149,15 @@ def gives_huge_pages_on_request() -> bool:
 def restart_with_huge_pages() -> None:
     """Start this program again if that gives it huge pages. It takes some 20 ms.
 
-    Call it first: process id and arguments are kept; imports and open files are lost. Within another program, such as a
-    notebook that runs a script, it does nothing.
+    Call it first: process id and arguments are kept; imports and open files are lost. It does nothing in a program from
+    stdin, and within another one, such as a notebook that runs a script.
     """
     has_restarted = os.environ.pop(RESTARTED, "") == str(os.getpid())  # even if something removed the tunable
-    given = sys.argv[1:]
+    program, *given = sys.argv
     is_own = sys.orig_argv[len(sys.orig_argv) - len(given) :] == given and threading.active_count() == 1
+    is_read = program in ("", "-")  # from stdin, which cannot be read again
     variables = asking_for_huge_pages()
-    if has_restarted or not is_own or not sys.executable or variables == os.environ:
+    if has_restarted or is_read or not is_own or not sys.executable or variables == os.environ:
         return
     with contextlib.suppress(OSError, ValueError):  # not allowed here: then with small pages
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**variables, RESTARTED: str(os.getpid())})

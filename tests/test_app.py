@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -344,14 +345,11 @@ def test_port_in_use_gives_one_line_and_exit_code_2(
     assert stderr.count("\n") == 1
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to send")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_server_prints_its_address_imports_no_runtime_and_stops_on_a_signal(number: signal.Signals) -> None:
-    port = free_port()
+def page_over_fakes(port: int, prepare: str = "") -> subprocess.Popen[str]:
+    """A process that serves the page and has printed its address."""
     code = (
-        "import sys; sys.path[:0] = ['.', 'tests']; import app, test_app; from ui import start;"
-        "start.Models.of_folder = lambda *_, **__: test_app.models(); code = start.run(app.serve);"
+        "import sys, time; sys.path[:0] = ['.', 'tests']; import app, test_app; from ui import start;"
+        f"start.Models.of_folder = lambda *_, **__: test_app.models(); {prepare} code = start.run(app.serve);"
         "print({'torch', 'transformers', 'onnxruntime'} & set(sys.modules)); sys.exit(code)"
     )
     process = subprocess.Popen(
@@ -364,6 +362,15 @@ def test_server_prints_its_address_imports_no_runtime_and_stops_on_a_signal(numb
     )
     assert process.stdout
     assert process.stdout.readline() == f"Triptych serves fake at http://127.0.0.1:{port}\n"
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to send")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_server_prints_its_address_imports_no_runtime_and_stops_on_a_signal(number: signal.Signals) -> None:
+    port = free_port()
+    process = page_over_fakes(port)
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("GET", "/")
     assert connection.getresponse().status == 200
@@ -371,6 +378,20 @@ def test_server_prints_its_address_imports_no_runtime_and_stops_on_a_signal(numb
     process.send_signal(number)
     out, err = process.communicate(timeout=300)
     assert (process.returncode, out, err) == (0, "Triptych stops.\nset()\n", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to send")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_a_server_that_still_loads_a_model(number: signal.Signals) -> None:
+    process = page_over_fakes(free_port(), "start._open_others = lambda *_: time.sleep(600);")
+    assert process.stdout
+    process.send_signal(number)
+    assert process.stdout.readline() == "Triptych stops.\n"
+    time.sleep(1)  # until it waits for the model
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (-number, "", "")
 
 
 # --- Long work

@@ -164,6 +164,14 @@ def test_a_program_within_another_restarts_nothing(host: str, starts: Path) -> N
 
 
 @on_linux
+@pytest.mark.parametrize("option", [[], ["-"]])
+def test_a_program_from_stdin_is_not_restarted(option: list[str], starts: Path) -> None:
+    code = "from inference import cpu; cpu.restart_with_huge_pages(); print('here')"
+    assert started(*option, input=code) == "here\n"
+    assert len(starts.read_text().splitlines()) == 1
+
+
+@on_linux
 def test_a_program_that_may_not_restart_goes_on(starts: Path) -> None:
     code = (
         "import os, sys; from inference import cpu; sys.executable = '/no such file'\n"

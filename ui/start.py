@@ -186,6 +186,8 @@ def run(serve: Serve, arguments: Sequence[str] = ()) -> int:
         return 2
     finally:
         stopping.set()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
         for thread in others:
             thread.join()  # seconds at most; exiting while a model is being loaded would print a traceback
     return 0

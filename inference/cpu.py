@@ -134,7 +134,7 @@ def without_huge_pages(variables: Mapping[str, str]) -> dict[str, str]:
     return _asking(variables, "0")
 
 
-def has_huge_pages(variables: Mapping[str, str] = os.environ) -> bool:
+def has_huge_pages(variables: Mapping[str, str]) -> bool:
     """Return whether a process with these variables gets huge pages, as far as the system has any left."""
     if gives_huge_pages_on_request():
         return _asks(variables) == "1"

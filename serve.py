@@ -63,17 +63,16 @@ def site(
     # Without documentation pages: they would describe one redirect.
     application = FastAPI(lifespan=dashboard.lifespan(), openapi_url=None)
 
-    @application.get("/api")
-    @application.get("/dashboard")
     async def to_folder(request: Request) -> RedirectResponse:
         # Relative, like the page's link: both work behind a proxy that adds a path.
         folder = request.url.path.rpartition("/")[2]
         return RedirectResponse(f"{folder}/" + (f"?{request.url.query}" if request.url.query else ""))
 
-    @application.get("/docs", include_in_schema=False)
     async def documentation(request: Request) -> HTMLResponse:
         return HTMLResponse(docs(api.openapi(), str(request.base_url), LINKS))
 
+    for path, endpoint in {"/api": to_folder, "/dashboard": to_folder, "/docs": documentation}.items():
+        application.add_route(path, endpoint)  # GET and HEAD
     pages = [path.stem for path in (DASHBOARD.parent / "views").glob("[!_]*.py")]
     application.mount("/dashboard", DashboardGate(dashboard, pages, settings.access.has_foreign_frames))
     application.mount("/api", api)

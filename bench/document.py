@@ -77,7 +77,7 @@ def sections(record: Record, others: Sequence[Record] = ()) -> str:
 def _place(record: Record) -> str:
     """Return where and when a record was measured."""
     machine, settings = record["machine"], record["settings"]
-    pages = ", with huge pages (not for small pages)" if machine.get("huge_pages") else ""
+    pages = ", with huge pages unless an entry says otherwise" if machine.get("huge_pages") else ""
     return (
         f"{record['date']}, commit {_short(record['commit'])}, {machine['cpu']}, {machine['cores']} cores "
         f"({', '.join(machine['flags'])}); {settings['rounds']} rounds, {settings['threads']} threads for each{pages}."

@@ -99,7 +99,7 @@ def _differences(receipts: Sequence[Receipt]) -> list[str]:
     reasons: dict[str, list[Any]] = {
         "The measurements are of different models.": [json.dumps(one["model"], sort_keys=True) for one in receipts],
         "The measurements were made on different processors or with different numbers of threads.": [
-            (one["machine"]["cpu"], one["settings"]["threads"]) for one in receipts
+            (one["machine"]["cpu"], *one["machine"]["flags"], one["settings"]["threads"]) for one in receipts
         ],
         "Not all measurements were made with huge pages, or it is not recorded.": [huge_pages(one) for one in receipts],
         "The measurements are of different rows.": [

@@ -26,6 +26,7 @@ from inference.artifacts.cache import find, obtain
 from inference.commands.score import open_model
 from inference.compare.processes import Process
 from inference.errors import BundleError, ChangedModelError, InferenceError, without_folders
+from inference.formats import files
 from inference.formats.bundle import Bundle
 from inference.formats.describe import describe
 from inference.formats.files import digest, sha256
@@ -339,9 +340,23 @@ def test_file_is_hashed_again_whenever_it_was_written(tmp_path: Path) -> None:
     assert digest(path) == sha256(path) != first
 
 
-def test_unchanged_model_is_hashed_once(own: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    from inference.formats import files
+def test_another_process_hashes_only_what_has_changed_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    monkeypatch.setattr(files, "SETTLED_NS", -(10**18))
+    monkeypatch.setattr(files, "sha256", lambda path: (hashed.append(path), sha256(path))[1])
+    same, changed = tmp_path / "same", tmp_path / "changed"
+    for path in (same, changed):
+        path.write_bytes(b"one")
+    before = [digest(same), digest(changed)]
+    known = files.digests()
+    monkeypatch.setattr(files, "_values", {})  # as in a process that starts
+    files.remember(known)
+    changed.write_bytes(b"two!")
+    assert [digest(same), digest(changed)] == [before[0], sha256(changed)]
+    assert hashed == [same, changed, changed]
 
+
+def test_unchanged_model_is_hashed_once(own: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
     monkeypatch.setattr(files, "SETTLED_NS", -(10**18))
     monkeypatch.setattr(files, "sha256", lambda path: (hashed.append(path), sha256(path))[1])

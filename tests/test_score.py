@@ -7,20 +7,23 @@ import os
 import tracemalloc
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fakes
 import pytest
 import scored
-from conftest import Tiny
+from conftest import ROOT, Tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from scored import ADDED, model, read_csv, run, write_csv
 
 from inference.calls.texts import MAX_CHARS
 from inference.errors import InferenceError, InputError
+from inference.formats import files
 from inference.formats.bundle import Task
+from inference.formats.files import digest
 from inference.jobs import Cancelled
 from inference.score.annotate import AnswerOptions, Tally, answer
 from inference.score.run import Model, ScoreJob, score
@@ -181,6 +184,18 @@ def _ended() -> object:
 def test_a_worker_that_is_ended_from_outside_is_one_error(source: Path, tmp_path: Path) -> None:
     with pytest.raises(InferenceError, match="A worker process was killed.*--workers continues from here"):
         score(ScoreJob(source, tmp_path / "out.csv"), scored.model(open_one=_ended), 2)
+
+
+def _open_without_hashing(path: Path) -> object:
+    if ("sha256", path.resolve()) not in files.digests():
+        raise InferenceError("This process would hash the model's files again.")
+    return fakes.classifier()
+
+
+def test_workers_know_the_digests_of_this_process(source: Path, tmp_path: Path) -> None:
+    digest(ROOT / "LICENSE")
+    opener = partial(_open_without_hashing, ROOT / "LICENSE")
+    assert score(ScoreJob(source, tmp_path / "out.csv"), scored.model(open_one=opener), 2).tally.errors == 0
 
 
 @pytest.mark.slow

@@ -207,8 +207,9 @@ def test_bodies_above_the_limit_are_not_read(server: Started, path: str, most: i
 @pytest.mark.parametrize(
     ("asked", "leads_to"), [("/dashboard?receipt=demo", "dashboard/?receipt=demo"), ("/api", "api/")]
 )
-def test_address_without_trailing_slash_redirects(server: Started, asked: str, leads_to: str) -> None:
-    with server.ask(asked) as response:
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_address_without_trailing_slash_redirects(server: Started, method: str, asked: str, leads_to: str) -> None:
+    with server.ask(asked, method) as response:
         assert (response.status, response.headers["Location"]) == (307, leads_to)
 
 

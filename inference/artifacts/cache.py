@@ -125,8 +125,13 @@ def tool_versions(names: Iterable[str] = (*TOOLS, *TOKENIZER_TOOLS)) -> dict[str
     versions = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
+            versions[name] = _version(name)
     return versions
+
+
+@functools.cache  # each takes a millisecond or more; one that is not installed is looked for again
+def _version(name: str) -> str:
+    return importlib.metadata.version(name)
 
 
 def _recipe() -> dict[str, Any]:

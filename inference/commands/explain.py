@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.backends import BACKENDS, TITLES
-from inference.commands.options import add_content, add_model_command, load_model, names, print_json, require_writable
+from inference.commands.options import (
+    add_content,
+    add_model_command,
+    load_model,
+    names,
+    print_json,
+    read_stdin,
+    require_writable,
+)
 from inference.errors import InputError
 from inference.explain.explanation import METHOD_TITLES, METHODS, OCCLUSION, Explanation
 from inference.explain.run import explain
@@ -59,8 +66,7 @@ def explain_command(args: argparse.Namespace) -> None:
     backends = args.compare or [args.backend]
     if args.compare and (len(backends) < 2 or len(set(backends)) < len(backends)):
         raise InputError(f"--compare {','.join(backends)}: pass two or more different runtimes, such as onnx,int8.")
-    # stdin is a single text; invalid UTF-8 becomes replacement characters
-    first = sys.stdin.buffer.read().decode("utf-8-sig", errors="replace") if args.text == "-" else args.text
+    first = read_stdin() if args.text == "-" else args.text  # as a single text
     text = first if args.pair is None else (first, args.pair)
     classifiers = [load_model(args, name) for name in backends]
     tasks = [classifiers[0].one_task(args.task)] if args.task or args.label else list(classifiers[0].tasks)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,14 @@ from inference.backends import BACKENDS, OPTIONAL, RUNTIMES, TITLES, read_option
 from inference.calls.formatting import mb
 from inference.calls.texts import Text
 from inference.classifier import Classifier, Prediction
-from inference.commands.options import add_content, add_device, add_model_command, load_model, print_json
+from inference.commands.options import (
+    add_content,
+    add_device,
+    add_model_command,
+    load_model,
+    print_json,
+    read_stdin,
+)
 from inference.errors import BundleError, InferenceError, InputError
 from inference.formats.architectures import TESTED
 from inference.formats.bundle import MULTI, Bundle
@@ -204,5 +210,4 @@ def _with_tabs(classifier: Classifier, lines: list[str]) -> list[Text]:
 
 
 def _stdin_lines() -> list[str]:
-    lines = sys.stdin.buffer.read().decode("utf-8-sig", errors="replace").split("\n")
-    return [line.removesuffix("\r") for line in lines if line.strip()]
+    return [line.removesuffix("\r") for line in read_stdin().split("\n") if line.strip()]

@@ -144,6 +144,17 @@ def load_model(args: argparse.Namespace, backend: str | None) -> Classifier:
     return load(args.model, backend, **{name: getattr(args, name) for name in LOAD_OPTIONS if name in args})
 
 
+def read_stdin() -> str:
+    """Return all of stdin, without a byte-order mark. Bytes that are not UTF-8 are replaced, with a note on stderr."""
+    content = sys.stdin.buffer.read()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        print(f"Line {line:,} of stdin is not UTF-8: its unreadable bytes are replaced by U+FFFD.", file=sys.stderr)
+    return content.decode("utf-8-sig", errors="replace")
+
+
 def require_writable(path: Path) -> None:
     """Raise InputError if no file can be written at this path: before the work, not after minutes of it."""
     if not path.parent.is_dir() or path.is_dir():

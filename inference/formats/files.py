@@ -58,8 +58,19 @@ def digest(path: Path) -> str:
     return str(_remembered("sha256", path, sha256))
 
 
-_values: dict[tuple[str, Path], tuple[tuple[int, ...], Any]] = {}
+Remembered = dict[tuple[str, Path], tuple[tuple[int, ...], Any]]
 """What was read of a file and its path -> its status at that time, and the value."""
+_values: Remembered = {}
+
+
+def digests() -> Remembered:
+    """Return the digests that this process remembers, to `remember` them in another one on this machine."""
+    return {key: value for key, value in _values.items() if key[0] == "sha256"}
+
+
+def remember(digests: Remembered) -> None:
+    """Take over what `digests` returned in another process of this program."""
+    _values.update(digests)
 
 
 def _remembered(what: str, path: Path, read: Callable[[Path], Any]) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 from inference.classifier import Classifier
 from inference.errors import InferenceError
+from inference.formats.files import Remembered, digests, remember
 from inference.score.annotate import AnswerOptions, Answers, answer
 
 Opener = Callable[[], Classifier]
@@ -47,7 +48,7 @@ def answering(open_one: Opener, options: AnswerOptions, workers: int) -> Iterato
     # Spawned: a runtime that has threads does not survive a fork.
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
-    with _ending(ProcessPoolExecutor(workers, context, initializer=_start)) as pool:
+    with _ending(ProcessPoolExecutor(workers, context, initializer=_start, initargs=(digests(),))) as pool:
         try:
             yield lambda texts: pool.submit(_there, open_one, texts, options)
         except BaseException as error:
@@ -71,7 +72,8 @@ def _ending(pool: Executor) -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _start() -> None:
+def _start(known: Remembered) -> None:
+    remember(known)  # or each process would hash the model's files again before its first text
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent process ends this one
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -6,6 +6,8 @@ import json
 import math
 import random
 import threading
+from collections.abc import Sequence
+from itertools import chain, combinations, pairwise
 
 import fakes
 import numpy as np
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from inference import load
 from inference.backends import Backend, Logits
 from inference.calls.texts import MAX_CHARS
-from inference.classifier import probabilities
+from inference.classifier import PASS_COST, probabilities
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Task
 
@@ -70,6 +72,25 @@ def test_no_batch_exceeds_its_size_or_its_tokens(lengths: list[int], batch_size:
     c.predict([" ".join(["book"] * n) for n in lengths], "sentiment")
     assert sum(rows for rows, _ in backend.shapes) == len(lengths)
     assert all(rows <= batch_size and (rows == 1 or rows * width <= token_budget) for rows, width in backend.shapes)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(1, 5), st.integers(1, 90))
+def test_no_other_division_into_batches_costs_less(lengths: list[int], batch_size: int, token_budget: int) -> None:
+    def cost(batches: Sequence[Sequence[int]]) -> float:
+        """Cost of batches of lengths; infinite if one exceeds the limits."""
+        too_large = any(
+            len(batch) > batch_size or (len(batch) > 1 and len(batch) * max(batch) > token_budget) for batch in batches
+        )
+        return math.inf if too_large else sum(len(b) * max(b) + PASS_COST * token_budget for b in batches)
+
+    batches = list(fakes.classifier(batch_size=batch_size, token_budget=token_budget).batches(lengths))
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    chosen = [[lengths[row] for row in batch] for batch in batches]
+    ordered = sorted(lengths)
+    assert [length for batch in chosen for length in batch] == ordered
+    cuts = chain.from_iterable(combinations(range(1, len(ordered)), count) for count in range(len(ordered)))
+    divisions = ([ordered[a:b] for a, b in pairwise([0, *cut, len(ordered)])] for cut in cuts)
+    assert cost(chosen) == pytest.approx(min(map(cost, divisions)))
 
 
 class OnLanes(fakes.FakeBackend):

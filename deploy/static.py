@@ -126,7 +126,7 @@ def _site(
             "a smaller model, or --kind gradio or docker.",
             size / 1e6,
         )
-    batch_size, token_budget = BATCHING["cpu"]
+    batch_size, _ = BATCHING["cpu"]
     return {
         "format": 1,
         "version": __version__,
@@ -147,7 +147,7 @@ def _site(
         "limits": {
             "max_chars": MAX_CHARS,
             "batch_size": batch_size,
-            "token_budget": token_budget,
+            "token_budget": RUNTIMES[default].pass_tokens,
             "explain_s": EXPLAIN_S,
             "rows": MAX_PASSES,
         },

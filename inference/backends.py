@@ -48,6 +48,8 @@ class Runtime:
     hatching: str
     pass_tokens: int
     """Tokens, padding included, of a forward pass on a CPU: of fewer, the overhead shows; more do not fit its cache."""
+    pass_cost: int
+    """What a forward pass on a CPU costs besides its tokens, as a number of tokens."""
     file: str = ""
     """The built file that it runs; "" if it runs the model's own weights."""
     device_note: str = ""
@@ -86,6 +88,7 @@ RUNTIMES = {
         dash="solid",
         hatching="",
         pass_tokens=1024,
+        pass_cost=32,
         has_gradients=True,
         compiles=True,
     ),
@@ -100,6 +103,7 @@ RUNTIMES = {
         dash="dash",
         hatching="/",
         pass_tokens=512,
+        pass_cost=16,
         file="model.onnx",
         device_note="it runs on one device. Use backend='pytorch' to spread a model",
     ),
@@ -114,6 +118,7 @@ RUNTIMES = {
         dash="dot",
         hatching=".",
         pass_tokens=256,
+        pass_cost=8,
         file="model.int8.onnx",
         device_note=(
             "its 8-bit kernels are written for CPUs. Use backend='onnx' or 'pytorch' on a GPU, where FP16 is faster"
@@ -132,6 +137,7 @@ RUNTIMES = {
         dash="dashdot",
         hatching="x",
         pass_tokens=256,
+        pass_cost=32,
         file="model.openvino.xml",
         device_note="it is made for CPUs here. Use backend='onnx' or 'pytorch' on a GPU",
         made_with=("openvino", "nncf"),

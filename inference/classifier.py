@@ -35,7 +35,7 @@ Threshold = float | Mapping[str, float] | None
 """Of every task, or by task: a task that is not named has the model's own."""
 
 EFFICIENCY = 0.8  # of all threads on one batch, compared with one thread on each of several
-PASS_COST = 0.03  # of a batch besides its tokens, in token budgets; measured on all runtimes: 0.02 to 0.04 are as good
+MAX_BATCH = 4096  # texts, whatever the limits are: `Classifier.batches` takes up to so many steps for each text
 ENCODED_TEXTS = 16  # per tokenizer call: an encoding also holds the tokens past the limit, megabytes of them
 
 
@@ -47,6 +47,8 @@ class Classifier(Calls):
         exporter: writes the ONNX files for `export_onnx`; `load` gives one.
         batch_size: maximum texts per forward pass.
         token_budget: maximum tokens per forward pass, padding included; a single text may exceed it.
+        pass_cost: what a forward pass costs besides its tokens, as a number of tokens. The default is `token_budget`,
+            for as few passes as possible.
     """
 
     def __init__(
@@ -57,9 +59,10 @@ class Classifier(Calls):
         batch_size: int = 32,
         token_budget: int = 2048,
         exporter: Exporter | None = None,
+        pass_cost: int | None = None,
     ) -> None:
-        if batch_size < 1 or token_budget < 1:
-            raise InputError(f"batch_size={batch_size} and token_budget={token_budget} must be at least 1.")
+        for name, value in {"batch_size": batch_size, "token_budget": token_budget}.items():
+            check_count(name, value)
         tokenizer.no_padding()
         self.cuts_left = (tokenizer.truncation or {}).get("direction") == "left"
         """Long texts lose their beginning instead of their end."""
@@ -69,6 +72,7 @@ class Classifier(Calls):
         self.backend = backend
         self.batch_size = batch_size
         self.token_budget = token_budget
+        self.pass_cost = token_budget if pass_cost is None else pass_cost
         self.tokenizer = tokenizer
         self.unknown_token = unknown_token(tokenizer)
         self._exporter = exporter
@@ -101,8 +105,7 @@ class Classifier(Calls):
         names = self._named(tasks)
         limits = checked_thresholds(threshold, names)
         size = self.batch_size if batch_size is None else batch_size
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise InputError(f"batch_size={shown(size)} must be a whole number of at least 1.")
+        check_count("batch_size", size)
         checked = check_texts(as_texts(texts, self.bundle.pairs))
         before_tokens = time.perf_counter()
         tokens = self.tokenize(checked)
@@ -277,26 +280,27 @@ class Classifier(Calls):
             return logits, sum(run(self.backend, rows) for rows in batches)
         started = time.perf_counter()
         with ThreadPoolExecutor(min(threads, len(batches)), "lane") as lanes:
-            deque(lanes.map(partial(run, one_thread), reversed(batches)), 0)  # the long ones first
+            largest_first = sorted(batches, key=lambda rows: -len(rows) * lengths[rows[-1]])
+            deque(lanes.map(partial(run, one_thread), largest_first), 0)
         return logits, time.perf_counter() - started
 
     def batches(self, lengths: Sequence[int], batch_size: int | None = None) -> Iterator[list[int]]:
         """Yield row numbers in batches of similar length, shortest first.
 
-        Of all divisions of the sorted rows into batches, this one costs least: a batch costs its tokens, padding
-        included, and `PASS_COST`. It does not depend on the number of cores.
+        Of all divisions of the sorted rows that keep within batch size and token budget, this one costs least: a batch
+        costs its tokens, padding included, and `pass_cost`. It does not depend on the number of cores.
         """
-        size, budget = batch_size or self.batch_size, self.token_budget
+        size, budget = min(batch_size or self.batch_size, MAX_BATCH), self.token_budget
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        counts, least = np.arange(1, min(size, len(order)) + 1), np.zeros(len(order) + 1)
+        counts, least = np.arange(1, size + 1), np.zeros(len(order) + 1)
         starts = [0]  # of the last batch of the best division of the rows until each one; `least` is what that costs
         for end, row in enumerate(order, start=1):
             length = max(1, lengths[row])
             most = min(max(1, min(size, budget // length)), end)
             costs = least[end - most : end][::-1] + length * counts[:most]  # with 1, 2, … rows in the last batch
             best = int(costs.argmin())
-            least[end] = costs[best] + PASS_COST * budget
-            starts.append(end - counts[best])
+            least[end] = costs[best] + self.pass_cost
+            starts.append(end - 1 - best)
         ends = [len(order)]
         while ends[-1]:
             ends.append(starts[ends[-1]])
@@ -335,6 +339,12 @@ class Classifier(Calls):
                 f"The {self.backend.name} model gave NaN or infinity for texts[{bad[0]}], task {task!r}. "
                 "Its weights are damaged or overflow: restore the model folder."
             )
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise InputError unless the value is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name}={shown(value)} must be a whole number of at least 1.")
 
 
 def checked_thresholds(threshold: Threshold, tasks: Iterable[str]) -> dict[str, float]:

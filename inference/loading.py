@@ -153,13 +153,17 @@ def _classifier(
         level = logging.INFO if finding.severity == "note" else logging.WARNING
         _log.log(level, "%s: %s", bundle.name, finding)
     texts, tokens = BATCHING[options.kind]
+    runtime = RUNTIMES[options.backend]
+    # A compiled network pads rows and tokens itself; what a pass costs on a GPU was not measured.
+    is_measured = options.kind == "cpu" and not options.compiled
     return Classifier(
         bundle,
         backend,
         tokenizer,
         texts if batch_size is None else batch_size,
-        (tokens or RUNTIMES[options.backend].pass_tokens) if token_budget is None else token_budget,
+        (tokens or runtime.pass_tokens) if token_budget is None else token_budget,
         exporter=partial(_export, bundle, base, cache, progress),
+        pass_cost=runtime.pass_cost if is_measured else None,
     )
 
 

@@ -356,6 +356,16 @@ def test_another_process_hashes_only_what_has_changed_since(tmp_path: Path, monk
     assert hashed == [same, changed, changed]
 
 
+@pytest.mark.parametrize("backend", ["pytorch", "int8"])
+def test_score_hashes_a_model_before_it_starts_processes(
+    own: Tiny, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "SETTLED_NS", -(10**18))
+    monkeypatch.setattr(files, "_values", {})
+    bundle = open_model(describe(own.folder, own.base), backend, own.base, own.cache, 1, None).bundle
+    assert {("sha256", path.resolve()) for path in bundle.paths(own.base).values()} <= files.digests().keys()
+
+
 def test_unchanged_model_is_hashed_once(own: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
     monkeypatch.setattr(files, "SETTLED_NS", -(10**18))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from inference import load
 from inference.backends import Backend, Logits
 from inference.calls.texts import MAX_CHARS
-from inference.classifier import PASS_COST, probabilities
+from inference.classifier import probabilities
 from inference.errors import InferenceError, InputError
 from inference.formats.bundle import Task
 
@@ -74,16 +74,25 @@ def test_no_batch_exceeds_its_size_or_its_tokens(lengths: list[int], batch_size:
     assert all(rows <= batch_size and (rows == 1 or rows * width <= token_budget) for rows, width in backend.shapes)
 
 
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(1, 5), st.integers(1, 90))
-def test_no_other_division_into_batches_costs_less(lengths: list[int], batch_size: int, token_budget: int) -> None:
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=8),
+    st.integers(1, 5),
+    st.integers(1, 90),
+    st.one_of(st.none(), st.integers(0, 20)),
+)
+def test_no_other_division_into_batches_costs_less(
+    lengths: list[int], batch_size: int, token_budget: int, pass_cost: int | None
+) -> None:
+    c = fakes.classifier(batch_size=batch_size, token_budget=token_budget, pass_cost=pass_cost)
+
     def cost(batches: Sequence[Sequence[int]]) -> float:
         """Cost of batches of lengths; infinite if one exceeds the limits."""
         too_large = any(
             len(batch) > batch_size or (len(batch) > 1 and len(batch) * max(batch) > token_budget) for batch in batches
         )
-        return math.inf if too_large else sum(len(b) * max(b) + PASS_COST * token_budget for b in batches)
+        return math.inf if too_large else sum(len(b) * max(b) + c.pass_cost for b in batches)
 
-    batches = list(fakes.classifier(batch_size=batch_size, token_budget=token_budget).batches(lengths))
+    batches = list(c.batches(lengths))
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     chosen = [[lengths[row] for row in batch] for batch in batches]
     ordered = sorted(lengths)

@@ -120,9 +120,9 @@ def test_error_is_one_line_on_stderr_with_exit_code_2(run: Run, arguments: list[
 
 
 def test_invalid_utf8_is_replaced_and_reported(run: Run) -> None:
-    done = run("predict", "--backend", "int8", "--json", "-", stdin=b"\xc3\xbcber\ncaf\xe9 was lovely\n")
+    done = run("predict", "--backend", "int8", "--json", "-", stdin=b"\xef\xbb\xbf\xc3\xbcber\ncaf\xe9 was lovely\n")
     assert [row["text"] for row in json.loads(done.stdout)["results"]] == ["\u00fcber", "caf\ufffd was lovely"]
-    assert done.stderr == "Line 2 of stdin is not UTF-8: its unreadable bytes are replaced by U+FFFD.\n"
+    assert done.stderr == "stdin is not UTF-8, first in line 2: unreadable bytes are replaced by U+FFFD.\n"
 
 
 def test_only_newlines_separate_texts(run: Run) -> None:

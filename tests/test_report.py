@@ -83,6 +83,9 @@ def test_each_receipt_has_a_section_and_differences_are_named() -> None:
     assert len(re.findall(r'<section id="receipt-\d">', html)) == 2
     for words in ("of different models", "different processors", "of different rows", "In short"):
         assert words in html
+    two = receipt()
+    two["machine"]["flags"] = ["avx2"]
+    assert "different processors" in report([one, two])
     assert "Compare runtimes within a section" not in report([one, one])
     assert 'class="answer"' not in html + report([one])
 

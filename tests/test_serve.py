@@ -213,6 +213,10 @@ def test_address_without_trailing_slash_redirects(server: Started, method: str, 
         assert (response.status, response.headers["Location"]) == (307, leads_to)
 
 
+def test_documentation_answers_head(server: Started) -> None:
+    assert server.status("/docs", "HEAD") == 200
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [

@@ -22,6 +22,7 @@ from deploy import static
 from deploy.card import HEADERS
 from deploy.chromium import StaticHandler, StaticServer, start_in_chromium
 from inference import BundleError, InputError, load
+from inference.backends import RUNTIMES
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +283,7 @@ def test_a_large_download_is_warned_of_and_the_offline_cache_is_named_by_the_con
     assert site["runtimes"]["int8"]["bytes"] == fetched
     before = json.loads((tiny_space / "site.json").read_text())
     assert {name for name in site if site[name] != before[name]} == {"content", "limits"}
+    assert site["limits"]["token_budget"] == RUNTIMES["int8"].pass_tokens
     assert [name for name in files if name != "index.html" and files[name] != (tiny_space / name).read_bytes()] == []
     assert not any(name.endswith(".gz") for name in files)
 

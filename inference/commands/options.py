@@ -150,8 +150,8 @@ def read_stdin() -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        print(f"Line {line:,} of stdin is not UTF-8: its unreadable bytes are replaced by U+FFFD.", file=sys.stderr)
+        line = error.object.count(b"\n", 0, error.start) + 1  # of the object: it has no byte-order mark
+        print(f"stdin is not UTF-8, first in line {line:,}: unreadable bytes are replaced by U+FFFD.", file=sys.stderr)
     return content.decode("utf-8-sig", errors="replace")
 
 

@@ -129,6 +129,8 @@ def open_model(
     if backend is None:
         backend = DEFAULT if DEFAULT in bundle.backends else bundle.backends[-1]
     check_backend(backend, bundle.backends, bundle.missing)
+    known_base = bundle.base.folder if base is None and bundle.base is not None else base
+    bundle.verify_present(known_base)  # here, so that no worker hashes it again
     # All workers, here or on another machine, open the model of this description or fail.
     return Model(bundle, backend, partial(open_described, bundle, backend, threads=threads, base=base, cache=cache))
 

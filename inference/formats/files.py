@@ -54,7 +54,7 @@ def sha256(path: Path) -> str:
 
 
 def digest(path: Path) -> str:
-    """Return the hex SHA-256 of a file, read again only if its inode, size or times have changed in this process."""
+    """Return the hex SHA-256 of a file, read again only if its inode, size or times have changed."""
     return str(_remembered("sha256", path, sha256))
 
 
@@ -65,12 +65,12 @@ _values: Remembered = {}
 
 def digests() -> Remembered:
     """Return the digests that this process remembers, to `remember` them in another one on this machine."""
-    return {key: value for key, value in _values.items() if key[0] == "sha256"}
+    return {key: value for key, value in list(_values.items()) if key[0] == "sha256"}
 
 
-def remember(digests: Remembered) -> None:
+def remember(known: Remembered) -> None:
     """Take over what `digests` returned in another process of this program."""
-    _values.update(digests)
+    _values.update(known)
 
 
 def _remembered(what: str, path: Path, read: Callable[[Path], Any]) -> Any:

@@ -73,7 +73,7 @@ def _ending(pool: Executor) -> Iterator[Executor]:
 
 
 def _start(known: Remembered) -> None:
-    remember(known)  # or each process would hash the model's files again before its first text
+    remember(known)  # or each process would hash these files again before its first text
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent process ends this one
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -49,8 +49,8 @@ class Runtime:
     pass_tokens: int
     """Tokens, padding included, of a forward pass on a CPU: of fewer, the overhead shows; more do not fit its cache."""
     pass_cost: int
-    """What a forward pass on a CPU costs besides its tokens, as a number of tokens: with less, lists of 2 to 1,000 texts
-    took more time on two cores of an Intel Xeon, and with more too."""
+    """What a forward pass on a CPU costs besides its tokens, as a number of tokens. Measured with lists of 2 to 1,000
+    texts on two cores of an Intel Xeon; half or twice as much makes little difference."""
     file: str = ""
     """The built file that it runs; "" if it runs the model's own weights."""
     device_note: str = ""

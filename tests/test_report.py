@@ -84,7 +84,7 @@ def test_each_receipt_has_a_section_and_differences_are_named() -> None:
     for words in ("of different models", "different processors", "of different rows", "In short"):
         assert words in html
     two = receipt()
-    two["machine"]["flags"] = ["avx2"]
+    two["machine"]["flags"] = ["asimddp"]
     assert "different processors" in report([one, two])
     assert "Compare runtimes within a section" not in report([one, one])
     assert 'class="answer"' not in html + report([one])

@@ -126,7 +126,6 @@ def _site(
             "a smaller model, or --kind gradio or docker.",
             size / 1e6,
         )
-    batch_size, _ = BATCHING["cpu"]
     return {
         "format": 1,
         "version": __version__,
@@ -146,7 +145,7 @@ def _site(
         "cuts_left": classifier.cuts_left,
         "limits": {
             "max_chars": MAX_CHARS,
-            "batch_size": batch_size,
+            "batch_size": BATCHING["cpu"][0],
             "token_budget": RUNTIMES[default].pass_tokens,
             "explain_s": EXPLAIN_S,
             "rows": MAX_PASSES,

@@ -61,8 +61,8 @@ class Classifier(Calls):
         exporter: Exporter | None = None,
         pass_cost: int | None = None,
     ) -> None:
-        for name, value in {"batch_size": batch_size, "token_budget": token_budget}.items():
-            check_count(name, value)
+        check_count("batch_size", batch_size)
+        check_count("token_budget", token_budget)
         tokenizer.no_padding()
         self.cuts_left = (tokenizer.truncation or {}).get("direction") == "left"
         """Long texts lose their beginning instead of their end."""
@@ -280,7 +280,7 @@ class Classifier(Calls):
             return logits, sum(run(self.backend, rows) for rows in batches)
         started = time.perf_counter()
         with ThreadPoolExecutor(min(threads, len(batches)), "lane") as lanes:
-            largest_first = sorted(batches, key=lambda rows: -len(rows) * lengths[rows[-1]])
+            largest_first = [batches[i] for i in np.argsort(sizes)[::-1]]
             deque(lanes.map(partial(run, one_thread), largest_first), 0)
         return logits, time.perf_counter() - started
 

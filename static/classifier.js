@@ -1,6 +1,7 @@
 /**
- * Text in, predictions out, as `inference/classifier.py` does it: check, tokenize, cut, batch, and read the logits. (Batches
- * are filled in order of length; Python looks for the cheapest division.) What turns token ids into logits is given.
+ * Text in, predictions out, as `inference/classifier.py` does it: check, tokenize, cut, sort into batches, and read the
+ * logits. What turns token ids into logits is given. Batches are filled in order of length; Python looks for the division
+ * that costs least.
  */
 
 import { EngineError } from "./fetching.js";

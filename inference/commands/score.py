@@ -14,6 +14,7 @@ from inference.backends import BACKENDS, RUNTIMES, check_backend
 from inference.commands.options import add_model_command, names, print_json
 from inference.errors import InputError
 from inference.formats.describe import describe
+from inference.formats.identity import check_same
 from inference.jobs import Progress
 from inference.score.writing import FORMATS
 
@@ -129,8 +130,7 @@ def open_model(
     if backend is None:
         backend = DEFAULT if DEFAULT in bundle.backends else bundle.backends[-1]
     check_backend(backend, bundle.backends, bundle.missing)
-    known_base = bundle.base.folder if base is None and bundle.base is not None else base
-    bundle.verify_present(known_base)  # here, so that no worker hashes it again
+    check_same(bundle, base)  # as each worker does: with what it hashed here, they need not hash it again
     # All workers, here or on another machine, open the model of this description or fail.
     return Model(bundle, backend, partial(open_described, bundle, backend, threads=threads, base=base, cache=cache))
 

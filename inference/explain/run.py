@@ -132,7 +132,7 @@ class _Task:
 
     @property
     def rows_at_once(self) -> int:
-        """Rows that fit one forward pass: the time is checked each time so many per lane are answered."""
+        """Rows that fit one forward pass: the time is checked whenever that many per lane are answered."""
         return max(1, min(self.classifier.batch_size, self.classifier.token_budget // len(self.encoded.read)))
 
     def score(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float64]:
